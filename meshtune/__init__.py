@@ -1,0 +1,2 @@
+"""meshtune."""
+__version__ = "0.1.0"

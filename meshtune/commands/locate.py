@@ -1,0 +1,67 @@
+"""From what the user names (a YAML, a study's folder, or a folder that holds one study) to the study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshtune import config as configs
+from meshtune.config import StudyConfig
+from meshtune.errors import InputError
+
+EFFECTIVE = "study.yaml"  # a study's folder holds the effective config under this name
+DATABASE = "study.db"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A study: its config and its folder. `source` is the YAML that was read."""
+
+    source: Path
+    folder: Path
+    config: StudyConfig
+
+    @property
+    def url(self) -> str:
+        """The Optuna storage of the record."""
+        return self.config.storage or f"sqlite:///{self.folder / DATABASE}"
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a record (a storage elsewhere is taken to hold one)."""
+        return (self.folder / DATABASE).exists() or (self.config.storage is not None and self.folder.exists())
+
+
+def locate(path: Path, *, overrides: tuple[str, ...] = (), folder: Path | None = None) -> Located:
+    """Find and read the study that `path` names. Raises InputError with every fault at once."""
+    source = _yaml_of(path)
+    config = configs.read(source, overrides)
+    if (source.parent / DATABASE).exists() and source.name == EFFECTIVE and folder is None:
+        return Located(source, source.parent, config)  # a study's own folder was named
+    return Located(source, configs.study_folder(source, config, folder).absolute(), config)
+
+
+def existing(path: Path, *, folder: Path | None = None) -> Located:
+    """As `locate`, for a study that was started; its effective config is read."""
+    found = locate(path, folder=folder)
+    if not found.started:
+        raise InputError(f"{path}: this study has not been started. Start it with `meshtune tune {path}`")
+    effective = found.folder / EFFECTIVE
+    if effective.exists() and effective != found.source:
+        found = Located(effective, found.folder, configs.read(effective))
+    return found
+
+
+def _yaml_of(path: Path) -> Path:
+    if path.is_file() or not path.exists():
+        return path  # a missing file is reported by the reader
+    if (path / EFFECTIVE).is_file():
+        return path / EFFECTIVE
+    inside = sorted(path.glob(f"*/{EFFECTIVE}"))
+    if len(inside) == 1:
+        return inside[0]
+    found = ", ".join(str(other) for other in inside) or "none"
+    raise InputError(
+        f"{path}: a study's YAML, its folder, or a folder with exactly one study is needed; studies in it: {found}."
+        f" `meshtune init {path}` writes a first study.yaml"
+    )

@@ -1,0 +1,22 @@
+"""`meshtune quickstart`: init, check and tune on the embedded model and data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from meshtune.commands.check import check
+from meshtune.commands.init import init
+from meshtune.commands.watch import watch
+
+
+def quickstart(folder: Path) -> dict[str, Any]:
+    """Write the study (where it is not there yet), check it, and run or continue it; returns its status."""
+    path = folder / "study.yaml"
+    if not path.exists():
+        init(folder, "quickstart", None, None)
+    print(f"the study: {path}", file=sys.stderr)
+    lines, _ = check(path)
+    print(lines, file=sys.stderr)
+    return watch(path)

@@ -1,0 +1,99 @@
+"""`meshtune status`: where a study stands, from its record alone, at any time and from any shell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from meshtune import finals
+from meshtune.commands.locate import Located, existing
+from meshtune.lease import holder
+from meshtune.record import Record, RecordedTrial
+
+
+def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> dict[str, Any]:
+    """The status of a study as plain values, as the design's `status --json` prints them.
+
+    Raises InputError where there is no started study.
+    """
+    study = existing(path, folder=folder)
+    return of_record(study, Record(study.url, study.folder.name), trials=trials)
+
+
+def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[str, Any]:
+    """The status of an open record."""
+    measured = finals.read(study.folder)
+
+    def test_loss(name: str) -> float | None:
+        return measured[name]["loss"] if name in measured else None
+
+    best, baseline, outside = record.best, record.baseline, record.notes.get("baseline")
+    running = holder(study.folder)
+    result: dict[str, Any] = {
+        "state": "running" if running else ("finished" if record.notes.get("finished") else "stopped"),
+        "reason": record.notes.get("finished"),
+        "folder": str(study.folder),
+        "coordinator": {"host": running.host, "pid": running.pid, "since": running.since} if running else None,
+        "trials": _counts(record),
+        "budget": study.config.budget.model_dump(),
+        "elapsed_seconds": record.elapsed,
+        "tokens": record.tokens,
+        "best": None,
+        "baseline": None,
+        "untuned": None,
+        "best_against_baseline": None,
+    }
+    if best is not None and best.outcome is not None:
+        result["best"] = {
+            **_entry(best.outcome.loss, test_loss(finals.name_of(best)), best.hyperparameters),
+            "trial": best.number,
+            "adapter": best.outcome.adapter,
+        }
+    if baseline is not None:
+        loss = baseline.outcome.loss if baseline.outcome is not None else None
+        result["baseline"] = {
+            **_entry(loss, test_loss(finals.name_of(baseline)), baseline.hyperparameters),
+            "trial": baseline.number,
+        }
+    elif outside:
+        result["baseline"] = _entry(outside["loss"], test_loss("baseline"), outside["hyperparameters"])
+    if untuned := record.notes.get("untuned"):
+        result["untuned"] = {"loss": untuned["loss"], "test_loss": test_loss("untuned")}
+    if difference := finals.best_against(record, study.folder, finals.baseline_name(record)):
+        result["best_against_baseline"] = {
+            "mean": difference.mean,
+            "low": difference.low,
+            "high": difference.high,
+            "rows": difference.rows,
+        }
+    if trials:
+        result["all"] = [_trial(trial) for trial in record.trials]
+    return result
+
+
+def _entry(loss: float | None, test_loss: float | None, hyperparameters: Any) -> dict[str, Any]:
+    return {"loss": loss, "test_loss": test_loss, "hyperparameters": dict(hyperparameters)}
+
+
+def _counts(record: Record) -> dict[str, int]:
+    endings = Counter(t.outcome.ending.value for t in record.trials if t.outcome is not None)
+    return {"complete": 0, **endings, "pending": len(record.pending), "proposed": len(record.trials)}
+
+
+def _trial(trial: RecordedTrial) -> dict[str, Any]:
+    outcome = trial.outcome
+    return {
+        "trial": trial.number,
+        "origin": trial.origin,
+        "block": trial.block,
+        "ending": outcome.ending.value if outcome else None,
+        "loss": outcome.loss if outcome else None,
+        "losses": list(outcome.losses) if outcome else [],
+        "training_losses": list(outcome.training_losses) if outcome else [],
+        "hyperparameters": dict(trial.hyperparameters),
+        "seconds": outcome.seconds if outcome else None,
+        "tokens": outcome.tokens if outcome else None,
+        "peak_memory": outcome.peak_memory if outcome else None,
+        "message": outcome.message if outcome else "",
+    }

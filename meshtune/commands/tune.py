@@ -1,0 +1,176 @@
+"""`meshtune tune`: run or continue a study, then compare its best with the baseline on the test rows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from meshtune import config as configs
+from meshtune import finals
+from meshtune.budget import Budget
+from meshtune.commands.locate import EFFECTIVE, Located
+from meshtune.commands.prepared import Prepared, prepare
+from meshtune.commands.stop import REQUEST
+from meshtune.errors import MeshtuneError, StorageError
+from meshtune.lease import lease
+from meshtune.record import Record, distributions
+from meshtune.samplers.build import build as build_sampler
+from meshtune.study import Finished, Opened, Stage, StudyEvent, Told, run
+from meshtune.trial import Ending, Outcome, Request
+from meshtune.workers.local import LocalWorker
+
+
+def tune(study: Located, *, new_segment: bool = False) -> Iterator[StudyEvent]:
+    """Run the study to the end of its budget; everything durable is in its folder. Closing the generator abandons
+    what runs (its proposals stay and are evaluated by the next run).
+
+    Raises InputError on bad input, StudyMismatch, StudyBusy, SamplerError, WorkerError, StorageError.
+    """
+    config = study.config
+    with _folder(study.folder), lease(study.folder):
+        yield Stage("preparing the data" if config.data else "starting")
+        prepared = prepare(study)
+        recorded = _recorded_block_size(study)
+        block_size = config.sampler.block_size or recorded or len(prepared.places)
+        record = Record(
+            study.url, study.folder.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size}
+        )
+        _write_effective(study)
+        (study.folder / REQUEST).unlink(missing_ok=True)
+        sampler = build_sampler(
+            config.sampler,
+            distributions(prepared.space),
+            x0=prepared.start,
+            block_size=block_size,
+            seed=config.seed,
+            new_segment=new_segment,
+        )
+        worker = LocalWorker(prepared.objective, prepared.places, study.folder)
+        try:
+            yield Opened(record, study.folder, config.sampler.name, worker.slots, config.budget.trials)
+            yield from _search(study, prepared, record, sampler, worker)
+        finally:
+            worker.close()
+            sampler.close()
+
+
+def _search(
+    study: Located, prepared: Prepared, record: Record, sampler: Any, worker: LocalWorker
+) -> Iterator[StudyEvent]:
+    config = study.config
+    threads = prepared.places[0].threads
+    hours = config.budget.trial_hours
+    timeout = None if hours is None else hours * 3600
+    yield from _before(study, prepared, record, worker, threads)
+    budget = Budget(config.budget.trials, config.budget.hours, config.budget.tokens)
+    request = study.folder / REQUEST
+    if record.notes.get("finished"):
+        record.note("finished", None)
+    finished = None
+    events = run(
+        record,
+        sampler,
+        worker,
+        budget,
+        seed=config.seed,
+        attempts=config.worker.attempts,
+        threads=threads,
+        timeout=timeout,
+        stop=request.exists,
+    )
+    for event in events:
+        if isinstance(event, Told):
+            _drop_adapters(record, study.folder, config.training.keep_adapters)
+        if isinstance(event, Finished):
+            finished = event
+        yield event
+    request.unlink(missing_ok=True)
+    if finished is None or not finished.complete:
+        return
+    if prepared.test_rows:
+        yield Stage("measuring on the test rows")
+        yield from finals.measure(record, worker, study.folder, seed=config.seed, threads=threads)
+    record.note("finished", finished.reason)
+
+
+def _before(
+    study: Located, prepared: Prepared, record: Record, worker: LocalWorker, threads: int | None
+) -> Iterator[StudyEvent]:
+    """The untuned model's loss, and the baseline: trial 0 where it lies in the space, else trained beside them."""
+    seed = study.config.seed
+    if not record.trials and prepared.start is not None:
+        record.enqueue(prepared.baseline, origin="baseline", seed=seed)
+    if prepared.objective.kind != "lora":
+        return
+    requests = []
+    if "untuned" not in record.notes:
+        requests.append(Request(finals.UNTUNED, {}, seed, threads=threads, measure="validation"))
+    if prepared.start is None and "baseline" not in record.notes:
+        requests.append(Request(finals.BASELINE, prepared.baseline, seed, threads=threads))
+    if requests:
+        yield Stage("measuring the untuned model")
+    for event in finals.gather(worker, requests):
+        if not isinstance(event, Outcome):
+            yield event
+        elif event.trial == finals.UNTUNED:
+            record.note("untuned", {"loss": event.loss})
+        else:
+            record.note("baseline", _baseline_note(event, prepared.baseline))
+
+
+def _baseline_note(outcome: Outcome, hyperparameters: Any) -> dict[str, Any]:
+    if outcome.ending is not Ending.COMPLETE:
+        raise MeshtuneError(
+            f"the baseline {dict(hyperparameters)} ended as {outcome.ending}: {outcome.message}. {outcome.ending.advice}"
+        )
+    return {**dataclasses.asdict(outcome), "row_losses": [], "hyperparameters": dict(hyperparameters)}
+
+
+def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
+    """Keep the adapters of the best few trials and of the baseline."""
+    ranked = sorted(record.complete, key=lambda t: (t.outcome.loss if t.outcome and t.outcome.loss else 0.0, t.number))
+    kept = {trial.number for trial in ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
+    for trial in record.told:
+        adapter = trial.outcome.adapter if trial.outcome is not None else None
+        if adapter is not None and trial.number not in kept:
+            shutil.rmtree(folder / adapter, ignore_errors=True)
+
+
+def _recorded_block_size(study: Located) -> int | None:
+    """The block size that the study was made with: it is fixed, however many processes there are now."""
+    if not study.started:
+        return None
+    with contextlib.suppress(MeshtuneError):  # no study of this name yet: nothing was recorded
+        fixed = Record(study.url, study.folder.name).notes.get("fixed", {})
+        return int(fixed["block_size"]) if "block_size" in fixed else None
+    return None
+
+
+def _write_effective(study: Located) -> None:
+    path = study.folder / EFFECTIVE
+    text = configs.dump(study.config)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        aside = path.with_suffix(".part")
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+
+
+@contextlib.contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Make the study's folder; take it away again where nothing came to be in it."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise StorageError(f"{folder}: the study's folder cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()

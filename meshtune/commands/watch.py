@@ -1,0 +1,109 @@
+"""Runs `tune` under the view, with the manners of a terminal program: Ctrl-C, exit codes, the table at the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from meshtune.commands.locate import Located, locate
+from meshtune.commands.status import status as read_status
+from meshtune.commands.tune import tune
+from meshtune.display import Display, load_lines, summary, verdict
+from meshtune.errors import Interrupted, Stopped
+from meshtune.study import Finished, Opened
+
+
+def watch(
+    path: Path, *, overrides: tuple[str, ...] = (), folder: Path | None = None, new_segment: bool = False
+) -> dict[str, Any]:
+    """Run or continue a study and show it; returns its status.
+
+    Raises Stopped (exit code 75) where it was asked to stop, Interrupted (130) on Ctrl-C.
+    """
+    study = locate(path, overrides=overrides, folder=folder)
+    console = Console(stderr=True)
+    finished = _run(study, console, path, new_segment=new_segment)
+    status = read_status(study.folder, trials=True)
+    if finished is not None and not finished.complete:
+        raise Stopped(f"stopped before the budget was spent; continue with `meshtune tune {path}`")
+    print_status(status, console)
+    return status
+
+
+def print_status(status: dict[str, Any], console: Console | None = None) -> None:
+    """Where a study stands, for people."""
+    console = console or Console()
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
+    state = status["state"] + (f" ({status['reason']})" if status["state"] == "finished" else "")
+    console.print(f"{status['folder']}: {state}; trials: {counts or 'none'}", soft_wrap=True, highlight=False)
+    summary(console, status)
+    for trial in status.get("all", []) if console.file.isatty() or not console.stderr else []:
+        _print_trial(console, trial)
+    if status["state"] == "finished":
+        if lines := load_lines(status, "model"):
+            console.print("The best adapter, in plain PEFT:", highlight=False)
+            console.print("    " + lines.replace("\n", "\n    "), markup=False, highlight=False, soft_wrap=True)
+        console.print(verdict(status), style="bold", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_trial(console: Console, trial: dict[str, Any]) -> None:
+    from meshtune.display import number, point
+
+    console.print(
+        f"trial {trial['trial']:<4} {trial['ending'] or 'pending':<14} {number(trial['loss']):>8}"
+        f"  {point(trial['hyperparameters'])}  {trial['message']}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _run(study: Located, console: Console, path: Path, *, new_segment: bool) -> Finished | None:
+    finished: Finished | None = None
+    pending: list[int] = []
+    events = tune(study, new_segment=new_segment)
+    with _second_interrupt_ends(), Display(console) as view:
+        record = None
+        try:
+            for event in events:
+                view.show(event)
+                if isinstance(event, Opened):
+                    record = event.record
+                if isinstance(event, Finished):
+                    finished = event
+        except KeyboardInterrupt:
+            pending = [trial.number for trial in record.pending] if record is not None else []
+            events.close()
+            what = f" Trials {', '.join(map(str, pending))} were abandoned and will run again." if pending else ""
+            raise Interrupted(
+                f"interrupted; everything finished is saved.{what} Continue with `meshtune tune {path}`"
+            ) from None
+        finally:
+            events.close()
+    return finished
+
+
+@contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """The first Ctrl-C raises KeyboardInterrupt; the second ends the process now (its children end with it)."""
+    count = 0
+
+    def on_interrupt(_: int, __: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            os._exit(130)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,98 @@
+"""Every error that meshtune raises on purpose, with what to do about it.
+
+One family: `MeshtuneError`, whose `exit_code` the command line returns. A message says where, what was given, what is
+allowed and what to do. Standard library only.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class MeshtuneError(Exception):
+    """The run failed. `exit_code` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with the input.
+
+    Attributes:
+        message: what was given, what is allowed, what to do.
+        file: where it stands, or None. line: from 1, or None. key: dotted key such as `data.sources.0.path`, or "".
+    """
+
+    message: str
+    file: Path | str | None = None
+    line: int | None = None
+    key: str = ""
+
+    def __str__(self) -> str:
+        place = str(self.file) if self.file is not None else ""
+        if self.line is not None:
+            place += f":{self.line}" if place else f"line {self.line}"
+        return ": ".join(part for part in (place, self.key, self.message) if part)
+
+
+class InputError(MeshtuneError):
+    """The input is wrong: all its faults at once. Nothing was written."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Fault | str | Sequence[Fault]):
+        if isinstance(faults, str):
+            faults = Fault(faults)
+        self.faults: tuple[Fault, ...] = (faults,) if isinstance(faults, Fault) else tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class MissingExtra(InputError):
+    """A command needs a package that is not installed; the message gives the line that installs it."""
+
+    def __init__(self, purpose: str, package: str, install: str):
+        super().__init__(f"{purpose} needs the package `{package}`, which is not installed. Install it: {install}")
+
+
+class StudyMismatch(InputError):
+    """The study's record was made with other fixed keys, or by another sampler version."""
+
+
+class StudyBusy(InputError):
+    """Another living coordinator holds the study."""
+
+
+class SamplerError(MeshtuneError):
+    """The sampler's child process died, hung or answered nonsense; the message holds its last words."""
+
+
+class WorkerError(MeshtuneError):
+    """Workers cannot be started or keep dying before they evaluate anything."""
+
+
+class StorageError(MeshtuneError):
+    """The record or a file could not be written: a full disk, an unwritable folder, a lost database."""
+
+    exit_code = 2
+
+
+class Stopped(MeshtuneError):
+    """Stopped before the budget was spent; the same command continues."""
+
+    exit_code = 75
+
+
+class Interrupted(MeshtuneError):
+    """Interrupted by the user; the state is saved and the same command continues."""
+
+    exit_code = 130
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` Did you mean X?` for the known word nearest to `word`, or an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean `{match[0]}`?" if match else ""

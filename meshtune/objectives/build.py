@@ -1,0 +1,45 @@
+"""The objective that a frozen spec describes. The spec crosses to the worker as JSON and is built there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from meshtune.trial import Outcome, Progress, Request
+
+
+class Objective(Protocol):
+    """Evaluates requests: the seam between workers and what is optimized.
+
+    `evaluate(requests)` yields progress at any time and exactly one outcome a request, as each ends. It does not raise
+    for what an evaluation does: that is an ending. Closing the iterator cancels what is unfinished and leaves nothing
+    running.
+    """
+
+    def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:
+        """See the class."""
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """What an objective is built from: its kind (`lora` or `command`) and its own spec as plain JSON values."""
+
+    kind: str
+    spec: dict[str, Any]
+
+
+def build(spec: ObjectiveSpec, *, device: str, threads: int | None) -> Objective:
+    """The objective, in the process that evaluates it. `device` is a torch device such as `cpu` or `cuda`."""
+    match spec.kind:
+        case "lora":
+            from meshtune.objectives.lora import LoraObjective, LoraSpec
+
+            return LoraObjective(LoraSpec.model_validate_json(json.dumps(spec.spec)), device=device, threads=threads)
+        case "command":
+            from meshtune.objectives.command import CommandObjective, CommandSpec
+
+            return CommandObjective(CommandSpec(**spec.spec))
+        case other:
+            raise ValueError(f"unknown objective: {other!r}")

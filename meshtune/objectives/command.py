@@ -1,0 +1,150 @@
+"""Any program as the black box.
+
+The hyperparameters are filled into the program's arguments (`{learning_rate}`; also `{trial}`, `{seed}`, `{folder}`), no
+shell reads them, and the last line of its standard output that is a JSON object holds the result, such as
+`{"loss": 1.23}`, or how it ended: `{"ending": "out_of_memory"}`. Its output goes to `<folder>/logs/`.
+The program and its children are killed at the timeout, on cancel, and when the worker dies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune.objectives import guard
+from meshtune.trial import Ending, Outcome, Progress, Request
+
+REPORTABLE = (Ending.DIVERGED, Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.INFEASIBLE)
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """What to run: the arguments with `{name}` placeholders, the result's key, the study's folder, the directory."""
+
+    command: tuple[str, ...]
+    result: str
+    folder: str
+    directory: str
+
+
+class CommandObjective:
+    """Runs the program once a request, one after the other."""
+
+    def __init__(self, spec: CommandSpec):
+        self.spec = spec
+
+    def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:
+        """As the objective seam says."""
+        for request in requests:
+            yield from self._evaluate(request)
+
+    def _evaluate(self, request: Request) -> Iterator[Progress | Outcome]:
+        logs = Path(self.spec.folder) / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        out_path = logs / f"trial-{request.trial}.out"
+        err_path = logs / f"trial-{request.trial}.err"
+        begun = time.monotonic()
+        ending: str | None = None
+        with out_path.open("wb") as out, err_path.open("wb") as err:
+            read, write = os.pipe()
+            process = subprocess.Popen(
+                [sys.executable, "-S", "-E", guard.__file__, str(write), "--", *fill(self.spec, request)],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                cwd=self.spec.directory,
+                pass_fds=(write,),
+            )
+            os.close(write)
+            try:
+                with selectors.DefaultSelector() as selector:
+                    selector.register(read, selectors.EVENT_READ)
+                    while ending is None:
+                        left = math.inf if request.timeout is None else begun + request.timeout - time.monotonic()
+                        if left <= 0:
+                            ending = "timeout"
+                        elif selector.select(min(POLL_SECONDS, left)):
+                            ending = os.read(read, 1000).decode()
+                        else:
+                            yield Progress(request.trial, request.attempt)
+            finally:  # also when the iterator is closed: the guard kills the program when its input ends
+                if process.stdin is not None:
+                    process.stdin.close()
+                process.wait()
+                os.close(read)
+        yield self._outcome(request, ending, time.monotonic() - begun, out_path, err_path)
+
+    def _outcome(self, request: Request, ending: str, seconds: float, out: Path, err: Path) -> Outcome:
+        def ended(how: Ending, message: str = "", **fields: Any) -> Outcome:
+            return Outcome(request.trial, request.attempt, how, seconds=seconds, message=message, **fields)
+
+        if ending == "timeout":
+            return ended(Ending.TIMED_OUT, f"not finished after {request.timeout:g} s")
+        word, _, rest = ending.partition(" ")
+        if word != "exit":
+            return ended(Ending.CRASHED, f"the program cannot be started: {rest}" if rest else "it was killed")
+        if rest != "0":
+            return ended(Ending.CRASHED, f"exit code {rest}: {last_words(err)} (see {err})")
+        result = last_object(out)
+        if result is None:
+            return ended(Ending.CRASHED, f"printed no JSON object such as {{\"{self.spec.result}\": 1.23}} (see {out})")
+        if "ending" in result:
+            if result["ending"] in REPORTABLE:
+                return ended(Ending(result["ending"]), str(result.get("message", "")))
+            if result["ending"] != Ending.COMPLETE:
+                allowed = ", ".join(REPORTABLE)
+                return ended(Ending.CRASHED, f"printed ending {result['ending']!r}; allowed are {allowed}, complete")
+        loss = result.get(self.spec.result)
+        if not isinstance(loss, int | float) or isinstance(loss, bool):
+            return ended(Ending.CRASHED, f"its JSON line has no number `{self.spec.result}`: {result} (see {out})")
+        if not math.isfinite(loss):
+            return ended(Ending.DIVERGED, f"`{self.spec.result}` was {loss}")
+        losses = tuple(float(x) for x in result.get("losses", ()) if isinstance(x, int | float) and math.isfinite(x))
+        extra = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and math.isfinite(v)}
+        tokens = int(extra.get("tokens", 0))
+        return ended(Ending.COMPLETE, loss=float(loss), losses=losses or (float(loss),), tokens=tokens, extra=extra)
+
+
+def fill(spec: CommandSpec, request: Request) -> list[str]:
+    """The arguments with the placeholders filled in; reals with all their digits."""
+    values: Mapping[str, Any] = {
+        **request.hyperparameters,
+        "trial": request.trial,
+        "seed": request.seed,
+        "folder": spec.folder,
+    }
+    filled = []
+    for argument in spec.command:
+        for name, value in values.items():
+            argument = argument.replace("{" + name + "}", str(value))
+        filled.append(argument)
+    return filled
+
+
+def last_object(path: Path) -> dict[str, Any] | None:
+    """The last line of a file that is a JSON object."""
+    for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        if line.lstrip().startswith("{"):
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                return value
+    return None
+
+
+def last_words(path: Path, lines: int = 3) -> str:
+    """The last lines of a log, for a message."""
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    return " | ".join(text.splitlines()[-lines:]) or "it said nothing"

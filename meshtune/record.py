@@ -1,0 +1,357 @@
+"""The study's record: an ordered log of proposals and tells over one Optuna storage.
+
+A proposal is durable, in one transaction, before it is submitted; a tell is durable with its order and exact value, and
+never changes. `mirror` is an in-memory Optuna study of the same trials: samplers read and fill it, and only what the
+record then writes counts. optuna-dashboard opens the storage as it is. One writer: see `meshtune.lease`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from meshtune.errors import InputError, StorageError, StudyMismatch
+from meshtune.space import Space
+from meshtune.trial import Ending, Outcome, Request
+
+NO_VALUE_YET = 1e6  # told for an infeasible trial where nothing has completed yet
+_STATES = {Ending.STOPPED_EARLY: TrialState.PRUNED, Ending.CRASHED: TrialState.FAIL}
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """One trial of the log.
+
+    Attributes:
+        params: what the optimizer moves. hyperparameters: the decoded values.
+        origin: baseline, search or enqueued. block: trials proposed from the same `seen` are one block.
+        seed: of its training. seen: how many tells it was proposed from. pack, thresholds: as in `Request`.
+        outcome: how it ended, or None while it is pending.
+        order, told: place and value of its tell. elapsed: search seconds of the study at its tell.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+    origin: str
+    block: int
+    seed: int
+    seen: int
+    pack: int | None = None
+    thresholds: tuple[tuple[int, float], ...] = ()
+    outcome: Outcome | None = None
+    order: int | None = None
+    told: float | None = None
+    elapsed: float = 0.0
+
+    def request(self, threads: int | None, timeout: float | None) -> Request:
+        """What is submitted for this trial."""
+        return Request(
+            trial=self.number,
+            hyperparameters=self.hyperparameters,
+            seed=self.seed,
+            block=self.block,
+            pack=self.pack,
+            threads=threads,
+            timeout=timeout,
+            thresholds=self.thresholds,
+        )
+
+
+class Record:
+    """The open record of one study.
+
+    Args:
+        url: of the Optuna storage. name: of the study in it. space: decodes what samplers propose.
+        fixed: the study's fixed keys; None opens an existing study whatever they are (to read).
+
+    Raises:
+        StudyMismatch: the study was made with other fixed keys (all are listed).
+        InputError: there is no such study. StorageError: the storage cannot be read or written.
+    """
+
+    def __init__(self, url: str, name: str, space: Space | None = None, fixed: Mapping[str, Any] | None = None):
+        self.space = space
+        with _storage_errors(url), _quiet():
+            storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
+            if fixed is None:
+                try:
+                    self._study = optuna.load_study(study_name=name, storage=storage)
+                except KeyError as error:
+                    raise InputError(f"{url}: holds no study called `{name}`") from error
+            else:
+                self._study = optuna.create_study(
+                    study_name=name, storage=storage, direction="minimize", load_if_exists=True
+                )
+            self._storage = self._study._storage
+            self.notes: dict[str, Any] = self._study.user_attrs
+            if fixed is not None:
+                self._check_fixed(fixed)
+            self.mirror = optuna.create_study(direction="minimize")
+            self.trials: list[RecordedTrial] = []
+            self._ids: list[int] = []
+            for frozen in self._study.get_trials(deepcopy=False):
+                self._load(frozen, repair=fixed is not None)
+
+    # -- reading
+
+    @property
+    def told(self) -> list[RecordedTrial]:
+        """Trials with an outcome, in the order of their tells."""
+        return sorted((t for t in self.trials if t.order is not None), key=lambda t: t.order or 0)
+
+    @property
+    def pending(self) -> list[RecordedTrial]:
+        """Trials that were proposed and are not told."""
+        return [trial for trial in self.trials if trial.outcome is None]
+
+    @property
+    def best(self) -> RecordedTrial | None:
+        """The complete trial with the lowest objective; the earlier one where two are equal."""
+        return min(self.complete, key=lambda trial: (_loss(trial), trial.number), default=None)
+
+    @property
+    def complete(self) -> list[RecordedTrial]:
+        """Trials that may be the best."""
+        return [t for t in self.trials if t.outcome is not None and t.outcome.ending is Ending.COMPLETE]
+
+    @property
+    def baseline(self) -> RecordedTrial | None:
+        """The trial that holds the baseline, where it lies in the space."""
+        return next((trial for trial in self.trials if trial.origin == "baseline"), None)
+
+    @property
+    def elapsed(self) -> float:
+        """Search seconds up to the last tell."""
+        return max((trial.elapsed for trial in self.trials), default=0.0)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on in told trials."""
+        return sum(trial.outcome.tokens for trial in self.trials if trial.outcome is not None)
+
+    # -- writing
+
+    def enqueue(self, hyperparameters: Mapping[str, Any], *, origin: str, seed: int) -> RecordedTrial:
+        """Propose a given point. Raises InputError where it is outside the space."""
+        params = self._required_space().encode(hyperparameters)
+        return self._propose(params, {}, dict(hyperparameters), origin=origin, seed=seed)
+
+    def propose(self, sampler: BaseSampler, *, seed: int) -> RecordedTrial:
+        """Let the sampler propose one point, and make it durable."""
+        self.mirror.sampler = sampler
+        trial = self.mirror.ask(self.distributions)
+        frozen = self.mirror._storage.get_trial(trial._trial_id)
+        space = self._required_space()
+        return self._propose(
+            frozen.params, frozen.system_attrs, space.decode(frozen.params), origin="search", seed=seed, mirrored=True
+        )
+
+    def tell(self, outcome: Outcome, *, elapsed: float) -> RecordedTrial | None:
+        """Make an outcome durable. A late one, of a trial that is told already, is discarded: None."""
+        trial = self.trials[outcome.trial]
+        if trial.outcome is not None:
+            return None
+        told = dataclasses.replace(
+            trial, outcome=outcome, order=len(self.told), told=self._value_told(outcome), elapsed=elapsed
+        )
+        # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
+        tell = {**dataclasses.asdict(outcome), "order": told.order, "told": told.told, "elapsed": elapsed}
+        with _storage_errors():
+            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", tell)
+            self._finish(self._study, self._ids[trial.number], told)
+        self._finish(self.mirror, self._mirror_id(trial.number), told)
+        self.trials[trial.number] = told
+        return told
+
+    def note(self, key: str, value: Any) -> None:
+        """Make a small fact about the study durable."""
+        with _storage_errors():
+            self._study.set_user_attr(key, value)
+        self.notes[key] = value
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The space as Optuna distributions."""
+        return distributions(self._required_space())
+
+    # -- inside
+
+    def _required_space(self) -> Space:
+        if self.space is None:
+            raise InputError("the record was opened to read only")
+        return self.space
+
+    def _propose(
+        self,
+        params: Mapping[str, Any],
+        system_attrs: Mapping[str, Any],
+        hyperparameters: Mapping[str, Any],
+        *,
+        origin: str,
+        seed: int,
+        mirrored: bool = False,
+    ) -> RecordedTrial:
+        seen = len(self.told)
+        last = self.trials[-1] if self.trials else None
+        block = 0 if last is None else last.block + (last.seen != seen)
+        proposal = {"origin": origin, "block": block, "seed": seed, "seen": seen, "pack": None, "thresholds": []}
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=self.distributions,
+            user_attrs={"proposal": proposal, "hyperparameters": dict(hyperparameters)},
+            system_attrs=dict(system_attrs),
+        )
+        with _storage_errors():
+            trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
+        if not mirrored:
+            self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
+        trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen)
+        self.trials.append(trial)
+        self._ids.append(trial_id)
+        return trial
+
+    def _value_told(self, outcome: Outcome) -> float | None:
+        """The loss; for an infeasible ending the worst loss so far, which is finite and misleads no model."""
+        if outcome.ending.feasible:
+            return outcome.loss
+        if outcome.ending is Ending.CRASHED:
+            return None
+        untuned = (self.notes.get("untuned") or {}).get("loss")
+        known = [_loss(trial) for trial in self.complete] + ([untuned] if untuned is not None else [])
+        return max(known, default=NO_VALUE_YET)
+
+    def _finish(self, study: optuna.Study, trial_id: int, trial: RecordedTrial) -> None:
+        outcome = trial.outcome
+        if outcome is None:
+            return
+        storage = study._storage
+        for epoch, loss in enumerate(outcome.losses, start=1):
+            storage.set_trial_intermediate_value(trial_id, epoch, loss)
+        state = _STATES.get(outcome.ending, TrialState.COMPLETE)
+        if state is TrialState.COMPLETE:  # on all of them: Optuna's samplers want the same constraints on every trial
+            optuna.Trial(study, trial_id).set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
+        values = None if state is TrialState.FAIL or trial.told is None else [trial.told]
+        storage.set_trial_state_values(trial_id, state, values)
+
+    def _load(self, frozen: FrozenTrial, *, repair: bool) -> None:
+        attrs = frozen.user_attrs
+        if "proposal" not in attrs:
+            raise StudyMismatch(f"trial {frozen.number} of the storage was not proposed by meshtune: use another study")
+        proposal = attrs["proposal"]
+        trial = RecordedTrial(
+            number=frozen.number,
+            params=frozen.params,
+            hyperparameters=attrs["hyperparameters"],
+            **{**proposal, "thresholds": tuple((int(n), float(x)) for n, x in proposal["thresholds"])},
+        )
+        if "outcome" in attrs:
+            told = dict(attrs["outcome"])
+            extra = {name: told.pop(name) for name in ("order", "told", "elapsed")}
+            trial = dataclasses.replace(trial, outcome=_outcome(told), **extra)
+        self.trials.append(trial)
+        self._ids.append(frozen._trial_id)
+        if trial.outcome is not None and not frozen.state.is_finished() and repair:
+            self._finish(self._study, frozen._trial_id, trial)
+            frozen = self._storage.get_trial(frozen._trial_id)
+        self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=frozen)
+
+    def _mirror_id(self, number: int) -> int:
+        storage = self.mirror._storage
+        return storage.get_trial_id_from_study_id_trial_number(self.mirror._study_id, number)
+
+    def _check_fixed(self, fixed: Mapping[str, Any]) -> None:
+        given = json.loads(json.dumps(fixed))
+        if "fixed" not in self.notes:
+            self.note("fixed", given)
+        recorded, now = flatten(self.notes["fixed"]), flatten(given)
+        keys = [key for key in {**recorded, **now} if recorded.get(key) != now.get(key)]
+        if keys:
+            lines = [f"  {key}: the study has {recorded.get(key)!r}, now given {now.get(key)!r}" for key in keys]
+            raise StudyMismatch(
+                "the study was made with other fixed keys:\n"
+                + "\n".join(lines)
+                + "\nGive the old values back, or start another study with `--folder`."
+            )
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """A space as Optuna distributions by name."""
+    made: dict[str, BaseDistribution] = {}
+    for parameter in space.parameters:
+        match parameter.kind:
+            case "int":
+                made[parameter.name] = IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
+            case "float":
+                made[parameter.name] = FloatDistribution(parameter.low, parameter.high, log=parameter.log)
+            case "categorical":
+                made[parameter.name] = CategoricalDistribution(parameter.choices)
+    return made
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping of dotted keys."""
+    if isinstance(tree, Mapping) and tree:
+        items = [(str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list) and tree:
+        items = [(str(index), value) for index, value in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def _outcome(fields: dict[str, Any]) -> Outcome:
+    fields["ending"] = Ending(fields["ending"])
+    for name in ("losses", "training_losses"):
+        fields[name] = tuple(fields[name])
+    fields["row_losses"] = ()
+    return Outcome(**fields)
+
+
+def _loss(trial: RecordedTrial) -> float:
+    loss = trial.outcome.loss if trial.outcome is not None else None
+    return math.inf if loss is None else loss
+
+
+def _engine_arguments(url: str) -> dict[str, Any]:
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+
+
+@contextlib.contextmanager
+def _storage_errors(url: str = "the study's storage") -> Iterator[None]:
+    """Turn the storage's errors into one that says what to do."""
+    import sqlalchemy.exc
+
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise StorageError(
+            f"{url}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database up?"
+            " What was told before is safe; run the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna announces each new study: not here."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

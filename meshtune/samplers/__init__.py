@@ -1,0 +1,1 @@
+"""Samplers: Optuna `BaseSampler`s that also say how many points they can propose without waiting."""

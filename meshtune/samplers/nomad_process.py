@@ -1,0 +1,86 @@
+"""The child program that owns NOMAD: `python -m meshtune.samplers.nomad_process`. The only file that imports PyNomad.
+
+Standard input brings one JSON line that describes the run, then one line of answers for each block; the descriptor
+named by `--fd` carries out one line a block, and `{"end": reason}`. The program writes no file, ignores the terminal's
+signals by living in a session of its own, and ends when its input ends.
+
+NOMAD crashes on bad input instead of raising: everything is validated by `meshtune.samplers.nomad` before it comes
+here. An exception must never leave the callback (NOMAD would count a failed evaluation and go on).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+
+def main() -> None:
+    """Read the run from standard input, then propose blocks until NOMAD ends or the pipe does."""
+    out = os.fdopen(int(sys.argv[sys.argv.index("--fd") + 1]), "w", encoding="utf-8")
+    line = sys.stdin.readline()
+    if not line:
+        os._exit(0)
+    run = json.loads(line)
+
+    import PyNomad
+
+    parameters: list[str] = list(run["parameters"])
+    if run["cache"] is not None:
+        parameters.append(f"CACHE_FILE {_unlinked_file(run['cache'])}")
+    result = PyNomad.optimize(_callback(out), run["start"], run["lower"], run["upper"], parameters)
+    print(json.dumps({"end": str(result.get("stop_reason", "")).strip()}), file=out, flush=True)
+    os._exit(0)  # NOMAD's own clean-up at exit may hang on its threads
+
+
+def _callback(out: TextIO) -> Any:
+    """The black box that NOMAD calls: it sends the block to the parent and waits for the answers."""
+
+    def evaluate(block: Any) -> list[bool] | int:
+        several = hasattr(block, "get_x")  # one point comes bare where the block size is 1
+        points = [block.get_x(i) for i in range(block.size())] if several else [block]
+        coordinates = [[point.get_coord(j) for j in range(point.size())] for point in points]
+        try:
+            print(json.dumps({"block": coordinates}), file=out, flush=True)
+            answer = sys.stdin.readline()
+        except OSError:
+            answer = ""
+        if not answer:
+            os._exit(0)  # the parent is gone
+        told = json.loads(answer)
+        for point, value in zip(points, told, strict=True):
+            if value is not None:
+                point.setBBO(value.encode())
+        succeeded = [value is not None for value in told]
+        return succeeded if several else int(succeeded[0])
+
+    def guarded(block: Any) -> list[bool] | int:
+        try:
+            return evaluate(block)
+        except BaseException as error:  # NOMAD would swallow it: the child must die loudly instead
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    return guarded
+
+
+def _unlinked_file(text: str) -> str:
+    """A path that NOMAD can read (and write to at its end) and that leaves no file behind."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("nomad-cache")
+        os.write(descriptor, text.encode())
+        return f"/proc/{os.getpid()}/fd/{descriptor}"
+    import atexit
+    import tempfile
+
+    folder = tempfile.TemporaryDirectory(prefix="nomad-cache-")
+    atexit.register(folder.cleanup)
+    path = os.path.join(folder.name, "cache.txt")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+if __name__ == "__main__":
+    main()

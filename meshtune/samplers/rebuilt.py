@@ -1,0 +1,77 @@
+"""Optuna's own samplers, built afresh for each proposal from (seed, trial number).
+
+So a proposal depends only on the study's trials and its number, and a resumed study continues as an uninterrupted one
+would. Blocks are ranges of trial numbers: a block opens when all trials before it are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, QMCSampler
+from optuna.trial import FrozenTrial
+
+from meshtune.samplers.seeds import derived_seed
+
+Build = Callable[[int, int], BaseSampler]  # (seed of this proposal, trial number)
+
+
+@final
+class RebuiltSampler(BaseSampler):
+    """A sampler that forgets: `build(seed, number)` makes the Optuna sampler that proposes trial `number`.
+
+    Args:
+        build: makes the sampler. search_space: Optuna distributions by name. seed: the study's.
+        block_size: trials that are proposed together.
+    """
+
+    def __init__(self, build: Build, search_space: Mapping[str, BaseDistribution], *, seed: int, block_size: int = 1):
+        self._build = build
+        self._space = dict(search_space)
+        self._seed = seed
+        self._block_size = block_size
+
+    def available(self, study: Study) -> int:
+        """Points of the open block that can be proposed without waiting; these samplers are never exhausted."""
+        trials = study.get_trials(deepcopy=False)
+        in_block = len(trials) % self._block_size
+        if in_block == 0 and not all(trial.state.is_finished() for trial in trials):
+            return 0
+        return self._block_size - in_block
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space, whatever the trials so far hold (Optuna's intersection would shrink it for good)."""
+        return {name: distribution for name, distribution in self._space.items() if not distribution.single()}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As the sampler built for this trial proposes."""
+        return self._built(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """As the sampler built for this trial and parameter proposes."""
+        return self._built(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _built(self, trial: FrozenTrial, name: str = "") -> BaseSampler:
+        return self._build(derived_seed(self._seed, trial.number, name), trial.number)
+
+
+@final
+class NumberedQMC(QMCSampler):
+    """Optuna's QMC sampler, whose place in the sequence is the trial's number instead of a counter in the study."""
+
+    def __init__(self, seed: int, number: int, *, qmc_type: str = "sobol"):
+        super().__init__(qmc_type=qmc_type, scramble=True, seed=seed, warn_independent_sampling=False)
+        self._number = number
+
+    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._number

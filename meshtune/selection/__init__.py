@@ -1,0 +1,1 @@
+"""Selection: which model is better, and how sure that is."""

@@ -1,0 +1,56 @@
+"""Paired comparisons of two models on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from meshtune.errors import InputError
+
+RowLosses = Sequence[tuple[float, int]]  # per row: summed loss over its label tokens, number of label tokens
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Token-weighted loss of one model minus another's on the same rows, with its 95 % interval (nats a token)."""
+
+    mean: float
+    low: float
+    high: float
+    rows: int
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def mean_loss(losses: RowLosses) -> float:
+    """The mean over all label tokens of all rows."""
+    return sum(total for total, _ in losses) / sum(count for _, count in losses)
+
+
+def paired_difference(ours: RowLosses, theirs: RowLosses, level: float = 0.95) -> Difference:
+    """Loss of `ours` minus loss of `theirs`, paired by row.
+
+    The difference is a ratio of sums over rows (loss differences over token counts), so its variance is the
+    linearised one of a ratio estimator, rows being independent, with Student's t at rows - 1 degrees of freedom
+    (Cochran, Sampling Techniques, 1977, section 2.11). It covers the choice of rows, not of seeds.
+
+    Raises InputError where the rows are not the same.
+    """
+    if [count for _, count in ours] != [count for _, count in theirs]:
+        raise InputError("the two models were not measured on the same rows: measure both again")
+    counts = np.array([count for _, count in ours], dtype=float)
+    differences = np.array([a - b for (a, _), (b, _) in zip(ours, theirs, strict=True)])
+    mean = float(differences.sum() / counts.sum())
+    rows = len(counts)
+    if rows < 2:
+        return Difference(mean, float("-inf"), float("inf"), rows)
+    residuals = differences - mean * counts
+    error = float(np.sqrt(rows / (rows - 1) * (residuals**2).sum()) / counts.sum())
+    half = float(stats.t.ppf((1 + level) / 2, rows - 1)) * error
+    return Difference(mean, mean - half, mean + half, rows)

@@ -1,0 +1,166 @@
+"""What crosses the seams between the loop, the workers and the objectives.
+
+Every value here is a frozen dataclass that goes to JSON and back unchanged (`to_json`, `from_json`): it crosses
+processes and machines. Standard library only. Nothing here evaluates, stores or decides anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Ending(StrEnum):
+    """How a trial ended. The sentence of each member (`Ending.advice`) says what it means and what to change."""
+
+    COMPLETE = "complete"
+    STOPPED_EARLY = "stopped_early"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMED_OUT = "timed_out"
+    INFEASIBLE = "infeasible"
+    CRASHED = "crashed"
+
+    @property
+    def advice(self) -> str:
+        """One sentence for people: what happened, and what to change if it happens often."""
+        return _ADVICE[self]
+
+    @property
+    def feasible(self) -> bool:
+        """Whether the trial's value may be compared with others' (only `complete` ones can be the best)."""
+        return self in (Ending.COMPLETE, Ending.STOPPED_EARLY)
+
+
+_ADVICE = {
+    Ending.COMPLETE: "Trained and validated to the end; its loss counts.",
+    Ending.STOPPED_EARLY: "Stopped at a rung because others were better at the same point; lower `keep` to stop fewer.",
+    Ending.DIVERGED: "The loss was not finite; lower the upper bound of the learning rate or of the scale.",
+    Ending.OUT_OF_MEMORY: "The device's memory was too small; lower the largest rank, batch_size or max_length.",
+    Ending.TIMED_OUT: "Not finished within the trial's timeout; raise `budget.trial_hours` or train on fewer rows.",
+    Ending.INFEASIBLE: "A constraint does not hold at this point.",
+    Ending.CRASHED: "The evaluation failed with an error, in every attempt; read the trial's log for its last words.",
+}
+
+
+@dataclass(frozen=True)
+class DataRef:
+    """Where prepared data lie: a folder that every worker can read, and the fingerprint that its content must have."""
+
+    folder: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One evaluation to be done: train and validate a point or, where `measure` is given, only measure an adapter.
+
+    `(trial, attempt)` identifies it; measurements have numbers below 0.
+
+    Attributes:
+        trial: number of the trial in the study, from 0.
+        hyperparameters: decoded values by name, such as `rank`, `alpha`, `dropout`, `learning_rate`.
+        seed: seed of everything random in the evaluation; the same for all trials of a study unless replicated.
+        attempt: 1 for the first try; a retry after a crash is another attempt of the same trial.
+        block: number of the block of trials that were proposed together.
+        pack: number of the pack that the trial is trained in, or None where it is trained alone.
+        threads: CPU threads to compute with, or None for the worker's own choice.
+        timeout: seconds after which the evaluation ends as `timed_out`, or None.
+        thresholds: (tokens, loss) pairs of an early-stopping rule: at each, a higher loss ends the trial.
+        measure: `validation` or `test`: measure `adapter` on these rows instead of training; else None.
+        adapter: folder of the adapter to measure, relative to the study's folder; None for the untuned model.
+    """
+
+    trial: int
+    hyperparameters: Mapping[str, Any]
+    seed: int
+    attempt: int = 1
+    block: int = 0
+    pack: int | None = None
+    threads: int | None = None
+    timeout: float | None = None
+    thresholds: tuple[tuple[int, float], ...] = ()
+    measure: str | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running evaluation stands. Sent now and then; losing one loses nothing.
+
+    Attributes:
+        step, steps: optimizer steps done and to be done.
+        epoch: epochs done, a fraction.
+        training_loss: mean loss of the last steps, or None.
+        validation_loss: token-weighted validation loss where one was just measured, or None.
+    """
+
+    trial: int
+    attempt: int
+    step: int = 0
+    steps: int = 0
+    epoch: float = 0.0
+    training_loss: float | None = None
+    validation_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one evaluation ended: exactly one for every request.
+
+    Attributes:
+        loss: the objective (lower is better); None unless `ending` is `complete` or `stopped_early`.
+        losses: validation loss after each epoch.
+        training_losses: mean training loss at the start (first step) and over each epoch.
+        seconds: wall time of the evaluation. tokens: tokens trained on, padding left out.
+        peak_memory: bytes, of the process on a CPU and of the allocator on a GPU; None where it cannot be measured.
+        adapter: folder of the saved adapter, relative to the study's folder, or None.
+        row_losses: of a measurement: per row, the summed loss and the number of label tokens, in row order.
+        message: last words for people, where something went wrong.
+        extra: further small numbers by name, as an objective reports them.
+    """
+
+    trial: int
+    attempt: int
+    ending: Ending
+    loss: float | None = None
+    losses: tuple[float, ...] = ()
+    training_losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+    tokens: int = 0
+    peak_memory: int | None = None
+    adapter: str | None = None
+    row_losses: tuple[tuple[float, int], ...] = ()
+    message: str = ""
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+Event = Progress | Outcome
+
+
+def to_json(value: Request | Event) -> str:
+    """One line of JSON that says which kind of value it holds. Not-a-number is not allowed to cross."""
+    return json.dumps({"kind": type(value).__name__, **dataclasses.asdict(value)}, allow_nan=False)
+
+
+def from_json(line: str) -> Request | Event:
+    """The value that `to_json` wrote. Raises ValueError on anything else."""
+    fields = json.loads(line)
+    match fields.pop("kind", None):
+        case "Request":
+            fields["thresholds"] = tuple((int(tokens), float(loss)) for tokens, loss in fields["thresholds"])
+            return Request(**fields)
+        case "Progress":
+            return Progress(**fields)
+        case "Outcome":
+            fields["ending"] = Ending(fields["ending"])
+            fields["losses"] = tuple(fields["losses"])
+            fields["training_losses"] = tuple(fields["training_losses"])
+            fields["row_losses"] = tuple((float(total), int(count)) for total, count in fields["row_losses"])
+            return Outcome(**fields)
+        case other:
+            raise ValueError(f"not a value of meshtune.trial: {other!r}")

@@ -1,0 +1,62 @@
+"""The program in which trials run: `python -m meshtune.workers.child --fd N`.
+
+Standard input brings JSON lines: first how to build the objective, then a list of requests at a time.
+Descriptor N carries out progress and outcomes, one line each. What libraries print goes to the log. The program ends at
+once when its input ends, so it never outlives its coordinator.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from typing import TextIO
+
+from meshtune.objectives.build import Objective, ObjectiveSpec, build
+from meshtune.trial import Ending, Outcome, Request, from_json, to_json
+
+READY = '{"kind": "Ready"}'
+
+
+def main() -> None:
+    """Build the objective, then evaluate what comes until the pipe ends."""
+    out = os.fdopen(int(sys.argv[sys.argv.index("--fd") + 1]), "w", encoding="utf-8")
+    line = sys.stdin.readline()
+    if not line:
+        return
+    start = json.loads(line)
+    work: queue.SimpleQueue[list[Request]] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(work,), daemon=True).start()
+    objective = build(ObjectiveSpec(**start["objective"]), device=start["device"], threads=start["threads"])
+    print(READY, file=out, flush=True)
+    while True:
+        _evaluate(objective, work.get(), out)
+
+
+def _read(work: queue.SimpleQueue[list[Request]]) -> None:
+    for line in sys.stdin:
+        requests = [from_json(json.dumps(fields)) for fields in json.loads(line)]
+        work.put([request for request in requests if isinstance(request, Request)])
+    os._exit(0)  # the coordinator is gone: nobody waits for what runs here
+
+
+def _evaluate(objective: Objective, requests: list[Request], out: TextIO) -> None:
+    awaited = {request.trial: request for request in requests}
+    try:
+        for event in objective.evaluate(requests):
+            if isinstance(event, Outcome):
+                del awaited[event.trial]
+            print(to_json(event), file=out, flush=True)
+    except Exception as error:  # an objective must not raise: what it was asked for has crashed
+        traceback.print_exc()
+        for request in awaited.values():
+            message = f"{type(error).__name__}: {error}"
+            outcome = Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)
+            print(to_json(outcome), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main()

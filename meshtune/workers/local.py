@@ -1,0 +1,202 @@
+"""Trials on this machine: one process a visible device, each holding its own objective; on a CPU one, or as asked.
+
+A process that dies gives its trials the ending `crashed` (with its log's last words) and is replaced. Processes see
+one GPU each (CUDA_VISIBLE_DEVICES), live in sessions of their own, and end with the coordinator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshtune.errors import WorkerError
+from meshtune.objectives.build import ObjectiveSpec
+from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
+from meshtune.workers.child import READY
+
+START_ATTEMPTS = 3
+GRACE_SECONDS = 60.0  # past a request's timeout: the objective should have ended it by itself
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one process runs: a torch device, the environment that makes it the only one seen, CPU threads."""
+
+    device: str
+    environment: Mapping[str, str]
+    threads: int | None
+
+
+@dataclass
+class _Child:
+    place: Place
+    log: Path
+    process: subprocess.Popen[bytes]
+    pipe: int
+    ready: bool = False
+    text: bytes = b""
+    running: dict[int, Request] = field(default_factory=dict)
+    deadline: float | None = None
+
+
+class LocalWorker:
+    """The worker seam over local processes.
+
+    Args:
+        spec: the objective. places: one a process. folder: the study's; logs go to `<folder>/logs/`.
+
+    Raises:
+        WorkerError: a process keeps dying before it is ready.
+    """
+
+    def __init__(self, spec: ObjectiveSpec, places: Sequence[Place], folder: Path):
+        self._spec = spec
+        self._folder = folder
+        self._selector = selectors.DefaultSelector()
+        self._starts = 0
+        self._waiting: deque[Event] = deque()
+        self._children = [self._start(place, index) for index, place in enumerate(places)]
+
+    @property
+    def slots(self) -> int:
+        """Requests that run at once."""
+        return len(self._children)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes' numbers."""
+        return [child.process.pid for child in self._children]
+
+    def free(self) -> int:
+        """Requests that would start at once."""
+        return sum(not child.running for child in self._children)
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Start requests, at most `free()` of them."""
+        for request in requests:
+            child = next((child for child in self._children if not child.running), None)
+            if child is None:
+                raise WorkerError("more requests were submitted than processes are free")
+            child.running[request.trial] = request
+            child.deadline = None if request.timeout is None else time.monotonic() + request.timeout + GRACE_SECONDS
+            self._send(child, [json.loads(to_json(request))])
+
+    def events(self, timeout: float) -> list[Event]:
+        """Progress and outcomes that have come, waiting up to `timeout` seconds for the first."""
+        if self._waiting:
+            timeout = 0
+        for key, _ in self._selector.select(timeout):
+            self._read(key.data)
+        for index, child in enumerate(self._children):
+            if child.deadline is not None and child.running and time.monotonic() > child.deadline:
+                self._replace(index, Ending.TIMED_OUT, "the process did not end at the timeout and was killed")
+        events = list(self._waiting)
+        self._waiting.clear()
+        return events
+
+    def stop(self, trials: Iterable[int]) -> None:
+        """Cancel running requests: they have no outcome, and their processes are free again."""
+        wanted = set(trials)
+        for index, child in enumerate(self._children):
+            if wanted & set(child.running):
+                self._kill(child)
+                self._children[index] = self._start(child.place, index)
+
+    def close(self) -> None:
+        """End all processes and wait for them."""
+        for child in self._children:
+            self._kill(child)
+        self._children = []
+        self._selector.close()
+
+    # -- inside
+
+    def _start(self, place: Place, index: int) -> _Child:
+        logs = self._folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        log = logs / f"worker-{index}.log"
+        read, write = os.pipe()
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "meshtune.workers.child", "--fd", str(write)],
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                pass_fds=(write,),
+                start_new_session=True,  # keeps the terminal's Ctrl-C away
+                env={**os.environ, **place.environment},
+            )
+        os.close(write)
+        os.set_blocking(read, False)
+        child = _Child(place, log, process, read)
+        self._selector.register(read, selectors.EVENT_READ, child)
+        self._send(
+            child,
+            {
+                "objective": {"kind": self._spec.kind, "spec": self._spec.spec},
+                "device": place.device,
+                "threads": place.threads,
+            },
+        )
+        return child
+
+    def _send(self, child: _Child, message: object) -> None:
+        if child.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has died: reading its pipe will tell
+                child.process.stdin.write(json.dumps(message).encode() + b"\n")
+                child.process.stdin.flush()
+
+    def _read(self, child: _Child) -> None:
+        data = os.read(child.pipe, 1 << 20)
+        if not data:
+            self._died(child)
+            return
+        *lines, child.text = (child.text + data).split(b"\n")
+        for line in lines:
+            if line.decode() == READY:
+                child.ready, self._starts = True, 0
+                continue
+            event = from_json(line.decode())
+            if isinstance(event, Request) or event.trial not in child.running:
+                continue
+            if isinstance(event, Outcome):
+                del child.running[event.trial]
+            self._waiting.append(event)
+
+    def _died(self, child: _Child) -> None:
+        code = child.process.wait()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        words = " | ".join(child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+        message = f"the worker process {how}" + (" (out of memory?)" if code == -9 else "")
+        message += f"; its log {child.log} ends: {words}" if words else f"; its log {child.log} is empty"
+        if not child.ready:
+            self._starts += 1
+            if self._starts >= START_ATTEMPTS:
+                raise WorkerError(f"worker processes keep dying at their start: {message}")
+        self._replace(self._children.index(child), Ending.CRASHED, message)
+
+    def _replace(self, index: int, ending: Ending, message: str) -> None:
+        child = self._children[index]
+        for request in child.running.values():
+            self._waiting.append(Outcome(request.trial, request.attempt, ending, message=message))
+        self._kill(child)
+        self._children[index] = self._start(child.place, index)
+
+    def _kill(self, child: _Child) -> None:
+        self._selector.unregister(child.pipe)
+        os.close(child.pipe)
+        if child.process.poll() is None:
+            child.process.kill()
+        child.process.wait()
+        if child.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                child.process.stdin.close()

@@ -1,0 +1,84 @@
+"""Any program as the black box: results, endings, timeouts."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshtune.objectives.command import CommandObjective, CommandSpec, fill, last_object
+from meshtune.testing.processes import gone
+from meshtune.trial import Ending, Outcome, Request
+
+
+def run(folder: Path, code: str, *, timeout: float | None = None, **hyperparameters: object) -> Outcome:
+    command = (sys.executable, "-c", code, "{x}")
+    objective = CommandObjective(CommandSpec(command, "loss", str(folder), str(folder)))
+    request = Request(3, {"x": 1.5, **hyperparameters}, seed=0, timeout=timeout)
+    outcomes = [event for event in objective.evaluate([request]) if isinstance(event, Outcome)]
+    assert len(outcomes) == 1
+    return outcomes[0]
+
+
+def test_the_last_json_line_holds_the_result(tmp_path: Path) -> None:
+    code = "import sys; print('{\"loss\": 9}'); print('noise'); print('{\"loss\": ' + sys.argv[1] + ', \"tokens\": 7}')"
+    outcome = run(tmp_path, code)
+    assert (outcome.ending, outcome.loss, outcome.tokens) == (Ending.COMPLETE, 1.5, 7)
+
+
+def test_curves_are_kept(tmp_path: Path) -> None:
+    assert run(tmp_path, "print('{\"loss\": 1, \"losses\": [3, 2, 1]}')").losses == (3.0, 2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "ending", "words"),
+    [
+        ("raise SystemExit(3)", Ending.CRASHED, "exit code 3"),
+        ("raise ValueError('what went wrong')", Ending.CRASHED, "what went wrong"),
+        ("print('no result')", Ending.CRASHED, "printed no JSON object"),
+        ("print('{\"los\": 1}')", Ending.CRASHED, "no number `loss`"),
+        ("print('{\"loss\": true}')", Ending.CRASHED, "no number `loss`"),
+        ("print('{\"loss\": NaN}')", Ending.DIVERGED, "nan"),
+        ("print('{\"loss\": Infinity}')", Ending.DIVERGED, "inf"),
+        ("print('{\"ending\": \"out_of_memory\", \"message\": \"9 GB\"}')", Ending.OUT_OF_MEMORY, "9 GB"),
+        ("print('{\"ending\": \"tired\"}')", Ending.CRASHED, "tired"),
+    ],
+)
+def test_endings(tmp_path: Path, code: str, ending: Ending, words: str) -> None:
+    outcome = run(tmp_path, code)
+    assert outcome.ending is ending
+    assert words in outcome.message
+
+
+def test_a_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "open('child', 'w').write(str(child.pid)); time.sleep(60)"
+    )
+    outcome = run(tmp_path, code, timeout=2.0)
+    assert outcome.ending is Ending.TIMED_OUT
+    assert gone([int((tmp_path / "child").read_text())])
+
+
+def test_a_missing_program_is_named(tmp_path: Path) -> None:
+    objective = CommandObjective(CommandSpec(("no-such-program",), "loss", str(tmp_path), str(tmp_path)))
+    (outcome,) = objective.evaluate([Request(0, {}, seed=0)])
+    assert isinstance(outcome, Outcome)
+    assert outcome.ending is Ending.CRASHED
+    assert "no-such-program" in outcome.message
+
+
+def test_no_shell_reads_the_arguments() -> None:
+    spec = CommandSpec(("p", "--x={x}", "{trial}:{seed}", "{other}"), "loss", "/f", "/d")
+    filled = fill(spec, Request(3, {"x": "$(rm -rf); a b"}, seed=5))
+    assert filled == ["p", "--x=$(rm -rf); a b", "3:5", "{other}"]
+
+
+def test_reals_keep_their_digits() -> None:
+    spec = CommandSpec(("{x}",), "loss", "/f", "/d")
+    assert float(fill(spec, Request(0, {"x": 0.1 + 0.2}, seed=0))[0]) == 0.1 + 0.2
+
+
+def test_broken_json_lines_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text('{"loss": 1}\n{"loss": \n{not json}\n')
+    assert last_object(tmp_path / "out") == {"loss": 1}

@@ -1,0 +1,103 @@
+"""The local worker keeps the worker contract and leaves no process behind."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from meshtune.config import WorkerConfig
+from meshtune.errors import WorkerError
+from meshtune.objectives.build import ObjectiveSpec
+from meshtune.testing.processes import gone
+from meshtune.testing.workers import WorkerContract, collect
+from meshtune.trial import Ending, Request
+from meshtune.workers.local import LocalWorker, Place
+from meshtune.workers.places import places, visible_gpus
+from meshtune.workers.seam import Worker
+
+PROGRAM = """
+import json, os, signal, sys, time
+x, do = float(sys.argv[1]), sys.argv[2]
+open("pid", "w").write(str(os.getpid()))
+if do == "sleep":
+    time.sleep(60)
+if do == "die":
+    os.kill(int(open(f"/proc/{os.getppid()}/stat").read().split()[3]), signal.SIGKILL)
+    time.sleep(60)
+print(json.dumps({"loss": x * x}))
+"""
+
+
+def spec(folder: Path) -> ObjectiveSpec:
+    (folder / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "program.py", "{x}", "{do}"]
+    fields = {"command": command, "result": "loss", "folder": str(folder), "directory": str(folder)}
+    return ObjectiveSpec("command", fields)
+
+
+def local(folder: Path, count: int = 2) -> LocalWorker:
+    return LocalWorker(spec(folder), [Place("cpu", {}, 1)] * count, folder)
+
+
+class TestLocal(WorkerContract):
+    def make(self, folder: Path) -> Worker:
+        return local(folder)
+
+
+def program_pid(folder: Path) -> int:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if (folder / "pid").exists() and (folder / "pid").read_text():
+            return int((folder / "pid").read_text())
+        time.sleep(0.05)
+    raise AssertionError("the program did not start")
+
+
+@pytest.mark.parametrize("how", ["close", "stop", "kill the worker process"])
+def test_the_program_ends_with_its_worker(tmp_path: Path, how: str) -> None:
+    worker = local(tmp_path, 1)
+    try:
+        children = worker.pids
+        worker.submit([Request(0, {"x": 1, "do": "sleep"}, seed=0)])
+        program = program_pid(tmp_path)
+        if how == "close":
+            worker.close()
+        elif how == "stop":
+            worker.stop([0])
+        else:
+            os.kill(children[0], signal.SIGKILL)
+            (outcome,) = collect(worker, 1)
+            assert outcome.ending is Ending.CRASHED
+            assert "signal 9" in outcome.message
+        assert gone([program, *children])
+    finally:
+        if how != "close":
+            worker.close()
+
+
+def test_a_process_that_cannot_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
+    worker = LocalWorker(ObjectiveSpec("no such kind", {}), [Place("cpu", {}, 1)], tmp_path)
+    try:
+        with pytest.raises(WorkerError, match="unknown objective"):
+            collect(worker, 1)
+    finally:
+        worker.close()
+
+
+def test_places_on_a_cpu_share_the_cores() -> None:
+    one = places(WorkerConfig(), "cpu")
+    assert len(one) == 1
+    two = places(WorkerConfig(processes=2, threads=1), "cpu")
+    assert [place.threads for place in two] == [1, 1]
+    assert two[0].environment["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_places_on_gpus_respect_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5")
+    assert visible_gpus() == ["2", "3", "5"]
+    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in places(WorkerConfig(), "cuda")] == ["2", "3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
