@@ -1,2 +1,3 @@
 """meshtune."""
+
 __version__ = "0.1.0"

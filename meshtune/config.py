@@ -1,16 +1,29 @@
 """study.yaml as frozen types: what every key means, what it may be, and its default.
 
-`meshtune.yaml_file` reads the text and keeps the lines; here are the types and the faults. Nothing here reads data,
-loads a model or knows a sampler's code: each part receives its own section.
+`meshtune.yaml_file` reads the text and keeps the lines; `meshtune.config_file` joins both and reports every fault at
+once. Nothing here reads data, loads a model or knows a sampler's code: each part receives its own section.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    model_validator,
+)
 
-Scalar = bool | int | float | str
+Scalar = bool | int | FiniteFloat | str
+Format = Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response"]
 
 
 class Section(BaseModel):
@@ -19,32 +32,67 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _named(value: Any) -> Any:
+    """`sampler: mads` is short for `sampler: {name: mads}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
 class ModelConfig(Section):
     """The base model. `name` is `embedded`, a Hugging Face id, a folder or a .gguf file (absolute once read)."""
 
     name: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"  # auto | cpu | cuda | mps: the kind; which of them is the worker's affair
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     trust_remote_code: bool = False
 
 
 class SourceConfig(Section):
-    """One source of rows: a file (`path`), a Hugging Face data set (`dataset`) or `embedded: python-stdlib`."""
+    """One source of rows: a file (`path`), a Hugging Face data set (`dataset`) or an `embedded` one."""
 
     path: str | None = None
     dataset: str | None = None
     split: str = "train"
     embedded: Literal["python-stdlib-describe", "python-stdlib-signature"] | None = None
-    format: Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response"] = "auto"
+    format: Format = "auto"
     share: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        given = [name for name in ("path", "dataset", "embedded") if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = " and ".join(f"`{name}`" for name in given) or "none"
+            raise ValueError(f"a source needs exactly one of `path`, `dataset`, `embedded`; given: {what}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.path or self.dataset or self.embedded or ""
 
 
 class RowsFile(Section):
     """Rows of a side in a file of their own."""
 
     path: str
-    format: Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response"] = "auto"
+    format: Format = "auto"
+
+
+def _side(value: Any) -> str:
+    return "file" if isinstance(value, Mapping | RowsFile) else "whole" if isinstance(value, int) else "share"
+
+
+Share = Annotated[FiniteFloat, Field(gt=0, lt=1)]
+Validation = Annotated[
+    Annotated[RowsFile, Tag("file")] | Annotated[PositiveInt, Tag("whole")] | Annotated[Share, Tag("share")],
+    Discriminator(_side),
+]
+Test = Annotated[
+    Annotated[RowsFile, Tag("file")]
+    | Annotated[int, Field(ge=0), Tag("whole")]
+    | Annotated[FiniteFloat, Field(ge=0, lt=1), Tag("share")],
+    Discriminator(_side),
+]
 
 
 class DataConfig(Section):
@@ -53,11 +101,28 @@ class DataConfig(Section):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     mixture: Literal["union", "cap", "repeat"] = "union"
     rows: PositiveInt | None = None
-    validation: RowsFile | PositiveInt | float = 0.1  # a share below 1, a number of rows, or a file
-    test: RowsFile | int | float = 0.1  # the same; 0 for none
-    max_length: Literal["auto"] | PositiveInt = "auto"
+    validation: Validation = 0.1
+    test: Test = 0.1
+    max_length: Annotated[
+        Annotated[PositiveInt, Tag("whole")] | Annotated[Literal["auto"], Tag("word")],
+        Discriminator(lambda value: "whole" if isinstance(value, int) else "word"),
+    ] = "auto"
     prompt: Literal["auto", "chat", "alpaca"] = "auto"
     strict: bool = False
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        shares = [source.share for source in self.sources]
+        given = [share for share in shares if share is not None]
+        if given and len(given) < len(shares):
+            raise ValueError(f"`share` is given for {len(given)} of {len(shares)} sources: give all or none")
+        if given and abs(sum(given) - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {sum(given):g}, and must add up to 1")
+        if self.mixture != "union" and not given and len(shares) > 1:
+            raise ValueError(f"`mixture: {self.mixture}` needs a `share` for each source")
+        if isinstance(self.validation, float) and isinstance(self.test, float) and self.validation + self.test >= 1:
+            raise ValueError("`validation` and `test` together leave no rows to train on")
+        return self
 
 
 class TrainingConfig(Section):
@@ -70,12 +135,15 @@ class TrainingConfig(Section):
     lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_ratio: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.03
     weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    max_grad_norm: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1.0
+    target_modules: Annotated[
+        Annotated[Literal["all-linear"], Tag("word")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("list")],
+        Discriminator(lambda value: "word" if isinstance(value, str) else "list"),
+    ] = "all-linear"
     rslora: bool = False
     gradient_checkpointing: bool = False
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the training's products
-    keep_adapters: Annotated[int, Field(ge=1)] = 5
+    keep_adapters: PositiveInt = 5
 
 
 class Interval(Section):
@@ -86,6 +154,20 @@ class Interval(Section):
     log: bool = False
     power_of: Literal[2] | None = None
     integer: bool | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithm needs a low above 0, not {self.low:g}")
+        if self.power_of == 2:
+            for end in (self.low, self.high):
+                if end < 1 or end != int(end) or int(end) & (int(end) - 1):
+                    raise ValueError(f"{end:g} is not a power of 2")
+        if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
+            raise ValueError("whole numbers need whole bounds")
+        return self
 
 
 class LoraObjectiveConfig(Section):
@@ -98,7 +180,18 @@ class CommandObjectiveConfig(Section):
     """Any program as the black box: `{name}` in `command` is filled in, the last JSON line that it prints is read."""
 
     command: tuple[str, ...] = Field(min_length=1)
-    result: str = "loss"  # key of the JSON line that holds the value to minimise
+    result: str = "loss"
+
+
+def _flat_options(value: Any) -> Any:
+    """`{name: mads, n_startup: 4}`: what is no key of the section is an option of the sampler."""
+    value = _named(value)
+    if not isinstance(value, Mapping):
+        return value
+    known = ("name", "block_size", "options")
+    given = value.get("options", {})
+    options = {**(given if isinstance(given, Mapping) else {}), **{k: v for k, v in value.items() if k not in known}}
+    return {**{key: item for key, item in value.items() if key in known}, "options": options}
 
 
 class SamplerConfig(Section):
@@ -113,32 +206,66 @@ class BudgetConfig(Section):
     """When the search ends: at the first limit that is reached. `trial_hours` is the timeout of one trial."""
 
     trials: PositiveInt | None = 30
-    hours: PositiveFloat | None = None
+    hours: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
     tokens: PositiveInt | None = None
-    trial_hours: PositiveFloat | None = None
+    trial_hours: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Self:
+        if self.trials is None and self.hours is None and self.tokens is None:
+            raise ValueError("no limit is given: give `trials`, `hours` or `tokens`")
+        return self
 
 
 class WorkerConfig(Section):
-    """Where trials run."""
+    """Where trials run: one process a visible GPU, one on a CPU, unless `processes` says more."""
 
     name: Literal["local"] = "local"
-    processes: PositiveInt | None = None  # default: one a visible device; one on a CPU
+    processes: PositiveInt | None = None
     threads: PositiveInt | None = None  # CPU threads a process; default: cores over processes
     attempts: PositiveInt = 3
+
+
+def _kind_of_entry(value: Any) -> str:
+    if isinstance(value, Mapping | Interval):
+        return "interval"
+    return "choices" if isinstance(value, list | tuple) else "value"
+
+
+Entry = Annotated[
+    Annotated[Interval, Tag("interval")]
+    | Annotated[tuple[Scalar, ...], Field(min_length=2), Tag("choices")]
+    | Annotated[Scalar, Tag("value")],
+    Discriminator(_kind_of_entry),
+]
 
 
 class StudyConfig(Section):
     """A whole study.yaml."""
 
-    model: ModelConfig | None = None
+    model: Annotated[ModelConfig, BeforeValidator(_named)] | None = None
     data: DataConfig | None = None
     training: TrainingConfig = TrainingConfig()
-    objective: LoraObjectiveConfig | CommandObjectiveConfig = LoraObjectiveConfig()
-    space: str | dict[str, Interval | tuple[Scalar, ...] | Scalar] = "recommended"
+    objective: Annotated[
+        Annotated[LoraObjectiveConfig, Tag("lora")] | Annotated[CommandObjectiveConfig, Tag("program")],
+        Discriminator(lambda v: "program" if "command" in (v if isinstance(v, Mapping) else dir(v)) else "lora"),
+    ] = LoraObjectiveConfig()
+    space: Annotated[
+        Annotated[str, Tag("preset")] | Annotated[dict[str, Entry], Tag("mapping")],
+        Discriminator(lambda value: "preset" if isinstance(value, str) else "mapping"),
+    ] = "recommended"
     baseline: dict[str, Scalar] | None = None
-    sampler: SamplerConfig = SamplerConfig(name="mads")
+    sampler: Annotated[SamplerConfig, BeforeValidator(_flat_options)] = SamplerConfig(name="mads")
     budget: BudgetConfig = BudgetConfig()
-    worker: WorkerConfig = WorkerConfig()
+    worker: Annotated[WorkerConfig, BeforeValidator(_named)] = WorkerConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None
     storage: str | None = None
+
+    @model_validator(mode="after")
+    def _needs(self) -> Self:
+        if isinstance(self.objective, LoraObjectiveConfig):
+            missing = [f"`{name}`" for name in ("model", "data") if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"{' and '.join(missing)} must be given: `model: embedded`, `data: {{sources: [..]}}`")
+        return self

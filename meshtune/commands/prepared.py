@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune import space as spaces
+from meshtune import presets
 from meshtune.commands.locate import Located
-from meshtune.config import CommandObjectiveConfig
+from meshtune.config import CommandObjectiveConfig, LoraObjectiveConfig
 from meshtune.errors import InputError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
@@ -24,13 +24,13 @@ class Prepared:
     """The parts of a study.
 
     Attributes:
-        space: what is searched. baseline: its hyperparameters. start: its point, or None where it lies outside.
+        space: what is searched. baseline: its hyperparameters (None: a command without one). start: its point, or None where it lies outside.
         objective: crosses to the worker. places: a process each. fixed: keys that must not change on resume.
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
     """
 
     space: Space
-    baseline: Mapping[str, Any]
+    baseline: Mapping[str, Any] | None
     start: Mapping[str, Any] | None
     objective: ObjectiveSpec
     places: Sequence[Place]
@@ -39,6 +39,66 @@ class Prepared:
     test_rows: int
 
 
-def prepare(study: Located) -> Prepared:
+def prepare(study: Located, report: Callable[[str], None] | None = None) -> Prepared:
     """Build the parts; loads and tokenizes the data. Raises InputError on whatever is wrong with the input."""
-    raise NotImplementedError
+    config = study.config
+    lora = not isinstance(config.objective, CommandObjectiveConfig)
+    space = presets.build(config.space, lora=lora)
+    baseline = presets.baseline(config.space, config.baseline, lora=lora)
+    start = space.encode(baseline) if baseline is not None and space.contains(baseline) else None
+    fixed: dict[str, Any] = {
+        "objective": config.objective.model_dump(mode="json"),
+        "space": space.describe(),
+        "baseline": dict(baseline) if baseline is not None else None,
+        "sampler": config.sampler.model_dump(mode="json", exclude={"block_size"}),
+        "seed": config.seed,
+    }
+    if isinstance(config.objective, CommandObjectiveConfig):
+        presets.check_placeholders(config.objective.command, space)
+        fields = {
+            "command": list(config.objective.command),
+            "result": config.objective.result,
+            "folder": str(study.folder),
+            "directory": str(study.source.absolute().parent),
+        }
+        objective = ObjectiveSpec("command", fields)
+        return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None, 0)
+    return _lora(study, space, baseline, start, fixed, report)
+
+
+def _lora(
+    study: Located,
+    space: Space,
+    baseline: Mapping[str, Any] | None,
+    start: Mapping[str, Any] | None,
+    fixed: dict[str, Any],
+    report: Callable[[str], None] | None,
+) -> Prepared:
+    """The parts that need the data and the model; imports torch."""
+    from meshtune.data.build import prepare as prepare_data
+    from meshtune.objectives.lora import LoraSpec
+    from meshtune.training.models import check_model, resolve_device
+    from meshtune.training.precision import resolve_precision
+
+    config = study.config
+    if config.model is None or config.data is None:
+        raise InputError("a study of LoRA hyperparameters needs `model` and `data`")
+    if not isinstance(config.objective, LoraObjectiveConfig):
+        raise InputError("this is no LoRA objective")
+    device = resolve_device(config.model)
+    check_model(config.model)
+    data = prepare_data(config.data, config.model, config.seed, study.folder / "data", report)
+    training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
+    spec = LoraSpec(
+        model=config.model, training=training, data=data.ref, at=config.objective.at, folder=str(study.folder)
+    )
+    fixed = {
+        **fixed,
+        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "data": data.ref.fingerprint,
+        "training": training.model_dump(mode="json", exclude={"keep_adapters"}),
+    }
+    objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
+    return Prepared(
+        space, baseline, start, objective, places(config.worker, device), fixed, data.summary, data.summary.test.rows
+    )

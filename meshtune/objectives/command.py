@@ -97,7 +97,7 @@ class CommandObjective:
             return ended(Ending.CRASHED, f"exit code {rest}: {last_words(err)} (see {err})")
         result = last_object(out)
         if result is None:
-            return ended(Ending.CRASHED, f"printed no JSON object such as {{\"{self.spec.result}\": 1.23}} (see {out})")
+            return ended(Ending.CRASHED, f'printed no JSON object such as {{"{self.spec.result}": 1.23}} (see {out})')
         if "ending" in result:
             if result["ending"] in REPORTABLE:
                 return ended(Ending(result["ending"]), str(result.get("message", "")))
