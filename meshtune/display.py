@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
@@ -118,8 +118,8 @@ class Display:
         best = record.best is not None and record.best.number == trial.number
         self._console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold" if best else "")
         if outcome.ending is not Ending.COMPLETE:
-            words = f": {outcome.message}" if outcome.message else ""
-            self._console.print(f"    {outcome.ending.advice}{words}", markup=False, style="yellow", soft_wrap=True)
+            words = f"{outcome.message}. " if outcome.message else ""
+            self._console.print(f"    {words}{outcome.ending.advice}", markup=False, style="yellow", soft_wrap=True)
 
     def _standing(self, record: Record) -> str:
         best, baseline = record.best, record.baseline
@@ -148,9 +148,12 @@ class Display:
 
 def summary(console: Console, status: Mapping[str, Any]) -> None:
     """The table at the end, the verdict, and how to load the best adapter."""
-    table = Table(show_edge=False, pad_edge=False)
-    for column in ("", "hyperparameters", "validation loss", "test loss", "best minus this (95 %)"):
-        table.add_column(column, justify="left" if column in ("", "hyperparameters") else "right")
+    tested = any((status.get(name) or {}).get("test_loss") is not None for name in ("untuned", "baseline", "best"))
+    columns = ["", "hyperparameters", "validation loss", *(["test loss", "best minus this (95 %)"] if tested else [])]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        justify: Literal["left", "right"] = "left" if column in ("", "hyperparameters") else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
     for name in ("untuned", "baseline", "best"):
         entry = status.get(name)
         if entry is None:
@@ -159,7 +162,8 @@ def summary(console: Console, status: Mapping[str, Any]) -> None:
         hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
         difference = status.get(f"best_against_{name}")
         interval = "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**difference) if difference else ""
-        table.add_row(title, hyperparameters, number(entry["loss"]), number(entry.get("test_loss")), interval)
+        cells = [title, hyperparameters, number(entry["loss"]), number(entry.get("test_loss")), interval]
+        table.add_row(*cells[: len(columns)])
     console.print(table)
 
 

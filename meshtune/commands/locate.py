@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshtune import config as configs
+from meshtune import config_file
 from meshtune.config import StudyConfig
 from meshtune.errors import InputError
 
@@ -35,10 +35,10 @@ class Located:
 def locate(path: Path, *, overrides: tuple[str, ...] = (), folder: Path | None = None) -> Located:
     """Find and read the study that `path` names. Raises InputError with every fault at once."""
     source = _yaml_of(path)
-    config = configs.read(source, overrides)
+    config = config_file.read(source, overrides)
     if (source.parent / DATABASE).exists() and source.name == EFFECTIVE and folder is None:
-        return Located(source, source.parent, config)  # a study's own folder was named
-    return Located(source, configs.study_folder(source, config, folder).absolute(), config)
+        return Located(source, source.parent.absolute(), config)  # a study's own folder was named
+    return Located(source, config_file.study_folder(source, config, folder).absolute(), config)
 
 
 def existing(path: Path, *, folder: Path | None = None) -> Located:
@@ -48,7 +48,7 @@ def existing(path: Path, *, folder: Path | None = None) -> Located:
         raise InputError(f"{path}: this study has not been started. Start it with `meshtune tune {path}`")
     effective = found.folder / EFFECTIVE
     if effective.exists() and effective != found.source:
-        found = Located(effective, found.folder, configs.read(effective))
+        found = Located(effective, found.folder, config_file.read(effective))
     return found
 
 

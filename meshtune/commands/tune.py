@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from meshtune import config as configs
+from meshtune import config_file
 from meshtune import finals
 from meshtune.budget import Budget
 from meshtune.commands.locate import EFFECTIVE, Located
@@ -152,7 +152,7 @@ def _recorded_block_size(study: Located) -> int | None:
 
 def _write_effective(study: Located) -> None:
     path = study.folder / EFFECTIVE
-    text = configs.dump(study.config)
+    text = config_file.dump(study.config)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         aside = path.with_suffix(".part")
         aside.write_text(text, encoding="utf-8")

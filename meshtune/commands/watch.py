@@ -28,7 +28,7 @@ def watch(
     Raises Stopped (exit code 75) where it was asked to stop, Interrupted (130) on Ctrl-C.
     """
     study = locate(path, overrides=overrides, folder=folder)
-    console = Console(stderr=True)
+    console = console_for(stderr=True)
     finished = _run(study, console, path, new_segment=new_segment)
     status = read_status(study.folder, trials=True)
     if finished is not None and not finished.complete:
@@ -37,9 +37,15 @@ def watch(
     return status
 
 
+def console_for(*, stderr: bool) -> Console:
+    """A console whose lines are wide where nobody's terminal limits them."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=160)
+
+
 def print_status(status: dict[str, Any], console: Console | None = None) -> None:
     """Where a study stands, for people."""
-    console = console or Console()
+    console = console or console_for(stderr=False)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
     state = status["state"] + (f" ({status['reason']})" if status["state"] == "finished" else "")
     console.print(f"{status['folder']}: {state}; trials: {counts or 'none'}", soft_wrap=True, highlight=False)

@@ -335,7 +335,7 @@ def _from_number(number: float, distribution: BaseDistribution) -> Any:
         case FloatDistribution() if distribution.step is not None:
             return min(distribution.low + round(number) * distribution.step, distribution.high)
         case FloatDistribution():
-            value = 10.0**number if distribution.log else number
+            value = 10.0**number if distribution.log else number + 0.0  # NOMAD knows -0.0
             return min(max(value, distribution.low), distribution.high)
     raise SamplerError(f"MADS cannot search {distribution}")
 

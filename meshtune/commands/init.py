@@ -1,0 +1,225 @@
+"""`meshtune init`: write a study.yaml that explains every key and is valid as it stands.
+
+A recipe is a set of values in one commented text, so that every recipe shows every key. The test of this file holds
+the text against the types in `meshtune.config`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from meshtune.errors import InputError, StorageError, nearest
+
+NAME = "study.yaml"
+
+EMBEDDED_DATA = """    - {embedded: python-stdlib-describe, share: 0.7}
+    - {embedded: python-stdlib-signature, share: 0.3}"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The values that differ between recipes; those of the first one are the defaults of the file."""
+
+    title: str = "A study of LoRA hyperparameters."
+    model: str = "embedded"
+    sources: str = EMBEDDED_DATA
+    mixture: str = "cap"
+    rows: str = "2000"
+    validation: str = "0.1"
+    test: str = "0.1"
+    max_length: str = "auto"
+    prompt: str = "auto"
+    epochs: int = 2
+    batch_size: int = 16
+    gradient_accumulation: int = 1
+    target_modules: str = "all-linear"
+    precision: str = "auto"
+    at: str = "best"
+    space: str = "recommended"
+    trials: int = 30
+
+
+DEFAULT = Recipe()
+
+# Small enough for minutes on two cores, and with steps enough that the losses move.
+QUICKSTART = Recipe(
+    title="The quickstart: a real search in minutes, on the embedded model and data.",
+    rows="420",
+    validation="64",
+    test="96",
+    max_length="96",
+    epochs=1,
+    batch_size=4,
+    trials=12,
+)
+
+# The authors train 128 sequences a step: 4 a device, on 4 GPUs, with 8 accumulation steps. A trial here has one
+# device, so 4 sequences x 32 steps of accumulation are the same step. Their split has no test rows (test: 0 is theirs).
+TRIBES = Recipe(
+    title="""The first round of Tribes et al., Hyperparameter Optimization for LLM Instruction-Tuning (2024).
+# Their second round: `space: tribes2024` (ranks to 512), `epochs: 2`, `trials: 100`; once with `sampler: tpe`.""",
+    model="meta-llama/Llama-2-7b-hf",
+    sources="""    - {dataset: tatsu-lab/alpaca, share: 0.7}
+    - {dataset: databricks/databricks-dolly-15k, share: 0.3}""",
+    mixture="repeat",
+    rows="null",
+    validation="0.2",
+    test="0.05",
+    max_length="512",
+    prompt="alpaca",
+    epochs=3,
+    batch_size=4,
+    gradient_accumulation=32,
+    target_modules="[q_proj, v_proj]",
+    precision="bfloat16",
+    at="last",
+    space="tribes2024-128",
+    trials=50,
+)
+
+RECIPES = {"default": DEFAULT, "quickstart": QUICKSTART, "tribes2024": TRIBES}
+
+
+def init(folder: Path, recipe: str | None, model: str | None, data: Path | None) -> Path:
+    """Write `study.yaml` into a folder, which is made where it is missing; returns its path.
+
+    Raises:
+        InputError: an unknown recipe, data that are not there, or a study.yaml that is there already.
+        StorageError: the folder cannot be written.
+    """
+    name = recipe or "default"
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe `{name}`; there are {', '.join(RECIPES)}.{nearest(name, RECIPES)}")
+    chosen = RECIPES[name]
+    if model is not None:
+        chosen = replace(chosen, model=_quoted(_path_or_id(model)))
+    if data is not None:
+        if not data.exists():
+            raise InputError(f"{data}: there is no such file; give one with instruction rows, or leave --data out")
+        chosen = replace(chosen, sources=f"    - {{path: {_quoted(str(data.absolute()))}}}", mixture="union")
+    path = folder / NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text(chosen))
+    except FileExistsError as error:
+        taken = path if path.exists() else folder
+        raise InputError(f"{taken} is there already: remove it, or name another folder") from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
+
+
+def _path_or_id(model: str) -> str:
+    return str(Path(model).absolute()) if model != "embedded" and Path(model).exists() else model
+
+
+def _quoted(value: str) -> str:
+    """Text that YAML reads as this value and nothing else."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def text(recipe: Recipe) -> str:
+    """The commented study.yaml of a recipe."""
+    return f"""\
+# {recipe.title}
+# `meshtune check` finds every fault in this file; `meshtune tune` runs it, and continues it after any interruption.
+# What is commented out shows its default. Relative paths are relative to this file's folder.
+
+model:
+  name: {recipe.model}
+      # embedded (SmolLM2-135M-Instruct), a Hugging Face id, a folder, or a .gguf file
+  # revision: null             # branch, tag or commit of a Hugging Face id
+  # dtype: auto                # of the frozen base: auto | float32 | bfloat16 | float16
+  # device: auto               # auto | cpu | cuda | mps
+  # trust_remote_code: false   # true runs code that comes with the model: only where you trust it
+
+data:
+  sources:                     # each with one of: path (JSON, JSON Lines, CSV, Parquet, also .gz),
+                               # dataset (a Hugging Face id; its `split` is `train` unless given), or
+                               # embedded (python-stdlib-describe | python-stdlib-signature)
+                               # format: auto | alpaca | dolly | prompt-completion | prompt-response
+                               # share: its part of the rows, for mixtures cap and repeat; they add up to 1
+{recipe.sources}
+  mixture: {recipe.mixture}
+      # union (all rows, no shares) | cap (the largest exact mix without repeats) |
+      # repeat (drawn with replacement)
+  rows: {recipe.rows}
+      # at most so many rows, drawn by the seed; null for all
+  validation: {recipe.validation}
+      # the search minimises the loss on these: a share below 1, a number of rows, or {{path: FILE}}
+  test: {recipe.test}
+      # the search never reads these; the best is compared with the baseline on them; 0 for none
+  max_length: {recipe.max_length}
+      # tokens; longer rows are dropped and counted. auto: what the model takes
+  prompt: {recipe.prompt}
+      # auto (the model's chat template if it has one) | chat | alpaca
+  # strict: false              # true: a row that would be dropped is a fault
+
+training:
+  # trainer: transformers      # Hugging Face's Trainer with PEFT
+  epochs: {recipe.epochs}
+  batch_size: {recipe.batch_size}
+      # rows a step and device
+  gradient_accumulation: {recipe.gradient_accumulation}
+      # such steps to one step of the optimizer (AdamW)
+  # lr_scheduler: cosine       # constant | linear | cosine, after the warm-up
+  # warmup_ratio: 0.03         # share of the steps
+  # weight_decay: 0.0
+  # max_grad_norm: 1.0         # gradients are clipped to this norm
+  target_modules: {recipe.target_modules}
+      # all-linear (all but the output head), or a list of names such as [q_proj, v_proj]
+  # rslora: false              # scale by alpha / sqrt(rank) in place of alpha / rank
+  # gradient_checkpointing: false   # less memory, more time
+  precision: {recipe.precision}
+      # of the products in training: auto | float32 | bfloat16 | float16
+  # keep_adapters: 5           # the best so many trials keep their adapters
+
+objective:                     # a LoRA fine-tuning's validation loss
+  at: {recipe.at}
+      # at its best epoch (whose adapter is kept), or at its last
+# objective:                   # or any program; its last line of output that is a JSON object has the result
+#   command: [python, train.py, "--lr={{learning_rate}}", "--seed={{seed}}"]   # also {{trial}} and {{folder}}
+#   result: loss               # key of the value to minimise
+
+space: {recipe.space}
+      # recommended | tribes2024 | tribes2024-128, or a mapping: an interval, a list of choices or a fixed value each;
+      # what is not named stays at its default. Such as:
+# space:
+#   rank: {{low: 4, high: 256, power_of: 2}}   # 4, 8, 16, ..
+#   scale: {{low: 0.25, high: 32, log: true}}  # alpha over rank; or alpha
+#   step: {{low: 1e-3, high: 1, log: true}}    # learning rate x alpha; or learning_rate
+#   dropout: [0, 0.05, 0.1]
+#   epochs: {{low: 1, high: 3, integer: true}} # also batch_size, weight_decay, warmup_ratio, lr_scheduler,
+#   rslora: [true, false]                    # target_modules
+
+# baseline:                    # the point to beat, and the start of the search; what is not named: the space's own
+#   rank: 16
+#   alpha: 32                  # or scale
+#   dropout: 0
+#   learning_rate: 2e-4
+
+sampler:
+  name: mads                   # mads | tpe | gp | random | qmc
+  # block_size: null           # trials proposed together; null: as many as run at once
+  # options: {{}}                # of the sampler itself
+
+budget:                        # the first limit that is reached ends the search
+  trials: {recipe.trials}
+      # the baseline is one of them
+  # hours: null
+  # tokens: null               # tokens trained on, over all trials
+  # trial_hours: null          # a longer trial ends as timed_out
+
+worker:
+  name: local                  # this machine
+  # processes: null            # null: one a visible GPU; one on a CPU
+  # threads: null              # CPU threads a process; null: cores over processes
+  # attempts: 3                # crashes of a trial before it is given up
+
+seed: 0                        # of everything random
+# folder: null                 # of the study; null: a folder beside this file, named like it
+# storage: null                # URL of an Optuna storage such as postgresql://..; null: study.db in the folder
+"""

@@ -1,0 +1,104 @@
+"""Studies that are killed: a study's folder with its YAML, how to run it as a user would, and what its record says."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from meshtune.testing.processes import alive, descendants
+
+PROGRAM = """
+import json, math, os, sys, time
+trial, x, y, k = int(sys.argv[1]), *map(float, sys.argv[2:])
+time.sleep(0.02)
+with open("finished.log", "a") as log:
+    log.write(f"{trial}\\n")
+loss = (x - 0.3) ** 2 + (math.log10(y) + 1) ** 2 + (k - 2) ** 2 / 9
+print(json.dumps({"loss": loss, "losses": [loss + 1, loss]} if k != 6 else {"ending": "out_of_memory"}))
+sys.exit(3 if x > 4.5 else 0)
+"""
+
+
+def command_study(folder: Path, *, sampler: str = "mads", trials: int = 40, block: int = 4, processes: int = 2) -> Path:
+    """A study.yaml whose objective is a small program; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "program.py").write_text(PROGRAM)
+    path = folder / "study.yaml"
+    path.write_text(
+        f"objective:\n"
+        f"  command: [{sys.executable}, program.py, '{{trial}}', '{{x}}', '{{y}}', '{{k}}']\n"
+        "space: {x: {low: -5, high: 5}, y: {low: 1e-3, high: 10, log: true}, k: {low: 0, high: 6, integer: true}}\n"
+        "baseline: {x: 1.0, y: 0.5, k: 3}\n"
+        f"sampler: {{name: {sampler}, block_size: {block}}}\n"
+        f"budget: {{trials: {trials}}}\n"
+        f"worker: {{name: local, processes: {processes}, attempts: 10}}\n"
+    )
+    return path
+
+
+def meshtune(*arguments: object) -> list[str]:
+    """The command line, in this interpreter."""
+    return [sys.executable, "-m", "meshtune.cli", *map(str, arguments)]
+
+
+def run(path: Path, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run `tune` to its end."""
+    return subprocess.run(
+        meshtune("tune", path, *arguments), capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def record_of(path: Path) -> list[dict[str, Any]]:
+    """What must be equal in a killed and an uninterrupted study: points, losses, endings, blocks."""
+    told = subprocess.run(meshtune("status", path, "--json", "--trials"), capture_output=True, text=True, check=True)
+    keys = ("trial", "origin", "block", "ending", "loss", "losses", "training_losses", "hyperparameters", "tokens")
+    return [{key: trial[key] for key in keys} for trial in json.loads(told.stdout)["all"]]
+
+
+def kill_at_random(
+    path: Path, kills: int, seed: int, wait: Callable[[random.Random], float]
+) -> Iterator[tuple[str, set[int]]]:
+    """Run the study again and again, each time killing the coordinator, the worker or the NOMAD child at a moment.
+
+    Yields what was killed, and the processes that were there.
+    """
+    chance = random.Random(seed)
+    for number in range(kills):
+        coordinator = subprocess.Popen(meshtune("tune", path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        victim = ("coordinator", "worker", "nomad")[number % 3]
+        time.sleep(wait(chance))
+        family = {coordinator.pid} | descendants(coordinator.pid)
+        chosen = [coordinator.pid] if victim == "coordinator" else _named(family, f"meshtune.{_MODULES[victim]}")
+        for pid in chosen[:1]:
+            _kill(pid)
+        if victim == "worker":
+            time.sleep(wait(chance) / 2)  # it is replaced, and the study goes on; then it is killed as a whole
+            family |= {coordinator.pid} | descendants(coordinator.pid)
+            _kill(coordinator.pid)
+        coordinator.wait(timeout=120)
+        yield victim, family
+
+
+_MODULES = {"worker": "workers.child", "nomad": "samplers.nomad_process"}
+
+
+def _named(pids: set[int], module: str) -> list[int]:
+    found = []
+    for pid in sorted(pids):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if module.encode() in words:
+            found.append(pid)
+    return found
+
+
+def _kill(pid: int) -> None:
+    if alive(pid):
+        subprocess.run(["kill", f"-{int(signal.SIGKILL)}", str(pid)], check=False, capture_output=True)
