@@ -1,0 +1,174 @@
+"""`tune`, `status` and `stop` as a user meets them: exit codes, signals, resuming, refusals."""
+
+import json
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from meshtune.testing.processes import descendants, gone
+from tests.kill import command_study, meshtune, record_of, run
+
+
+def start(path: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(meshtune("tune", path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def told(path: Path) -> int:
+    answer = subprocess.run(meshtune("status", path, "--json"), capture_output=True, text=True, check=False)
+    counts = json.loads(answer.stdout)["trials"] if answer.returncode == 0 else {}
+    return sum(counts.get(name, 0) for name in ("complete", "crashed", "out_of_memory"))
+
+
+def wait_for_trials(path: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while told(path) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    path = command_study(tmp_path, trials=12)
+    program = tmp_path / "program.py"
+    program.write_text(program.read_text().replace("time.sleep(0.02)", "time.sleep(0.4)"))
+    return path
+
+
+def test_status_has_what_the_design_promises(tmp_path: Path) -> None:
+    path = command_study(tmp_path, trials=6)
+    ended = run(path, "--json")
+    assert ended.returncode == 0, ended.stderr
+    status = json.loads(ended.stdout)  # one object, and nothing else, on standard output
+    assert status["state"] == "finished"
+    assert status["trials"]["complete"] + status["trials"].get("out_of_memory", 0) <= 6
+    assert set(status["best"]) >= {"trial", "loss", "test_loss", "hyperparameters"}
+    assert set(status["baseline"]) >= {"loss", "test_loss", "hyperparameters"}
+    keys = {"trial", "ending", "loss", "losses", "hyperparameters", "seconds", "tokens", "peak_memory"}
+    assert all(set(trial) >= keys for trial in status["all"])
+    for other in (path, tmp_path / "study", tmp_path / "study" / "study.yaml"):
+        again = subprocess.run(meshtune("status", other, "--json"), capture_output=True, text=True, check=True)
+        assert json.loads(again.stdout)["best"] == status["best"]
+
+
+def test_one_interrupt_saves_and_the_same_command_goes_on(slow: Path) -> None:
+    process = start(slow)
+    wait_for_trials(slow, 2)
+    family = descendants(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "were abandoned and will run again" in words
+    assert "Traceback" not in words
+    assert gone(family)
+    assert not (slow.parent / "study" / "lease.json").exists()
+    assert run(slow).returncode == 0
+    whole = command_study(slow.parent / "whole", trials=12)
+    assert run(whole).returncode == 0
+    assert record_of(slow) == record_of(whole)
+
+
+def test_two_interrupts_end_it_now(slow: Path) -> None:
+    process = start(slow)
+    wait_for_trials(slow, 1)
+    family = descendants(process.pid)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.001)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert gone(family)
+
+
+def test_stop_finishes_running_trials_and_says_so(slow: Path) -> None:
+    process = start(slow)
+    wait_for_trials(slow, 1)
+    asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
+    assert f"process {process.pid} " in asked.stderr
+    _, words = process.communicate(timeout=30)
+    assert process.returncode == 75
+    assert "continue with" in words
+    status = json.loads(subprocess.run(meshtune("status", slow, "--json"), capture_output=True, check=True).stdout)
+    assert status["state"] == "stopped"
+    assert run(slow).returncode == 0
+    asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
+    assert "not running" in asked.stderr
+
+
+def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path) -> None:
+    process = start(slow)
+    wait_for_trials(slow, 1)
+    refused = run(slow)
+    assert refused.returncode == 2
+    assert f"held by process {process.pid}" in refused.stderr
+    assert "running since" in refused.stderr
+    status = subprocess.run(meshtune("status", slow, "--json"), capture_output=True, text=True, check=True)
+    assert json.loads(status.stdout)["state"] == "running"
+    process.kill()
+    process.communicate()
+    assert run(slow).returncode == 0
+
+
+def test_fixed_keys_are_fixed_and_the_budget_is_not(tmp_path: Path) -> None:
+    path = command_study(tmp_path, trials=4)
+    assert run(path).returncode == 0
+    refused = run(path, "--set", "seed=5", "--set", "sampler.name=tpe")
+    assert refused.returncode == 2
+    assert "seed: the study has 0, now given 5" in refused.stderr
+    assert "sampler.name: the study has 'mads', now given 'tpe'" in refused.stderr
+    assert run(path, "--trials", 6, "--set", "worker.processes=1").returncode == 0
+    assert len(record_of(path)) == 6
+
+
+def test_a_full_disk_is_one_message_and_nothing_is_lost(tmp_path: Path) -> None:
+    path = command_study(tmp_path, trials=16)
+    assert run(path, "--trials", 2).returncode == 0
+    size = (tmp_path / "study" / "study.db").stat().st_size
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    full = subprocess.run(meshtune("tune", path), capture_output=True, text=True, check=False, preexec_fn=limited)
+    assert full.returncode == 2
+    assert "Is the disk full" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert run(path).returncode == 0
+    whole = command_study(tmp_path / "whole", trials=16)
+    assert run(whole, "--trials", 2).returncode == 0
+    assert run(whole).returncode == 0
+    assert record_of(path) == record_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tune", "absent.yaml"), "no such file"),
+        (("status", "study.yaml"), "has not been started"),
+        (("tune", "."), "exactly one study"),
+        (("tune", "study.yaml", "--folder", "program.py/inside"), "cannot be written"),
+        (("tune", "study.yaml", "--set", "budget.trials=0"), "budget.trials"),
+        (("tune", "study.yaml", "--set", "smapler=mads"), "Did you mean `sampler`?"),
+    ],
+)
+def test_bad_input_is_one_message_and_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    command_study(tmp_path / "here", trials=4)
+    folder = tmp_path / "here"
+    if arguments == ("tune", "."):
+        (folder / "study.yaml").rename(folder / "other.yaml")
+    before = sorted(folder.rglob("*"))
+    answer = subprocess.run(meshtune(*arguments), capture_output=True, text=True, check=False, cwd=folder)
+    assert answer.returncode == 2, answer.stderr
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_command_placeholder_that_nothing_fills_is_a_fault(tmp_path: Path) -> None:
+    path = command_study(tmp_path)
+    path.write_text(path.read_text().replace("{y}", "{why}"))
+    refused = run(path)
+    assert refused.returncode == 2
+    assert "{why}" in refused.stderr

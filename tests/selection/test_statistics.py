@@ -1,0 +1,67 @@
+"""The paired interval: coverage, limiting cases, refusals."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshtune.errors import InputError
+from meshtune.selection.statistics import mean_loss, paired_difference
+
+ROWS = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=2, max_size=30)
+
+
+def test_the_difference_is_that_of_the_token_weighted_means() -> None:
+    ours, theirs = [(2.0, 1), (30.0, 10)], [(3.0, 1), (20.0, 10)]
+    assert paired_difference(ours, theirs).mean == pytest.approx(mean_loss(ours) - mean_loss(theirs))
+
+
+@given(ROWS)
+def test_a_model_against_itself_is_no_difference(rows: list[tuple[float, int]]) -> None:
+    difference = paired_difference(rows, rows)
+    assert (difference.mean, difference.low, difference.high) == (0.0, 0.0, 0.0)
+    assert not difference.beyond_noise
+
+
+@given(ROWS, st.randoms())
+def test_turned_around_it_changes_its_sign(rows: list[tuple[float, int]], chance: object) -> None:
+    other = [(total + chance.random(), count) for total, count in rows]  # type: ignore[attr-defined]
+    one, two = paired_difference(rows, other), paired_difference(other, rows)
+    assert one.mean == pytest.approx(-two.mean)
+    assert one.low == pytest.approx(-two.high)
+
+
+def test_equal_counts_give_the_usual_paired_t_interval() -> None:
+    from scipy import stats
+
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(2, 1, 40), generator.normal(1.8, 1, 40)
+    difference = paired_difference([(x, 1) for x in a], [(y, 1) for y in b])
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_interval_covers_the_truth_in_95_percent() -> None:
+    generator = np.random.default_rng(1)
+    covered = 0
+    for _ in range(1000):
+        counts = generator.integers(1, 60, 60)
+        noise = generator.normal(0.1, 0.5, 60) * counts  # true difference 0.1 a token, whatever the row's length
+        difference = paired_difference(
+            [(n, int(c)) for n, c in zip(noise, counts, strict=True)], [(0.0, int(c)) for c in counts]
+        )
+        covered += difference.low <= 0.1 <= difference.high
+    assert 925 <= covered <= 972
+
+
+def test_one_row_says_nothing() -> None:
+    difference = paired_difference([(1.0, 2)], [(2.0, 2)])
+    assert difference.low == -math.inf
+    assert not difference.beyond_noise
+
+
+def test_other_rows_are_refused() -> None:
+    with pytest.raises(InputError, match="not measured on the same rows"):
+        paired_difference([(1.0, 2)], [(2.0, 3)])

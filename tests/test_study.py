@@ -1,0 +1,167 @@
+"""The loop, with a worker that answers at once: order, budgets, retries, stops, and going on."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from meshtune import presets
+from meshtune.budget import Budget
+from meshtune.config import Interval, SamplerConfig
+from meshtune.record import Record, distributions
+from meshtune.samplers.build import Sampler, build
+from meshtune.study import Finished, Proposed, Retried, Started, StudyEvent, Told, run
+from meshtune.trial import Ending, Event, Outcome, Request
+
+SPACE = presets.build({"x": Interval(low=-1, high=1), "k": Interval(low=0, high=2, integer=True)}, lora=False)
+
+Answer = Callable[[Request], Outcome]
+
+
+def squared(request: Request) -> Outcome:
+    return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=float(request.hyperparameters["x"]) ** 2)
+
+
+class AtOnce:
+    """Answers in the reverse order of submission, `places` at a time."""
+
+    def __init__(self, answer: Answer = squared, places: int = 2):
+        self.answer, self.places = answer, places
+        self.running: list[Request] = []
+        self.submitted: list[Request] = []
+
+    def free(self) -> int:
+        return self.places - len(self.running)
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        for request in requests:
+            assert self.free() > 0
+            self.running.append(request)
+            self.submitted.append(request)
+
+    def events(self, timeout: float) -> list[Event]:
+        answers: list[Event] = [self.answer(request) for request in reversed(self.running)]
+        self.running = []
+        return answers
+
+    def stop(self, trials: Iterable[int]) -> None:
+        self.running = [request for request in self.running if request.trial not in set(trials)]
+
+    def close(self) -> None:
+        self.running = []
+
+
+def opened(folder: Path) -> Record:
+    return Record(f"sqlite:///{folder / 'study.db'}", "study", SPACE, fixed={})
+
+
+def sampler(name: str = "mads", block_size: int = 4) -> Sampler:
+    space = distributions(SPACE)
+    made: Sampler = build(SamplerConfig(name=name), space, x0={"x": 0.5, "k": 1}, block_size=block_size, seed=0)  # type: ignore[arg-type]
+    return made
+
+
+def events_of(
+    record: Record,
+    worker: AtOnce,
+    made: Sampler,
+    budget: Budget,
+    *,
+    attempts: int = 3,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[StudyEvent]:
+    events = list(run(record, made, worker, budget, seed=0, attempts=attempts, stop=stop))
+    made.close()
+    return events
+
+
+def test_it_ends_with_the_budget_and_every_trial_is_told_once(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    events = events_of(record, AtOnce(), sampler(), Budget(trials=10))
+    assert events[-1] == Finished("10 trials are done", complete=True)
+    assert sorted(e.trial.number for e in events if isinstance(e, Told)) == list(range(10))
+    assert not record.pending
+
+
+def test_a_block_is_recorded_as_a_whole_before_any_of_it_starts(tmp_path: Path) -> None:
+    events = events_of(opened(tmp_path), AtOnce(), sampler("random"), Budget(trials=8))
+    kinds = [type(event) for event in events]
+    assert kinds[:5] == [Proposed] * 4 + [Started]
+    assert kinds.count(Proposed) == 8
+    second = [e.trial for e in events if isinstance(e, Proposed)][4:]
+    assert {trial.seen for trial in second} == {4}
+
+
+def test_points_do_not_depend_on_the_number_of_places(tmp_path: Path) -> None:
+    points = []
+    for places in (1, 3):
+        (tmp_path / str(places)).mkdir()
+        record = opened(tmp_path / str(places))
+        events_of(record, AtOnce(places=places), sampler(), Budget(trials=14))
+        points.append([(trial.params, trial.block) for trial in record.trials])
+    assert points[0] == points[1]
+
+
+def test_a_crash_is_tried_again_and_then_told(tmp_path: Path) -> None:
+    def crashing(request: Request) -> Outcome:
+        if request.trial == 1 or (request.trial == 2 and request.attempt == 1):
+            return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom")
+        return squared(request)
+
+    record = opened(tmp_path)
+    worker = AtOnce(crashing)
+    events = events_of(record, worker, sampler(), Budget(trials=4), attempts=3)
+    assert [e.outcome.trial for e in events if isinstance(e, Retried)].count(1) == 2
+    assert [r.attempt for r in worker.submitted if r.trial == 2] == [1, 2]
+    endings = [trial.outcome.ending for trial in record.trials if trial.outcome is not None]
+    assert endings == [Ending.COMPLETE, Ending.CRASHED, Ending.COMPLETE, Ending.COMPLETE]
+
+
+def test_stop_lets_running_trials_end_and_keeps_the_rest_pending(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    events = events_of(record, AtOnce(), sampler("random"), Budget(trials=8), stop=lambda: len(record.told) >= 2)
+    assert isinstance(events[-1], Finished)
+    assert not events[-1].complete
+    assert (len(record.told), len(record.pending)) == (2, 2)
+    worker = AtOnce()
+    again = opened(tmp_path)
+    events_of(again, worker, sampler("random"), Budget(trials=8))
+    assert [request.trial for request in worker.submitted] == list(range(2, 8))
+
+
+def test_tokens_and_hours_end_it(tmp_path: Path) -> None:
+    def costly(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=1.0, tokens=100)
+
+    record = opened(tmp_path)
+    events = events_of(record, AtOnce(costly, places=1), sampler("random", 1), Budget(trials=50, tokens=300))
+    assert len(record.told) == 3
+    assert events[-1] == Finished("300 tokens are spent", complete=True)
+    events = events_of(record, AtOnce(), sampler("random", 1), Budget(hours=record.elapsed / 3600))
+    assert len(record.told) == 3
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_spent_space_ends_it(tmp_path: Path) -> None:
+    space = presets.build({"x": (0.0, 1.0), "k": Interval(low=0, high=2, integer=True)}, lora=False)
+    record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={})
+    made = build(SamplerConfig(name="mads"), distributions(space), x0=None, block_size=4, seed=0)
+    events = events_of(record, AtOnce(), made, Budget(trials=50))
+    assert len(record.told) == 6
+    assert events[-1] == Finished("the space is exhausted: every point of it was tried", complete=True)
+
+
+def test_closing_it_abandons_what_runs_and_the_next_run_takes_it_up(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    made = sampler("random")
+    loop = run(record, made, AtOnce(), Budget(trials=8), seed=0)
+    for event in loop:
+        if isinstance(event, Told):
+            break
+    loop.close()  # type: ignore[attr-defined]
+    again = opened(tmp_path)
+    worker = AtOnce()
+    events_of(again, worker, sampler("random"), Budget(trials=8))
+    assert {request.trial for request in worker.submitted} == set(range(8)) - {t.number for t in record.told}
+    (tmp_path / "whole").mkdir()
+    whole = opened(tmp_path / "whole")
+    events_of(whole, AtOnce(), sampler("random"), Budget(trials=8))
+    assert [trial.params for trial in again.trials] == [trial.params for trial in whole.trials]
