@@ -1,12 +1,14 @@
-"""study.yaml as frozen types: what every key means, what it may be, and its default.
+"""study.yaml as frozen types: what every key may be, and its default. `meshtune init` writes what each one means.
 
-`meshtune.yaml_file` reads the text and keeps the lines; `meshtune.config_file` joins both and reports every fault at
-once. Nothing here reads data, loads a model or knows a sampler's code: each part receives its own section.
+`meshtune.config_file` reads a file into these and reports every fault at once. Nothing here reads data, loads a model
+or knows a sampler's code: each part receives its own section. Unions are told apart by hand (their tags stand in
+angle brackets), so that a fault names one variant and not all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -15,15 +17,28 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    FiniteFloat,
-    PositiveFloat,
+    PlainValidator,
     PositiveInt,
     Tag,
     model_validator,
 )
 
-Scalar = bool | int | FiniteFloat | str
 Format = Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response"]
+Real = Annotated[float, Field(allow_inf_nan=False)]
+PositiveReal = Annotated[float, Field(allow_inf_nan=False, gt=0)]
+PLACEHOLDERS = ("trial", "seed", "folder")  # what a command may be given beside its hyperparameters
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _scalar(value: Any) -> bool | int | float | str:
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(f"{value!r} is not allowed; a number, text, true or false is")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    return value
+
+
+Scalar = Annotated[bool | int | float | str, PlainValidator(_scalar)]
 
 
 class Section(BaseModel):
@@ -42,8 +57,8 @@ class ModelConfig(Section):
 
     name: str
     revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Precision = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # the kind; which of them is the worker's affair
     trust_remote_code: bool = False
 
 
@@ -55,14 +70,14 @@ class SourceConfig(Section):
     split: str = "train"
     embedded: Literal["python-stdlib-describe", "python-stdlib-signature"] | None = None
     format: Format = "auto"
-    share: Annotated[FiniteFloat, Field(gt=0, le=1)] | None = None
+    share: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         given = [name for name in ("path", "dataset", "embedded") if getattr(self, name) is not None]
         if len(given) != 1:
-            what = " and ".join(f"`{name}`" for name in given) or "none"
-            raise ValueError(f"a source needs exactly one of `path`, `dataset`, `embedded`; given: {what}")
+            what = " and ".join(f"`{name}`" for name in given) or "none of them"
+            raise ValueError(f"a source needs exactly one of `path`, `dataset` and `embedded`; given: {what}")
         return self
 
     @property
@@ -78,50 +93,66 @@ class RowsFile(Section):
     format: Format = "auto"
 
 
-def _side(value: Any) -> str:
-    return "file" if isinstance(value, Mapping | RowsFile) else "whole" if isinstance(value, int) else "share"
+def _share_or_rows(least: int) -> Callable[[Any], int | float]:
+    def check(value: Any) -> int | float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if value == 0 and least == 0:
+                return 0
+            if 0 < value < 1 or (isinstance(value, int) and value >= 1):
+                return value
+        zero = ", 0 for none" if least == 0 else ""
+        allowed = f"a share between 0 and 1, a whole number of rows or {{path: FILE}}{zero}"
+        raise ValueError(f"`{value}` is not allowed; allowed is {allowed}")
+
+    return check
 
 
-Share = Annotated[FiniteFloat, Field(gt=0, lt=1)]
+_is_file = Discriminator(lambda value: "<file>" if isinstance(value, Mapping | RowsFile) else "<number>")
 Validation = Annotated[
-    Annotated[RowsFile, Tag("file")] | Annotated[PositiveInt, Tag("whole")] | Annotated[Share, Tag("share")],
-    Discriminator(_side),
+    Annotated[RowsFile, Tag("<file>")] | Annotated[int | float, PlainValidator(_share_or_rows(1)), Tag("<number>")],
+    _is_file,
 ]
 Test = Annotated[
-    Annotated[RowsFile, Tag("file")]
-    | Annotated[int, Field(ge=0), Tag("whole")]
-    | Annotated[FiniteFloat, Field(ge=0, lt=1), Tag("share")],
-    Discriminator(_side),
+    Annotated[RowsFile, Tag("<file>")] | Annotated[int | float, PlainValidator(_share_or_rows(0)), Tag("<number>")],
+    _is_file,
 ]
 
 
 class DataConfig(Section):
     """The instruction data: sources, how they are mixed and split, and how rows become tokens."""
 
-    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     mixture: Literal["union", "cap", "repeat"] = "union"
     rows: PositiveInt | None = None
     validation: Validation = 0.1
     test: Test = 0.1
     max_length: Annotated[
-        Annotated[PositiveInt, Tag("whole")] | Annotated[Literal["auto"], Tag("word")],
-        Discriminator(lambda value: "whole" if isinstance(value, int) else "word"),
+        Annotated[PositiveInt, Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto or a number of tokens>")],
+        Discriminator(lambda value: "<auto or a number of tokens>" if isinstance(value, str) else "<number>"),
     ] = "auto"
     prompt: Literal["auto", "chat", "alpaca"] = "auto"
     strict: bool = False
 
     @model_validator(mode="after")
-    def _shares(self) -> Self:
+    def _shares_and_sides(self) -> Self:
         shares = [source.share for source in self.sources]
         given = [share for share in shares if share is not None]
+        faults = []
         if given and len(given) < len(shares):
-            raise ValueError(f"`share` is given for {len(given)} of {len(shares)} sources: give all or none")
-        if given and abs(sum(given) - 1) > 1e-6:
-            raise ValueError(f"the shares add up to {sum(given):g}, and must add up to 1")
-        if self.mixture != "union" and not given and len(shares) > 1:
-            raise ValueError(f"`mixture: {self.mixture}` needs a `share` for each source")
-        if isinstance(self.validation, float) and isinstance(self.test, float) and self.validation + self.test >= 1:
-            raise ValueError("`validation` and `test` together leave no rows to train on")
+            faults.append(f"`share` is given for {len(given)} of {len(shares)} sources: give it for all or for none")
+        elif given and abs(sum(given) - 1) > 1e-6:
+            faults.append(f"the shares of the sources add up to {sum(given):g}; they must add up to 1")
+        if given and self.mixture == "union":
+            faults.append(
+                "`mixture: union` takes all rows and reads no `share`: choose `cap` or `repeat`, or remove them"
+            )
+        if not given and self.mixture != "union" and len(shares) > 1:
+            faults.append(f"`mixture: {self.mixture}` needs a `share` for each source")
+        sides = [side for side in (self.validation, self.test) if isinstance(side, float)]
+        if sum(sides) >= 1:
+            faults.append(f"`validation` and `test` take {sum(sides):g} of the rows: none are left to train on")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 
@@ -133,40 +164,42 @@ class TrainingConfig(Section):
     batch_size: PositiveInt = 16
     gradient_accumulation: PositiveInt = 1
     lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_ratio: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.03
-    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 1.0
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.0
+    max_grad_norm: PositiveReal = 1.0
     target_modules: Annotated[
-        Annotated[Literal["all-linear"], Tag("word")] | Annotated[tuple[str, ...], Field(min_length=1), Tag("list")],
-        Discriminator(lambda value: "word" if isinstance(value, str) else "list"),
+        Annotated[Literal["all-linear"], Tag("<all-linear or a list of module names>")]
+        | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")],
+        Discriminator(lambda v: "<all-linear or a list of module names>" if isinstance(v, str) else "<list>"),
     ] = "all-linear"
     rslora: bool = False
     gradient_checkpointing: bool = False
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the training's products
+    precision: Precision = "auto"  # of the training's products
     keep_adapters: PositiveInt = 5
 
 
 class Interval(Section):
-    """An interval of the space."""
+    """An interval of the space; both ends belong to it."""
 
-    low: FiniteFloat
-    high: FiniteFloat
+    low: Real
+    high: Real
     log: bool = False
     power_of: Literal[2] | None = None
-    integer: bool | None = None
+    integer: bool = False  # rank, epochs and batch_size are whole anyway
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        ends = (self.low, self.high)
+        if self.low == self.high:
+            raise ValueError(f"low and high are both {self.low:g}: write the value alone to fix it")
+        if self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}: exchange them")
+        if self.power_of == 2 and any(end < 1 or not math.log2(end).is_integer() for end in ends):
+            raise ValueError(f"`power_of: 2` needs bounds such as 4 and 256, not {self.low:g} and {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"a logarithm needs a low above 0, not {self.low:g}")
-        if self.power_of == 2:
-            for end in (self.low, self.high):
-                if end < 1 or end != int(end) or int(end) & (int(end) - 1):
-                    raise ValueError(f"{end:g} is not a power of 2")
-        if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
-            raise ValueError("whole numbers need whole bounds")
+            raise ValueError(f"`log: true` needs a low above 0, not {self.low:g}")
+        if self.integer and not all(end.is_integer() for end in ends):
+            raise ValueError(f"`integer: true` needs whole bounds, not {self.low:g} and {self.high:g}")
         return self
 
 
@@ -179,25 +212,15 @@ class LoraObjectiveConfig(Section):
 class CommandObjectiveConfig(Section):
     """Any program as the black box: `{name}` in `command` is filled in, the last JSON line that it prints is read."""
 
-    command: tuple[str, ...] = Field(min_length=1)
-    result: str = "loss"
-
-
-def _flat_options(value: Any) -> Any:
-    """`{name: mads, n_startup: 4}`: what is no key of the section is an option of the sampler."""
-    value = _named(value)
-    if not isinstance(value, Mapping):
-        return value
-    known = ("name", "block_size", "options")
-    given = value.get("options", {})
-    options = {**(given if isinstance(given, Mapping) else {}), **{k: v for k, v in value.items() if k not in known}}
-    return {**{key: item for key, item in value.items() if key in known}, "options": options}
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    result: str = "loss"  # key of the JSON line that holds the value to minimise
+    directory: str = "."  # where it runs: the YAML's folder (absolute once read)
 
 
 class SamplerConfig(Section):
     """The sampler and its options."""
 
-    name: Literal["mads", "tpe", "random", "qmc", "gp"]
+    name: Literal["mads", "tpe", "random", "qmc", "gp"] = "mads"
     block_size: PositiveInt | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -206,38 +229,43 @@ class BudgetConfig(Section):
     """When the search ends: at the first limit that is reached. `trial_hours` is the timeout of one trial."""
 
     trials: PositiveInt | None = 30
-    hours: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    hours: PositiveReal | None = None
     tokens: PositiveInt | None = None
-    trial_hours: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    trial_hours: PositiveReal | None = None
 
     @model_validator(mode="after")
     def _some_limit(self) -> Self:
         if self.trials is None and self.hours is None and self.tokens is None:
-            raise ValueError("no limit is given: give `trials`, `hours` or `tokens`")
+            raise ValueError("there is no limit: give at least one of `trials`, `hours` and `tokens`")
         return self
 
 
 class WorkerConfig(Section):
-    """Where trials run: one process a visible GPU, one on a CPU, unless `processes` says more."""
+    """Where trials run."""
 
     name: Literal["local"] = "local"
-    processes: PositiveInt | None = None
+    processes: PositiveInt | None = None  # default: one a visible GPU; one on a CPU
     threads: PositiveInt | None = None  # CPU threads a process; default: cores over processes
     attempts: PositiveInt = 3
 
 
-def _kind_of_entry(value: Any) -> str:
+def _entry(value: Any) -> str:
     if isinstance(value, Mapping | Interval):
-        return "interval"
-    return "choices" if isinstance(value, list | tuple) else "value"
+        return "<interval>"
+    return "<choices>" if isinstance(value, list | tuple) else "<value>"
 
 
 Entry = Annotated[
-    Annotated[Interval, Tag("interval")]
-    | Annotated[tuple[Scalar, ...], Field(min_length=2), Tag("choices")]
-    | Annotated[Scalar, Tag("value")],
-    Discriminator(_kind_of_entry),
+    Annotated[Interval, Tag("<interval>")]
+    | Annotated[tuple[Scalar, ...], Field(min_length=1), Tag("<choices>")]
+    | Annotated[Scalar, Tag("<value>")],
+    Discriminator(_entry),
 ]
+
+
+def is_command(objective: Any) -> bool:
+    """Whether an `objective` section, read or not, is a command."""
+    return isinstance(objective, CommandObjectiveConfig) or (isinstance(objective, Mapping) and "command" in objective)
 
 
 class StudyConfig(Section):
@@ -247,25 +275,18 @@ class StudyConfig(Section):
     data: DataConfig | None = None
     training: TrainingConfig = TrainingConfig()
     objective: Annotated[
-        Annotated[LoraObjectiveConfig, Tag("lora")] | Annotated[CommandObjectiveConfig, Tag("program")],
-        Discriminator(lambda v: "program" if "command" in (v if isinstance(v, Mapping) else dir(v)) else "lora"),
+        Annotated[LoraObjectiveConfig, Tag("<LoraObjectiveConfig>")]
+        | Annotated[CommandObjectiveConfig, Tag("<CommandObjectiveConfig>")],
+        Discriminator(lambda value: "<CommandObjectiveConfig>" if is_command(value) else "<LoraObjectiveConfig>"),
     ] = LoraObjectiveConfig()
     space: Annotated[
-        Annotated[str, Tag("preset")] | Annotated[dict[str, Entry], Tag("mapping")],
-        Discriminator(lambda value: "preset" if isinstance(value, str) else "mapping"),
+        Annotated[str, Tag("<preset>")] | Annotated[dict[str, Entry], Field(min_length=1), Tag("<mapping>")],
+        Discriminator(lambda value: "<preset>" if isinstance(value, str) else "<mapping>"),
     ] = "recommended"
     baseline: dict[str, Scalar] | None = None
-    sampler: Annotated[SamplerConfig, BeforeValidator(_flat_options)] = SamplerConfig(name="mads")
+    sampler: Annotated[SamplerConfig, BeforeValidator(_named)] = SamplerConfig()
     budget: BudgetConfig = BudgetConfig()
     worker: Annotated[WorkerConfig, BeforeValidator(_named)] = WorkerConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None
     storage: str | None = None
-
-    @model_validator(mode="after")
-    def _needs(self) -> Self:
-        if isinstance(self.objective, LoraObjectiveConfig):
-            missing = [f"`{name}`" for name in ("model", "data") if getattr(self, name) is None]
-            if missing:
-                raise ValueError(f"{' and '.join(missing)} must be given: `model: embedded`, `data: {{sources: [..]}}`")
-        return self

@@ -1,51 +1,40 @@
-"""From study.yaml to a `StudyConfig` and back: every fault at once, with its file, line and key."""
+"""From study.yaml to a `StudyConfig` and back: every fault at once, with its file, line and key.
+
+Relative paths become absolute here. Whether files, models and data sets exist is found out by whoever reads them.
+"""
 
 from __future__ import annotations
 
 import json
-import typing
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from meshtune import yaml_file
+from meshtune import config_faults, yaml_file
 from meshtune.config import StudyConfig
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError
 from meshtune.yaml_file import Document, Place
+
+SHORT_FORMS = ("model", "sampler", "worker")  # `sampler: mads` is short for `sampler: {name: mads}`
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """The config of a file, changed by `key=value` overrides. Raises InputError with all its faults."""
-    return parse(yaml_file.read(path), path, overrides)
+    return _config(yaml_file.read(path), path, path.absolute().parent, overrides)
 
 
-def parse(document: Document, path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """The config of a document that stands, or would stand, at `path`; relative paths are relative to its folder."""
-    values = json.loads(json.dumps(document.values))
-    changed = _override(values, overrides)
-    _resolve_paths(values, path.absolute().parent)
-    try:
-        return StudyConfig.model_validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        faults = []
-        for details in error.errors(include_url=False):
-            place = _real_place(details["loc"], values)
-            override = next((text for at, text in changed.items() if place[: len(at)] == at), None)
-            where = f"--set {override}" if override else path
-            line = None if override else document.line(place)
-            faults.append(Fault(_message(details, place), where, line, ".".join(map(str, place))))
-        raise InputError(sorted(faults, key=lambda fault: fault.line or 0)) from error
+def parse(values: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """The config of plain values; relative paths are relative to `folder`. Raises InputError with all their faults."""
+    return _config(Document(dict(values)), None, folder.absolute(), overrides)
 
 
 def dump(config: StudyConfig) -> str:
     """The effective config as YAML; reading it gives an equal config."""
-    values = config.model_dump(mode="json", exclude_none=True)
-    if config.budget.trials is None:
-        values["budget"]["trials"] = None  # left out it would be the default
-    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return yaml_file.dump(config.model_dump(mode="json"))
 
 
 def study_folder(path: Path, config: StudyConfig, given: Path | None = None) -> Path:
@@ -55,65 +44,108 @@ def study_folder(path: Path, config: StudyConfig, given: Path | None = None) -> 
     return Path(config.folder) if config.folder is not None else path.with_suffix("")
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.2 would read as something else."""
+@dataclass
+class _Sources:
+    """Where each value came from: lines of the file, and overrides of the command line."""
+
+    file: Path | None
+    lines: Mapping[Place, int]
+    overrides: dict[Place, str] = field(default_factory=dict)
+
+    def fault(self, place: Place, message: str) -> Fault:
+        """A fault at a place, or at the nearest one around it that was given."""
+        key = ".".join(map(str, place))
+        made_by = [text for at, text in self.overrides.items() if at[: len(place)] == place]
+        if made_by and place not in self.lines:
+            return Fault(message, f"--set {made_by[0]}", None, key)
+        for length in range(len(place), 0, -1):
+            if place[:length] in self.overrides:
+                return Fault(message, f"--set {self.overrides[place[:length]]}", None, key)
+            if place[:length] in self.lines:
+                return Fault(message, self.file, self.lines[place[:length]], key)
+        return Fault(message, self.file, None, key)
 
 
-def _text(dumper: _Dumper, text: str) -> yaml.Node:
-    style = None if yaml_file.scalar(text) == text else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+def _config(document: Document, file: Path | None, folder: Path, overrides: Sequence[str]) -> StudyConfig:
+    try:
+        values = json.loads(json.dumps(document.values, default=_plain))  # a copy, as JSON sees it
+    except (TypeError, ValueError) as error:  # ValueError: it contains itself
+        raise InputError(Fault(str(error), file)) from error
+    sources = _Sources(file, document.lines)
+    faults = _override(values, overrides, sources)
+    values = {key: value for key, value in values.items() if value is not None}  # `training:` with nothing under it
+    found = config_faults.of_values(values)
+    _resolve_paths(values, folder)
+    config = None
+    try:
+        config = StudyConfig.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        found += config_faults.of_types(error)
+    faults += [sources.fault(place, message) for place, message in found]
+    if config is None or faults:
+        raise InputError(sorted(faults, key=lambda fault: fault.line or 0))
+    return config
 
 
-_Dumper.add_representer(str, _text)
+def _plain(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} is no plain value: numbers, text, true, false, lists and mappings are")
 
 
-def _override(values: dict[str, Any], overrides: Iterable[str]) -> dict[Place, str]:
-    """Apply `a.b.0.c=value` in place; returns the places that were changed, with the text that did it."""
-    changed: dict[Place, str] = {}
+def _override(values: dict[str, Any], overrides: Sequence[str], sources: _Sources) -> list[Fault]:
+    """Apply `a.b.0.c=value` in place and note where; returns what cannot be applied."""
     faults = []
     for text in overrides:
         key, equals, raw = text.partition("=")
-        if not equals or not key:
+        if not (key and equals):
             faults.append(Fault("must be KEY=VALUE, such as budget.trials=12", f"--set {text}"))
             continue
-        place: Place = tuple(int(part) if part.isdigit() else part for part in key.split("."))
         try:
-            value = yaml_file.parse(f"value: {raw}").values["value"]
-            _put(values, place, value)
-        except (InputError, KeyError, IndexError, TypeError) as error:
-            words = error.faults[0].message if isinstance(error, InputError) else f"there is no place `{key}`"
-            faults.append(Fault(words, f"--set {text}"))
-        changed[place] = text
-    if faults:
-        raise InputError(faults)
-    return changed
+            place = _put(values, key.split("."), yaml_file.value(raw))
+            sources.overrides[place] = text
+        except InputError as error:
+            faults += [Fault(fault.message, f"--set {text}", None, key) for fault in error.faults]
+    return faults
 
 
-def _put(values: Any, place: Place, value: Any) -> None:
-    for part in place[:-1]:
-        if isinstance(values, dict):
-            if isinstance(values.get(str(part)), str) and str(part) in ("model", "sampler", "worker"):
-                values[str(part)] = {"name": values[str(part)]}
-            values = values.setdefault(str(part), {})
+def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> Place:
+    """Set one place; sections that are missing are made. Raises InputError where there is no such place."""
+    inside: Any = values
+    place: list[str | int] = []
+    for depth, part in enumerate(parts):
+        last = depth == len(parts) - 1
+        if isinstance(inside, list):
+            if not part.isdigit() or int(part) >= len(inside):
+                raise InputError(f"`{'.'.join(map(str, place))}` has the items 0 to {len(inside) - 1}, not `{part}`")
+            step: Any = int(part)
+        elif isinstance(inside, dict):
+            step = part
+            if not last and inside.get(part) is None:
+                inside[part] = {}
+            if not last and depth == 0 and part in SHORT_FORMS and isinstance(inside[part], str):
+                inside[part] = {"name": inside[part]}
         else:
-            values = values[part]
-    last = place[-1]
-    if isinstance(values, dict):
-        values[str(last)] = value
-    elif isinstance(values, list):
-        values[int(last)] = value
-    else:
-        raise TypeError
+            raise InputError(f"`{'.'.join(map(str, place))}` is `{inside}`, which has no `{part}`")
+        place.append(step)
+        if last:
+            inside[step] = value
+        else:
+            inside = inside[step]
+    return tuple(place)
 
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    """Make paths absolute. A model's name is a path where it looks like one or such a file is there."""
+    """Make paths absolute. A model's name is a path where it looks like one or such a folder or file is there."""
 
     def resolve(section: Any, key: str) -> None:
         if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = str((folder / Path(section[key]).expanduser()).resolve())
+            section[key] = os.path.abspath(folder / os.path.expanduser(section[key]))
 
     resolve(values, "folder")
+    if isinstance(objective := values.get("objective"), dict) and "command" in objective:
+        objective.setdefault("directory", ".")
+        resolve(objective, "directory")
     data = values.get("data")
     if isinstance(data, dict):
         sources = data.get("sources")
@@ -121,68 +153,6 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
             resolve(section, "path")
     section, key = (values, "model") if isinstance(values.get("model"), str) else (values.get("model"), "name")
     name = section.get(key) if isinstance(section, dict) else None
-    if isinstance(name, str) and name != "embedded":
-        looks = name.startswith((".", "/", "~")) or name.endswith(".gguf") or (folder / name).is_dir()
-        if looks:
-            resolve(section, key)
-
-
-def _real_place(location: Sequence[int | str], values: Any) -> Place:
-    """A pydantic location without the tags of its unions."""
-    place: list[int | str] = []
-    for index, part in enumerate(location):
-        if isinstance(values, Mapping) and part in values:
-            values = values[str(part)]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
-            values = values[part]
-        elif index < len(location) - 1 or part in _TAGS:
-            continue
-        place.append(part)
-    return tuple(place)
-
-
-_TAGS = {"file", "whole", "share", "word", "list", "interval", "choices", "value", "lora", "program", "preset"}
-_TAGS |= {"mapping", "bool", "int", "float", "str"}
-
-
-def _message(details: Any, place: Place) -> str:
-    given, context = details["input"], details.get("ctx", {})
-    match details["type"]:
-        case "extra_forbidden":
-            known = _keys_at(place[:-1])
-            return f"unknown key; there are {', '.join(known)}.{nearest(str(place[-1]), known)}"
-        case "missing":
-            return "must be given"
-        case "literal_error":
-            allowed = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
-            return f"`{given}` is not allowed; allowed are {', '.join(allowed)}.{nearest(str(given), allowed)}"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return f"{given} is not allowed; it {details['msg'].removeprefix('Input ')}"
-        case "finite_number":
-            return f"{given} is not a finite number"
-        case "value_error":
-            return str(context["error"])
-        case _:
-            return f"{_short(given)}: {details['msg'].replace('Input', 'this')}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _keys_at(place: Place) -> list[str]:
-    """The known keys of the section at a place."""
-    section: type[BaseModel] = StudyConfig
-    for part in place:
-        if isinstance(part, str) and part in section.model_fields:
-            inside = list(_sections(section.model_fields[part].annotation))
-            section = inside[0] if inside else section
-    return list(section.model_fields)
-
-
-def _sections(annotation: Any) -> Iterable[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from _sections(argument)
+    looks = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".gguf"))
+    if looks or (isinstance(name, str) and name != "embedded" and (folder / name).is_dir()):
+        resolve(section, key)

@@ -98,8 +98,10 @@ class Display:
             parts.append(f"training loss {progress.training_loss:.4f}")
         if progress.validation_loss is not None:
             parts.append(f"validation loss {progress.validation_loss:.4f}")
-        state = ", ".join(parts)
-        self._live.update(self._tasks[progress.trial], completed=share, **({"state": state} if state else {}))
+        task = self._tasks[progress.trial]
+        self._live.update(task, completed=share)
+        if parts:
+            self._live.update(task, state=", ".join(parts))
 
     def _told(self, trial: RecordedTrial) -> None:
         self._remove(trial.number)
@@ -173,7 +175,9 @@ def verdict(status: Mapping[str, Any]) -> str:
     if best is None:
         return "No trial completed: look at `meshtune status --trials` for what happened."
     difference = status.get("best_against_baseline")
-    if baseline is not None and best.get("trial") == baseline.get("trial"):
+    if baseline is None:
+        return f"Best: trial {best['trial']}, loss {number(best['loss'])}."
+    if best.get("trial") == baseline.get("trial"):
         return "The baseline itself is the best point found: it was not beaten."
     if difference is None:
         return f"Best: trial {best['trial']}, loss {number(best['loss'])} (no test rows to compare on)."

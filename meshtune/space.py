@@ -6,6 +6,7 @@ the decoded *hyperparameters* (rank, alpha, dropout, learning rate). Presets sta
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -59,28 +60,24 @@ class Dimension:
         """The parameter's value. Raises ValueError, in words, where it is outside."""
         match self.encoding:
             case "index":
-                if value not in self.values:
-                    raise ValueError(f"{value} is none of {', '.join(map(str, self.values))}")
-                return self.values.index(value)
-            case "log2":
-                encoded: Any = math.log2(value) if value > 0 else -math.inf
-            case "plain":
-                encoded = value
-        if self.parameter.kind == "categorical":
-            if value not in self.parameter.choices:
-                raise ValueError(f"{value} is none of {', '.join(map(str, self.parameter.choices))}")
-            return value
-        return self._inside(value, encoded)
+                return _index(self.values, value)
+            case "plain" if self.parameter.kind == "categorical":
+                return self.parameter.choices[_index(self.parameter.choices, value)]
+        if not isinstance(value, int | float):
+            raise ValueError(f"{value} is no number")
+        if self.encoding == "log2":
+            return self._inside(value, math.log2(value) if value > 0 else -math.inf)
+        return self._inside(value, value)
 
     def _inside(self, value: Any, encoded: float) -> float | int:
         low, high = self.parameter.low, self.parameter.high
         slack = SLACK * max(abs(low), abs(high))
         whole = self.parameter.kind == "int"
-        if whole and abs(encoded - round(encoded)) > SLACK:
-            what = "a power of two" if self.encoding == "log2" else "a whole number"
-            raise ValueError(f"{value} is not {what}")
         if not low - slack <= encoded <= high + slack:
             raise ValueError(f"{value:g} is outside {self.decode(low):g} to {self.decode(high):g}")
+        if whole and abs(encoded - round(encoded)) > SLACK:
+            what = "a power of 2" if self.encoding == "log2" else "a whole number"
+            raise ValueError(f"{value:g} is not {what}")
         return round(encoded) if whole else min(max(float(encoded), low), high)
 
 
@@ -99,35 +96,31 @@ class Space:
         return tuple(dimension.parameter for dimension in self.dimensions)
 
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Hyperparameters of a point. `scale` becomes alpha (scale x rank), `step` the rate (step / alpha)."""
+        """Hyperparameters of a point; LoRA's as `derive` gives them."""
         values = {**self.fixed, **{d.name: d.decode(params[d.parameter.name]) for d in self.dimensions}}
-        if not self.lora:
-            return values
-        if "scale" in values:
-            values["alpha"] = values.pop("scale") * values["rank"]
-        if "step" in values:
-            values["learning_rate"] = values.pop("step") / values["alpha"]
-        first = ("rank", "alpha", "dropout", "learning_rate")
-        return {name: values[name] for name in first} | {n: v for n, v in values.items() if n not in first}
+        return derive(values) if self.lora else values
 
     def encode(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         """The point of these hyperparameters. Raises InputError that names all that lies outside the space."""
         values = dict(hyperparameters)
+        known = {dimension.name for dimension in self.dimensions} | set(self.fixed)
         if self.lora:
-            values["scale"] = values["alpha"] / values["rank"]
-            values["step"] = values["learning_rate"] * values["alpha"]
-        faults, params = [], {}
+            scale, step = values["alpha"] / values["rank"], values["learning_rate"] * values["alpha"]
+            values = {"scale": scale, "step": step, **values}
+            known |= {"alpha", "scale", "learning_rate", "step"}
+        faults = [Fault("is not part of the space", key=name) for name in values if name not in known]
+        params = {}
         for dimension in self.dimensions:
             if dimension.name not in values:
-                faults.append(Fault("is not given", key=dimension.name))
+                faults.append(Fault("is searched and not given", key=dimension.name))
                 continue
             try:
                 params[dimension.parameter.name] = dimension.encode(values[dimension.name])
             except ValueError as error:
-                faults.append(Fault(f"{error} (the space's bounds)", key=dimension.name))
+                faults.append(Fault(f"{error} (the space)", key=dimension.name))
         for name, value in self.fixed.items():
             if name in values and not _same(values[name], value):
-                faults.append(Fault(f"{values[name]} is not the space's fixed value {value}", key=name))
+                faults.append(Fault(f"{values[name]} is not {value}, at which the space fixes it", key=name))
         if faults:
             raise InputError(faults)
         return params
@@ -141,14 +134,21 @@ class Space:
         return True
 
     def describe(self) -> dict[str, Any]:
-        """Plain values that tell two spaces apart, for a study's fixed keys."""
-        return {
-            "searched": {
-                d.name: {"encoding": d.encoding, **asdict(d.parameter), "values": list(d.values)}
-                for d in self.dimensions
-            },
-            "fixed": dict(self.fixed),
-        }
+        """Plain JSON values that tell two spaces apart, for a study's fixed keys."""
+        searched = {dimension.name: asdict(dimension) for dimension in self.dimensions}
+        plain: dict[str, Any] = json.loads(json.dumps({"searched": searched, "fixed": dict(self.fixed)}))
+        return plain
+
+
+def derive(values: Mapping[str, Any]) -> dict[str, Any]:
+    """LoRA's hyperparameters: `scale` becomes alpha (scale x rank), then `step` the learning rate (step / alpha)."""
+    derived = dict(values)
+    if "scale" in derived:
+        derived["alpha"] = derived.pop("scale") * derived["rank"]
+    if "step" in derived:
+        derived["learning_rate"] = derived.pop("step") / derived["alpha"]
+    first = ("rank", "alpha", "dropout", "learning_rate")
+    return {name: derived[name] for name in first} | {name: v for name, v in derived.items() if name not in first}
 
 
 def integer(name: str, low: int, high: int, *, log: bool = False) -> Dimension:
@@ -178,6 +178,13 @@ def choice(name: str, values: Sequence[Value]) -> Dimension:
         ordered = tuple(sorted(values))
         return Dimension(name, "index", Parameter(f"{name}_index", "int", 0, len(ordered) - 1), ordered)
     return Dimension(name, "plain", Parameter(name, "categorical", choices=tuple(values)))
+
+
+def _index(values: Sequence[Value], value: Any) -> int:
+    for index, other in enumerate(values):
+        if _same(other, value):
+            return index
+    raise ValueError(f"{value} is none of {', '.join(map(str, values))}")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from meshtune.budget import Budget, Limit
 from meshtune.record import Record, RecordedTrial
-from meshtune.samplers.build import Sampler
+from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.seam import Worker
 

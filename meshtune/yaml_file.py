@@ -47,7 +47,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _name, _pattern in _CORE_SCHEMA.items():
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(_STANDARD + _name, re.compile(rf"(?:{_pattern})\Z"), None)  # type: ignore[no-untyped-call]
+        _class.add_implicit_resolver(_STANDARD + _name, re.compile(rf"(?:{_pattern})\Z"), None)
 
 
 def read(path: Path) -> Document:
@@ -89,7 +89,8 @@ def value(text: str, file: Path | str | None = None) -> Any:
 
 def dump(values: Mapping[str, Any]) -> str:
     """Text that `parse` reads back as the same plain values."""
-    return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+    # all but ASCII escaped: PyYAML changes some of the rarer line breaks otherwise
+    return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=100))
 
 
 def _compose(text: str, file: Path | str | None) -> yaml.Node | None:

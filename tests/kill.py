@@ -15,7 +15,7 @@ from meshtune.testing.processes import alive, descendants
 PROGRAM = """
 import json, math, os, sys, time
 trial, x, y, k = int(sys.argv[1]), *map(float, sys.argv[2:])
-time.sleep(0.02)
+time.sleep(0.15)
 with open("finished.log", "a") as log:
     log.write(f"{trial}\\n")
 loss = (x - 0.3) ** 2 + (math.log10(y) + 1) ** 2 + (k - 2) ** 2 / 9
@@ -72,6 +72,7 @@ def kill_at_random(
         coordinator = subprocess.Popen(meshtune("tune", path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         victim = ("coordinator", "worker", "nomad")[number % 3]
         time.sleep(wait(chance))
+        assert coordinator.poll() is None, "the study ended before it could be killed"
         family = {coordinator.pid} | descendants(coordinator.pid)
         chosen = [coordinator.pid] if victim == "coordinator" else _named(family, f"meshtune.{_MODULES[victim]}")
         for pid in chosen[:1]:

@@ -11,7 +11,8 @@ from meshtune import presets
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError, StudyMismatch
 from meshtune.record import Record, distributions, flatten
-from meshtune.samplers.build import Sampler, build
+from meshtune.samplers.build import build
+from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome
 
 SPACE = presets.recommended()

@@ -7,7 +7,8 @@ from meshtune import presets
 from meshtune.budget import Budget
 from meshtune.config import Interval, SamplerConfig
 from meshtune.record import Record, distributions
-from meshtune.samplers.build import Sampler, build
+from meshtune.samplers.build import build
+from meshtune.samplers.seam import Sampler
 from meshtune.study import Finished, Proposed, Retried, Started, StudyEvent, Told, run
 from meshtune.trial import Ending, Event, Outcome, Request
 

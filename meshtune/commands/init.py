@@ -6,6 +6,7 @@ the text against the types in `meshtune.config`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,10 +47,9 @@ DEFAULT = Recipe()
 # Small enough for minutes on two cores, and with steps enough that the losses move.
 QUICKSTART = Recipe(
     title="The quickstart: a real search in minutes, on the embedded model and data.",
-    rows="420",
-    validation="64",
-    test="96",
-    max_length="96",
+    rows="260",
+    validation="48",
+    test="64",
     epochs=1,
     batch_size=4,
     trials=12,
@@ -100,14 +100,16 @@ def init(folder: Path, recipe: str | None, model: str | None, data: Path | None)
             raise InputError(f"{data}: there is no such file; give one with instruction rows, or leave --data out")
         chosen = replace(chosen, sources=f"    - {{path: {_quoted(str(data.absolute()))}}}", mixture="union")
     path = folder / NAME
+    if path.exists():
+        raise InputError(f"{path} is there already: remove it, or name another folder")
+    aside = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text(chosen))
-    except FileExistsError as error:
-        taken = path if path.exists() else folder
-        raise InputError(f"{taken} is there already: remove it, or name another folder") from error
+        aside.write_text(text(chosen), encoding="utf-8")
+        aside.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):  # the fault that is reported is the first one
+            aside.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
     return path
 
@@ -121,6 +123,11 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _key(key: str, value: object) -> str:
+    """A key and its value, padded to where the comments stand."""
+    return f"{key}: {value}".ljust(30)
+
+
 def text(recipe: Recipe) -> str:
     """The commented study.yaml of a recipe."""
     return f"""\
@@ -129,77 +136,64 @@ def text(recipe: Recipe) -> str:
 # What is commented out shows its default. Relative paths are relative to this file's folder.
 
 model:
-  name: {recipe.model}
-      # embedded (SmolLM2-135M-Instruct), a Hugging Face id, a folder, or a .gguf file
+{_key("  name", recipe.model)} # embedded (SmolLM2-135M-Instruct), a Hugging Face id, a folder, or a .gguf file
   # revision: null             # branch, tag or commit of a Hugging Face id
   # dtype: auto                # of the frozen base: auto | float32 | bfloat16 | float16
   # device: auto               # auto | cpu | cuda | mps
   # trust_remote_code: false   # true runs code that comes with the model: only where you trust it
 
 data:
-  sources:                     # each with one of: path (JSON, JSON Lines, CSV, Parquet, also .gz),
-                               # dataset (a Hugging Face id; its `split` is `train` unless given), or
-                               # embedded (python-stdlib-describe | python-stdlib-signature)
-                               # format: auto | alpaca | dolly | prompt-completion | prompt-response
-                               # share: its part of the rows, for mixtures cap and repeat; they add up to 1
+  # Each source has one of: path (JSON, JSON Lines, CSV, Parquet, also .gz), dataset (a Hugging Face id; with its
+  # split, `train` unless given), embedded (python-stdlib-describe | python-stdlib-signature). Further keys of a source:
+  # format (auto | alpaca | dolly | prompt-completion | prompt-response) and, for the mixtures cap and repeat, share:
+  # its part of the rows. Shares add up to 1.
+  sources:
 {recipe.sources}
-  mixture: {recipe.mixture}
-      # union (all rows, no shares) | cap (the largest exact mix without repeats) |
-      # repeat (drawn with replacement)
-  rows: {recipe.rows}
-      # at most so many rows, drawn by the seed; null for all
-  validation: {recipe.validation}
-      # the search minimises the loss on these: a share below 1, a number of rows, or {{path: FILE}}
-  test: {recipe.test}
-      # the search never reads these; the best is compared with the baseline on them; 0 for none
-  max_length: {recipe.max_length}
-      # tokens; longer rows are dropped and counted. auto: what the model takes
-  prompt: {recipe.prompt}
-      # auto (the model's chat template if it has one) | chat | alpaca
+{_key("  mixture", recipe.mixture)} # union (all rows) | cap (largest exact mix, no repeats) | repeat (with replacement)
+{_key("  rows", recipe.rows)} # at most so many rows, drawn by the seed; null: all
+{_key("  validation", recipe.validation)} # the loss on these is minimised: a share, a number of rows, or {{path: FILE}}
+{_key("  test", recipe.test)} # the same, never read by the search: best against baseline; 0: none
+{_key("  max_length", recipe.max_length)} # in tokens; longer rows are dropped. auto: so that 99 % of the rows fit
+{_key("  prompt", recipe.prompt)} # auto (the model's chat template if it has one) | chat | alpaca
   # strict: false              # true: a row that would be dropped is a fault
 
 training:
-  # trainer: transformers      # Hugging Face's Trainer with PEFT
-  epochs: {recipe.epochs}
-  batch_size: {recipe.batch_size}
-      # rows a step and device
-  gradient_accumulation: {recipe.gradient_accumulation}
-      # such steps to one step of the optimizer (AdamW)
+  # trainer: transformers      # Hugging Face's Trainer with PEFT, AdamW
+{_key("  epochs", recipe.epochs)} # passes over the training rows
+{_key("  batch_size", recipe.batch_size)} # rows at once on the device
+{_key("  gradient_accumulation", recipe.gradient_accumulation)} # batches to one step of the optimizer
   # lr_scheduler: cosine       # constant | linear | cosine, after the warm-up
   # warmup_ratio: 0.03         # share of the steps
   # weight_decay: 0.0
   # max_grad_norm: 1.0         # gradients are clipped to this norm
-  target_modules: {recipe.target_modules}
-      # all-linear (all but the output head), or a list of names such as [q_proj, v_proj]
-  # rslora: false              # scale by alpha / sqrt(rank) in place of alpha / rank
-  # gradient_checkpointing: false   # less memory, more time
-  precision: {recipe.precision}
-      # of the products in training: auto | float32 | bfloat16 | float16
-  # keep_adapters: 5           # the best so many trials keep their adapters
+{_key("  target_modules", recipe.target_modules)} # all-linear (all but the output head), or a list of module names
+  # rslora: false              # true: scaled by alpha / sqrt(rank) in place of alpha / rank
+  # gradient_checkpointing: false  # true: less memory, more time
+{_key("  precision", recipe.precision)} # of the products in training: auto | float32 | bfloat16 | float16
+  # keep_adapters: 5           # the best so many trials, and the baseline, keep their adapters
 
-objective:                     # a LoRA fine-tuning's validation loss
-  at: {recipe.at}
-      # at its best epoch (whose adapter is kept), or at its last
-# objective:                   # or any program; its last line of output that is a JSON object has the result
-#   command: [python, train.py, "--lr={{learning_rate}}", "--seed={{seed}}"]   # also {{trial}} and {{folder}}
-#   result: loss               # key of the value to minimise
+objective:                     # validation loss of a LoRA fine-tuning
+{_key("  at", recipe.at)} # best (the lowest epoch, whose adapter is kept) | last
+# objective:                   # or any program; the last line of its output that is a JSON object has the result
+#   command: [python, train.py, "--lr={{learning_rate}}", "--seed={{seed}}"]  # also {{trial}} and {{folder}}
+#   result: loss               # the key to minimise
+#   directory: .               # where it runs
 
-space: {recipe.space}
-      # recommended | tribes2024 | tribes2024-128, or a mapping: an interval, a list of choices or a fixed value each;
-      # what is not named stays at its default. Such as:
-# space:
-#   rank: {{low: 4, high: 256, power_of: 2}}   # 4, 8, 16, ..
+{_key("space", recipe.space)} # recommended | tribes2024 | tribes2024-128, or a mapping such as the one below:
+# space:                       # an interval, a list of choices or a fixed value each; the rest stays at its default
+#   rank: {{low: 4, high: 256, power_of: 2}}
 #   scale: {{low: 0.25, high: 32, log: true}}  # alpha over rank; or alpha
-#   step: {{low: 1e-3, high: 1, log: true}}    # learning rate x alpha; or learning_rate
+#   step: {{low: 1e-3, high: 1, log: true}}  # learning rate x alpha; or learning_rate
 #   dropout: [0, 0.05, 0.1]
-#   epochs: {{low: 1, high: 3, integer: true}} # also batch_size, weight_decay, warmup_ratio, lr_scheduler,
-#   rslora: [true, false]                    # target_modules
+#   target_modules: [all-linear, "q_proj,v_proj"]
+#   epochs: {{low: 1, high: 3, integer: true}}
+#   weight_decay: 0.01         # also batch_size, lr_scheduler, rslora, warmup_ratio
 
-# baseline:                    # the point to beat, and the start of the search; what is not named: the space's own
+# baseline:                    # the point to beat, where the search starts; unnamed keys: as the space says
 #   rank: 16
 #   alpha: 32                  # or scale
 #   dropout: 0
-#   learning_rate: 2e-4
+#   learning_rate: 2e-4        # or step
 
 sampler:
   name: mads                   # mads | tpe | gp | random | qmc
@@ -207,10 +201,9 @@ sampler:
   # options: {{}}                # of the sampler itself
 
 budget:                        # the first limit that is reached ends the search
-  trials: {recipe.trials}
-      # the baseline is one of them
+{_key("  trials", recipe.trials)} # with the baseline
   # hours: null
-  # tokens: null               # tokens trained on, over all trials
+  # tokens: null               # trained on, over all trials
   # trial_hours: null          # a longer trial ends as timed_out
 
 worker:
@@ -220,6 +213,6 @@ worker:
   # attempts: 3                # crashes of a trial before it is given up
 
 seed: 0                        # of everything random
-# folder: null                 # of the study; null: a folder beside this file, named like it
+# folder: null                 # of the study; null: beside this file, with its name
 # storage: null                # URL of an Optuna storage such as postgresql://..; null: study.db in the folder
 """

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from meshtune import presets
 from meshtune.commands.locate import Located
 from meshtune.config import CommandObjectiveConfig, LoraObjectiveConfig
-from meshtune.errors import InputError
+from meshtune.errors import InputError, StudyMismatch
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
 from meshtune.workers.local import Place
@@ -24,7 +25,8 @@ class Prepared:
     """The parts of a study.
 
     Attributes:
-        space: what is searched. baseline: its hyperparameters (None: a command without one). start: its point, or None where it lies outside.
+        space: what is searched. baseline: its hyperparameters (None: a command without one).
+        start: the baseline's point, or None where it lies outside.
         objective: crosses to the worker. places: a process each. fixed: keys that must not change on resume.
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
     """
@@ -44,10 +46,10 @@ def prepare(study: Located, report: Callable[[str], None] | None = None) -> Prep
     config = study.config
     lora = not isinstance(config.objective, CommandObjectiveConfig)
     space = presets.build(config.space, lora=lora)
-    baseline = presets.baseline(config.space, config.baseline, lora=lora)
+    baseline = presets.baseline(config.space, config.baseline, lora=lora, training=config.training)
     start = space.encode(baseline) if baseline is not None and space.contains(baseline) else None
     fixed: dict[str, Any] = {
-        "objective": config.objective.model_dump(mode="json"),
+        "objective": config.objective.model_dump(mode="json", exclude={"directory"}),
         "space": space.describe(),
         "baseline": dict(baseline) if baseline is not None else None,
         "sampler": config.sampler.model_dump(mode="json", exclude={"block_size"}),
@@ -59,7 +61,7 @@ def prepare(study: Located, report: Callable[[str], None] | None = None) -> Prep
             "command": list(config.objective.command),
             "result": config.objective.result,
             "folder": str(study.folder),
-            "directory": str(study.source.absolute().parent),
+            "directory": config.objective.directory,
         }
         objective = ObjectiveSpec("command", fields)
         return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None, 0)
@@ -87,7 +89,14 @@ def _lora(
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
     check_model(config.model)
-    data = prepare_data(config.data, config.model, config.seed, study.folder / "data", report)
+    folder = study.folder / "data"
+    try:
+        data = prepare_data(config.data, config.model, config.seed, folder, report)
+    except StudyMismatch:
+        if study.started:
+            raise
+        shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
+        data = prepare_data(config.data, config.model, config.seed, folder, report)
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
     spec = LoraSpec(
         model=config.model, training=training, data=data.ref, at=config.objective.at, folder=str(study.folder)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from meshtune import config_file
-from meshtune import finals
+from meshtune import config_file, finals
 from meshtune.budget import Budget
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
@@ -24,7 +23,7 @@ from meshtune.trial import Ending, Outcome, Request
 from meshtune.workers.local import LocalWorker
 
 
-def tune(study: Located, *, new_segment: bool = False) -> Iterator[StudyEvent]:
+def tune(study: Located, *, new_segment: bool = False) -> Generator[StudyEvent, None, None]:
     """Run the study to the end of its budget; everything durable is in its folder. Closing the generator abandons
     what runs (its proposals stay and are evaluated by the next run).
 
@@ -102,15 +101,16 @@ def _before(
 ) -> Iterator[StudyEvent]:
     """The untuned model's loss, and the baseline: trial 0 where it lies in the space, else trained beside them."""
     seed = study.config.seed
-    if not record.trials and prepared.start is not None:
-        record.enqueue(prepared.baseline, origin="baseline", seed=seed)
+    baseline = prepared.baseline
+    if not record.trials and baseline is not None and prepared.start is not None:
+        record.enqueue(baseline, origin="baseline", seed=seed)
     if prepared.objective.kind != "lora":
         return
     requests = []
     if "untuned" not in record.notes:
         requests.append(Request(finals.UNTUNED, {}, seed, threads=threads, measure="validation"))
-    if prepared.start is None and "baseline" not in record.notes:
-        requests.append(Request(finals.BASELINE, prepared.baseline, seed, threads=threads))
+    if baseline is not None and prepared.start is None and "baseline" not in record.notes:
+        requests.append(Request(finals.BASELINE, baseline, seed, threads=threads))
     if requests:
         yield Stage("measuring the untuned model")
     for event in finals.gather(worker, requests):
@@ -118,15 +118,15 @@ def _before(
             yield event
         elif event.trial == finals.UNTUNED:
             record.note("untuned", {"loss": event.loss})
-        else:
-            record.note("baseline", _baseline_note(event, prepared.baseline))
+        elif baseline is not None:
+            record.note("baseline", _baseline_note(event, baseline))
 
 
-def _baseline_note(outcome: Outcome, hyperparameters: Any) -> dict[str, Any]:
-    if outcome.ending is not Ending.COMPLETE:
-        raise MeshtuneError(
-            f"the baseline {dict(hyperparameters)} ended as {outcome.ending}: {outcome.message}. {outcome.ending.advice}"
-        )
+def _baseline_note(outcome: Outcome, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    ending = outcome.ending
+    if ending is not Ending.COMPLETE:
+        words = f"the baseline {dict(hyperparameters)} ended as {ending}: {outcome.message}."
+        raise MeshtuneError(f"{words} {ending.advice}")
     return {**dataclasses.asdict(outcome), "row_losses": [], "hyperparameters": dict(hyperparameters)}
 
 

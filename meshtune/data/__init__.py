@@ -1,1 +1,1 @@
-"""Data: from sources of instruction rows to memory-mapped tokens with a fingerprint."""
+"""From instruction data to tokens on disk: sources, mixture, split, prompts, and the memory-mapped rows."""

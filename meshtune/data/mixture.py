@@ -1,93 +1,105 @@
-"""How many rows of each source: numbers only, no rows.
+"""Which rows of which source make up the data, by shares. Numbers only: rows are indices into one pool.
 
-`union`: every row. `cap`: the largest exact mix of the shares without a repeat. `repeat`: drawn with replacement by the
-shares, as the paper's authors did to reach 70/30 of 67,013 rows (which no mix without repeats can have).
+Policies:
+- `union`: all rows, whatever the shares; with `rows`, that many at the pool's own shares.
+- `cap`: the largest mix at exactly the shares without a repeat; with `rows`, that many.
+- `repeat`: as the authors of the paper drew (`draw`): every side with replacement at exactly the shares, the training
+  rows first, each further side from rows of which neither the row nor a text equal to it was drawn before.
+
+Counts: a share of rows is rounded down; what rounding leaves over goes to the sources with the largest remainders.
+So 67,013 rows at validation 0.2 give `repeat` 53,610 and 13,402 rows, as the paper's authors had (one row is lost,
+where `union` and `cap` give it to training). Everything is repeatable from the generator that is passed in.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
-from meshtune.errors import Fault, InputError
+import numpy as np
+from numpy.typing import NDArray
+
+from meshtune.errors import InputError
+
+Indices = NDArray[np.int64]
+
+# Shares such as 0.29 are not exact in binary: 0.29 * 100 must still count as 29.
+_FUZZ = 1e-6
 
 
-@dataclass(frozen=True)
-class Sides:
-    """Rows of each side."""
-
-    train: int
-    validation: int
-    test: int
+def part(total: int, share: float) -> int:
+    """The share of a number of rows, rounded down."""
+    return int(total * share + _FUZZ)
 
 
-def apportion(total: int, shares: Sequence[float]) -> list[int]:
-    """`total` whole rows by shares, by the largest remainders; ties go to the earlier one."""
-    exact = [total * share for share in shares]
-    counts = [math.floor(value + 1e-9) for value in exact]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
-    for index in by_remainder[: total - sum(counts)]:
-        counts[index] += 1
+def allocate(total: int, shares: Sequence[float]) -> list[int]:
+    """`total` rows by shares (of any sum), by largest remainders; ties go to the earlier source. Adds up to total."""
+    exact = [total * share / sum(shares) for share in shares]
+    counts = [int(value + _FUZZ) for value in exact]
+    order = sorted(range(len(shares)), key=lambda source: counts[source] - exact[source])
+    for source in order[: total - sum(counts)]:
+        counts[source] += 1
     return counts
 
 
-def largest_cap(available: Sequence[int], shares: Sequence[float]) -> int:
-    """The most rows that an exact mix of the shares can have without a repeat."""
-    total = min(math.floor(count / share + 1e-9) for count, share in zip(available, shares, strict=True))
-    while any(wanted > count for wanted, count in zip(apportion(total, shares), available, strict=True)):
-        total -= 1
-    return total
+def largest(sizes: Sequence[int], shares: Sequence[float]) -> int:
+    """Rows of the largest mix at these shares without a repeat: 50,036 of 52,002 and 15,011 at 0.7 and 0.3."""
+    return min(int(size * sum(shares) / share + _FUZZ) for size, share in zip(sizes, shares, strict=True))
 
 
-def counts(mixture: str, available: Sequence[int], shares: Sequence[float] | None, rows: int | None) -> list[int]:
-    """Rows to take from each source, all sides together.
+def choose(
+    policy: Literal["union", "cap"],
+    sizes: Sequence[int],
+    shares: Sequence[float] | None,
+    rows: int | None,
+    rng: np.random.Generator,
+) -> Indices:
+    """Rows of the mix without repeats, sorted: indices into the pool of all sources one after the other.
 
     Args:
-        mixture: union, cap or repeat. available: rows of each source. shares: None where none are given.
-        rows: how many in all; None for as many as there are.
-
-    Raises:
-        InputError: the mixture cannot be had; the message says the largest that can.
+        sizes: rows of each source. shares: of each source, or None for the sizes' own.
+        rows: the mix's size, or None for the largest.
     """
-    everything = sum(available)
-    if mixture == "union" or shares is None:
-        total = everything if rows is None else min(rows, everything)
-        return apportion(total, [count / everything for count in available])
-    if mixture == "repeat":
-        return apportion(everything if rows is None else rows, shares)
-    largest = largest_cap(available, shares)
-    if rows is not None and rows > largest:
-        per_source = ", ".join(map(str, available))
+    weights = list(sizes) if policy == "union" or shares is None else list(shares)
+    most = sum(sizes) if policy == "union" else largest(sizes, weights)
+    if rows is not None and rows > most:
+        held = " + ".join(f"{size:,}" for size in sizes)
         raise InputError(
-            Fault(
-                f"{rows} rows cannot be had in these shares without repeats from sources of {per_source} rows;"
-                f" the largest mix has {largest}. Lower `rows`, or use `mixture: repeat`",
-                key="data.rows",
-            )
+            f"`data.rows: {rows}` cannot be had: the largest `{policy}` of {held} rows has {most:,} rows. "
+            f"Write at most {most}, or leave it out."
         )
-    return apportion(largest if rows is None else rows, shares)
+    counts = allocate(most if rows is None else rows, weights)
+    starts = np.cumsum([0, *sizes[:-1]])
+    chosen = [
+        start + np.sort(rng.permutation(size)[:count]) for start, size, count in zip(starts, sizes, counts, strict=True)
+    ]
+    return np.concatenate(chosen).astype(np.int64)
 
 
-def sides(total: int, validation: float | None, test: float | None, *, drawn: bool) -> Sides:
-    """Rows of each side out of `total`, for shares (floats below 1), numbers of rows, or None (a file of its own).
+def draw(
+    sources: Indices, groups: Indices, shares: Sequence[float], counts: Sequence[int], rng: np.random.Generator
+) -> list[Indices]:
+    """Sides of `counts` rows each, drawn with replacement at the shares; no group of equal texts on two sides.
 
-    A share is rounded down; what is left trains. Where rows are drawn with replacement (`drawn`) the training rows are
-    rounded down too, as the authors did: 67,013 rows at 80/20 are 53,610 and 13,402.
-
-    Raises InputError where a side is left without rows.
+    Args:
+        sources, groups: for each row of the pool, its source and its group of equal texts.
+        counts: rows of each side, in the order in which they are drawn: training first.
     """
-
-    def rows_of(side: float | None) -> int:
-        return side or 0 if isinstance(side, int | None) else math.floor(total * side + 1e-9)
-
-    held = Sides(0, rows_of(validation), rows_of(test))
-    train = total - held.validation - held.test
-    if drawn and isinstance(validation, float):
-        train = math.floor(total * (1 - validation - (test if isinstance(test, float) else held.test / total)) + 1e-6)
-    if validation is not None and held.validation < 1:
-        raise InputError(Fault(f"no validation rows are left of {total}: raise it or add data", key="data.validation"))
-    if train < 1:
-        message = f"{held.validation} validation and {held.test} test rows leave none of {total} to train on"
-        raise InputError(Fault(message, key="data.validation"))
-    return Sides(train, held.validation, held.test)
+    free = np.ones(len(sources), dtype=bool)
+    sides = []
+    for count in counts:
+        drawn = []
+        for source, wanted in enumerate(allocate(count, shares)):
+            pool = np.flatnonzero(free & (sources == source))
+            if wanted and not len(pool):
+                sizes = [int(size) for size in np.bincount(sources, minlength=len(shares))]
+                raise InputError(
+                    f"`mixture: repeat` cannot be had with {sum(counts):,} rows: drawing used up all {sizes[source]:,} "
+                    f"rows of source {source + 1}, and none is left for the next side. Write a lower `data.rows`; "
+                    f"`mixture: cap` gives {largest(sizes, shares):,} rows without repeats."
+                )
+            drawn.append(rng.choice(pool, wanted) if wanted else pool[:0])
+        side = np.sort(np.concatenate(drawn)).astype(np.int64)
+        free &= ~np.isin(groups, groups[side])
+        sides.append(side)
+    return sides

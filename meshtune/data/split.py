@@ -1,119 +1,84 @@
-"""Which rows stand on which side. No prompt, and so no duplicate, ever stands on two.
+"""Training, validation and test rows of a mix. Numbers only: rows are indices, equal texts are groups.
 
-Rows with the same prompt are one group, and a group goes to one side as a whole. Sides keep the sources' proportions.
+Guarantees: no group of equal texts stands on two sides; validation and test have the mix's shares of the sources;
+the same generator gives the same split. A side may come out smaller than asked for where only large groups are left,
+never larger. Equal text means the whole row, prompt and response, as the model reads it, whatever the white space;
+the same question with another answer is another text. Near-duplicates are not looked for.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 
-from meshtune.data.mixture import Sides, apportion
-from meshtune.errors import Fault, InputError
-
-HELD_OUT = ("test", "validation")
+from meshtune.data.mixture import Indices, allocate, part
+from meshtune.errors import InputError
 
 
-@dataclass(frozen=True)
-class Split:
-    """Row numbers of each side, in training order for `train`; with repeats where rows were drawn."""
-
-    train: list[int]
-    validation: list[int]
-    test: list[int]
+def group(texts: Iterable[str]) -> Indices:
+    """A number for each text, equal for equal texts; white space of any kind and length counts as one space."""
+    numbers: dict[str, int] = {}
+    return np.fromiter((numbers.setdefault(" ".join(text.split()), len(numbers)) for text in texts), dtype=np.int64)
 
 
-def without_repeats(
-    groups: Sequence[str], source_of: Sequence[int], wanted: Sequence[int], sides: Sides, seed: int
-) -> Split:
-    """Choose `wanted` rows of each source at random and split them.
+def side_sizes(
+    total: int, validation: float | int | None, test: float | int | None, *, exact: bool
+) -> tuple[int, int, int]:
+    """Rows of training, validation and test: a share (a float), a number (an int), or None: none of these rows.
+
+    `exact`: training is the rounded-down rest of the shares, so that each side has the same rounding; otherwise it is
+    all that is left. Raises InputError where validation or training is left without rows.
+    """
+    counts = [part(total, side) if isinstance(side, float) else side or 0 for side in (validation, test)]
+    shares = sum(side for side in (validation, test) if isinstance(side, float))
+    training = total - sum(counts)
+    if exact:
+        training = part(total, 1 - shares) - sum(side for side in (validation, test) if isinstance(side, int))
+    if validation is not None and counts[0] < 1:
+        raise InputError(
+            f"`data.validation: {validation}` of {total:,} rows leaves no validation row. "
+            "Give a larger share, a number of rows, or more data."
+        )
+    if training < 1:
+        raise InputError(
+            f"no row is left to train on: of {total:,} rows, validation takes {counts[0]:,} and test {counts[1]:,}. "
+            "Lower `data.validation` or `data.test`, or give more data."
+        )
+    return training, counts[0], counts[1]
+
+
+def split(
+    sources: Indices, groups: Indices, validation: int, test: int, rng: np.random.Generator
+) -> tuple[Indices, Indices, Indices]:
+    """Indices of training, validation and test rows, each sorted. Test is filled first, then validation.
 
     Args:
-        groups: the group of each row. source_of: its source. wanted: rows to take from each source.
-        sides: rows of each side in all. seed: of the choice.
+        sources, groups: for each row of the mix, its source and its group of equal texts.
+        validation, test: rows wanted. Raises InputError where no row can be had for a side that wants some.
     """
-    generator = np.random.default_rng([seed, 1])
-    chosen: list[int] = []
-    for source, count in enumerate(wanted):
-        rows = [row for row, of in enumerate(source_of) if of == source]
-        chosen += sorted(generator.permutation(rows)[:count].tolist())
-    taken: dict[str, list[int]] = {}
-    remaining = _in_groups(chosen, groups, generator)
-    shares = [count / sum(wanted) for count in wanted]
-    for side in HELD_OUT:
-        budget = apportion(getattr(sides, side), shares)
-        taken[side], remaining = _take(remaining, source_of, budget)
-        _require(side, len(taken[side]), getattr(sides, side))
-    train = [row for rows in remaining for row in rows]
-    return Split(generator.permutation(train).tolist(), sorted(taken["validation"]), sorted(taken["test"]))
-
-
-def with_repeats(
-    groups: Sequence[str], source_of: Sequence[int], shares: Sequence[float], sides: Sides, seed: int
-) -> Split:
-    """Draw rows with replacement, as the authors did: training rows first, the others from what was never drawn."""
-    generator = np.random.default_rng([seed, 2])
-    everything = range(len(groups))
-    by_source = [[row for row in everything if source_of[row] == source] for source in range(len(shares))]
-    train = _draw(by_source, apportion(sides.train, shares), generator)
-    seen = {groups[row] for row in train}
-    rest = _in_groups([row for row in everything if groups[row] not in seen], groups, generator)
-    pools: dict[str, list[int]] = {"validation": [], "test": []}
-    ratio = sides.test / (sides.test + sides.validation)
-    cut = round(len(rest) * ratio)
-    if sides.test:
-        cut = max(cut, 1)
-    pools["test"] = [row for rows in rest[:cut] for row in rows]
-    pools["validation"] = [row for rows in rest[cut:] for row in rows]
-    drawn = {}
-    for side in HELD_OUT:
-        count = getattr(sides, side)
-        pool = [[row for row in pools[side] if source_of[row] == source] for source in range(len(shares))]
-        if count and not all(pool):
-            _require(side, 0, count)
-        drawn[side] = _draw(pool, apportion(count, shares), generator) if count else []
-    return Split(generator.permutation(train).tolist(), sorted(drawn["validation"]), sorted(drawn["test"]))
-
-
-def _draw(by_source: Sequence[Sequence[int]], counts: Sequence[int], generator: np.random.Generator) -> list[int]:
-    return [
-        int(row)
-        for rows, count in zip(by_source, counts, strict=True)
-        for row in (generator.choice(np.asarray(rows), size=count) if count else ())
-    ]
-
-
-def _in_groups(rows: Sequence[int], groups: Sequence[str], generator: np.random.Generator) -> list[list[int]]:
-    members: Mapping[str, list[int]] = defaultdict(list)
-    for row in rows:
-        members[groups[row]].append(row)
-    ordered = list(members.values())
-    return [ordered[index] for index in generator.permutation(len(ordered))]
-
-
-def _take(remaining: list[list[int]], source_of: Sequence[int], budget: list[int]) -> tuple[list[int], list[list[int]]]:
-    """Whole groups into a side, as long as they fit into their sources' budget."""
-    taken: list[int] = []
-    left: list[list[int]] = []
-    for rows in remaining:
-        need = [sum(source_of[row] == source for row in rows) for source in range(len(budget))]
-        if any(budget) and all(n <= b for n, b in zip(need, budget, strict=True)):
-            budget = [b - n for n, b in zip(need, budget, strict=True)]
-            taken += rows
-        else:
-            left.append(rows)
-    return taken, left
-
-
-def _require(side: str, have: int, want: int) -> None:
-    if have < want:
-        raise InputError(
-            Fault(
-                f"only {have} of {want} rows can be put there without a prompt standing on two sides (many rows share"
-                " their prompt): ask for fewer, or add data",
-                key=f"data.{side}",
+    held = np.bincount(sources)
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    free = [members[number] for number in rng.permutation(len(members))]
+    sides = []
+    for name, count in (("test", test), ("validation", validation)):
+        wanted = np.array(allocate(count, held.tolist()))
+        taken, left = [], []
+        for rows in free:
+            needs = np.bincount(sources[rows], minlength=len(held))
+            if (needs <= wanted).all():
+                wanted -= needs
+                taken.append(rows)
+            else:
+                left.append(rows)
+        if count and not taken:
+            raise InputError(
+                f"no row is left for `data.{name}`: {len(sources):,} rows hold {len(members):,} different texts, and "
+                "equal texts stay on one side. Remove repeats, or ask for more rows."
             )
-        )
+        free = left
+        sides.append(np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64))
+    if not free:
+        raise InputError("no row is left to train on: lower `data.validation` or `data.test`, or give more data")
+    return np.sort(np.concatenate(free)), sides[1], sides[0]

@@ -1,119 +1,98 @@
-"""What prepared data hold, for people and for the record: rows, tokens, what was dropped and why.
+"""What the prepared data are, in numbers: per source and per side, as plain values and as a short table.
 
-Rows, mean prompt and mean response length a source are the columns of the paper's Table 2.
+The statistics of Table 2 of the paper (rows, mean length of prompts and of responses) are given per source, in tokens
+of the study's model: the prompt without a template around it, the response with what is learned at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-
-from meshtune.trial import DataRef
 
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """Of one source: rows read, dropped by reason, used on any side; mean tokens of the used prompts and responses."""
+    """One source.
+
+    Attributes:
+        name, format: what it is called, and the format of its rows. side: `mix`, or the side that is this file.
+        read: rows that it holds. dropped: rows left out, by reason. kept: the rest.
+        prompt_tokens, response_tokens: mean lengths of the kept rows.
+    """
 
     name: str
+    format: str
+    side: str
     read: int
-    dropped: dict[str, int]
-    used: int
-    prompt_mean: float
-    response_mean: float
+    dropped: Mapping[str, int]
+    kept: int
+    prompt_tokens: float
+    response_tokens: float
 
 
 @dataclass(frozen=True)
 class SideSummary:
-    """Of one side: rows, tokens and label tokens, repeats counted."""
+    """One side: rows (`distinct`: repeats counted once), rows of each source, tokens, and tokens that are learned."""
 
     rows: int
+    distinct: int
+    by_source: tuple[int, ...]
     tokens: int
     label_tokens: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the data hold."""
+    """All of it. `prompt` is the style that was used, `max_length` the longest row allowed, in tokens."""
 
     sources: tuple[SourceSummary, ...]
     train: SideSummary
     validation: SideSummary
     test: SideSummary
-    longest: int
-    max_length: int
+    mixture: str
     prompt: str
+    max_length: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return dataclasses.asdict(self)
 
     @classmethod
-    def of(cls, fields: dict[str, Any]) -> Summary:
-        """From plain values, as `dataclasses.asdict` gave them."""
-        return cls(
-            sources=tuple(SourceSummary(**source) for source in fields["sources"]),
-            longest=fields["longest"],
-            max_length=fields["max_length"],
-            prompt=fields["prompt"],
-            **{side: SideSummary(**fields[side]) for side in ("train", "validation", "test")},
-        )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Prepared data: where they are, and what they hold."""
-
-    ref: DataRef
-    summary: Summary
-
-
-def summarise(
-    names: Sequence[str],
-    read: Sequence[int],
-    dropped: Sequence[dict[str, int]],
-    arrays: dict[str, np.ndarray[Any, Any]],
-    source_of: Sequence[int],
-    max_length: int,
-    prompt: str,
-) -> Summary:
-    """The summary of what `meshtune.data.build` made; `source_of` is the source of each kept row."""
-    lengths = np.diff(arrays["offsets"])
-    labels = np.add.reduceat(arrays["trained"], arrays["offsets"][:-1], dtype=np.int64)
-    used = np.array([source_of[row] for row in arrays["kept"]])
-
-    def side(name: str) -> SideSummary:
-        order = arrays[name]
-        return SideSummary(len(order), int(lengths[order].sum()), int(labels[order].sum()))
-
-    def source(index: int, name: str) -> SourceSummary:
-        mine = used == index
-        means = (float(tokens[mine].mean()) if mine.any() else 0.0 for tokens in (lengths - labels, labels))
-        return SourceSummary(name, read[index], dict(dropped[index]), int(mine.sum()), *means)
-
-    return Summary(
-        sources=tuple(source(index, name) for index, name in enumerate(names)),
-        train=side("train"),
-        validation=side("validation"),
-        test=side("test"),
-        longest=int(lengths.max()),
-        max_length=max_length,
-        prompt=prompt,
-    )
+    def from_dict(cls, values: Mapping[str, Any]) -> Summary:
+        """What `to_dict` gave, also after a way through JSON."""
+        sides = {
+            side: SideSummary(**{**values[side], "by_source": tuple(values[side]["by_source"])})
+            for side in ("train", "validation", "test")
+        }
+        return cls(**{**values, **sides, "sources": tuple(SourceSummary(**source) for source in values["sources"])})
 
 
 def describe(summary: Summary) -> str:
-    """The summary as a few lines for people."""
-    lines = []
-    for source in summary.sources:
-        dropped = "".join(f", {count} dropped ({reason})" for reason, count in source.dropped.items())
-        lines.append(
-            f"  {source.name}: {source.read:,} rows read{dropped}; {source.used:,} used, on average"
-            f" {source.prompt_mean:.1f} prompt and {source.response_mean:.1f} response tokens"
-        )
-    for name in ("train", "validation", "test"):
-        side: SideSummary = getattr(summary, name)
-        lines.append(f"  {name:<11}{side.rows:>7,} rows {side.tokens:>10,} tokens {side.label_tokens:>10,} trained")
-    lines.append(
-        f"  longest row {summary.longest} tokens (limit {summary.max_length}); prompt template: {summary.prompt}"
-    )
-    return "\n".join(lines)
+    """A short table for people."""
+    head = ("source", "read", "dropped", "kept", "prompt", "response", "train", "valid.", "test")
+    lines: list[tuple[str, ...]] = [head]
+    sides = (summary.train, summary.validation, summary.test)
+    for number, source in enumerate(summary.sources):
+        lengths = (f"{source.prompt_tokens:.1f}", f"{source.response_tokens:.1f}")
+        counts = (source.read, source.read - source.kept, source.kept)
+        rows = [f"{side.by_source[number]:,}" for side in sides]
+        lines.append((source.name, *(f"{count:,}" for count in counts), *lengths, *rows))
+    lines.append(("all rows", "", "", "", "", "", *(f"{side.rows:,}" for side in sides)))
+    lines.append(("all tokens", "", "", "", "", "", *(f"{side.tokens:,}" for side in sides)))
+    lines.append(("learned tokens", "", "", "", "", "", *(f"{side.label_tokens:,}" for side in sides)))
+    if summary.mixture == "repeat":
+        lines.append(("different rows", "", "", "", "", "", *(f"{side.distinct:,}" for side in sides)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    table = [
+        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+        for line in lines
+    ]
+    reasons = [
+        f"{source.name}: {count:,} dropped: {reason}"
+        for source in summary.sources
+        for reason, count in source.dropped.items()
+    ]
+    how = f"mixture {summary.mixture}, prompt {summary.prompt}, at most {summary.max_length:,} tokens a row"
+    return "\n".join([*table, f"(prompt, response: mean tokens of the kept rows; {how})", *reasons])

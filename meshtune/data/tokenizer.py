@@ -1,82 +1,107 @@
-"""The tokenizer of a model: embedded, a Hugging Face id, a folder, or a .gguf file."""
+"""The tokenizer of a model, wherever the model comes from. The only file here that imports transformers.
+
+Guarantees: every way in which it cannot be loaded is an InputError that says what to do. Does not load weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshtune.config import ModelConfig
-from meshtune.data import embedded
-from meshtune.errors import Fault, InputError
+from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
+from meshtune.data.hub import explain
+from meshtune.errors import Fault, InputError, MissingExtra
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What decides the tokens, among the files of a model's folder.
+_FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")
 
 
 def location(model: ModelConfig) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is called with: a folder or id, and further arguments.
+    """What `from_pretrained` of transformers is to be given: the name or folder, and further arguments.
 
-    The embedded model is read from its converted folder where that is complete, else from the GGUF file.
+    Raises InputError where a folder or file that was named does not exist, or the embedded model is not installed.
+    """
+    options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if model.name == "embedded":
+        converted = cache_folder() / CONVERTED
+        path = converted if converted.exists() else embedded_gguf()
+    else:
+        path = Path(model.name)
+        if not path.exists() and (path.is_absolute() or path.suffix == ".gguf"):
+            raise InputError(Fault("there is no such model folder or file", path, key="model"))
+    if path.is_file():
+        return str(path.parent), {**options, "gguf_file": path.name}
+    return (str(path), options) if path.exists() else (model.name, {**options, "revision": model.revision})
+
+
+def identity(model: ModelConfig) -> str:
+    """What decides the model's tokens, without loading it: a folder's tokenizer files, a file's name and size, or id.
+
+    A model of the hub is taken as unchanged under the same id and revision.
     """
     if model.name == "embedded":
-        converted = embedded.converted_folder()
-        if (converted / "config.json").is_file():
-            return str(converted), {}
-        file = embedded.gguf_file()
-        return str(file.parent), {"gguf_file": file.name}
-    if model.name.endswith(".gguf"):
-        path = Path(model.name)
-        if not path.is_file():
-            raise InputError(Fault("there is no such file", path, key="model"))
-        return str(path.parent), {"gguf_file": path.name}
-    arguments: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
-    if model.revision is not None:
-        arguments["revision"] = model.revision
-    return model.name, arguments
+        return CONVERTED
+    name, options = location(model)
+    folder = Path(name)
+    if file := options.get("gguf_file"):
+        return f"gguf:{file}:{(folder / file).stat().st_size}"
+    if folder.is_dir():
+        content = hashlib.sha256()
+        for path in sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}):
+            content.update(path.name.encode() + path.read_bytes())
+        return f"folder:{content.hexdigest()}"
+    return f"hub:{name}@{model.revision or 'main'}"
 
 
-def load_tokenizer(model: ModelConfig) -> Any:
-    """The tokenizer (`transformers.PreTrainedTokenizerBase`). Raises InputError where it cannot be had."""
-    import transformers
-
-    name, arguments = location(model)
-    with quiet_transformers():
-        try:
-            return transformers.AutoTokenizer.from_pretrained(name, **arguments)
-        except (OSError, ValueError, ImportError) as error:
-            raise InputError(Fault(explain(model.name, "tokenizer", error), key="model")) from error
-
-
-def explain(name: str, what: str, error: Exception) -> str:
-    """Why a model or tokenizer cannot be loaded, and what to do."""
-    text = str(error)
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    if "gated" in text or "401" in text or "restricted" in text:
-        return f"`{name}` is gated: accept its terms on its page, then log in with `hf auth login`"
-    if Path(name).is_dir():
-        return f"the folder {name} holds no {what} that Transformers can load ({first})"
-    if "trust_remote_code" in text:
-        return f"`{name}` needs code of its own: read it, then set `trust_remote_code: true` under `model`"
-    if Path(name).is_absolute():
-        return f"there is no model folder {name}"
-    if any(sign in text for sign in ("offline", "connect", "resolve", "couldn't", "cached", "not a valid model")):
-        return (
-            f"`{name}` cannot be loaded: it is no folder, and not in the Hugging Face cache, and the hub does not have"
-            " it or cannot be reached. Check the id and the network, or give a folder"
-        )
-    return f"the {what} of `{name}` cannot be loaded ({first})"
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Silences Transformers' warnings and progress bars inside the block."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises InputError where it cannot be had."""
     try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingExtra("tokenizing", "transformers", "pip install 'meshtune[train]'") from error
+    name, options = location(model)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **options)
+    # transformers raises errors of many unrelated families for one cause; all become the same kind of message.
+    except Exception as error:
+        if Path(name).is_dir() and "gguf_file" not in options:
+            raise InputError(_folder_fault(Path(name), error)) from error
+        raise InputError(explain(error, model.name, "model", key="model")) from error
+    return tokenizer
+
+
+def _folder_fault(folder: Path, error: Exception) -> Fault:
+    if not any(path.is_file() for pattern in _FILES for path in folder.glob(pattern)):
+        what = (
+            "the folder holds no tokenizer (tokenizer.json or tokenizer.model): copy the model's tokenizer files to it"
+        )
+    else:
+        what = f"its tokenizer cannot be loaded: {' '.join(str(error).split())[:500]}"
+    return Fault(what, folder, key="model")
+
+
+def window(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The longest sequence that the model was made for, as its configuration and its tokenizer say; None: not said."""
+    from transformers import AutoConfig
+
+    name, options = location(model)
+    if Path(name).is_dir() and "gguf_file" not in options and not (Path(name) / "config.json").exists():
+        return _sane(tokenizer.model_max_length)
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+    # The same families as above.
+    except Exception as error:
+        raise InputError(explain(error, model.name, "model", key="model")) from error
+    text = config.get_text_config()
+    limits = [_sane(getattr(text, "max_position_embeddings", None)), _sane(tokenizer.model_max_length)]
+    return min((limit for limit in limits if limit), default=None)
+
+
+def _sane(limit: int | None) -> int | None:
+    """Tokenizers without a limit say 1e30, and positions without one 0 or -1."""
+    return limit if limit is not None and 0 < limit < 10**9 else None

@@ -1,7 +1,7 @@
 """Any program as the black box.
 
-The hyperparameters are filled into the program's arguments (`{learning_rate}`; also `{trial}`, `{seed}`, `{folder}`), no
-shell reads them, and the last line of its standard output that is a JSON object holds the result, such as
+The hyperparameters are filled into the program's arguments (`{learning_rate}`; also `{trial}`, `{seed}`, `{folder}`),
+no shell reads them, and the last line of its standard output that is a JSON object holds the result, such as
 `{"loss": 1.23}`, or how it ended: `{"ending": "out_of_memory"}`. Its output goes to `<folder>/logs/`.
 The program and its children are killed at the timeout, on cancel, and when the worker dies.
 """

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
-from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
 
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError, MissingExtra
 from meshtune.samplers.rebuilt import Build, NumberedQMC, RebuiltSampler
+from meshtune.samplers.seam import Sampler
 
-
-class Sampler(Protocol):
-    """The sampler seam: an Optuna `BaseSampler` that also says what it can propose without waiting.
-
-    `available(study)`: points of the open block that can be proposed now; 0 with trials pending: wait; 0 with none
-    pending: the space is exhausted. `close()`: let go of processes; may be called twice. The rest is Optuna's.
-    """
-
-    def available(self, study: Study) -> int:
-        """See the class."""
-
-    def close(self) -> None:
-        """See the class."""
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """As Optuna's."""
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """As Optuna's."""
+S = TypeVar("S", bound=BaseSampler)
 
 
 def build(
@@ -47,8 +27,11 @@ def build(
     block_size: int,
     seed: int,
     new_segment: bool = False,
-) -> Any:
-    """The sampler of the config over these distributions. Raises InputError on options that it does not know."""
+) -> Sampler:
+    """The sampler of the config over these distributions.
+
+    Raises InputError on options that it does not know, MissingExtra where its library is not installed.
+    """
     options = config.options
 
     def rebuilt(make: Build) -> RebuiltSampler:
@@ -68,14 +51,14 @@ def build(
         case "random":
             return rebuilt(lambda s, _: RandomSampler(seed=s, **options))
         case "gp":
+            if importlib.util.find_spec("torch") is None:
+                raise MissingExtra("the sampler `gp`", "torch", "pip install 'meshtune[train]'")
             return rebuilt(lambda s, _: GPSampler(seed=s, **options))
         case "qmc":
             return rebuilt(lambda _, number: NumberedQMC(seed, number, **options))
 
 
-def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Any:
-    import importlib.util
-
+def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:
     if importlib.util.find_spec("PyNomad") is None:
         raise MissingExtra(
             "the sampler `mads`",
@@ -88,7 +71,7 @@ def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], *
     return _try(config, lambda: MadsSampler(search_space, **given, **config.options))
 
 
-def _try(config: SamplerConfig, make: Callable[[], BaseSampler]) -> Any:
+def _try(config: SamplerConfig, make: Callable[[], S]) -> S:
     try:
         return make()
     except (TypeError, ValueError) as error:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.errors import SamplerError
 from meshtune.samplers.nomad import LARGE, Nomad, Point, Segment
+from meshtune.samplers.seam import Sampler
 from meshtune.samplers.seeds import derived_seed
 
 PLACE = "mads"  # trial attribute: {"segment", "block", "slot", "open": definition on a segment's first trial}
@@ -42,7 +43,8 @@ class _Slot:
         return _Slot(self.key, self.params, trial) if key == self.key else self
 
 
-class MadsSampler(BaseSampler):
+@final
+class MadsSampler(Sampler):
     """Mesh adaptive direct search in blocks.
 
     Args:
@@ -161,8 +163,8 @@ class MadsSampler(BaseSampler):
         first = self._segment < 0
         self._segment += 1
         known = [] if first else [trial.number for trial in trials if trial.state.is_finished()]
-        best = min((t for t in trials if _value(study, t) is not None), key=lambda t: _value(study, t), default=None)
-        start = self._x0 if first or best is None else best.params
+        valued = [(value, trial.number) for trial in trials if (value := _value(study, trial)) is not None]
+        start = self._x0 if first or not valued else trials[min(valued)[1]].params
         self._definition = {
             "seed": self._seed + self._segment,
             "start": list(self._middle() if start is None else self._encode(start)),

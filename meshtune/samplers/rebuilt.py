@@ -14,13 +14,14 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, QMCSampler
 from optuna.trial import FrozenTrial
 
+from meshtune.samplers.seam import Sampler
 from meshtune.samplers.seeds import derived_seed
 
 Build = Callable[[int, int], BaseSampler]  # (seed of this proposal, trial number)
 
 
 @final
-class RebuiltSampler(BaseSampler):
+class RebuiltSampler(Sampler):
     """A sampler that forgets: `build(seed, number)` makes the Optuna sampler that proposes trial `number`.
 
     Args:

@@ -1,4 +1,4 @@
-"""The contract of a sampler (`meshtune.samplers.build.Sampler`): blocks, and an exact continuation from the study."""
+"""The contract of a sampler (`meshtune.samplers.seam.Sampler`): blocks, and an exact continuation from the study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from meshtune.samplers.build import Sampler
+from meshtune.samplers.seam import Sampler
 
 Space = Mapping[str, BaseDistribution]
 Judge = Callable[[int, Mapping[str, Any]], "float | TrialState"]
@@ -39,7 +39,7 @@ def search(
     study: optuna.Study, sampler: Sampler, space: Space, total: int, judge: Judge = valley, *, answer_rest: bool = True
 ) -> optuna.Study:
     """Run a study to `total` trials as the loop does: propose whole blocks, then answer them."""
-    study.sampler = sampler  # type: ignore[assignment]  # a BaseSampler with more
+    study.sampler = sampler
     while len(study.trials) < total:
         count = min(sampler.available(study), total - len(study.trials))
         for _ in range(count):
@@ -99,7 +99,7 @@ class SamplerContract(ABC):
         """At most `block_size` points at once; none more before they are answered."""
         study = optuna.create_study()
         sampler = self.make(MIXED, block_size, 0)
-        study.sampler = sampler  # type: ignore[assignment]
+        study.sampler = sampler
         for _ in range(5):
             count = sampler.available(study)
             assert 1 <= count <= block_size

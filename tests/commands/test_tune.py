@@ -34,7 +34,7 @@ def wait_for_trials(path: Path, count: int) -> None:
 def slow(tmp_path: Path) -> Path:
     path = command_study(tmp_path, trials=12)
     program = tmp_path / "program.py"
-    program.write_text(program.read_text().replace("time.sleep(0.02)", "time.sleep(0.4)"))
+    program.write_text(program.read_text().replace("time.sleep(0.15)", "time.sleep(0.4)"))
     return path
 
 

@@ -26,7 +26,7 @@ def test_the_last_json_line_holds_the_result(tmp_path: Path) -> None:
 
 
 def test_curves_are_kept(tmp_path: Path) -> None:
-    assert run(tmp_path, "print('{\"loss\": 1, \"losses\": [3, 2, 1]}')").losses == (3.0, 2.0, 1.0)
+    assert run(tmp_path, 'print(\'{"loss": 1, "losses": [3, 2, 1]}\')').losses == (3.0, 2.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_curves_are_kept(tmp_path: Path) -> None:
         ("print('{\"loss\": true}')", Ending.CRASHED, "no number `loss`"),
         ("print('{\"loss\": NaN}')", Ending.DIVERGED, "nan"),
         ("print('{\"loss\": Infinity}')", Ending.DIVERGED, "inf"),
-        ("print('{\"ending\": \"out_of_memory\", \"message\": \"9 GB\"}')", Ending.OUT_OF_MEMORY, "9 GB"),
-        ("print('{\"ending\": \"tired\"}')", Ending.CRASHED, "tired"),
+        ('print(\'{"ending": "out_of_memory", "message": "9 GB"}\')', Ending.OUT_OF_MEMORY, "9 GB"),
+        ('print(\'{"ending": "tired"}\')', Ending.CRASHED, "tired"),
     ],
 )
 def test_endings(tmp_path: Path, code: str, ending: Ending, words: str) -> None:

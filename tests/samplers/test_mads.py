@@ -12,9 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from meshtune.errors import SamplerError
-from meshtune.samplers.build import Sampler
 from meshtune.samplers.mads import PLACE, MadsSampler
 from meshtune.samplers.nomad import Nomad, Segment
+from meshtune.samplers.seam import Sampler
 from meshtune.testing.processes import gone
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search
 

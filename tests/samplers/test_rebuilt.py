@@ -5,7 +5,8 @@ import pytest
 
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError
-from meshtune.samplers.build import Sampler, build
+from meshtune.samplers.build import build
+from meshtune.samplers.seam import Sampler
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, points, search
 
 

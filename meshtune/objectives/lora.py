@@ -1,0 +1,184 @@
+"""The objective `lora`: train an adapter over the base, validate it after each epoch, keep the one that counts.
+
+The base is loaded at the first request and kept; each evaluation leaves it exactly as it was. Requests are evaluated
+one after the other. Adapters go to `<folder>/adapters/<trial>`; how many are kept is the loop's affair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from meshtune.config import ModelConfig, Section, TrainingConfig
+from meshtune.data.batches import Rows
+from meshtune.errors import InputError
+from meshtune.training import machine
+from meshtune.training.checkpoints import attached, save_adapter
+from meshtune.training.in_thread import in_thread
+from meshtune.training.models import load_model
+from meshtune.training.precision import resolve_precision
+from meshtune.training.recipe import recipe
+from meshtune.training.steps import Diverged, Step, Trained
+from meshtune.training.trainer import train
+from meshtune.training.validation import RowLoss, mean_loss, row_losses
+from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
+
+PROGRESS_SECONDS = 0.5  # at most one progress in this time, but for validation losses
+LAST_STEPS = 10  # whose mean training loss a progress tells
+
+
+class LoraSpec(Section):
+    """What crosses to the worker: the model, the training, the data, the epoch that counts, the study's folder."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    data: DataRef
+    at: Literal["best", "last"]
+    folder: str
+
+
+class LoraObjective:
+    """Trains and measures adapters over one base, on one device.
+
+    Args:
+        spec: see there. device: a torch device. threads: CPU threads where a request names none; None: torch's choice.
+    """
+
+    def __init__(self, spec: LoraSpec, device: str, threads: int | None):
+        self.spec = spec
+        self.device = device
+        self.threads = threads
+        self._base: Any = None
+
+    def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:
+        """As the objective seam says; one request after the other."""
+        for request in requests:
+            yield from self._evaluate(request)
+
+    def _evaluate(self, request: Request) -> Iterator[Progress | Outcome]:
+        run = _Run(request)
+        try:
+            machine.use_threads(request.threads or self.threads)
+            if self._base is None:
+                self._base = load_model(self.spec.model, self.device)
+            machine.reset_peak(self.device)
+            run.begin()
+            outcome = yield from (self._measure(run) if request.measure is not None else self._train(run))
+        except Diverged as error:
+            outcome = run.ended(Ending.DIVERGED, message=str(error))
+        except _TimedOut:
+            outcome = run.ended(Ending.TIMED_OUT, message=f"not finished after {request.timeout:g} s")
+        except Exception as error:  # whatever a library raises is how this evaluation ended
+            out = machine.is_out_of_memory(error)
+            if not out and not isinstance(error, InputError):
+                traceback.print_exc()  # to the worker's log
+            message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            outcome = run.ended(Ending.OUT_OF_MEMORY if out else Ending.CRASHED, message=message)
+        machine.free(self.device)
+        yield outcome
+
+    def _train(self, run: _Run) -> Generator[Progress, None, Outcome]:
+        request, spec = run.request, self.spec
+        precision = resolve_precision(spec.training.precision, self.device)
+        training = spec.training.model_copy(update={"precision": precision})
+        steps = train(
+            self._base,
+            Rows.open(spec.data, "train"),
+            Rows.open(spec.data, "validation"),
+            recipe(training, request.hyperparameters, request.seed),
+            at=spec.at,
+        )
+        with contextlib.closing(steps):
+            for step in steps:
+                if isinstance(step, Trained):
+                    adapter = f"adapters/{request.trial}"
+                    save_adapter(Path(spec.folder) / adapter, step.weights, step.config, self._base.name_or_path)
+                    peak = machine.peak(self.device)
+                    return run.ended(Ending.COMPLETE, loss=step.loss, adapter=adapter, peak_memory=peak)
+                yield from run.told(step)
+        raise RuntimeError("the trainer ended without a result")
+
+    def _measure(self, run: _Run) -> Generator[Progress, None, Outcome]:
+        request = run.request
+        match request.measure:
+            case "validation" | "test" as side:
+                rows = Rows.open(self.spec.data, side)
+            case other:
+                raise InputError(f"`{other}` cannot be measured; there are validation and test")
+        folder = None if request.adapter is None else Path(self.spec.folder) / request.adapter
+        if folder is not None and not (folder / "adapter_config.json").is_file():
+            raise InputError(f"there is no adapter in {folder}")
+
+        def work(emit: Callable[[list[RowLoss] | None], None]) -> None:
+            with attached(self._base, folder) if folder is not None else contextlib.nullcontext():
+                emit(row_losses(self._base, rows, tick=lambda: emit(None)))
+
+        items = in_thread(work)
+        with contextlib.closing(items):
+            for losses in items:
+                if losses is not None:
+                    peak = machine.peak(self.device)
+                    return run.ended(
+                        Ending.COMPLETE, loss=mean_loss(losses), row_losses=tuple(losses), peak_memory=peak
+                    )
+                yield from run.told(Step(0, 0, 0.0, 0))
+        raise RuntimeError("the measurement ended without a result")
+
+
+class _TimedOut(Exception):
+    """The request's timeout is over."""
+
+
+class _Run:
+    """One evaluation while it runs: its clock, and what it has told so far, which any ending reports."""
+
+    def __init__(self, request: Request):
+        self.request = request
+        self.tokens = 0
+        self.losses: list[float] = []
+        self.training_losses: list[float] = []
+        self._last: deque[float] = deque(maxlen=LAST_STEPS)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock; loading the base is no part of a trial's time."""
+        self._begun = time.monotonic()
+        self._told = -PROGRESS_SECONDS
+
+    def told(self, step: Step) -> Iterator[Progress]:
+        """Take note of a step; yields a progress if one is due. Raises _TimedOut."""
+        self.tokens = step.tokens
+        if step.validation_loss is not None:
+            self.losses.append(step.validation_loss)
+            self.training_losses.append(step.training_loss or 0.0)
+        elif step.training_loss is not None:
+            self._last.append(step.training_loss)
+            if not self.training_losses:
+                self.training_losses.append(step.training_loss)
+        seconds = time.monotonic() - self._begun
+        if self.request.timeout is not None and seconds > self.request.timeout:
+            raise _TimedOut
+        if step.validation_loss is not None or seconds - self._told >= PROGRESS_SECONDS:
+            self._told = seconds
+            mean = sum(self._last) / len(self._last) if self._last else None
+            yield Progress(
+                self.request.trial, self.request.attempt, step.step, step.steps, step.epoch, mean, step.validation_loss
+            )
+
+    def ended(self, ending: Ending, **fields: Any) -> Outcome:
+        """The outcome, with everything told so far."""
+        return Outcome(
+            self.request.trial,
+            self.request.attempt,
+            ending,
+            losses=tuple(self.losses),
+            training_losses=tuple(self.training_losses),
+            seconds=time.monotonic() - self._begun,
+            tokens=self.tokens,
+            **fields,
+        )

@@ -1,0 +1,1 @@
+"""Models, trainers, validation and adapters; torch is loaded from here on."""

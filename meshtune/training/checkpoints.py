@@ -1,0 +1,84 @@
+"""Adapters as files in PEFT's format, and on the base.
+
+A folder that has an adapter's name is complete: it is written aside and renamed into place. The base is exactly what
+it was once an adapter is taken off it again: its weights are never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from meshtune.errors import StorageError
+
+
+@contextlib.contextmanager
+def adapted(base: Any, config: LoraConfig, seed: int) -> Iterator[Any]:
+    """The base with a new adapter, whose start depends on the seed alone; afterwards the base as it was."""
+    torch.manual_seed(seed)
+    with _on(base, lambda: get_peft_model(base, config)) as model:
+        yield model
+
+
+@contextlib.contextmanager
+def attached(base: Any, folder: Path) -> Iterator[Any]:
+    """The base with a saved adapter on it, for measuring; afterwards the base as it was."""
+    with _on(base, lambda: PeftModel.from_pretrained(base, str(folder))) as model:
+        yield model
+
+
+def tensors(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of the adapter's weights on the CPU, named as PEFT's files name them."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: weight.detach().to("cpu", copy=True).contiguous() for name, weight in state.items()}
+
+
+def save_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: LoraConfig, base: str) -> None:
+    """Write an adapter that `PeftModel.from_pretrained` loads over the model `base`; replaces what stands there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    aside = folder.with_name(f".{folder.name}.part")
+    config = copy(config)
+    config.inference_mode = True
+    config.base_model_name_or_path = base
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # the same adapter, the same file
+    try:
+        for stale in (aside, aside.with_suffix(".old")):  # left by a process that was killed
+            if stale.exists():
+                shutil.rmtree(stale)
+        aside.mkdir(parents=True)
+        save_file(dict(weights), aside / "adapter_model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(str(aside))
+        if folder.exists():
+            os.rename(folder, aside.with_suffix(".old"))
+        os.rename(aside, folder)
+        shutil.rmtree(aside.with_suffix(".old"), ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"the adapter cannot be written to {folder}: {error}") from error
+
+
+@contextlib.contextmanager
+def _on(base: Any, put: Callable[[], Any]) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        # PEFT asks Transformers by a name that is deprecated there; nothing that a user could change.
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        model = put()
+    try:
+        yield model
+    finally:
+        model.unload()
+        base.requires_grad_(False).eval()

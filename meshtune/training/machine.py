@@ -1,0 +1,61 @@
+"""The process that trains: its threads, its peak memory, and whether an error means that memory ran out.
+
+On a CPU the peak is the resident memory of the whole process (Linux: its high-water mark, reset at the start;
+elsewhere it cannot be reset, so there is none). On a GPU it is what torch's allocator held at most.
+Devices are named as torch names them. Not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
+# What allocators say: torch's on a CPU, cuBLAS and cuDNN on a GPU (which raise plain RuntimeErrors), the system's.
+_WORDS = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|_STATUS_ALLOC_FAILED|Cannot allocate memory", re.I
+)
+
+
+def use_threads(threads: int | None) -> None:
+    """Compute with this many CPU threads from here on; None leaves it to torch."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def reset_peak(device: str) -> None:
+    """Start measuring the peak from here."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _RESET.exists():
+        _RESET.write_text("5")  # sets the high-water mark to what is resident now
+
+
+def peak(device: str) -> int | None:
+    """Bytes at most since `reset_peak`, or None where it cannot be measured."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    if device != "cpu" or not _STATUS.exists():
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.M)
+    return int(found[1]) * 1024 if found else None
+
+
+def free(device: str) -> None:
+    """Give back what an ended evaluation leaves behind."""
+    gc.collect()  # Trainer and its callbacks hold each other
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error, or what it was raised from, says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, RuntimeError | OSError) and _WORDS.search(str(error)):
+        return True
+    return error.__cause__ is not None and is_out_of_memory(error.__cause__)

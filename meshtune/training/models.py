@@ -1,0 +1,187 @@
+"""The base model: any causal language model of Transformers by Hub id or folder, a GGUF file, or the embedded one.
+
+Weights are float32 unless the config says otherwise, so that losses of two machines can be compared; a GGUF file's are
+dequantized. A model whose weights are incomplete is refused, never filled up with random ones. Nothing is printed.
+Quantized bases and models spread over several devices are not handled here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging
+
+from meshtune.config import ModelConfig
+from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
+from meshtune.data.hub import explain
+from meshtune.errors import Fault, InputError, StorageError
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_CARD = """# SmolLM2-135M-Instruct, dequantized
+
+Made by meshtune from `{name}`, whose 4-bit weights are written out here in float32: they are as exact as that file,
+not as the original model.
+"""
+
+
+def resolve_device(model: ModelConfig) -> str:
+    """The torch device to compute on: `auto` is `cuda` where there is one, else `cpu`; `mps` only when asked for.
+
+    Not run on a GPU yet.
+
+    Raises:
+        InputError: this machine has none.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if model.device == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not there[model.device]:
+        raise _fault(f"`{model.device}` was asked for, and torch sees none here; write `auto` or `cpu`", "device")
+    return model.device
+
+
+def check_model(model: ModelConfig) -> None:
+    """Refuse a model that cannot be loaded, as far as that can be known without reading weights.
+
+    A model of the Hub that is not in the cache has its configuration fetched, not its weights.
+    """
+    if model.name == "embedded":
+        embedded_gguf()
+        return
+    name, arguments = _source(model)
+    if arguments.get("gguf_file"):
+        return
+    with quiet(), _explained(model):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=model.trust_remote_code, **arguments)
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    if not known and "AutoModelForCausalLM" not in getattr(config, "auto_map", {}):
+        raise _fault(f"`{name}` is a `{config.model_type}` model, no causal language model, which LoRA training needs")
+
+
+def load_model(model: ModelConfig, device: str) -> Any:
+    """The model on a device: frozen, in evaluation mode, `name_or_path` set to what loads it again.
+
+    Raises:
+        InputError: it cannot be had; the message says why and what to do.
+    """
+    name, arguments = _source(model)
+    dtype = torch.float32 if model.dtype == "auto" else getattr(torch, model.dtype)
+    with quiet(), contextlib.redirect_stderr(io.StringIO()), _explained(model):  # see _convert
+        base, told = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, trust_remote_code=model.trust_remote_code, output_loading_info=True, **arguments
+        )
+    if missing := sorted(told["missing_keys"]):
+        raise _fault(f"`{name}` is incomplete: it lacks {len(missing)} weights, such as `{missing[0]}`")
+    _forget_quantization(base)
+    base.name_or_path = name if "gguf_file" not in arguments else model.name
+    return base.requires_grad_(False).eval().to(device)
+
+
+def embedded_folder() -> Path:
+    """The embedded model as a folder that Transformers loads as it is; converted at the first call (15 s).
+
+    Two processes may call at once: one converts, the other waits. A folder that stands there is complete.
+
+    Raises:
+        InputError: the package that holds the model is not installed.
+        StorageError: the cache folder cannot be written.
+    """
+    target = cache_folder() / CONVERTED
+    if target.exists():
+        return target
+    source = embedded_gguf()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(target.name + ".lock")):
+            if not target.exists():
+                aside = target.with_name(target.name + ".part")
+                if aside.exists():  # left by a process that was killed: who holds the lock is alone
+                    shutil.rmtree(aside)
+                _convert(source, aside)
+                os.rename(aside, target)
+    except OSError as error:
+        raise StorageError(
+            f"the embedded model cannot be unpacked to {target.parent} (550 MB): {error}; "
+            "set MESHTUNE_CACHE to a folder with room"
+        ) from error
+    return target
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers and its Trainer without progress bars and warnings, which say nothing that is not handled here."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _convert(source: Path, folder: Path) -> None:
+    arguments: dict[str, Any] = {"gguf_file": source.name, "quantization_config": GgufConfig(dequantize=True)}
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # the bar of the GGUF reader cannot be turned off
+        base = AutoModelForCausalLM.from_pretrained(str(source.parent), dtype=torch.float32, **arguments)
+        _forget_quantization(base)
+        base.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name).save_pretrained(folder)
+    (folder / "README.md").write_text(_CARD.format(name=source.name), encoding="utf-8")
+
+
+def _forget_quantization(base: Any) -> None:
+    """A dequantized model is an ordinary one, but still counts as quantized: it could not be saved or trained."""
+    if getattr(base, "hf_quantizer", None) is None or base.config.quantization_config.quant_method != "gguf":
+        return
+    del base.hf_quantizer, base.config.quantization_config
+    for name in ("is_quantized", "quantization_method"):
+        if hasattr(base, name):
+            delattr(base, name)
+
+
+def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` takes. Looks at local files only."""
+    if model.name == "embedded":
+        return str(embedded_folder()), {}
+    path = Path(model.name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise _fault(f"there is no file `{path}`")
+        return str(path.parent), {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise _fault(f"the folder `{path}` holds no model: it has no config.json")
+        if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
+            raise _fault(f"the folder `{path}` holds no weights: no {' or '.join(_WEIGHTS)}")
+        return str(path), {}
+    if path.is_absolute() or model.name.startswith((".", "~")):
+        raise _fault(f"there is no folder `{path}`")
+    return model.name, {"revision": model.revision} if model.revision is not None else {}
+
+
+@contextlib.contextmanager
+def _explained(model: ModelConfig) -> Iterator[None]:
+    """What goes wrong inside `from_pretrained`, as one message for the user."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:  # the hub's errors are OSErrors, and wrapped in such
+        if "trust_remote_code" in str(error):
+            text = f"`{model.name}` comes with code of its own; if you trust it, write `trust_remote_code: true` there"
+            raise _fault(text, "trust_remote_code") from error
+        raise InputError(explain(error, model.name, "model", "model.name")) from error
+
+
+def _fault(message: str, key: str = "name") -> InputError:
+    return InputError(Fault(message, key=f"model.{key}"))

@@ -1,0 +1,74 @@
+"""What one adapter is trained with: the study's training section, with the trial's hyperparameters in its place.
+
+Both trainers read it. Values only: nothing is trained here, and torch is not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from meshtune.config import TrainingConfig
+from meshtune.errors import Fault, InputError, nearest
+from meshtune.hyperparameters import LORA, WHOLE
+
+REQUIRED = ("rank", "alpha", "dropout", "learning_rate")
+KNOWN = tuple(name for name in LORA if name not in ("scale", "step"))  # which are decoded before they come here
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One adapter's training, complete.
+
+    Attributes:
+        alpha: the adapter's product is scaled by alpha / rank (rsLoRA: alpha / sqrt(rank)).
+        batch_size: rows of a micro-batch; `gradient_accumulation` of them make an optimizer step.
+        lr_scheduler: `constant`, `linear` or `cosine`, after `warmup_ratio` of the steps of linear warm-up.
+        target_modules: `all-linear` (the output head excepted) or names of modules.
+        seed: of the adapter's start, the dropout masks and the order of the rows.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    gradient_accumulation: int
+    lr_scheduler: str
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    target_modules: str | tuple[str, ...]
+    rslora: bool
+    gradient_checkpointing: bool
+    precision: str
+    seed: int
+
+
+def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: int) -> Recipe:
+    """The recipe of a trial: what its hyperparameters name takes the place of what the config says.
+
+    `target_modules` may be given as one text, with commas between the names.
+
+    Raises:
+        InputError: a hyperparameter is missing, unknown or beyond what can be trained.
+    """
+    faults = [Fault("is missing", key=name) for name in REQUIRED if name not in hyperparameters]
+    for name, value in hyperparameters.items():
+        if name not in KNOWN:
+            faults.append(
+                Fault(f"unknown hyperparameter; there are {', '.join(KNOWN)}.{nearest(name, KNOWN)}", key=name)
+            )
+        elif (message := LORA[name].fault(value)) is not None:
+            faults.append(Fault(message, key=name))
+    if faults:
+        raise InputError(faults)
+    names = {field.name for field in fields(Recipe)}
+    values = {name: value for name, value in training.model_dump().items() if name in names}
+    values |= {name: int(value) if name in WHOLE else value for name, value in hyperparameters.items()}
+    targets = values["target_modules"]
+    if isinstance(targets, str) and targets != "all-linear":
+        values["target_modules"] = tuple(name.strip() for name in targets.split(",") if name.strip())
+    return Recipe(**values, seed=seed)

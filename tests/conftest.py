@@ -1,0 +1,67 @@
+"""A tiny model and tiny data that tests of all parts share. No network is used."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from meshtune.trial import DataRef
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<s>' + message['role'] + '\n' + message['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+)
+WORDS = ["red", "green", "blue", "one", "two", "three", "sun", "moon", "star", "tree", "leaf", "root"]
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of 2 layers with a tokenizer of bytes; its padding token is its end token, as some have it."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({symbol: n for n, symbol in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", chat_template=CHAT_TEMPLATE
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=fast.bos_token_id,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DataRef:
+    """60 short rows for the tiny model: 40 to train, 10 to validate, 10 to test."""
+    from meshtune.config import DataConfig, ModelConfig, SourceConfig
+    from meshtune.data.build import prepare
+
+    folder = tmp_path_factory.mktemp("tiny-data")
+    rows = [
+        {"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % len(WORDS)])} for n in range(60)
+    ]
+    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    data = DataConfig(sources=(SourceConfig(path=str(folder / "rows.json")),), validation=10, test=10)
+    return prepare(data, ModelConfig(name=str(tiny_model_folder)), 0, folder / "data").ref

@@ -1,0 +1,35 @@
+import json
+
+from meshtune.data.summary import SideSummary, SourceSummary, Summary, describe
+
+SUMMARY = Summary(
+    sources=(
+        SourceSummary("alpaca.json", "alpaca", "mix", 52002, {"empty response": 2}, 52000, 27.84, 64.6),
+        SourceSummary("dolly.jsonl", "dolly", "mix", 15011, {}, 15011, 118.1, 91.3),
+    ),
+    train=SideSummary(53610, 47117, (37527, 16083), 9_000_000, 4_000_000),
+    validation=SideSummary(13402, 10000, (9381, 4021), 2_000_000, 1_000_000),
+    test=SideSummary(0, 0, (0, 0), 0, 0),
+    mixture="repeat",
+    prompt="alpaca",
+    max_length=512,
+)
+
+TABLE = """\
+source            read  dropped    kept  prompt  response      train     valid.  test
+alpaca.json     52,002        2  52,000    27.8      64.6     37,527      9,381     0
+dolly.jsonl     15,011        0  15,011   118.1      91.3     16,083      4,021     0
+all rows                                                      53,610     13,402     0
+all tokens                                                 9,000,000  2,000,000     0
+learned tokens                                             4,000,000  1,000,000     0
+different rows                                                47,117     10,000     0
+(prompt, response: mean tokens of the kept rows; mixture repeat, prompt alpaca, at most 512 tokens a row)
+alpaca.json: 2 dropped: empty response"""
+
+
+def test_the_table_for_people() -> None:
+    assert describe(SUMMARY) == TABLE
+
+
+def test_a_summary_survives_json() -> None:
+    assert Summary.from_dict(json.loads(json.dumps(SUMMARY.to_dict()))) == SUMMARY

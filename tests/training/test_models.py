@@ -1,0 +1,146 @@
+"""The base: where it comes from, and what is said where it cannot be had."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from meshtune.config import ModelConfig
+from meshtune.data.embedded import CONVERTED, embedded_gguf
+from meshtune.errors import InputError, StorageError
+from meshtune.training import models
+from meshtune.training.precision import resolve_precision
+
+
+def refused(model: ModelConfig) -> str:
+    """What `check_model` and `load_model` say, which is the same."""
+    with pytest.raises(InputError) as checked:
+        models.check_model(model)
+    with pytest.raises(InputError) as loaded:
+        models.load_model(model, "cpu")
+    assert str(checked.value) == str(loaded.value)
+    return str(checked.value)
+
+
+def test_a_folder(tiny_model_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Frozen, in evaluation mode, float32, and quiet."""
+    model = ModelConfig(name=str(tiny_model_folder))
+    models.check_model(model)
+    base = models.load_model(model, "cpu")
+    assert not base.training
+    assert {weight.dtype for weight in base.parameters()} == {torch.float32}
+    assert not any(weight.requires_grad for weight in base.parameters())
+    assert base.name_or_path == str(tiny_model_folder)
+    half = models.load_model(model.model_copy(update={"dtype": "bfloat16"}), "cpu")
+    assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_model(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """One clear message for each way in which there is none."""
+    assert "there is no folder" in refused(ModelConfig(name=str(tmp_path / "nothing")))
+    assert "there is no file" in refused(ModelConfig(name=str(tmp_path / "nothing.gguf")))
+    assert "no config.json" in refused(ModelConfig(name=str(tmp_path)))
+    shutil.copy(tiny_model_folder / "config.json", tmp_path)
+    assert "holds no weights" in refused(ModelConfig(name=str(tmp_path)))
+    assert "not in the local cache" in refused(ModelConfig(name="nobody/nothing"))
+    assert "neither" in refused(ModelConfig(name="a/b/c"))
+
+
+def test_not_a_causal_model(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Is said before any weight is read."""
+    shutil.copy(tiny_model_folder / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(InputError, match="`t5` model, no causal language model"):
+        models.check_model(ModelConfig(name=str(tmp_path)))
+
+
+def test_code_of_its_own_is_not_run_unless_asked_for(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """The message names the key."""
+    shutil.copytree(tiny_model_folder, tmp_path, dirs_exist_ok=True)
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("raise RuntimeError('it was run')")
+    assert "trust_remote_code: true" in refused(ModelConfig(name=str(tmp_path)))
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Transformers would take random ones, with a warning."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny_model_folder, tmp_path, dirs_exist_ok=True)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lacks 1 weights, such as `model[.]layers[.]1[.]mlp[.]up_proj"):
+        models.load_model(ModelConfig(name=str(tmp_path)), "cpu")
+
+
+def test_damaged_weights(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """A download that broke off."""
+    shutil.copytree(tiny_model_folder, tmp_path, dirs_exist_ok=True)
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        models.load_model(ModelConfig(name=str(tmp_path)), "cpu")
+
+
+def test_devices() -> None:
+    """`auto` is what there is; what is not there is refused."""
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert models.resolve_device(ModelConfig(name="embedded")) == expected
+    assert models.resolve_device(ModelConfig(name="embedded", device="cpu")) == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="torch sees none"):
+            models.resolve_device(ModelConfig(name="embedded", device="cuda"))
+
+
+def test_precision() -> None:
+    """`auto` takes bfloat16 only where the CPU has units for it."""
+    assert resolve_precision("float32", "cpu") == "float32"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert resolve_precision("auto", "cpu") == ("bfloat16" if fast else "float32")
+    assert resolve_precision("auto", "mps") == "float32"
+    with pytest.raises(InputError, match="float16 is for CUDA"):
+        resolve_precision("float16", "cpu")
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_converted_once_by_two_processes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One converts (here what a killed one left is in the way), the other waits; both get a whole folder."""
+    try:
+        embedded_gguf()
+    except InputError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("MESHTUNE_CACHE", str(tmp_path))
+    (tmp_path / f"{CONVERTED}.part").mkdir(parents=True)
+    script = "from meshtune.training.models import embedded_folder; print(embedded_folder())"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in processes:
+        out, err = process.communicate()
+        assert (out.strip(), err) == (str(tmp_path / CONVERTED), "")
+    assert {path.name for path in tmp_path.iterdir()} == {CONVERTED, f"{CONVERTED}.lock"}
+    base = models.load_model(ModelConfig(name="embedded"), "cpu")
+    assert sum(weight.numel() for weight in base.parameters()) == 134_515_008
+    assert base.name_or_path == str(tmp_path / CONVERTED)
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Says which folder, and how to name another."""
+    try:
+        embedded_gguf()
+    except InputError as error:
+        pytest.skip(str(error))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MESHTUNE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="MESHTUNE_CACHE"):
+        models.embedded_folder()
