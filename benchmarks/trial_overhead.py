@@ -24,7 +24,8 @@ import optuna
 from meshtune import presets
 from meshtune.budget import Budget
 from meshtune.config import SamplerConfig
-from meshtune.record import Record, distributions
+from meshtune.distributions import distributions
+from meshtune.record import Record
 from meshtune.samplers.build import build
 from meshtune.study import StudyEvent, Told, run
 from meshtune.trial import Ending, Event, Outcome, Request

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from meshtune.record import Record, RecordedTrial
+from meshtune.record import Record
+from meshtune.recorded import RecordedTrial
 from meshtune.study import Finished, Opened, Retried, Running, Stage, Started, StudyEvent, Told
 from meshtune.trial import Ending
 from meshtune.trial import Progress as TrialProgress
@@ -88,7 +89,7 @@ class Display:
     def _task(self, trial: int) -> None:
         if trial not in self._tasks:
             name = f"trial {trial}" if trial >= 0 else "measuring"
-            self._tasks[trial] = self._live.add_task(name, total=1.0, state="")
+            self._tasks[trial] = self._live.add_task(name, total=None, state="")
 
     def _progress(self, progress: TrialProgress) -> None:
         self._task(progress.trial)
@@ -99,7 +100,8 @@ class Display:
         if progress.validation_loss is not None:
             parts.append(f"validation loss {progress.validation_loss:.4f}")
         task = self._tasks[progress.trial]
-        self._live.update(task, completed=share)
+        if progress.steps:
+            self._live.update(task, total=1.0, completed=share)
         if parts:
             self._live.update(task, state=", ".join(parts))
 

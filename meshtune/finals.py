@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.errors import MeshtuneError
-from meshtune.record import Record, RecordedTrial
+from meshtune.record import Record
+from meshtune.recorded import RecordedTrial
 from meshtune.selection.statistics import Difference, paired_difference
 from meshtune.study import Running, StudyEvent
 from meshtune.trial import Ending, Outcome, Progress, Request

@@ -7,65 +7,25 @@ record then writes counts. optuna-dashboard opens the storage as it is. One writ
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from meshtune.errors import InputError, StorageError, StudyMismatch
+from meshtune.distributions import distributions
+from meshtune.errors import InputError, StudyMismatch
+from meshtune.recorded import RecordedTrial, flatten, read_outcome
 from meshtune.space import Space
-from meshtune.trial import Ending, Outcome, Request
+from meshtune.storage import open_storage, quiet, storage_errors
+from meshtune.trial import Ending, Outcome
 
 NO_VALUE_YET = 1e6  # told for an infeasible trial where nothing has completed yet
 _STATES = {Ending.STOPPED_EARLY: TrialState.PRUNED, Ending.CRASHED: TrialState.FAIL}
-
-
-@dataclass(frozen=True)
-class RecordedTrial:
-    """One trial of the log.
-
-    Attributes:
-        params: what the optimizer moves. hyperparameters: the decoded values.
-        origin: baseline, search or enqueued. block: trials proposed from the same `seen` are one block.
-        seed: of its training. seen: how many tells it was proposed from. pack, thresholds: as in `Request`.
-        outcome: how it ended, or None while it is pending.
-        order, told: place and value of its tell. elapsed: search seconds of the study at its tell.
-    """
-
-    number: int
-    params: Mapping[str, Any]
-    hyperparameters: Mapping[str, Any]
-    origin: str
-    block: int
-    seed: int
-    seen: int
-    pack: int | None = None
-    thresholds: tuple[tuple[int, float], ...] = ()
-    outcome: Outcome | None = None
-    order: int | None = None
-    told: float | None = None
-    elapsed: float = 0.0
-
-    def request(self, threads: int | None, timeout: float | None) -> Request:
-        """What is submitted for this trial."""
-        return Request(
-            trial=self.number,
-            hyperparameters=self.hyperparameters,
-            seed=self.seed,
-            block=self.block,
-            pack=self.pack,
-            threads=threads,
-            timeout=timeout,
-            thresholds=self.thresholds,
-        )
 
 
 class Record:
@@ -82,8 +42,8 @@ class Record:
 
     def __init__(self, url: str, name: str, space: Space | None = None, fixed: Mapping[str, Any] | None = None):
         self.space = space
-        with _storage_errors(url), _quiet():
-            storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
+        with storage_errors(url), quiet():
+            storage = open_storage(url)
             if fixed is None:
                 try:
                     self._study = optuna.load_study(study_name=name, storage=storage)
@@ -118,7 +78,7 @@ class Record:
     @property
     def best(self) -> RecordedTrial | None:
         """The complete trial with the lowest objective; the earlier one where two are equal."""
-        return min(self.complete, key=lambda trial: (_loss(trial), trial.number), default=None)
+        return min(self.complete, key=lambda trial: (trial.loss, trial.number), default=None)
 
     @property
     def complete(self) -> list[RecordedTrial]:
@@ -167,7 +127,7 @@ class Record:
         )
         # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
         tell = {**dataclasses.asdict(outcome), "order": told.order, "told": told.told, "elapsed": elapsed}
-        with _storage_errors():
+        with storage_errors():
             self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", tell)
             self._finish(self._study, self._ids[trial.number], told)
         self._finish(self.mirror, self._mirror_id(trial.number), told)
@@ -176,7 +136,7 @@ class Record:
 
     def note(self, key: str, value: Any) -> None:
         """Make a small fact about the study durable."""
-        with _storage_errors():
+        with storage_errors():
             self._study.set_user_attr(key, value)
         self.notes[key] = value
 
@@ -213,7 +173,7 @@ class Record:
             user_attrs={"proposal": proposal, "hyperparameters": dict(hyperparameters)},
             system_attrs=dict(system_attrs),
         )
-        with _storage_errors():
+        with storage_errors():
             trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
         if not mirrored:
             self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
@@ -229,7 +189,7 @@ class Record:
         if outcome.ending is Ending.CRASHED:
             return None
         untuned = (self.notes.get("untuned") or {}).get("loss")
-        known = [_loss(trial) for trial in self.complete] + ([untuned] if untuned is not None else [])
+        known = [trial.loss for trial in self.complete] + ([untuned] if untuned is not None else [])
         return max(known, default=NO_VALUE_YET)
 
     def _finish(self, study: optuna.Study, trial_id: int, trial: RecordedTrial) -> None:
@@ -259,7 +219,7 @@ class Record:
         if "outcome" in attrs:
             told = dict(attrs["outcome"])
             extra = {name: told.pop(name) for name in ("order", "told", "elapsed")}
-            trial = dataclasses.replace(trial, outcome=_outcome(told), **extra)
+            trial = dataclasses.replace(trial, outcome=read_outcome(told), **extra)
         self.trials.append(trial)
         self._ids.append(frozen._trial_id)
         if trial.outcome is not None and not frozen.state.is_finished() and repair:
@@ -284,74 +244,3 @@ class Record:
                 + "\n".join(lines)
                 + "\nGive the old values back, or start another study with `--folder`."
             )
-
-
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """A space as Optuna distributions by name."""
-    made: dict[str, BaseDistribution] = {}
-    for parameter in space.parameters:
-        match parameter.kind:
-            case "int":
-                made[parameter.name] = IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
-            case "float":
-                made[parameter.name] = FloatDistribution(parameter.low, parameter.high, log=parameter.log)
-            case "categorical":
-                made[parameter.name] = CategoricalDistribution(parameter.choices)
-    return made
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping of dotted keys."""
-    if isinstance(tree, Mapping) and tree:
-        items = [(str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list) and tree:
-        items = [(str(index), value) for index, value in enumerate(tree)]
-    else:
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in items:
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else key))
-    return flat
-
-
-def _outcome(fields: dict[str, Any]) -> Outcome:
-    fields["ending"] = Ending(fields["ending"])
-    for name in ("losses", "training_losses"):
-        fields[name] = tuple(fields[name])
-    fields["row_losses"] = ()
-    return Outcome(**fields)
-
-
-def _loss(trial: RecordedTrial) -> float:
-    loss = trial.outcome.loss if trial.outcome is not None else None
-    return math.inf if loss is None else loss
-
-
-def _engine_arguments(url: str) -> dict[str, Any]:
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-
-
-@contextlib.contextmanager
-def _storage_errors(url: str = "the study's storage") -> Iterator[None]:
-    """Turn the storage's errors into one that says what to do."""
-    import sqlalchemy.exc
-
-    try:
-        yield
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise StorageError(
-            f"{url}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database up?"
-            " What was told before is safe; run the same command again."
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna announces each new study: not here."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

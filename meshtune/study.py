@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshtune.budget import Budget, Limit
-from meshtune.record import Record, RecordedTrial
+from meshtune.record import Record
+from meshtune.recorded import RecordedTrial
 from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.seam import Worker

@@ -9,8 +9,10 @@ from optuna.trial import TrialState
 
 from meshtune import presets
 from meshtune.config import SamplerConfig
+from meshtune.distributions import distributions
 from meshtune.errors import InputError, StudyMismatch
-from meshtune.record import Record, distributions, flatten
+from meshtune.record import Record
+from meshtune.recorded import flatten
 from meshtune.samplers.build import build
 from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome

@@ -6,7 +6,8 @@ from pathlib import Path
 from meshtune import presets
 from meshtune.budget import Budget
 from meshtune.config import Interval, SamplerConfig
-from meshtune.record import Record, distributions
+from meshtune.distributions import distributions
+from meshtune.record import Record
 from meshtune.samplers.build import build
 from meshtune.samplers.seam import Sampler
 from meshtune.study import Finished, Proposed, Retried, Started, StudyEvent, Told, run

@@ -40,6 +40,7 @@ class Recipe:
     at: str = "best"
     space: str = "recommended"
     trials: int = 30
+    processes: str = "null"
 
 
 DEFAULT = Recipe()
@@ -47,12 +48,13 @@ DEFAULT = Recipe()
 # Small enough for minutes on two cores, and with steps enough that the losses move.
 QUICKSTART = Recipe(
     title="The quickstart: a real search in minutes, on the embedded model and data.",
-    rows="260",
-    validation="48",
-    test="64",
+    rows="200",
+    validation="40",
+    test="60",
     epochs=1,
     batch_size=4,
     trials=12,
+    processes="2",
 )
 
 # The authors train 128 sequences a step: 4 a device, on 4 GPUs, with 8 accumulation steps. A trial here has one
@@ -126,6 +128,11 @@ def _quoted(value: str) -> str:
 def _key(key: str, value: object) -> str:
     """A key and its value, padded to where the comments stand."""
     return f"{key}: {value}".ljust(30)
+
+
+def _optional(key: str, value: str) -> str:
+    """A key that is commented out where it has its default, null."""
+    return _key(f"  # {key.strip()}" if value == "null" else key, value)
 
 
 def text(recipe: Recipe) -> str:
@@ -208,7 +215,7 @@ budget:                        # the first limit that is reached ends the search
 
 worker:
   name: local                  # this machine
-  # processes: null            # null: one a visible GPU; one on a CPU
+{_optional("  processes", recipe.processes)} # null: one a visible GPU; one on a CPU
   # threads: null              # CPU threads a process; null: cores over processes
   # attempts: 3                # crashes of a trial before it is given up
 

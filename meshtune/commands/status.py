@@ -9,7 +9,8 @@ from typing import Any
 from meshtune import finals
 from meshtune.commands.locate import Located, existing
 from meshtune.lease import holder
-from meshtune.record import Record, RecordedTrial
+from meshtune.record import Record
+from meshtune.recorded import RecordedTrial
 
 
 def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from meshtune.budget import Budget
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.stop import REQUEST
+from meshtune.distributions import distributions
 from meshtune.errors import MeshtuneError, StorageError
 from meshtune.lease import lease
-from meshtune.record import Record, distributions
+from meshtune.record import Record
 from meshtune.samplers.build import build as build_sampler
 from meshtune.study import Finished, Opened, Stage, StudyEvent, Told, run
 from meshtune.trial import Ending, Outcome, Request

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from optuna import Study
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.errors import SamplerError
+from meshtune.samplers.encoding import bounds, from_number, ranges, to_number, whole
+from meshtune.samplers.encoding import key as key_of
 from meshtune.samplers.nomad import LARGE, Nomad, Point, Segment
 from meshtune.samplers.seam import Sampler
 from meshtune.samplers.seeds import derived_seed
@@ -171,7 +173,7 @@ class MadsSampler(Sampler):
             "startup": 2 * len(self._space) if self._n_startup is None else self._n_startup,
             "block_size": self._block_size,
             "options": list(self._options),
-            "known": _ranges(known),
+            "known": ranges(known),
         }
         self._news = False
         self._run(study, trials)
@@ -185,12 +187,12 @@ class MadsSampler(Sampler):
             for trial in trials
             if trial.number in known and self._has(trial.params)
         }
-        bounds = [_bounds(distribution) for distribution in self._space.values()]
+        ends = [bounds(distribution) for distribution in self._space.values()]
         self._nomad = Nomad(
             Segment(
-                integer=tuple(map(_whole, self._space.values())),
-                lower=tuple(low for low, _ in bounds),
-                upper=tuple(high for _, high in bounds),
+                integer=tuple(map(whole, self._space.values())),
+                lower=tuple(low for low, _ in ends),
+                upper=tuple(high for _, high in ends),
                 start=tuple(definition["start"]),
                 cache=tuple(cache.items()),
                 seed=definition["seed"],
@@ -221,10 +223,10 @@ class MadsSampler(Sampler):
 
     def _visited(self, trials: Sequence[FrozenTrial]) -> bool:
         """Whether every point of a finite space has a trial. NOMAD may crash when it looks for one more."""
-        if not all(map(_whole, self._space.values())):
+        if not all(map(whole, self._space.values())):
             return False
-        size = math.prod(_bounds(distribution)[1] + 1 for distribution in self._space.values())
-        return len({_key(self._encode(trial.params)) for trial in trials if self._has(trial.params)}) >= size
+        size = math.prod(bounds(distribution)[1] + 1 for distribution in self._space.values())
+        return len({key_of(self._encode(trial.params)) for trial in trials if self._has(trial.params)}) >= size
 
     def _differs(self, how: str) -> None:
         self.close()
@@ -246,11 +248,11 @@ class MadsSampler(Sampler):
             return
         self._block += 1
         known = {
-            _key(self._encode(t.params)): t.number
+            key_of(self._encode(t.params)): t.number
             for t in reversed(trials)
             if self._has(t.params) and not self._later(t)
         }
-        self._slots = [_Slot(_key(point), self._decode(point), known.get(_key(point))) for point in block]
+        self._slots = [_Slot(key_of(p), self._decode(p), known.get(key_of(p))) for p in block]
 
     def _later(self, trial: FrozenTrial) -> bool:
         """Whether a trial belongs to this or a later block of the open segment (while replaying)."""
@@ -263,7 +265,7 @@ class MadsSampler(Sampler):
         if len(answers) < len(self._slots) or not all(trial.state.is_finished() for trial in answers):
             return False
         values = [_value(study, trial) for trial in answers]
-        start = _key(self._definition["start"])
+        start = key_of(self._definition["start"])
         if self._nomad is not None and values:
             self._nomad.tell(
                 [LARGE if v is None and s.key == start else v for v, s in zip(values, self._slots, strict=True)]
@@ -276,70 +278,18 @@ class MadsSampler(Sampler):
         return all(name in params for name in self._space)
 
     def _encode(self, params: Mapping[str, Any]) -> Point:
-        return tuple(_to_number(params[name], distribution) for name, distribution in self._space.items())
+        return tuple(to_number(params[name], distribution) for name, distribution in self._space.items())
 
     def _decode(self, point: Point) -> dict[str, Any]:
         named = zip(point, self._space.items(), strict=True)
-        return {name: _from_number(value, distribution) for value, (name, distribution) in named}
+        return {name: from_number(value, distribution) for value, (name, distribution) in named}
 
     def _middle(self) -> Point:
         middles = []
         for distribution in self._space.values():
-            low, high = _bounds(distribution)
-            middles.append(float((int(low) + int(high)) // 2) if _whole(distribution) else (low + high) / 2)
+            low, high = bounds(distribution)
+            middles.append(float((int(low) + int(high)) // 2) if whole(distribution) else (low + high) / 2)
         return tuple(middles)
-
-
-def _key(point: Sequence[float]) -> Point:
-    """What makes two points the same: coordinates to 9 digits, since decoding and encoding costs the last few."""
-    return tuple(round(coordinate, 9) + 0.0 for coordinate in point)  # + 0.0 turns -0.0 into 0.0
-
-
-def _whole(distribution: BaseDistribution) -> bool:
-    return not isinstance(distribution, FloatDistribution) or distribution.step is not None
-
-
-def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
-    match distribution:
-        case CategoricalDistribution():
-            return 0.0, float(len(distribution.choices) - 1)
-        case IntDistribution():
-            return 0.0, float((distribution.high - distribution.low) // distribution.step)
-        case FloatDistribution() if distribution.step is not None:
-            return 0.0, float(round((distribution.high - distribution.low) / distribution.step))
-        case FloatDistribution() if distribution.log:
-            return math.log10(distribution.low), math.log10(distribution.high)
-        case FloatDistribution():
-            return distribution.low, distribution.high
-    raise SamplerError(f"MADS cannot search {distribution}")
-
-
-def _to_number(value: Any, distribution: BaseDistribution) -> float:
-    """NOMAD's coordinate, inside the bounds; reals with 15 digits, as NOMAD's cache holds them."""
-    match distribution:
-        case CategoricalDistribution():
-            return float(distribution.choices.index(value))
-        case IntDistribution():
-            return float((int(value) - distribution.low) // distribution.step)
-        case FloatDistribution() if distribution.step is not None:
-            return float(round((value - distribution.low) / distribution.step))
-    low, high = _bounds(distribution)
-    number = math.log10(value) if isinstance(distribution, FloatDistribution) and distribution.log else float(value)
-    return min(max(float(f"{number:.15g}"), low), high)
-
-
-def _from_number(number: float, distribution: BaseDistribution) -> Any:
-    match distribution:
-        case CategoricalDistribution():
-            return distribution.choices[round(number)]
-        case IntDistribution():
-            return distribution.low + round(number) * distribution.step
-        case FloatDistribution() if distribution.step is not None:
-            return min(distribution.low + round(number) * distribution.step, distribution.high)
-        case FloatDistribution():
-            value = 10.0**number if distribution.log else number + 0.0  # NOMAD knows -0.0
-            return min(max(value, distribution.low), distribution.high)
-    raise SamplerError(f"MADS cannot search {distribution}")
 
 
 def _value(study: Study, trial: FrozenTrial) -> float | None:
@@ -349,14 +299,3 @@ def _value(study: Study, trial: FrozenTrial) -> float | None:
     if any(violation > 0 for violation in trial.constraints.values()):
         return None
     return -trial.value if study.direction is StudyDirection.MAXIMIZE else trial.value
-
-
-def _ranges(numbers: Sequence[int]) -> list[list[int]]:
-    """[0, 1, 2, 5] as [[0, 2], [5, 5]]: attributes stay small."""
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ranges

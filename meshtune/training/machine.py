@@ -7,14 +7,17 @@ Devices are named as torch names them. Not run on a GPU yet.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import re
+import sys
 from pathlib import Path
 
 import torch
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's
 # What allocators say: torch's on a CPU, cuBLAS and cuDNN on a GPU (which raise plain RuntimeErrors), the system's.
 _WORDS = re.compile(
     r"can't allocate memory|not enough memory|out of memory|_STATUS_ALLOC_FAILED|Cannot allocate memory", re.I
@@ -50,6 +53,8 @@ def free(device: str) -> None:
     gc.collect()  # Trainer and its callbacks hold each other
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
+    elif _TRIM is not None:
+        _TRIM(0)  # else the next evaluation's peak would be that of the largest before it
 
 
 def is_out_of_memory(error: BaseException) -> bool:

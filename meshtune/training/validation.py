@@ -15,7 +15,8 @@ import torch
 from meshtune.training.loss import IGNORED, RowSet, collate, label_losses
 
 RowLoss = tuple[float, int]
-LOGITS = 2**26  # numbers in the logits of one batch, 256 MiB: more rows at once are no faster on a CPU
+CPU_TOKENS = 512  # of a batch: more at once is slower, since products are at their peak and caches are small
+GPU_TOKENS = 8192
 
 
 def row_losses(
@@ -26,12 +27,12 @@ def row_losses(
     Args:
         model: on its device; its mode is put back afterwards.
         rows: of (tokens, trained).
-        batch_tokens: tokens of a batch, padding included (one row may have more); the default bounds memory.
+        batch_tokens: tokens of a batch, padding included (one row may have more); the default suits the device.
         tick: called before each batch; what it raises ends the validation.
     """
     losses: list[RowLoss] = [(0.0, 0)] * len(rows)
     lengths = [len(rows[index][0]) for index in range(len(rows))]
-    limit = batch_tokens or LOGITS // model.config.get_text_config().vocab_size
+    limit = batch_tokens or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
     training = model.training
     model.eval()
     try:

@@ -1,0 +1,76 @@
+"""One trial as the record holds it: values only, no storage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshtune.trial import Ending, Outcome, Request
+
+
+@dataclass(frozen=True)
+class RecordedTrial:
+    """One trial of the log.
+
+    Attributes:
+        params: what the optimizer moves. hyperparameters: the decoded values.
+        origin: baseline, search or enqueued. block: trials proposed from the same `seen` are one block.
+        seed: of its training. seen: how many tells it was proposed from. pack, thresholds: as in `Request`.
+        outcome: how it ended, or None while it is pending.
+        order, told: place and value of its tell. elapsed: search seconds of the study at its tell.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
+    origin: str
+    block: int
+    seed: int
+    seen: int
+    pack: int | None = None
+    thresholds: tuple[tuple[int, float], ...] = ()
+    outcome: Outcome | None = None
+    order: int | None = None
+    told: float | None = None
+    elapsed: float = 0.0
+
+    def request(self, threads: int | None, timeout: float | None) -> Request:
+        """What is submitted for this trial."""
+        return Request(
+            trial=self.number,
+            hyperparameters=self.hyperparameters,
+            seed=self.seed,
+            block=self.block,
+            pack=self.pack,
+            threads=threads,
+            timeout=timeout,
+            thresholds=self.thresholds,
+        )
+
+    @property
+    def loss(self) -> float:
+        """The objective; infinite where the trial has none."""
+        loss = self.outcome.loss if self.outcome is not None else None
+        return math.inf if loss is None else loss
+
+
+def read_outcome(fields: Mapping[str, Any]) -> Outcome:
+    """The outcome that `dataclasses.asdict` made into plain values; losses by row are in files of their own."""
+    tuples = {name: tuple(fields[name]) for name in ("losses", "training_losses")}
+    return Outcome(**{**fields, **tuples, "ending": Ending(fields["ending"]), "row_losses": ()})
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping of dotted keys."""
+    if isinstance(tree, Mapping) and tree:
+        items = [(str(key), value) for key, value in tree.items()]
+    elif isinstance(tree, list) and tree:
+        items = [(str(index), value) for index, value in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    return flat

@@ -1,0 +1,45 @@
+"""Opens Optuna storages, and turns their errors into one message that says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+
+from meshtune.errors import StorageError
+
+
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server."""
+    return optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
+
+
+def _engine_arguments(url: str) -> dict[str, Any]:
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+
+
+@contextlib.contextmanager
+def storage_errors(url: str = "the study's storage") -> Iterator[None]:
+    """Turn the storage's errors into one that says what to do."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise StorageError(
+            f"{url}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database up?"
+            " What was told before is safe; run the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna announces each new study: not here."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
