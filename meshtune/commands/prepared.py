@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 from meshtune import presets
 from meshtune.commands.locate import Located
 from meshtune.config import CommandObjectiveConfig, LoraObjectiveConfig
-from meshtune.errors import InputError, StudyMismatch
+from meshtune.errors import InputError, MissingExtra, StudyMismatch
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
 from meshtune.workers.local import Place
@@ -77,6 +78,9 @@ def _lora(
     report: Callable[[str], None] | None,
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("training adapters", package, "pip install 'meshtune[train]'")
     from meshtune.data.build import prepare as prepare_data
     from meshtune.objectives.lora import LoraSpec
     from meshtune.training.models import check_model, resolve_device

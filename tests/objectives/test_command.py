@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshtune.objectives.command import CommandObjective, CommandSpec, fill, last_object
+from meshtune.testing.objectives import ObjectiveContract
 from meshtune.testing.processes import gone
 from meshtune.trial import Ending, Outcome, Request
 
@@ -17,6 +18,18 @@ def run(folder: Path, code: str, *, timeout: float | None = None, **hyperparamet
     outcomes = [event for event in objective.evaluate([request]) if isinstance(event, Outcome)]
     assert len(outcomes) == 1
     return outcomes[0]
+
+
+class TestContract(ObjectiveContract):
+    def make(self, folder: Path) -> CommandObjective:
+        code = "import sys; x = float(sys.argv[1]); print('{\"loss\": ' + str(x * x) + '}'); sys.exit(x < 0)"
+        return CommandObjective(CommandSpec((sys.executable, "-c", code, "{x}"), "loss", str(folder), str(folder)))
+
+    def good(self, trial: int) -> Request:
+        return Request(trial, {"x": 1.5 + trial}, seed=0)
+
+    def bad(self, trial: int) -> Request:
+        return Request(trial, {"x": -1.0}, seed=0)
 
 
 def test_the_last_json_line_holds_the_result(tmp_path: Path) -> None:
