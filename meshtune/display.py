@@ -182,19 +182,17 @@ def verdict(status: Mapping[str, Any]) -> str:
     if best.get("trial") == baseline.get("trial"):
         return "The baseline itself is the best point found: it was not beaten."
     if difference is None:
-        return f"Best: trial {best['trial']}, loss {number(best['loss'])} (no test rows to compare on)."
+        losses = f"loss {number(best['loss'])}, the baseline's is {number(baseline['loss'])}"
+        return f"Best: trial {best['trial']}, {losses} (no test rows: how much of it is luck is not known)."
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
-    interval = f"95 % interval {-high:+.4f} to {-low:+.4f}"
+    evidence = f"95 % interval of the difference {low:+.4f} to {high:+.4f}, {rows} unseen rows"
     if high < 0:
         gain = 100 * -mean / baseline["test_loss"]
-        evidence = f"{gain:.1f} %; {interval}; {rows} unseen rows"
-        return f"The best beats the baseline by {-mean:.4f} in test loss ({evidence})."
+        return f"The best beats the baseline by {-mean:.4f} in test loss, {gain:.1f} % ({evidence})."
     if low > 0:
-        return f"The best is worse than the baseline by {mean:.4f} on the test rows ({interval}): keep the baseline."
-    return (
-        f"The best does not beat the baseline beyond noise: its test loss is lower by {-mean:+.4f} ({interval},"
-        f" {rows} unseen rows)."
-    )
+        return f"The best is worse than the baseline by {mean:.4f} in test loss ({evidence}): keep the baseline."
+    side = "lower" if mean <= 0 else "higher"
+    return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
 
 
 def load_lines(status: Mapping[str, Any], model: str) -> str | None:
