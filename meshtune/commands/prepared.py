@@ -80,7 +80,7 @@ def _lora(
     """The parts that need the data and the model; imports torch."""
     for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
         if importlib.util.find_spec(package) is None:
-            raise MissingExtra("training adapters", package, "pip install 'meshtune[train]'")
+            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
     from meshtune.data.build import prepare as prepare_data
     from meshtune.objectives.lora import LoraSpec
     from meshtune.training.models import check_model, resolve_device

@@ -36,11 +36,6 @@ def tune(study: Located, *, new_segment: bool = False) -> Generator[StudyEvent, 
         prepared = prepare(study)
         recorded = _recorded_block_size(study)
         block_size = config.sampler.block_size or recorded or len(prepared.places)
-        record = Record(
-            study.url, study.folder.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size}
-        )
-        _write_effective(study)
-        (study.folder / REQUEST).unlink(missing_ok=True)
         sampler = build_sampler(
             config.sampler,
             distributions(prepared.space),
@@ -49,6 +44,11 @@ def tune(study: Located, *, new_segment: bool = False) -> Generator[StudyEvent, 
             seed=config.seed,
             new_segment=new_segment,
         )
+        record = Record(
+            study.url, study.folder.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size}
+        )
+        _write_effective(study)
+        (study.folder / REQUEST).unlink(missing_ok=True)
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         try:
             yield Opened(record, study.folder, config.sampler.name, worker.slots, config.budget.trials)

@@ -150,6 +150,7 @@ def test_a_full_disk_is_one_message_and_nothing_is_lost(tmp_path: Path) -> None:
         (("tune", "."), "exactly one study"),
         (("tune", "study.yaml", "--folder", "program.py/inside"), "cannot be written"),
         (("tune", "study.yaml", "--set", "budget.trials=0"), "budget.trials"),
+        (("tune", "study.yaml", "--set", "sampler.options={colour: 3}"), "sampler.options of `mads`"),
         (("tune", "study.yaml", "--set", "smapler=mads"), "Did you mean `sampler`?"),
     ],
 )
