@@ -6,7 +6,6 @@ Everything goes to standard error: standard output is for results. Nothing here 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -40,8 +39,7 @@ class Display:
         self._tasks: dict[int, TaskID] = {}
         self._record: Record | None = None
         self._total: int | None = None
-        self._begun = time.monotonic()
-        self._done_here = 0
+        self._slots = 1
 
     def __enter__(self) -> Display:
         self._live.start()
@@ -78,7 +76,7 @@ class Display:
     # -- inside
 
     def _open(self, opened: Opened) -> None:
-        self._record = opened.record
+        self._record, self._slots = opened.record, opened.slots
         self._total = opened.trials
         done = len(opened.record.told)
         continued = f", continuing after {done} finished trials" if done else ""
@@ -107,7 +105,6 @@ class Display:
 
     def _told(self, trial: RecordedTrial) -> None:
         self._remove(trial.number)
-        self._done_here += 1
         outcome, record = trial.outcome, self._record
         if outcome is None or record is None:
             return
@@ -138,7 +135,8 @@ class Display:
     def _left(self, record: Record) -> str:
         if self._total is None or self._total <= len(record.told):
             return ""
-        seconds = (time.monotonic() - self._begun) / self._done_here * (self._total - len(record.told))
+        done = [trial.outcome.seconds for trial in record.told if trial.outcome is not None]
+        seconds = sum(done) / len(done) * (self._total - len(record.told)) / self._slots
         return f", about {duration(seconds)} left"
 
     def _remove(self, trial: int) -> None:

@@ -48,9 +48,9 @@ DEFAULT = Recipe()
 # Small enough for minutes on two cores, and with steps enough that the losses move.
 QUICKSTART = Recipe(
     title="The quickstart: a real search in minutes, on the embedded model and data.",
-    rows="180",
-    validation="36",
-    test="56",
+    rows="160",
+    validation="32",
+    test="52",
     epochs=1,
     batch_size=4,
     trials=12,
