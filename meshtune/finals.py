@@ -6,6 +6,7 @@ measures only what is new.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -16,29 +17,38 @@ from meshtune.errors import MeshtuneError
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.selection.statistics import Difference, paired_difference
-from meshtune.study import Running, StudyEvent
+from meshtune.study import WAIT_SECONDS, Retried, Running, StudyEvent
 from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.seam import Worker
 
 UNTUNED, BASELINE = -1, -2  # request numbers of what is no trial
 
 
-def gather(worker: Worker, requests: Sequence[Request]) -> Iterator[StudyEvent | Outcome]:
-    """Run requests that are no trials; yields their progress and outcomes."""
+def gather(worker: Worker, requests: Sequence[Request], attempts: int) -> Iterator[StudyEvent | Outcome]:
+    """Run requests that are no trials; yields their progress and outcomes.
+
+    Raises MeshtuneError where one does not complete, after so many attempts where it crashes.
+    """
     queue = list(requests)
-    running = 0
+    running: dict[int, Request] = {}
     while queue or running:
         while queue and worker.free():
-            worker.submit([queue.pop(0)])
-            running += 1
-        for event in worker.events(0.5):
+            request = queue.pop(0)
+            worker.submit([request])
+            running[request.trial] = request
+        for event in worker.events(WAIT_SECONDS):
             if isinstance(event, Progress):
                 yield Running(event)
                 continue
-            running -= 1
-            if event.ending is Ending.CRASHED:
-                raise MeshtuneError(f"the model could not be measured: {event.message}")
-            yield event
+            request = running.pop(event.trial)
+            if event.ending is Ending.CRASHED and event.attempt < attempts:
+                queue.append(dataclasses.replace(request, attempt=event.attempt + 1))
+                yield Retried(event)
+            elif event.ending is not Ending.COMPLETE:
+                what = f"measuring on the {request.measure} rows" if request.measure else "training the baseline"
+                raise MeshtuneError(f"{what} ended as {event.ending}: {event.message}. {event.ending.advice}")
+            else:
+                yield event
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
@@ -48,7 +58,9 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return measured
 
 
-def measure(record: Record, worker: Worker, folder: Path, *, seed: int, threads: int | None) -> Iterator[StudyEvent]:
+def measure(
+    record: Record, worker: Worker, folder: Path, *, seed: int, threads: int | None, attempts: int
+) -> Iterator[StudyEvent]:
     """Measure untuned, baseline and best on the test rows, where this has not been done."""
     measured = read(folder)
     adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
@@ -63,7 +75,7 @@ def measure(record: Record, worker: Worker, folder: Path, *, seed: int, threads:
         Request(number, {}, seed, threads=threads, measure="test", adapter=adapter)
         for number, (_, adapter) in missing.items()
     ]
-    for event in gather(worker, requests):
+    for event in gather(worker, requests, attempts):
         if isinstance(event, Outcome):
             measured[missing[event.trial][0]] = {"loss": event.loss, "rows": event.row_losses}
             _write(folder, measured)

@@ -21,7 +21,7 @@ from meshtune.distributions import distributions
 from meshtune.errors import InputError, StudyMismatch
 from meshtune.recorded import RecordedTrial, flatten, read_outcome
 from meshtune.space import Space
-from meshtune.storage import open_storage, quiet, storage_errors
+from meshtune.storage import create_aside, open_storage, quiet, storage_errors
 from meshtune.trial import Ending, Outcome
 
 NO_VALUE_YET = 1e6  # told for an infeasible trial where nothing has completed yet
@@ -43,6 +43,8 @@ class Record:
     def __init__(self, url: str, name: str, space: Space | None = None, fixed: Mapping[str, Any] | None = None):
         self.space = space
         with storage_errors(url), quiet():
+            if fixed is not None:
+                create_aside(url, name, {"fixed": json.loads(json.dumps(fixed))})
             storage = open_storage(url)
             if fixed is None:
                 try:

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 
-from meshtune.errors import StorageError
+from meshtune.errors import MissingExtra, StorageError
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server."""
     return optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
+
+
+def create_aside(url: str, name: str, attributes: Mapping[str, Any]) -> None:
+    """Make a SQLite file with a new study in it, where there is none: whole, or not at all.
+
+    Optuna makes its tables one by one, also when it only means to read: a reader that met a half-made file would make
+    the rest of it, and the writer would fail on what is there already.
+    """
+    path = sqlalchemy.make_url(url).database
+    if not url.startswith("sqlite:///") or path is None or Path(path).exists():
+        return
+    aside = Path(f"{path}.part")
+    aside.unlink(missing_ok=True)
+    storage = open_storage(f"sqlite:///{aside}")
+    study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    storage.engine.dispose()
+    aside.replace(path)
 
 
 def _engine_arguments(url: str) -> dict[str, Any]:
@@ -26,6 +47,10 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
     """Turn the storage's errors into one that says what to do."""
     try:
         yield
+    except ImportError as error:
+        raise MissingExtra(
+            f"the storage {url}", str(error.name), "pip install psycopg2-binary (for postgresql://..)"
+        ) from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise StorageError(

@@ -1,6 +1,9 @@
 """The record: an ordered log that is complete after any moment at which its writer dies."""
 
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import optuna
@@ -168,3 +171,27 @@ def test_the_record_reads_as_optuna_does(tmp_path: Path) -> None:
 
 def test_flatten() -> None:
     assert flatten({"a": {"b": 1, "c": [2, {"d": 3}]}, "e": {}}) == {"a.b": 1, "a.c.0": 2, "a.c.1.d": 3, "e": {}}
+
+
+def test_a_database_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Killed at any moment of its making: a reader never meets a half-made file, and the next writer goes on."""
+    code = (
+        "import sys; from meshtune.record import Record; from meshtune import presets; print('ready', flush=True)\n"
+        "Record(sys.argv[1], 'study', presets.recommended(), fixed={'a': 1})"
+    )
+    seen = set()
+    for number, wait in enumerate((0.0, 0.02, 0.05, 0.1, 0.2, 1.0)):
+        database = tmp_path / f"{number}.db"
+        url = f"sqlite:///{database}"
+        writer = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(wait)
+        writer.kill()
+        writer.communicate()
+        seen.add(database.exists())
+        if database.exists():
+            assert Record(url, "study").notes["fixed"] == {"a": 1}
+        Record(url, "study", SPACE, fixed={"a": 1}).propose(sampler(), seed=0)
+        assert not (tmp_path / f"{number}.db.part").exists()
+    assert seen == {True, False}

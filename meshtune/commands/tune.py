@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from meshtune.lease import lease
 from meshtune.record import Record
 from meshtune.samplers.build import build as build_sampler
 from meshtune.study import Finished, Opened, Stage, StudyEvent, Told, run
-from meshtune.trial import Ending, Outcome, Request
+from meshtune.trial import Outcome, Request
 from meshtune.workers.local import LocalWorker
 
 
@@ -93,7 +93,9 @@ def _search(
         return
     if prepared.test_rows:
         yield Stage("measuring on the test rows")
-        yield from finals.measure(record, worker, study.folder, seed=config.seed, threads=threads)
+        yield from finals.measure(
+            record, worker, study.folder, seed=config.seed, threads=threads, attempts=config.worker.attempts
+        )
     record.note("finished", finished.reason)
 
 
@@ -114,21 +116,14 @@ def _before(
         requests.append(Request(finals.BASELINE, baseline, seed, threads=threads))
     if requests:
         yield Stage("measuring the untuned model")
-    for event in finals.gather(worker, requests):
+    for event in finals.gather(worker, requests, study.config.worker.attempts):
         if not isinstance(event, Outcome):
             yield event
         elif event.trial == finals.UNTUNED:
             record.note("untuned", {"loss": event.loss})
         elif baseline is not None:
-            record.note("baseline", _baseline_note(event, baseline))
-
-
-def _baseline_note(outcome: Outcome, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    ending = outcome.ending
-    if ending is not Ending.COMPLETE:
-        words = f"the baseline {dict(hyperparameters)} ended as {ending}: {outcome.message}."
-        raise MeshtuneError(f"{words} {ending.advice}")
-    return {**dataclasses.asdict(outcome), "row_losses": [], "hyperparameters": dict(hyperparameters)}
+            note = {**dataclasses.asdict(event), "row_losses": [], "hyperparameters": dict(baseline)}
+            record.note("baseline", note)
 
 
 def _drop_adapters(record: Record, folder: Path, keep: int) -> None:

@@ -96,7 +96,8 @@ class LoraObjective:
         with contextlib.closing(steps):
             for step in steps:
                 if isinstance(step, Trained):
-                    adapter = f"adapters/{request.trial}"
+                    # What is trained beside the trials, with a number below 0, is the baseline outside the space.
+                    adapter = f"adapters/{request.trial if request.trial >= 0 else 'baseline'}"
                     save_adapter(Path(spec.folder) / adapter, step.weights, step.config, self._base.name_or_path)
                     peak = machine.peak(self.device)
                     return run.ended(Ending.COMPLETE, loss=step.loss, adapter=adapter, peak_memory=peak)
