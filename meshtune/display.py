@@ -193,7 +193,7 @@ def verdict(status: Mapping[str, Any]) -> str:
     return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
 
 
-def load_lines(status: Mapping[str, Any], model: str) -> str | None:
+def load_lines(status: Mapping[str, Any]) -> str | None:
     """Three lines of Python that load the best adapter in plain PEFT."""
     best = status.get("best")
     if best is None or not best.get("adapter"):
@@ -201,7 +201,7 @@ def load_lines(status: Mapping[str, Any], model: str) -> str | None:
     return (
         "from peft import AutoPeftModelForCausalLM\n"
         f'model = AutoPeftModelForCausalLM.from_pretrained("{status["folder"]}/{best["adapter"]}")\n'
-        f"model = model.merge_and_unload()  # optional: a plain {model} with the adapter inside"
+        "model = model.merge_and_unload()  # optional: a plain model with the adapter inside"
     )
 
 
@@ -218,7 +218,7 @@ def number(value: Any, digits: int = 5) -> str:
         if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
             mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
             return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
-        return f"{value:.{digits}g}"
+        return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
     return str(value)
 
 

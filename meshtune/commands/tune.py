@@ -7,7 +7,6 @@ import dataclasses
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 from meshtune import config_file, finals
 from meshtune.budget import Budget
@@ -19,6 +18,7 @@ from meshtune.errors import MeshtuneError, StorageError
 from meshtune.lease import lease
 from meshtune.record import Record
 from meshtune.samplers.build import build as build_sampler
+from meshtune.samplers.seam import Sampler
 from meshtune.study import Finished, Opened, Stage, StudyEvent, Told, run
 from meshtune.trial import Outcome, Request
 from meshtune.workers.local import LocalWorker
@@ -59,7 +59,7 @@ def tune(study: Located, *, new_segment: bool = False) -> Generator[StudyEvent, 
 
 
 def _search(
-    study: Located, prepared: Prepared, record: Record, sampler: Any, worker: LocalWorker
+    study: Located, prepared: Prepared, record: Record, sampler: Sampler, worker: LocalWorker
 ) -> Iterator[StudyEvent]:
     config = study.config
     threads = prepared.places[0].threads
@@ -128,7 +128,7 @@ def _before(
 
 def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
     """Keep the adapters of the best few trials and of the baseline."""
-    ranked = sorted(record.complete, key=lambda t: (t.outcome.loss if t.outcome and t.outcome.loss else 0.0, t.number))
+    ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
     kept = {trial.number for trial in ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
     for trial in record.told:
         adapter = trial.outcome.adapter if trial.outcome is not None else None

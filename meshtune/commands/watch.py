@@ -53,7 +53,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     for trial in status.get("all", []) if console.file.isatty() or not console.stderr else []:
         _print_trial(console, trial)
     if status["state"] == "finished":
-        if lines := load_lines(status, "model"):
+        if lines := load_lines(status):
             console.print("The best adapter, in plain PEFT:", highlight=False)
             console.print("    " + lines.replace("\n", "\n    "), markup=False, highlight=False, soft_wrap=True)
         console.print(verdict(status), style="bold", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,95 @@
+"""What the view says: numbers, the verdict, and lines without a terminal."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from meshtune.display import Display, duration, load_lines, number, point, summary, verdict
+from meshtune.study import Finished, Running, Stage, Started
+from meshtune.trial import Progress, Request
+
+BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.1, "hyperparameters": {"rank": 16, "learning_rate": 2e-4}}
+BEST = {"trial": 3, "loss": 1.8, "test_loss": 1.9, "hyperparameters": {"rank": 64, "learning_rate": 4.33e-4}}
+
+
+def status(low: float, high: float, **changed: Any) -> dict[str, Any]:
+    difference = {"mean": (low + high) / 2, "low": low, "high": high, "rows": 50}
+    untuned = {"loss": 3.0, "test_loss": 3.1}
+    return {"best": BEST, "baseline": BASELINE, "untuned": untuned, "best_against_baseline": difference, **changed}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (status(-0.3, -0.1), "The best beats the baseline by 0.2000 in test loss, 9.5 %"),
+        (status(-0.3, 0.1), "does not beat the baseline beyond noise: its test loss is 0.1000 lower"),
+        (status(-0.1, 0.3), "does not beat the baseline beyond noise: its test loss is 0.1000 higher"),
+        (status(0.1, 0.3), "worse than the baseline by 0.2000"),
+        (status(-0.3, -0.1, best=BASELINE), "The baseline itself is the best"),
+        (status(-0.3, -0.1, best=None), "No trial completed"),
+        (status(-0.3, -0.1, best_against_baseline=None), "no test rows"),
+        (status(-0.3, -0.1, baseline=None), "Best: trial 3, loss 1.8"),
+    ],
+)
+def test_the_verdict(given: dict[str, Any], words: str) -> None:
+    line = verdict(given)
+    assert words in line
+    assert "\n" not in line
+
+
+def test_the_table_names_all_three_with_the_interval() -> None:
+    out = io.StringIO()
+    summary(Console(file=out, width=140), status(-0.3, -0.1))
+    text = out.getvalue()
+    assert [line.split()[0] for line in text.splitlines()[1:]] == ["untuned", "baseline", "best"]
+    assert "-0.2000 [-0.3000, -0.1000]" in text
+    assert "lr 4.33e-4" in text
+
+
+def test_without_test_rows_the_table_has_no_empty_columns() -> None:
+    out = io.StringIO()
+    entries = {name: {**entry, "test_loss": None} for name, entry in (("best", BEST), ("baseline", BASELINE))}
+    summary(Console(file=out, width=140), entries)
+    assert "test loss" not in out.getvalue()
+
+
+def test_three_lines_load_the_adapter() -> None:
+    lines = load_lines({"folder": "/studies/a", "best": {**BEST, "adapter": "adapters/3"}})
+    assert lines is not None
+    assert len(lines.splitlines()) == 3
+    assert "/studies/a/adapters/3" in lines
+    assert load_lines({"folder": "/studies/a", "best": {**BEST, "adapter": None}}) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (2e-4, "2e-4"),
+        (0.0, "0"),
+        (1.23456789, "1.2346"),
+        (16, "16"),
+        (4.33e-4, "4.33e-4"),
+        (1.5e6, "1.5e6"),
+    ],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_words() -> None:
+    assert point({"alpha": 7584.4}) == "alpha 7584"
+    assert point({"rank": 8, "learning_rate": 1e-5, "lr_scheduler": "cosine"}) == "rank 8 lr 1e-5 lr_scheduler cosine"
+    assert [duration(seconds) for seconds in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
+
+
+def test_a_file_gets_lines_and_no_control_codes() -> None:
+    out = io.StringIO()
+    with Display(Console(file=out, width=120)) as view:
+        view.show(Stage("preparing the data"))
+        view.show(Started(Request(0, {}, seed=0)))
+        view.show(Running(Progress(0, 1, step=1, steps=4, training_loss=2.5)))
+        view.show(Finished("4 trials are done", complete=True))
+    assert out.getvalue() == "preparing the data ..\nsearch finished: 4 trials are done\n"
