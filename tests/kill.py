@@ -17,7 +17,7 @@ from meshtune.testing.processes import descendants
 PROGRAM = """
 import json, math, os, sys, time
 trial, x, y, k = int(sys.argv[1]), *map(float, sys.argv[2:])
-time.sleep(0.15)
+time.sleep(float(os.environ.get("PROGRAM_SECONDS", "0.05")))
 with open("finished.log", "a") as log:
     log.write(f"{trial}\\n")
 loss = (x - 0.3) ** 2 + (math.log10(y) + 1) ** 2 + (k - 2) ** 2 / 9

@@ -11,14 +11,17 @@ from tests.kill import command_study, kill_at_random, record_of, run
 
 
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
-def test_ten_kills_leave_the_record_of_an_uninterrupted_study(tmp_path: Path, sampler: str) -> None:
+def test_ten_kills_leave_the_record_of_an_uninterrupted_study(
+    tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROGRAM_SECONDS", "0.3")  # so that ten kills fall inside the study
     whole = command_study(tmp_path / "whole", sampler=sampler)
     assert run(whole).returncode == 0
     killed = command_study(tmp_path / "killed", sampler=sampler)
     victims = Counter()
 
     def wait(chance: random.Random) -> float:
-        return chance.uniform(0.4, 1.6)
+        return chance.uniform(0.4, 1.4)
 
     for victim, family in kill_at_random(killed, 10, seed=7, wait=wait):
         victims[victim] += 1

@@ -24,11 +24,11 @@ def lora_study(folder: Path, model: Path) -> Path:
     path.write_text(
         f"model: {model}\n"
         "data: {sources: [{path: rows.jsonl}], validation: 10, test: 10}\n"
-        "training: {epochs: 2, batch_size: 4, precision: float32}\n"
+        "training: {epochs: 3, batch_size: 4, precision: float32}\n"
         "space: {rank: {low: 2, high: 16, power_of: 2}, learning_rate: {low: 1e-4, high: 1e-1, log: true}}\n"
         "baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}\n"
         "sampler: {name: mads, block_size: 3}\n"
-        "budget: {trials: 8}\n"
+        "budget: {trials: 20}\n"
         "worker: {name: local, processes: 2, threads: 1, attempts: 10}\n",
         encoding="utf-8",
     )
@@ -57,7 +57,7 @@ def test_three_kills_leave_the_record_of_an_uninterrupted_study(
     victims = []
 
     def wait(chance: random.Random) -> float:
-        return chance.uniform(7.0, 14.0)  # past the import of torch, inside the trials
+        return chance.uniform(6.0, 10.0)  # past the import of torch, inside the trials, and well before their end
 
     for victim, family in kill_at_random(killed, 3, seed=3, wait=wait):
         victims.append(victim)

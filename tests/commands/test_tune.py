@@ -31,11 +31,9 @@ def wait_for_trials(path: Path, count: int) -> None:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Path:
-    path = command_study(tmp_path, trials=10)
-    program = tmp_path / "program.py"
-    program.write_text(program.read_text().replace("time.sleep(0.15)", "time.sleep(0.8)"))
-    return path
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PROGRAM_SECONDS", "0.8")
+    return command_study(tmp_path, trials=10)
 
 
 def test_status_has_what_the_design_promises(tmp_path: Path) -> None:
