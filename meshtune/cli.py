@@ -87,9 +87,11 @@ def status(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        from meshtune.commands.watch import print_status
+        from meshtune.commands.watch import print_status, print_trials
 
         print_status(found)
+        if trials:
+            print_trials(found)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ class Prepared:
     test_rows: int
 
 
-def prepare(study: Located, report: Callable[[str], None] | None = None) -> Prepared:
+def prepare(study: Located) -> Prepared:
     """Build the parts; loads and tokenizes the data. Raises InputError on whatever is wrong with the input."""
     config = study.config
     lora = not isinstance(config.objective, CommandObjectiveConfig)
@@ -66,7 +66,7 @@ def prepare(study: Located, report: Callable[[str], None] | None = None) -> Prep
         }
         objective = ObjectiveSpec("command", fields)
         return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None, 0)
-    return _lora(study, space, baseline, start, fixed, report)
+    return _lora(study, space, baseline, start, fixed)
 
 
 def _lora(
@@ -75,7 +75,6 @@ def _lora(
     baseline: Mapping[str, Any] | None,
     start: Mapping[str, Any] | None,
     fixed: dict[str, Any],
-    report: Callable[[str], None] | None,
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
     for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
@@ -95,12 +94,12 @@ def _lora(
     check_model(config.model)
     folder = study.folder / "data"
     try:
-        data = prepare_data(config.data, config.model, config.seed, folder, report)
+        data = prepare_data(config.data, config.model, config.seed, folder)
     except StudyMismatch:
         if study.started:
             raise
         shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
-        data = prepare_data(config.data, config.model, config.seed, folder, report)
+        data = prepare_data(config.data, config.model, config.seed, folder)
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
     spec = LoraSpec(
         model=config.model, training=training, data=data.ref, at=config.objective.at, folder=str(study.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     if untuned := record.notes.get("untuned"):
         result["untuned"] = {"loss": untuned["loss"], "test_loss": test_loss("untuned")}
     if difference := finals.best_against(record, study.folder, finals.baseline_name(record)):
-        result["best_against_baseline"] = {
-            "mean": difference.mean,
-            "low": difference.low,
-            "high": difference.high,
-            "rows": difference.rows,
-        }
+        result["best_against_baseline"] = dataclasses.asdict(difference)
     if trials:
         result["all"] = [_trial(trial) for trial in record.trials]
     return result

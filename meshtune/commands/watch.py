@@ -15,7 +15,7 @@ from rich.console import Console
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.status import status as read_status
 from meshtune.commands.tune import tune
-from meshtune.display import Display, load_lines, summary, verdict
+from meshtune.display import Display, load_lines, number, point, summary, verdict
 from meshtune.errors import Interrupted, Stopped
 from meshtune.study import Finished, Opened
 
@@ -50,8 +50,6 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     state = status["state"] + (f" ({status['reason']})" if status["state"] == "finished" else "")
     console.print(f"{status['folder']}: {state}; trials: {counts or 'none'}", soft_wrap=True, highlight=False)
     summary(console, status)
-    for trial in status.get("all", []) if console.file.isatty() or not console.stderr else []:
-        _print_trial(console, trial)
     if status["state"] == "finished":
         if lines := load_lines(status):
             console.print("The best adapter, in plain PEFT:", highlight=False)
@@ -59,16 +57,12 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         console.print(verdict(status), style="bold", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_trial(console: Console, trial: dict[str, Any]) -> None:
-    from meshtune.display import number, point
-
-    console.print(
-        f"trial {trial['trial']:<4} {trial['ending'] or 'pending':<14} {number(trial['loss']):>8}"
-        f"  {point(trial['hyperparameters'])}  {trial['message']}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+def print_trials(status: dict[str, Any]) -> None:
+    """One line a trial."""
+    for trial in status["all"]:
+        words = f"trial {trial['trial']:<4} {trial['ending'] or 'pending':<14} {number(trial['loss']):>8}"
+        line = f"{words}  {point(trial['hyperparameters'])}  {trial['message']}"
+        console_for(stderr=False).print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
 def _run(study: Located, console: Console, path: Path, *, new_segment: bool) -> Finished | None:
