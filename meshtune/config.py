@@ -8,10 +8,12 @@ angle brackets), so that a fault names one variant and not all of them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,7 +25,9 @@ from pydantic import (
     model_validator,
 )
 
-Format = Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response"]
+from meshtune import hyperparameters
+
+Format = Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response", "messages", "sharegpt"]
 Real = Annotated[float, Field(allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(allow_inf_nan=False, gt=0)]
 PLACEHOLDERS = ("trial", "seed", "folder")  # what a command may be given beside its hyperparameters
@@ -44,12 +48,42 @@ Scalar = Annotated[bool | int | float | str, PlainValidator(_scalar)]
 class Section(BaseModel):
     """A frozen section; unknown keys are faults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
 
 
 def _named(value: Any) -> Any:
     """`sampler: mads` is short for `sampler: {name: mads}`."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def _named_or_imported(value: Any) -> Any:
+    """As `_named`; `{import: package.module:Name}` is short for `{name: import, import: package.module:Name}`."""
+    value = _named(value)
+    return {"name": "import", **value} if isinstance(value, Mapping) and value.get("import") else value
+
+
+def _imported_as(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        raise ValueError(f"`{value}` is not allowed; package.module:Name is, such as my_package.samplers:MySampler")
+    return value
+
+
+Imported = Annotated[str, AfterValidator(_imported_as)]
+
+
+class _MayImport(Section):
+    """A section whose `name` may be `import`: then `import` says what of the user's own is imported."""
+
+    name: str
+    imported: Imported | None = Field(default=None, alias="import")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.name == "import" and self.imported is None:
+            raise ValueError("`import` must be given, such as `{import: my_package.module:Name}`")
+        if self.name != "import" and self.imported is not None:
+            raise ValueError(f"`name: {self.name}` and `import` are both given: remove one of them")
+        return self
 
 
 class ModelConfig(Section):
@@ -67,6 +101,7 @@ class SourceConfig(Section):
 
     path: str | None = None
     dataset: str | None = None
+    subset: str | None = None  # of a Hugging Face data set that has several
     split: str = "train"
     embedded: Literal["python-stdlib-describe", "python-stdlib-signature"] | None = None
     format: Format = "auto"
@@ -131,6 +166,9 @@ class DataConfig(Section):
         Discriminator(lambda value: "<auto or a number of tokens>" if isinstance(value, str) else "<number>"),
     ] = "auto"
     prompt: Literal["auto", "chat", "alpaca"] = "auto"
+    template_arguments: dict[str, Scalar] = Field(default_factory=dict)  # of the chat template
+    train_on: Literal["all", "last", "everything"] = "all"  # assistant turns, the last of them, or every token
+    split_by: str | None = None  # a column: rows that share its value stay on one side
     strict: bool = False
 
     @model_validator(mode="after")
@@ -156,10 +194,25 @@ class DataConfig(Section):
         return self
 
 
+class TrainerConfig(_MayImport):
+    """What trains an adapter: `transformers`, or a function of one's own with the signature of `training.steps`."""
+
+    name: Literal["transformers", "import"] = "transformers"
+
+
+InitLoraWeights = Literal[True, "gaussian", "orthogonal", "pissa", "olora"]
+
+
+def _init_lora_weights(value: Any) -> Any:
+    if (message := hyperparameters.LORA["init_lora_weights"].fault(value)) is not None:
+        raise ValueError(message)
+    return value
+
+
 class TrainingConfig(Section):
     """How each trial is trained. What the space moves takes the place of the value given here."""
 
-    trainer: Literal["transformers"] = "transformers"
+    trainer: Annotated[TrainerConfig, BeforeValidator(_named_or_imported)] = TrainerConfig()
     epochs: PositiveInt = 2
     batch_size: PositiveInt = 16
     gradient_accumulation: PositiveInt = 1
@@ -172,10 +225,13 @@ class TrainingConfig(Section):
         | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")],
         Discriminator(lambda v: "<all-linear or a list of module names>" if isinstance(v, str) else "<list>"),
     ] = "all-linear"
-    rslora: bool = False
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: Annotated[InitLoraWeights, PlainValidator(_init_lora_weights)] = True
     gradient_checkpointing: bool = False
     precision: Precision = "auto"  # of the training's products
     keep_adapters: PositiveInt = 5
+    checkpoint_minutes: PositiveReal | None = 10.0  # how often a running trial saves where it is; null: never
 
 
 class Interval(Section):
@@ -217,10 +273,10 @@ class CommandObjectiveConfig(Section):
     directory: str = "."  # where it runs: the YAML's folder (absolute once read)
 
 
-class SamplerConfig(Section):
-    """The sampler and its options."""
+class SamplerConfig(_MayImport):
+    """The sampler and its options; `import` names an Optuna sampler of one's own."""
 
-    name: Literal["mads", "tpe", "random", "qmc", "gp"] = "mads"
+    name: Literal["mads", "tpe", "random", "qmc", "gp", "import"] = "mads"
     block_size: PositiveInt | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -232,6 +288,7 @@ class BudgetConfig(Section):
     hours: PositiveReal | None = None
     tokens: PositiveInt | None = None
     trial_hours: PositiveReal | None = None
+    price_per_hour: PositiveReal | None = None  # of this machine, in any currency: shown, and decides nothing
 
     @model_validator(mode="after")
     def _some_limit(self) -> Self:
@@ -253,6 +310,21 @@ def _entry(value: Any) -> str:
     if isinstance(value, Mapping | Interval):
         return "<interval>"
     return "<choices>" if isinstance(value, list | tuple) else "<value>"
+
+
+class MetricConfig(Section):
+    """A metric of one's own: `score(row, answer) -> float`, on generated answers of validation rows."""
+
+    file: str  # absolute once read
+    function: str = "score"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+class GenerationConfig(Section):
+    """The answers that untuned, baseline and best give to validation rows at the end, greedily decoded."""
+
+    rows: Annotated[int, Field(ge=0)] | None = None  # null: 4, or 64 where there are metrics; 0: none
+    max_new_tokens: PositiveInt = 128
 
 
 Entry = Annotated[
@@ -287,6 +359,8 @@ class StudyConfig(Section):
     sampler: Annotated[SamplerConfig, BeforeValidator(_named)] = SamplerConfig()
     budget: BudgetConfig = BudgetConfig()
     worker: Annotated[WorkerConfig, BeforeValidator(_named)] = WorkerConfig()
+    metrics: dict[str, MetricConfig] = Field(default_factory=dict)
+    generation: GenerationConfig = GenerationConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None
     storage: str | None = None

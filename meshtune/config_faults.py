@@ -144,7 +144,7 @@ def _known_keys(location: Iterable[str | int]) -> list[str]:
             fields = [section.model_fields[part] for section in sections if part in section.model_fields]
             annotations = [item for field in fields for item in (field.annotation, *field.metadata)]
             sections = [found for item in annotations for found in _sections(item)] or sections
-    return [name for section in sections for name in section.model_fields]
+    return [field.alias or name for section in sections for name, field in section.model_fields.items()]
 
 
 def _sections(annotation: Any) -> Iterable[type[BaseModel]]:

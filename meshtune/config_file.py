@@ -151,6 +151,9 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
         sources = data.get("sources")
         for section in (*(sources if isinstance(sources, list) else ()), data.get("validation"), data.get("test")):
             resolve(section, "path")
+    metrics = values.get("metrics")
+    for section in metrics.values() if isinstance(metrics, dict) else ():
+        resolve(section, "file")
     section, key = (values, "model") if isinstance(values.get("model"), str) else (values.get("model"), "name")
     name = section.get(key) if isinstance(section, dict) else None
     looks = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".gguf"))

@@ -65,7 +65,9 @@ LORA: Mapping[str, Number | Words] = {
     "warmup_ratio": Number(0, 1, low_belongs=True),
     "lr_scheduler": Words(("constant", "linear", "cosine")),
     "target_modules": Words(),  # all-linear, or names joined by commas
-    "rslora": Words((True, False)),
+    "use_rslora": Words((True, False)),
+    "use_dora": Words((True, False)),
+    "init_lora_weights": Words((True, "gaussian", "orthogonal", "pissa", "olora")),
     "epochs": _COUNT,
     "batch_size": _COUNT,
 }

@@ -90,7 +90,7 @@ data:
   mixture: capp
   validation: 1.5
   test: {path: x, fmt: y}
-training: {epochs: 0, batch_size: two, rslora: yes, target_modules: all_linear}
+training: {epochs: 0, batch_size: two, use_rslora: yes, target_modules: all_linear}
 objective: {at: bestt}
 space:
   rnk: [1, 2]
@@ -110,7 +110,7 @@ bdget: 3
         (8, "training.epochs"),
         (8, "training.batch_size"),
         (8, "training.target_modules"),
-        (8, "training.rslora"),
+        (8, "training.use_rslora"),
         (9, "objective.at"),
         (11, "space.rnk"),
         (12, "space.alpha.high"),
@@ -129,7 +129,7 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
     ("text", "key", "message"),
     [
         (MINIMAL + "sampelr: mads", "sampelr", "Did you mean `sampler`?"),
-        (MINIMAL + "sampler: made", "sampler.name", "allowed are mads, tpe, random, qmc, gp. Did you mean `mads`?"),
+        (MINIMAL + "sampler: made", "sampler.name", "random, qmc, gp, import. Did you mean `mads`?"),
         (MINIMAL + "sampler: {name: mads, blok_size: 3}", "sampler.blok_size", "Did you mean `block_size`?"),
         (MINIMAL + "space: tribes2025", "space", "unknown preset `tribes2025`"),
         (MINIMAL + "space: tribes2025", "space", "Did you mean `tribes2024`?"),
@@ -153,7 +153,7 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
         (MINIMAL + "space: {dropout: [0, 1.5]}", "space.dropout", "at least 0 and at most 1"),
         (MINIMAL + "baseline: {rank: eight}", "baseline.rank", "`eight` is not allowed; a whole number at least 1 is"),
         (MINIMAL + "baseline: {rnak: 8}", "baseline.rnak", "Did you mean `rank`?"),
-        (MINIMAL + "baseline: {rslora: 1}", "baseline.rslora", "allowed are true, false"),
+        (MINIMAL + "baseline: {use_rslora: 1}", "baseline.use_rslora", "allowed are true, false"),
         (MINIMAL + "budget: {trials: 0}", "budget.trials", "must be above 0"),
         (MINIMAL + "budget: {trials: 1.5}", "budget.trials", "a whole number is"),
         (MINIMAL + "budget: {trials: true}", "budget.trials", "a whole number is"),
@@ -307,7 +307,11 @@ def _sections(tmp_path: Path) -> st.SearchStrategy[dict[str, Any]]:
     lists = st.lists(st.floats(0, 1), min_size=2, max_size=4, unique=True)
     space = st.just("tribes2024") | st.fixed_dictionaries(
         {"dropout": lists, "learning_rate": st.just({"low": 1e-6, "high": 1e-3, "log": True})},
-        optional={"rslora": st.booleans(), "lr_scheduler": st.just(["cosine", "linear"]), "rank": st.integers(1, 512)},
+        optional={
+            "use_rslora": st.booleans(),
+            "lr_scheduler": st.just(["cosine", "linear"]),
+            "rank": st.integers(1, 512),
+        },
     )
     optional = {
         "training": st.fixed_dictionaries({}, optional={"epochs": st.integers(1, 9), "weight_decay": share}),

@@ -34,7 +34,7 @@ LAYERS = [
     {"config"},
     {"hyperparameters"},
     {"yaml_file"},
-    {"trial"},
+    {"trial", "imported"},
     {"errors"},
 ]
 

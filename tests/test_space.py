@@ -23,7 +23,7 @@ SPACES = {
             "scale": Interval(low=0.25, high=32, log=True),
             "learning_rate": Interval(low=1e-6, high=1e-2, log=True),
             "weight_decay": Interval(low=0, high=0.1),
-            "rslora": (True, False),
+            "use_rslora": (True, False),
             "lr_scheduler": ("cosine", "linear"),
             "epochs": Interval(low=1, high=3),
             "warmup_ratio": 0.1,

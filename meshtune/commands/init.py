@@ -151,9 +151,10 @@ model:
 
 data:
   # Each source has one of: path (JSON, JSON Lines, CSV, Parquet, also .gz), dataset (a Hugging Face id; with its
-  # split, `train` unless given), embedded (python-stdlib-describe | python-stdlib-signature). Further keys of a source:
-  # format (auto | alpaca | dolly | prompt-completion | prompt-response) and, for the mixtures cap and repeat, share:
-  # its part of the rows. Shares add up to 1.
+  # subset, where it has some, and its split, `train` unless given), embedded (python-stdlib-describe |
+  # python-stdlib-signature). Further keys of a source: format (auto | alpaca | dolly | prompt-completion |
+  # prompt-response | messages | sharegpt) and, for the mixtures cap and repeat, share: its part of the rows, which
+  # add up to 1.
   sources:
 {recipe.sources}
 {_key("  mixture", recipe.mixture)} # union (all rows) | cap (largest exact mix, no repeats) | repeat (with replacement)
@@ -162,10 +163,13 @@ data:
 {_key("  test", recipe.test)} # the same, never read by the search: best against baseline; 0: none
 {_key("  max_length", recipe.max_length)} # in tokens; longer rows are dropped. auto: so that 99 % of the rows fit
 {_key("  prompt", recipe.prompt)} # auto (the model's chat template if it has one) | chat | alpaca
+  # template_arguments: {{}}     # for the chat template, such as {{enable_thinking: false}}
+  # train_on: all              # loss on: all (every answer) | last (the last one) | everything (questions too)
+  # split_by: null             # a column of the rows: those that share its value stay on one side of the split
   # strict: false              # true: a row that would be dropped is a fault
 
 training:
-  # trainer: transformers      # Hugging Face's Trainer with PEFT, AdamW
+  # trainer: transformers      # Hugging Face's Trainer with PEFT, AdamW; or {{import: my_package.module:function}}
 {_key("  epochs", recipe.epochs)} # passes over the training rows
 {_key("  batch_size", recipe.batch_size)} # rows at once on the device
 {_key("  gradient_accumulation", recipe.gradient_accumulation)} # batches to one step of the optimizer
@@ -174,10 +178,13 @@ training:
   # weight_decay: 0.0
   # max_grad_norm: 1.0         # gradients are clipped to this norm
 {_key("  target_modules", recipe.target_modules)} # all-linear (all but the output head), or a list of module names
-  # rslora: false              # true: scaled by alpha / sqrt(rank) in place of alpha / rank
+  # use_rslora: false          # true: scaled by alpha / sqrt(rank) in place of alpha / rank
+  # use_dora: false            # true: weights are split into magnitude and direction; slower
+  # init_lora_weights: true    # PEFT's start weights: true | gaussian | orthogonal | pissa | olora
   # gradient_checkpointing: false  # true: less memory, more time
 {_key("  precision", recipe.precision)} # of the products in training: auto | float32 | bfloat16 | float16
   # keep_adapters: 5           # the best so many trials, and the baseline, keep their adapters
+  # checkpoint_minutes: 10.0   # how often a running trial saves where it is; null: never
 
 objective:                     # validation loss of a LoRA fine-tuning
 {_key("  at", recipe.at)} # best (the lowest epoch, whose adapter is kept) | last
@@ -194,7 +201,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   dropout: [0, 0.05, 0.1]
 #   target_modules: [all-linear, "q_proj,v_proj"]
 #   epochs: {{low: 1, high: 3, integer: true}}
-#   weight_decay: 0.01         # also batch_size, lr_scheduler, rslora, warmup_ratio
+#   weight_decay: 0.01         # also batch_size, lr_scheduler, warmup_ratio, use_rslora, use_dora, init_lora_weights
 
 # baseline:                    # the point to beat, where the search starts; unnamed keys: as the space says
 #   rank: 16
@@ -203,7 +210,8 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-  name: mads                   # mads | tpe | gp | random | qmc
+  name: mads                   # mads | tpe | gp | random | qmc; or, in place of it, an Optuna sampler of your own:
+  # import: null               # my_package.module:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
   # options: {{}}                # of the sampler itself
 
@@ -212,12 +220,20 @@ budget:                        # the first limit that is reached ends the search
   # hours: null
   # tokens: null               # trained on, over all trials
   # trial_hours: null          # a longer trial ends as timed_out
+  # price_per_hour: null       # of this machine, in any currency: shown, and decides nothing
 
 worker:
   name: local                  # this machine
 {_optional("  processes", recipe.processes)} # null: one a visible GPU; one on a CPU
   # threads: null              # CPU threads a process; null: cores over processes
   # attempts: 3                # crashes of a trial before it is given up
+
+# metrics:                     # your own: score(row, answer) -> float, on answers to validation rows
+#   exact: {{file: metrics.py, function: score, direction: maximize}}  # or minimize
+
+generation:                    # answers to validation rows, by the untuned model, the baseline and the best
+  # rows: null                 # null: 4, or 64 where there are metrics; 0: none
+  # max_new_tokens: 128
 
 seed: 0                        # of everything random
 # folder: null                 # of the study; null: beside this file, with its name

@@ -15,10 +15,14 @@ class Objective(Protocol):
 
     `evaluate(requests)` yields progress at any time and exactly one outcome a request, as each ends. It does not raise
     for what an evaluation does: that is an ending. Closing the iterator cancels what is unfinished and leaves nothing
-    running.
+    running. `suspend()`, from another thread: save what runs, where that can be done, so that the same request goes on
+    from there in another process, and end the iterator soon, without outcomes for what is unfinished.
     """
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:
+        """See the class."""
+
+    def suspend(self) -> None:
         """See the class."""
 
 

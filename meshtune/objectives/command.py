@@ -42,11 +42,17 @@ class CommandObjective:
 
     def __init__(self, spec: CommandSpec):
         self.spec = spec
+        self._suspended = False
+
+    def suspend(self) -> None:
+        """As the objective seam says; a program cannot be made to save anything: it is killed."""
+        self._suspended = True
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:
         """As the objective seam says."""
         for request in requests:
-            yield from self._evaluate(request)
+            if not self._suspended:
+                yield from self._evaluate(request)
 
     def _evaluate(self, request: Request) -> Iterator[Progress | Outcome]:
         logs = Path(self.spec.folder) / "logs"
@@ -69,7 +75,7 @@ class CommandObjective:
             try:
                 with selectors.DefaultSelector() as selector:
                     selector.register(read, selectors.EVENT_READ)
-                    while ending is None:
+                    while ending is None and not self._suspended:
                         left = math.inf if request.timeout is None else begun + request.timeout - time.monotonic()
                         if left <= 0:
                             ending = "timeout"
@@ -82,6 +88,8 @@ class CommandObjective:
                     process.stdin.close()
                 process.wait()
                 os.close(read)
+        if ending is None:
+            return
         yield self._outcome(request, ending, time.monotonic() - begun, out_path, err_path)
 
     def _outcome(self, request: Request, ending: str, seconds: float, out: Path, err: Path) -> Outcome:

@@ -7,6 +7,7 @@ one after the other. Adapters go to `<folder>/adapters/<trial>`; how many are ke
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import traceback
 from collections import deque
@@ -54,11 +55,17 @@ class LoraObjective:
         self.device = device
         self.threads = threads
         self._base: Any = None
+        self._suspended = threading.Event()
+
+    def suspend(self) -> None:
+        """As the objective seam says."""
+        self._suspended.set()
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:
         """As the objective seam says; one request after the other."""
         for request in requests:
-            yield from self._evaluate(request)
+            if not self._suspended.is_set():
+                yield from self._evaluate(request)
 
     def _evaluate(self, request: Request) -> Iterator[Progress | Outcome]:
         run = _Run(request)

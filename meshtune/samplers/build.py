@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError, MissingExtra
+from meshtune.imported import imported
 from meshtune.samplers.rebuilt import Build, NumberedQMC, RebuiltSampler
 from meshtune.samplers.seam import Sampler
 
@@ -56,6 +57,9 @@ def build(
             return rebuilt(lambda s, _: GPSampler(seed=s, **options))
         case "qmc":
             return rebuilt(lambda _, number: NumberedQMC(seed, number, **options))
+        case "import":
+            made = imported(config.imported or "", "sampler.import")
+            return rebuilt(lambda s, _: made(seed=s, **options))
 
 
 def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:

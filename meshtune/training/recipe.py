@@ -25,6 +25,7 @@ class Recipe:
         alpha: the adapter's product is scaled by alpha / rank (rsLoRA: alpha / sqrt(rank)).
         batch_size: rows of a micro-batch; `gradient_accumulation` of them make an optimizer step.
         lr_scheduler: `constant`, `linear` or `cosine`, after `warmup_ratio` of the steps of linear warm-up.
+        use_rslora, use_dora, init_lora_weights: as PEFT's `LoraConfig` names them.
         target_modules: `all-linear` (the output head excepted) or names of modules.
         seed: of the adapter's start, the dropout masks and the order of the rows.
     """
@@ -41,7 +42,9 @@ class Recipe:
     weight_decay: float
     max_grad_norm: float
     target_modules: str | tuple[str, ...]
-    rslora: bool
+    use_rslora: bool
+    use_dora: bool
+    init_lora_weights: bool | str
     gradient_checkpointing: bool
     precision: str
     seed: int

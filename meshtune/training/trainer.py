@@ -81,7 +81,9 @@ def lora_config(base: Any, recipe: Recipe) -> LoraConfig:
         r=recipe.rank,
         lora_alpha=int(recipe.alpha) if recipe.alpha == int(recipe.alpha) else recipe.alpha,
         lora_dropout=recipe.dropout,
-        use_rslora=recipe.rslora,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+        init_lora_weights=recipe.init_lora_weights,
         target_modules=targets if isinstance(targets, str) else list(targets),
     )
 

@@ -1,6 +1,7 @@
 """The program in which trials run: `python -m meshtune.workers.child --fd N`.
 
-Standard input brings JSON lines: first how to build the objective, then a list of requests at a time.
+Standard input brings JSON lines: first how to build the objective, then a list of requests at a time; `"suspend"` asks
+it to save what runs and to end.
 Descriptor N carries out progress and outcomes, one line each. What libraries print goes to the log. The program ends at
 once when its input ends, so it never outlives its coordinator.
 """
@@ -19,6 +20,7 @@ from meshtune.objectives.build import Objective, ObjectiveSpec, build
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
 READY = '{"kind": "Ready"}'
+SUSPEND = "suspend"
 
 
 def main() -> None:
@@ -28,17 +30,22 @@ def main() -> None:
     if not line:
         return
     start = json.loads(line)
-    work: queue.SimpleQueue[list[Request]] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(work,), daemon=True).start()
+    work: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
     objective = build(ObjectiveSpec(**start["objective"]), device=start["device"], threads=start["threads"])
+    threading.Thread(target=_read, args=(objective, work), daemon=True).start()
     print(READY, file=out, flush=True)
-    while True:
-        _evaluate(objective, work.get(), out)
+    while (requests := work.get()) is not None:
+        _evaluate(objective, requests, out)
 
 
-def _read(work: queue.SimpleQueue[list[Request]]) -> None:
+def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -> None:
     for line in sys.stdin:
-        requests = [from_json(json.dumps(fields)) for fields in json.loads(line)]
+        message = json.loads(line)
+        if message == SUSPEND:
+            work.put(None)
+            objective.suspend()
+            continue
+        requests = [from_json(json.dumps(fields)) for fields in message]
         work.put([request for request in requests if isinstance(request, Request)])
     os._exit(0)  # the coordinator is gone: nobody waits for what runs here
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
-from meshtune.workers.child import READY
+from meshtune.workers.child import READY, SUSPEND
 
 START_ATTEMPTS = 3
 GRACE_SECONDS = 60.0  # past a request's timeout: the objective should have ended it by itself
@@ -110,6 +110,15 @@ class LocalWorker:
             if wanted & set(child.running):
                 self._kill(child)
                 self._children[index] = self._start(child.place, index)
+
+    def suspend(self, seconds: float) -> None:
+        """Ask what runs to save where it is and to end; kill it after so many seconds. Only `close` may follow."""
+        for child in self._children:
+            self._send(child, SUSPEND)
+        deadline = time.monotonic() + seconds
+        for child in self._children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """End all processes and wait for them."""

@@ -12,7 +12,9 @@ class Worker(Protocol):
     """The worker seam. `meshtune.testing` holds its contract.
 
     `submit(requests)`: start them, at most `free()`. `events(timeout)`: what has come, waiting up to `timeout` seconds
-    for the first; exactly one outcome a request. `stop(trials)`: cancel; they have no outcome. `close()`: end all.
+    for the first; exactly one outcome a request. `stop(trials)`: cancel; they have no outcome. `suspend(seconds)`: let
+    what runs save where it is, within so many seconds, and end without an outcome; only `close` may follow. `close()`:
+    end all.
     """
 
     def submit(self, requests: Iterable[Request]) -> None:
@@ -25,6 +27,9 @@ class Worker(Protocol):
         """See the class."""
 
     def stop(self, trials: Iterable[int]) -> None:
+        """See the class."""
+
+    def suspend(self, seconds: float) -> None:
         """See the class."""
 
     def close(self) -> None:

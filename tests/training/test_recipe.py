@@ -12,10 +12,10 @@ LORA = {"rank": 16, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e-4}
 def test_hyperparameters_take_the_place_of_the_section() -> None:
     """What they do not name stays."""
     training = TrainingConfig(epochs=3, batch_size=8, weight_decay=0.1)
-    made = recipe(training, {**LORA, "epochs": 1, "lr_scheduler": "linear", "rslora": True}, seed=7)
+    made = recipe(training, {**LORA, "epochs": 1, "lr_scheduler": "linear", "use_rslora": True}, seed=7)
     assert (made.rank, made.alpha, made.dropout, made.learning_rate) == (16, 32.0, 0.05, 2e-4)
     assert (made.epochs, made.batch_size, made.weight_decay) == (1, 8, 0.1)
-    assert (made.lr_scheduler, made.rslora, made.target_modules, made.seed) == ("linear", True, "all-linear", 7)
+    assert (made.lr_scheduler, made.use_rslora, made.target_modules, made.seed) == ("linear", True, "all-linear", 7)
 
 
 def test_target_modules_as_one_text() -> None:

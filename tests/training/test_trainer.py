@@ -188,5 +188,5 @@ def test_rslora_scales_by_the_root_of_the_rank(
 ) -> None:
     """alpha / sqrt(rank): rank 4 with alpha 4 is the plain scale of alpha 8."""
     plain, _ = run(base, train_rows, validation_rows, make_recipe(alpha=8))
-    rooted, _ = run(base, train_rows, validation_rows, make_recipe(alpha=4, rslora=True))
+    rooted, _ = run(base, train_rows, validation_rows, make_recipe(alpha=4, use_rslora=True))
     assert losses(rooted) == losses(plain)
