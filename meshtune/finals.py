@@ -9,16 +9,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from meshtune.errors import MeshtuneError
+from meshtune.metrics import Mean, mean
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.selection.statistics import Difference, paired_difference
 from meshtune.study import WAIT_SECONDS, Retried, Running, StudyEvent
-from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.trial import Ending, Outcome, Progress, Request, answers_file
 from meshtune.workers.seam import Worker
 
 UNTUNED, BASELINE = -1, -2  # request numbers of what is no trial
@@ -81,6 +82,55 @@ def measure(
             _write(folder, measured)
         else:
             yield event
+
+
+def answer(
+    record: Record,
+    worker: Worker,
+    folder: Path,
+    *,
+    rows: int,
+    metrics: Collection[str],
+    seed: int,
+    threads: int | None,
+    attempts: int,
+) -> Iterator[StudyEvent]:
+    """Let untuned, baseline and best, and where there are metrics all kept adapters, answer the first validation rows.
+
+    Files that hold these rows and metrics already are left.
+    """
+    adapters: list[str | None] = [None]
+    outside = record.notes.get("baseline") or {}
+    finalists = record.complete if metrics else [t for t in (record.baseline, record.best) if t is not None]
+    told = [trial.outcome.adapter for trial in finalists if trial.outcome is not None]
+    for adapter in (*told, outside.get("adapter")):
+        if adapter is not None and adapter not in adapters and (folder / adapter).exists():
+            adapters.append(adapter)
+    missing = [adapter for adapter in adapters if not _answered(folder / answers_file(adapter), rows, metrics)]
+    requests = [
+        Request(-1 - number, {}, seed, threads=threads, measure="answers", adapter=adapter)
+        for number, adapter in enumerate(missing)
+    ]
+    for event in gather(worker, requests, attempts):
+        if not isinstance(event, Outcome):
+            yield event
+
+
+def _answered(path: Path, rows: int, metrics: Collection[str]) -> bool:
+    if not path.exists():
+        return False
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return len(lines) == rows and all(set(json.loads(line)["scores"]) == set(metrics) for line in lines[:1])
+
+
+def scores(folder: Path) -> dict[str, dict[str, Mean]]:
+    """Means of the metrics by model (`untuned`, `trial-3`) and metric, where answers were scored."""
+    found: dict[str, dict[str, Mean]] = {}
+    for path in sorted((folder / "evaluation" / "answers").glob("*.jsonl")):
+        lines = [json.loads(line)["scores"] for line in path.read_text(encoding="utf-8").splitlines()]
+        if lines and lines[0]:
+            found[path.stem] = {name: mean([line[name] for line in lines]) for name in lines[0]}
+    return found
 
 
 def name_of(trial: RecordedTrial) -> str:

@@ -71,7 +71,8 @@ class Request:
         threads: CPU threads to compute with, or None for the worker's own choice.
         timeout: seconds after which the evaluation ends as `timed_out`, or None.
         thresholds: (tokens, loss) pairs of an early-stopping rule: at each, a higher loss ends the trial.
-        measure: `validation` or `test`: measure `adapter` on these rows instead of training; else None.
+        measure: instead of training, measure `adapter`: its loss on the `validation` or `test` rows, or its `answers`;
+            else None.
         adapter: folder of the adapter to measure, relative to the study's folder; None for the untuned model.
     """
 
@@ -140,6 +141,12 @@ class Outcome:
 
 
 Event = Progress | Outcome
+
+
+def answers_file(adapter: str | None) -> str:
+    """Where the answers of an adapter stand in the study's folder; None is the untuned model."""
+    name = "untuned" if adapter is None else adapter.rpartition("/")[2]
+    return f"evaluation/answers/{f'trial-{name}' if name.isdecimal() else name}.jsonl"
 
 
 def to_json(value: Request | Event) -> str:

@@ -31,6 +31,7 @@ LAYERS = [
     {"space"},
     {"config_file"},
     {"config_faults"},
+    {"metrics"},
     {"config"},
     {"hyperparameters"},
     {"yaml_file"},

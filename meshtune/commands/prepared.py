@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune import presets
+from meshtune import metrics, presets
 from meshtune.commands.locate import Located
 from meshtune.config import CommandObjectiveConfig, LoraObjectiveConfig
 from meshtune.errors import InputError, MissingExtra, StudyMismatch
@@ -30,6 +30,7 @@ class Prepared:
         start: the baseline's point, or None where it lies outside.
         objective: crosses to the worker. places: a process each. fixed: keys that must not change on resume.
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
+        answers: validation rows that the finalists answer.
     """
 
     space: Space
@@ -39,7 +40,8 @@ class Prepared:
     places: Sequence[Place]
     fixed: Mapping[str, Any]
     data: Any
-    test_rows: int
+    test_rows: int = 0
+    answers: int = 0
 
 
 def prepare(study: Located) -> Prepared:
@@ -65,7 +67,7 @@ def prepare(study: Located) -> Prepared:
             "directory": config.objective.directory,
         }
         objective = ObjectiveSpec("command", fields)
-        return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None, 0)
+        return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None)
     return _lora(study, space, baseline, start, fixed)
 
 
@@ -101,8 +103,18 @@ def _lora(
         shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
         data = prepare_data(config.data, config.model, config.seed, folder)
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
+    metrics.load(config.metrics)  # finds their faults now, and not at the end of the search
+    asked = config.generation.rows
+    answers = min((64 if config.metrics else 4) if asked is None else asked, data.summary.validation.rows)
     spec = LoraSpec(
-        model=config.model, training=training, data=data.ref, at=config.objective.at, folder=str(study.folder)
+        model=config.model,
+        training=training,
+        data=data.ref,
+        at=config.objective.at,
+        folder=str(study.folder),
+        answers=answers,
+        max_new_tokens=config.generation.max_new_tokens,
+        metrics=config.metrics,
     )
     fixed = {
         **fixed,
@@ -111,6 +123,7 @@ def _lora(
         "training": training.model_dump(mode="json", exclude={"keep_adapters"}),
     }
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
+    rows = data.summary.test.rows
     return Prepared(
-        space, baseline, start, objective, places(config.worker, device), fixed, data.summary, data.summary.test.rows
+        space, baseline, start, objective, places(config.worker, device), fixed, data.summary, rows, answers
     )

@@ -96,6 +96,18 @@ def _search(
         yield from finals.measure(
             record, worker, study.folder, seed=config.seed, threads=threads, attempts=config.worker.attempts
         )
+    if prepared.answers:
+        yield Stage("letting the finalists answer validation rows")
+        yield from finals.answer(
+            record,
+            worker,
+            study.folder,
+            rows=prepared.answers,
+            metrics=config.metrics,
+            seed=config.seed,
+            threads=threads,
+            attempts=config.worker.attempts,
+        )
     record.note("finished", finished.reason)
 
 

@@ -13,11 +13,14 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from meshtune.config import ModelConfig, Section, TrainingConfig
-from meshtune.data.batches import Rows
+from pydantic import Field
+
+from meshtune.config import MetricConfig, ModelConfig, Section, TrainingConfig
+from meshtune.data.batches import Rows, Side
 from meshtune.errors import InputError
+from meshtune.objectives.answers import answer
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.in_thread import in_thread
@@ -26,8 +29,8 @@ from meshtune.training.precision import resolve_precision
 from meshtune.training.recipe import recipe
 from meshtune.training.steps import Diverged, Step, Trained
 from meshtune.training.trainer import train
-from meshtune.training.validation import RowLoss, mean_loss, row_losses
-from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
+from meshtune.training.validation import mean_loss, row_losses
+from meshtune.trial import DataRef, Ending, Outcome, Progress, Request, answers_file
 
 PROGRESS_SECONDS = 0.5  # at most one progress in this time, but for validation losses
 LAST_STEPS = 10  # whose mean training loss a progress tells
@@ -41,6 +44,9 @@ class LoraSpec(Section):
     data: DataRef
     at: Literal["best", "last"]
     folder: str
+    answers: int = 0  # validation rows that are answered when that is asked for
+    max_new_tokens: int = 128
+    metrics: dict[str, MetricConfig] = Field(default_factory=dict)
 
 
 class LoraObjective:
@@ -113,29 +119,41 @@ class LoraObjective:
 
     def _measure(self, run: _Run) -> Generator[Progress, None, Outcome]:
         request = run.request
-        match request.measure:
-            case "validation" | "test" as side:
-                rows = Rows.open(self.spec.data, side)
-            case other:
-                raise InputError(f"`{other}` cannot be measured; there are validation and test")
+        if request.measure not in ("validation", "test", "answers"):
+            raise InputError(f"`{request.measure}` cannot be measured; there are validation, test and answers")
         folder = None if request.adapter is None else Path(self.spec.folder) / request.adapter
         if folder is not None and not (folder / "adapter_config.json").is_file():
             raise InputError(f"there is no adapter in {folder}")
 
-        def work(emit: Callable[[list[RowLoss] | None], None]) -> None:
+        def work(emit: Callable[[dict[str, Any] | None], None]) -> None:
             with attached(self._base, folder) if folder is not None else contextlib.nullcontext():
-                emit(row_losses(self._base, rows, tick=lambda: emit(None)))
+                emit(self._measured(request, tick=lambda: emit(None)))
 
         items = in_thread(work)
         with contextlib.closing(items):
-            for losses in items:
-                if losses is not None:
-                    peak = machine.peak(self.device)
-                    return run.ended(
-                        Ending.COMPLETE, loss=mean_loss(losses), row_losses=tuple(losses), peak_memory=peak
-                    )
+            for measured in items:
+                if measured is not None:
+                    return run.ended(Ending.COMPLETE, peak_memory=machine.peak(self.device), **measured)
                 yield from run.told(Step(0, 0, 0.0, 0))
         raise RuntimeError("the measurement ended without a result")
+
+    def _measured(self, request: Request, tick: Callable[[], None]) -> dict[str, Any]:
+        """Fields of the outcome of a measurement of the base as it stands."""
+        spec = self.spec
+        if request.measure != "answers":
+            losses = row_losses(self._base, Rows.open(spec.data, cast(Side, request.measure)), tick=tick)
+            return {"loss": mean_loss(losses), "row_losses": tuple(losses)}
+        means = answer(
+            self._base,
+            spec.model,
+            spec.data,
+            spec.metrics,
+            rows=spec.answers,
+            max_new_tokens=spec.max_new_tokens,
+            to=Path(spec.folder) / answers_file(request.adapter),
+            tick=tick,
+        )
+        return {"extra": means}
 
 
 class _TimedOut(Exception):

@@ -1,0 +1,96 @@
+"""Metrics of one's own: `score(row, answer) -> float` out of a file that the user names, one number an answer.
+
+The row is what the user's file of data has (a mapping), the answer is text. The file is the only code of theirs that is
+run, in the process that generates the answers. Means and standard errors are of the items that were scored.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune.config import MetricConfig
+from meshtune.errors import Fault, InputError, nearest
+
+Score = Callable[[Mapping[str, Any], str], float]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a metric over `items` answers, with its standard error (not a number for a single item)."""
+
+    mean: float
+    error: float
+    items: int
+
+
+def load(metrics: Mapping[str, MetricConfig]) -> dict[str, Score]:
+    """The functions by their names. Raises InputError with everything that is wrong."""
+    found, faults = dict[str, Score](), list[Fault]()
+    for name, metric in metrics.items():
+        try:
+            found[name] = _function(name, metric)
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    return found
+
+
+def score(name: str, function: Score, row: Mapping[str, Any], answer: str) -> float:
+    """One score. Raises InputError where the function fails or gives no finite number."""
+    try:
+        value = function(row, answer)
+    except Exception as error:  # whatever the user's code raises is theirs to see
+        raise InputError(f"metric `{name}` failed on an answer: {_last_words(error)}") from error
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"metric `{name}` must give a finite number, and gave {value!r}")
+    return number
+
+
+def mean(scores: Sequence[float]) -> Mean:
+    """The mean of scores with its standard error."""
+    items = len(scores)
+    average = math.fsum(scores) / items
+    if items < 2:
+        return Mean(average, math.nan, items)
+    variance = math.fsum((value - average) ** 2 for value in scores) / (items - 1)
+    return Mean(average, math.sqrt(variance / items), items)
+
+
+def _function(name: str, metric: MetricConfig) -> Score:
+    path, key = Path(metric.file), f"metrics.{name}"
+    if not path.is_file():
+        raise InputError(Fault("there is no such file; it must hold `def score(row, answer)`", path, key=f"{key}.file"))
+    module_name = f"meshtune_metric_{name}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(Fault("is no Python file: name one that ends in .py", path, key=f"{key}.file"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses and pickles in the user's file look it up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(Fault(f"cannot be run: {_last_words(error)}", path, key=f"{key}.file")) from error
+    function = getattr(module, metric.function, None)
+    if not callable(function):
+        known = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
+        what = f"has no function `{metric.function}`.{nearest(metric.function, known)}"
+        raise InputError(Fault(what, path, key=f"{key}.function"))
+    return function  # type: ignore[no-any-return]  # its signature is the user's affair
+
+
+def _last_words(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"

@@ -1,0 +1,72 @@
+"""Answers of a model to the first validation rows, scored by the user's metrics, in one file a model.
+
+`<study>/evaluation/answers/<name>.jsonl`, named `untuned`, `baseline` or `trial-3`: one JSON line a row, in row order:
+`{"row": number, "prompt": text, "reference": text, "answer": text, "scores": {metric: number}}`. A file that stands
+there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from meshtune import metrics
+from meshtune.config import MetricConfig, ModelConfig
+from meshtune.data import originals
+from meshtune.data.batches import Rows
+from meshtune.data.tokenizer import load_tokenizer
+from meshtune.errors import StorageError
+from meshtune.training.generate import generate
+from meshtune.trial import DataRef
+
+
+def answer(
+    model: Any,
+    config: ModelConfig,
+    data: DataRef,
+    scored: Mapping[str, MetricConfig],
+    *,
+    rows: int,
+    max_new_tokens: int,
+    to: Path,
+    tick: Callable[[], None],
+) -> dict[str, float]:
+    """Let the model answer the first `rows` validation rows; writes the file `to`, returns each metric's mean.
+
+    Raises:
+        InputError: a metric cannot be loaded, fails, or gives no number.
+        StorageError: the file cannot be written.
+    """
+    functions = metrics.load(scored)
+    tokenizer = load_tokenizer(config)
+    validation = Rows.open(data, "validation")
+    asked = originals.read(Path(data.folder), "validation")[:rows]
+    tokens = [validation[number][0] for number in range(len(asked))]
+    ends = sorted({int(row[-1]) for row in tokens})  # the rows are learned with what ends their answers
+    prompts = [row[: original.answer_start] for row, original in zip(tokens, asked, strict=True)]
+    given = generate(model, prompts, ends=ends, max_new_tokens=max_new_tokens, tick=tick)
+
+    def text(part: Any) -> str:
+        return str(tokenizer.decode(list(part), skip_special_tokens=True)).strip()
+
+    lines = list[dict[str, Any]]()
+    for number, (original, row, prompt, reply) in enumerate(zip(asked, tokens, prompts, given, strict=True)):
+        said = text(reply)
+        line = {"row": number, "prompt": text(prompt), "reference": text(row[len(prompt) :]), "answer": said}
+        scores = {name: metrics.score(name, function, original.row, said) for name, function in functions.items()}
+        lines.append({**line, "scores": scores})
+    _write(to, lines)
+    return {name: metrics.mean([line["scores"][name] for line in lines]).mean for name in functions} if lines else {}
+
+
+def _write(path: Path, lines: list[dict[str, Any]]) -> None:
+    aside = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error

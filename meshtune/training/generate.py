@@ -1,0 +1,83 @@
+"""Answers of a model, decoded greedily: but for rounding they do not depend on what stands beside them in a batch.
+
+Prompts are tokens, as the model is asked in training. An answer ends at the model's end tokens or at what ends the
+answers that it was trained on. Batches are padded on the left. Runs under no autocast. Not run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from meshtune.training.models import quiet
+from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS, batches
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[NDArray[Any]],
+    *,
+    ends: Sequence[int],
+    max_new_tokens: int,
+    tick: Callable[[], None] | None = None,
+) -> list[list[int]]:
+    """For each prompt the tokens of its answer, in order, without what ends it.
+
+    Args:
+        model: on its device; its mode is put back afterwards.
+        prompts: tokens of each. ends: tokens that end an answer, besides the model's own.
+        max_new_tokens: of an answer; a longer one is cut.
+        tick: called before each step; what it raises ends the generation.
+    """
+    settings = model.generation_config.eos_token_id
+    own = [settings] if isinstance(settings, int) else list(settings or ())
+    stops = sorted({*ends, *own})
+    found: list[list[int]] = [[] for _ in prompts]
+    limit = CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
+    training = model.training
+    model.eval()
+    try:
+        for batch in batches([len(prompt) + max_new_tokens for prompt in prompts], limit * 4):
+            chosen = [prompts[index] for index in batch]
+            for index, tokens in zip(batch, _batch(model, chosen, stops, max_new_tokens, tick), strict=True):
+                found[index] = tokens
+    finally:
+        model.train(training)
+    return found
+
+
+def _batch(
+    model: Any, prompts: Sequence[NDArray[Any]], stops: list[int], count: int, tick: Callable[[], None] | None
+) -> Iterator[list[int]]:
+    longest = max(len(prompt) for prompt in prompts)
+    ids = torch.full((len(prompts), longest), stops[0], dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, prompt in enumerate(prompts):
+        ids[index, longest - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
+        mask[index, longest - len(prompt) :] = 1
+    settings = GenerationConfig(max_new_tokens=count, do_sample=False, eos_token_id=stops, pad_token_id=stops[0])
+    with quiet(), torch.inference_mode():
+        whole = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([_Tick(tick)] if tick is not None else []),
+        )
+    for answer in whole[:, longest:].tolist():
+        end = next((place for place, token in enumerate(answer) if token in stops), len(answer))
+        yield answer[:end]
+
+
+class _Tick(StoppingCriteria):  # type: ignore[misc]  # untyped
+    """Never stops anything; it only gives the caller a turn at each step."""
+
+    def __init__(self, tick: Callable[[], None]):
+        self.tick = tick
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        self.tick()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
