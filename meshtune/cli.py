@@ -24,6 +24,9 @@ app = typer.Typer(
 Study = Annotated[Path, typer.Argument(help="A study.yaml, a study's folder, or a folder that holds one study.")]
 Folder = Annotated[Path | None, typer.Option("--folder", help="The study's folder (default: beside the YAML).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+JsonLines = Annotated[
+    bool, typer.Option("--json", help="Events as JSON lines on standard error, the result as one object on output.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the YAML; may be repeated.")
 ]
@@ -64,13 +67,14 @@ def tune(
     new_segment: Annotated[
         bool, typer.Option("--new-segment", help="MADS: go on from the recorded points without replaying.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonLines = False,
 ) -> None:
     """Search (trains many adapters): run a study, or continue it."""
     from meshtune.commands.watch import watch
 
     overrides = (*(override or ()), *([f"budget.trials={trials}"] if trials is not None else []))
-    _print_result(watch(study, overrides=overrides, folder=folder, new_segment=new_segment), as_json)
+    result = watch(study, overrides=overrides, folder=folder, new_segment=new_segment, as_json=as_json)
+    _print_result(result, as_json)
 
 
 @app.command()
@@ -109,12 +113,12 @@ def stop(study: Study, folder: Folder = None) -> None:
 @app.command()
 def quickstart(
     folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("meshtune-quickstart"),
-    as_json: Json = False,
+    as_json: JsonLines = False,
 ) -> None:
     """All of it in minutes, on the embedded model and data."""
     from meshtune.commands.quickstart import quickstart as run
 
-    _print_result(run(folder), as_json)
+    _print_result(run(folder, as_json=as_json), as_json)
 
 
 def _version(asked: bool) -> None:

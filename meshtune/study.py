@@ -26,13 +26,14 @@ WAIT_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Opened:
-    """The study is open and its workers are starting: `slots` trials run at once."""
+    """The study is open and its workers are starting: `slots` trials run at once; `price` is that of an hour."""
 
     record: Record
     folder: Path
     sampler: str
     slots: int
     trials: int | None
+    price: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,18 @@
 """What the view says: numbers, the verdict, and lines without a terminal."""
 
 import io
+import json
+import math
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from meshtune.display import Display, duration, load_lines, number, point, summary, verdict
+from meshtune.display import Display, JsonLines, summary
+from meshtune.live import BARS, Panel, RunningTrial, sparkline
 from meshtune.study import Finished, Running, Stage, Started
 from meshtune.trial import Progress, Request
+from meshtune.words import duration, load_lines, number, point, verdict
 
 BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.1, "hyperparameters": {"rank": 16, "learning_rate": 2e-4}}
 BEST = {"trial": 3, "loss": 1.8, "test_loss": 1.9, "hyperparameters": {"rank": 64, "learning_rate": 4.33e-4}}
@@ -93,3 +97,39 @@ def test_a_file_gets_lines_and_no_control_codes() -> None:
         view.show(Running(Progress(0, 1, step=1, steps=4, training_loss=2.5)))
         view.show(Finished("4 trials are done", complete=True))
     assert out.getvalue() == "preparing the data ..\nsearch finished: 4 trials are done\n"
+
+
+def test_json_lines_name_their_event() -> None:
+    out = io.StringIO()
+    with JsonLines(out) as view:
+        view.show(Stage("preparing the data"))
+        view.show(Running(Progress(0, 1, step=1, steps=4, training_loss=2.5)))
+        view.show(Finished("4 trials are done", complete=True))
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["stage", "running", "finished"]
+    assert lines[1]["training_loss"] == 2.5
+
+
+def test_sparklines() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([math.inf]) == ""
+    assert sparkline([1.0, 1.0]) == BARS[0] * 2
+    assert sparkline([2.0, 1.0, 1.5]) == BARS[7] + BARS[0] + BARS[4]
+    assert sparkline([1.0, 1.1, 1.2, 1.3, 1000.0])[:4] != BARS[0] * 4, "one trial that failed must not flatten the rest"
+    assert sparkline([1.0, math.inf, 2.0]) == BARS[0] + " " + BARS[7]
+
+
+def test_the_panel_says_where_the_run_stands() -> None:
+    panel = Panel(block=3, members=4, told=2, history=[3.0, 2.5, 2.7], best=2.5, best_trial=1, baseline=3.0)
+    panel.done, panel.total, panel.elapsed, panel.left, panel.price = 3, 12, 1800.0, 5400.0, 2.0
+    trial = RunningTrial("trial 3  rank 16")
+    trial.take(Progress(3, 1, step=5, steps=10, training_loss=2.9))
+    panel.running[3] = trial
+    out = io.StringIO()
+    Console(file=out, width=200).print(panel)
+    text = out.getvalue()
+    for words in ("trial 3  rank 16", "step 5/10", "2.9000", "3/12 trials", "block 3: 2 of 4", "best 2.5000 (trial 1)"):
+        assert words in text
+    assert "16.7 % below the baseline" in text
+    assert "30 min, about 1.5 h left" in text
+    assert "1 spent of about 4" in text

@@ -7,8 +7,8 @@ from typing import Any
 
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.prepared import Prepared, prepare
-from meshtune.display import number, point
 from meshtune.space import Dimension
+from meshtune.words import number, point
 
 
 def check(path: Path, *, folder: Path | None = None, overrides: tuple[str, ...] = ()) -> tuple[str, dict[str, Any]]:

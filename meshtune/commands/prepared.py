@@ -120,7 +120,7 @@ def _lora(
         **fixed,
         "model": config.model.model_dump(mode="json", exclude={"device"}),
         "data": data.ref.fingerprint,
-        "training": training.model_dump(mode="json", exclude={"keep_adapters"}),
+        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
     }
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     rows = data.summary.test.rows

@@ -11,7 +11,7 @@ from meshtune.commands.init import init
 from meshtune.commands.watch import watch
 
 
-def quickstart(folder: Path) -> dict[str, Any]:
+def quickstart(folder: Path, *, as_json: bool = False) -> dict[str, Any]:
     """Write the study (where it is not there yet), check it, and run or continue it; returns its status."""
     path = folder / "study.yaml"
     if not path.exists():
@@ -19,4 +19,4 @@ def quickstart(folder: Path) -> dict[str, Any]:
     print(f"the study: {path}", file=sys.stderr)
     lines, _ = check(path)
     print(lines, file=sys.stderr)
-    return watch(path)
+    return watch(path, as_json=as_json)

@@ -51,7 +51,8 @@ def tune(study: Located, *, new_segment: bool = False) -> Generator[StudyEvent, 
         (study.folder / REQUEST).unlink(missing_ok=True)
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         try:
-            yield Opened(record, study.folder, config.sampler.name, worker.slots, config.budget.trials)
+            trials, price = config.budget.trials, config.budget.price_per_hour
+            yield Opened(record, study.folder, config.sampler.name, worker.slots, trials, price)
             yield from _search(study, prepared, record, sampler, worker)
         finally:
             worker.close()

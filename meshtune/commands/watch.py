@@ -15,25 +15,33 @@ from rich.console import Console
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.status import status as read_status
 from meshtune.commands.tune import tune
-from meshtune.display import Display, load_lines, number, point, summary, verdict
+from meshtune.display import Display, JsonLines, summary
 from meshtune.errors import Interrupted, Stopped
 from meshtune.study import Finished, Opened
+from meshtune.words import load_lines, number, point, verdict
 
 
 def watch(
-    path: Path, *, overrides: tuple[str, ...] = (), folder: Path | None = None, new_segment: bool = False
+    path: Path,
+    *,
+    overrides: tuple[str, ...] = (),
+    folder: Path | None = None,
+    new_segment: bool = False,
+    as_json: bool = False,
 ) -> dict[str, Any]:
-    """Run or continue a study and show it; returns its status.
+    """Run or continue a study and show it, to people or as JSON lines; returns its status.
 
     Raises Stopped (exit code 75) where it was asked to stop, Interrupted (130) on Ctrl-C.
     """
     study = locate(path, overrides=overrides, folder=folder)
     console = console_for(stderr=True)
-    finished = _run(study, console, path, new_segment=new_segment)
+    view = JsonLines() if as_json else Display(console)
+    finished = _run(study, view, path, new_segment=new_segment)
     status = read_status(study.folder, trials=True)
     if finished is not None and not finished.complete:
         raise Stopped(f"stopped before the budget was spent; continue with `meshtune tune {path}`")
-    print_status(status, console)
+    if not as_json:
+        print_status(status, console)
     return status
 
 
@@ -65,11 +73,11 @@ def print_trials(status: dict[str, Any]) -> None:
         console_for(stderr=False).print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(study: Located, console: Console, path: Path, *, new_segment: bool) -> Finished | None:
+def _run(study: Located, view: Display | JsonLines, path: Path, *, new_segment: bool) -> Finished | None:
     finished: Finished | None = None
     pending: list[int] = []
     events = tune(study, new_segment=new_segment)
-    with _second_interrupt_ends(), Display(console) as view:
+    with _second_interrupt_ends(), view:
         record = None
         try:
             for event in events:

@@ -1,0 +1,128 @@
+"""The live panel of a run on a terminal: the running block, losses as sparklines, the standing, time and money left.
+
+Pure: what is drawn depends on a `Panel`'s values alone. Printing lines and reading events is `meshtune.display`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from meshtune.trial import Progress
+from meshtune.words import duration, number
+
+BARS = "▁▂▃▄▅▆▇█"
+TRAIL = 16  # training losses that a running trial's sparkline shows
+HISTORY = 60  # trials that the history's sparkline shows
+
+
+@dataclass
+class RunningTrial:
+    """One running trial: its title, its last progress, and its training losses so far."""
+
+    title: str
+    progress: Progress | None = None
+    losses: list[float] = field(default_factory=list)
+
+    def take(self, progress: Progress) -> None:
+        """Take note of a progress."""
+        loss = progress.training_loss if progress.training_loss is not None else None
+        if loss is not None:
+            self.losses.append(loss)
+        self.progress = progress
+
+
+@dataclass
+class Panel:
+    """What is drawn.
+
+    Attributes:
+        running: running trials by number. block: the number of the newest block; members: its trials; told: how many
+            of them have ended.
+        history: losses of the trials that have ended, in order, without those that have none.
+        best, baseline: losses, None where there are none yet. best_trial: the best's number.
+        done, total: trials ended and to be done (None: no limit of trials).
+        elapsed: seconds of search. left: expected seconds, None where not known.
+        price: of an hour, or None.
+    """
+
+    running: dict[int, RunningTrial] = field(default_factory=dict)
+    block: int = 0
+    members: int = 0
+    told: int = 0
+    history: list[float] = field(default_factory=list)
+    best: float | None = None
+    best_trial: int | None = None
+    baseline: float | None = None
+    done: int = 0
+    total: int | None = None
+    elapsed: float = 0.0
+    left: float | None = None
+    price: float | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it, as rich asks."""
+        yield Group(*(part for part in (self._trials(), self._standing()) if part is not None))
+
+    def _trials(self) -> Table | None:
+        if not self.running:
+            return None
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for trial in self.running.values():
+            now = trial.progress
+            share = now.step / now.steps if now is not None and now.steps else 0.0
+            steps = f"step {now.step}/{now.steps}" if now is not None and now.steps else ""
+            loss = f"{trial.losses[-1]:.4f}" if trial.losses else ""
+            trail = Text(sparkline(trial.losses[-TRAIL:]), style="cyan")
+            table.add_row(trial.title, ProgressBar(total=1.0, completed=share, width=24), steps, trail, loss)
+        return table
+
+    def _standing(self) -> Text:
+        text = Text(overflow="ellipsis", no_wrap=True)
+        if self.history:
+            text.append(sparkline(self.history[-HISTORY:], best=self.best) + "  ", style="green")
+        parts = [f"{self.done}/{self.total} trials" if self.total else f"{self.done} trials"]
+        if self.members > 1:
+            parts.append(f"block {self.block}: {self.told} of {self.members}")
+        if self.best is not None:
+            parts.append(f"best {self.best:.4f} (trial {self.best_trial})" + self._against())
+        parts.append(duration(self.elapsed) + (f", about {duration(self.left)} left" if self.left else ""))
+        if self.price is not None:
+            parts.append(self._money(self.price))
+        return text.append(" · ".join(parts))
+
+    def _against(self) -> str:
+        if self.baseline is None or self.best is None or self.best >= self.baseline:
+            return ""
+        return f", {100 * (1 - self.best / self.baseline):.1f} % below the baseline"
+
+    def _money(self, price: float) -> str:
+        spent = number(price * self.elapsed / 3600, 3)
+        return f"{spent} spent" + (
+            f" of about {number(price * (self.elapsed + self.left) / 3600, 3)}" if self.left else ""
+        )
+
+
+def sparkline(values: Sequence[float], best: float | None = None) -> str:
+    """Values as bars, the lowest lowest; values far above the rest are cut, so that the rest can be told apart."""
+    finite = sorted(value for value in values if math.isfinite(value))
+    if not finite:
+        return ""
+    low = finite[0] if best is None else min(best, finite[0])
+    middle = finite[len(finite) // 2]
+    high = min(finite[-1], middle + 4 * (middle - low)) if middle > low else finite[-1]
+    height = high - low
+
+    def bar(value: float) -> str:
+        if not math.isfinite(value):
+            return " "
+        share = min(1.0, (value - low) / height) if height > 0 else 0.0
+        return BARS[round(share * (len(BARS) - 1))]
+
+    return "".join(bar(value) for value in values)

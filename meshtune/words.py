@@ -1,0 +1,69 @@
+"""Numbers, points, durations and the verdict in the words that people read. No library, and nothing is printed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
+
+
+def verdict(status: Mapping[str, Any]) -> str:
+    """One line: by how much the best beats the baseline on the test rows, or that it does not."""
+    best, baseline = status.get("best"), status.get("baseline")
+    if best is None:
+        return "No trial completed: look at `meshtune status --trials` for what happened."
+    difference = status.get("best_against_baseline")
+    if baseline is None:
+        return f"Best: trial {best['trial']}, loss {number(best['loss'])}."
+    if best.get("trial") == baseline.get("trial"):
+        return "The baseline itself is the best point found: it was not beaten."
+    if difference is None:
+        losses = f"loss {number(best['loss'])}, the baseline's is {number(baseline['loss'])}"
+        return f"Best: trial {best['trial']}, {losses} (no test rows: how much of it is luck is not known)."
+    mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
+    evidence = f"95 % interval of the difference {low:+.4f} to {high:+.4f}, {rows} unseen rows"
+    if high < 0:
+        gain = 100 * -mean / baseline["test_loss"]
+        return f"The best beats the baseline by {-mean:.4f} in test loss, {gain:.1f} % ({evidence})."
+    if low > 0:
+        return f"The best is worse than the baseline by {mean:.4f} in test loss ({evidence}): keep the baseline."
+    side = "lower" if mean <= 0 else "higher"
+    return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
+
+
+def load_lines(status: Mapping[str, Any]) -> str | None:
+    """Three lines of Python that load the best adapter in plain PEFT."""
+    best = status.get("best")
+    if best is None or not best.get("adapter"):
+        return None
+    return (
+        "from peft import AutoPeftModelForCausalLM\n"
+        f'model = AutoPeftModelForCausalLM.from_pretrained("{status["folder"]}/{best["adapter"]}")\n'
+        "model = model.merge_and_unload()  # optional: a plain model with the adapter inside"
+    )
+
+
+def point(hyperparameters: Mapping[str, Any]) -> str:
+    """Hyperparameters in one short line."""
+    return " ".join(f"{SHORT.get(name, name)} {number(value, 3)}" for name, value in hyperparameters.items())
+
+
+def number(value: Any, digits: int = 5) -> str:
+    """A number as people write it; a dash for None."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
+            mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+            return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+        return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `7 min`, `3.2 h`."""
+    if not math.isfinite(seconds) or seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
