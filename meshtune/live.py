@@ -92,10 +92,11 @@ class Panel:
             parts.append(f"block {self.block}: {self.told} of {self.members}")
         if self.best is not None:
             parts.append(f"best {self.best:.4f} (trial {self.best_trial})" + self._against())
-        parts.append(duration(self.elapsed) + (f", about {duration(self.left)} left" if self.left else ""))
+        text.append(" · ".join(parts) + "\n")
+        spent = [duration(self.elapsed) + (f", about {duration(self.left)} left" if self.left else "")]
         if self.price is not None:
-            parts.append(self._money(self.price))
-        return text.append(" · ".join(parts))
+            spent.append(self._money(self.price))
+        return text.append(" · ".join(spent), style="dim")
 
     def _against(self) -> str:
         if self.baseline is None or self.best is None or self.best >= self.baseline:
