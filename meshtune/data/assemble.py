@@ -6,18 +6,19 @@ memory and tokenized, also those that `data.rows` leaves out: `max_length: auto`
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meshtune.config import DataConfig, RowsFile
-from meshtune.data import mixture, split
+from meshtune.data import mixture, originals, split
 from meshtune.data.mixture import Indices
-from meshtune.data.prompts import Encoded, Prompts, encode, mean_question
-from meshtune.data.rows import Row, capped
+from meshtune.data.near import near
+from meshtune.data.originals import Original
+from meshtune.data.pool import Pool, original, pool_of
+from meshtune.data.prompts import Prompts, mean_question
+from meshtune.data.rows import capped
 from meshtune.data.sources import Loaded
 from meshtune.data.store import SIDES, SideArrays, join
 from meshtune.data.summary import SideSummary, SourceSummary, Summary
@@ -26,38 +27,16 @@ from meshtune.errors import Fault, InputError
 LONGEST = 2048  # tokens a row under `max_length: auto`
 COVERED = 0.99  # share of the rows that `max_length: auto` keeps
 
-EMPTY = "empty response"
 TOO_LONG = "over max_length"
 
 
 @dataclass(frozen=True, eq=False)
-class _Pool:
-    """All rows of all sources, one after the other; everything here is of one length.
+class Assembled:
+    """The arrays of the sides, where the rows of validation and test come from, and what all are."""
 
-    Attributes:
-        source: number of each row's source. group: equal for equal texts. dropped: the reason, or "" for kept rows;
-            filled in place, step by step.
-    """
-
-    rows: Sequence[Row]
-    encoded: Sequence[Encoded]
-    source: Indices
-    group: Indices
-    dropped: NDArray[np.object_]
-
-    @property
-    def kept(self) -> NDArray[np.bool_]:
-        """Which rows are not dropped."""
-        return np.asarray(self.dropped == "", dtype=np.bool_)
-
-    def of(self, source: int) -> list[int]:
-        """The kept rows of a source."""
-        found: list[int] = np.flatnonzero(self.kept & (self.source == source)).tolist()
-        return found
-
-    def reasons(self, source: int) -> dict[str, int]:
-        """How many rows of a source were dropped, by reason."""
-        return dict(Counter(reason for reason in self.dropped[self.source == source] if reason))
+    sides: dict[str, SideArrays]
+    originals: dict[str, list[Original]]
+    summary: Summary
 
 
 def assemble(
@@ -68,29 +47,33 @@ def assemble(
     window: int | None,
     seed: int,
     report: Callable[[str], None],
-) -> tuple[dict[str, SideArrays], Summary]:
+    memory_length: int | None = None,
+) -> Assembled:
     """The arrays of train, validation and test, and what they are.
 
     Args:
         sides: for each source, `mix`, or the side whose rows it holds (test before validation).
         window: the longest sequence of the model, or None where it is not known.
+        memory_length: the longest row that the device has memory for, for `max_length: auto`; None: not known.
 
     Raises InputError for what cannot be had, and under `strict` for rows that would be dropped.
     """
-    pool = _pool(sources, prompts, report)
+    pool = pool_of(sources, prompts, data.split_by, report)
     lengths = np.array([len(row.tokens) for row in pool.encoded], dtype=np.int64)
-    longest = _max_length(data, window, lengths[pool.kept])
+    longest = _max_length(data, window, memory_length, lengths[pool.kept])
     pool.dropped[pool.kept & (lengths > longest)] = TOO_LONG
     if data.strict:
         _refuse_drops(sources, pool, longest)
-    _drop_twins(pool, sides)
+    _drop_twins(pool, sides, data.split_by)
     _refuse_empty(sources, pool, longest)
     indices = _sides(data, pool, sides, seed)
     arrays = {
         side: join([pool.encoded[row].tokens for row in rows], [pool.encoded[row].trained for row in rows])
         for side, rows in indices.items()
     }
-    counts = {side: _side_summary(indices[side], pool, arrays[side], len(sources)) for side in SIDES}
+    report("looking for near-duplicates across the split")
+    training = [pool.text(row) for row in np.unique(indices["train"]).tolist()]
+    counts = {side: _side_summary(side, indices[side], pool, arrays[side], training, len(sources)) for side in SIDES}
     summary = Summary(
         sources=tuple(_source_summaries(sources, sides, pool, prompts)),
         train=counts["train"],
@@ -99,21 +82,13 @@ def assemble(
         mixture=data.mixture,
         prompt=prompts.style,
         max_length=longest,
+        train_on=data.train_on,
+        split_by=data.split_by,
     )
-    return arrays, summary
+    return Assembled(arrays, {side: _originals(indices[side], pool, sources) for side in originals.SIDES}, summary)
 
 
-def _pool(sources: Sequence[Loaded], prompts: Prompts, report: Callable[[str], None]) -> _Pool:
-    """All rows, tokenized; those without a response are dropped already."""
-    rows = [row for source in sources for row in source.rows]
-    encoded = list(encode(rows, prompts, report))
-    group = split.group(row.text for row in encoded)
-    source = np.repeat(np.arange(len(sources)), [len(source.rows) for source in sources])
-    dropped = np.array(["" if row.response.strip() else EMPTY for row in rows], dtype=object)
-    return _Pool(rows, encoded, source, group, dropped)
-
-
-def _max_length(data: DataConfig, window: int | None, lengths: Indices) -> int:
+def _max_length(data: DataConfig, window: int | None, memory: int | None, lengths: Indices) -> int:
     """The longest row that is kept. Under `strict`, `auto` covers all rows, since none may be dropped."""
     if data.max_length != "auto":
         if window is not None and data.max_length > window:
@@ -123,10 +98,10 @@ def _max_length(data: DataConfig, window: int | None, lengths: Indices) -> int:
     if not len(lengths):
         return LONGEST
     covering = int(np.quantile(lengths, 1.0 if data.strict else COVERED, method="inverted_cdf"))
-    return min(covering, LONGEST, window or LONGEST)
+    return min(covering, LONGEST, window or LONGEST, memory or LONGEST)
 
 
-def _refuse_drops(sources: Sequence[Loaded], pool: _Pool, longest: int) -> None:
+def _refuse_drops(sources: Sequence[Loaded], pool: Pool, longest: int) -> None:
     """Under `strict`: every row that would be dropped is a fault."""
     faults = list[Fault]()
     for number, source in enumerate(sources):
@@ -134,33 +109,41 @@ def _refuse_drops(sources: Sequence[Loaded], pool: _Pool, longest: int) -> None:
         for index in np.flatnonzero((pool.source == number) & ~pool.kept).tolist():
             long = f"{len(pool.encoded[index].tokens):,} tokens, over the max_length of {longest:,}"
             what = long if pool.dropped[index] == TOO_LONG else "the response is empty"
-            found.append(source.place.fault(pool.rows[index].line, f"{what} (`data.strict` is on: nothing is dropped)"))
+            found.append(source.place.fault(pool.row(index).line, f"{what} (`data.strict` is on: nothing is dropped)"))
         faults += capped(found, source.place)
     if faults:
         raise InputError(faults)
 
 
-def _drop_twins(pool: _Pool, sides: Sequence[str]) -> None:
-    """Where a side is a file of its own, no equal text may stand elsewhere: the test file keeps it, then validation."""
+def _drop_twins(pool: Pool, sides: Sequence[str], column: str | None) -> None:
+    """Where a side is a file of its own, no equal text may stand elsewhere: the test file keeps it, then validation.
+
+    Nor may a row of a group of `split_by` that the file holds.
+    """
+    kinds = [(pool.words, "also in the {side} file")]
+    if pool.column is not None:
+        kinds.append((pool.column, f"its `{column}` is also in the {{side}} file"))
     for side in ("test", "validation"):
         if side in sides:
             own = pool.kept & (pool.source == sides.index(side))
-            pool.dropped[pool.kept & ~own & np.isin(pool.group, pool.group[own])] = f"also in the {side} file"
+            for labels, reason in kinds:
+                pool.dropped[pool.kept & ~own & np.isin(labels, labels[own])] = reason.format(side=side)
 
 
-def _refuse_empty(sources: Sequence[Loaded], pool: _Pool, longest: int) -> None:
+def _refuse_empty(sources: Sequence[Loaded], pool: Pool, longest: int) -> None:
     """A source that keeps no row is a fault."""
     faults = list[Fault]()
     for number, source in enumerate(sources):
         if not pool.of(number):
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in pool.reasons(number).items())
-            what = f"keeps none of its {len(source.rows):,} rows ({reasons}; max_length {longest:,})"
+            rows = np.count_nonzero(pool.source == number)
+            what = f"keeps none of its {rows:,} rows ({reasons}; max_length {longest:,})"
             faults.append(source.place.fault(None, what))
     if faults:
         raise InputError(faults)
 
 
-def _sides(data: DataConfig, pool: _Pool, sides: Sequence[str], seed: int) -> dict[str, Indices]:
+def _sides(data: DataConfig, pool: Pool, sides: Sequence[str], seed: int) -> dict[str, Indices]:
     """The rows of each side: indices into the pool."""
     mixed = sides.count("mix")
     mix = np.flatnonzero(pool.kept & (pool.source < mixed))
@@ -175,17 +158,18 @@ def _sides(data: DataConfig, pool: _Pool, sides: Sequence[str], seed: int) -> di
     else:
         chosen = mix[mixture.choose(data.mixture, sizes, shares, data.rows, rng)]
         _, validation, test = split.side_sizes(len(chosen), *wanted, exact=False)
-        found = split.split(pool.source[chosen], pool.group[chosen], validation, test, rng)
+        together = f"rows of one `{data.split_by}`, and equal texts," if data.split_by else "equal texts"
+        found = split.split(pool.source[chosen], pool.group[chosen], validation, test, rng, together)
         parts = [chosen[side] for side in found]
     own = {side: np.array(pool.of(number)) for number, side in enumerate(sides) if side != "mix"}
     return {**dict(zip(SIDES, parts, strict=True)), **own}
 
 
 def _source_summaries(
-    sources: Sequence[Loaded], sides: Sequence[str], pool: _Pool, prompts: Prompts
+    sources: Sequence[Loaded], sides: Sequence[str], pool: Pool, prompts: Prompts
 ) -> Iterator[SourceSummary]:
     for number, source in enumerate(sources):
-        kept = pool.of(number)
+        kept, made = pool.of(number), int(np.count_nonzero(pool.source == number))
         yield SourceSummary(
             name=source.name,
             format=source.format,
@@ -193,16 +177,32 @@ def _source_summaries(
             read=len(source.rows),
             dropped=pool.reasons(number),
             kept=len(kept),
-            prompt_tokens=mean_question([pool.rows[row] for row in kept], prompts),
+            prompt_tokens=mean_question([pool.question(row) for row in kept], prompts),
             response_tokens=float(np.mean([np.count_nonzero(pool.encoded[row].trained) for row in kept])),
+            unrolled=made if made > len(source.rows) else 0,
         )
 
 
-def _side_summary(rows: Indices, pool: _Pool, arrays: SideArrays, sources: int) -> SideSummary:
+def _side_summary(
+    side: str, rows: Indices, pool: Pool, arrays: SideArrays, training: Sequence[str], sources: int
+) -> SideSummary:
+    alike = 0
+    if side != "train":
+        held, number = np.unique(rows, return_inverse=True)
+        alike = int(np.count_nonzero(near([pool.text(row) for row in held.tolist()], training)[number]))
     return SideSummary(
         rows=len(rows),
-        distinct=len(np.unique(pool.group[rows])),
+        distinct=len(np.unique(pool.words[rows])),
         by_source=tuple(np.bincount(pool.source[rows], minlength=sources).tolist()),
         tokens=len(arrays.tokens),
         label_tokens=int(np.count_nonzero(arrays.trained)),
+        near=alike,
     )
+
+
+def _originals(rows: Indices, pool: Pool, sources: Sequence[Loaded]) -> list[Original]:
+    found = []
+    for number in rows.tolist():
+        row = pool.row(number)
+        found.append(Original(sources[pool.source[number]].name, row.line, original(row), pool.encoded[number].answer))
+    return found

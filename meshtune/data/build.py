@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.config import DataConfig, ModelConfig, RowsFile, SourceConfig
-from meshtune.data import prompts, store, tokenizer
-from meshtune.data.assemble import assemble
+from meshtune.data import originals, prompts, store, tokenizer
+from meshtune.data.assemble import Assembled, assemble
+from meshtune.data.rows import Conversation
 from meshtune.data.sources import identity, load_all
 from meshtune.data.summary import Summary
 from meshtune.errors import Fault, InputError, StudyMismatch
 from meshtune.trial import DataRef
+
+# Settings that data of meshtune 0.1 do not name: they were made with these.
+_LATER = {"template_arguments": dict[str, Any](), "train_on": "all", "split_by": None}
 
 
 @dataclass(frozen=True)
@@ -35,23 +39,35 @@ def load(folder: Path) -> Prepared:
 
 
 def prepare(
-    data: DataConfig, model: ModelConfig, seed: int, folder: Path, report: Callable[[str], None] | None = None
+    data: DataConfig,
+    model: ModelConfig,
+    seed: int,
+    folder: Path,
+    report: Callable[[str], None] | None = None,
+    memory_length: int | None = None,
 ) -> Prepared:
     """Make the data in `folder`, or find them there.
+
+    Args:
+        memory_length: the longest row, in tokens, that the device has memory for: a further limit for
+            `max_length: auto`. Data that were made already stay as they are, whatever it is now.
 
     Raises InputError with all faults of the sources; StudyMismatch where the folder holds data that were made with
     other settings or from other files; StorageError where it cannot be written.
     """
     settings = _settings(data, model, seed)
     if not (folder / store.MANIFEST).exists():
-        sides, summary = _made(data, model, seed, report or (lambda message: None))
+        made = _made(data, model, seed, report or (lambda message: None), memory_length)
         manifest = {
             "layout": store.LAYOUT,
-            "fingerprint": store.fingerprint(sides),
+            "fingerprint": store.fingerprint(made.sides),
             "settings": settings,
-            "summary": summary.to_dict(),
+            "summary": made.summary.to_dict(),
         }
-        store.write(folder, sides, manifest)
+        texts = {
+            originals.file_name(side): (row.line_of_json() for row in rows) for side, rows in made.originals.items()
+        }
+        store.write(folder, made.sides, manifest, texts)
     # Also after writing: another process may have been faster, with settings of its own.
     _check_same(store.read_manifest(folder)["settings"], settings, folder)
     return load(folder)
@@ -70,7 +86,7 @@ def _file_sides(data: DataConfig) -> dict[str, SourceConfig]:
 def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]:
     """All that decides the rows, by dotted key; of files their content, not their place."""
     settings: dict[str, Any] = {"seed": seed, "model": tokenizer.identity(model)}
-    for key in ("mixture", "rows", "validation", "test", "max_length", "prompt", "strict"):
+    for key in ("mixture", "rows", "validation", "test", "max_length", "prompt", "strict", *_LATER):
         value = getattr(data, key)
         if not isinstance(value, RowsFile):
             settings[f"data.{key}"] = value
@@ -89,6 +105,7 @@ def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]
 
 
 def _check_same(held: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
+    held = {**{f"data.{key}": default for key, default in _LATER.items()}, **held}
     keys = [key for key in sorted({**held, **settings}) if held.get(key) != settings.get(key)]
     if not keys:
         return
@@ -98,14 +115,20 @@ def _check_same(held: dict[str, Any], settings: dict[str, Any], folder: Path) ->
 
 
 def _made(
-    data: DataConfig, model: ModelConfig, seed: int, report: Callable[[str], None]
-) -> tuple[dict[str, store.SideArrays], Summary]:
-    """The sides' arrays and the summary: everything is read before the tokenizer is loaded, which takes long."""
+    data: DataConfig, model: ModelConfig, seed: int, report: Callable[[str], None], memory_length: int | None
+) -> Assembled:
+    """The data themselves: everything is read before the tokenizer is loaded, which takes long."""
     file_sides = _file_sides(data)
     sources = load_all([*data.sources, *file_sides.values()])
     report(f"read {sum(len(source.rows) for source in sources):,} rows")
     loader = tokenizer.load_tokenizer(model)
-    maker = prompts.build(data.prompt, loader)
+    maker = prompts.build(
+        data.prompt,
+        loader,
+        conversations=any(isinstance(source.rows[0], Conversation) for source in sources),
+        train_on=data.train_on,
+        arguments=data.template_arguments,
+    )
     window = tokenizer.window(model, loader)
     sides = ["mix"] * len(data.sources) + list(file_sides)
-    return assemble(data, sources, sides, maker, window, seed, report)
+    return assemble(data, sources, sides, maker, window, seed, report, memory_length)

@@ -1,14 +1,14 @@
-"""Training, validation and test rows of a mix. Numbers only: rows are indices, equal texts are groups.
+"""Training, validation and test rows of a mix. Numbers only: rows are indices, what must stay together are groups.
 
-Guarantees: no group of equal texts stands on two sides; validation and test have the mix's shares of the sources;
-the same generator gives the same split. A side may come out smaller than asked for where only large groups are left,
-never larger. Equal text means the whole row, prompt and response, as the model reads it, whatever the white space;
-the same question with another answer is another text. Near-duplicates are not looked for.
+Guarantees: no group stands on two sides; validation and test have the mix's shares of the sources; the same generator
+gives the same split. A side may come out smaller than asked for where only large groups are left, never larger. Equal
+text means the whole row, prompt and response, as the model reads it, whatever the white space; the same question with
+another answer is another text. Near-duplicates are not moved (`near` counts them).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -20,6 +20,31 @@ def group(texts: Iterable[str]) -> Indices:
     """A number for each text, equal for equal texts; white space of any kind and length counts as one space."""
     numbers: dict[str, int] = {}
     return np.fromiter((numbers.setdefault(" ".join(text.split()), len(numbers)) for text in texts), dtype=np.int64)
+
+
+def merge(labels: Sequence[Iterable[Hashable]]) -> Indices:
+    """Groups of rows that share a label of any kind, directly or through others; numbered by their first rows.
+
+    Args:
+        labels: for each kind (text, conversation, ..) a label for each row.
+    """
+    parents = list[int]()
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    for kind in labels:
+        first = dict[Hashable, int]()
+        for row, label in enumerate(kind):
+            if row == len(parents):
+                parents.append(row)
+            one, other = root(first.setdefault(label, row)), root(row)
+            parents[max(one, other)] = min(one, other)
+    roots = np.array([root(row) for row in range(len(parents))], dtype=np.int64)
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 
 def side_sizes(
@@ -49,13 +74,19 @@ def side_sizes(
 
 
 def split(
-    sources: Indices, groups: Indices, validation: int, test: int, rng: np.random.Generator
+    sources: Indices,
+    groups: Indices,
+    validation: int,
+    test: int,
+    rng: np.random.Generator,
+    together: str = "equal texts",
 ) -> tuple[Indices, Indices, Indices]:
     """Indices of training, validation and test rows, each sorted. Test is filled first, then validation.
 
     Args:
-        sources, groups: for each row of the mix, its source and its group of equal texts.
+        sources, groups: for each row of the mix, its source and its group.
         validation, test: rows wanted. Raises InputError where no row can be had for a side that wants some.
+        together: what a group is, for messages.
     """
     held = np.bincount(sources)
     order = np.argsort(groups, kind="stable")
@@ -74,8 +105,9 @@ def split(
                 left.append(rows)
         if count and not taken:
             raise InputError(
-                f"no row is left for `data.{name}`: {len(sources):,} rows hold {len(members):,} different texts, and "
-                "equal texts stay on one side. Remove repeats, or ask for more rows."
+                f"no row is left for `data.{name}`: {together} stay on one side, and of the {len(members):,} groups "
+                f"that {len(sources):,} rows make, none is left that fits into {count:,} rows (the smallest has "
+                f"{min(map(len, members)):,}). Ask for more rows, or remove repeats."
             )
         free = left
         sides.append(np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64))

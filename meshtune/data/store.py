@@ -1,7 +1,7 @@
-"""Prepared data on disk: three arrays a side and a manifest, in one folder.
+"""Prepared data on disk: three arrays a side, the original rows of two sides, and a manifest, in one folder.
 
 Guarantees: the folder appears whole or not at all (written beside it, then renamed); the fingerprint is the sha256 of
-all arrays, so that equal fingerprints mean equal tokens in equal order. Does not know where the rows come from.
+all arrays, and of them alone: equal fingerprints mean equal tokens in equal order. Does not know where rows come from.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from meshtune.errors import Fault, InputError, StorageError
 
-LAYOUT = 1
+LAYOUT = 2
+READ = (1, 2)  # 1: without the original rows
 MANIFEST = "manifest.json"
 SIDES = ("train", "validation", "test")
 _STALE_SECONDS = 3600.0
@@ -47,7 +48,7 @@ def join(tokens: Sequence[NDArray[np.int32]], trained: Sequence[NDArray[np.bool_
 
 def fingerprint(sides: Mapping[str, SideArrays]) -> str:
     """sha256 over the arrays of all sides, in a fixed byte order."""
-    content = hashlib.sha256(f"meshtune data {LAYOUT}".encode())
+    content = hashlib.sha256(b"meshtune data 1")
     for name in SIDES:
         side = sides[name]
         for array, kind in ((side.tokens, "<i4"), (side.trained, "|b1"), (side.starts, "<i8")):
@@ -56,8 +57,12 @@ def fingerprint(sides: Mapping[str, SideArrays]) -> str:
     return content.hexdigest()
 
 
-def write(folder: Path, sides: Mapping[str, SideArrays], manifest: Mapping[str, Any]) -> None:
+def write(
+    folder: Path, sides: Mapping[str, SideArrays], manifest: Mapping[str, Any], texts: Mapping[str, Iterable[str]]
+) -> None:
     """Write everything, then rename it into place. Raises StorageError; then nothing is left behind.
+
+    `texts`: further files by name, as lines.
 
     Where another process was faster with the same folder, its data stay.
     """
@@ -74,6 +79,10 @@ def write(folder: Path, sides: Mapping[str, SideArrays], manifest: Mapping[str, 
                 with open(partial / f"{name}.{part}.npy", "wb") as file:
                     np.save(file, getattr(side, part))
                     _flush(file)
+        for name, lines in texts.items():
+            with open(partial / name, "wb") as file:
+                file.writelines(f"{line}\n".encode() for line in lines)
+                _flush(file)
         with open(partial / MANIFEST, "wb") as file:
             file.write(json.dumps(manifest, indent=1).encode())
             _flush(file)
@@ -96,7 +105,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(
             Fault("holds no prepared data (no readable manifest.json): prepare them again", folder)
         ) from error
-    if layout != LAYOUT:
+    if layout not in READ:
         raise InputError(Fault(f"was prepared by another version of meshtune (layout {layout}, not {LAYOUT})", folder))
     return manifest
 

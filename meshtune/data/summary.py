@@ -19,7 +19,9 @@ class SourceSummary:
     Attributes:
         name, format: what it is called, and the format of its rows. side: `mix`, or the side that is this file.
         read: rows that it holds. dropped: rows left out, by reason. kept: the rest.
-        prompt_tokens, response_tokens: mean lengths of the kept rows.
+        prompt_tokens: mean length of the kept rows' questions. response_tokens: mean number of tokens that are learned.
+        unrolled: rows that its conversations became, where the chat template rewrites earlier turns; 0: none was
+            unrolled. `dropped` and `kept` count these.
     """
 
     name: str
@@ -30,22 +32,35 @@ class SourceSummary:
     kept: int
     prompt_tokens: float
     response_tokens: float
+    unrolled: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Kept or dropped rows."""
+        return self.unrolled or self.read
 
 
 @dataclass(frozen=True)
 class SideSummary:
-    """One side: rows (`distinct`: repeats counted once), rows of each source, tokens, and tokens that are learned."""
+    """One side: rows (`distinct`: repeats counted once), rows of each source, tokens, and tokens that are learned.
+
+    `near`: its rows that are nearly a training row (see `near`); 0 for the training side.
+    """
 
     rows: int
     distinct: int
     by_source: tuple[int, ...]
     tokens: int
     label_tokens: int
+    near: int = 0
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All of it. `prompt` is the style that was used, `max_length` the longest row allowed, in tokens."""
+    """All of it. `prompt` is the style that was used, `max_length` the longest row allowed, in tokens.
+
+    `train_on`: what is learned. `split_by`: the column whose groups stay on one side, or None.
+    """
 
     sources: tuple[SourceSummary, ...]
     train: SideSummary
@@ -54,6 +69,8 @@ class Summary:
     mixture: str
     prompt: str
     max_length: int
+    train_on: str = "all"
+    split_by: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -76,7 +93,7 @@ def describe(summary: Summary) -> str:
     sides = (summary.train, summary.validation, summary.test)
     for number, source in enumerate(summary.sources):
         lengths = (f"{source.prompt_tokens:.1f}", f"{source.response_tokens:.1f}")
-        counts = (source.read, source.read - source.kept, source.kept)
+        counts = (source.read, source.rows - source.kept, source.kept)
         rows = [f"{side.by_source[number]:,}" for side in sides]
         lines.append((source.name, *(f"{count:,}" for count in counts), *lengths, *rows))
     lines.append(("all rows", "", "", "", "", "", *(f"{side.rows:,}" for side in sides)))
@@ -89,10 +106,29 @@ def describe(summary: Summary) -> str:
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
         for line in lines
     ]
-    reasons = [
-        f"{source.name}: {count:,} dropped: {reason}"
-        for source in summary.sources
-        for reason, count in source.dropped.items()
-    ]
     how = f"mixture {summary.mixture}, prompt {summary.prompt}, at most {summary.max_length:,} tokens a row"
-    return "\n".join([*table, f"(prompt, response: mean tokens of the kept rows; {how})", *reasons])
+    return "\n".join([*table, f"(prompt, response: mean tokens of the kept rows; {how})", *_notes(summary)])
+
+
+def _notes(summary: Summary) -> list[str]:
+    """What a person should know beside the numbers, a line each."""
+    notes = []
+    for source in summary.sources:
+        if source.unrolled:
+            notes.append(
+                f"{source.name}: {source.read:,} conversations are {source.unrolled:,} rows: the chat template "
+                "rewrites earlier turns, so that each answer is a row of its own"
+            )
+        for reason, count in source.dropped.items():
+            notes.append(f"{source.name}: {count:,} dropped ({100 * count / source.rows:.2g} %): {reason}")
+    if any(source.dropped for source in summary.sources):
+        notes.append("no row is cut: it is taken whole or dropped")
+    if summary.train_on != "all":
+        what = "the last answer of a row alone" if summary.train_on == "last" else "every token, prompts included"
+        notes.append(f"learned: {what} (train_on: {summary.train_on})")
+    if summary.split_by is not None:
+        notes.append(f"rows of one `{summary.split_by}` are on one side")
+    for name, side in (("validation", summary.validation), ("test", summary.test)):
+        if side.near:
+            notes.append(f"{side.near:,} of {side.rows:,} {name} rows are nearly a training row (4/5 of their phrases)")
+    return notes

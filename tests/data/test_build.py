@@ -93,7 +93,7 @@ def test_dropped_rows_are_counted_by_reason(write: Write, chat_model: ModelConfi
     assert summary.sources[0].dropped == {"empty response": 1, "over max_length": 1}
     assert (summary.sources[0].read, summary.sources[0].kept, summary.max_length) == (42, 40, 60)
     assert Summary.from_dict(json.loads(json.dumps(summary.to_dict()))) == summary
-    assert "rows.jsonl: 1 dropped: over max_length" in describe(summary)
+    assert "rows.jsonl: 1 dropped (2.4 %): over max_length" in describe(summary)
     with pytest.raises(InputError) as raised:
         prepare(config(write(rows), max_length=60, strict=True), chat_model, 0, tmp_path / "strict")
     assert [(fault.line, fault.message.split(" (")[0]) for fault in raised.value.faults] == [

@@ -4,8 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meshtune.data.prompts import build, encode
+from meshtune.data.prompts import Prompts, build
 from meshtune.data.rows import Row
+from meshtune.data.tokens import Encoded, encode
 from meshtune.errors import InputError
 from tests.data.made import TEMPLATE, make_tokenizer, row
 
@@ -20,9 +21,14 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make_tokenizer(tmp_path_factory.mktemp("plain"), template=None)
 
 
+def encoded(prompts: Prompts, *rows: Row) -> list[Encoded]:
+    """Tokens of rows that are not unrolled."""
+    return list(encode([prompts.render(row)[0] for row in rows], prompts.tokenizer, lambda message: None))
+
+
 def parts(tokenizer: Any, style: Any, what: Row) -> tuple[str, str]:
     """The text without and with loss."""
-    (found,) = encode([what], build(style, tokenizer), lambda message: None)
+    (found,) = encoded(build(style, tokenizer), what)
     assert found.tokens.dtype == np.int32
     assert found.trained.dtype == np.bool_
     return tokenizer.decode(found.tokens[~found.trained]), tokenizer.decode(found.tokens[found.trained])
@@ -69,14 +75,14 @@ def test_the_prompt_has_the_tokens_that_the_model_is_asked_with(plain: Any) -> N
     # The tokenizer knows "\n\n" as one token, so that the whole text's tokens swallow the border.
     assert plain("over\n\nthe", add_special_tokens=False)["input_ids"][: len(asked) - 1] != asked[1:]
     for response in ("the lazy dog", "\nthe lazy dog", "\n"):
-        (found,) = encode([row("over\n", response, verbatim=True)], build("auto", plain), lambda message: None)
+        (found,) = encoded(build("auto", plain), row("over\n", response, verbatim=True))
         assert found.tokens[~found.trained].tolist() == asked
         assert plain.decode(found.tokens[found.trained]) == response + "</s>"
 
 
 def test_labels_are_told_by_position_where_padding_is_the_end_token(plain: Any) -> None:
     assert plain.pad_token_id == plain.eos_token_id
-    (found,) = encode([row("a</s>b", "c", verbatim=True)], build("auto", plain), lambda message: None)
+    (found,) = encoded(build("auto", plain), row("a</s>b", "c", verbatim=True))
     assert found.tokens[-1] == plain.eos_token_id
     assert found.trained.tolist() == [False] * 4 + [True] * 2
 
@@ -102,5 +108,5 @@ def test_a_tokenizer_without_an_end_token_is_refused(tmp_path: Path) -> None:
 
 def test_progress_is_reported(chat: Any) -> None:
     said: list[str] = []
-    assert len(list(encode([row("a", "b")] * 5001, build("auto", chat), said.append))) == 5001
+    assert len(list(encode(build("auto", chat).render(row("a", "b")) * 5001, chat, said.append))) == 5001
     assert said == ["tokenized 5,000 of 5,001 rows", "tokenized 5,001 of 5,001 rows"]

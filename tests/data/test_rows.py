@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.data.rows import Place, Row, capped, parse
+from meshtune.data.formats import parse
+from meshtune.data.rows import Place, Row, capped
 
 PLACE = Place(Path("rows.jsonl"))
 

@@ -24,7 +24,8 @@ all tokens                                                 9,000,000  2,000,000 
 learned tokens                                             4,000,000  1,000,000     0
 different rows                                                47,117     10,000     0
 (prompt, response: mean tokens of the kept rows; mixture repeat, prompt alpaca, at most 512 tokens a row)
-alpaca.json: 2 dropped: empty response"""
+alpaca.json: 2 dropped (0.0038 %): empty response
+no row is cut: it is taken whole or dropped"""
 
 
 def test_the_table_for_people() -> None:

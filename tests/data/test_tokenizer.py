@@ -60,7 +60,8 @@ def test_the_embedded_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MESHTUNE_CACHE", str(tmp_path))
     model = ModelConfig(name="embedded")
     tokenizer = load_tokenizer(model)
-    prompt, answer = build("auto", tokenizer).render(row("Say hi.", "Hi!"))
+    (shown,) = build("auto", tokenizer).render(row("Say hi.", "Hi!"))
+    prompt, answer = shown.text[: shown.answer], shown.text[shown.answer :]
     assert prompt.endswith("<|im_end|>\n<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n")
     assert answer == "Hi!<|im_end|>"
     # The converted folder, where it is there, is read instead, and gives the same tokens.
