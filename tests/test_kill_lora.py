@@ -20,6 +20,9 @@ def lora_study(folder: Path, model: Path) -> Path:
         {"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % len(WORDS)])} for n in range(60)
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (folder / "metrics.py").write_text(
+        "def score(row, answer):\n    return float(answer == row['output'])\n", encoding="utf-8"
+    )
     path = folder / "study.yaml"
     path.write_text(
         f"model: {model}\n"
@@ -29,6 +32,8 @@ def lora_study(folder: Path, model: Path) -> Path:
         "baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}\n"
         "sampler: {name: mads, block_size: 3}\n"
         "budget: {trials: 20}\n"
+        "metrics: {exact: {file: metrics.py}}\n"
+        "generation: {rows: 4, max_new_tokens: 8}\n"
         "worker: {name: local, processes: 2, threads: 1, attempts: 10}\n",
         encoding="utf-8",
     )
@@ -113,6 +118,15 @@ def test_the_table_at_the_end_and_the_kept_adapters(whole: Path) -> None:
     assert "untuned" in again.stderr
     assert "baseline" in again.stderr
     assert "unseen rows" in again.stderr or "not beaten" in again.stderr
+
+
+def test_the_finalists_answered_validation_rows(whole: Path) -> None:
+    folder = whole.parent / "study"
+    kept = {int(path.name) for path in (folder / "adapters").iterdir()}
+    answers = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in folder.glob("evaluation/answers/*")}
+    assert set(answers) == {"untuned", *(f"trial-{number}" for number in kept)}, "with metrics, all kept adapters"
+    assert all(len(lines) == 4 for lines in answers.values())
+    assert set(json.loads(answers["untuned"][0])) == {"row", "prompt", "reference", "answer", "scores"}
 
 
 def test_a_baseline_outside_the_space_is_trained_beside_the_trials(tiny_model_folder: Path, tmp_path: Path) -> None:

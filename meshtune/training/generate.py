@@ -57,7 +57,7 @@ def _batch(
     ids = torch.full((len(prompts), longest), stops[0], dtype=torch.long)
     mask = torch.zeros_like(ids)
     for index, prompt in enumerate(prompts):
-        ids[index, longest - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
+        ids[index, longest - len(prompt) :] = torch.tensor(prompt.tolist(), dtype=torch.long)
         mask[index, longest - len(prompt) :] = 1
     settings = GenerationConfig(max_new_tokens=count, do_sample=False, eos_token_id=stops, pad_token_id=stops[0])
     with quiet(), torch.inference_mode():
