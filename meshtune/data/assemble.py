@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meshtune.config import DataConfig, RowsFile
 from meshtune.data import mixture, originals, split
@@ -72,8 +73,8 @@ def assemble(
         for side, rows in indices.items()
     }
     report("looking for near-duplicates across the split")
-    training = [pool.text(row) for row in np.unique(indices["train"]).tolist()]
-    counts = {side: _side_summary(side, indices[side], pool, arrays[side], training, len(sources)) for side in SIDES}
+    alike = _near_training(pool, indices)
+    counts = {side: _side_summary(indices[side], pool, arrays[side], alike, len(sources)) for side in SIDES}
     summary = Summary(
         sources=tuple(_source_summaries(sources, sides, pool, prompts)),
         train=counts["train"],
@@ -183,20 +184,23 @@ def _source_summaries(
         )
 
 
-def _side_summary(
-    side: str, rows: Indices, pool: Pool, arrays: SideArrays, training: Sequence[str], sources: int
-) -> SideSummary:
-    alike = 0
-    if side != "train":
-        held, number = np.unique(rows, return_inverse=True)
-        alike = int(np.count_nonzero(near([pool.text(row) for row in held.tolist()], training)[number]))
+def _near_training(pool: Pool, indices: dict[str, Indices]) -> NDArray[np.bool_]:
+    """For each row of the pool, whether it is held out and nearly a training row."""
+    training = np.unique(indices["train"]).tolist()
+    held = np.unique(np.concatenate([indices["validation"], indices["test"]])).tolist()
+    alike = np.zeros(len(pool.encoded), dtype=np.bool_)
+    alike[held] = near([pool.text(row) for row in held], (pool.text(row) for row in training))
+    return alike
+
+
+def _side_summary(rows: Indices, pool: Pool, arrays: SideArrays, alike: NDArray[np.bool_], sources: int) -> SideSummary:
     return SideSummary(
         rows=len(rows),
         distinct=len(np.unique(pool.words[rows])),
         by_source=tuple(np.bincount(pool.source[rows], minlength=sources).tolist()),
         tokens=len(arrays.tokens),
         label_tokens=int(np.count_nonzero(arrays.trained)),
-        near=alike,
+        near=int(np.count_nonzero(alike[rows])),
     )
 
 

@@ -1,7 +1,7 @@
 """Conversations through the model's chat template, and where in its text the answers stand.
 
-An answer begins where the template's prompt for it ends (all turns before it, with the generation prompt), or at the
-template's own `{% generation %}` mark where it has them; it ends with the token that ends its turn, marked or not.
+An answer begins where the template's prompt for it ends (all turns before it, with the generation prompt), or later at
+the template's own `{% generation %}` mark; it ends with the token that ends its turn, marked or not.
 
 Guarantees: each answer is learned after exactly the text that the model is asked with. Where a template shows earlier
 turns otherwise once more turns follow (drops thoughts, moves the system turn), no single text can have that for all
@@ -95,18 +95,19 @@ class Chat:
         shown = turns[: number + 1]
         whole = self.text(shown, tools)
         text = whole[: len(whole) - self._unread] if whole.endswith(self.tail) else whole
+        prompt = self.text(turns[:number], tools, asked=True)
+        start = len(prompt) if whole.startswith(prompt) else None
         if self.marked:
             marks = self._marks(shown, tools)
             if len(marks) == sum(turn["role"] == "assistant" for turn in shown):
-                return text, marks[-1]
-        prompt = self.text(turns[:number], tools, asked=True)
-        if not whole.startswith(prompt):
+                start = max(marks[-1], start or 0)  # some marks begin inside the prompt: that is never learned
+        if start is None:
             raise Refused(
                 f"the chat template does not go on from its prompt with the answer of turn {number + 1} as it stands "
                 "(thoughts in the answer, say, and `enable_thinking: false`): change the answer, or "
                 "`data.template_arguments`"
             )
-        return text, len(prompt)
+        return text, start
 
     @property
     def _unread(self) -> int:

@@ -58,9 +58,11 @@ def conversation(keyed: Mapping[str, object], key: str, number: int, item: objec
         if isinstance(system, str) and system.strip():
             if turns[0]["role"] == "system":
                 raise _Fault(f"`system` and a system turn in `{key}` are both given: remove one of them")
-            turns = [{"role": "system", "content": _text(system, "`system`")}, *turns]
+            _check_text(system, "`system`")
+            turns = [{"role": "system", "content": system}, *turns]
             unlearned = {turn + 1 for turn in unlearned}
         tools = _decoded(keyed["tools"], "`tools`") if keyed.get("tools") else None
+        _check_text(tools, "`tools`")
     except _Fault as fault:
         return str(fault)
     answers = {turn for turn, one in enumerate(turns) if one["role"] == "assistant"}
@@ -80,7 +82,6 @@ def _decoded(value: object, what: str) -> list[Any]:
             raise _Fault(f"{what} is text, but no JSON list ({error})") from error
     if not isinstance(value, list):
         raise _Fault(f"{what} must be a list, not {kind(value)}")
-    _check_text(value, what)
     return value
 
 
@@ -93,6 +94,7 @@ def _turns(given: list[Any], key: str) -> tuple[list[dict[str, Any]], set[int]]:
         where = f"turn {index + 1} of `{key}`"
         if not isinstance(turn, Mapping):
             raise _Fault(f"{where} must be an object, not {kind(turn)}")
+        _check_text(turn, where)
         turns.append(_turn(turn, where))
         if turn.get("weight") in (0, 0.0) and turn.get("weight") is not None:
             unlearned.add(index)
@@ -136,7 +138,6 @@ def _text(content: object, where: str) -> str:
         content = "".join(part.get("text") or "" for part in content)
     if content is not None and not isinstance(content, str):
         raise _Fault(f"the content of {where} must be text, not {kind(content)}")
-    _check_text(content, where)
     return content or ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meshtune.data.batches import Rows
 from meshtune.trial import DataRef
@@ -23,15 +24,16 @@ def segments(ref: DataRef, tokenizer: PreTrainedTokenizerBase, count: int) -> li
     """
     rows = Rows.open(ref, "train")
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)).tolist()
-    return [_segments(*rows[row], tokenizer) for row in chosen]
+    return [segments_of(*rows[row], tokenizer) for row in chosen]
 
 
-def _segments(
-    tokens: np.ndarray[tuple[int], np.dtype[np.int32]],
-    trained: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    tokenizer: PreTrainedTokenizerBase,
+def segments_of(
+    tokens: NDArray[np.int32], trained: NDArray[np.bool_], tokenizer: PreTrainedTokenizerBase
 ) -> list[Segment]:
-    """Texts are cut at the borders, not decoded apart: a run alone may begin inside a character or lose its space."""
+    """The segments of one row, not empty, alternately not learned and learned.
+
+    Texts are cut at the borders, not decoded apart: a run alone may begin inside a character or lose its space.
+    """
 
     def text_of(end: int) -> str:
         return str(tokenizer.decode(tokens[:end].tolist(), clean_up_tokenization_spaces=False))

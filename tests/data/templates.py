@@ -7,9 +7,10 @@ Mistral: the system turn stands in the last question, roles alternate.
 
 from typing import Any
 
-LLAMA_3 = """\
-{{- bos_token }}
-{%- if tools %}{{- '<|start_header_id|>system<|end_header_id|>\n\nTools: ' + (tools | tojson) + '<|eot_id|>' }}{% endif %}
+LLAMA_3 = r"""{{- bos_token }}
+{%- if tools %}
+    {{- '<|start_header_id|>system<|end_header_id|>\n\nTools: ' + (tools | tojson) + '<|eot_id|>' }}
+{%- endif %}
 {%- for m in messages %}
     {%- set role = 'ipython' if m.role == 'tool' else m.role %}
     {{- '<|start_header_id|>' + role + '<|end_header_id|>\n\n' }}
@@ -21,21 +22,21 @@ LLAMA_3 = """\
 {%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}
 """
 
-_CHATML_TOOLS = """\
-{%- macro tool_answer(i) %}
+_CHATML_TOOLS = r"""{%- macro tool_answer(i) %}
     {%- if i == 0 or messages[i - 1].role != 'tool' %}{{- '<|im_start|>user' }}{% endif %}
     {{- '\n<tool_response>\n' + messages[i].content + '\n</tool_response>' }}
     {%- if i + 1 == messages | length or messages[i + 1].role != 'tool' %}{{- '<|im_end|>\n' }}{% endif %}
 {%- endmacro %}
 {%- macro calls(m) %}
-    {%- for call in m.tool_calls or [] %}{{- '\n<tool_call>\n' + (call.function | tojson) + '\n</tool_call>' }}{% endfor %}
+    {%- for call in m.tool_calls or [] %}
+        {{- '\n<tool_call>\n' + (call.function | tojson) + '\n</tool_call>' }}
+    {%- endfor %}
 {%- endmacro %}
 """
 
 QWEN_2_5 = (
     _CHATML_TOOLS
-    + """\
-{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}
+    + r"""{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}
 {%- for m in messages %}
     {%- if m.role == 'tool' %}{{- tool_answer(loop.index0) }}
     {%- else %}{{- '<|im_start|>' + m.role + '\n' + m.content + calls(m) + '<|im_end|>\n' }}
@@ -47,8 +48,7 @@ QWEN_2_5 = (
 
 QWEN_3 = (
     _CHATML_TOOLS
-    + """\
-{%- set found = namespace(question=-1) %}
+    + r"""{%- set found = namespace(question=-1) %}
 {%- for m in messages %}{%- if m.role == 'user' %}{%- set found.question = loop.index0 %}{% endif %}{% endfor %}
 {%- for m in messages %}
     {%- if m.role == 'tool' %}{{- tool_answer(loop.index0) }}
@@ -70,20 +70,19 @@ QWEN_3 = (
 """
 )
 
-GEMMA = """\
-{{- bos_token }}
+GEMMA = r"""{{- bos_token }}
 {%- if messages[0].role == 'system' %}{{- raise_exception('System role not supported') }}{% endif %}
 {%- for m in messages %}
     {%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}
         {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
     {%- endif %}
-    {{- '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + m.content | trim + '<end_of_turn>\n' }}
+    {%- set role = 'model' if m.role == 'assistant' else m.role %}
+    {{- '<start_of_turn>' + role + '\n' + m.content | trim + '<end_of_turn>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<start_of_turn>model\n' }}{% endif %}
 """
 
-MISTRAL = """\
-{{- bos_token }}
+MISTRAL = r"""{{- bos_token }}
 {%- set system = messages[0].content if messages[0].role == 'system' else '' %}
 {%- set turns = messages[1:] if system else messages %}
 {%- set found = namespace(last=-1, spoken=0) %}
@@ -91,7 +90,7 @@ MISTRAL = """\
     {%- if m.role == 'user' %}{%- set found.last = loop.index0 %}{% endif %}
     {%- if m.role == 'user' or (m.role == 'assistant' and not m.tool_calls) %}
         {%- if (m.role == 'user') != (found.spoken % 2 == 0) %}
-            {{- raise_exception('After the optional system message, conversation roles must alternate user and assistant') }}
+            {{- raise_exception('After the system message, roles must alternate user and assistant') }}
         {%- endif %}
         {%- set found.spoken = found.spoken + 1 %}
     {%- endif %}
@@ -100,7 +99,8 @@ MISTRAL = """\
     {%- if m.role == 'user' %}
         {{- '[INST] ' + (system + '\n\n' if system and loop.index0 == found.last else '') + m.content + '[/INST]' }}
     {%- elif m.role == 'tool' %}{{- '[TOOL_RESULTS] ' + m.content + '[/TOOL_RESULTS]' }}
-    {%- elif m.tool_calls %}{{- '[TOOL_CALLS] ' + (m.tool_calls | map(attribute='function') | list | tojson) + eos_token }}
+    {%- elif m.tool_calls %}
+        {{- '[TOOL_CALLS] ' + (m.tool_calls | map(attribute='function') | list | tojson) + eos_token }}
     {%- else %}{{- ' ' + m.content | trim + eos_token }}
     {%- endif %}
 {%- endfor %}

@@ -1,5 +1,6 @@
 """Masks against goldens made by hand: what is learned stands between «guillemets»."""
 
+import importlib.resources
 import json
 from typing import Any
 
@@ -186,20 +187,19 @@ def test_the_last_answer_alone_and_everything() -> None:
     assert len(learned(QWEN_3, SIX, "everything")) == 1
 
 
-def marked(template: str, before: str, after: str) -> str:
-    """The template with generation marks around what is said."""
-    assert before in template
-    return template.replace(before, after)
+# Gemma's template with marks around what is said, the end of the turn outside of them.
+MARKED = GEMMA.replace(
+    " + m.content | trim + '<end_of_turn>\\n' }}",
+    " }}{% if role == 'model' %}{% generation %}{{- m.content | trim }}{% endgeneration %}"
+    "{% else %}{{- m.content | trim }}{% endif %}{{- '<end_of_turn>\\n' }}",
+)
 
 
 def test_marks_say_where_answers_begin_and_the_end_of_the_turn_belongs_to_them() -> None:
-    said = "m.content | trim + '<end_of_turn>\\n' }}"
-    template = GEMMA.replace("' + " + said, "' }}{%- if m.role == 'assistant' %}{% generation %}{{- m.content | trim }}"
-        "{% endgeneration %}{% else %}{{- m.content | trim }}{% endif %}{{- '<end_of_turn>\\n' }}")  # fmt: skip
-    assert "{% generation %}" in template
-    assert learned(template, FOUR) == learned(GEMMA, FOUR)
+    assert "{% generation %}" in MARKED
+    assert learned(MARKED, FOUR) == learned(GEMMA, FOUR)
     # What stands before the mark is not learned, though the prompt does not hold it.
-    greeting = template.replace("{%- if m.role == 'assistant' %}", "{%- if m.role == 'assistant' %}{{- 'So: ' }}")
+    greeting = MARKED.replace("{% generation %}", "{{- 'So: ' }}{% generation %}")
     assert learned(greeting, FOUR) == [text.replace("«", "So: «") for text in learned(GEMMA, FOUR)]
     assert learned(greeting, FOUR, "last")[0].count("«") == 1
 
@@ -254,6 +254,31 @@ def test_arguments_that_no_template_reads() -> None:
         build("alpaca", tokenizer(GEMMA), conversations=True)
 
 
-def test_the_masks_of_trl() -> None:
-    """TRL reads the marks of a template through Transformers; its masks leave out an end of turn that is not marked."""
-    pytest.importorskip("trl", reason="trl is not installed; it is no dependency")
+@pytest.mark.parametrize("family", ["llama3", "qwen2_5", "qwen3", "gemma"])
+def test_the_masks_of_trl(family: str) -> None:
+    """On the real templates, which TRL holds beside copies of its own with marks.
+
+    Its marks also hold the line ends around a turn, which nobody generates; where a template drops thoughts, its own
+    copy keeps them, so that rows that are unrolled here are not compared.
+    """
+    trl = pytest.importorskip("trl.chat_template_utils", reason="trl is not installed; it is no dependency")
+    folder = importlib.resources.files("trl").joinpath("chat_templates")
+    real = folder.joinpath(f"{family}.jinja").read_text(encoding="utf-8")
+    fast = tokenizer(real)
+    marks = trl.get_training_chat_template(fast)
+    for turns in (TWO, FOUR, SIX, CALLED) if family != "gemma" else (TWO, FOUR):
+        rows = learned(real, turns)
+        assert learned(marks, turns) == rows or family == "qwen3"
+        if len(rows) > 1:
+            assert family == "qwen3"
+            continue
+        said = [dict(turn) for turn in conversation(turns).turns]
+        found = fast.apply_chat_template(
+            said, chat_template=marks, return_dict=True, tokenize=True, return_assistant_tokens_mask=True
+        )
+        ids, mask = np.array(found["input_ids"]), np.array(found["assistant_masks"])
+        ours = rows[0].replace("«", "").replace("»", "")
+        assert fast.decode(ids).removesuffix("\n") == ours
+        borders = np.flatnonzero(np.diff(mask, prepend=0, append=0)).reshape(-1, 2)
+        theirs = [fast.decode(ids[begin:end]).strip("\n") for begin, end in borders]
+        assert theirs == [part.partition("»")[0].strip("\n") for part in rows[0].split("«")[1:]]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshtune.config import SourceConfig
+from meshtune.data.rows import Row
 from meshtune.data.sources import identity, load, load_all
 from meshtune.errors import InputError
 from tests.data.made import INSTRUCTIONS
@@ -158,3 +159,26 @@ def test_the_real_damaged_file_is_refused_with_its_first_bad_line() -> None:
         load(SourceConfig(path=str(path)))
     assert str(raised.value.faults[0]).startswith(f"{path}:2279: malformed JSON at column")
     assert str(raised.value.faults[-1]).endswith("and 4 more faults like these")
+
+
+def test_a_data_set_with_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets").disable_progress_bars()
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name in ("one", "two"):
+        (folder / f"{name}.jsonl").write_text(json.dumps({**ROWS[0], "instruction": name}))
+    subsets = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("one", "two"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{subsets}---\n")
+    two = SourceConfig(dataset=str(folder), subset="two")
+    (row,) = load(two).rows
+    assert isinstance(row, Row)
+    assert row.prompt == "two"
+    assert identity(two) == f"dataset:{folder}:two:train"
+    for subset, message in (
+        (None, "has several subsets: name one with `subset:`; it has one, two."),
+        ("twoo", "has no subset `twoo`; it has one, two. Did you mean `two`?"),
+    ):
+        with pytest.raises(InputError) as raised:
+            load(SourceConfig(dataset=str(folder), subset=subset))
+        assert str(raised.value).endswith(message)
