@@ -1,12 +1,12 @@
 """Samplers of the user's own: files and modules, behind the sampler contract, and what is wrong with them."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import optuna
 import pytest
 
+import meshtune
 from meshtune import config_file
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError
@@ -14,7 +14,7 @@ from meshtune.imported import imported
 from meshtune.samplers.build import build
 from meshtune.samplers.seam import Sampler
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, points, search
-from tests.kill import command_study, meshtune, record_of, run
+from tests.kill import command_study
 
 OWN = '''
 """Samplers that a user might write."""
@@ -266,16 +266,12 @@ def test_a_study_runs_and_continues_with_it_also_when_it_was_moved(own: Path, tm
         path.write_text(text.replace("name: mads", "import: own_samplers.py:NearBest, options: {keep: 0.3}"))
         return path
 
-    whole, cut = study(tmp_path / "whole"), study(tmp_path / "cut")
-    ended = run(whole)
-    assert ended.returncode == 0, ended.stderr
-    assert run(cut, "--trials", 4).returncode == 0
+    whole = meshtune.tune(study(tmp_path / "whole"), progress=False)
+    meshtune.tune(study(tmp_path / "cut"), trials=4, progress=False)
     (tmp_path / "cut").rename(tmp_path / "moved")
-    moved = tmp_path / "moved" / "study.yaml"
-    ended = run(moved)
-    assert ended.returncode == 0, ended.stderr
-    assert record_of(moved) == record_of(whole)
-    moved.write_text(moved.read_text().replace("keep: 0.3", "keeps: 0.3"))
-    refused = subprocess.run(meshtune("tune", moved), capture_output=True, text=True, check=False)
-    assert refused.returncode == 2
-    assert "sampler.options.keeps: unknown" in refused.stderr
+    moved = meshtune.tune(tmp_path / "moved" / "study.yaml", progress=False)
+    columns = [name for name in whole.trials if str(name).startswith("params_")]
+    assert columns
+    assert moved.trials[columns].equals(whole.trials[columns])
+    with pytest.raises(InputError, match=r"sampler\.options\.keeps: unknown"):
+        meshtune.tune(moved.folder, overrides=["sampler.options.keeps=0.3"], trials=9, progress=False)
