@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def tune(
         StudyBusy: another process runs it. SamplerError, WorkerError, StorageError: the run failed.
         KeyboardInterrupt: it was interrupted. What was finished is saved, and the same call continues.
     """
+    _import_optuna()
     from meshtune.commands.tune import tune as run
     from meshtune.display import Display
 
@@ -78,6 +80,7 @@ def load(study: str | Path, *, folder: str | Path | None = None) -> Study:
 
     Raises InputError where there is none.
     """
+    _import_optuna()
     from meshtune.commands.locate import existing
 
     found = existing(Path(study).expanduser(), folder=None if folder is None else Path(folder).expanduser())
@@ -301,13 +304,20 @@ def _find(
     return locate(Path(study).expanduser(), overrides=changes, folder=at)
 
 
+def _import_optuna() -> None:
+    """Import Optuna without the warning that a notebook without ipywidgets gets about bars that nobody shows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import optuna  # noqa: F401
+
+
 def _console(progress: bool) -> Console:
     """Where the run is shown: standard error; in a notebook below the cell, as plain lines; or nowhere."""
     from rich.console import Console
 
     if not progress:
         return Console(file=io.StringIO(), quiet=True)
-    if Console().is_jupyter:
-        return Console(file=sys.stdout, force_jupyter=False, width=160)
+    if Console().is_jupyter:  # its streams call themselves terminals, and cannot redraw lines
+        return Console(file=sys.stdout, force_jupyter=False, force_terminal=False, width=160)
     console = Console(stderr=True)
     return console if console.is_terminal else Console(stderr=True, width=160)
