@@ -216,8 +216,8 @@ class Study:
         """
         from meshtune.commands.report import report  # type: ignore[import-not-found, unused-ignore]
 
-        report([self.folder], out=None if out is None else Path(out), public=public)
-        return Path(out) if out is not None else self.folder / "report" / "index.html"
+        written = report([self.folder], out=None if out is None else Path(out), public=public)
+        return Path(written["page"])
 
     def export(self, out: str | Path, *, trial: int | str = "best", merge: bool = False) -> dict[str, Any]:
         """Write the adapter of a trial (its number, `best` or `baseline`) in PEFT's format into a new folder `out`.
@@ -227,7 +227,7 @@ class Study:
         """
         from meshtune.commands.export import export  # type: ignore[import-not-found, unused-ignore]
 
-        written: dict[str, Any] = export(self.folder, Path(out), trial=str(trial), merge=merge)
+        written: dict[str, Any] = export(self.folder, Path(out), trial=trial, merge=merge)
         return written
 
     def train(
@@ -246,7 +246,7 @@ class Study:
         """
         from meshtune.commands.train import train  # type: ignore[import-not-found, unused-ignore]
 
-        chosen = {"trial": str(trial), "all_data": all_data, "epochs": epochs, "seed": seed}
+        chosen = {"trial": trial, "all_data": all_data, "epochs": epochs, "seed": seed}
         done: dict[str, Any] = train(self.folder, Path(out), **chosen)
         return done
 
