@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,10 +32,10 @@ def imported(name: str, key: str) -> Any:
     return getattr(found, attribute)
 
 
-def portable(name: str) -> str:
-    """The name without the folder of a file: a study that was moved with its file has the same."""
-    place, _, attribute = name.rpartition(":")
-    return f"{Path(place).name}:{attribute}" if place.endswith(".py") else name
+def portable(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section of a config whose `import` names no folder: a study that was moved with its files has the same."""
+    place, _, attribute = (section.get("import") or "").rpartition(":")
+    return {**section, "import": f"{Path(place).name}:{attribute}"} if place.endswith(".py") else dict(section)
 
 
 def _of_module(place: str, attribute: str, key: str) -> ModuleType:

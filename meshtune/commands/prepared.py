@@ -54,7 +54,7 @@ def prepare(study: Located) -> Prepared:
         "objective": config.objective.model_dump(mode="json", exclude={"directory"}),
         "space": space.describe(),
         "baseline": dict(baseline) if baseline is not None else None,
-        "sampler": _portable(config.sampler.model_dump(mode="json", exclude={"block_size"})),
+        "sampler": portable(config.sampler.model_dump(mode="json", exclude={"block_size"})),
         "seed": config.seed,
     }
     if isinstance(config.objective, CommandObjectiveConfig):
@@ -111,13 +111,8 @@ def _lora(
         "data": data.ref.fingerprint,
         "training": training.model_dump(mode="json", exclude={"keep_adapters"}),
     }
-    fixed["training"]["trainer"] = _portable(fixed["training"]["trainer"])
+    fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     return Prepared(
         space, baseline, start, objective, places(config.worker, device), fixed, data.summary, data.summary.test.rows
     )
-
-
-def _portable(section: dict[str, Any]) -> dict[str, Any]:
-    """A section whose `import` names no folder: where the user's file lies is not fixed."""
-    return {**section, "import": portable(section["import"])} if section.get("import") else section
