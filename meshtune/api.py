@@ -246,8 +246,7 @@ class Study:
         """
         from meshtune.commands.train import train  # type: ignore[import-not-found, unused-ignore]
 
-        chosen = {"trial": trial, "all_data": all_data, "epochs": epochs, "seed": seed}
-        done: dict[str, Any] = train(self.folder, Path(out), **chosen)
+        done: dict[str, Any] = train(self.folder, Path(out), trial=trial, all_data=all_data, epochs=epochs, seed=seed)
         return done
 
     # -- how it shows itself
