@@ -9,6 +9,7 @@ command objective: whatever the program prints). Everything raised on purpose is
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import sys
@@ -262,7 +263,10 @@ class Study:
     def _repr_html_(self) -> str:
         from meshtune.results import in_html
 
-        return in_html(self.folder, self.status())
+        try:
+            return in_html(self.folder, self.status())
+        except MeshtuneError:
+            return html.escape(repr(self))
 
     # -- inside
 

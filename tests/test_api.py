@@ -164,7 +164,9 @@ def test_it_shows_itself(finished: meshtune.Study, tmp_path: Path) -> None:
     page = finished._repr_html_()
     assert page.count("<tr>") == 3
     assert f"best (trial {finished.best.trial})" in page
-    assert repr(meshtune.Study(tmp_path / "gone")).endswith("gone': cannot be read>")
+    gone_since = meshtune.Study(tmp_path / "gone")
+    assert repr(gone_since).endswith("gone': cannot be read>")
+    assert "cannot be read&gt;" in gone_since._repr_html_()
     assert dataclasses.replace(finished.best, loss=0.5).loss == 0.5
 
 

@@ -151,6 +151,16 @@ class TestMadeByAFunction(OwnContract):
     name = "made"
 
 
+class TestExample(OwnContract):
+    """The sampler that the notebook shows."""
+
+    name = "NearBest"
+
+    @pytest.fixture(autouse=True)
+    def _own(self) -> None:
+        self.own = Path(__file__).parents[2] / "examples" / "notebook" / "my_sampler.py"
+
+
 class TestModule(SamplerContract):
     """A class of an installed package, by its module."""
 
@@ -246,6 +256,8 @@ def test_a_file_is_found_beside_the_yaml(own: Path) -> None:
         )
         config = config_file.read(path)
         assert (config.sampler.name, config.sampler.imported) == ("import", f"{own}:NearBest")
+        trainer = config_file.read(path, ["training.trainer.import=../trainers.py:train"]).training.trainer
+        assert trainer.imported == f"{own.parents[1] / 'trainers.py'}:train"
         (own.parent / "effective.yaml").write_text(config_file.dump(config))
         assert config_file.read(own.parent / "effective.yaml") == config
 
