@@ -42,7 +42,7 @@ def tune(
     overrides: Sequence[str] | Values = (),
     progress: bool = True,
 ) -> Study:
-    """Run a study to the end of its budget, or continue it; a finished one returns at once.
+    """Run a study to the end of its budget, or continue it; of a finished one nothing is run again.
 
     Args:
         study: a study.yaml, a study's folder, or the values that a study.yaml would hold. Relative paths in values
@@ -318,9 +318,10 @@ def _console(progress: bool) -> Console:
     """Where the run is shown: standard error; in a notebook below the cell, as plain lines; or nowhere."""
     from rich.console import Console
 
+    from meshtune.commands.watch import console_for
+
     if not progress:
         return Console(file=io.StringIO(), quiet=True)
     if Console().is_jupyter:  # its streams call themselves terminals, and cannot redraw lines
         return Console(file=sys.stdout, force_jupyter=False, force_terminal=False, width=160)
-    console = Console(stderr=True)
-    return console if console.is_terminal else Console(stderr=True, width=160)
+    return console_for(stderr=True)
