@@ -1,3 +1,28 @@
-"""meshtune: finds the best LoRA hyperparameters for your model and data, and shows how sure it is."""
+"""meshtune: finds the best LoRA hyperparameters for your model and data, and shows how sure it is.
+
+In Python: `study = meshtune.tune("study.yaml")`, `study = meshtune.load("study")`; see `meshtune.api`. Importing the
+package loads nothing else: what is heavy is imported when it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meshtune.api import Study, load, tune
+    from meshtune.results import Result
 
 __version__ = "0.1.0"
+__all__ = ["Result", "Study", "__version__", "load", "tune"]
+
+_OFFERED = {"Result": "meshtune.results", "Study": "meshtune.api", "load": "meshtune.api", "tune": "meshtune.api"}
+
+
+def __getattr__(name: str) -> Any:
+    """What the Python interface offers, imported when it is first asked for."""
+    if name not in _OFFERED:
+        raise AttributeError(f"module 'meshtune' has no attribute {name!r}")
+    return getattr(import_module(_OFFERED[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -57,14 +57,16 @@ def _named(value: Any) -> Any:
 
 
 def _named_or_imported(value: Any) -> Any:
-    """As `_named`; `{import: package.module:Name}` is short for `{name: import, import: package.module:Name}`."""
+    """As `_named`; `{import: module:Name}` is short for `{name: import, import: module:Name}`."""
     value = _named(value)
     return {"name": "import", **value} if isinstance(value, Mapping) and value.get("import") else value
 
 
 def _imported_as(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
-        raise ValueError(f"`{value}` is not allowed; package.module:Name is, such as my_package.samplers:MySampler")
+    if not re.fullmatch(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*", value):
+        raise ValueError(
+            f"`{value}` is not allowed; package.module:Name or file.py:Name is, such as ./my_samplers.py:MySampler"
+        )
     return value
 
 
@@ -80,7 +82,8 @@ class _MayImport(Section):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.name == "import" and self.imported is None:
-            raise ValueError("`import` must be given, such as `{import: my_package.module:Name}`")
+            example = "`{import: my_package.module:Name}` or `{import: ./file.py:Name}`"
+            raise ValueError(f"`import` must be given, such as {example}")
         if self.name != "import" and self.imported is not None:
             raise ValueError(f"`name: {self.name}` and `import` are both given: remove one of them")
         return self
@@ -274,7 +277,7 @@ class CommandObjectiveConfig(Section):
 
 
 class SamplerConfig(_MayImport):
-    """The sampler and its options; `import` names an Optuna sampler of one's own."""
+    """The sampler and its options; `import` names a sampler of one's own (a file's path is absolute once read)."""
 
     name: Literal["mads", "tpe", "random", "qmc", "gp", "import"] = "mads"
     block_size: PositiveInt | None = None
@@ -356,7 +359,7 @@ class StudyConfig(Section):
         Discriminator(lambda value: "<preset>" if isinstance(value, str) else "<mapping>"),
     ] = "recommended"
     baseline: dict[str, Scalar] | None = None
-    sampler: Annotated[SamplerConfig, BeforeValidator(_named)] = SamplerConfig()
+    sampler: Annotated[SamplerConfig, BeforeValidator(_named_or_imported)] = SamplerConfig()
     budget: BudgetConfig = BudgetConfig()
     worker: Annotated[WorkerConfig, BeforeValidator(_named)] = WorkerConfig()
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)

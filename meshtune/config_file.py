@@ -154,6 +154,10 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     metrics = values.get("metrics")
     for section in metrics.values() if isinstance(metrics, dict) else ():
         resolve(section, "file")
+    training = values.get("training")
+    for section in (values.get("sampler"), training.get("trainer") if isinstance(training, dict) else None):
+        if isinstance(section, dict) and ".py:" in str(section.get("import")):
+            resolve(section, "import")
     section, key = (values, "model") if isinstance(values.get("model"), str) else (values.get("model"), "name")
     name = section.get(key) if isinstance(section, dict) else None
     looks = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".gguf"))

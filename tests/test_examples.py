@@ -1,12 +1,18 @@
-"""Every example runs as it stands, and so do the configurations that the README shows."""
+"""Every example runs as it stands, and so does what the README and the guide to Python show."""
 
+import ast
+import importlib.util
+import inspect
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import meshtune
 from meshtune import config_file, yaml_file
 from tests.kill import run
 
@@ -30,3 +36,87 @@ def test_configurations_of_the_readme_are_valid(text: str, tmp_path: Path) -> No
     config = config_file.parse(yaml_file.parse(text).values, tmp_path)
     assert config.budget.trials is not None
     assert len(text.splitlines()) < 25
+
+
+NOTEBOOK = ROOT / "examples" / "notebook"
+without_report = pytest.mark.skipif(
+    importlib.util.find_spec("meshtune.report") is None, reason="figures and pages are made by meshtune.report"
+)
+
+
+def cells() -> list[dict[str, Any]]:
+    notebook = json.loads((NOTEBOOK / "meshtune.ipynb").read_text(encoding="utf-8"))
+    return list(notebook["cells"])
+
+
+def test_the_notebook_holds_no_outputs() -> None:
+    code = [cell for cell in cells() if cell["cell_type"] == "code"]
+    assert code
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+
+
+@pytest.mark.slow
+@without_report
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))  # nothing is read from, or left in, the user's home
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    folder = tmp_path / "notebook"
+    shutil.copytree(NOTEBOOK, folder)
+    notebook = nbformat.read(folder / "meshtune.ipynb", as_version=4)
+    client = NotebookClient(notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": str(folder)}})
+    ended = client.execute()
+    outputs = {cell["source"]: cell.get("outputs", []) for cell in ended["cells"]}
+    table = next(output["data"]["text/html"] for output in outputs["study"])
+    assert "best (trial " in table
+    shown = [source for source in outputs if source.startswith("study.plot_")]
+    assert len(shown) == 4
+    assert all(outputs[source] for source in shown)
+    assert (folder / "report.html").stat().st_size > 10_000
+    streams = [output for made in outputs.values() for output in made if output["output_type"] == "stream"]
+    assert {output["name"] for output in streams} == {"stdout"}  # no warning below any cell
+    assert "\x1b" not in "".join(output["text"] for output in streams)
+
+
+def blocks_of_the_guide() -> list[tuple[str, bool]]:
+    """The Python blocks of docs/python.md, and whether each needs the adapter of a LoRA study."""
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    found = re.findall(r"(<!-- needs an adapter -->\n)?```python\n(.*?)```", text, re.DOTALL)
+    return [(block, bool(mark)) for mark, block in found]
+
+
+def test_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    program = (
+        'import json, sys\nprint(json.dumps({"loss": (float(sys.argv[1]) - 0.1) ** 2 + int(sys.argv[2]) / 100}))\n'
+    )
+    (tmp_path / "program.py").write_text(program)
+    shutil.copy(NOTEBOOK / "my_sampler.py", tmp_path)
+    guide = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(
+        re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0] + "budget: {trials: 3}\n"
+    )
+    names: dict[str, Any] = {}
+    for block, needs_adapter in blocks_of_the_guide():
+        if needs_adapter or (".plot_" in block and importlib.util.find_spec("meshtune.report") is None):
+            _check_calls(block)
+        else:
+            exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["study"].state == "finished"
+    assert len(meshtune.load("study").trials) == 6
+    assert (tmp_path / "trials.csv").exists()
+
+
+def _check_calls(block: str) -> None:
+    """Every call of `study.NAME(..)` is one that a study takes."""
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("study.plot_endings()."):
+            continue
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("study."):
+            method = getattr(meshtune.Study, ast.unparse(node.func).removeprefix("study."))
+            given = {str(keyword.arg): None for keyword in node.keywords}
+            inspect.signature(method).bind(None, *node.args, **given)

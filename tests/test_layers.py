@@ -13,8 +13,9 @@ PACKAGE = ROOT / "meshtune"
 
 # From the top down: a module imports only from layers below its own, or from its own.
 LAYERS = [
-    {"cli"},
+    {"cli", "api"},
     {"commands"},
+    {"results"},
     {"display", "testing"},
     {"live"},
     {"words"},
@@ -51,12 +52,12 @@ HEAVY = {
     "transformers": {"training", "evaluation", "data"},
     "datasets": {"data"},
     "pyarrow": {"data"},
-    "pandas": {"data", "report"},
-    "optuna": {"record", "storage", "distributions", "samplers", "study", "selection", "testing"},
+    "pandas": {"data", "report", "results", "api"},
+    "optuna": {"record", "storage", "distributions", "samplers", "study", "selection", "testing", "api"},
     "sqlalchemy": {"storage"},
     "PyNomad": {"samplers"},
     "scipy": {"selection", "samplers"},
-    "rich": {"display", "live", "commands"},
+    "rich": {"display", "live", "commands", "api"},
     "typer": {"cli"},
     "yaml": {"yaml_file"},
     "pydantic": {"config", "config_file", "config_faults", "objectives"},

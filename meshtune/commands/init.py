@@ -211,7 +211,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 
 sampler:
   name: mads                   # mads | tpe | gp | random | qmc; or, in place of it, an Optuna sampler of your own:
-  # import: null               # my_package.module:MySampler; it is called with `options`
+  # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
   # options: {{}}                # of the sampler itself
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from meshtune import config_file
 from meshtune.config import StudyConfig
-from meshtune.errors import InputError
+from meshtune.errors import Fault, InputError
 
 EFFECTIVE = "study.yaml"  # a study's folder holds the effective config under this name
 DATABASE = "study.db"
@@ -39,6 +41,19 @@ def locate(path: Path, *, overrides: tuple[str, ...] = (), folder: Path | None =
     if (source.parent / DATABASE).exists() and source.name == EFFECTIVE and folder is None:
         return Located(source, source.parent.absolute(), config)  # a study's own folder was named
     return Located(source, config_file.study_folder(source, config, folder).absolute(), config)
+
+
+def locate_values(values: Mapping[str, Any], *, overrides: tuple[str, ...] = (), folder: Path | None = None) -> Located:
+    """As `locate`, for plain values in place of a file; relative paths are relative to the working directory.
+
+    Raises InputError with every fault at once; without a YAML to stand beside, the study's folder must be given.
+    """
+    config = config_file.parse(values, Path.cwd(), overrides)
+    if folder is None and config.folder is None:
+        what = 'must be given: a study of plain values has no file to stand beside, such as `folder="my-study"`'
+        raise InputError(Fault(what, key="folder"))
+    chosen = folder if folder is not None else Path(config.folder or "")
+    return Located(chosen / EFFECTIVE, chosen.absolute(), config)
 
 
 def existing(path: Path, *, folder: Path | None = None) -> Located:

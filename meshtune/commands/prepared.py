@@ -15,6 +15,7 @@ from meshtune import metrics, presets
 from meshtune.commands.locate import Located
 from meshtune.config import CommandObjectiveConfig, LoraObjectiveConfig
 from meshtune.errors import InputError, MissingExtra, StudyMismatch
+from meshtune.imported import portable
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
 from meshtune.workers.local import Place
@@ -55,7 +56,7 @@ def prepare(study: Located) -> Prepared:
         "objective": config.objective.model_dump(mode="json", exclude={"directory"}),
         "space": space.describe(),
         "baseline": dict(baseline) if baseline is not None else None,
-        "sampler": config.sampler.model_dump(mode="json", exclude={"block_size"}),
+        "sampler": portable(config.sampler.model_dump(mode="json", exclude={"block_size"})),
         "seed": config.seed,
     }
     if isinstance(config.objective, CommandObjectiveConfig):
@@ -122,6 +123,7 @@ def _lora(
         "data": data.ref.fingerprint,
         "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
     }
+    fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     rows = data.summary.test.rows
     return Prepared(

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError, MissingExtra
-from meshtune.imported import imported
-from meshtune.samplers.rebuilt import Build, NumberedQMC, RebuiltSampler
+from meshtune.samplers import own
+from meshtune.samplers.rebuilt import Build, NumberedQMC, RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
 
 S = TypeVar("S", bound=BaseSampler)
@@ -36,13 +34,8 @@ def build(
     options = config.options
 
     def rebuilt(make: Build) -> RebuiltSampler:
-        def quietly(seed: int, number: int) -> BaseSampler:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # the user has named the sampler: no need to warn
-                return make(seed, number)
-
-        _try(config, lambda: quietly(0, 0))
-        return RebuiltSampler(quietly, search_space, seed=seed, block_size=block_size)
+        _try(config, lambda: quiet(make)(0, 0))
+        return RebuiltSampler(quiet(make), search_space, seed=seed, block_size=block_size)
 
     match config.name:
         case "mads":
@@ -58,8 +51,8 @@ def build(
         case "qmc":
             return rebuilt(lambda _, number: NumberedQMC(seed, number, **options))
         case "import":
-            made = imported(config.imported or "", "sampler.import")
-            return rebuilt(lambda s, _: made(seed=s, **options))
+            name = config.imported or ""
+            return own.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed)
 
 
 def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:

@@ -6,11 +6,13 @@ would. Blocks are ranges of trial numbers: a block opens when all trials before 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, QMCSampler
 from optuna.trial import FrozenTrial
 
@@ -18,6 +20,17 @@ from meshtune.samplers.seam import Sampler
 from meshtune.samplers.seeds import derived_seed
 
 Build = Callable[[int, int], BaseSampler]  # (seed of this proposal, trial number)
+
+
+def quiet(build: Build) -> Build:
+    """`build` without Optuna's warnings of experimental samplers: the user has named the sampler."""
+
+    def built(seed: int, number: int) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return build(seed, number)
+
+    return built
 
 
 @final
@@ -42,6 +55,10 @@ class RebuiltSampler(Sampler):
         if in_block == 0 and not all(trial.state.is_finished() for trial in trials):
             return 0
         return self._block_size - in_block
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """As the sampler built for this trial prepares it: some note on the trial what they will propose."""
+        self._built(trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, whatever the trials so far hold (Optuna's intersection would shrink it for good)."""

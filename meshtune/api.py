@@ -1,0 +1,327 @@
+"""The Python interface: `tune` runs or continues a study, `load` reads one, and a `Study` shows what it holds.
+
+The same functions as the commands, without their exit codes: in a script (no main guard is needed), a notebook or a
+thread. A `Study` remembers its folder alone and reads the record whenever it is asked, so that it is always current,
+also while another process runs the study. Losses are mean cross-entropies a label token, in nats; lower is better (of a
+command objective: whatever the program prints). Everything raised on purpose is a `meshtune.errors.MeshtuneError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import json
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meshtune.errors import InputError, MeshtuneError
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas
+    from rich.console import Console
+
+    from meshtune.commands.locate import Located
+    from meshtune.config import StudyConfig
+    from meshtune.results import Result
+    from meshtune.selection.statistics import Difference
+
+Values = Mapping[str, Any]
+
+
+def tune(
+    study: str | Path | Values,
+    *,
+    trials: int | None = None,
+    folder: str | Path | None = None,
+    overrides: Sequence[str] | Values = (),
+    progress: bool = True,
+) -> Study:
+    """Run a study to the end of its budget, or continue it; of a finished one nothing is run again.
+
+    Args:
+        study: a study.yaml, a study's folder, or the values that a study.yaml would hold. Relative paths in values
+            are relative to the working directory, and they need a `folder`.
+        trials: total trials of the study, in place of `budget.trials`.
+        folder: the study's folder (default: beside the YAML, with its name).
+        overrides: changes of single keys: `{"budget.hours": 2}`, or `["budget.hours=2"]` as `--set` takes them.
+        progress: show the run, on standard error (in a notebook: below the cell).
+
+    Returns:
+        The study. `meshtune stop` in a shell ends the call early: then its state is `stopped`.
+
+    Raises:
+        InputError: with every fault of the input at once. StudyMismatch: keys that are fixed differ from the study's.
+        StudyBusy: another process runs it. SamplerError, WorkerError, StorageError: the run failed.
+        KeyboardInterrupt: it was interrupted. What was finished is saved, and the same call continues.
+    """
+    _import_optuna()
+    from meshtune.commands.tune import tune as run
+    from meshtune.display import Display
+
+    located = _find(study, trials, folder, overrides)
+    console = _console(progress)
+    with contextlib.closing(run(located)) as events, Display(console) as view:
+        try:
+            for event in events:
+                view.show(event)
+        except KeyboardInterrupt:
+            console.print("interrupted; what was finished is saved, and the same call continues", style="yellow")
+            raise
+    return Study(located.folder)
+
+
+def load(study: str | Path, *, folder: str | Path | None = None) -> Study:
+    """Read a study that was started, by its YAML, its folder, or a folder that holds one study.
+
+    Raises InputError where there is none.
+    """
+    _import_optuna()
+    from meshtune.commands.locate import existing
+
+    found = existing(Path(study).expanduser(), folder=None if folder is None else Path(folder).expanduser())
+    return Study(found.folder)
+
+
+@dataclass(frozen=True, repr=False)
+class Study:
+    """A study that was started; see `tune` and `load`. Each property reads the record anew.
+
+    Attributes:
+        folder: where it lives.
+    """
+
+    folder: Path
+
+    # -- what it found
+
+    def status(self) -> dict[str, Any]:
+        """Where it stands and all its trials, as plain values: what `meshtune status --json --trials` prints."""
+        from meshtune.commands.status import status
+
+        return status(self.folder, trials=True)
+
+    @property
+    def state(self) -> str:
+        """`running` (in any process), `stopped` or `finished`."""
+        return str(self.status()["state"])
+
+    @property
+    def config(self) -> StudyConfig:
+        """Its study.yaml with all defaults, as frozen values."""
+        return self._located.config
+
+    @property
+    def best(self) -> Result:
+        """The complete trial with the lowest loss. Raises InputError while no trial is complete."""
+        from meshtune.results import result
+
+        status = self.status()
+        found = result(self.folder, "best", status)
+        if found is None:
+            ended = ", ".join(f"{count} {name}" for name, count in status["trials"].items() if count) or "none"
+            raise InputError(f"{self.folder}: no trial is complete, so there is no best one (trials: {ended})")
+        return found
+
+    @property
+    def baseline(self) -> Result | None:
+        """The point to beat, where the search started; None where the study has none (yet)."""
+        return self._result("baseline")
+
+    @property
+    def untuned(self) -> Result | None:
+        """The base model without an adapter; None for a command objective, or where it is not measured yet."""
+        return self._result("untuned")
+
+    @property
+    def difference(self) -> Difference | None:
+        """Test loss of the best minus the baseline's, paired by row, with its 95 % interval.
+
+        Below 0: the best is better. None until both are measured, and where the best is the baseline.
+        """
+        from meshtune.selection.statistics import Difference
+
+        found = self.status()["best_against_baseline"]
+        return Difference(**found) if found else None
+
+    # -- frames
+
+    @property
+    def trials(self) -> pandas.DataFrame:
+        """One row a trial, in trial order.
+
+        Columns: `number`, `ending` (missing while it is pending), `origin`, `block`, `loss`, `params_NAME` for every
+        hyperparameter (decoded, as Optuna's `trials_dataframe` calls them), `losses` (a list: after each epoch),
+        `training_losses`, `seconds`, `tokens`, `peak_memory` (bytes), `message` and what else the status has.
+        """
+        from meshtune.results import trial_frame
+
+        return trial_frame(self.status())
+
+    @property
+    def answers(self) -> pandas.DataFrame:
+        """Answers to validation rows, one row each: `name` (untuned, baseline, trial-N), `row`, `prompt`,
+        `reference`, `answer`, and `scores_METRIC` for every metric of one's own. Empty until the study is finished.
+        """
+        from meshtune.results import answer_frame
+
+        return answer_frame(self.folder)
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """A copy in memory as an Optuna study, for Optuna's plots and importances; changing it changes no record.
+
+        Its parameters are what the sampler moves, such as `rank_log2`; the decoded values are each trial's user
+        attribute `hyperparameters`.
+        """
+        import optuna
+
+        from meshtune.storage import open_storage, quiet, storage_errors
+
+        located = self._located
+        memory = optuna.storages.InMemoryStorage()
+        with storage_errors(located.url), quiet():
+            source = open_storage(located.url)
+            optuna.copy_study(from_study_name=self.folder.name, from_storage=source, to_storage=memory)
+            return optuna.load_study(study_name=self.folder.name, storage=memory)
+
+    # -- pictures
+
+    def plot_history(self) -> Any:
+        """The loss of every trial and the best so far, in trial order; a plotly figure."""
+        return self._figure("history")
+
+    def plot_parallel_coordinates(self) -> Any:
+        """Every searched hyperparameter beside the loss, darker is lower; a plotly figure."""
+        return self._figure("parallel_coordinates")
+
+    def plot_learning_curves(self) -> Any:
+        """Validation loss by epoch of the trials; a plotly figure."""
+        return self._figure("learning_curves")
+
+    def plot_endings(self) -> Any:
+        """How the trials ended; a plotly figure."""
+        return self._figure("endings")
+
+    # -- take away
+
+    def report(self, out: str | Path | None = None, *, public: bool = False) -> Path:
+        """Write the page of the study (default: `report/index.html` in its folder); returns its path.
+
+        public: without any row of the data, path or host name.
+        """
+        from meshtune.commands.report import report  # type: ignore[import-not-found, unused-ignore]
+
+        written = report([self.folder], out=None if out is None else Path(out), public=public)
+        return Path(written["page"])
+
+    def export(self, out: str | Path, *, trial: int | str = "best", merge: bool = False) -> dict[str, Any]:
+        """Write the adapter of a trial (its number, `best` or `baseline`) in PEFT's format into a new folder `out`.
+
+        merge: write the full model with the adapter inside instead. Returns what was written, as plain values.
+        Raises InputError where the trial has no adapter, or `out` is not empty.
+        """
+        from meshtune.commands.export import export  # type: ignore[import-not-found, unused-ignore]
+
+        written: dict[str, Any] = export(self.folder, Path(out), trial=trial, merge=merge)
+        return written
+
+    def train(
+        self,
+        out: str | Path,
+        *,
+        trial: int | str = "best",
+        all_data: bool = False,
+        epochs: int | None = None,
+        seed: int | None = None,
+    ) -> dict[str, Any]:
+        """Train a trial's point (its number, `best` or `baseline`) once more, into the folder `out`.
+
+        all_data: on validation and test rows too. epochs, seed: in place of the trial's. Returns what came of it, as
+        plain values. An interrupted call goes on from its checkpoint. Raises InputError as `export` does.
+        """
+        from meshtune.commands.train import train  # type: ignore[import-not-found, unused-ignore]
+
+        done: dict[str, Any] = train(self.folder, Path(out), trial=trial, all_data=all_data, epochs=epochs, seed=seed)
+        return done
+
+    # -- how it shows itself
+
+    def __repr__(self) -> str:
+        from meshtune.results import in_words
+
+        try:
+            return in_words(self.folder, self.status())
+        except MeshtuneError:  # a repr is shown where something went wrong: it must not be one more thing
+            return f"<Study {str(self.folder)!r}: cannot be read>"
+
+    def _repr_html_(self) -> str:
+        from meshtune.results import in_html
+
+        try:
+            return in_html(self.folder, self.status())
+        except MeshtuneError:
+            return html.escape(repr(self))
+
+    # -- inside
+
+    @property
+    def _located(self) -> Located:
+        from meshtune.commands.locate import existing
+
+        return existing(self.folder)
+
+    def _result(self, name: str) -> Result | None:
+        from meshtune.results import result
+
+        return result(self.folder, name, self.status())
+
+    def _figure(self, name: str) -> Any:
+        from meshtune.results import needs
+
+        needs("plotly", "a figure")
+        from meshtune.report import figures  # type: ignore[import-not-found, unused-ignore]
+
+        draw: Callable[[Values], Any] = getattr(figures, name)
+        return draw(self.status())
+
+
+def _find(
+    study: str | Path | Values, trials: int | None, folder: str | Path | None, overrides: Sequence[str] | Values
+) -> Located:
+    from meshtune.commands.locate import locate, locate_values
+
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
+    changes = (overrides,) if isinstance(overrides, str) else tuple(overrides)
+    if trials is not None:
+        changes = (*changes, f"budget.trials={trials}")
+    at = None if folder is None else Path(folder).expanduser()
+    if isinstance(study, Mapping):
+        return locate_values(study, overrides=changes, folder=at)
+    return locate(Path(study).expanduser(), overrides=changes, folder=at)
+
+
+def _import_optuna() -> None:
+    """Import Optuna without the warning that a notebook without ipywidgets gets about bars that nobody shows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import optuna  # noqa: F401
+
+
+def _console(progress: bool) -> Console:
+    """Where the run is shown: standard error; in a notebook below the cell, as plain lines; or nowhere."""
+    from rich.console import Console
+
+    from meshtune.commands.watch import console_for
+
+    if not progress:
+        return Console(file=io.StringIO(), quiet=True)
+    if Console().is_jupyter:  # its streams call themselves terminals, and cannot redraw lines
+        return Console(file=sys.stdout, force_jupyter=False, force_terminal=False, width=160)
+    return console_for(stderr=True)

@@ -1,0 +1,154 @@
+"""What a study shows in Python: results, frames and the table of a notebook, made from a status and result files.
+
+Plain functions of what was read; nothing here opens the record. Frames need pandas.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meshtune.words import number, point, verdict
+from meshtune.errors import Fault, InputError, MissingExtra
+
+if TYPE_CHECKING:
+    import pandas
+
+Values = Mapping[str, Any]
+
+# Columns that stand in a frame also where there is no row; those of hyperparameters and scores come between.
+BEFORE = ("number", "ending", "origin", "block", "loss")
+AFTER = ("losses", "training_losses", "seconds", "tokens", "peak_memory", "message")
+ANSWER = ("name", "row", "prompt", "reference", "answer")
+WHOLE = ("number", "block", "tokens", "peak_memory", "order", "row")  # whole numbers, also where some are missing
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one model of a study reached: the best trial's, the baseline's, or the untuned one.
+
+    Attributes:
+        name: best, baseline or untuned.
+        trial: number of its trial; None where it is no trial of the search (untuned; a baseline outside the space).
+        loss: the objective, on the validation rows. test_loss: on rows that the search never saw; None until the
+            study is finished, or where there are none.
+        hyperparameters: decoded values by name; empty for untuned.
+        adapter: folder of its PEFT adapter, or None where none is kept.
+    """
+
+    name: str
+    trial: int | None
+    loss: float | None
+    test_loss: float | None
+    hyperparameters: Values
+    adapter: Path | None
+
+
+def result(folder: Path, name: str, status: Values) -> Result | None:
+    """The result called `name` in a status, or None where there is none."""
+    entry = status[name]
+    if entry is None:
+        return None
+    adapter = folder / entry["adapter"] if entry.get("adapter") else None
+    return Result(
+        name=name,
+        trial=entry.get("trial"),
+        loss=entry["loss"],
+        test_loss=entry["test_loss"],
+        hyperparameters=entry.get("hyperparameters", {}),
+        adapter=adapter if adapter is not None and adapter.is_dir() else None,
+    )
+
+
+def trial_frame(status: Values) -> pandas.DataFrame:
+    """One row a trial of a status with trials; hyperparameters are columns called `params_NAME`."""
+    rows = []
+    for trial in status["all"]:
+        rest = dict(trial)
+        head = {"number": rest.pop("trial"), **{name: rest.pop(name) for name in BEFORE[1:]}}
+        rows.append({**head, **_prefixed("params_", rest.pop("hyperparameters")), **rest})
+    return _frame(rows, (*BEFORE, *AFTER))
+
+
+def answer_frame(folder: Path) -> pandas.DataFrame:
+    """One row an answer of a study's folder: untuned, baseline, then trials; scores are columns `scores_METRIC`.
+
+    Raises InputError where a file of answers holds something else.
+    """
+    rows = []
+    for path in sorted((folder / "evaluation" / "answers").glob("*.jsonl"), key=_by_name):
+        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                fields = dict(json.loads(text))
+                rows.append({"name": path.stem, **fields, **_prefixed("scores_", fields.pop("scores"))})
+            except (ValueError, TypeError, KeyError) as error:
+                what = "is no answer of meshtune: remove the file, and `meshtune tune` writes it again"
+                raise InputError(Fault(what, path, line)) from error
+    return _frame([{name: value for name, value in row.items() if name != "scores"} for row in rows], ANSWER)
+
+
+def in_words(folder: Path, status: Values) -> str:
+    """A study in a line: where it lives, where it stands, and what it found."""
+    told = status["trials"]["proposed"] - status["trials"]["pending"]
+    parts = [str(status["state"]), f"{told} trials"]
+    if best := status["best"]:
+        parts.append(f"best {number(best['loss'])} (trial {best['trial']}: {point(best['hyperparameters'])})")
+    if status["baseline"] is not None:
+        parts.append(f"baseline {number(status['baseline']['loss'])}")
+    return f"<Study {str(folder)!r}: {', '.join(parts)}>"
+
+
+def in_html(folder: Path, status: Values) -> str:
+    """A study as a small table, for notebooks."""
+    names = [name for name in ("untuned", "baseline", "best") if status[name] is not None]
+    tested = any(status[name]["test_loss"] is not None for name in names)
+    titles = ["", "hyperparameters", "validation loss", *(["test loss"] if tested else [])]
+    lines = [_row("th", titles)]
+    for name in names:
+        entry = status[name]
+        title = f"best (trial {entry['trial']})" if name == "best" else name
+        what = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
+        lines.append(_row("td", [title, what, number(entry["loss"]), number(entry["test_loss"])][: len(titles)]))
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
+    head = f"<b>{html.escape(str(folder))}</b>: {status['state']}; trials: {html.escape(counts) or 'none'}"
+    end = f"<p>{html.escape(verdict(status))}</p>" if status["state"] == "finished" else ""
+    return f"<div><p>{head}</p><table>{''.join(lines)}</table>{end}</div>"
+
+
+def needs(package: str, purpose: str) -> None:
+    """Raises MissingExtra where a package of the extra `train` is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra(purpose, package, "pip install 'meshtune[train]'")
+
+
+def _frame(rows: Sequence[Values], columns: Sequence[str]) -> pandas.DataFrame:
+    needs("pandas", "a frame")
+    import pandas
+
+    found = list(dict.fromkeys(name for row in rows for name in row))
+    frame = pandas.DataFrame(list(rows), columns=found or list(columns))
+    return frame.astype({name: "Int64" for name in WHOLE if name in frame.columns})
+
+
+def _prefixed(prefix: str, values: Values) -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in values.items()}
+
+
+def _by_name(path: Path) -> tuple[int, int]:
+    """Untuned, baseline, then trials by number."""
+    _, _, trial = path.stem.partition("trial-")
+    return (2, int(trial)) if trial.isdigit() else (0 if path.stem == "untuned" else 1, 0)
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    aligned = ("left", "left", "right", "right")
+    inside = "".join(
+        f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+        for cell, side in zip(cells, aligned, strict=False)
+    )
+    return f"<tr>{inside}</tr>"
