@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.words import number, point, verdict
 from meshtune.errors import Fault, InputError, MissingExtra
+from meshtune.words import number, point, verdict
 
 if TYPE_CHECKING:
     import pandas
