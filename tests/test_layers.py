@@ -15,6 +15,7 @@ PACKAGE = ROOT / "meshtune"
 LAYERS = [
     {"cli"},
     {"commands"},
+    {"foreign"},
     {"display", "testing"},
     {"finals"},
     {"selection"},
