@@ -122,7 +122,7 @@ def read(keys: Keys) -> dict[str, Any]:
     elif adapter == "qlora":
         keys.leave("adapter", "read as lora: the base model is not quantized here")
     values: dict[str, Any] = {"model": {"name": place_of(keys.text("base_model"), keys.folder)}}
-    revision = keys.take("revision_of_model")
+    revision = keys.take("revision_of_model", keys.take("model_revision"))  # two names of one key
     values["model"] |= {"revision": str(revision)} if revision is not None else {}
     values["baseline"] = {
         "rank": keys.hyperparameter("lora_r", "rank", None),

@@ -126,4 +126,9 @@ def comment(study: ForeignStudy, notes: Sequence[str]) -> str:
         lines += textwrap.wrap(
             " ".join(note.split()), WIDTH - 2, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
         )
-    return "".join(f"# {line}\n" for line in lines)
+    return "".join(f"# {_printable(line)}\n" for line in lines)
+
+
+def _printable(line: str) -> str:
+    """No character that would end a comment, or that a file of settings may not hold."""
+    return "".join(character if character.isprintable() else " " for character in line)

@@ -6,8 +6,10 @@ Keys that say nothing (null, false, empty) are taken silently.
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from meshtune.hyperparameters import LORA, Number
 from meshtune.yaml_file import Document, Place
 
 DEFAULT_WARMUP = 0.03
+_SECRET = re.compile(r"(key|token|secret|password|webhook_url)$")  # such values are not printed
 NO_COUNTERPART = "no counterpart in study.yaml"
 _COUNT = LORA["epochs"]
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
@@ -123,9 +126,9 @@ class Left:
     why: str
 
     def __str__(self) -> str:
-        text = " ".join(str(self.value).split())
-        shown = {True: "true", False: "false"}.get(self.value, text) if isinstance(self.value, bool) else text
-        return f"{self.key}: {shown if len(shown) <= 60 else shown[:57] + '...'} ({self.why})"
+        text = json.dumps(self.value, ensure_ascii=False) if not isinstance(self.value, str) else self.value
+        text = "***" if _SECRET.search(self.key) else " ".join(text.split())
+        return f"{self.key}: {text if len(text) <= 60 else text[:57] + '...'} ({self.why})"
 
 
 class Keys:

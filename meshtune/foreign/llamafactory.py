@@ -30,6 +30,7 @@ _TAGS = {
     "assistant_tag": "assistant",
     "system_tag": "system",
     "observation_tag": "tool",
+    "function_tag": "function",
 }
 _MIXTURES = {"cap": "interleave_under", "repeat": "interleave_over"}
 
@@ -126,7 +127,7 @@ def _entry(source: Source) -> dict[str, Any]:
         entry |= {"subset": source.subset} if source.subset else {}
         entry["split"] = source.split
     if source.format == "messages":
-        return {**entry, "formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": _TAGS}
+        return {**entry, "formatting": "openai", "columns": {"messages": "messages"}, "tags": _TAGS}
     if source.format == "sharegpt":
         return {**entry, "formatting": "sharegpt", "columns": {"messages": "conversations"}}
     return {**entry, "formatting": "alpaca", "columns": _COLUMNS[source.format]}
@@ -226,6 +227,8 @@ def _mixture(keys: Keys, sources: list[dict[str, Any]], wanted: int) -> dict[str
 def _source(keys: Keys, name: str) -> dict[str, Any] | None:
     """A source of study.yaml from the entry in dataset_info.json; None, and left, where there is none."""
     where = str(keys.take("dataset_dir", "data"))
+    if where == "ONLINE":  # then names are ids of the hub
+        return {"dataset": name, "format": "alpaca"}
     folder = next((f for start in (keys.folder, Path.cwd()) if (f := start / where).is_dir()), None)
     info: Any = {}
     if folder is not None and (folder / INFO).is_file():
@@ -250,7 +253,7 @@ def _source(keys: Keys, name: str) -> dict[str, Any] | None:
 
 def _format(keys: Keys, name: str, entry: dict[str, Any]) -> str:
     columns, tags = entry.get("columns") or {}, entry.get("tags") or {}
-    if entry.get("formatting", "alpaca") == "sharegpt":
+    if entry.get("formatting", "alpaca") in ("sharegpt", "openai"):
         shape = (
             columns.get("messages", "conversations"),
             tags.get("role_tag", "from"),

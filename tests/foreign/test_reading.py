@@ -1,0 +1,231 @@
+"""Reading the settings of Axolotl and LLaMA-Factory."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshtune import foreign
+from meshtune.errors import InputError
+from meshtune.foreign import Read
+from tests.foreign.inputs import AXOLOTL, INFO, LLAMAFACTORY, study
+
+
+def put(folder: Path, text: str) -> Path:
+    path = folder / "settings.yml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def why(found: Read) -> dict[str, str]:
+    return {left.key: left.why for left in found.left}
+
+
+def test_a_usual_axolotl_training(tmp_path: Path) -> None:
+    (tmp_path / "chats.jsonl").write_text("{}")
+    found = foreign.read(put(tmp_path, AXOLOTL))
+    assert found.tool == "axolotl"
+    assert found.values == {
+        "model": {"name": "some-org/base-7b"},
+        "baseline": {"rank": 32, "alpha": 16, "dropout": 0.05, "learning_rate": 2e-4},
+        "training": {
+            "epochs": 4,
+            "batch_size": 2,
+            "gradient_accumulation": 4,
+            "lr_scheduler": "cosine",
+            "warmup_ratio": 0.03,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "target_modules": "all-linear",
+            "use_rslora": False,
+            "use_dora": False,
+            "init_lora_weights": True,
+            "gradient_checkpointing": True,
+            "precision": "auto",
+        },
+        "data": {
+            "sources": [
+                {"dataset": "some-org/instructions", "split": "train", "format": "alpaca"},
+                {"path": str(tmp_path / "chats.jsonl"), "format": "sharegpt"},
+            ],
+            "mixture": "union",
+            "prompt": "auto",
+            "max_length": 4096,
+            "train_on": "all",
+            "validation": 0.05,
+        },
+    }
+    assert set(why(found)) == {
+        "adapter",
+        "load_in_4bit",
+        "sample_packing",
+        "optimizer",
+        "flash_attention",
+        "warmup_steps",
+        "wandb_api_key",
+        "loraplus_lr_ratio",
+    }
+    assert "not quantized" in why(found)["load_in_4bit"]
+    assert not any("abc123" in str(left) for left in found.left)  # a secret is not repeated
+
+
+def test_a_usual_llamafactory_training(tmp_path: Path) -> None:
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "dataset_info.json").write_text(INFO)
+    found = foreign.read(put(tmp_path, LLAMAFACTORY))
+    assert found.tool == "llamafactory"
+    assert found.values["baseline"] == {"rank": 8, "alpha": 16, "dropout": 0.0, "learning_rate": 1e-4}
+    training = found.values["training"]
+    assert (training["epochs"], training["batch_size"], training["gradient_accumulation"]) == (3, 1, 8)
+    assert (training["target_modules"], training["precision"]) == (["q_proj", "v_proj"], "bfloat16")
+    assert training["gradient_checkpointing"] is True  # which is on there unless it is switched off
+    assert found.values["data"] == {
+        "sources": [
+            {"path": str(tmp_path / "rows" / "mine.json"), "format": "dolly"},
+            {"dataset": "some-org/chats", "subset": "en", "format": "sharegpt"},
+        ],
+        "mixture": "union",
+        "prompt": "chat",
+        "max_length": 1024,
+        "train_on": "last",
+        "validation": 100,
+    }
+    assert set(why(found)) == {"trust_remote_code", "template", "num_train_epochs", "output_dir", "logging_steps"}
+
+
+def test_what_is_not_named_has_the_tools_own_default(tmp_path: Path) -> None:
+    few = "model_name_or_path: a/b\nstage: sft\ndataset_dir: ONLINE\ndataset: c/d\n"
+    found = foreign.read(put(tmp_path, few)).values
+    assert found["baseline"] == {"rank": 8, "alpha": 16, "dropout": 0.0, "learning_rate": 5e-5}
+    assert (found["training"]["epochs"], found["training"]["batch_size"]) == (3, 8)
+    assert (found["training"]["lr_scheduler"], found["training"]["warmup_ratio"]) == ("linear", 0.0)
+    few = "base_model: a/b\nadapter: lora\nlora_r: 4\nlora_alpha: 8\nlearning_rate: '1e-4'\ndatasets: [{path: c/d}]\n"
+    found = foreign.read(put(tmp_path, few)).values
+    assert found["baseline"]["learning_rate"] == 1e-4
+    assert (found["training"]["epochs"], found["training"]["batch_size"]) == (1, 1)
+    assert (found["data"]["max_length"], found["training"]["warmup_ratio"]) == (512, 0.03)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("adapter: qlora", "adapter: ", 3, "adapter: is not given; meshtune tunes LoRA"),
+        ("adapter: qlora", "adapter: qlora\nrl: dpo", 4, "rl: is preference optimization"),
+        ("lora_r: 32", "lora_r: 0", 18, "lora_r: `0` is not allowed; a whole number at least 1"),
+        ("lora_dropout: 0.05", "lora_dropout: 2", 20, "lora_dropout: `2` is not allowed"),
+        ("learning_rate: 0.0002", "learning_rate: fast", 27, "learning_rate: `fast` is not allowed"),
+        ("num_epochs: 4", "num_epochs: .nan", 24, "num_epochs: `nan` is not allowed"),
+        ("  - path: some-org/instructions", "  - paths: some-org/instructions", 5, "datasets.0: must be a mapping"),
+        ("base_model: some-org/base-7b", "base_model: [a]", 1, "base_model: `"),
+    ],
+)
+def test_a_fault_has_its_line(tmp_path: Path, old: str, new: str, line: int, message: str) -> None:
+    assert old in AXOLOTL
+    path = put(tmp_path, AXOLOTL.replace(old, new))
+    with pytest.raises(InputError) as raised:
+        foreign.read(path)
+    assert f"{path}:{line}: {message}" in str(raised.value)
+
+
+def test_all_faults_come_at_once(tmp_path: Path) -> None:
+    text = LLAMAFACTORY.replace("stage: sft", "stage: dpo").replace("cutoff_len: 1024", "cutoff_len: -1")
+    with pytest.raises(InputError) as raised:
+        foreign.read(put(tmp_path, text))
+    assert [fault.key for fault in raised.value.faults] == ["stage", "dataset", "cutoff_len"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: embedded\n", "is neither Axolotl's"),
+        ("model_name_or_path: a/b\nlora_r: 4\n", "is neither Axolotl's"),
+        ("base_model: [\n", "is not YAML"),
+        ("", "is empty"),
+        ("base_model: a\nbase_model: b\n", "the key stands twice"),
+    ],
+)
+def test_what_is_no_settings_file(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        foreign.read(put(tmp_path, text))
+    with pytest.raises(InputError, match="no such file"):
+        foreign.read(tmp_path / "none.yml")
+
+
+def test_rows_that_are_not_found_are_needed_unless_others_are_given(tmp_path: Path) -> None:
+    path = put(tmp_path, LLAMAFACTORY)
+    with pytest.raises(InputError, match=r"settings\.yml:11: dataset: names no rows that can be found.*--data FILE"):
+        foreign.read(path)
+    found = foreign.read(path, data=False)
+    assert "sources" not in found.values["data"]
+    assert {left.key for left in found.left} >= {"dataset"}
+
+
+numbers = st.floats(1e-6, 1e-2, allow_subnormal=False)
+points = st.fixed_dictionaries(
+    {
+        "rank": st.integers(1, 512),
+        "alpha": st.integers(1, 512).map(float),
+        "dropout": st.floats(0, 0.5),
+        "learning_rate": numbers,
+    }
+)
+trainings = st.fixed_dictionaries(
+    {
+        "epochs": st.integers(1, 9),
+        "batch_size": st.integers(1, 64),
+        "gradient_accumulation": st.integers(1, 64),
+        "lr_scheduler": st.sampled_from(["constant", "linear", "cosine"]),
+        "warmup_ratio": st.sampled_from([0.0, 0.03, 0.5]) | st.floats(0, 0.99),
+        "weight_decay": st.floats(0, 1),
+        "max_grad_norm": st.floats(0.01, 10),
+        "target_modules": st.sampled_from(["all-linear", ["q_proj"], ["q_proj", "v_proj"]]),
+        "use_rslora": st.booleans(),
+        "use_dora": st.booleans(),
+        "init_lora_weights": st.sampled_from([True, "pissa"]),
+        "gradient_checkpointing": st.booleans(),
+        "precision": st.sampled_from(["bfloat16", "float16", "float32"]),
+    }
+)
+rows = st.sampled_from(
+    [
+        [{"dataset": "org/rows", "format": "alpaca"}],
+        [{"dataset": "org/rows", "split": "half", "format": "dolly"}, {"path": "/a/b.jsonl", "format": "alpaca"}],
+        [{"path": "/a/b.jsonl", "format": "messages"}, {"path": "/a/b.csv", "format": "sharegpt"}],
+        [{"path": "/a/b.parquet", "format": "prompt-completion"}, {"path": "/c.json", "format": "prompt-response"}],
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(point=points, training=trainings, sources=rows, train_on=st.sampled_from(["all", "everything"]), data=st.data())
+@pytest.mark.parametrize("tool", ["axolotl", "llamafactory"])
+def test_what_is_written_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    tool: str,
+    point: dict[str, Any],
+    training: dict[str, Any],
+    sources: list[dict[str, Any]],
+    train_on: str,
+    data: st.DataObject,
+) -> None:
+    validation = data.draw(st.integers(2, 500) | st.floats(0.01, 0.5))
+    folder = tmp_path_factory.mktemp("settings")
+    section = {"train_on": train_on, "validation": validation}
+    facts = {"prompt": "alpaca" if "dolly" in str(sources) else "chat"}
+    found = study(point, facts, sources=sources, data=section, training=training, seed=data.draw(st.integers(0, 99)))
+    for name, text in foreign.files(tool, found).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    back = foreign.read(folder / next(iter(foreign.files(tool, found))))
+    assert back.tool == tool
+    assert back.values["baseline"] == point
+    assert back.values["training"] == training
+    assert back.values["seed"] == found.recipe.seed
+    assert back.values["model"] == {"name": "some-org/base-7b"}
+    read = back.values["data"]
+    assert (read["max_length"], read["train_on"], read["validation"]) == (1024, train_on, validation)
+    plain = [{"split": "train", **source} if "dataset" in source else source for source in sources]
+    assert read["sources"] == plain
+    if facts["prompt"] == "alpaca":
+        assert read["prompt"] == "alpaca"
