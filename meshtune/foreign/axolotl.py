@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshtune.config import RowsFile
 from meshtune.foreign import head as say
 from meshtune.foreign.keys import Keys, place_of, scalars, schedule, share
+from meshtune.foreign.reasons import ONE_FILE
 from meshtune.foreign.study import RESPONSE, VERBATIM, ForeignStudy, Source
 
 _STANFORD = (
@@ -35,7 +35,7 @@ _OWN_TYPES = {
 def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     """The settings, and notes on what is different there."""
     recipe = study.recipe
-    notes = say.of_model(study) + say.of_data(study, cut=False, shares=False) + say.of_epochs(study)
+    notes = say.of_model(study) + say.of_data(study, cut=False, shares=False, files=True) + say.of_epochs(study)
     values: dict[str, Any] = {"base_model": study.model_name}
     if study.model.revision is not None:
         values["revision_of_model"] = study.model.revision
@@ -44,8 +44,8 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     values |= _lora(study, notes)
     values["datasets"] = [_dataset(source) for source in study.sources]
     values |= _prompt(study, notes)
-    validation = study.validation
-    values["val_set_size"] = 0.1 if isinstance(validation, RowsFile) else validation
+    own = study.validation_rows
+    values |= {"val_set_size": study.validation_size} if own is None else {"test_datasets": [_dataset(own)]}
     values |= {"sequence_len": study.max_length, "excess_length_strategy": "drop", "sample_packing": False}
     values |= {"train_on_inputs": study.data.train_on == "everything"}
     values |= {"micro_batch_size": recipe.batch_size, "gradient_accumulation_steps": recipe.gradient_accumulation}
@@ -170,10 +170,10 @@ def _data(keys: Keys) -> dict[str, Any]:
     entries = keys.take("datasets")
     sources, prompts = [], set()
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
-        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        if not _is_source(entry):
             keys.fault(("datasets", index), "must be a mapping with a `path`")
             continue
-        source, prompt = _source(keys, index, entry)
+        source, prompt = _source(keys, "datasets", index, entry)
         sources.append(source)
         prompts.add(prompt)
     template = keys.take("chat_template")
@@ -192,24 +192,42 @@ def _data(keys: Keys) -> dict[str, Any]:
         keys.leave("excess_length_strategy", "rows that are too long are dropped")
     values["train_on"] = "everything" if keys.take("train_on_inputs") else "all"
     values["validation"] = share(keys, "val_set_size")
+    own = keys.take("test_datasets")
+    rows = [_source(keys, "test_datasets", i, entry)[0] for i, entry in enumerate(own or []) if _is_source(entry)]
+    if len(rows) == 1 and "path" in rows[0]:
+        values["validation"] = rows[0]
+    elif own is not None:
+        keys.leave("test_datasets", ONE_FILE)
     return values
 
 
-def _source(keys: Keys, index: int, entry: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _is_source(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("path"), str)
+
+
+def _source(keys: Keys, key: str, index: int, entry: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """A source of study.yaml, and the prompt that its rows ask for."""
-    place = place_of(entry["path"], keys.folder)
-    local = place != entry["path"] or place.startswith("/")
+    name = entry["path"]
+    used_files: tuple[str, ...] = ()
+    files = entry.get("data_files")
+    files = files[0] if isinstance(files, list) and len(files) == 1 else files
+    if name in ("json", "csv", "parquet") and isinstance(files, str):  # then `path` is how the file is read
+        name, used_files = files, ("data_files",)
+    if "://" in name:
+        keys.fault((key, index, "path"), f"`{name}`: give a file, or a data set of the Hugging Face hub")
+    place = place_of(name, keys.folder)
+    local = bool(used_files) or place != name or place.startswith("/")
     source: dict[str, Any] = {"path" if local else "dataset": place}
     if not local:
         source |= {"subset": entry["name"]} if isinstance(entry.get("name"), str) else {}
         source |= {"split": entry["split"]} if isinstance(entry.get("split"), str) else {}
     row_format, prompt, used = _format(entry)
     if row_format == "auto":
-        keys.leave(("datasets", index, "type"), "no format of meshtune by this name: it is told from the rows' keys")
-    known = {"path", "type", "split", "name", "ds_type", *used}
-    for name in entry:
-        if name not in known and entry[name] not in (None, False, "", []):
-            keys.leave(("datasets", index, name), "no counterpart in a source of study.yaml")
+        keys.leave((key, index, "type"), "no format of meshtune by this name: it is told from the rows' keys")
+    known = {"path", "type", "split", "name", "ds_type", *used, *used_files}
+    for part in entry:
+        if part not in known and entry[part] not in (None, False, "", []):
+            keys.leave((key, index, part), "no counterpart in a source of study.yaml")
     return {**source, "format": row_format}, prompt
 
 

@@ -73,11 +73,12 @@ def of_model(study: ForeignStudy) -> list[str]:
     return found
 
 
-def of_data(study: ForeignStudy, *, cut: bool, shares: bool) -> list[str]:
+def of_data(study: ForeignStudy, *, cut: bool, shares: bool, files: bool) -> list[str]:
     """Notes about rows that are chosen or split in another way.
 
     Args:
         cut: whether the tool cuts long rows, which meshtune drops. shares: whether it mixes by shares.
+        files: whether it takes validation rows from a file of their own.
     """
     data, found = study.data, []
     embedded = [source.embedded for source in data.sources if source.embedded]
@@ -86,14 +87,17 @@ def of_data(study: ForeignStudy, *, cut: bool, shares: bool) -> list[str]:
             f"data: the rows of {' and '.join(embedded)} come with meshtune; write them to the file that is named here "
             "(JSON lines with instruction, input and output), for instance out of `meshtune.data.embedded.rows`."
         )
+    assumed = [source.path or source.dataset for source in study.sources if source.assumed]
+    if assumed:
+        found.append(f"data: the format of {' and '.join(assumed)} is not known; it is written as alpaca.")
     if not shares and any(source.share is not None for source in study.sources):
         listed = ", ".join(f"{source.share:g}" for source in study.sources if source.share is not None)
         found.append(f"data: all rows are taken here; the study mixed the sources by the shares {listed}.")
     if data.rows is not None:
         found.append(f"data: the study drew {data.rows} rows by its seed; here all rows are taken.")
-    if isinstance(data.validation, RowsFile) or isinstance(data.test, RowsFile):
-        found.append("data: rows of a side that stand in a file of their own are not named here.")
-    if data.test:
+    if isinstance(data.validation, RowsFile) and not files:
+        found.append("data: the validation rows had a file of their own; here a share of the rows is taken.")
+    if data.test and not isinstance(data.test, RowsFile):
         found.append("data: the study held test rows back; here they are trained on.")
     if data.split_by is not None:
         found.append(f"data: rows that share `{data.split_by}` stayed on one side of the split; here they do not.")

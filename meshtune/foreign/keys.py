@@ -10,111 +10,21 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meshtune.errors import Fault
+from meshtune.foreign.reasons import NO_COUNTERPART, REASONS
 from meshtune.hyperparameters import LORA, Number
 from meshtune.yaml_file import Document, Place
 
 DEFAULT_WARMUP = 0.03
 _SECRET = re.compile(r"(key|token|secret|password|webhook_url)$")  # such values are not printed
-NO_COUNTERPART = "no counterpart in study.yaml"
 _COUNT = LORA["epochs"]
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
 _ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf")
-
-# Why keys of either tool are left, by how their names begin.
-REASONS: Mapping[str, tuple[str, ...]] = {
-    "the base model is not quantized here, so it takes more memory": (
-        "load_in_",
-        "quantization_",
-        "double_quantization",
-        "bnb_",
-        "gptq",
-    ),
-    "rows are trained as they are, never packed into one": (
-        "sample_packing",
-        "eval_sample_packing",
-        "packing",
-        "neat_packing",
-        "pad_to_sequence_len",
-        "group_by_length",
-        "batch_flattening",
-    ),
-    "how attention and kernels are computed is left to the libraries": (
-        "flash_attn",
-        "flash_attention",
-        "sdp_attention",
-        "xformers_attention",
-        "eager_attention",
-        "attn_implementation",
-        "enable_liger",
-        "liger_",
-        "lora_mlp_kernel",
-        "lora_qkv_kernel",
-        "lora_o_kernel",
-        "use_unsloth",
-        "torch_compile",
-        "tf32",
-        "plugins",
-    ),
-    "a trial is trained on one device": ("deepspeed", "fsdp", "ddp", "device_map", "ray_", "tensor_parallel"),
-    "files, logs and progress are meshtune's own": (
-        "output_dir",
-        "overwrite_",
-        "logging_",
-        "log_level",
-        "save",
-        "eval",
-        "per_device_eval_batch_size",
-        "predict_with_generate",
-        "do_eval",
-        "do_predict",
-        "wandb_",
-        "mlflow_",
-        "comet_",
-        "swanlab_",
-        "use_swanlab",
-        "use_tensorboard",
-        "plot_loss",
-        "report_to",
-        "run_name",
-        "hub_",
-        "push_to_hub",
-        "include_",
-        "resume_from_checkpoint",
-        "load_best_model_at_end",
-        "metric_for_best_model",
-        "greater_is_better",
-    ),
-    "data are prepared once, into the study's folder": (
-        "dataset_prepared_path",
-        "dataset_processes",
-        "dataset_num_proc",
-        "dataset_keep_in_memory",
-        "preprocessing_",
-        "dataloader_",
-        "tokenized_path",
-        "overwrite_cache",
-        "streaming",
-    ),
-    "how models are loaded follows from the model itself": (
-        "model_type",
-        "tokenizer_type",
-        "tokenizer_use_fast",
-        "use_fast_tokenizer",
-        "is_",
-        "strict",
-        "low_cpu_mem_usage",
-    ),
-    "the tokenizer is used as it is; a missing padding token is handled": ("special_tokens", "tokens", "resize_"),
-    "runs code that comes with the model: write `trust_remote_code: true` yourself where you trust it": (
-        "trust_remote_code",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -252,14 +162,12 @@ class Keys:
 
 def schedule(keys: Keys, key: str, *, default: str, default_warmup: float) -> dict[str, Any]:
     """`lr_scheduler` and `warmup_ratio`; a number of warm-up steps is left, since meshtune takes a share."""
-    name = keys.take(key, default)
-    scheduler = _SCHEDULERS.get(str(name), "cosine")
+    name = str(keys.take(key, default))
+    scheduler = _SCHEDULERS.get(name, "cosine")
     if name not in _SCHEDULERS:
         keys.leave(key, "the schedulers of meshtune are constant, linear and cosine: cosine is taken")
-    ratio, steps = (
-        keys.hyperparameter("warmup_ratio", "warmup_ratio", default_warmup),
-        _number(keys.take("warmup_steps")),
-    )
+    ratio = keys.hyperparameter("warmup_ratio", "warmup_ratio", default_warmup)
+    steps = _number(keys.take("warmup_steps"))
     if steps is not None and isinstance(steps, int | float) and 0 <= steps < 1:
         ratio = steps if steps or not keys.given("warmup_ratio") else ratio
     elif steps is not None:

@@ -11,13 +11,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from meshtune.config import RowsFile
 from meshtune.errors import InputError
 from meshtune.foreign import head as say
 from meshtune.foreign.keys import Keys, place_of, schedule, share
+from meshtune.foreign.reasons import ONE_FILE
 from meshtune.foreign.study import RESPONSE, VERBATIM, ForeignStudy, Source
 
 INFO = "dataset_info.json"
+VALIDATION = "validation_rows"  # the name of validation rows that have a file of their own
 _COLUMNS = {
     "dolly": {"prompt": "instruction", "query": "context", "response": "response"},
     "alpaca": {"prompt": "instruction", "query": "input", "response": "output"},
@@ -38,7 +39,7 @@ _MIXTURES = {"cap": "interleave_under", "repeat": "interleave_over"}
 def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     """The settings, and notes on what is different there."""
     recipe, data = study.recipe, study.data
-    notes = say.of_model(study) + say.of_data(study, cut=True, shares=True) + say.of_epochs(study)
+    notes = say.of_model(study) + say.of_data(study, cut=True, shares=True, files=True) + say.of_epochs(study)
     values: dict[str, Any] = {"model_name_or_path": study.model_name}
     values |= {} if study.model.revision is None else {"model_revision": study.model.revision}
     values |= {"trust_remote_code": True} if study.model.trust_remote_code else {}
@@ -53,7 +54,8 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     values |= {"cutoff_len": study.max_length, "packing": False}
     values |= {"train_on_prompt": True} if data.train_on == "everything" else {}
     values |= {"mask_history": True} if data.train_on == "last" else {}
-    values["val_size"] = 0.1 if isinstance(study.validation, RowsFile) else study.validation
+    own = study.validation_rows is not None
+    values |= {"eval_dataset": VALIDATION} if own else {"val_size": study.validation_size}
     values |= {"per_device_train_batch_size": recipe.batch_size}
     values |= {"gradient_accumulation_steps": recipe.gradient_accumulation, "num_train_epochs": recipe.epochs}
     values |= {"optim": "adamw_torch", "learning_rate": recipe.learning_rate}
@@ -118,6 +120,8 @@ def names(study: ForeignStudy) -> list[str]:
 def dataset_info(study: ForeignStudy) -> str:
     """The `dataset_info.json` that goes with the settings."""
     entries = {name: _entry(source) for name, source in zip(names(study), study.sources, strict=True)}
+    if (own := study.validation_rows) is not None:
+        entries[VALIDATION] = _entry(own)
     return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -181,7 +185,7 @@ def _training(keys: Keys) -> dict[str, Any]:
 def _data(keys: Keys) -> dict[str, Any]:
     listed = keys.take("dataset", "")
     wanted = listed if isinstance(listed, list) else [name.strip() for name in str(listed).split(",") if name.strip()]
-    sources = [source for name in wanted if (source := _source(keys, str(name))) is not None]
+    sources = [source for name in wanted if (source := _source(keys, "dataset", str(name))) is not None]
     values: dict[str, Any] = {"sources": sources, "mixture": "union", **_mixture(keys, sources, len(wanted))}
     template = keys.take("template")
     formats = {source["format"] for source in sources}
@@ -199,6 +203,12 @@ def _data(keys: Keys) -> dict[str, Any]:
     elif keys.given("max_samples"):
         keys.leave("max_samples", "limits each data set there; `rows` limits all of them together")
     values["validation"] = share(keys, "val_size")
+    own = keys.take("eval_dataset")
+    rows = _source(keys, "eval_dataset", str(own)) if own is not None else None
+    if rows is not None and "path" in rows:
+        values["validation"] = rows
+    elif own is not None:
+        keys.leave("eval_dataset", ONE_FILE)
     return values
 
 
@@ -224,7 +234,7 @@ def _mixture(keys: Keys, sources: list[dict[str, Any]], wanted: int) -> dict[str
     return {}
 
 
-def _source(keys: Keys, name: str) -> dict[str, Any] | None:
+def _source(keys: Keys, key: str, name: str) -> dict[str, Any] | None:
     """A source of study.yaml from the entry in dataset_info.json; None, and left, where there is none."""
     where = str(keys.take("dataset_dir", "data"))
     if where == "ONLINE":  # then names are ids of the hub
@@ -238,33 +248,34 @@ def _source(keys: Keys, name: str) -> dict[str, Any] | None:
             raise InputError(f"{folder / INFO}: is not JSON text: {error}") from error
     entry = info.get(name) if isinstance(info, dict) else None
     if folder is None or not isinstance(entry, dict):
-        keys.leave("dataset", f"no {INFO} in `{where}` explains `{name}`")
+        keys.leave(key, f"no {INFO} in `{where}` explains `{name}`")
         return None
     if isinstance(entry.get("file_name"), str) and not entry.get("hf_hub_url"):
         source: dict[str, Any] = {"path": str((folder / entry["file_name"]).absolute())}
     elif isinstance(entry.get("hf_hub_url"), str):
         source = {"dataset": entry["hf_hub_url"]}
-        source |= {key: entry[key] for key in ("subset", "split") if isinstance(entry.get(key), str)}
+        source |= {part: entry[part] for part in ("subset", "split") if isinstance(entry.get(part), str)}
     else:
-        keys.leave("dataset", f"`{name}` is neither a file nor a data set of the Hugging Face hub")
+        keys.leave(key, f"`{name}` is neither a file nor a data set of the Hugging Face hub")
         return None
-    return {**source, "format": _format(keys, name, entry)}
+    return {**source, "format": _format(keys, key, name, entry)}
 
 
-def _format(keys: Keys, name: str, entry: dict[str, Any]) -> str:
-    columns, tags = entry.get("columns") or {}, entry.get("tags") or {}
+def _format(keys: Keys, key: str, name: str, entry: dict[str, Any]) -> str:
+    columns, tags = (part if isinstance(part := entry.get(name_), dict) else {} for name_ in ("columns", "tags"))
+    found: str | None
     if entry.get("formatting", "alpaca") in ("sharegpt", "openai"):
-        shape = (
+        shape = [
             columns.get("messages", "conversations"),
             tags.get("role_tag", "from"),
             tags.get("content_tag", "value"),
-        )
-        found = {("messages", "role", "content"): "messages", ("conversations", "from", "value"): "sharegpt"}.get(shape)
+        ]
+        shapes = {"messages": ["messages", "role", "content"], "sharegpt": ["conversations", "from", "value"]}
+        found = next((ours for ours, known in shapes.items() if known == shape), None)
     else:
-        usual = {"prompt": "instruction", "query": "input", "response": "output"}
-        shown = {key: columns.get(key, usual[key] if not columns else None) for key in usual}
-        known = {key: value for key, value in shown.items() if value}
-        found = next((ours for ours, names_ in _COLUMNS.items() if names_ == known), None)
+        usual = _COLUMNS["alpaca"]  # which are taken where no column is named
+        shown = {part: value for part in usual if (value := (columns or usual).get(part))}
+        found = next((ours for ours, known in _COLUMNS.items() if known == shown), None)
     if found is None:
-        keys.leave("dataset", f"the columns of `{name}` fit no format of meshtune: it is told from the rows' keys")
+        keys.leave(key, f"the columns of `{name}` fit no format of meshtune: it is told from the rows' keys")
     return found or "auto"

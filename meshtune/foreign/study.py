@@ -28,7 +28,7 @@ class Source:
     Attributes:
         path: a file, or "" where `dataset` is an id of the Hugging Face hub, with its `subset` and `split`.
         format: of the rows, resolved (never `auto`).
-        share: of the mixture, or None.
+        share: of the mixture, or None. assumed: whether the format is a guess, since it was not resolved.
     """
 
     path: str
@@ -36,7 +36,8 @@ class Source:
     subset: str | None
     split: str
     format: str
-    share: float | None
+    share: float | None = None
+    assumed: bool = False
 
     @property
     def kind(self) -> str:
@@ -76,9 +77,18 @@ class ForeignStudy:
         return any(source.format not in SINGLE_TURN for source in self.sources)
 
     @property
-    def validation(self) -> int | float | RowsFile:
-        """Validation rows: a share, a number or a file."""
-        return self.data.validation
+    def validation_size(self) -> int | float:
+        """Validation rows: a share or a number; the usual share where they stand in a file of their own."""
+        return 0.1 if isinstance(self.data.validation, RowsFile) else self.data.validation
+
+    @property
+    def validation_rows(self) -> Source | None:
+        """The file of the validation rows, where they have one; without a format, that of the first source."""
+        rows = self.data.validation
+        if not isinstance(rows, RowsFile):
+            return None
+        row_format = self.sources[0].format if rows.format == "auto" else rows.format
+        return Source(rows.path, "", None, "train", row_format, assumed=rows.format == "auto")
 
 
 def settings_of(
@@ -114,5 +124,6 @@ def settings_of(
 
 def _source(source: SourceConfig, row_format: str) -> Source:
     path = f"{source.embedded}.jsonl" if source.embedded else source.path or ""
+    assumed = row_format == "auto" and source.embedded is None
     known = "alpaca" if row_format == "auto" else row_format
-    return Source(path, source.dataset or "", source.subset, source.split, known, source.share)
+    return Source(path, source.dataset or "", source.subset, source.split, known, source.share, assumed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshtune.config import RowsFile
 from meshtune.foreign import head as say
 from meshtune.foreign.study import VERBATIM, ForeignStudy, Source
 
@@ -13,7 +12,7 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     """The settings, and notes on what is different there."""
     recipe, data = study.recipe, study.data
     shares = data.mixture == "cap"
-    notes = say.of_model(study) + say.of_data(study, cut=True, shares=shares) + say.of_epochs(study)
+    notes = say.of_model(study) + say.of_data(study, cut=True, shares=shares, files=False) + say.of_epochs(study)
     values: dict[str, Any] = {"model_name_or_path": study.model_name}
     values |= {} if study.model.revision is None else {"model_revision": study.model.revision}
     values |= {"trust_remote_code": True} if study.model.trust_remote_code else {}
@@ -24,7 +23,7 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     if recipe.init_lora_weights is not True:
         notes.append(f"init_lora_weights: {recipe.init_lora_weights} has no key here; PEFT's usual start is taken.")
     values["datasets"] = [_dataset(source, shares) for source in study.sources]
-    values["test_split_size"] = 0.1 if isinstance(study.validation, RowsFile) else study.validation
+    values["test_split_size"] = study.validation_size
     values |= {"eval_strategy": "epoch", "max_length": study.max_length, "packing": False}
     values |= _loss(study, notes)
     values |= {"per_device_train_batch_size": recipe.batch_size}

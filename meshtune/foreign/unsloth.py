@@ -6,10 +6,8 @@ that ends them, too long rows dropped), and trains with TRL's SFTTrainer on Unsl
 
 from __future__ import annotations
 
-import pprint
 from typing import Any
 
-from meshtune.config import RowsFile
 from meshtune.foreign import head as say
 from meshtune.foreign.study import ForeignStudy
 
@@ -20,7 +18,7 @@ MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 def write(study: ForeignStudy) -> tuple[str, list[str]]:
     """The script without its head, and notes on what is different there."""
     recipe, model = study.recipe, study.model
-    notes = say.of_model(study) + say.of_data(study, cut=False, shares=False) + say.of_epochs(study)
+    notes = say.of_model(study) + say.of_data(study, cut=False, shares=False, files=False) + say.of_epochs(study)
     modules = say.targets(study)
     if modules is None:
         notes.append(f"target_modules: all-linear is written as {', '.join(MODULES)}, which Llama-like models have.")
@@ -65,19 +63,30 @@ def write(study: ForeignStudy) -> tuple[str, list[str]]:
         "LORA": lora,
         "TRAINING": training,
         "SOURCES": sources,
-        "VALIDATION": 0.1 if isinstance(study.validation, RowsFile) else study.validation,
+        "VALIDATION": study.validation_size,
         "MAX_LENGTH": study.max_length,
         "WARMUP_RATIO": recipe.warmup_ratio,
         "PROMPT": study.prompt,
         "TRAIN_ON": study.data.train_on,
         "TEMPLATE_ARGUMENTS": dict(study.data.template_arguments),
     }
-    top = "".join(
-        f"{name} = {pprint.pformat(value, indent=4, width=100, sort_dicts=False)}\n"
-        for name, value in constants.items()
-    )
-    return top + _BODY, notes
+    return _HEAD + "".join(f"{name} = {_literal(value)}\n" for name, value in constants.items()) + _BODY, notes
 
+
+def _literal(value: Any) -> str:
+    """A value as Python writes it, an entry a line."""
+    match value:
+        case dict() if value:
+            return "{\n" + "".join(f"    {key!r}: {entry!r},\n" for key, entry in value.items()) + "}"
+        case list() if value:
+            return "[\n" + "".join(f"    {entry!r},\n" for entry in value) + "]"
+        case _:
+            return repr(value)
+
+
+_HEAD = '''"""LoRA fine-tuning with Unsloth: install `unsloth`, then run this file with Python."""
+
+'''
 
 _BODY = '''
 ALPACA = (
@@ -169,6 +178,7 @@ def main():
 
     from unsloth import FastLanguageModel  # before transformers and trl, which it changes
     from datasets import concatenate_datasets
+    from transformers import DataCollatorForSeq2Seq
     from trl import SFTConfig, SFTTrainer
 
     model, tokenizer = FastLanguageModel.from_pretrained(**MODEL)
@@ -180,6 +190,7 @@ def main():
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer),  # which keeps the labels
         train_dataset=sides["train"],
         eval_dataset=sides["test"],
         args=SFTConfig(

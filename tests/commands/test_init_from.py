@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 from pydantic import BaseModel
 
 from meshtune import config_file, foreign, presets, yaml_file
@@ -14,12 +15,12 @@ from meshtune.commands.init import DEFAULT, text
 from meshtune.commands.init_from import init_from, put
 from meshtune.config import DataConfig, StudyConfig, TrainingConfig
 from meshtune.errors import InputError
-from tests.foreign.inputs import AXOLOTL, INFO, LLAMAFACTORY, study
+from tests.foreign.inputs import AXOLOTL, INFO, LLAMAFACTORY, points, rows, study, trainings
 
 
-def made(folder: Path, settings: str, **given: Any) -> tuple[StudyConfig, str]:
-    (folder / "settings.yml").write_text(settings, encoding="utf-8")
-    path, _ = init_from(folder / "settings.yml", folder / "new", given.get("model"), given.get("data"))
+def made(folder: Path, text_: str, **own: Any) -> tuple[StudyConfig, str]:
+    (folder / "settings.yml").write_text(text_, encoding="utf-8")
+    path, _ = init_from(folder / "settings.yml", folder / "new", own.get("model"), own.get("data"))
     return config_file.read(path), path.read_text(encoding="utf-8")
 
 
@@ -67,6 +68,27 @@ def test_round_trip_of_a_whole_study(tmp_path: Path) -> None:
     config, _ = made(tmp_path, foreign.settings("axolotl", found))
     assert config.baseline == {"rank": 24, "alpha": 9, "dropout": 0.05, "learning_rate": 2e-4}
     assert (config.training.weight_decay, config.training.use_dora, config.seed) == (0.5, True, 7)
+
+
+@settings(max_examples=25, deadline=None)
+@given(point=points, training=trainings, sources=rows)
+@pytest.mark.parametrize("tool", ["axolotl", "llamafactory"])
+def test_any_settings_make_a_valid_study(
+    tmp_path_factory: pytest.TempPathFactory,
+    tool: str,
+    point: dict[str, Any],
+    training: dict[str, Any],
+    sources: list[dict[str, Any]],
+) -> None:
+    folder = tmp_path_factory.mktemp("settings")
+    for name, written in foreign.files(tool, study(point, {}, sources=sources, training=training)).items():
+        (folder / name).write_text(written, encoding="utf-8")
+    path, _ = init_from(folder / f"{tool}.yaml", folder, None, None)
+    config = config_file.read(path)
+    assert config.baseline == point
+    assert config.training == TrainingConfig.model_validate(training)
+    assert config.data is not None
+    assert [source.format for source in config.data.sources] == [source["format"] for source in sources]
 
 
 def test_check_accepts_it(tmp_path: Path, tiny_model_folder: Path) -> None:

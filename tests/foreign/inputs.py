@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from hypothesis import strategies as st
+
 from meshtune import config_file
 from meshtune.config import StudyConfig
 from meshtune.foreign import ForeignStudy, settings_of
@@ -113,3 +115,38 @@ def config(sources: list[dict[str, Any]] | None = None, **sections: Any) -> Stud
 def study(point: dict[str, Any] | None = None, facts: dict[str, Any] | None = None, **given: Any) -> ForeignStudy:
     """A study as it is written."""
     return settings_of(config(**given), {**POINT, **(point or {})}, 1024, FACTS if facts is None else facts)
+
+
+points = st.fixed_dictionaries(
+    {
+        "rank": st.integers(1, 512),
+        "alpha": st.integers(1, 512).map(float),
+        "dropout": st.floats(0, 0.5),
+        "learning_rate": st.floats(1e-6, 1e-2),
+    }
+)
+trainings = st.fixed_dictionaries(
+    {
+        "epochs": st.integers(1, 9),
+        "batch_size": st.integers(1, 64),
+        "gradient_accumulation": st.integers(1, 64),
+        "lr_scheduler": st.sampled_from(["constant", "linear", "cosine"]),
+        "warmup_ratio": st.sampled_from([0.0, 0.03, 0.5]) | st.floats(0, 0.99),
+        "weight_decay": st.floats(0, 1),
+        "max_grad_norm": st.floats(0.01, 10),
+        "target_modules": st.sampled_from(["all-linear", ["q_proj"], ["q_proj", "v_proj"]]),
+        "use_rslora": st.booleans(),
+        "use_dora": st.booleans(),
+        "init_lora_weights": st.sampled_from([True, "pissa"]),
+        "gradient_checkpointing": st.booleans(),
+        "precision": st.sampled_from(["bfloat16", "float16", "float32"]),
+    }
+)
+rows = st.sampled_from(
+    [
+        [{"dataset": "org/rows", "format": "alpaca"}],
+        [{"dataset": "org/rows", "split": "half", "format": "dolly"}, {"path": "/a/b.jsonl", "format": "alpaca"}],
+        [{"path": "/a/b.jsonl", "format": "messages"}, {"path": "/a/b.csv", "format": "sharegpt"}],
+        [{"path": "/a/b.parquet", "format": "prompt-completion"}, {"path": "/c.json", "format": "prompt-response"}],
+    ]
+)

@@ -1,5 +1,7 @@
 """Reading the settings of Axolotl and LLaMA-Factory."""
 
+import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshtune import foreign
+from meshtune import foreign, yaml_file
 from meshtune.errors import InputError
 from meshtune.foreign import Read
-from tests.foreign.inputs import AXOLOTL, INFO, LLAMAFACTORY, study
+from tests.foreign.inputs import AXOLOTL, INFO, LLAMAFACTORY, points, rows, study, trainings
+
+# Names that mean something below the keys of a file.
+PARTS = [
+    "path",
+    "type",
+    "data_files",
+    "field_messages",
+    "message_property_mappings",
+    "columns",
+    "tags",
+    "messages",
+    "file_name",
+    "hf_hub_url",
+    "formatting",
+    "role",
+    "subset",
+    "prompt",
+]
 
 
 def put(folder: Path, text: str) -> Path:
@@ -162,40 +182,72 @@ def test_rows_that_are_not_found_are_needed_unless_others_are_given(tmp_path: Pa
     assert {left.key for left in found.left} >= {"dataset"}
 
 
-numbers = st.floats(1e-6, 1e-2, allow_subnormal=False)
-points = st.fixed_dictionaries(
-    {
-        "rank": st.integers(1, 512),
-        "alpha": st.integers(1, 512).map(float),
-        "dropout": st.floats(0, 0.5),
-        "learning_rate": numbers,
-    }
-)
-trainings = st.fixed_dictionaries(
-    {
-        "epochs": st.integers(1, 9),
-        "batch_size": st.integers(1, 64),
-        "gradient_accumulation": st.integers(1, 64),
-        "lr_scheduler": st.sampled_from(["constant", "linear", "cosine"]),
-        "warmup_ratio": st.sampled_from([0.0, 0.03, 0.5]) | st.floats(0, 0.99),
-        "weight_decay": st.floats(0, 1),
-        "max_grad_norm": st.floats(0.01, 10),
-        "target_modules": st.sampled_from(["all-linear", ["q_proj"], ["q_proj", "v_proj"]]),
-        "use_rslora": st.booleans(),
-        "use_dora": st.booleans(),
-        "init_lora_weights": st.sampled_from([True, "pissa"]),
-        "gradient_checkpointing": st.booleans(),
-        "precision": st.sampled_from(["bfloat16", "float16", "float32"]),
-    }
-)
-rows = st.sampled_from(
-    [
-        [{"dataset": "org/rows", "format": "alpaca"}],
-        [{"dataset": "org/rows", "split": "half", "format": "dolly"}, {"path": "/a/b.jsonl", "format": "alpaca"}],
-        [{"path": "/a/b.jsonl", "format": "messages"}, {"path": "/a/b.csv", "format": "sharegpt"}],
-        [{"path": "/a/b.parquet", "format": "prompt-completion"}, {"path": "/c.json", "format": "prompt-response"}],
+@pytest.mark.parametrize("tool", ["axolotl", "llamafactory"])
+def test_validation_rows_of_their_own_file_go_there_and_back(tmp_path: Path, tool: str) -> None:
+    own = {"path": "/rows/held.jsonl", "format": "messages"}
+    found = study(sources=[{"path": "/rows/all.jsonl", "format": "messages"}], data={"validation": own})
+    for name, text in foreign.files(tool, found).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    read = foreign.read(tmp_path / f"{tool}.yaml").values["data"]
+    assert read["validation"] == own
+    assert read["sources"] == [{"path": "/rows/all.jsonl", "format": "messages"}]
+
+
+def test_the_places_of_axolotls_rows(tmp_path: Path) -> None:
+    (tmp_path / "here.jsonl").write_text("{}")
+    entries = """datasets:
+  - {path: here.jsonl, type: alpaca}
+  - {path: json, data_files: [there/rows.jsonl], type: {field_instruction: q, field_output: a, format: "{instruction}"}}
+  - {path: org/hub, name: en, type: sharegpt, shards: 4}
+test_datasets:
+  - {path: org/hub, split: test, type: alpaca}
+"""
+    text = "base_model: a/b\nadapter: lora\nlora_r: 4\nlora_alpha: 8\nlearning_rate: 1e-4\nmax_steps: 9\n" + entries
+    found = foreign.read(put(tmp_path, text))
+    assert found.values["data"]["sources"] == [
+        {"path": str(tmp_path / "here.jsonl"), "format": "alpaca"},
+        {"path": str(tmp_path / "there" / "rows.jsonl"), "format": "auto"},
+        {"dataset": "org/hub", "subset": "en", "format": "sharegpt"},
     ]
+    assert set(why(found)) == {"datasets.1.type", "datasets.2.shards", "test_datasets", "max_steps"}
+    remote = text.replace("path: org/hub, name", "path: s3://bucket/rows.jsonl, name")
+    with pytest.raises(InputError, match=r"settings\.yml:10: datasets.2.path: `s3://bucket/rows.jsonl`: give a file"):
+        foreign.read(put(tmp_path, remote))
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["json", "lora", "/"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(PARTS), inner, max_size=3),
+    max_leaves=5,
 )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    text=st.sampled_from([AXOLOTL, LLAMAFACTORY]), changes=st.lists(st.tuples(st.integers(0, 40), anything), max_size=3)
+)
+def test_whatever_stands_in_the_file_is_a_value_or_a_fault(
+    tmp_path_factory: pytest.TempPathFactory, text: str, changes: list[tuple[int, Any]]
+) -> None:
+    values = yaml_file.parse(text).values
+    entry: dict[str, Any] = {"mine": {"file_name": "x.json"}}
+    for number, value in changes:
+        places = [*((values, key) for key in values), (entry, "mine"), *((entry["mine"], part) for part in PARTS)]
+        inside, key = places[number % len(places)]
+        if isinstance(inside, dict):
+            inside[key] = value
+    folder = tmp_path_factory.mktemp("settings")
+    (folder / "rows").mkdir()
+    (folder / "rows" / "dataset_info.json").write_text(json.dumps(entry))
+    with contextlib.suppress(InputError):
+        found = foreign.read(put(folder, yaml_file.dump(values)))
+        assert {"rank", "alpha", "dropout", "learning_rate"} == set(found.values["baseline"])
+        assert all(str(left) for left in found.left)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,101 @@
+"""Why a setting of another tool is not carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+NO_COUNTERPART = "no counterpart in study.yaml"
+ONE_FILE = "validation rows are split from the data, or stand in one file"
+
+# Why keys of either tool are left, by how their names begin.
+REASONS: Mapping[str, tuple[str, ...]] = {
+    "the base model is not quantized here, so it takes more memory": (
+        "load_in_",
+        "quantization_",
+        "double_quantization",
+        "bnb_",
+        "gptq",
+    ),
+    "rows are trained as they are, never packed into one": (
+        "sample_packing",
+        "eval_sample_packing",
+        "packing",
+        "neat_packing",
+        "pad_to_sequence_len",
+        "group_by_length",
+        "batch_flattening",
+    ),
+    "how attention and kernels are computed is left to the libraries": (
+        "flash_attn",
+        "flash_attention",
+        "sdp_attention",
+        "xformers_attention",
+        "eager_attention",
+        "attn_implementation",
+        "enable_liger",
+        "liger_",
+        "lora_mlp_kernel",
+        "lora_qkv_kernel",
+        "lora_o_kernel",
+        "use_unsloth",
+        "torch_compile",
+        "tf32",
+        "plugins",
+    ),
+    "the length of a training is given in epochs": ("max_steps",),
+    "only the adapter is trained": ("lora_modules_to_save", "additional_target", "unfrozen_parameters"),
+    "AdamW has its usual constants": ("adam_beta", "adam_epsilon", "optim_args"),
+    "a trial is trained on one device": ("deepspeed", "fsdp", "ddp", "device_map", "ray_", "tensor_parallel"),
+    "files, logs and progress are meshtune's own": (
+        "output_dir",
+        "overwrite_",
+        "logging_",
+        "log_level",
+        "save",
+        "eval",
+        "per_device_eval_batch_size",
+        "predict_with_generate",
+        "do_eval",
+        "do_predict",
+        "wandb_",
+        "mlflow_",
+        "comet_",
+        "swanlab_",
+        "use_swanlab",
+        "use_tensorboard",
+        "plot_loss",
+        "report_to",
+        "run_name",
+        "hub_",
+        "push_to_hub",
+        "include_",
+        "resume_from_checkpoint",
+        "load_best_model_at_end",
+        "metric_for_best_model",
+        "greater_is_better",
+    ),
+    "data are prepared once, into the study's folder": (
+        "dataset_prepared_path",
+        "dataset_processes",
+        "dataset_num_proc",
+        "dataset_keep_in_memory",
+        "preprocessing_",
+        "dataloader_",
+        "tokenized_path",
+        "overwrite_cache",
+        "streaming",
+    ),
+    "how models are loaded follows from the model itself": (
+        "model_type",
+        "tokenizer_type",
+        "tokenizer_use_fast",
+        "use_fast_tokenizer",
+        "is_",
+        "strict",
+        "low_cpu_mem_usage",
+    ),
+    "the tokenizer is used as it is; a missing padding token is handled": ("special_tokens", "tokens", "resize_"),
+    "runs code that comes with the model: write `trust_remote_code: true` yourself where you trust it": (
+        "trust_remote_code",
+    ),
+}
