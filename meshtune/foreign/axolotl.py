@@ -124,9 +124,10 @@ def read(keys: Keys) -> dict[str, Any]:
     values: dict[str, Any] = {"model": {"name": place_of(keys.text("base_model"), keys.folder)}}
     revision = keys.take("revision_of_model", keys.take("model_revision"))  # two names of one key
     values["model"] |= {"revision": str(revision)} if revision is not None else {}
+    needed = adapter in ("lora", "qlora")  # else they are no faults of their own
     values["baseline"] = {
-        "rank": keys.hyperparameter("lora_r", "rank", None),
-        "alpha": keys.hyperparameter("lora_alpha", "alpha", None),
+        "rank": keys.hyperparameter("lora_r", "rank", None if needed else 16),
+        "alpha": keys.hyperparameter("lora_alpha", "alpha", None if needed else 32),
         "dropout": keys.hyperparameter("lora_dropout", "dropout", 0.0),
         "learning_rate": keys.hyperparameter("learning_rate", "learning_rate", None),
     }
@@ -178,7 +179,9 @@ def _data(keys: Keys) -> dict[str, Any]:
         prompts.add(prompt)
     template = keys.take("chat_template")
     values: dict[str, Any] = {"sources": sources, "mixture": "union"}
-    values["prompt"] = prompts.pop() if len(prompts) == 1 else "auto"
+    values["prompt"] = next(iter(prompts)) if len(prompts) == 1 else "auto"
+    if {"alpaca", "chat"} <= prompts:
+        keys.leave("datasets", "instructions and conversations are asked in one way here: `prompt: auto`")
     if template == "alpaca" and values["prompt"] == "chat":
         values["prompt"] = "alpaca"
     elif template is not None and template != "tokenizer_default":
@@ -193,7 +196,8 @@ def _data(keys: Keys) -> dict[str, Any]:
     values["train_on"] = "everything" if keys.take("train_on_inputs") else "all"
     values["validation"] = share(keys, "val_set_size")
     own = keys.take("test_datasets")
-    rows = [_source(keys, "test_datasets", i, entry)[0] for i, entry in enumerate(own or []) if _is_source(entry)]
+    entries = own if isinstance(own, list) else []
+    rows = [_source(keys, "test_datasets", i, entry)[0] for i, entry in enumerate(entries) if _is_source(entry)]
     if len(rows) == 1 and "path" in rows[0]:
         values["validation"] = rows[0]
     elif own is not None:

@@ -113,7 +113,10 @@ def names(study: ForeignStudy) -> list[str]:
     for source in study.sources:
         stem = Path(source.path).name.split(".")[0] if source.path else source.dataset.rpartition("/")[2]
         name = re.sub(r"\W+", "_", stem).strip("_") or "rows"
-        found.append(name if name not in found else f"{name}_{len(found) + 1}")
+        free = (
+            other for other in (name, *(f"{name}_{n}" for n in range(2, 1000))) if other not in (*found, VALIDATION)
+        )
+        found.append(next(free))
     return found
 
 

@@ -182,7 +182,7 @@ def test_the_data_of_each_tool() -> None:
     assert trl["datasets"][0] == {"path": "some-org/rows", "name": "en", "split": "train", "fraction": 0.25}
     assert [entry["path"] for entry in trl["datasets"][1:]] == ["json", "csv", "parquet", "json"]
     factory = written("llamafactory", sources=EVERY_FORMAT, data={"mixture": "repeat"})
-    assert factory["dataset"] == "rows,dolly,asked,chat,chat_5"
+    assert factory["dataset"] == "rows,dolly,asked,chat,chat_2"
     assert (factory["mix_strategy"], factory["interleave_probs"]) == ("interleave_over", "0.25,0.25,0.2,0.2,0.1")
     embedded = study(sources=[{"embedded": "python-stdlib-describe"}])
     assert [source.path for source in embedded.sources] == ["python-stdlib-describe.jsonl"]
