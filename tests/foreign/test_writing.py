@@ -154,7 +154,7 @@ def test_what_the_study_moves_takes_the_place_of_its_training_section() -> None:
 
 @pytest.mark.parametrize("tool", ["axolotl", "llamafactory", "trl"])
 @pytest.mark.parametrize(
-    ("alpha", "whole", "change"), [(22.4, 22, "-1.8 %"), (1.5, 2, "+33 %"), (0.25, 1, "+3e+02 %"), (32.0, 32, "")]
+    ("alpha", "whole", "change"), [(22.4, 22, "-1.79 %"), (1.5, 2, "+33.3 %"), (0.25, 1, "+300 %"), (32.0, 32, "")]
 )
 def test_alpha_is_rounded_with_a_word(tool: str, alpha: float, whole: int, change: str) -> None:
     found = study({"alpha": alpha})
