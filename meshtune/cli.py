@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meshtune.errors import MeshtuneError
+from meshtune.errors import InputError, MeshtuneError
 
 app = typer.Typer(
     name="meshtune",
@@ -38,11 +38,22 @@ def init(
     recipe: Annotated[str | None, typer.Option(help="default, quickstart or tribes2024.")] = None,
     model: Annotated[str | None, typer.Option(help="embedded, a Hugging Face id, a folder or a .gguf file.")] = None,
     data: Annotated[Path | None, typer.Option(help="A file of instruction rows.")] = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="An Axolotl or LLaMA-Factory YAML: its values become the baseline.")
+    ] = None,
 ) -> None:
     """Write a commented study.yaml that `check` accepts."""
     from meshtune.commands.init import init as run
+    from meshtune.commands.init_from import init_from
 
-    path = run(folder, recipe, model, data)
+    if from_file is None:
+        path = run(folder, recipe, model, data)
+    elif recipe is not None:
+        raise InputError("`--recipe` and `--from` both say what the file starts from: leave one of them out")
+    else:
+        path, left = init_from(from_file, folder, model, data)
+        if left:
+            typer.echo("\n".join(["not carried over:", *(f"- {key}" for key in left)]), err=True)
     typer.echo(f"wrote {path}\nnext: meshtune check {path}", err=True)
 
 

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "meshtune"
 LAYERS = [
     {"cli", "api"},
     {"commands"},
-    {"results"},
+    {"results", "foreign"},
     {"display", "testing"},
     {"live"},
     {"words"},

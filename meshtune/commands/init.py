@@ -94,20 +94,30 @@ def init(folder: Path, recipe: str | None, model: str | None, data: Path | None)
     name = recipe or "default"
     if name not in RECIPES:
         raise InputError(f"unknown recipe `{name}`; there are {', '.join(RECIPES)}.{nearest(name, RECIPES)}")
-    chosen = RECIPES[name]
-    if model is not None:
-        chosen = replace(chosen, model=_quoted(_path_or_id(model)))
-    if data is not None:
-        if not data.exists():
-            raise InputError(f"{data}: there is no such file; give one with instruction rows, or leave --data out")
-        chosen = replace(chosen, sources=f"    - {{path: {_quoted(str(data.absolute()))}}}", mixture="union")
+    model, sources = given(model, data)
+    chosen = RECIPES[name] if model is None else replace(RECIPES[name], model=model)
+    if sources is not None:
+        chosen = replace(chosen, sources=sources, mixture="union")
+    return write(folder, text(chosen))
+
+
+def given(model: str | None, data: Path | None) -> tuple[str | None, str | None]:
+    """`--model` and `--data` as the text has them: a name, and lines of sources. Raises InputError: no such data."""
+    if data is not None and not data.exists():
+        raise InputError(f"{data}: there is no such file; give one with instruction rows, or leave --data out")
+    name = None if model is None else _quoted(_path_or_id(model))
+    return name, None if data is None else f"    - {{path: {_quoted(str(data.absolute()))}}}"
+
+
+def write(folder: Path, written: str) -> Path:
+    """Write a study.yaml into a folder, which is made where it is missing; see `init` for what is raised."""
     path = folder / NAME
     if path.exists():
         raise InputError(f"{path} is there already: remove it, or name another folder")
     aside = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text(chosen), encoding="utf-8")
+        aside.write_text(written, encoding="utf-8")
         aside.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):  # the fault that is reported is the first one
