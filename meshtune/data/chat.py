@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from meshtune.data.rows import Conversation
@@ -30,6 +30,9 @@ TrainOn = Literal["all", "last", "everything"]
 Turns = Sequence[Mapping[str, Any]]
 
 _MARK = "qzwx7031"
+_QUESTION = {"role": "user", "content": _MARK}
+_ANSWER = {"role": "assistant", "content": _MARK * 2}
+_THOUGHT = {"role": "assistant", "content": f"<think>\n{_MARK}\n</think>\n\n{_MARK}"}
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Arguments of `apply_chat_template` that are no template's: they are set here.
 _OWN = {
@@ -49,7 +52,8 @@ class Chat:
 
     Attributes:
         arguments: given to the template. train_on: which answers are learned, or every token.
-        tail: what the template puts behind an answer: the end of the turn, and white space that nobody reads.
+        tail: what the template puts behind the last answer. unread: how many characters of it come after the end of
+            the turn: white space, or an end of the whole text, which nobody reads.
         closing: the end token, where the template itself ends no turn; else "".
         marked: whether the template marks what the assistant says.
     """
@@ -58,6 +62,7 @@ class Chat:
     arguments: Mapping[str, Any]
     train_on: TrainOn
     tail: str = ""
+    unread: int = 0
     closing: str = ""
     marked: bool = False
 
@@ -94,7 +99,7 @@ class Chat:
         """The text through the end of that assistant turn, and where the answer begins in it."""
         shown = turns[: number + 1]
         whole = self.text(shown, tools)
-        text = whole[: len(whole) - self._unread] if whole.endswith(self.tail) else whole
+        text = whole[: len(whole) - self.unread] if whole.endswith(self.tail) else whole
         prompt = self.text(turns[:number], tools, asked=True)
         start = len(prompt) if whole.startswith(prompt) else None
         if self.marked:
@@ -108,11 +113,6 @@ class Chat:
                 "`data.template_arguments`"
             )
         return text, start
-
-    @property
-    def _unread(self) -> int:
-        """Characters after the end of a turn."""
-        return len(self.tail) - len(self.tail.rstrip())
 
     def text(self, turns: Turns, tools: list[Any] | None = None, *, asked: bool = False) -> str:
         """The template's text, with the generation prompt where `asked`. Raises Refused with the template's words."""
@@ -150,21 +150,33 @@ def build(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any], trai
     """
     template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template)
     _check_arguments(arguments, template)
-    marked = bool(_GENERATION.search(template))
-    chat = Chat(tokenizer, arguments, train_on, marked=marked)
-    question = {"role": "user", "content": _MARK}
+    chat = Chat(tokenizer, arguments, train_on, marked=bool(_GENERATION.search(template)))
     try:
-        prompt, whole = (
-            chat.text([question], asked=True),
-            chat.text([question, {"role": "assistant", "content": _MARK * 2}]),
-        )
+        prompt, whole = chat.text([_QUESTION], asked=True), chat.text([_QUESTION, _ANSWER])
+        # Some templates open a thought in the prompt, so that only an answer with thoughts goes on from it.
+        fits = chat.marked or whole.startswith(prompt) or chat.text([_QUESTION, _THOUGHT]).startswith(prompt)
     except Refused as refused:
         raise InputError(Fault(f"`chat` cannot be had: {refused}: write `alpaca`", key="data.prompt")) from refused
-    if whole.count(_MARK) != 3 or not (marked or whole.startswith(prompt)):
+    if whole.count(_MARK) != 3 or not fits:
         what = "the model's chat template does not go on from its prompt with the answer as it is: write `alpaca`"
+        if "enable_thinking" in template:
+            what += ", or `template_arguments: {enable_thinking: false}`"
         raise InputError(Fault(f"`chat` cannot be had: {what}", key="data.prompt"))
     tail = whole.rpartition(_MARK)[2]
-    return Chat(tokenizer, arguments, train_on, tail, "" if tail.strip() else end, marked)
+    turn_end = _turn_end(chat, tail, end)
+    return replace(chat, tail=tail, unread=len(tail) - len(turn_end), closing="" if turn_end else end)
+
+
+def _turn_end(chat: Chat, tail: str, end: str) -> str:
+    """What ends a turn, of the text behind the last answer: without the end token, where other answers have none (Phi 3
+    ends a turn with one token, and then the text with another)."""
+    whole = tail.rstrip()
+    without = whole.removesuffix(end).rstrip()
+    try:
+        inside = chat.text([_QUESTION, _ANSWER, _QUESTION]).partition(_ANSWER["content"])[2]
+    except Refused:
+        return whole
+    return without if without and inside.startswith(without) and not inside.startswith(whole) else whole
 
 
 def _check_arguments(arguments: Mapping[str, Any], template: str) -> None:

@@ -231,6 +231,30 @@ def test_a_template_that_ends_no_turn_is_unrolled_for_the_end_token() -> None:
     ]
 
 
+def test_an_end_of_the_whole_text_is_no_end_of_a_turn() -> None:
+    # As Phi 3 does: each turn ends with its token, and the text with another one.
+    ended = GEMMA + "{%- if not add_generation_prompt %}{{- eos_token }}{% endif %}"
+    assert learned(ended, FOUR) == learned(GEMMA, FOUR)
+    # As gpt-oss does: the last turn ends with a token of its own.
+    other = GEMMA.replace(
+        "'<end_of_turn>\\n' }}", "(eos_token if loop.last and loop.index0 % 2 else '<end_of_turn>') }}"
+    )
+    first, last = learned(other, FOUR)
+    assert first.endswith("model\n«one<eos>»")
+    assert last.endswith(
+        "model\none<end_of_turn><start_of_turn>user\n2?<end_of_turn><start_of_turn>model\n«zwölf<eos>»"
+    )
+
+
+def test_a_prompt_that_opens_a_thought() -> None:
+    head, asked = QWEN_3.rsplit("assistant\\n' }}", 1)
+    opens = head + "assistant\\n<think>\\n' }}" + asked
+    assert learned(opens, THOUGHT)[0].endswith("<|im_start|>assistant\n<think>\n«uno\n</think>\n\none<|im_end|>»")
+    never = opens.replace("'<think>\\n' + (thought or '')", "'<thought>' + (thought or '')")
+    with pytest.raises(InputError, match=r"write `alpaca`, or `template_arguments: {enable_thinking: false}`"):
+        learned(never, FOUR)
+
+
 def test_tools_reach_the_template() -> None:
     rows = build("auto", tokenizer(LLAMA_3), conversations=True).render(conversation(TWO, tools=json.dumps(TOOLS)))
     assert f"system<|end_header_id|>\n\nTools: {json.dumps(TOOLS)}<|eot_id|>" in rows[0].text

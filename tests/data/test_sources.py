@@ -162,8 +162,8 @@ def test_the_real_damaged_file_is_refused_with_its_first_bad_line() -> None:
 
 
 def test_a_data_set_with_subsets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("datasets").disable_progress_bars()
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "set"
     folder.mkdir()
     for name in ("one", "two"):
