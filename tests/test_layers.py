@@ -15,6 +15,7 @@ PACKAGE = ROOT / "meshtune"
 LAYERS = [
     {"cli"},
     {"commands"},
+    {"report"},
     {"display", "testing"},
     {"finals"},
     {"selection"},
@@ -49,6 +50,8 @@ HEAVY = {
     "datasets": {"data"},
     "pyarrow": {"data"},
     "pandas": {"data", "report"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
     "optuna": {"record", "storage", "distributions", "samplers", "study", "selection", "testing"},
     "sqlalchemy": {"storage"},
     "PyNomad": {"samplers"},
@@ -58,7 +61,19 @@ HEAVY = {
     "yaml": {"yaml_file"},
     "pydantic": {"config", "config_file", "config_faults", "objectives"},
 }
-NOT_FOR_HELP = ("torch", "transformers", "optuna", "datasets", "peft", "pandas", "numpy", "scipy", "sqlalchemy")
+NOT_FOR_HELP = (
+    "torch",
+    "transformers",
+    "optuna",
+    "datasets",
+    "peft",
+    "pandas",
+    "numpy",
+    "scipy",
+    "sqlalchemy",
+    "plotly",
+    "jinja2",
+)
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
