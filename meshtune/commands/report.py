@@ -6,6 +6,7 @@ renames them into place.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -127,5 +128,6 @@ def _write(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may not be there, nor its folder
+            aside.unlink()
         raise StorageError(f"{path}: the report cannot be written ({error.strerror})") from error

@@ -7,6 +7,7 @@ They stand in `<study>/evaluation/answers/<name>.jsonl`, one JSON line a row: `{
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,14 +86,24 @@ def metrics(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str
 
 
 def _with_error(mean: Mean) -> str:
-    return number(mean.mean, 4) if mean.count < 2 else f"{number(mean.mean, 4)} ± {number(mean.error, 2)}"
+    if mean.count < 2 or mean.error == 0:
+        return number(mean.mean, 4)
+    digits = _decimals(mean.error)
+    return f"{mean.mean:.{digits}f} ± {mean.error:.{digits}f}"
 
 
 def _with_interval(mean: Mean | None) -> str:
     if mean is None:
         return ""
-    text = f"{mean.mean:+.4g}"
-    return text if mean.count < 2 else f"{text} [{mean.low:+.4g}, {mean.high:+.4g}]"
+    if mean.count < 2 or mean.error == 0:
+        return f"{mean.mean:+.4g}"
+    digits = _decimals(mean.error)
+    return f"{mean.mean:+.{digits}f} [{mean.low:+.{digits}f}, {mean.high:+.{digits}f}]"
+
+
+def _decimals(error: float) -> int:
+    """So many that the error has two digits that are not zero."""
+    return max(0, min(8, 1 - math.floor(math.log10(error))))
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,6 @@ from meshtune.display import number
 from meshtune.report.trials import Status, ranked, value_of
 
 BEST = 5  # so many trials are looked at
-ENOUGH = 2  # so many of them on one bound are worth a word; the best trial alone is, too
 NEAR = 0.01  # of the range, in the coordinate that is searched
 WIDER = 10.0  # an interval in logarithms grows by this factor; powers of 2 by 4
 
@@ -44,16 +43,22 @@ class OnBound:
 
 
 def on_bounds(status: Status) -> list[OnBound]:
-    """The bounds that good trials crowd at, in the order of the space."""
+    """The bounds that good trials crowd at, in the order of the space: at least half of the best, or the very best.
+
+    The very best alone says little where there are only a few choices: a third of all points has one of three.
+    """
     best = ranked(status)[:BEST]
-    found = []
+    found = list[OnBound]()
+    if len(best) < 2:
+        return found
     for entry in status.get("space") or ():
         for side in ("lower", "upper"):
             bound, wider = _bound(entry, side), _widen(entry, side)
-            if bound is None or wider is None or _fault(status, entry["name"], _end(wider, side)):
+            if bound is None or wider is None or _fault(status, entry["name"], _bound(wider, side)):
                 continue
             there = [t["trial"] for t in best if _at(entry, bound, value_of(t["hyperparameters"], entry["name"]))]
-            if len(there) >= min(ENOUGH, len(best)) or (there and there[0] == best[0]["trial"]):
+            leads = bool(there) and there[0] == best[0]["trial"] and entry["choices"] is None
+            if 2 * len(there) >= len(best) or leads:
                 words = f"{entry['name']}: {_yaml(wider)}"
                 found.append(OnBound(entry["name"], side, number(bound, 3), tuple(there), len(best), words))
     return found
@@ -78,10 +83,6 @@ def _bound(entry: Mapping[str, Any], side: str) -> Any:
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in choices):
         return None
     return choices[0 if side == "lower" else -1]
-
-
-def _end(entry: Mapping[str, Any], side: str) -> Any:
-    return _bound(entry, side)
 
 
 def _at(entry: Mapping[str, Any], bound: Any, value: Any) -> bool:

@@ -17,7 +17,6 @@ import plotly.graph_objects as go
 from meshtune.display import number
 from meshtune.report.groups import Group
 from meshtune.report.trials import Status, Trial, best_so_far, complete, failed, number_of, searched, upper_edge
-from meshtune.trial import Ending
 
 COLOURS = {
     "best": "#1f5fbf",
@@ -25,10 +24,19 @@ COLOURS = {
     "untuned": "#6b7280",
     "trial": "#8fa6c4",
     "failed": "#b42318",
-    "pending": "#9ca3af",
+}
+ENDING_COLOURS = {
+    "complete": "#1f5fbf",
+    "stopped_early": "#8fa6c4",
+    "diverged": "#b42318",
+    "out_of_memory": "#d98a04",
+    "timed_out": "#7c4dcc",
+    "infeasible": "#6b7280",
+    "crashed": "#7d2255",
+    "pending": "#c3c8d1",
 }
 SERIES = ("#1f5fbf", "#b4560a", "#137a5b", "#8a3ffc", "#a3195b", "#5b6470", "#0f7c8f", "#7a5c00")
-DARK_IS_LOW = [[0.0, "#0a1f4d"], [0.35, "#2f5da8"], [0.7, "#8fb0dc"], [1.0, "#dbe5f3"]]
+DARK_IS_LOW = [[0.0, "#0a1f4d"], [0.35, "#2f5da8"], [0.7, "#82a5d6"], [1.0, "#c3d2e8"]]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 TICKS = 8  # at most so many different values get a tick each
 
@@ -38,17 +46,21 @@ def history(status: Status) -> go.Figure:
     done = complete(status)
     references = [(name, entry["loss"]) for name, entry in _references(status)]
     edge = upper_edge([trial["loss"] for trial in done], [loss for _, loss in references])
-    figure = _figure(x="trial", y="loss", height=380)
     inside = [trial for trial in done if edge is None or trial["loss"] <= edge]
-    figure.add_trace(_points(inside, [trial["loss"] for trial in inside], "trial", "trial", "circle"))
     above = [trial for trial in done if edge is not None and trial["loss"] > edge]
+    shown = [trial["loss"] for trial in inside] + [loss for _, loss in references] or [0.0, 1.0]
+    low, top = min(shown), edge if edge is not None else max(shown)
+    span = (top - low) or 0.1 * abs(top) or 1.0
+    figure = _figure(x="trial", y="loss", height=380)
+    figure.update_layout(meta={"above": len(above)})
+    figure.update_yaxes(range=[low - 0.06 * span, top + 0.14 * span])
+    figure.add_trace(_points(inside, [trial["loss"] for trial in inside], "trial", "trial", "circle"))
     if above:
-        figure.add_trace(_points(above, [edge] * len(above), "trial", "above the picture", "triangle-up"))
-        figure.update_yaxes(range=[_low(done, references), _top(edge, done, references)])
+        figure.add_trace(_points(above, [top] * len(above), "trial", "above the picture", "triangle-up"))
     if ended := failed(status):
-        top = edge if edge is not None else max((t["loss"] for t in done), default=1.0)
-        figure.add_trace(_points(ended, [top] * len(ended), "failed", "no loss", "x"))
-    known = [(t["trial"], low) for t, low in zip(status["all"], best_so_far(status["all"]), strict=True) if low]
+        figure.add_trace(_points(ended, [top + 0.08 * span] * len(ended), "failed", "no loss", "x"))
+    known = [(t["trial"], low) for t, low in zip(status["all"], best_so_far(status["all"]), strict=True)]
+    known = [(number, low) for number, low in known if low is not None]
     if known:
         line = {"color": COLOURS["best"], "width": 2.5, "shape": "hv"}
         trace = go.Scatter(x=[n for n, _ in known], y=[low for _, low in known], mode="lines", line=line)
@@ -58,7 +70,7 @@ def history(status: Status) -> go.Figure:
         line = {"color": COLOURS[name], "width": 1.5, "dash": "dash" if name == "baseline" else "dot"}
         trace = go.Scatter(x=[0, last], y=[loss, loss], mode="lines", line=line, name=name, meta={"role": name})
         figure.add_trace(trace.update(hovertemplate=f"{name} %{{y:.4f}}<extra></extra>"))
-    figure.update_xaxes(range=[-0.03 * last - 0.4, last + 0.03 * last + 0.4], rangemode="normal")
+    figure.update_xaxes(range=[-0.03 * last - 0.4, 1.03 * last + 0.4], dtick=_whole(last))
     return figure
 
 
@@ -79,7 +91,7 @@ def parallel_coordinates(status: Status) -> go.Figure:
         _axis(status, name, [trial["hyperparameters"].get(name) for trial in shown]) for name in searched(status)
     ]
     span = [min(losses), max(losses)] if min(losses) < max(losses) else [losses[0] - 0.5, losses[0] + 0.5]
-    dimensions.append({"label": "loss", "values": losses, "range": span})
+    dimensions.append({"label": "loss", "values": losses, "range": span, "tickformat": ".4~g"})
     ordered = sorted(losses)
     line = {
         "color": losses,
@@ -129,7 +141,7 @@ def learning_curves(status: Status) -> go.Figure:
     if edge is not None:
         low = min(loss for trial in curves for loss in trial["losses"])
         figure.update_yaxes(range=[low - 0.05 * (edge - low), edge])
-    figure.update_xaxes(dtick=1 if max((len(t["losses"]) for t in curves), default=1) <= 12 else None)
+    figure.update_xaxes(dtick=_whole(max((len(t["losses"]) for t in curves), default=1)))
     return figure
 
 
@@ -137,21 +149,21 @@ def endings(status: Status) -> go.Figure:
     """How many trials ended how, as one bar."""
     counts = Counter(trial["ending"] or "pending" for trial in status["all"])
     figure = _figure(x="trials", y="", height=150)
-    shades = {"complete": ("best", 1.0), "stopped_early": ("trial", 1.0), "pending": ("pending", 0.5)}
-    for position, name in enumerate([*Ending, "pending"]):
-        if counts[str(name)]:
-            role, opacity = shades.get(str(name), ("failed", 1.0 - 0.15 * (position % 5)))
+    for name, colour in ENDING_COLOURS.items():
+        if counts[name]:
             trace = go.Bar(
-                x=[counts[str(name)]],
+                x=[counts[name]],
                 y=[""],
                 orientation="h",
-                name=f"{str(name).replace('_', ' ')} ({counts[str(name)]})",
-                marker={"color": COLOURS[role], "opacity": opacity},
+                name=f"{name.replace('_', ' ')} ({counts[name]})",
+                marker={"color": colour},
                 hovertemplate="%{x}<extra>%{fullData.name}</extra>",
-                meta={"role": role},
+                meta={"role": f"ending-{name.replace('_', '-')}"},
             )
             figure.add_trace(trace)
-    figure.update_layout(barmode="stack", bargap=0.2)
+    figure.update_layout(barmode="stack", bargap=0.1, legend={"traceorder": "normal"})
+    figure.update_yaxes(showticklabels=False, showgrid=False)
+    figure.update_xaxes(dtick=_whole(len(status["all"])))
     return figure
 
 
@@ -171,6 +183,7 @@ def comparison(groups: Sequence[Group]) -> go.Figure:
         trace = go.Scatter(x=x, y=[mean.mean for _, mean in curve], mode="lines", line=line, name=name)
         trace.update(legendgroup=name, hovertemplate="%{y:.4f} after %{x} trials")
         figure.add_trace(trace.update(meta={"role": f"series{index % len(SERIES)}"}))
+    figure.update_xaxes(dtick=_whole(max((group.curve[-1][0] for group in groups if group.curve), default=1)))
     return figure
 
 
@@ -219,17 +232,13 @@ def _points(trials: Sequence[Trial], y: Sequence[float | None], role: str, name:
     )
 
 
-def _low(done: Sequence[Trial], references: Sequence[tuple[str, float]]) -> float:
-    low = min([trial["loss"] for trial in done] + [loss for _, loss in references])
-    return float(low)
-
-
-def _top(edge: float | None, done: Sequence[Trial], references: Sequence[tuple[str, float]]) -> float | None:
-    return None if edge is None else edge + 0.04 * (edge - _low(done, references))
+def _whole(last: int) -> int | None:
+    """Ticks at whole numbers only, where plotly would put some between them."""
+    return 1 if last <= 12 else None
 
 
 def _faint(count: int) -> float:
-    return max(0.15, min(0.8, 12 / count))
+    return max(0.3, min(0.9, 25 / count))
 
 
 def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
@@ -242,7 +251,7 @@ def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
         ticks = list(range(len(known)))
         span = [0, len(known) - 1] if len(known) > 1 else [-0.5, 0.5]
         return {
-            "label": name,
+            "label": name.replace("_", " "),
             "values": places,
             "range": span,
             "tickvals": ticks,
@@ -256,7 +265,11 @@ def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
     place = math.log10 if log else float
-    axis: dict[str, Any] = {"label": name, "values": [place(v) for v in values], "range": [place(low), place(high)]}
+    axis: dict[str, Any] = {
+        "label": name.replace("_", " "),
+        "values": [place(v) for v in values],
+        "range": [place(low), place(high)],
+    }
     if log:
         exact = sorted(set(values))
         marks: list[float] = exact if len(exact) <= TICKS and entry and entry["integer"] else _decades(low, high)

@@ -53,7 +53,6 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
     head, rows = tables.trials(status)
     endings = tables.endings(status, messages=not public)
     tested = any((status[model] or {}).get("test_loss") is not None for model in ("untuned", "baseline", "best"))
-    parallel = pictures.get("parallel")
     return _render(
         "page.html.j2",
         title=f"{name}: {tables.headline(status)[0]}",
@@ -64,13 +63,11 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         at_a_glance=_at_a_glance(status),
         result=tables.result(status),
         tested=tested,
-        loss_name="loss" if status["objective"] == "command" else "validation loss",
+        loss_name=_loss_name(status),
         metrics=answered.metrics(facts.answers),
         models=list(facts.answers),
         answered=min((len(lines) for lines in facts.answers.values()), default=0),
         figures=pictures,
-        above=parallel["left_out"] if parallel else 0,
-        left_out=parallel["left_out"] if parallel else 0,
         failed=len(failed(status)),
         bounds=bounds,
         wider=wider_space(status, bounds) if bounds else "",
@@ -137,15 +134,14 @@ def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
     """The figures that there is something to show in."""
     made = {}
     done = complete(status)
-    if status["all"] and any(trial["ending"] for trial in status["all"]):
-        label = "Loss of every trial and the best so far, with the losses of the baseline and the untuned model"
-        made["history"] = (figures.history(status), label)
     if done:
+        label = "Loss of every trial, and the lowest loss so far, by number of the trial"
+        made["history"] = (figures.history(status), label)
         label = "Parallel coordinates: hyperparameters and loss of every complete trial"
         made["parallel"] = (figures.parallel_coordinates(status), label)
     if any(len(trial["losses"]) > 1 for trial in status["all"]):
         made["curves"] = (figures.learning_curves(status), "Validation loss by epoch, a curve a trial")
-    if failed(status):
+    if any(trial["ending"] not in (None, "complete") for trial in status["all"]):
         made["endings"] = (figures.endings(status), "How many trials ended how")
     return made
 
@@ -158,8 +154,12 @@ def _figure(key: str, figure: go.Figure, label: str) -> dict[str, Any]:
         "json": Markup(text),
         "label": label,
         "height": figure.layout.height,
-        "left_out": meta.get("left_out", 0),
+        **meta,
     }
+
+
+def _loss_name(status: Status) -> str:
+    return "loss" if status["objective"] == "command" else "validation loss"
 
 
 def _state(status: Status) -> str:
@@ -175,13 +175,13 @@ def _at_a_glance(status: Status) -> list[tuple[str, str]]:
     done, count = status["trials"]["complete"], len(status["all"])
     facts = []
     if status["best"]:
-        facts.append(("best loss", tables.loss(status["best"]["loss"])))
+        facts.append((f"best {_loss_name(status)}", tables.loss(status["best"]["loss"])))
     facts.append(("trials", str(count) if done == count else f"{done} of {count} complete"))
     facts.append(("search time", duration(status["elapsed_seconds"])))
     if status["tokens"]:
         facts.append(("tokens trained on", f"{status['tokens']:,}"))
     if price := status["budget"].get("price_per_hour"):
-        facts.append(("price", f"{price * status['elapsed_seconds'] / 3600:,.2f}"))
+        facts.append((f"price, at {number(price)} an hour", f"{price * status['elapsed_seconds'] / 3600:,.2f}"))
     return facts
 
 

@@ -100,13 +100,13 @@ def result(status: Status) -> list[ResultRow]:
 
 
 def trials(status: Status) -> tuple[list[str], list[dict[str, Any]]]:
-    """Head and rows of the table of all trials; a row has its `cells` and its `mark` (best, baseline, failed or "")."""
+    """Head and rows of the table of all trials. A row: `cells`, `mark` (best, baseline or ""), whether it `failed`."""
     names = columns(status)
     marks = {number_of(status, "baseline"): "baseline", number_of(status, "best"): "best"}
     rank = {trial["trial"]: place for place, trial in enumerate(ranked(status), start=1)}
     memory = any(trial["peak_memory"] for trial in status["all"])
     tokens = any(trial["tokens"] for trial in status["all"])
-    head = ["trial", "rank", "ending", "loss", *names, "seconds"]
+    head = ["trial", "place", "ending", "loss", *names, "seconds"]
     head += ["tokens"] * tokens + ["memory, GiB"] * memory
     rows = []
     for trial in status["all"]:
@@ -125,8 +125,8 @@ def trials(status: Status) -> tuple[list[str], list[dict[str, Any]]]:
         if memory:
             peak = trial["peak_memory"]
             cells.append(Cell(f"{peak / 2**30:.2f}" if peak else "", peak))
-        failed = "" if ending in ("complete", "pending", "stopped_early") else "failed"
-        rows.append({"cells": cells, "mark": marks.get(trial["trial"], failed)})
+        failed = ending not in ("complete", "pending", "stopped_early")
+        rows.append({"cells": cells, "mark": marks.get(trial["trial"], ""), "failed": failed})
     return head, rows
 
 

@@ -26,8 +26,8 @@ def ranked(status: Status) -> list[Trial]:
 
 
 def failed(status: Status) -> list[Trial]:
-    """Trials that ended without a loss that counts."""
-    return [trial for trial in status["all"] if trial["ending"] not in (None, "complete")]
+    """Trials that failed: they ended without a loss."""
+    return [trial for trial in status["all"] if trial["ending"] not in (None, "complete", "stopped_early")]
 
 
 def number_of(status: Status, name: str) -> int | None:
