@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from meshtune.display import number
 from meshtune.report.groups import Group
-from meshtune.report.trials import Status, Trial, best_so_far, complete, failed, number_of, searched, upper_edge
+from meshtune.report.trials import SHOWN, Status, Trial, best_so_far, complete, failed, number_of, searched, upper_edge
 
 COLOURS = {
     "best": "#1f5fbf",
@@ -56,7 +56,8 @@ def history(status: Status) -> go.Figure:
     figure.update_yaxes(range=[low - 0.06 * span, top + 0.14 * span])
     figure.add_trace(_points(inside, [trial["loss"] for trial in inside], "trial", "trial", "circle"))
     if above:
-        figure.add_trace(_points(above, [top] * len(above), "trial", "above the picture", "triangle-up"))
+        over = _points(above, [top] * len(above), "trial", "above the picture", "triangle-up")
+        figure.add_trace(over.update(showlegend=False))
     if ended := failed(status):
         figure.add_trace(_points(ended, [top + 0.08 * span] * len(ended), "failed", "no loss", "x"))
     known = [(t["trial"], low) for t, low in zip(status["all"], best_so_far(status["all"]), strict=True)]
@@ -195,6 +196,7 @@ def _figure(*, x: str, y: str, height: int) -> go.Figure:
     axis = {"gridcolor": "#e7e9ee", "zeroline": False, "linecolor": "#c9cdd6", "automargin": True}
     figure.update_layout(
         template="none",
+        showlegend=True,
         height=height,
         font={"family": FONT, "size": 13, "color": "#1c2330"},
         margin={"l": 50, "r": 20, "t": 50, "b": 45},
@@ -243,7 +245,9 @@ def _faint(count: int) -> float:
 
 def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
     """One axis of the parallel coordinates: choices by their place, wide positive ranges by their logarithm."""
-    entry = next((e for e in status.get("space") or () if e["name"] == name), None)
+    space = {e["name"]: e for e in status.get("space") or ()}
+    entry = space.get(name)
+    moved = entry or next((space[other] for other, shown in SHOWN.items() if shown == name and other in space), None)
     choices = entry["choices"] if entry else None
     if choices or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         known = list(choices) if choices else sorted({str(v) for v in values})
@@ -261,7 +265,7 @@ def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
     if entry:
         ends += [entry["low"], entry["high"]]
     low, high = min(ends), max(ends)
-    log = low > 0 and ((entry["log"] if entry else False) or high / low >= 50)
+    log = low > 0 and ((moved["log"] if moved else False) or high / low >= 50)
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
     place = math.log10 if log else float

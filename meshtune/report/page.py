@@ -137,6 +137,7 @@ def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
     if done:
         label = "Loss of every trial, and the lowest loss so far, by number of the trial"
         made["history"] = (figures.history(status), label)
+    if len(done) > 1:
         label = "Parallel coordinates: hyperparameters and loss of every complete trial"
         made["parallel"] = (figures.parallel_coordinates(status), label)
     if any(len(trial["losses"]) > 1 for trial in status["all"]):
@@ -201,7 +202,7 @@ def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:
         if len(status["ran_on"]) > 1:
             facts.append(("ran on", f"{len(status['ran_on'])} machines or versions; the last is shown"))
     words = ", ".join(f"{name} {version}" for name, version in status["versions"].items())
-    facts.append(("versions" if status["ran_on"] else "versions (of this report)", words))
+    facts.append(("versions" if status["ran_on"] else "versions where this page was made", words))
     return facts
 
 

@@ -33,9 +33,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One of untuned, baseline and best. `difference`: the best's test loss minus this one's, with its interval."""
+    """Untuned, baseline or best (the baseline may be it). `difference`: test loss of the best minus that of this."""
 
     name: str
+    is_best: bool
     note: str
     validation: str
     test: str
@@ -81,14 +82,17 @@ def headline(status: Status) -> tuple[str, str]:
 def result(status: Status) -> list[ResultRow]:
     """Untuned, baseline and best; those that there are."""
     rows = []
+    same = number_of(status, "best") is not None and number_of(status, "best") == number_of(status, "baseline")
     for name in ("untuned", "baseline", "best"):
         entry = status.get(name)
-        if entry is None:
+        if entry is None or (same and name == "baseline"):
             continue
+        title = "baseline and best" if same and name == "best" else name
         difference = status.get(f"best_against_{name}")
         finite = difference is not None and math.isfinite(difference["low"])
         row = ResultRow(
-            name=f"{name}, trial {entry['trial']}" if entry.get("trial") is not None else name,
+            name=f"{title}, trial {entry['trial']}" if entry.get("trial") is not None else title,
+            is_best=name == "best",
             note=point(entry["hyperparameters"]) if entry.get("hyperparameters") else "no adapter",
             validation=loss(entry["loss"]),
             test=loss(entry.get("test_loss")),
@@ -190,7 +194,7 @@ def comparison_headline(groups: Sequence[Group]) -> tuple[str, str]:
 
 def studies(groups: Sequence[Group]) -> tuple[list[str], list[list[Cell]]]:
     """Head and rows of the table of studies."""
-    head = ["study", "setting", "state", "best hyperparameters", "seed", "trials", "complete", "best loss", "baseline"]
+    head = ["study", "setting", "state", "seed", "trials", "complete", "best loss", "baseline", "best hyperparameters"]
     rows = []
     for group in groups:
         for study in group.studies:
@@ -199,12 +203,12 @@ def studies(groups: Sequence[Group]) -> tuple[list[str], list[list[Cell]]]:
             low, base = best and best["loss"], baseline and baseline["loss"]
             row = [
                 *(Cell(text, text) for text in (study.name, group.label, status["state"])),
-                Cell(point(best["hyperparameters"]) if best else NONE, None),
                 Cell(str(status["seed"]), status["seed"]),
                 Cell(str(len(status["all"])), len(status["all"])),
                 Cell(str(status["trials"]["complete"]), status["trials"]["complete"]),
                 Cell(loss(low), low),
                 Cell(loss(base), base),
+                Cell(point(best["hyperparameters"]) if best else NONE, None),
             ]
             rows.append(row)
     return head, rows

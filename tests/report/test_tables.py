@@ -60,6 +60,8 @@ def test_the_result_has_who_there_is(status: dict[str, Any]) -> None:
     assert baseline.difference.startswith("-")
     assert " to " in untuned.interval
     assert best.difference == ""
+    (both,) = tables.result(status_with(best=BASELINE))
+    assert (both.name, both.is_best) == ("baseline and best, trial 0", True)
     assert tables.result(status_with(untuned=None, baseline=None, best=None)) == []
 
 
