@@ -112,7 +112,7 @@ def learning_curves(status: Status) -> go.Figure:
     """Validation loss after each epoch: all trials in one faint trace, baseline and best over them."""
     curves = [trial for trial in status["all"] if trial["losses"]]
     edge = upper_edge([loss for trial in curves for loss in trial["losses"]])
-    figure = _figure(x="epoch", y="validation loss", height=380)
+    figure = _figure(x="epoch", y="loss" if status.get("objective") == "command" else "validation loss", height=380)
     marked = {number_of(status, name): name for name in ("baseline", "best")}  # the best last: it may be the baseline
     others = [trial for trial in curves if trial["trial"] not in marked]
     for role, trials in [("trial", others)] + [

@@ -197,10 +197,11 @@ def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("processor", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"))
         if machine["gpus"]:
             facts.append(("GPUs", "; ".join(machine["gpus"])))
-        threads = f", {machine['threads']} threads each" if machine["threads"] else ""
-        facts.append(("trained on", f"{len(machine['devices'])} x {', '.join(devices)}{threads}"))
+        count = machine["threads"]
+        threads = f", {count} {'thread' if count == 1 else 'threads'} each" if count else ""
+        facts.append(("processes", f"{len(machine['devices'])} x {', '.join(devices)}{threads}"))
         if len(status["ran_on"]) > 1:
-            facts.append(("ran on", f"{len(status['ran_on'])} machines or versions; the last is shown"))
+            facts.append(("before that", f"{len(status['ran_on']) - 1} other machines or versions"))
     words = ", ".join(f"{name} {version}" for name, version in status["versions"].items())
     facts.append(("versions" if status["ran_on"] else "versions where this page was made", words))
     return facts

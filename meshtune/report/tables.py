@@ -59,10 +59,11 @@ def headline(status: Status) -> tuple[str, str]:
         return "The baseline was not beaten", f"It is itself the best of {count} complete {_plural(count, 'trial')}."
     if difference is None:
         gain = _gain(baseline["loss"] - best["loss"], baseline["loss"])
-        kind = "loss" if status.get("objective") == "command" else "validation loss"
-        return f"The best beats the baseline by {gain} in {kind}", (
-            "It was not measured on rows that the search never saw, so how much of this is luck is not known."
-        )
+        if status.get("objective") == "command":
+            words = "It is the lowest that the search saw: where the loss is noisy, part of the gain is luck."
+            return f"The best beats the baseline by {gain} in loss", words
+        words = "It was not measured on rows that the search never saw, so how much of this is luck is not known."
+        return f"The best beats the baseline by {gain} in validation loss", words
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     base = baseline["test_loss"]
     unseen = f"{rows:,} {_plural(rows, 'row')} that the search never saw"
