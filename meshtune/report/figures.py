@@ -251,7 +251,7 @@ def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
     choices = entry["choices"] if entry else None
     if choices or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         known = list(choices) if choices else sorted({str(v) for v in values})
-        places = [known.index(v if choices else str(v)) for v in values]
+        places = [_place(known, v if choices else str(v)) for v in values]
         ticks = list(range(len(known)))
         span = [0, len(known) - 1] if len(known) > 1 else [-0.5, 0.5]
         return {
@@ -279,6 +279,13 @@ def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
         marks: list[float] = exact if len(exact) <= TICKS and entry and entry["integer"] else _decades(low, high)
         axis |= {"tickvals": [math.log10(v) for v in marks], "ticktext": [number(float(v), 3) for v in marks]}
     return axis
+
+
+def _place(known: Sequence[Any], value: Any) -> int:
+    """Where a value stands among the choices; numbers may differ in their last digits, as the space allows."""
+    if value in known:
+        return known.index(value)
+    return min(range(len(known)), key=lambda index: abs(known[index] - value))
 
 
 def _decades(low: float, high: float) -> list[float]:

@@ -67,6 +67,19 @@ def test_parallel_coordinates_have_every_searched_hyperparameter_decoded(status:
         assert 2 ** (axes["rank"]["values"][index] / math.log10(2)) == pytest.approx(by_loss[loss]["rank"])
 
 
+def test_choices_stand_in_their_order(status: dict[str, Any]) -> None:
+    words, numbers = ["linear", "cosine"], [0.0, 0.1, 0.3]
+    plain = {"low": None, "high": None, "log": False}
+    space = [{"name": "lr_scheduler", "choices": words, **plain}, {"name": "dropout", "choices": numbers, **plain}]
+    points = [{"lr_scheduler": "cosine", "dropout": 0.1}, {"lr_scheduler": "linear", "dropout": 0.1 + 0.2}]
+    trials = [
+        {"trial": n, "ending": "complete", "loss": 1.0 - n, "hyperparameters": point} for n, point in enumerate(points)
+    ]
+    (lines,) = figures.parallel_coordinates({**status, "space": space, "all": trials}).data
+    assert [list(axis["values"]) for axis in lines.dimensions[:2]] == [[1, 0], [1, 2]]
+    assert list(lines.dimensions[0].ticktext) == words
+
+
 def test_darker_is_lower(status: dict[str, Any]) -> None:
     (lines,) = figures.parallel_coordinates(status).data
     light = [sum(int(shade[i : i + 2], 16) for i in (1, 3, 5)) for _, shade in lines.line.colorscale]
