@@ -225,19 +225,24 @@ def _yaml(config: Mapping[str, Any], *, public: bool) -> str:
 def _data(manifest: Mapping[str, Any] | None, *, public: bool) -> dict[str, Any]:
     """Rows of the table of sources, from the summary in the manifest."""
     if manifest is None:
-        return {"sides": [], "sources": [], "fingerprint": ""}
+        return {"sides": [], "sources": [], "notes": [], "fingerprint": ""}
     summary = manifest["summary"]
     sources = []
     for index, source in enumerate(summary["sources"]):
         lengths = [f"{source['prompt_tokens']:.1f}", f"{source['response_tokens']:.1f}"]
-        counts = [f"{source['read']:,}", f"{source['read'] - source['kept']:,}"]
+        counts = [f"{source['read']:,}", f"{sum(source['dropped'].values()):,}"]
         by_side = [f"{summary[side]['by_source'][index]:,}" for side in SIDES]
         name = hidden(source["name"]) if public else source["name"]
         sources.append({"name": name, "cells": [*counts, *lengths, *by_side]})
     if len(sources) > 1:
         totals = [f"{summary[side]['rows']:,}" for side in SIDES]
         sources.append({"name": "all", "cells": ["", "", "", "", *totals]})
-    return {"sides": SIDES, "sources": sources, "fingerprint": manifest["fingerprint"]}
+    near = [
+        f"{summary[side]['near']:,} of {summary[side]['rows']:,} {side} rows are nearly a training row."
+        for side in SIDES
+        if summary[side].get("near")
+    ]
+    return {"sides": SIDES, "sources": sources, "notes": near, "fingerprint": manifest["fingerprint"]}
 
 
 def _public_status(status: Status) -> dict[str, Any]:

@@ -159,8 +159,8 @@ def _prepared(study: Path, root: Path) -> None:
         "prompt_tokens": 41.25,
         "response_tokens": 80.5,
     }
-    side = {"distinct": 0, "tokens": 120_000, "label_tokens": 80_000}
-    summary = {
+    side = {"distinct": 0, "tokens": 120_000, "label_tokens": 80_000, "near": 0}
+    summary: dict[str, Any] = {
         "sources": [source, {**source, "name": "other.jsonl"}],
         **{
             n: {**side, "rows": 2 * r, "by_source": [r, r]}
@@ -170,4 +170,5 @@ def _prepared(study: Path, root: Path) -> None:
         "prompt": "chat",
         "max_length": 512,
     }
+    summary["test"]["near"] = 3
     (study / "data" / "manifest.json").write_text(json.dumps({"fingerprint": "ab" * 32, "summary": summary}))

@@ -131,6 +131,7 @@ def test_the_page_says_how_to_do_it_again(study: Path, page_of: Path) -> None:
     best = [line for line in text.splitlines() if "AutoPeftModelForCausalLM.from_pretrained" in line]
     assert len(best) == 1
     assert str(study / "adapters") in best[0]
+    assert "3 of 50 test rows are nearly a training row." in text
     for words in ("meshtune tune study.yaml", "arXiv:2312.00949", "NOMAD version 4", "ab" * 32, "price_per_hour: 2.5"):
         assert words in text
     assert text.count("<html") == 1
