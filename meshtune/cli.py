@@ -122,6 +122,31 @@ def stop(study: Study, folder: Folder = None) -> None:
 
 
 @app.command()
+def report(
+    studies: Annotated[list[Path], typer.Argument(help="A study, or several to compare.", metavar="STUDY..")],
+    folder: Folder = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page (default: report/index.html in the study's folder; of several: meshtune-report.html)."
+        ),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="For others: no row of the data, no path, no name of a machine.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """One HTML page: the result, its evidence, and how it came about; several studies are compared."""
+    from meshtune.commands.report import report as run
+
+    made = run(studies, folder=folder, out=out, public=public)
+    if as_json:
+        print(json.dumps(made, indent=2))
+    else:
+        print(f"{made['verdict']}. {made['evidence']}\nwrote {made['page']}\nwrote {made['csv']}")
+
+
+@app.command()
 def quickstart(
     folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("meshtune-quickstart"),
     as_json: JsonLines = False,

@@ -16,6 +16,7 @@ LAYERS = [
     {"cli", "api"},
     {"commands"},
     {"results", "foreign"},
+    {"report"},
     {"display", "testing"},
     {"live"},
     {"words"},
@@ -52,7 +53,9 @@ HEAVY = {
     "transformers": {"training", "evaluation", "data"},
     "datasets": {"data"},
     "pyarrow": {"data"},
-    "pandas": {"data", "report", "results", "api"},
+    "pandas": {"results", "api"},
+    "plotly": {"report"},
+    "jinja2": {"report"},
     "optuna": {"record", "storage", "distributions", "samplers", "study", "selection", "testing", "api"},
     "sqlalchemy": {"storage"},
     "PyNomad": {"samplers"},
@@ -62,7 +65,19 @@ HEAVY = {
     "yaml": {"yaml_file"},
     "pydantic": {"config", "config_file", "config_faults", "objectives"},
 }
-NOT_FOR_HELP = ("torch", "transformers", "optuna", "datasets", "peft", "pandas", "numpy", "scipy", "sqlalchemy")
+NOT_FOR_HELP = (
+    "torch",
+    "transformers",
+    "optuna",
+    "datasets",
+    "peft",
+    "pandas",
+    "numpy",
+    "scipy",
+    "sqlalchemy",
+    "plotly",
+    "jinja2",
+)
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 

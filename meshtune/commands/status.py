@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from meshtune import finals
+from meshtune.commands.facts import versions
 from meshtune.commands.locate import Located, existing
 from meshtune.lease import holder
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
+from meshtune.space import Dimension, Parameter
 
 
 def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> dict[str, Any]:
@@ -24,7 +27,13 @@ def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> d
 
 
 def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[str, Any]:
-    """The status of an open record."""
+    """The status of an open record: plain JSON values, which reports, figures and the Python interface are made from.
+
+    Beside what `status --json` promises: `space` (what is searched, as `{name, low, high, log, choices, power_of,
+    integer}` in decoded values) and `space_fixed`, `sampler`, `seed`, `model`, `objective` (lora or command),
+    `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
+    `trials` adds `all`: every trial, in trial order.
+    """
     measured = finals.read(study.folder)
 
     def test_loss(name: str) -> float | None:
@@ -45,6 +54,8 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "baseline": None,
         "untuned": None,
         "best_against_baseline": None,
+        "best_against_untuned": None,
+        **_made_with(record),
     }
     if best is not None and best.outcome is not None:
         result["best"] = {
@@ -64,9 +75,46 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         result["untuned"] = {"loss": untuned["loss"], "test_loss": test_loss("untuned")}
     if difference := finals.best_against(record, study.folder, finals.baseline_name(record)):
         result["best_against_baseline"] = dataclasses.asdict(difference)
+    if difference := finals.best_against(record, study.folder, "untuned"):
+        result["best_against_untuned"] = dataclasses.asdict(difference)
     if trials:
         result["all"] = [_trial(trial) for trial in record.trials]
     return result
+
+
+def _made_with(record: Record) -> dict[str, Any]:
+    """What the study's fixed keys and notes say about how it is run."""
+    fixed = record.notes.get("fixed", {})
+    space = fixed.get("space", {})
+    model = fixed.get("model")
+    ran_on = record.notes.get("ran_on") or []
+    return {
+        "sampler": fixed.get("sampler", {}).get("name"),
+        "seed": fixed.get("seed"),
+        "model": model.get("name") if model else None,
+        "objective": "command" if "command" in fixed.get("objective", {}) else "lora",
+        "space": [_searched(described) for described in space.get("searched", {}).values()],
+        "space_fixed": dict(space.get("fixed", {})),
+        "versions": ran_on[-1]["versions"] if ran_on else versions(),
+        "ran_on": ran_on,
+    }
+
+
+def _searched(described: Mapping[str, Any]) -> dict[str, Any]:
+    """One searched hyperparameter, in decoded values, from what `Space.describe` gave."""
+    parameter = Parameter(**{**described["parameter"], "choices": tuple(described["parameter"]["choices"])})
+    dimension = Dimension(described["name"], described["encoding"], parameter, tuple(described["values"]))
+    choices = list(dimension.values or parameter.choices)
+    exponent = dimension.encoding == "log2"
+    return {
+        "name": dimension.name,
+        "low": None if choices else dimension.decode(parameter.low),
+        "high": None if choices else dimension.decode(parameter.high),
+        "log": not choices and (parameter.log or exponent),
+        "choices": choices or None,
+        "power_of": 2 if exponent and parameter.kind == "int" else None,
+        "integer": not choices and parameter.kind == "int",
+    }
 
 
 def _entry(loss: float | None, test_loss: float | None, hyperparameters: Any) -> dict[str, Any]:
@@ -93,4 +141,7 @@ def _trial(trial: RecordedTrial) -> dict[str, Any]:
         "tokens": outcome.tokens if outcome else None,
         "peak_memory": outcome.peak_memory if outcome else None,
         "message": outcome.message if outcome else "",
+        "adapter": outcome.adapter if outcome else None,
+        "order": trial.order,
+        "elapsed": trial.elapsed if outcome else None,
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from meshtune import config_file, finals
 from meshtune.budget import Budget
+from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.stop import REQUEST
@@ -47,6 +48,7 @@ def tune(study: Located, *, new_segment: bool = False) -> Generator[StudyEvent, 
         record = Record(
             study.url, study.folder.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size}
         )
+        facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
         _write_effective(study)
         (study.folder / REQUEST).unlink(missing_ok=True)
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)

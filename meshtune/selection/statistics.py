@@ -1,7 +1,8 @@
-"""Paired comparisons of two models on the same rows."""
+"""Paired comparisons of two models on the same rows, and means of repeats with their intervals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,3 +55,30 @@ def paired_difference(ours: RowLosses, theirs: RowLosses, level: float = 0.95) -
     error = float(np.sqrt(rows / (rows - 1) * (residuals**2).sum()) / counts.sum())
     half = float(stats.t.ppf((1 + level) / 2, rows - 1)) * error
     return Difference(mean, mean - half, mean + half, rows)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean of independent values with its standard error and its interval (not-a-number for a single value)."""
+
+    mean: float
+    error: float
+    low: float
+    high: float
+    count: int
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> Mean:
+    """The mean of at least one value, with Student's t interval at count - 1 degrees of freedom.
+
+    Raises InputError where there is no value.
+    """
+    count = len(values)
+    if count == 0:
+        raise InputError("there is no value to take the mean of")
+    mean = float(np.mean(values))
+    if count < 2:
+        return Mean(mean, math.nan, math.nan, math.nan, count)
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    return Mean(mean, error, mean - half, mean + half, count)

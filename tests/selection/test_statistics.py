@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtune.errors import InputError
-from meshtune.selection.statistics import mean_loss, paired_difference
+from meshtune.selection.statistics import mean_interval, mean_loss, paired_difference
 
 ROWS = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=2, max_size=30)
 
@@ -65,3 +65,18 @@ def test_one_row_says_nothing() -> None:
 def test_other_rows_are_refused() -> None:
     with pytest.raises(InputError, match="not measured on the same rows"):
         paired_difference([(1.0, 2)], [(2.0, 3)])
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    mean = mean_interval([1.0, 2.0, 3.0])
+    assert (mean.mean, mean.count) == (2.0, 3)
+    assert mean.error == pytest.approx(1 / math.sqrt(3))
+    assert mean.high - mean.mean == pytest.approx(4.302653 / math.sqrt(3))  # t of 2 degrees of freedom
+    assert mean.mean - mean.low == pytest.approx(mean.high - mean.mean)
+
+
+def test_one_value_has_no_interval_and_none_no_mean() -> None:
+    assert math.isnan(mean_interval([1.0]).error)
+    assert mean_interval([1.0]).mean == 1.0
+    with pytest.raises(InputError):
+        mean_interval([])

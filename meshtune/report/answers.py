@@ -1,0 +1,122 @@
+"""Answers of untuned, baseline and best to validation rows, side by side, and the means of the user's metrics.
+
+They stand in `<study>/evaluation/answers/<name>.jsonl`, one JSON line a row: `{"row": index, "prompt": text,
+"reference": text, "answer": text, "scores": {metric: number}}`. Where a file is missing, that model is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune.errors import Fault, InputError
+from meshtune.report.trials import Status, number_of
+from meshtune.selection.statistics import Mean, mean_interval
+from meshtune.words import number
+
+SHOWN = 4  # rows side by side
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """One row: its prompt, the reference answer, and the models' answers by name, in the order of the models."""
+
+    row: int
+    prompt: str
+    reference: str
+    answers: Mapping[str, str]
+
+
+def read(folder: Path, status: Status) -> dict[str, list[dict[str, Any]]]:
+    """Answers by model: `untuned`, `baseline`, `best`, as far as there are files.
+
+    Raises InputError where a file holds something else.
+    """
+    names = {"untuned": ["untuned"], "baseline": ["baseline"], "best": []}
+    for name in ("baseline", "best"):
+        if (trial := number_of(status, name)) is not None:
+            names[name].insert(0, f"trial-{trial}")
+    found = dict[str, list[dict[str, Any]]]()
+    for name, files in names.items():
+        paths = [folder / "evaluation" / "answers" / f"{file}.jsonl" for file in files]
+        path = next((path for path in paths if path.exists()), None)
+        if path is not None:
+            found[name] = _lines(path)
+    return found
+
+
+def side_by_side(answers: Mapping[str, Sequence[Mapping[str, Any]]], shown: int = SHOWN) -> list[SideBySide]:
+    """The first rows that every model answered."""
+    by_row = {name: {line["row"]: line for line in lines} for name, lines in answers.items()}
+    if not by_row:
+        return []
+    common = sorted(set.intersection(*(set(lines) for lines in by_row.values())))[:shown]
+    first = next(iter(by_row.values()))
+    return [
+        SideBySide(
+            row,
+            first[row]["prompt"],
+            first[row]["reference"],
+            {name: lines[row]["answer"] for name, lines in by_row.items()},
+        )
+        for row in common
+    ]
+
+
+def metrics(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One row a metric: the mean with its standard error of each model, and best minus baseline with its interval."""
+    names = list(dict.fromkeys(name for lines in answers.values() for line in lines for name in line["scores"]))
+    rows = []
+    for metric in names:
+        scores = {
+            model: {line["row"]: float(line["scores"][metric]) for line in lines if metric in line["scores"]}
+            for model, lines in answers.items()
+        }
+        means = {model: mean_interval(list(values.values())) for model, values in scores.items() if values}
+        best, baseline = scores.get("best", {}), scores.get("baseline", {})
+        pairs = [best[row] - baseline[row] for row in sorted(set(best) & set(baseline))]
+        difference = mean_interval(pairs) if pairs else None
+        cells = {model: _with_error(mean) for model, mean in means.items()}
+        rows.append({"metric": metric, "cells": cells, "difference": _with_interval(difference)})
+    return rows
+
+
+def _with_error(mean: Mean) -> str:
+    if mean.count < 2 or mean.error == 0:
+        return number(mean.mean, 4)
+    digits = _decimals(mean.error)
+    return f"{mean.mean:.{digits}f} ± {mean.error:.{digits}f}"
+
+
+def _with_interval(mean: Mean | None) -> str:
+    if mean is None:
+        return ""
+    if mean.count < 2 or mean.error == 0:
+        return f"{mean.mean:+.4g}"
+    digits = _decimals(mean.error)
+    return f"{mean.mean:+.{digits}f} [{mean.low:+.{digits}f}, {mean.high:+.{digits}f}]"
+
+
+def _decimals(error: float) -> int:
+    """So many that the error has two digits that are not zero."""
+    return max(0, min(8, 1 - math.floor(math.log10(error))))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    lines = list[dict[str, Any]]()
+    for count, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            lines.append({key: line[key] for key in ("row", "prompt", "reference", "answer")} | _scores(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            what = "is no answer: a JSON object with row, prompt, reference and answer is; delete the file"
+            raise InputError(Fault(f"{what}, and `meshtune tune` makes it again", path, count)) from error
+    return lines
+
+
+def _scores(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {"scores": dict(line.get("scores") or {})}

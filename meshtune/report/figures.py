@@ -1,0 +1,299 @@
+"""The figures of a study, as plotly figures: history, parallel coordinates, learning curves, endings, comparison.
+
+Each takes a status mapping with all trials and holds for one trial and for many: one trace a kind, not one a trial.
+Traces carry `meta: {"role": ..}`: the page gives each role its colour by theme, and the colours here are those of
+light paper. Nothing here is read from disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from meshtune.report.groups import Group
+from meshtune.report.trials import SHOWN, Status, Trial, best_so_far, complete, failed, number_of, searched, upper_edge
+from meshtune.words import number
+
+COLOURS = {
+    "best": "#1f5fbf",
+    "baseline": "#b4560a",
+    "untuned": "#6b7280",
+    "trial": "#8fa6c4",
+    "failed": "#b42318",
+}
+ENDING_COLOURS = {
+    "complete": "#1f5fbf",
+    "stopped_early": "#8fa6c4",
+    "diverged": "#b42318",
+    "out_of_memory": "#d98a04",
+    "timed_out": "#7c4dcc",
+    "infeasible": "#6b7280",
+    "crashed": "#7d2255",
+    "pending": "#c3c8d1",
+}
+SERIES = ("#1f5fbf", "#b4560a", "#137a5b", "#8a3ffc", "#a3195b", "#5b6470", "#0f7c8f", "#7a5c00")
+DARK_IS_LOW = [[0.0, "#0a1f4d"], [0.35, "#2f5da8"], [0.7, "#82a5d6"], [1.0, "#c3d2e8"]]
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+TICKS = 8  # at most so many different values get a tick each
+
+
+def history(status: Status) -> go.Figure:
+    """The loss of every trial and the best so far, in trial order, with baseline and untuned as lines."""
+    done = complete(status)
+    references = [(name, entry["loss"]) for name, entry in _references(status)]
+    edge = upper_edge([trial["loss"] for trial in done], [loss for _, loss in references])
+    inside = [trial for trial in done if edge is None or trial["loss"] <= edge]
+    above = [trial for trial in done if edge is not None and trial["loss"] > edge]
+    shown = [trial["loss"] for trial in inside] + [loss for _, loss in references] or [0.0, 1.0]
+    low, top = min(shown), edge if edge is not None else max(shown)
+    span = (top - low) or 0.1 * abs(top) or 1.0
+    figure = _figure(x="trial", y="loss", height=380)
+    figure.update_layout(meta={"above": len(above)})
+    figure.update_yaxes(range=[low - 0.06 * span, top + 0.14 * span])
+    figure.add_trace(_points(inside, [trial["loss"] for trial in inside], "trial", "trial", "circle"))
+    if above:
+        over = _points(above, [top] * len(above), "trial", "above the picture", "triangle-up")
+        figure.add_trace(over.update(showlegend=False))
+    if ended := failed(status):
+        figure.add_trace(_points(ended, [top + 0.08 * span] * len(ended), "failed", "no loss", "x"))
+    known = [(t["trial"], low) for t, low in zip(status["all"], best_so_far(status["all"]), strict=True)]
+    known = [(number, low) for number, low in known if low is not None]
+    if known:
+        line = {"color": COLOURS["best"], "width": 2.5, "shape": "hv"}
+        trace = go.Scatter(x=[n for n, _ in known], y=[low for _, low in known], mode="lines", line=line)
+        figure.add_trace(trace.update(name="best so far", meta={"role": "best"}, hovertemplate="best %{y:.4f}"))
+    last = max(len(status["all"]) - 1, 1)
+    for name, loss in references:
+        line = {"color": COLOURS[name], "width": 1.5, "dash": "dash" if name == "baseline" else "dot"}
+        trace = go.Scatter(x=[0, last], y=[loss, loss], mode="lines", line=line, name=name, meta={"role": name})
+        figure.add_trace(trace.update(hovertemplate=f"{name} %{{y:.4f}}<extra></extra>"))
+    figure.update_xaxes(range=[-0.03 * last - 0.4, 1.03 * last + 0.4], dtick=_whole(last))
+    return figure
+
+
+def parallel_coordinates(status: Status) -> go.Figure:
+    """Every complete trial as a line through its searched hyperparameters and its loss; darker is lower.
+
+    Trials with very high losses are left out; `figure.layout.meta["left_out"]` counts them.
+    """
+    done = complete(status)
+    edge = upper_edge([trial["loss"] for trial in done])
+    shown = sorted((t for t in done if edge is None or t["loss"] <= edge), key=lambda t: -t["loss"])
+    losses = [trial["loss"] for trial in shown]
+    figure = _figure(x="", y="", height=420)
+    figure.update_layout(meta={"left_out": len(done) - len(shown)}, margin={"l": 60, "r": 60, "t": 50, "b": 30})
+    if not shown:
+        return figure
+    dimensions = [
+        _axis(status, name, [trial["hyperparameters"].get(name) for trial in shown]) for name in searched(status)
+    ]
+    span = [min(losses), max(losses)] if min(losses) < max(losses) else [losses[0] - 0.5, losses[0] + 0.5]
+    dimensions.append({"label": "loss", "values": losses, "range": span, "tickformat": ".4~g"})
+    ordered = sorted(losses)
+    line = {
+        "color": losses,
+        "colorscale": DARK_IS_LOW,
+        "cmin": span[0],
+        "cmax": max(ordered[int(0.75 * (len(ordered) - 1))], span[0] + 1e-9) if len(ordered) > 4 else span[1],
+    }
+    font = {"size": 12, "family": FONT}
+    trace = go.Parcoords(
+        line=line, dimensions=dimensions, labelfont={**font, "size": 13}, tickfont=font, rangefont=font
+    )
+    figure.add_trace(trace.update(meta={"role": "scale"}))
+    return figure
+
+
+def learning_curves(status: Status) -> go.Figure:
+    """Validation loss after each epoch: all trials in one faint trace, baseline and best over them."""
+    curves = [trial for trial in status["all"] if trial["losses"]]
+    edge = upper_edge([loss for trial in curves for loss in trial["losses"]])
+    figure = _figure(x="epoch", y="loss" if status.get("objective") == "command" else "validation loss", height=380)
+    marked = {number_of(status, name): name for name in ("baseline", "best")}  # the best last: it may be the baseline
+    others = [trial for trial in curves if trial["trial"] not in marked]
+    for role, trials in [("trial", others)] + [
+        (name, [trial for trial in curves if trial["trial"] == n]) for n, name in marked.items() if n is not None
+    ]:
+        if not trials:
+            continue
+        x, y, text = list[Any](), list[Any](), list[Any]()
+        for trial in trials:
+            x += [*range(1, len(trial["losses"]) + 1), None]
+            y += [*trial["losses"], None]
+            text += [f"trial {trial['trial']}"] * len(trial["losses"]) + [None]
+        faint = role == "trial"
+        trace = go.Scatter(
+            x=x,
+            y=y,
+            text=text,
+            mode="lines+markers",
+            line={"color": COLOURS[role], "width": 1 if faint else 2.5},
+            marker={"size": 4 if faint else 7, "color": COLOURS[role]},
+            opacity=_faint(len(trials)) if faint else 1.0,
+            name="other trials" if faint else f"{role} (trial {trials[0]['trial']})",
+            hovertemplate="%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
+            meta={"role": role},
+        )
+        figure.add_trace(trace)
+    if edge is not None:
+        low = min(loss for trial in curves for loss in trial["losses"])
+        figure.update_yaxes(range=[low - 0.05 * (edge - low), edge])
+    figure.update_xaxes(dtick=_whole(max((len(t["losses"]) for t in curves), default=1)))
+    return figure
+
+
+def endings(status: Status) -> go.Figure:
+    """How many trials ended how, as one bar."""
+    counts = Counter(trial["ending"] or "pending" for trial in status["all"])
+    figure = _figure(x="trials", y="", height=150)
+    for name, colour in ENDING_COLOURS.items():
+        if counts[name]:
+            trace = go.Bar(
+                x=[counts[name]],
+                y=[""],
+                orientation="h",
+                name=f"{name.replace('_', ' ')} ({counts[name]})",
+                marker={"color": colour},
+                hovertemplate="%{x}<extra>%{fullData.name}</extra>",
+                meta={"role": f"ending-{name.replace('_', '-')}"},
+            )
+            figure.add_trace(trace)
+    figure.update_layout(barmode="stack", bargap=0.1, legend={"traceorder": "normal"})
+    figure.update_yaxes(showticklabels=False, showgrid=False)
+    figure.update_xaxes(dtick=_whole(len(status["all"])))
+    return figure
+
+
+def comparison(groups: Sequence[Group]) -> go.Figure:
+    """Best loss so far by number of trials: a line a group, the mean over its seeds with its 95 % interval."""
+    figure = _figure(x="trials", y="best loss so far", height=420)
+    for index, group in enumerate(groups):
+        curve = group.curve
+        colour, name = SERIES[index % len(SERIES)], group.title
+        x = [count for count, _ in curve]
+        if group.seeds > 1:
+            band = [mean.high for _, mean in curve] + [mean.low for _, mean in reversed(curve)]
+            trace = go.Scatter(x=[*x, *reversed(x)], y=band, fill="toself", fillcolor=colour, line={"width": 0})
+            trace.update(opacity=0.18, showlegend=False, legendgroup=name, hoverinfo="skip", mode="lines")
+            figure.add_trace(trace.update(meta={"role": f"series{index % len(SERIES)}"}))
+        line = {"color": colour, "width": 2.5, "shape": "hv" if group.seeds == 1 else "linear"}
+        trace = go.Scatter(x=x, y=[mean.mean for _, mean in curve], mode="lines", line=line, name=name)
+        trace.update(legendgroup=name, hovertemplate="%{y:.4f} after %{x} trials")
+        figure.add_trace(trace.update(meta={"role": f"series{index % len(SERIES)}"}))
+    figure.update_xaxes(dtick=_whole(max((group.curve[-1][0] for group in groups if group.curve), default=1)))
+    return figure
+
+
+# -- parts
+
+
+def _figure(*, x: str, y: str, height: int) -> go.Figure:
+    figure = go.Figure()
+    axis = {"gridcolor": "#e7e9ee", "zeroline": False, "linecolor": "#c9cdd6", "automargin": True}
+    figure.update_layout(
+        template="none",
+        showlegend=True,
+        height=height,
+        font={"family": FONT, "size": 13, "color": "#1c2330"},
+        margin={"l": 50, "r": 20, "t": 50, "b": 45},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        hoverlabel={"font": {"family": FONT}},
+        xaxis={**axis, "title": {"text": x}, "showgrid": False},
+        yaxis={**axis, "title": {"text": y}},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+    )
+    return figure
+
+
+def _references(status: Status) -> list[tuple[str, Any]]:
+    named = [(name, status.get(name)) for name in ("baseline", "untuned")]
+    return [(name, entry) for name, entry in named if entry is not None and entry["loss"] is not None]
+
+
+def _points(trials: Sequence[Trial], y: Sequence[float | None], role: str, name: str, symbol: str) -> go.Scatter:
+    """Markers that say, under the pointer, the trial's number, how it ended and what it was."""
+    texts = []
+    for trial in trials:
+        how = number(trial["loss"]) if trial["ending"] == "complete" else str(trial["ending"]).replace("_", " ")
+        values = "<br>".join(f"{key} {number(value, 3)}" for key, value in trial["hyperparameters"].items())
+        texts.append(f"<b>trial {trial['trial']}</b>: {how}<br>{values}")
+    return go.Scatter(
+        x=[trial["trial"] for trial in trials],
+        y=list(y),
+        mode="markers",
+        name=name,
+        text=texts,
+        hovertemplate="%{text}<extra></extra>",
+        marker={"color": COLOURS[role], "size": 6 if len(trials) > 150 else 8, "symbol": symbol},
+        meta={"role": role},
+    )
+
+
+def _whole(last: int) -> int | None:
+    """Ticks at whole numbers only, where plotly would put some between them."""
+    return 1 if last <= 12 else None
+
+
+def _faint(count: int) -> float:
+    return max(0.3, min(0.9, 25 / count))
+
+
+def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
+    """One axis of the parallel coordinates: choices by their place, wide positive ranges by their logarithm."""
+    space = {e["name"]: e for e in status.get("space") or ()}
+    entry = space.get(name)
+    moved = entry or next((space[other] for other, shown in SHOWN.items() if shown == name and other in space), None)
+    choices = entry["choices"] if entry else None
+    if choices or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        known = list(choices) if choices else sorted({str(v) for v in values})
+        places = [_place(known, v if choices else str(v)) for v in values]
+        ticks = list(range(len(known)))
+        span = [0, len(known) - 1] if len(known) > 1 else [-0.5, 0.5]
+        return {
+            "label": name.replace("_", " "),
+            "values": places,
+            "range": span,
+            "tickvals": ticks,
+            "ticktext": [number(v, 3) for v in known],
+        }
+    ends = [float(v) for v in values]
+    if entry:
+        ends += [entry["low"], entry["high"]]
+    low, high = min(ends), max(ends)
+    log = low > 0 and ((moved["log"] if moved else False) or high / low >= 50)
+    if low == high:
+        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
+    place = math.log10 if log else float
+    axis: dict[str, Any] = {
+        "label": name.replace("_", " "),
+        "values": [place(v) for v in values],
+        "range": [place(low), place(high)],
+    }
+    if log:
+        exact = sorted(set(values))
+        marks: list[float] = exact if len(exact) <= TICKS and entry and entry["integer"] else _decades(low, high)
+        axis |= {"tickvals": [math.log10(v) for v in marks], "ticktext": [number(float(v), 3) for v in marks]}
+    return axis
+
+
+def _place(known: Sequence[Any], value: Any) -> int:
+    """Where a value stands among the choices; numbers may differ in their last digits, as the space allows."""
+    if value in known:
+        return known.index(value)
+    return min(range(len(known)), key=lambda index: abs(known[index] - value))
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Round values on a logarithmic axis; at least three of them."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [step * 10.0**exponent for exponent in range(first, last + 1) for step in steps]
+        inside = [tick for tick in ticks if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
+        if len(inside) >= 3:
+            break
+    return inside or [low, high]

@@ -1,0 +1,251 @@
+"""The pages: one study, or several side by side; one self-contained HTML file each, from values alone.
+
+A page loads nothing: plotly.js, styles and figures are inside, and its content security policy refuses requests. With
+`public` it holds no row of the data, no answer, no message of a trial, no absolute path and no name of a machine.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from meshtune import __version__, yaml_file
+from meshtune.report import answers as answered
+from meshtune.report import figures, tables
+from meshtune.report.bounds import on_bounds, wider_space
+from meshtune.report.groups import Compared, comparable, grouped
+from meshtune.report.public import hidden, hidden_config, without_password
+from meshtune.report.trials import Status, complete, failed
+from meshtune.words import duration, load_lines, number
+
+SIDES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What a page of one study is made from.
+
+    Attributes:
+        status: with all trials. config: study.yaml as plain values. data: the manifest of the prepared data, or None.
+        answers: by model, as `report.answers.read` gives them.
+    """
+
+    status: Status
+    config: Mapping[str, Any]
+    data: Mapping[str, Any] | None
+    answers: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
+    """The page of one study. `csv`: the name of the file with its trials."""
+    status = _public_status(facts.status) if public else facts.status
+    name = Path(status["folder"]).name
+    pictures = {key: _figure(key, *made) for key, made in _pictures(status).items()}
+    bounds = on_bounds(status)
+    head, rows = tables.trials(status)
+    endings = tables.endings(status, messages=not public)
+    tested = any((status[model] or {}).get("test_loss") is not None for model in ("untuned", "baseline", "best"))
+    return _render(
+        "page.html.j2",
+        title=f"{name}: {tables.headline(status)[0]}",
+        name=name,
+        status=status,
+        state=_state(status),
+        headline=tables.headline(status),
+        at_a_glance=_at_a_glance(status),
+        result=tables.result(status),
+        tested=tested,
+        loss_name=_loss_name(status),
+        metrics=answered.metrics(facts.answers),
+        models=list(facts.answers),
+        answered=min((len(lines) for lines in facts.answers.values()), default=0),
+        figures=pictures,
+        failed=len(failed(status)),
+        bounds=bounds,
+        wider=wider_space(status, bounds) if bounds else "",
+        endings=endings if "endings" in pictures else [],
+        rows=[] if public else answered.side_by_side(facts.answers),
+        head=head,
+        trials=rows,
+        csv=csv,
+        how=_how(status, facts.config),
+        **_data(facts.data, public=public),
+        load=load_lines(status),
+        commands=_commands(status, name),
+        yaml=_yaml(facts.config, public=public),
+    )
+
+
+def comparison_page(studies: Sequence[Compared], *, csv: str) -> str:
+    """The page that compares studies. It holds no row of any data and no path."""
+    groups = grouped(studies)
+    rows = tables.comparison(groups)
+    statuses = [study.status for study in studies]
+    commands = all(status["objective"] == "command" for status in statuses)
+    pictures = {}
+    if any(group.curve for group in groups):
+        label = "Best loss so far by number of trials, a line a setting"
+        pictures["comparison"] = _figure("comparison", figures.comparison(groups), label)
+    head, listed = tables.studies(groups)
+    return _render(
+        "compare.html.j2",
+        title="meshtune: comparison of studies",
+        headline=tables.comparison_headline(groups),
+        warning=comparable(groups),
+        loss_name="loss" if commands else "validation loss",
+        tested=any(row["test"] != tables.NONE for row in rows),
+        against=any(row["against"] != tables.NONE for row in rows),
+        tokens=any(row["tokens"] != tables.NONE for row in rows),
+        rows=rows,
+        figures=pictures,
+        banded=any(group.seeds > 1 for group in groups),
+        head=head,
+        studies=listed,
+        csv=csv,
+        samplers={status["sampler"] for status in statuses},
+    )
+
+
+# -- parts
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    plotly_js = Markup(get_plotlyjs()) if values["figures"] else ""  # plotly's own file, which closes no script
+    return environment.get_template(template).render(version=__version__, made=made, plotly_js=plotly_js, **values)
+
+
+def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
+    """The figures that there is something to show in."""
+    made = {}
+    done = complete(status)
+    if done:
+        label = "Loss of every trial, and the lowest loss so far, by number of the trial"
+        made["history"] = (figures.history(status), label)
+    if len(done) > 1:
+        label = "Parallel coordinates: hyperparameters and loss of every complete trial"
+        made["parallel"] = (figures.parallel_coordinates(status), label)
+    if any(len(trial["losses"]) > 1 for trial in status["all"]):
+        made["curves"] = (figures.learning_curves(status), "Validation loss by epoch, a curve a trial")
+    if any(trial["ending"] not in (None, "complete") for trial in status["all"]):
+        made["endings"] = (figures.endings(status), "How many trials ended how")
+    return made
+
+
+def _figure(key: str, figure: go.Figure, label: str) -> dict[str, Any]:
+    meta = figure.layout.meta or {}
+    text = figure.to_json().replace("<", "\\u003c")  # nothing inside can end the script element
+    return {
+        "id": f"figure-{key}",
+        "json": Markup(text),
+        "label": label,
+        "height": figure.layout.height,
+        **meta,
+    }
+
+
+def _loss_name(status: Status) -> str:
+    return "loss" if status["objective"] == "command" else "validation loss"
+
+
+def _state(status: Status) -> str:
+    match status["state"]:
+        case "running":
+            return "still running: these are the results so far"
+        case "stopped":
+            return "stopped before its budget was spent"
+    return f"finished: {status['reason']}" if status["reason"] else "finished"
+
+
+def _at_a_glance(status: Status) -> list[tuple[str, str]]:
+    done, count = status["trials"]["complete"], len(status["all"])
+    facts = []
+    if status["best"]:
+        facts.append((f"best {_loss_name(status)}", tables.loss(status["best"]["loss"])))
+    facts.append(("trials", str(count) if done == count else f"{done} of {count} complete"))
+    facts.append(("search time", duration(status["elapsed_seconds"])))
+    if status["tokens"]:
+        facts.append(("tokens trained on", f"{status['tokens']:,}"))
+    if price := status["budget"].get("price_per_hour"):
+        facts.append((f"price, at {number(price)} an hour", f"{price * status['elapsed_seconds'] / 3600:,.2f}"))
+    return facts
+
+
+def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [("model", str(status["model"]))] if status["model"] else []
+    facts += [("sampler", str(status["sampler"])), ("seed", str(status["seed"]))]
+    budget = {key: value for key, value in status["budget"].items() if value is not None}
+    facts += [(f"budget, {key.replace('_', ' ')}", number(value)) for key, value in budget.items()]
+    if status["ran_on"]:
+        machine = status["ran_on"][-1]["machine"]
+        devices = sorted(set(machine["devices"]))
+        facts.append(("processor", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"))
+        if machine["gpus"]:
+            facts.append(("GPUs", "; ".join(machine["gpus"])))
+        count = machine["threads"]
+        threads = f", {count} {'thread' if count == 1 else 'threads'} each" if count else ""
+        facts.append(("processes", f"{len(machine['devices'])} x {', '.join(devices)}{threads}"))
+        if len(status["ran_on"]) > 1:
+            facts.append(("before that", f"{len(status['ran_on']) - 1} other machines or versions"))
+    words = ", ".join(f"{name} {version}" for name, version in status["versions"].items())
+    facts.append(("versions" if status["ran_on"] else "versions where this page was made", words))
+    return facts
+
+
+def _commands(status: Status, name: str) -> str:
+    extra = "" if status["objective"] == "command" else "[train]"
+    version = status["versions"].get("meshtune", __version__)
+    return (
+        f"pip install 'meshtune{extra}=={version}'\n"
+        "meshtune tune study.yaml    # the file below\n"
+        f"meshtune report {name}"
+    )
+
+
+def _yaml(config: Mapping[str, Any], *, public: bool) -> str:
+    shown = hidden_config(config) if public else {**config, "storage": without_password(config.get("storage"))}
+    return yaml_file.dump({key: value for key, value in shown.items() if value not in (None, {}, [])})
+
+
+def _data(manifest: Mapping[str, Any] | None, *, public: bool) -> dict[str, Any]:
+    """Rows of the table of sources, from the summary in the manifest."""
+    if manifest is None:
+        return {"sides": [], "sources": [], "notes": [], "fingerprint": ""}
+    summary = manifest["summary"]
+    sources = []
+    for index, source in enumerate(summary["sources"]):
+        lengths = [f"{source['prompt_tokens']:.1f}", f"{source['response_tokens']:.1f}"]
+        counts = [f"{source['read']:,}", f"{sum(source['dropped'].values()):,}"]
+        by_side = [f"{summary[side]['by_source'][index]:,}" for side in SIDES]
+        name = hidden(source["name"]) if public else source["name"]
+        sources.append({"name": name, "cells": [*counts, *lengths, *by_side]})
+    if len(sources) > 1:
+        totals = [f"{summary[side]['rows']:,}" for side in SIDES]
+        sources.append({"name": "all", "cells": ["", "", "", "", *totals]})
+    near = [
+        f"{summary[side]['near']:,} of {summary[side]['rows']:,} {side} rows are nearly a training row."
+        for side in SIDES
+        if summary[side].get("near")
+    ]
+    return {"sides": SIDES, "sources": sources, "notes": near, "fingerprint": manifest["fingerprint"]}
+
+
+def _public_status(status: Status) -> dict[str, Any]:
+    shown: dict[str, Any] = hidden({**status, "coordinator": None})
+    shown["all"] = [{**trial, "message": ""} for trial in shown["all"]]
+    return shown

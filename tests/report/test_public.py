@@ -1,0 +1,38 @@
+"""Paths are cut to their last parts; nothing else is."""
+
+from typing import Any
+
+import pytest
+
+from meshtune.report.public import hidden, hidden_config, without_password
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("/data/of me/rows.jsonl", "rows.jsonl"),
+        ("C:\\data\\rows.jsonl", "rows.jsonl"),
+        ("~/models/tiny", "tiny"),
+        ("--data=/a/b.json", "--data=b.json"),
+        ("exit code 1 (see /a/b/trial-3.err)", "exit code 1 (see trial-3.err)"),
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("rows/train.jsonl", "rows/train.jsonl"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("3 / 4", "3 / 4"),
+        (["/a/python", 3, None], ["python", 3, None]),
+        ({"a": {"b": "/x/y"}}, {"a": {"b": "y"}}),
+    ],
+)
+def test_hidden(given: Any, shown: Any) -> None:
+    assert hidden(given) == shown
+
+
+def test_where_things_lie_is_dropped() -> None:
+    config = {"storage": "postgresql://me:secret@host/db", "folder": "/a/b", "seed": 3}
+    assert hidden_config(config) == {"seed": 3}
+
+
+def test_passwords_are_starred_out() -> None:
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert without_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    assert without_password(None) is None
