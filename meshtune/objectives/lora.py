@@ -1,30 +1,36 @@
 """The objective `lora`: train an adapter over the base, validate it after each epoch, keep the one that counts.
 
 The base is loaded at the first request and kept; each evaluation leaves it exactly as it was. Requests are evaluated
-one after the other. Adapters go to `<folder>/adapters/<trial>`; how many are kept is the loop's affair.
+one after the other. Adapters go to `<folder>/adapters/<trial>`; how many are kept is the loop's affair. A training
+saves itself in `<folder>/checkpoints/<trial>`, and the same request goes on from there; what ends takes its folder
+away, but for a crash, after which the next attempt goes on too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import math
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from meshtune.config import ModelConfig, Section, TrainingConfig
 from meshtune.data.batches import Rows
-from meshtune.errors import InputError
+from meshtune.errors import Fault, InputError
+from meshtune.imported import imported
+from meshtune.objectives import checkpoints
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.in_thread import in_thread
 from meshtune.training.models import load_model
 from meshtune.training.precision import resolve_precision
 from meshtune.training.recipe import recipe
-from meshtune.training.steps import Diverged, Step, Trained
+from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Train, Trained
 from meshtune.training.trainer import train
 from meshtune.training.validation import RowLoss, mean_loss, row_losses
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
@@ -76,6 +82,8 @@ class LoraObjective:
             machine.reset_peak(self.device)
             run.begin()
             outcome = yield from (self._measure(run) if request.measure is not None else self._train(run))
+        except Suspended:
+            return
         except Diverged as error:
             outcome = run.ended(Ending.DIVERGED, message=str(error))
         except _TimedOut:
@@ -87,29 +95,50 @@ class LoraObjective:
             message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             outcome = run.ended(Ending.OUT_OF_MEMORY if out else Ending.CRASHED, message=message)
         machine.free(self.device)
-        yield outcome
+        try:
+            yield outcome
+        finally:  # once it was handed over
+            if outcome.ending is not Ending.CRASHED and request.measure is None:
+                checkpoints.forget(self._place(request, checkpoints.FOLDER))
 
     def _train(self, run: _Run) -> Generator[Progress, None, Outcome]:
         request, spec = run.request, self.spec
         precision = resolve_precision(spec.training.precision, self.device)
         training = spec.training.model_copy(update={"precision": precision})
-        steps = train(
+        train_with, resumes = trainer_of(spec.training)
+        given: dict[str, Any] = {}
+        if resumes:
+            folder = self._place(request, checkpoints.FOLDER)
+            checkpoints.before_attempt(folder, request.attempt)
+            minutes = spec.training.checkpoint_minutes
+            seconds = None if minutes is None else minutes * 60
+            given["checkpoint"] = Checkpoint(folder, seconds, self._suspended.is_set)
+        steps = train_with(
             self._base,
             Rows.open(spec.data, "train"),
             Rows.open(spec.data, "validation"),
             recipe(training, request.hyperparameters, request.seed),
             at=spec.at,
+            **given,
         )
-        with contextlib.closing(steps):
-            for step in steps:
+        with contextlib.closing(_each(steps)) as items:
+            for step in items:
                 if isinstance(step, Trained):
-                    # What is trained beside the trials, with a number below 0, is the baseline outside the space.
-                    adapter = f"adapters/{request.trial if request.trial >= 0 else 'baseline'}"
-                    save_adapter(Path(spec.folder) / adapter, step.weights, step.config, self._base.name_or_path)
+                    if not math.isfinite(step.loss):
+                        raise Diverged(f"the loss was {step.loss}")
+                    adapter = self._place(request, "adapters")
+                    save_adapter(adapter, step.weights, step.config, self._base.name_or_path)
+                    place = adapter.relative_to(spec.folder).as_posix()
                     peak = machine.peak(self.device)
-                    return run.ended(Ending.COMPLETE, loss=step.loss, adapter=adapter, peak_memory=peak)
+                    return run.ended(Ending.COMPLETE, loss=step.loss, adapter=place, peak_memory=peak)
+                if not resumes and self._suspended.is_set():
+                    raise Suspended
                 yield from run.told(step)
         raise RuntimeError("the trainer ended without a result")
+
+    def _place(self, request: Request, what: str) -> Path:
+        # What is trained beside the trials, with a number below 0, is the baseline outside the space.
+        return Path(self.spec.folder) / what / (str(request.trial) if request.trial >= 0 else "baseline")
 
     def _measure(self, run: _Run) -> Generator[Progress, None, Outcome]:
         request = run.request
@@ -134,8 +163,31 @@ class LoraObjective:
                     return run.ended(
                         Ending.COMPLETE, loss=mean_loss(losses), row_losses=tuple(losses), peak_memory=peak
                     )
+                if self._suspended.is_set():
+                    raise Suspended
                 yield from run.told(Step(0, 0, 0.0, 0))
         raise RuntimeError("the measurement ended without a result")
+
+
+def trainer_of(training: TrainingConfig) -> tuple[Train, bool]:
+    """The function that trains, and whether it takes a checkpoint.
+
+    Raises:
+        InputError: what the study imports is not there, or cannot be called.
+    """
+    name = training.trainer.imported
+    if name is None:
+        return train, True
+    found = imported(name, "training.trainer.import")
+    if not callable(found):
+        raise InputError(Fault(f"`{name}` is no function, but {found!r}", key="training.trainer.import"))
+    arguments = inspect.signature(found).parameters.values()
+    return found, any(a.name == "checkpoint" or a.kind is a.VAR_KEYWORD for a in arguments)
+
+
+def _each(steps: Iterable[Step | Trained]) -> Generator[Step | Trained, None, None]:
+    """What a trainer of one's own gives, as a generator: closing it closes that, where it can be closed."""
+    yield from steps
 
 
 class _TimedOut(Exception):
@@ -150,6 +202,7 @@ class _Run:
         self.tokens = 0
         self.losses: list[float] = []
         self.training_losses: list[float] = []
+        self.earlier = 0.0  # seconds, before the checkpoint from which it went on
         self._last: deque[float] = deque(maxlen=LAST_STEPS)
         self.begin()
 
@@ -158,9 +211,17 @@ class _Run:
         self._begun = time.monotonic()
         self._told = -PROGRESS_SECONDS
 
+    @property
+    def seconds(self) -> float:
+        """Of the evaluation so far, those of earlier processes included."""
+        return self.earlier + time.monotonic() - self._begun
+
     def told(self, step: Step) -> Iterator[Progress]:
-        """Take note of a step; yields a progress if one is due. Raises _TimedOut."""
-        self.tokens = step.tokens
+        """Take note of a step; yields a progress if one is due. Raises _TimedOut, Diverged."""
+        self.tokens, self.earlier = step.tokens, step.earlier
+        for loss in (step.training_loss, step.validation_loss):
+            if loss is not None and not math.isfinite(loss):
+                raise Diverged(f"a loss of step {step.step} was {loss}")
         if step.validation_loss is not None:
             self.losses.append(step.validation_loss)
             self.training_losses.append(step.training_loss or 0.0)
@@ -168,7 +229,7 @@ class _Run:
             self._last.append(step.training_loss)
             if not self.training_losses:
                 self.training_losses.append(step.training_loss)
-        seconds = time.monotonic() - self._begun
+        seconds = self.seconds
         if self.request.timeout is not None and seconds > self.request.timeout:
             raise _TimedOut
         if step.validation_loss is not None or seconds - self._told >= PROGRESS_SECONDS:
@@ -186,7 +247,7 @@ class _Run:
             ending,
             losses=tuple(self.losses),
             training_losses=tuple(self.training_losses),
-            seconds=time.monotonic() - self._begun,
+            seconds=self.seconds,
             tokens=self.tokens,
             **fields,
         )

@@ -51,42 +51,46 @@ def same(one: Any, other: Any) -> bool:
     return equal and one.loss == other.loss and one.config.to_dict() == other.config.to_dict()
 
 
-@pytest.mark.parametrize("seconds", [0.0, None])
 def test_cut_at_every_look(
-    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path, seconds: Any
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
-    """In the middle of an epoch, at its end, in and after its validation; with dropout and accumulated batches.
-
-    With `seconds` of 0 it saves at every step and is then closed, as a kill would; with None it is asked to stop.
-    """
-    sides = train_rows, validation_rows
+    """In the middle of an epoch, at its end, in and after its validation; with dropout and accumulated batches."""
+    sides = train_rows[:13], validation_rows[:4]
     recipe = make_recipe(dropout=0.2, weight_decay=0.1)
     whole = list(train(base, *sides, recipe, at="best"))
     expected = losses(whole)
-    places = set()
-    looks = 0
-    while True:
-        looks += 1
-        folder = tmp_path / str(looks)
-        if seconds is None:
-            before = cut(base, sides, recipe, folder, looks)
-        else:
-            steps = train(base, *sides, recipe, at="best", checkpoint=Checkpoint(folder, seconds, lambda: False))
-            before = [event for event, _ in zip(steps, range(3 * looks), strict=False)]
-            steps.close()
-        if isinstance(before[-1], Trained):
-            break
-        after = list(train(base, *sides, recipe, at="best", checkpoint=Checkpoint(folder, None, lambda: False)))
-        assert isinstance(after[0], Step)
+    history = [item for item in expected if item[0] == 1 or item[2] is not None]
+    lengths = set()
+    looks = 1
+    while not isinstance(cut(base, sides, recipe, tmp_path / str(looks), looks)[-1], Trained):
+        checkpoint = Checkpoint(tmp_path / str(looks), None, lambda: False)
+        after = list(train(base, *sides, recipe, at="best", checkpoint=checkpoint))
         told = losses(after)
-        history = [item for item in expected if item[0] == 1 or item[2] is not None]
         assert [item for item in told if item in history] == history  # each once
-        assert told[-1] == expected[-1]
-        assert [item for item in expected if item in told] == sorted(told, key=expected.index)
+        assert told == [item for item in expected if item in told]
         assert same(after[-1], whole[-1])
-        places.add(len(told))
-    assert looks > 5
-    assert len(places) > 3
+        lengths.add(len(told))
+        looks += 1
+    assert looks > 6
+    assert max(lengths) == len(expected)
+    assert min(lengths) == len(history)
+
+
+def test_saved_by_the_clock_and_killed(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """Nobody asks it to stop: it ends, as at a kill, somewhere after a save."""
+    sides, recipe = (train_rows, validation_rows), make_recipe(dropout=0.2)
+    whole = list(train(base, *sides, recipe, at="last"))
+    steps = train(base, *sides, recipe, at="last", checkpoint=Checkpoint(tmp_path, 0.0, lambda: False))
+    while not (tmp_path / saved_state.FILE).exists():
+        next(steps)
+    steps.close()
+    after = list(train(base, *sides, recipe, at="last", checkpoint=Checkpoint(tmp_path, 0.0, lambda: False)))
+    assert isinstance(after[0], Step)
+    assert after[0].earlier > 0
+    assert losses(after)[-1] == losses(whole)[-1]
+    assert same(after[-1], whole[-1])
 
 
 @pytest.mark.parametrize(
