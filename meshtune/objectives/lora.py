@@ -181,8 +181,13 @@ def trainer_of(training: TrainingConfig) -> tuple[Train, bool]:
     found = imported(name, "training.trainer.import")
     if not callable(found):
         raise InputError(Fault(f"`{name}` is no function, but {found!r}", key="training.trainer.import"))
-    arguments = inspect.signature(found).parameters.values()
-    return found, any(a.name == "checkpoint" or a.kind is a.VAR_KEYWORD for a in arguments)
+    return found, takes_checkpoint(found)
+
+
+def takes_checkpoint(trainer: Train) -> bool:
+    """Whether a trainer has an argument of that name, so that it can go on where it was interrupted."""
+    arguments = inspect.signature(trainer).parameters.values()
+    return any(argument.name == "checkpoint" or argument.kind is argument.VAR_KEYWORD for argument in arguments)
 
 
 def _each(steps: Iterable[Step | Trained]) -> Generator[Step | Trained, None, None]:

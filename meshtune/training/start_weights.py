@@ -19,7 +19,8 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
-from transformers.pytorch_utils import Conv1D
+
+from meshtune.training.targets import targeted
 
 CHANGING = ("pissa", "olora")
 ADAPTER = "default"
@@ -54,15 +55,6 @@ def originals(base: Any, config: LoraConfig) -> dict[str, torch.Tensor]:
     if config.init_lora_weights not in CHANGING:
         return {}
     return {name: part.weight.detach().to("cpu", copy=True) for name, part in targeted(base, config.target_modules)}
-
-
-def targeted(base: Any, targets: Any) -> list[tuple[str, Any]]:
-    """Name and module of every linear layer that PEFT would put an adapter on."""
-    linears = [(name, part) for name, part in base.named_modules() if isinstance(part, nn.Linear | Conv1D)]
-    if targets == "all-linear":
-        head = base.get_output_embeddings()
-        return [(name, part) for name, part in linears if part is not head]
-    return [(name, part) for name, part in linears if any(name == t or name.endswith(f".{t}") for t in targets)]
 
 
 def started(model: Any, changed: Mapping[str, torch.Tensor]) -> Adapter:

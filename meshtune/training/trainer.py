@@ -16,11 +16,10 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
-from torch import nn
 from transformers import PrinterCallback, TrainerState, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError
 from meshtune.training import saved_state
 from meshtune.training.checkpoints import new_adapter
 from meshtune.training.in_thread import in_thread
@@ -29,8 +28,9 @@ from meshtune.training.models import quiet
 from meshtune.training.progress import Emit, Progress, Saves
 from meshtune.training.recipe import Recipe
 from meshtune.training.resumable import ResumableTrainer
-from meshtune.training.start_weights import CHANGING, targeted
+from meshtune.training.start_weights import CHANGING
 from meshtune.training.steps import Checkpoint, Step, Trained
+from meshtune.training.targets import check_targets, targeted
 
 TRAINER_STATE = "trainer_state.json"  # where Trainer looks for the step to go on from
 
@@ -81,19 +81,7 @@ def train(
 def lora_config(base: Any, recipe: Recipe) -> LoraConfig:
     """PEFT's configuration of a recipe. Raises InputError where the model lacks a target module."""
     targets = recipe.target_modules
-    if not isinstance(targets, str):
-        names = [name for name, part in base.named_modules() if isinstance(part, nn.Linear | nn.Embedding | Conv1D)]
-        known = sorted({name.rpartition(".")[2] for name in names})
-        missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
-        if missing or not targets:
-            text = f"it has {', '.join(known)}, or write all-linear"
-            raise InputError(
-                [
-                    Fault(f"the model has no module `{t}`; {text}.{nearest(t, known)}", key="target_modules")
-                    for t in missing
-                ]
-                or Fault(f"no target module is named; {text}", key="target_modules")
-            )
+    check_targets(base, targets)
     _check_start(base, recipe)
     return LoraConfig(
         task_type="CAUSAL_LM",
