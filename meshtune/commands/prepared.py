@@ -81,7 +81,7 @@ def _lora(
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
     from meshtune.data.build import prepare as prepare_data
-    from meshtune.objectives.lora import LoraSpec
+    from meshtune.objectives.lora import LoraSpec, trainer_of
     from meshtune.training.models import check_model, resolve_device
     from meshtune.training.precision import resolve_precision
     from meshtune.training.recipe import target_modules
@@ -92,6 +92,7 @@ def _lora(
     if not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
+    trainer_of(config.training)  # one that is imported may not be there
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     check_model(config.model, None if searched else target_modules(targets))
@@ -111,7 +112,7 @@ def _lora(
         **fixed,
         "model": config.model.model_dump(mode="json", exclude={"device"}),
         "data": data.ref.fingerprint,
-        "training": training.model_dump(mode="json", exclude={"keep_adapters"}),
+        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
     }
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     return Prepared(

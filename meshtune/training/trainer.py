@@ -4,7 +4,8 @@ The same seed gives the same adapter start, dropout masks and batches in the sam
 on one device with one number of threads results repeat bitwise (on a GPU as far as its kernels do). Validation and loss
 are not Trainer's but `validation.py`'s and `loss.py`'s, weighted by label tokens, also over accumulated micro-batches.
 Nothing is reported or printed, nothing written but checkpoints. These are taken between optimizer steps and during
-validations, and are one file of `saved_state.py`, read back where Trainer would read its own. One process, one device.
+validations, and are one file of `saved_state.py`, read back where Trainer would read its own. One process, one device;
+what is a GPU's own (the scaler of float16, the random state of its generator) has not been run yet.
 """
 
 from __future__ import annotations
