@@ -84,9 +84,10 @@ def _lora(
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
     from meshtune.data.build import prepare as prepare_data
-    from meshtune.objectives.lora import LoraSpec
+    from meshtune.objectives.lora import LoraSpec, trainer_of
     from meshtune.training.models import check_model, resolve_device
     from meshtune.training.precision import resolve_precision
+    from meshtune.training.recipe import target_modules
 
     config = study.config
     if config.model is None or config.data is None:
@@ -94,7 +95,10 @@ def _lora(
     if not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
-    check_model(config.model)
+    trainer_of(config.training)  # one that is imported may not be there
+    searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
+    targets = space.fixed.get("target_modules", config.training.target_modules)
+    check_model(config.model, None if searched else target_modules(targets))
     folder = study.folder / "data"
     try:
         data = prepare_data(config.data, config.model, config.seed, folder)

@@ -88,6 +88,7 @@ def _search(
     for event in events:
         if isinstance(event, Told):
             _drop_adapters(record, study.folder, config.training.keep_adapters)
+            shutil.rmtree(study.folder / "checkpoints" / str(event.trial.number), ignore_errors=True)
         if isinstance(event, Finished):
             finished = event
         yield event

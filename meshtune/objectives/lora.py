@@ -1,17 +1,21 @@
 """The objective `lora`: train an adapter over the base, validate it after each epoch, keep the one that counts.
 
 The base is loaded at the first request and kept; each evaluation leaves it exactly as it was. Requests are evaluated
-one after the other. Adapters go to `<folder>/adapters/<trial>`; how many are kept is the loop's affair.
+one after the other. Adapters go to `<folder>/adapters/<trial>`; how many are kept is the loop's affair. A training
+saves itself in `<folder>/checkpoints/<trial>`, and the same request goes on from there; what ends takes its folder
+away, but for a crash, after which the next attempt goes on too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import math
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,7 +23,9 @@ from pydantic import Field
 
 from meshtune.config import MetricConfig, ModelConfig, Section, TrainingConfig
 from meshtune.data.batches import Rows, Side
-from meshtune.errors import InputError
+from meshtune.errors import Fault, InputError
+from meshtune.imported import imported
+from meshtune.objectives import checkpoints
 from meshtune.objectives.answers import answer
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached, save_adapter
@@ -27,7 +33,7 @@ from meshtune.training.in_thread import in_thread
 from meshtune.training.models import load_model
 from meshtune.training.precision import resolve_precision
 from meshtune.training.recipe import recipe
-from meshtune.training.steps import Diverged, Step, Trained
+from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Train, Trained
 from meshtune.training.trainer import train
 from meshtune.training.validation import mean_loss, row_losses
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request, answers_file
@@ -82,6 +88,8 @@ class LoraObjective:
             machine.reset_peak(self.device)
             run.begin()
             outcome = yield from (self._measure(run) if request.measure is not None else self._train(run))
+        except Suspended:
+            return
         except Diverged as error:
             outcome = run.ended(Ending.DIVERGED, message=str(error))
         except _TimedOut:
@@ -93,29 +101,50 @@ class LoraObjective:
             message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
             outcome = run.ended(Ending.OUT_OF_MEMORY if out else Ending.CRASHED, message=message)
         machine.free(self.device)
-        yield outcome
+        try:
+            yield outcome
+        finally:  # once it was handed over
+            if outcome.ending is not Ending.CRASHED and request.measure is None:
+                checkpoints.forget(self._place(request, checkpoints.FOLDER))
 
     def _train(self, run: _Run) -> Generator[Progress, None, Outcome]:
         request, spec = run.request, self.spec
         precision = resolve_precision(spec.training.precision, self.device)
         training = spec.training.model_copy(update={"precision": precision})
-        steps = train(
+        train_with, resumes = trainer_of(spec.training)
+        given: dict[str, Any] = {}
+        if resumes:
+            folder = self._place(request, checkpoints.FOLDER)
+            checkpoints.before_attempt(folder, request.attempt)
+            minutes = spec.training.checkpoint_minutes
+            seconds = None if minutes is None else minutes * 60
+            given["checkpoint"] = Checkpoint(folder, seconds, self._suspended.is_set)
+        steps = train_with(
             self._base,
             Rows.open(spec.data, "train"),
             Rows.open(spec.data, "validation"),
             recipe(training, request.hyperparameters, request.seed),
             at=spec.at,
+            **given,
         )
-        with contextlib.closing(steps):
-            for step in steps:
+        with contextlib.closing(_each(steps)) as items:
+            for step in items:
                 if isinstance(step, Trained):
-                    # What is trained beside the trials, with a number below 0, is the baseline outside the space.
-                    adapter = f"adapters/{request.trial if request.trial >= 0 else 'baseline'}"
-                    save_adapter(Path(spec.folder) / adapter, step.weights, step.config, self._base.name_or_path)
+                    if not math.isfinite(step.loss):
+                        raise Diverged(f"the loss was {step.loss}")
+                    adapter = self._place(request, "adapters")
+                    save_adapter(adapter, step.weights, step.config, self._base.name_or_path)
+                    place = adapter.relative_to(spec.folder).as_posix()
                     peak = machine.peak(self.device)
-                    return run.ended(Ending.COMPLETE, loss=step.loss, adapter=adapter, peak_memory=peak)
+                    return run.ended(Ending.COMPLETE, loss=step.loss, adapter=place, peak_memory=peak)
+                if not resumes and self._suspended.is_set():
+                    raise Suspended
                 yield from run.told(step)
         raise RuntimeError("the trainer ended without a result")
+
+    def _place(self, request: Request, what: str) -> Path:
+        # What is trained beside the trials, with a number below 0, is the baseline outside the space.
+        return Path(self.spec.folder) / what / (str(request.trial) if request.trial >= 0 else "baseline")
 
     def _measure(self, run: _Run) -> Generator[Progress, None, Outcome]:
         request = run.request
@@ -134,6 +163,8 @@ class LoraObjective:
             for measured in items:
                 if measured is not None:
                     return run.ended(Ending.COMPLETE, peak_memory=machine.peak(self.device), **measured)
+                if self._suspended.is_set():
+                    raise Suspended
                 yield from run.told(Step(0, 0, 0.0, 0))
         raise RuntimeError("the measurement ended without a result")
 
@@ -156,6 +187,32 @@ class LoraObjective:
         return {"extra": means}
 
 
+def trainer_of(training: TrainingConfig) -> tuple[Train, bool]:
+    """The function that trains, and whether it takes a checkpoint.
+
+    Raises:
+        InputError: what the study imports is not there, or cannot be called.
+    """
+    name = training.trainer.imported
+    if name is None:
+        return train, True
+    found = imported(name, "training.trainer.import")
+    if not callable(found):
+        raise InputError(Fault(f"`{name}` is no function, but {found!r}", key="training.trainer.import"))
+    return found, takes_checkpoint(found)
+
+
+def takes_checkpoint(trainer: Train) -> bool:
+    """Whether a trainer has an argument of that name, so that it can go on where it was interrupted."""
+    arguments = inspect.signature(trainer).parameters.values()
+    return any(argument.name == "checkpoint" or argument.kind is argument.VAR_KEYWORD for argument in arguments)
+
+
+def _each(steps: Iterable[Step | Trained]) -> Generator[Step | Trained, None, None]:
+    """What a trainer of one's own gives, as a generator: closing it closes that, where it can be closed."""
+    yield from steps
+
+
 class _TimedOut(Exception):
     """The request's timeout is over."""
 
@@ -168,6 +225,7 @@ class _Run:
         self.tokens = 0
         self.losses: list[float] = []
         self.training_losses: list[float] = []
+        self.earlier = 0.0  # seconds, before the checkpoint from which it went on
         self._last: deque[float] = deque(maxlen=LAST_STEPS)
         self.begin()
 
@@ -176,9 +234,17 @@ class _Run:
         self._begun = time.monotonic()
         self._told = -PROGRESS_SECONDS
 
+    @property
+    def seconds(self) -> float:
+        """Of the evaluation so far, those of earlier processes included."""
+        return self.earlier + time.monotonic() - self._begun
+
     def told(self, step: Step) -> Iterator[Progress]:
-        """Take note of a step; yields a progress if one is due. Raises _TimedOut."""
-        self.tokens = step.tokens
+        """Take note of a step; yields a progress if one is due. Raises _TimedOut, Diverged."""
+        self.tokens, self.earlier = step.tokens, step.earlier
+        for loss in (step.training_loss, step.validation_loss):
+            if loss is not None and not math.isfinite(loss):
+                raise Diverged(f"a loss of step {step.step} was {loss}")
         if step.validation_loss is not None:
             self.losses.append(step.validation_loss)
             self.training_losses.append(step.training_loss or 0.0)
@@ -186,7 +252,7 @@ class _Run:
             self._last.append(step.training_loss)
             if not self.training_losses:
                 self.training_losses.append(step.training_loss)
-        seconds = time.monotonic() - self._begun
+        seconds = self.seconds
         if self.request.timeout is not None and seconds > self.request.timeout:
             raise _TimedOut
         if step.validation_loss is not None or seconds - self._told >= PROGRESS_SECONDS:
@@ -204,7 +270,7 @@ class _Run:
             ending,
             losses=tuple(self.losses),
             training_losses=tuple(self.training_losses),
-            seconds=time.monotonic() - self._begun,
+            seconds=self.seconds,
             tokens=self.tokens,
             **fields,
         )

@@ -61,3 +61,18 @@ class ObjectiveContract(ABC):
         outcomes = [event for event in objective.evaluate([self.good(0)]) if isinstance(event, Outcome)]
         fresh = [event for event in self.make(tmp_path).evaluate([self.good(0)]) if isinstance(event, Outcome)]
         assert outcomes[0].loss == fresh[0].loss
+
+    def test_a_suspended_request_has_no_outcome_and_goes_on_elsewhere(self, tmp_path: Path) -> None:
+        """Another objective over the same folder gives it the outcome of one that was never suspended."""
+        objective = self.make(tmp_path)
+        events = objective.evaluate([self.good(0), self.good(1)])
+        first = next(events)
+        objective.suspend()
+        told = [event for event in (first, *events) if isinstance(event, Outcome)]
+        assert len(told) < 2
+        again = [event for event in self.make(tmp_path).evaluate([self.good(0)]) if isinstance(event, Outcome)]
+        whole = [
+            event for event in self.make(tmp_path / "whole").evaluate([self.good(0)]) if isinstance(event, Outcome)
+        ]
+        assert again[0].losses == whole[0].losses
+        assert again[0].loss == whole[0].loss

@@ -71,6 +71,14 @@ class WorkerContract(ABC):
         worker.submit([Request(1, {"x": 2.0, "do": "answer"}, seed=0)])
         assert [outcome.trial for outcome in collect(worker, 1)] == [1]
 
+    def test_a_suspended_request_has_no_outcome(self, worker: Worker) -> None:
+        """It ends, asked or killed; what another worker makes of the same request is whole."""
+        worker.submit([Request(0, {"x": 1.0, "do": "sleep"}, seed=0)])
+        worker.events(1.0)
+        worker.suspend(20.0)
+        assert not [event for event in worker.events(0.1) if isinstance(event, Outcome)]
+        worker.close()
+
     def test_with_nothing_running_nothing_comes(self, worker: Worker) -> None:
         """And `events` returns."""
         assert worker.events(0.1) == []

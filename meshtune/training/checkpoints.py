@@ -1,7 +1,7 @@
 """Adapters as files in PEFT's format, and on the base.
 
 A folder that has an adapter's name is complete: it is written aside and renamed into place. The base is exactly what
-it was once an adapter is taken off it again: its weights are never touched.
+it was once an adapter is taken off it again, also where start weights changed its own (`start_weights.py`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,31 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from meshtune.errors import StorageError
+from meshtune.training.start_weights import Adapter, originals, put_back, started
+
+
+@contextlib.contextmanager
+def new_adapter(base: Any, config: LoraConfig, seed: int) -> Iterator[Adapter]:
+    """A new adapter on the base, whose start depends on the seed alone; afterwards the base as it was."""
+    torch.manual_seed(seed)
+    changed = originals(base, config)
+    try:
+        with _on(base, lambda: get_peft_model(base, config)) as model:
+            yield started(model, changed)
+    finally:
+        put_back(base, changed)
 
 
 @contextlib.contextmanager
 def adapted(base: Any, config: LoraConfig, seed: int) -> Iterator[Any]:
-    """The base with a new adapter, whose start depends on the seed alone; afterwards the base as it was."""
-    torch.manual_seed(seed)
-    with _on(base, lambda: get_peft_model(base, config)) as model:
-        yield model
+    """As `new_adapter`, for who needs PEFT's model alone."""
+    with new_adapter(base, config, seed) as adapter:
+        yield adapter.model
 
 
 @contextlib.contextmanager
@@ -73,12 +86,26 @@ def save_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: Lora
 
 @contextlib.contextmanager
 def _on(base: Any, put: Callable[[], Any]) -> Iterator[Any]:
-    with warnings.catch_warnings():
-        # PEFT asks Transformers by a name that is deprecated there; nothing that a user could change.
-        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
-        model = put()
+    model = None
     try:
+        with warnings.catch_warnings():
+            # PEFT asks Transformers by a name that is deprecated there; nothing that a user could change.
+            warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+            model = put()
         yield model
     finally:
-        model.unload()
+        if model is None:
+            _take_off(base)
+        else:
+            model.unload()
         base.requires_grad_(False).eval()
+
+
+def _take_off(base: Any) -> None:
+    """Put the base's own modules back where putting an adapter on failed half-way, for want of memory say."""
+    for name, part in list(base.named_modules()):
+        if isinstance(part, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(base.get_submodule(parent), child, part.get_base_layer())
+    if hasattr(base, "peft_config"):
+        del base.peft_config

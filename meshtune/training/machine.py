@@ -1,4 +1,4 @@
-"""The process that trains: its threads, its peak memory, and whether an error means that memory ran out.
+"""The process that trains: its GPUs, threads and peak memory, and whether an error means that memory ran out.
 
 On a CPU the peak is the resident memory of the whole process (Linux: its high-water mark, reset at the start;
 elsewhere it cannot be reset, so there is none). On a GPU it is what torch's allocator held at most.
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +25,32 @@ _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linu
 _WORDS = re.compile(
     r"can't allocate memory|not enough memory|out of memory|_STATUS_ALLOC_FAILED|Cannot allocate memory", re.I
 )
+
+
+def nvidia_gpus() -> list[str]:
+    """The NVIDIA GPUs of this machine as the driver's tool names them, whether torch can use them or not."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        told = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.partition("(")[0].strip() for line in told.stdout.splitlines() if line.startswith("GPU ")]
+
+
+def why_no_cuda() -> str | None:
+    """What keeps torch from this machine's NVIDIA GPUs, and what to do; None where it has them, or there are none."""
+    if torch.cuda.is_available() or not (gpus := nvidia_gpus()):
+        return None
+    there = f"this machine has {gpus[0]}" + (f" and {len(gpus) - 1} more" if len(gpus) > 1 else "")
+    if torch.version.cuda is None:
+        return (
+            f"{there}, but the installed torch {torch.__version__} is built for CPUs only: install a build with CUDA, "
+            "as https://pytorch.org/get-started shows"
+        )
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return f"{there}, but CUDA_VISIBLE_DEVICES hides it: unset it"
+    return f"{there}, but torch, built for CUDA {torch.version.cuda}, cannot use it: its driver may be too old for that"
 
 
 def use_threads(threads: int | None) -> None:

@@ -11,20 +11,28 @@ import contextlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GgufConfig,
+)
 from transformers.utils import logging
 
 from meshtune.config import ModelConfig
 from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
 from meshtune.data.hub import explain
 from meshtune.errors import Fault, InputError, StorageError
+from meshtune.training import machine
+from meshtune.training.targets import check_targets
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _CARD = """# SmolLM2-135M-Instruct, dequantized
@@ -46,14 +54,22 @@ def resolve_device(model: ModelConfig) -> str:
     if model.device == "auto":
         return "cuda" if there["cuda"] else "cpu"
     if not there[model.device]:
-        raise _fault(f"`{model.device}` was asked for, and torch sees none here; write `auto` or `cpu`", "device")
+        why = machine.why_no_cuda() if model.device == "cuda" else None
+        what = "torch sees none here" if why is None else why
+        raise _fault(f"`{model.device}` was asked for, and {what}; or write `auto` or `cpu`", "device")
     return model.device
 
 
-def check_model(model: ModelConfig) -> None:
-    """Refuse a model that cannot be loaded, as far as that can be known without reading weights.
+def advice(device: str) -> str | None:
+    """One sentence where `auto` took a device that is slower than what this machine has; None where all is well."""
+    return machine.why_no_cuda() if device == "cpu" else None
 
-    A model of the Hub that is not in the cache has its configuration fetched, not its weights.
+
+def check_model(model: ModelConfig, targets: str | Sequence[str] | None = None) -> None:
+    """Refuse a model that cannot be loaded or trained, as far as that can be known without reading weights.
+
+    A model of the Hub that is not in the cache has its configuration fetched, not its weights. With the names of its
+    target modules given, or `all-linear`, these are checked too, where the model comes with no code of its own.
     """
     if model.name == "embedded":
         embedded_gguf()
@@ -64,8 +80,27 @@ def check_model(model: ModelConfig) -> None:
     with quiet(), _explained(model):
         config = AutoConfig.from_pretrained(name, trust_remote_code=model.trust_remote_code, **arguments)
     known = type(config) in AutoModelForCausalLM._model_mapping
-    if not known and "AutoModelForCausalLM" not in getattr(config, "auto_map", {}):
-        raise _fault(f"`{name}` is a `{config.model_type}` model, no causal language model, which LoRA training needs")
+    own = "AutoModelForCausalLM" in getattr(config, "auto_map", {})
+    if not own:
+        _check_kind(name, config, known)
+    if known and targets is not None:
+        with quiet(), torch.device("meta"):
+            check_targets(AutoModelForCausalLM.from_config(config), targets)
+
+
+def _check_kind(name: str, config: Any, known: bool) -> None:
+    """Refuse what the trainer has no rows for: it trains causal language models on text."""
+    kind = f"`{name}` is a `{config.model_type}` model"
+    # Of some models with a vision part Transformers has the language part as a model of its own, which is trained.
+    built = AutoModelForCausalLM._model_mapping[type(config)].config_class if known else type(config)
+    senses = [part for part in getattr(built, "sub_configs", {}) if part.startswith(("vision", "audio"))]
+    if senses or (not known and type(config) in AutoModelForImageTextToText._model_mapping):
+        what = "images or sound" if len(senses) != 1 else {"v": "images", "a": "sound"}[senses[0][0]]
+        raise _fault(f"{kind}, which reads {what} beside text; such models are not trained here, take a text-only one")
+    if getattr(config, "is_encoder_decoder", False):
+        raise _fault(f"{kind}, no causal language model but an encoder with a decoder; take one with a decoder only")
+    if not known:
+        raise _fault(f"{kind}, no causal language model, which LoRA training needs")
 
 
 def load_model(model: ModelConfig, device: str) -> Any:

@@ -71,7 +71,13 @@ def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: i
     names = {field.name for field in fields(Recipe)}
     values = {name: value for name, value in training.model_dump().items() if name in names}
     values |= {name: int(value) if name in WHOLE else value for name, value in hyperparameters.items()}
-    targets = values["target_modules"]
-    if isinstance(targets, str) and targets != "all-linear":
-        values["target_modules"] = tuple(name.strip() for name in targets.split(",") if name.strip())
+    values["target_modules"] = target_modules(values["target_modules"])
     return Recipe(**values, seed=seed)
+
+
+def target_modules(value: Any) -> str | tuple[str, ...]:
+    """`all-linear` or the names, which may come as one text with commas between them."""
+    if value == "all-linear":
+        return "all-linear"
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(name.strip() for name in names if name.strip())

@@ -1,21 +1,47 @@
-"""What a trainer says while it trains: the seam of both trainers.
+"""What a trainer says while it trains: the seam of trainers, ours and those that a study imports.
 
-`train(base, train_rows, validation_rows, recipe, at=..)` is an iterator of `Step`s whose last value is `Trained`.
-Closing it ends the training within a step and leaves the base as it was; a loss that is not finite raises `Diverged`.
+`train(base, train_rows, validation_rows, recipe, *, at, checkpoint=None)` is an iterator of `Step`s whose last value is
+`Trained`. Closing it ends the training within a step and leaves the base as it was; a loss that is not finite raises
+`Diverged`. With a `Checkpoint` it saves itself, and where the folder holds what it saved, it goes on from there to the
+same losses: it first tells the steps of its history again (the first, and each epoch's end), then where it stands. A
+trainer that has no `checkpoint` argument starts over. `meshtune.testing.trainers` holds the contract.
 The `transformers` trainer is in `trainer.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
+
+from meshtune.training.loss import RowSet
+from meshtune.training.recipe import Recipe
 
 
 class Diverged(ArithmeticError):
     """A training or validation loss was not finite."""
+
+
+class Suspended(Exception):
+    """The training was asked to stop where it is; what can be saved is saved."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where and when a training saves itself.
+
+    Attributes:
+        folder: of this training alone; made when there is something to save, removed by whoever gave it.
+        seconds: of training between two saves; None: only when asked.
+        asked: whether to save now and raise `Suspended`; looked at between batches.
+    """
+
+    folder: Path
+    seconds: float | None
+    asked: Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -27,6 +53,7 @@ class Step:
         tokens: trained on so far, padding left out.
         training_loss: of the step just done, or at an epoch's end of the epoch: the mean over its label tokens.
         validation_loss: at an epoch's end the loss of the validation rows, else None.
+        earlier: seconds that the training had taken when the checkpoint was saved from which it went on.
     """
 
     step: int
@@ -35,15 +62,33 @@ class Step:
     tokens: int
     training_loss: float | None = None
     validation_loss: float | None = None
+    earlier: float = 0.0
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained adapter, of the epoch that was asked for, with that epoch's validation loss.
 
-    `weights` are named as PEFT's files name them, `config` is PEFT's, with the target modules resolved.
+    `weights` are named as PEFT's files name them, `config` is PEFT's, with the target modules resolved. Both belong to
+    the base as it was before the training, whatever the start weights did to it.
     """
 
     loss: float
     weights: Mapping[str, torch.Tensor]
     config: Any
+
+
+class Train(Protocol):
+    """The function that a trainer is. See the module; `checkpoint` may be left out of its arguments."""
+
+    def __call__(
+        self,
+        base: Any,
+        train_rows: RowSet,
+        validation_rows: RowSet,
+        recipe: Recipe,
+        *,
+        at: Literal["best", "last"],
+        checkpoint: Checkpoint | None = None,
+    ) -> Iterator[Step | Trained]:
+        """See the module."""

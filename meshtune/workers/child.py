@@ -36,6 +36,9 @@ def main() -> None:
     print(READY, file=out, flush=True)
     while (requests := work.get()) is not None:
         _evaluate(objective, requests, out)
+    for stream in (out, sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)  # the thread that waits for input would be in the interpreter's way
 
 
 def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -> None:

@@ -13,7 +13,9 @@ from meshtune.config import ModelConfig
 from meshtune.data.embedded import CONVERTED, embedded_gguf
 from meshtune.errors import InputError, StorageError
 from meshtune.training import models
+from meshtune.training.loss import Row
 from meshtune.training.precision import resolve_precision
+from meshtune.training.validation import row_losses
 
 
 def refused(model: ModelConfig) -> str:
@@ -57,6 +59,84 @@ def test_not_a_causal_model(tmp_path: Path, tiny_model_folder: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
     with pytest.raises(InputError, match="`t5` model, no causal language model"):
         models.check_model(ModelConfig(name=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "gemma3"}, "`gemma3` model, which reads images beside text"),
+        ({"model_type": "llava"}, "`llava` model, which reads images"),
+        ({"model_type": "qwen2_vl"}, "`qwen2_vl` model, which reads images"),
+        ({"model_type": "phi4_multimodal"}, "`phi4_multimodal` model, which reads images or sound"),
+        ({"model_type": "t5"}, "`t5` model, no causal language model but an encoder with a decoder"),
+        ({"model_type": "bart"}, "`bart` model, no causal language model but an encoder with a decoder"),
+        ({"model_type": "bert", "is_encoder_decoder": False}, None),
+        ({"model_type": "vit"}, "`vit` model, no causal language model"),
+    ],
+    ids=lambda value: value.get("model_type") if isinstance(value, dict) else "",
+)
+def test_kinds_of_models(tmp_path: Path, tiny_model_folder: Path, config: dict[str, object], message: str) -> None:
+    """One message each, before any weight is read; an encoder that can be a decoder is one (BERT)."""
+    shutil.copy(tiny_model_folder / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if message is None:
+        models.check_model(ModelConfig(name=str(tmp_path)))
+        return
+    with pytest.raises(InputError) as caught:
+        models.check_model(ModelConfig(name=str(tmp_path)))
+    assert message in str(caught.value)
+    assert len(caught.value.faults) == 1
+
+
+def test_the_language_part_of_a_vision_model_is_a_model(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Transformers has it as a class of its own, and loads that."""
+    shutil.copy(tiny_model_folder / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_5"}))
+    models.check_model(ModelConfig(name=str(tmp_path)))
+
+
+def test_target_modules_are_checked_without_weights(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """From the configuration alone, of a model that would not fit into this machine's memory."""
+    shutil.copy(tiny_model_folder / "model.safetensors", tmp_path)
+    large = {"model_type": "llama", "hidden_size": 8192, "num_hidden_layers": 80, "intermediate_size": 28672}
+    (tmp_path / "config.json").write_text(json.dumps(large))
+    models.check_model(ModelConfig(name=str(tmp_path)), "all-linear")
+    with pytest.raises(InputError, match="Did you mean `q_proj`"):
+        models.check_model(ModelConfig(name=str(tmp_path)), ("q_prj",))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mixtral"}))
+    with pytest.raises(InputError, match="mixture of experts"):
+        models.check_model(ModelConfig(name=str(tmp_path)), "all-linear")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this torch has its GPU")
+def test_a_gpu_that_torch_does_not_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's tool names it: an answer to `cuda` and to `auto`, where without one there is nothing to say."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert models.advice("cpu") is None
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'\n")
+    tool.chmod(0o755)
+    advice = models.advice("cpu")
+    assert advice is not None
+    assert advice.startswith("this machine has GPU 0: NVIDIA H100 80GB HBM3, but ")
+    if torch.version.cuda is None:
+        assert "built for CPUs only" in advice
+    assert models.advice("cuda") is None
+    with pytest.raises(InputError) as caught:
+        models.resolve_device(ModelConfig(name="embedded", device="cuda"))
+    assert advice in str(caught.value)
+
+
+def test_no_pad_token(tmp_path: Path, tiny_model_folder: Path, train_rows: list[Row]) -> None:
+    """None is needed: padding is told by the mask alone, and the losses are those of rows one at a time."""
+    shutil.copytree(tiny_model_folder, tmp_path, dirs_exist_ok=True)
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        values = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps({k: v for k, v in values.items() if "pad_token" not in k}))
+    base = models.load_model(ModelConfig(name=str(tmp_path)), "cpu")
+    assert base.config.pad_token_id is None
+    alone = [row_losses(base, [row])[0][0] for row in train_rows]
+    assert [total for total, _ in row_losses(base, train_rows)] == pytest.approx(alone, abs=1e-3)
 
 
 def test_code_of_its_own_is_not_run_unless_asked_for(tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -78,6 +78,37 @@ def test_the_program_ends_with_its_worker(tmp_path: Path, how: str) -> None:
             worker.close()
 
 
+def test_what_ended_while_it_was_suspended_is_not_lost(tmp_path: Path) -> None:
+    """It was evaluated to its end; the processes are gone, and asking again gives nothing."""
+    worker = local(tmp_path, 1)
+    try:
+        children = worker.pids
+        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0)])
+        while not worker._children[0].ready:
+            worker.events(0.05)
+        assert gone([program_pid(tmp_path)])
+        worker._selector.select(20)  # the outcome is on its way and nobody has read it
+        worker.suspend(20)
+        assert [outcome.loss for outcome in collect(worker, 1)] == [9]
+        assert gone(children)
+        assert worker.events(0.1) == []
+    finally:
+        worker.close()
+
+
+def test_what_does_not_end_when_suspended_is_killed(tmp_path: Path) -> None:
+    """A process that is still starting when the time is over."""
+    worker = local(tmp_path, 1)
+    try:
+        children = worker.pids
+        worker.submit([Request(0, {"x": 3, "do": "sleep"}, seed=0)])
+        worker.suspend(0.0)
+        assert gone(children)
+        assert worker.events(0.1) == []
+    finally:
+        worker.close()
+
+
 def test_a_process_that_cannot_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     worker = LocalWorker(ObjectiveSpec("no such kind", {}), [Place("cpu", {}, 1)], tmp_path)
     try:

@@ -1,0 +1,37 @@
+"""Where a trial's checkpoint lies, when it is thrown away, and when a crash speaks against going on from it.
+
+A trial that was interrupted goes on from its checkpoint however often. One that crashed goes on from it once: where it
+crashes again without having got to another save, what was saved may be the reason, and the next attempt starts over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+
+from meshtune.training.saved_state import FILE
+
+FOLDER = "checkpoints"
+_RETRIED = "retried"  # holds the time of the state from which a retry went on
+
+
+def before_attempt(folder: Path, attempt: int) -> None:
+    """Throw the checkpoint away where the attempt before this one went on from the same one and crashed."""
+    state, mark = folder / FILE, folder / _RETRIED
+    if attempt < 2 or not state.is_file():
+        return
+    saved = str(state.stat().st_mtime_ns)
+    if mark.is_file() and mark.read_text(encoding="utf-8") == saved:
+        print(f"it crashed again after going on from {folder}: starting over", file=sys.stderr, flush=True)
+        forget(folder)
+    else:
+        mark.write_text(saved, encoding="utf-8")
+
+
+def forget(folder: Path) -> None:
+    """Remove a trial's checkpoint, and the folder of all of them with the last one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others lie there
+        folder.parent.rmdir()

@@ -1,0 +1,82 @@
+"""A training's state as one file, `state.pt` in a folder of its own: there whole or not at all.
+
+It is read without running any code that it may hold (`weights_only`). A file that is damaged, or that another recipe,
+other rows or other library versions made, is left alone with a line in the log: the training then starts over. The
+folder belongs to one base model; that is not checked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+
+from meshtune.training.loss import RowSet
+from meshtune.training.recipe import Recipe
+
+LAYOUT = 1
+FILE = "state.pt"
+
+
+def identity(recipe: Recipe, at: str, *sides: RowSet) -> str:
+    """What must be the same for a state to go on to the same losses: recipe, epoch that counts, rows, versions."""
+    versions = torch.__version__, transformers.__version__, peft.__version__
+    content = hashlib.sha256(repr((LAYOUT, recipe, at, versions)).encode())
+    for rows in sides:
+        content.update(f"rows {len(rows)}".encode())
+        for index in range(len(rows)):
+            tokens, trained = rows[index]
+            content.update(len(tokens).to_bytes(8, "little"))
+            content.update(tokens.tobytes())
+            content.update(trained.tobytes())
+    return content.hexdigest()
+
+
+def write(folder: Path, made_by: str, values: dict[str, Any]) -> bool:
+    """Save a state in place of the one before it; False, with a line in the log, where it cannot be written.
+
+    A full disk costs the checkpoint and not the training.
+    """
+    aside = folder / f".{FILE}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            torch.save({"identity": made_by, **values}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, folder / FILE)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
+        _say(f"the checkpoint cannot be written to {folder}, and the training goes on without it: {error}")
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def read(folder: Path, made_by: str) -> dict[str, Any] | None:
+    """The state on the CPU, or None where there is none that fits."""
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        found = values.pop("identity")
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
+        _say(f"the checkpoint {path} is damaged, and the training starts over: {type(error).__name__}")
+        return None
+    if found != made_by:
+        _say(f"the checkpoint {path} is of another recipe, other rows or other versions: the training starts over")
+        return None
+    return dict(values)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # the worker's log

@@ -1,0 +1,152 @@
+"""A trainer of one's own: a file beside the study, named by `training.trainer: {import: ..}`."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.errors import InputError
+from meshtune.objectives.lora import LoraObjective, LoraSpec, trainer_of
+from meshtune.testing.trainers import TrainerContract
+from meshtune.training.loss import Row
+from meshtune.training.steps import Train
+from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
+from tests.training.conftest import make_rows
+
+POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "learning_rate": 0.01}
+PROGRAM = '''
+"""AdamW and a loop over rows, one at a time; the last epoch counts, unless an earlier one was better."""
+import math
+import torch
+from meshtune.training.checkpoints import new_adapter, tensors
+from meshtune.training.loss import collate, label_losses
+from meshtune.training.steps import Diverged, Step, Trained
+from meshtune.training.trainer import lora_config
+from meshtune.training.validation import mean_loss, row_losses
+
+
+def train(base, train_rows, validation_rows, recipe, *, at):
+    best, weights = math.inf, {}
+    with new_adapter(base, lora_config(base, recipe), recipe.seed) as adapter:
+        chosen = [weight for weight in adapter.model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.AdamW(chosen, recipe.learning_rate)
+        count, tokens, step = len(train_rows), 0, 0
+        for epoch in range(recipe.epochs):
+            for index in range(count):
+                batch = collate([train_rows[index]])
+                loss = label_losses(adapter.model, batch).sum() / max(1, int((batch["labels"] >= 0).sum()))
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                step, tokens = step + 1, tokens + batch["input_ids"].numel()
+                if not math.isfinite(loss.item()):
+                    raise Diverged("it was not finite")
+                yield Step(step, count * recipe.epochs, step / count, tokens, loss.item())
+            validation = mean_loss(row_losses(adapter.model.get_base_model(), validation_rows))
+            yield Step(step, count * recipe.epochs, epoch + 1, tokens, loss.item(), validation)
+            if validation < best or at == "last":
+                best, weights = validation, tensors(adapter.model)
+        yield Trained(best, weights, adapter.saved_config)
+
+
+def silent(base, train_rows, validation_rows, recipe, *, at):
+    return []
+
+
+def not_finite(base, train_rows, validation_rows, recipe, *, at):
+    return [Step(1, 1, 1.0, 5, float("nan"))]
+
+
+nothing = 5
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _written(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The file, in a folder that Python finds."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_trainer.py").write_text(PROGRAM)
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+def config(name: str) -> TrainingConfig:
+    """A training section that imports `own_trainer:<name>`."""
+    values = {"trainer": {"import": f"own_trainer:{name}"}, "epochs": 2, "batch_size": 8, "precision": "float32"}
+    return TrainingConfig.model_validate(values)
+
+
+class TestOwn(TrainerContract):
+    @pytest.fixture(autouse=True)
+    def _tiny(self, tiny_model_folder: Path) -> None:
+        self._folder = tiny_model_folder
+
+    def trainer(self) -> Train:
+        found, resumes = trainer_of(config("train"))
+        assert not resumes
+        return found
+
+    def model_folder(self) -> Path:
+        return self._folder
+
+    def rows(self) -> tuple[list[Row], list[Row]]:
+        return make_rows(12, 1), make_rows(5, 2)
+
+
+@pytest.fixture
+def objective(tiny_model_folder: Path, tiny_data: DataRef, tmp_path: Path) -> Any:
+    """Makes the objective that trains with one of the functions."""
+
+    def make(name: str) -> LoraObjective:
+        model = ModelConfig(name=str(tiny_model_folder))
+        spec = LoraSpec(model=model, training=config(name), data=tiny_data, at="best", folder=str(tmp_path))
+        return LoraObjective(LoraSpec.model_validate_json(spec.model_dump_json(by_alias=True)), "cpu", 1)
+
+    return make
+
+
+def test_a_trial(objective: Any, tmp_path: Path) -> None:
+    """Progress, losses, tokens and the adapter are those of our trainer's trials."""
+    *progress, outcome = objective("train").evaluate([Request(0, POINT, seed=0)])
+    assert all(isinstance(event, Progress) for event in progress)
+    assert isinstance(outcome, Outcome)
+    assert outcome.ending is Ending.COMPLETE, outcome.message
+    assert outcome.loss == min(outcome.losses)
+    assert len(outcome.training_losses) == 3
+    assert (tmp_path / "adapters" / "0" / "adapter_model.safetensors").is_file()
+
+
+def test_it_can_be_suspended_and_starts_over(objective: Any) -> None:
+    """It takes no checkpoint, so there is nothing to go on from; and it ends within a step."""
+    one = objective("train")
+    events = one.evaluate([Request(0, POINT, seed=0)])
+    next(events)
+    one.suspend()
+    assert not [event for event in events if isinstance(event, Outcome)]
+
+
+@pytest.mark.parametrize(
+    ("name", "ending", "message"),
+    [
+        ("silent", Ending.CRASHED, "without a result"),
+        ("not_finite", Ending.DIVERGED, "a loss of step 1 was nan"),
+        ("trian", Ending.CRASHED, "Did you mean `train`?"),
+        ("nothing", Ending.CRASHED, "`own_trainer:nothing` is no function"),
+    ],
+)
+def test_what_goes_wrong_has_words(objective: Any, name: str, ending: Ending, message: str) -> None:
+    """Each ends its trial, and the objective lives on."""
+    *_, outcome = objective(name).evaluate([Request(0, POINT, seed=0)])
+    assert isinstance(outcome, Outcome)
+    assert outcome.ending is ending
+    assert message in outcome.message
+
+
+def test_a_module_that_is_not_there() -> None:
+    """Says which key names it."""
+    values = {"trainer": {"import": "no_such_module:train"}}
+    with pytest.raises(InputError, match=r"training[.]trainer[.]import: `no_such_module` cannot be imported"):
+        trainer_of(TrainingConfig.model_validate(values))
