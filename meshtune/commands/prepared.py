@@ -69,6 +69,13 @@ def prepare(study: Located) -> Prepared:
     return _lora(study, space, baseline, start, fixed)
 
 
+def need_training_packages() -> None:
+    """Raises MissingExtra where adapters cannot be trained or loaded."""
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
+
+
 def _lora(
     study: Located,
     space: Space,
@@ -77,9 +84,7 @@ def _lora(
     fixed: dict[str, Any],
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
+    need_training_packages()
     from meshtune.data.build import prepare as prepare_data
     from meshtune.objectives.lora import LoraSpec
     from meshtune.training.models import check_model, resolve_device

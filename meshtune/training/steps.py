@@ -2,13 +2,15 @@
 
 `train(base, train_rows, validation_rows, recipe, at=..)` is an iterator of `Step`s whose last value is `Trained`.
 Closing it ends the training within a step and leaves the base as it was; a loss that is not finite raises `Diverged`.
+A trainer that takes a `checkpoint` saves itself there; asked to, it raises `Suspended` once it has.
 The `transformers` trainer is in `trainer.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,24 @@ import torch
 
 class Diverged(ArithmeticError):
     """A training or validation loss was not finite."""
+
+
+class Suspended(Exception):
+    """The training has saved itself to its checkpoint, as it was asked to, and ended."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training saves itself, and goes on from where it stood.
+
+    Attributes:
+        folder: of the checkpoint. seconds: between saves; None: never by time.
+        asked: asked at every step; once true, the training saves itself and raises `Suspended`.
+    """
+
+    folder: Path
+    seconds: float | None
+    asked: Callable[[], bool]
 
 
 @dataclass(frozen=True)
