@@ -6,10 +6,11 @@ the training runs, what it needs to go on after a kill stands in `<folder>.unfin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from meshtune.training.steps import Step
 
 SETTINGS = "settings.json"
+CHECKPOINT = "checkpoint"
+LOG = "progress.json"
 Report = Callable[[Progress | str], None]  # where the training stands, or a line to show
 
 
@@ -90,11 +93,14 @@ def train(
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         with asked_by_signals() as asked, lease(unfinished):
-            if (unfinished / SETTINGS).exists():
+            if (unfinished / CHECKPOINT).exists():
                 told(f"going on with the unfinished training in {unfinished}")
-            takeaway.write_json(unfinished / SETTINGS, job.settings)
-            result = _trained(job, unfinished, asked, told)
-            facts = _finish(job, result, unfinished / "finished", out)
+            else:
+                (unfinished / LOG).unlink(missing_ok=True)  # of a run that was killed before it saved anything
+            with _kept_if_saved(unfinished):
+                takeaway.write_json(unfinished / SETTINGS, job.settings)
+                result = _trained(job, unfinished, asked, told)
+                facts = _finish(job, result, unfinished / "finished", out)
     except OSError as error:
         raise takeaway.cannot_write(unfinished, error) from error
     takeaway.put_in_place(unfinished / "finished", out)
@@ -116,6 +122,17 @@ def _job(chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None
     at = "last" if all_data else chosen.record.notes["fixed"]["objective"]["at"]
     data = DataRef(str(chosen.study.folder / "data"), chosen.record.notes["fixed"]["data"])
     return _Job(chosen, made, all_data, at, data, device, config.worker.threads or cores())
+
+
+@contextlib.contextmanager
+def _kept_if_saved(unfinished: Path) -> Iterator[None]:
+    """Where something ends the training, leave its folder only if there is a checkpoint to go on from."""
+    try:
+        yield
+    except BaseException:
+        if not (unfinished / CHECKPOINT).exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
@@ -146,6 +163,8 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, told: Report) -> Retrain
     train_rows, validation, test = (Rows.open(job.data, side) for side in ("train", "validation", "test"))
     minutes = training.checkpoint_minutes
     machine.use_threads(job.threads)
+    if note := _earlier_best(job):
+        told(f"{note}; this training keeps its last, epoch {job.recipe.epochs} (`--epochs`)")
     told("loading the model")
     try:
         return retrain(
@@ -155,18 +174,19 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, told: Report) -> Retrain
             job.recipe,
             at="last" if job.at == "last" else "best",
             trainer=training.trainer,
-            folder=unfinished,
+            folder=unfinished / CHECKPOINT,
+            log=unfinished / LOG,
             checkpoint_seconds=None if minutes is None else minutes * 60,
             asked=asked,
             report=lambda event: told(_shown(job, event)),
         )
     except Suspended:
-        text = f"its state is in {unfinished}; run the same command again to continue"
+        text = f"the training is saved in {unfinished}; run the same command again to continue"
+        if not (unfinished / CHECKPOINT).exists():
+            text = "nothing of the training was saved; run the same command again to start over"
         raise (Interrupted if asked.interrupted else Stopped)(f"interrupted: {text}") from None
-    except (Diverged, InputError) as error:
+    except Diverged as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # going on would come to the same end
-        if isinstance(error, InputError):
-            raise
         raise MeshtuneError(f"the training diverged: {error}. Another seed or another trial may not") from error
     except Exception as error:  # whatever a library raises where memory runs out
         if machine.is_out_of_memory(error):
@@ -217,4 +237,14 @@ def _run(job: _Job, result: Retrained) -> dict[str, Any]:
         "seed": job.recipe.seed,
         "device": job.device,
         "threads": job.threads,
+        "note": _earlier_best(job),
     }
+
+
+def _earlier_best(job: _Job) -> str:
+    """Where nothing is held out, the trial tells how many epochs are too many: a sentence, or nothing."""
+    losses = job.chosen.outcome.losses if job.chosen.outcome is not None else ()
+    lowest = losses.index(min(losses)) + 1 if losses else 0
+    if not job.all_data or lowest in (0, len(losses)) or job.recipe.epochs <= lowest:
+        return ""
+    return f"The validation loss of {job.chosen.name} was lowest after epoch {lowest} of {len(losses)}"

@@ -87,10 +87,7 @@ def _introduction(facts: Mapping[str, Any]) -> str:
     if point["trial"] is None:
         how = "Its hyperparameters are those of the baseline, which the study was to beat"
     title = Path(_model_name(facts)).name
-    return (
-        f"# {title}, tuned with meshtune\n\n{what} {how}, of the study `{study['name']}` of"
-        f" meshtune {facts['meshtune']}."
-    )
+    return f"# {title}, tuned with meshtune\n\n{what} {how} (study `{study['name']}`, meshtune {facts['meshtune']})."
 
 
 def _loading(facts: Mapping[str, Any], name: str) -> str:
@@ -100,7 +97,14 @@ def _loading(facts: Mapping[str, Any], name: str) -> str:
         text += "\n\nAsk it through the tokenizer's chat template (`tokenizer.apply_chat_template`), as it was trained."
     elif style == "alpaca":
         text += "\n\nIt was trained on prompts in Stanford Alpaca's template, and is to be asked in the same."
-    if facts.get("merged") is None and facts["model"]["name"] == "embedded":
+    if facts.get("merged") is not None:
+        return text
+    if Path(facts["model"]["name"]).is_absolute():
+        text += (
+            "\n\nThe base model was a folder or file of the machine that trained this: elsewhere, write where yours is"
+            " as `base_model_name_or_path` in `adapter_config.json`."
+        )
+    if facts["model"]["name"] == "embedded":
         text += (
             "\n\n`adapter_config.json` names the dequantized base as meshtune unpacks it on this machine"
             " (`meshtune.training.models.embedded_folder()` on another)."
@@ -141,8 +145,10 @@ def _losses(facts: Mapping[str, Any]) -> str:
 
 
 def _hyperparameters(facts: Mapping[str, Any]) -> str:
-    searched = [(name, f"`{value}`") for name, value in facts["point"]["hyperparameters"].items()]
-    rest = {name: value for name, value in facts["training"].items() if name not in facts["point"]["hyperparameters"]}
+    searched = [(name, f"`{_plain(value)}`") for name, value in facts["point"]["hyperparameters"].items()]
+    point = {name: _plain(value).replace(" ", "") for name, value in facts["point"]["hyperparameters"].items()}
+    # What the point names is told again where it was trained otherwise, as `--epochs` does.
+    rest = {n: v for n, v in facts["training"].items() if n not in point or _plain(v).replace(" ", "") != point[n]}
     fixed = [(name, f"`{_plain(value)}`") for name, value in rest.items()]
     return (
         "## Hyperparameters\n\n"
@@ -186,7 +192,8 @@ def _data(facts: Mapping[str, Any]) -> str:
 
 def _choice(facts: Mapping[str, Any]) -> str:
     study = facts["study"]
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in study["trials"].items() if count)
+    ended = {name: count for name, count in study["trials"].items() if count and name != "proposed"}
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in ended.items())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     unfinished = "" if study["state"] == "finished" else " The search was not finished when this was written."
     return (
@@ -249,4 +256,6 @@ def _number(value: float | None) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"  # `training.json` has all digits
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,7 +1,7 @@
 """One adapter trained in this process, with a log of it that outlives the process.
 
-The working folder holds `checkpoint/` (the trainer's) and `progress.json`: epochs, tokens and seconds so far. The same
-training in the same folder goes on from there. Whether the folder belongs to this training is the caller's to know.
+The trainer saves itself to a folder, and epochs and seconds so far go to a file beside it: the same training with the
+same two goes on from there. Whether they belong to this training is the caller's to know.
 Trainers validate after each epoch; where nothing is held out, they are given one row, and its loss is dropped.
 """
 
@@ -71,6 +71,7 @@ def retrain(
     at: Literal["best", "last"],
     trainer: TrainerConfig,
     folder: Path,
+    log: Path,
     checkpoint_seconds: float | None,
     asked: Callable[[], bool],
     report: Callable[[Step | Epoch], None],
@@ -79,7 +80,8 @@ def retrain(
 
     Args:
         validation_rows: None where nothing is held out; then `at` must be `last`.
-        folder: of work, as the module says. asked: whether to save and end now.
+        folder, log: of the checkpoint, and the file, as the module says. checkpoint_seconds: None: not by time.
+        asked: whether to save and end now.
         report: is told each step, and each epoch once at its end.
 
     Raises:
@@ -88,9 +90,9 @@ def retrain(
     """
     function = transformers_trainer if trainer.imported is None else imported(trainer.imported, "training.trainer")
     saves = "checkpoint" in inspect.signature(function).parameters
-    checkpoint = Checkpoint(folder / "checkpoint", checkpoint_seconds, asked)
+    checkpoint = Checkpoint(folder, checkpoint_seconds, asked)
     held_out = validation_rows if validation_rows is not None else _shortest(train_rows)
-    log = _Log(folder / "progress.json", measured=validation_rows is not None)
+    kept = _Log(log, measured=validation_rows is not None)
     steps: Generator[Step | Trained, None, None] = function(
         base, train_rows, held_out, recipe, at=at, **({"checkpoint": checkpoint} if saves else {})
     )
@@ -98,13 +100,13 @@ def retrain(
         with contextlib.closing(steps):
             for step in steps:
                 if isinstance(step, Trained):
-                    return Retrained(step, tuple(log.epochs.values()), log.tokens, log.seconds)
-                for told in log.take(step):
+                    return Retrained(step, tuple(kept.epochs.values()), kept.tokens, kept.seconds)
+                for told in kept.take(step):
                     report(told)
                 if not saves and asked():
                     raise Suspended
     finally:
-        log.save()
+        kept.save()
     raise RuntimeError("the trainer ended without a result")
 
 
