@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.json"
 CHECKPOINT = "checkpoint"
-LOG = "progress.json"
 Report = Callable[[Progress | str], None]  # where the training stands, or a line to show
 
 
@@ -95,8 +94,6 @@ def train(
         with asked_by_signals() as asked, lease(unfinished):
             if (unfinished / CHECKPOINT).exists():
                 told(f"going on with the unfinished training in {unfinished}")
-            else:
-                (unfinished / LOG).unlink(missing_ok=True)  # of a run that was killed before it saved anything
             with _kept_if_saved(unfinished):
                 takeaway.write_json(unfinished / SETTINGS, job.settings)
                 result = _trained(job, unfinished, asked, told)
@@ -157,7 +154,7 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, told: Report) -> Retrain
     from meshtune.training import machine
     from meshtune.training.models import load_model
     from meshtune.training.retrain import Joined, retrain
-    from meshtune.training.steps import Diverged, Suspended
+    from meshtune.training.steps import Checkpoint, Diverged, Suspended
 
     training = job.chosen.study.config.training
     train_rows, validation, test = (Rows.open(job.data, side) for side in ("train", "validation", "test"))
@@ -174,10 +171,7 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, told: Report) -> Retrain
             job.recipe,
             at="last" if job.at == "last" else "best",
             trainer=training.trainer,
-            folder=unfinished / CHECKPOINT,
-            log=unfinished / LOG,
-            checkpoint_seconds=None if minutes is None else minutes * 60,
-            asked=asked,
+            checkpoint=Checkpoint(unfinished / CHECKPOINT, None if minutes is None else minutes * 60, asked),
             report=lambda event: told(_shown(job, event)),
         )
     except Suspended:

@@ -1,19 +1,24 @@
-"""What a trainer says while it trains: the seam of both trainers.
+"""What a trainer says while it trains: the seam of trainers, ours and those that a study imports.
 
-`train(base, train_rows, validation_rows, recipe, at=..)` is an iterator of `Step`s whose last value is `Trained`.
-Closing it ends the training within a step and leaves the base as it was; a loss that is not finite raises `Diverged`.
-A trainer that takes a `checkpoint` saves itself there; asked to, it raises `Suspended` once it has.
+`train(base, train_rows, validation_rows, recipe, *, at, checkpoint=None)` is an iterator of `Step`s whose last value is
+`Trained`. Closing it ends the training within a step and leaves the base as it was; a loss that is not finite raises
+`Diverged`. With a `Checkpoint` it saves itself, and where the folder holds what it saved, it goes on from there to the
+same losses: it first tells the steps of its history again (the first, and each epoch's end), then where it stands. A
+trainer that has no `checkpoint` argument starts over. `meshtune.testing.trainers` holds the contract.
 The `transformers` trainer is in `trainer.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
+
+from meshtune.training.loss import RowSet
+from meshtune.training.recipe import Recipe
 
 
 class Diverged(ArithmeticError):
@@ -21,16 +26,17 @@ class Diverged(ArithmeticError):
 
 
 class Suspended(Exception):
-    """The training has saved itself to its checkpoint, as it was asked to, and ended."""
+    """The training was asked to stop where it is; what can be saved is saved."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training saves itself, and goes on from where it stood.
+    """Where and when a training saves itself.
 
     Attributes:
-        folder: of the checkpoint. seconds: between saves; None: never by time.
-        asked: asked at every step; once true, the training saves itself and raises `Suspended`.
+        folder: of this training alone; made when there is something to save, removed by whoever gave it.
+        seconds: of training between two saves; None: only when asked.
+        asked: whether to save now and raise `Suspended`; looked at between batches.
     """
 
     folder: Path
@@ -47,6 +53,7 @@ class Step:
         tokens: trained on so far, padding left out.
         training_loss: of the step just done, or at an epoch's end of the epoch: the mean over its label tokens.
         validation_loss: at an epoch's end the loss of the validation rows, else None.
+        earlier: seconds that the training had taken when the checkpoint was saved from which it went on.
     """
 
     step: int
@@ -55,15 +62,33 @@ class Step:
     tokens: int
     training_loss: float | None = None
     validation_loss: float | None = None
+    earlier: float = 0.0
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained adapter, of the epoch that was asked for, with that epoch's validation loss.
 
-    `weights` are named as PEFT's files name them, `config` is PEFT's, with the target modules resolved.
+    `weights` are named as PEFT's files name them, `config` is PEFT's, with the target modules resolved. Both belong to
+    the base as it was before the training, whatever the start weights did to it.
     """
 
     loss: float
     weights: Mapping[str, torch.Tensor]
     config: Any
+
+
+class Train(Protocol):
+    """The function that a trainer is. See the module; `checkpoint` may be left out of its arguments."""
+
+    def __call__(
+        self,
+        base: Any,
+        train_rows: RowSet,
+        validation_rows: RowSet,
+        recipe: Recipe,
+        *,
+        at: Literal["best", "last"],
+        checkpoint: Checkpoint | None = None,
+    ) -> Iterator[Step | Trained]:
+        """See the module."""
