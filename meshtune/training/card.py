@@ -78,14 +78,15 @@ def _introduction(facts: Mapping[str, Any]) -> str:
         if facts.get("merged") is not None
         else f"A LoRA adapter of rank {rank} for {_model(facts)}."
     )
-    best = "best" if point["best"] else "one"
-    how = {
-        "export": f"It is {point['name']}, the {best} of {study['trials']['complete']} complete trials",
-        "train": f"Its hyperparameters are those of {point['name']}, the {best} of"
-        f" {study['trials']['complete']} complete trials, trained once more",
-    }[facts["made"]]
     if point["trial"] is None:
-        how = "Its hyperparameters are those of the baseline, which the study was to beat"
+        which = "the baseline, which the study was to beat"
+    elif point["best"]:
+        which = f"{point['name']}, the best of {study['trials']['complete']} complete trials"
+    else:
+        is_baseline = point["trial"] == (study["baseline"] or {}).get("trial")
+        which = f"{point['name']}, {'the baseline' if is_baseline else 'one'} of {study['trials']['proposed']} trials"
+    again = f"Its hyperparameters are those of {which}; it was trained once more"
+    how = f"It is {which}" if facts["made"] == "export" else again
     title = Path(_model_name(facts)).name
     return f"# {title}, tuned with meshtune\n\n{what} {how} (study `{study['name']}`, meshtune {facts['meshtune']})."
 
