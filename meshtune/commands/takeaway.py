@@ -72,6 +72,9 @@ def write_facts(folder: Path, facts: Mapping[str, Any], out: Path, study: Path |
     try:
         (folder / CARD).write_text(card(values, out.name), encoding="utf-8")
         write_json(folder / FACTS, values)
+        mode = (folder / FACTS).stat().st_mode  # as the user's umask has it; safetensors leaves its files to the owner
+        for path in folder.iterdir():
+            path.chmod(mode)
     except OSError as error:
         raise cannot_write(folder, error) from error
     return values

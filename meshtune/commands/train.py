@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ def train(
     """
     out = Path(out).absolute()
     unfinished = out.with_name(f"{out.name}.unfinished")
-    told = report or (lambda _: None)
+    say = report or (lambda _: None)
     need_training_packages()
     job = _job(choose(Path(path), trial), all_data=all_data, epochs=epochs, seed=seed)
     _check_out(job, out, unfinished)
@@ -93,16 +93,28 @@ def train(
         unfinished.mkdir(parents=True, exist_ok=True)
         with asked_by_signals() as asked, lease(unfinished):
             if (unfinished / CHECKPOINT).exists():
-                told(f"going on with the unfinished training in {unfinished}")
+                say(f"going on with the unfinished training in {unfinished}")
             with _kept_if_saved(unfinished):
                 takeaway.write_json(unfinished / SETTINGS, job.settings)
-                result = _trained(job, unfinished, asked, told)
+                result = _trained(job, unfinished, asked, say)
                 facts = _finish(job, result, unfinished / "finished", out)
     except OSError as error:
         raise takeaway.cannot_write(unfinished, error) from error
     takeaway.put_in_place(unfinished / "finished", out)
     shutil.rmtree(unfinished, ignore_errors=True)
     return {**facts, "folder": str(out)}
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """What was written, for people: the loss beside the trial's, and what can be done with it."""
+    point, run, folder = result["point"], result["run"], result["folder"]
+    lines = []
+    if run["loss"] is not None:
+        known = "" if point["loss"] is None else f"; {point['name']} of the study had {point['loss']:.4f}"
+        lines.append(f"validation loss {run['loss']:.4f}, of epoch {run['epoch']}{known}")
+    lines.append(f"wrote {folder}: adapter, tokenizer, model card (README.md), {takeaway.FACTS}")
+    lines.append(f"a full model of it: meshtune export {folder} OUT --merge")
+    return "\n".join(lines)
 
 
 def _job(chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None) -> _Job:
@@ -149,7 +161,7 @@ def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
         raise InputError([*faults, Fault(advice, unfinished)])
 
 
-def _trained(job: _Job, unfinished: Path, asked: Asked, told: Report) -> Retrained:
+def _trained(job: _Job, unfinished: Path, asked: Asked, say: Report) -> Retrained:
     from meshtune.data.batches import Rows
     from meshtune.training import machine
     from meshtune.training.models import load_model
@@ -161,8 +173,8 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, told: Report) -> Retrain
     minutes = training.checkpoint_minutes
     machine.use_threads(job.threads)
     if note := _earlier_best(job):
-        told(f"{note}; this training keeps its last, epoch {job.recipe.epochs} (`--epochs`)")
-    told("loading the model")
+        say(f"{note}; this training keeps its last, epoch {job.recipe.epochs} (`--epochs`)")
+    say("loading the model")
     try:
         return retrain(
             load_model(job.chosen.model, job.device),
@@ -172,7 +184,7 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, told: Report) -> Retrain
             at="last" if job.at == "last" else "best",
             trainer=training.trainer,
             checkpoint=Checkpoint(unfinished / CHECKPOINT, None if minutes is None else minutes * 60, asked),
-            report=lambda event: told(_shown(job, event)),
+            report=lambda event: say(_shown(job, event)),
         )
     except Suspended:
         text = f"the training is saved in {unfinished}; run the same command again to continue"

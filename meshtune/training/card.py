@@ -135,6 +135,8 @@ def _losses(facts: Mapping[str, Any]) -> str:
                 f"\nOn {gap['rows']} test rows, which the search never saw, the best minus {name} is"
                 f" {gap['mean']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}, paired by row)."
             )
+    if best is not None and best["trial"] == (study["baseline"] or {}).get("trial"):
+        text += "\nThe baseline itself is the best point that was found."
     if merged is not None and merged["loss"] is not None:
         text += f"\nMeasured again after merging; before it, the adapter's loss was {_number(merged['adapter_loss'])}."
     if run["all_data"]:
@@ -196,11 +198,13 @@ def _choice(facts: Mapping[str, Any]) -> str:
     ended = {name: count for name, count in study["trials"].items() if count and name != "proposed"}
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in ended.items())
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    when = " at the export" if facts["made"] == "export" else ""
     unfinished = "" if study["state"] == "finished" else " The search was not finished when this was written."
     return (
         f"## How it was chosen\n\nBy black-box optimization of the validation loss: sampler `{study['sampler']}`, seed"
         f" {study['seed']}; trials: {counts}. The best is the complete trial with the lowest validation loss, at the"
-        f" {study['at']} epoch.{unfinished}\n\nVersions: meshtune {facts['meshtune']}, {versions}. {_METHOD}"
+        f" {study['at']} epoch.{unfinished}\n\nVersions{when}: meshtune {facts['meshtune']}, {versions}."
+        f" {_METHOD}"
     )
 
 
