@@ -23,7 +23,7 @@ from meshtune.recorded import RecordedTrial, read_outcome
 from meshtune.trial import Ending, Outcome
 
 WORDS = ("best", "baseline")
-_PACKAGES = ("torch", "transformers", "peft", "optuna", "PyNomadBBO")
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "optuna", "PyNomadBBO", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
     key = "baseline" if chosen.trial is None else f"trial-{chosen.trial}"
     return {
         "meshtune": __version__,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": _versions(),
         "model": chosen.model.model_dump(mode="json"),
         "point": {
             "name": chosen.name,
@@ -110,6 +110,8 @@ def describe(chosen: Chosen) -> dict[str, Any]:
         "study": {
             **shown,
             "name": study.folder.name,
+            # As `tune` recorded them; those of this installation where it recorded none.
+            "versions": status.get("versions") or _versions(),
             "sampler": study.config.sampler.name,
             "seed": study.config.seed,
             "at": record.notes["fixed"]["objective"]["at"],
@@ -178,7 +180,7 @@ def _short(name: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"meshtune": __version__, "Python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

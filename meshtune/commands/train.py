@@ -165,11 +165,12 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, say: Report) -> Retraine
     from meshtune.data.batches import Rows
     from meshtune.training import machine
     from meshtune.training.models import load_model
-    from meshtune.training.retrain import Joined, retrain
+    from meshtune.training.retrain import Joined, retrain, trainer_of
     from meshtune.training.steps import Checkpoint, Diverged, Suspended
 
     training = job.chosen.study.config.training
     train_rows, validation, test = (Rows.open(job.data, side) for side in ("train", "validation", "test"))
+    trainer, saves = trainer_of(training)
     minutes = training.checkpoint_minutes
     machine.use_threads(job.threads)
     if note := _earlier_best(job):
@@ -182,7 +183,8 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, say: Report) -> Retraine
             None if job.all_data else validation,
             job.recipe,
             at="last" if job.at == "last" else "best",
-            trainer=training.trainer,
+            trainer=trainer,
+            saves=saves,
             checkpoint=Checkpoint(unfinished / CHECKPOINT, None if minutes is None else minutes * 60, asked),
             report=lambda event: say(_shown(job, event)),
         )

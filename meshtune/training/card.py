@@ -172,6 +172,8 @@ def _training(facts: Mapping[str, Any]) -> str:
     )
     if run.get("note"):
         text += f" {run['note']}."
+    if facts["made"] == "train" and facts["versions"] != facts["study"]["versions"]:
+        text += f" Trained with {_versions(facts['versions'])}, not with the study's versions."
     return text + "\n\n" + _table(("epoch", "training loss", "validation loss"), lines)
 
 
@@ -197,14 +199,11 @@ def _choice(facts: Mapping[str, Any]) -> str:
     study = facts["study"]
     ended = {name: count for name, count in study["trials"].items() if count and name != "proposed"}
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in ended.items())
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    when = " at the export" if facts["made"] == "export" else ""
     unfinished = "" if study["state"] == "finished" else " The search was not finished when this was written."
     return (
         f"## How it was chosen\n\nBy black-box optimization of the validation loss: sampler `{study['sampler']}`, seed"
         f" {study['seed']}; trials: {counts}. The best is the complete trial with the lowest validation loss, at the"
-        f" {study['at']} epoch.{unfinished}\n\nVersions{when}: meshtune {facts['meshtune']}, {versions}."
-        f" {_METHOD}"
+        f" {study['at']} epoch.{unfinished}\n\nVersions: {_versions(study['versions'])}. {_METHOD}"
     )
 
 
@@ -256,6 +255,10 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _plain(value: Any) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from meshtune.config import TrainerConfig
+from meshtune.config import TrainingConfig
 from meshtune.imported import imported
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.recipe import Recipe
-from meshtune.training.steps import Checkpoint, Step, Suspended, Trained
+from meshtune.training.steps import Checkpoint, Step, Suspended, Train, Trained
 from meshtune.training.trainer import train as transformers_trainer
 
 
@@ -62,7 +62,8 @@ def retrain(
     recipe: Recipe,
     *,
     at: Literal["best", "last"],
-    trainer: TrainerConfig,
+    trainer: Train,
+    saves: bool,
     checkpoint: Checkpoint,
     report: Callable[[Step | Epoch], None],
 ) -> Retrained:
@@ -70,22 +71,19 @@ def retrain(
 
     Args:
         validation_rows: None where nothing is held out; then `at` must be `last`.
-        checkpoint: a trainer that takes none starts over each time.
+        trainer, saves: what `trainer_of` gives. checkpoint: a trainer that takes none starts over each time.
         report: is told each step, and each epoch at its end (those before the checkpoint are told again).
 
     Raises:
         Suspended: `checkpoint.asked` said so.
         Diverged: a loss was not finite. InputError: the recipe does not fit the model.
     """
-    function = transformers_trainer if trainer.imported is None else imported(trainer.imported, "training.trainer")
-    saves = "checkpoint" in inspect.signature(function).parameters
     held_out = validation_rows if validation_rows is not None else _shortest(train_rows)
     epochs: dict[int, Epoch] = {}
     begun, earlier, tokens = time.monotonic(), 0.0, 0
-    steps: Generator[Step | Trained, None, None] = function(
-        base, train_rows, held_out, recipe, at=at, **({"checkpoint": checkpoint} if saves else {})
-    )
-    with contextlib.closing(steps):
+    given: dict[str, Any] = {"checkpoint": checkpoint} if saves else {}
+    steps = trainer(base, train_rows, held_out, recipe, at=at, **given)
+    with contextlib.closing(_each(steps)) as steps:
         for step in steps:
             if isinstance(step, Trained):
                 return Retrained(step, tuple(epochs.values()), tokens, earlier + time.monotonic() - begun)
@@ -100,6 +98,19 @@ def retrain(
             if not saves and checkpoint.asked():
                 raise Suspended
     raise RuntimeError("the trainer ended without a result")
+
+
+def trainer_of(training: TrainingConfig) -> tuple[Train, bool]:
+    """The function that trains, and whether it takes a checkpoint. Raises InputError: what is imported is not there."""
+    name = training.trainer.imported
+    found: Any = transformers_trainer if name is None else imported(name, "training.trainer.import")
+    arguments = inspect.signature(found).parameters.values()
+    return found, any(a.name == "checkpoint" or a.kind is a.VAR_KEYWORD for a in arguments)
+
+
+def _each(steps: Iterable[Step | Trained]) -> Generator[Step | Trained, None, None]:
+    """As a generator, which can be closed, whatever iterator a trainer of one's own gives."""
+    yield from steps
 
 
 def _shortest(rows: RowSet) -> RowSet:

@@ -22,11 +22,12 @@ SOURCE = {
 POINT = {"rank": 8, "alpha": 32.0, "dropout": 0.0, "learning_rate": 1.5415744e-5}
 FACTS: dict[str, Any] = {
     "meshtune": "9.8.7",
-    "versions": {"peft": "0.21.2"},
+    "versions": {"meshtune": "9.8.7", "peft": "0.21.2"},
     "model": {"name": "org/base", "revision": None, "dtype": "auto", "trust_remote_code": False},
     "point": {"name": "trial 3", "trial": 3, "best": True, "hyperparameters": POINT, "loss": 1.25, "test_loss": 1.3},
     "study": {
         "name": "chats",
+        "versions": {"meshtune": "9.8.6", "peft": "0.20.0"},
         "state": "finished",
         "sampler": "mads",
         "seed": 4,
@@ -109,7 +110,7 @@ def test_what_it_says() -> None:
         "| `chats\\|new.jsonl` | alpaca | 30 of 31 | 10 | 10 | 10 |",
         "f" * 64,
         "sampler `mads`, seed 4; trials: 29 complete, 1 diverged.",
-        "peft 0.21.2",
+        "Versions: meshtune 9.8.6, peft 0.20.0.",
     ):
         assert words in text, words
     assert text.count("| rank |") == 1  # the study's own settings are told once
@@ -123,6 +124,7 @@ def test_trained_again_on_everything() -> None:
     text = card(changed, "out")
     assert "trained once more" in text
     assert "nothing was held out" in text
+    assert "Trained with meshtune 9.8.7, peft 0.21.2, not with the study's versions." in text
     assert "| **this adapter** | not measured |  |" in text
     assert note in text
     assert text.count("| learning_rate |") == 2  # the trial's, and the one that was used

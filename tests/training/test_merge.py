@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshtune.config import ModelConfig, TrainerConfig
+from meshtune.config import ModelConfig
 from meshtune.errors import StorageError
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.loss import Row
@@ -17,6 +17,7 @@ from meshtune.training.models import load_model
 from meshtune.training.recipe import Recipe
 from meshtune.training.retrain import retrain
 from meshtune.training.steps import Checkpoint
+from meshtune.training.trainer import train
 from meshtune.training.validation import mean_loss, row_losses
 
 MakeRecipe = Callable[..., Recipe]
@@ -30,7 +31,8 @@ def adapter(base: Any, rows: list[Row], recipe: Recipe, folder: Path) -> Path:
         None,
         recipe,
         at="last",
-        trainer=TrainerConfig(),
+        trainer=train,
+        saves=False,
         checkpoint=Checkpoint(folder / "checkpoint", None, lambda: False),
         report=lambda event: None,
     )

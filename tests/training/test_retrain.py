@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from meshtune.config import TrainerConfig
+from meshtune.config import TrainingConfig
 from meshtune.training.loss import Row
 from meshtune.training.recipe import Recipe
-from meshtune.training.retrain import Epoch, Joined, retrain
-from meshtune.training.steps import Checkpoint, Step, Suspended, Trained
+from meshtune.training.retrain import Epoch, Joined, retrain, trainer_of
+from meshtune.training.steps import Checkpoint, Step, Suspended, Train, Trained
 from meshtune.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
@@ -45,7 +45,8 @@ def test_it_is_the_trial_again(
         validation_rows,
         make_recipe(),
         at="best",
-        trainer=TrainerConfig(),
+        trainer=train,
+        saves=False,
         checkpoint=Checkpoint(tmp_path / "checkpoint", None, never),
         report=told.append,
     )
@@ -69,7 +70,8 @@ def test_without_held_out_rows_no_loss_is_told(
         None,
         make_recipe(),
         at="last",
-        trainer=TrainerConfig(),
+        trainer=train,
+        saves=False,
         checkpoint=Checkpoint(tmp_path / "checkpoint", None, never),
         report=lambda event: None,
     )
@@ -79,16 +81,17 @@ def test_without_held_out_rows_no_loss_is_told(
 
 
 @pytest.fixture
-def saying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainerConfig:
+def saying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """A trainer of one's own that takes no checkpoint."""
     (tmp_path / "saying_trainer.py").write_text(SAYING)
     monkeypatch.syspath_prepend(tmp_path)
-    return TrainerConfig.model_validate({"name": "import", "import": "saying_trainer:train"})
+    named = {"name": "import", "import": "saying_trainer:train"}
+    found, saves = trainer_of(TrainingConfig.model_validate({"trainer": named}))
+    assert not saves
+    return found
 
 
-def test_a_trainer_of_ones_own(
-    saying: TrainerConfig, train_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path
-) -> None:
+def test_a_trainer_of_ones_own(saying: Train, train_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path) -> None:
     done = retrain(
         None,
         train_rows,
@@ -96,6 +99,7 @@ def test_a_trainer_of_ones_own(
         make_recipe(),
         at="last",
         trainer=saying,
+        saves=False,
         checkpoint=Checkpoint(tmp_path / "checkpoint", None, never),
         report=lambda event: None,
     )
@@ -105,7 +109,7 @@ def test_a_trainer_of_ones_own(
 
 
 def test_one_that_saves_nothing_still_ends_when_asked(
-    saying: TrainerConfig, train_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path
+    saying: Train, train_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     told: list[Step | Epoch] = []
     with pytest.raises(Suspended):
@@ -116,6 +120,7 @@ def test_one_that_saves_nothing_still_ends_when_asked(
             make_recipe(),
             at="last",
             trainer=saying,
+            saves=False,
             checkpoint=Checkpoint(tmp_path / "checkpoint", None, lambda: len(told) == 2),
             report=told.append,
         )
