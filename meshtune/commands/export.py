@@ -16,8 +16,8 @@ from typing import Any
 
 from meshtune.commands import takeaway
 from meshtune.commands.chosen import Chosen, choose, describe, kept_adapter
-from meshtune.commands.prepared import need_training_packages
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.commands.prepared import need_training
+from meshtune.config import ModelConfig
 from meshtune.errors import InputError
 from meshtune.trial import DataRef, Outcome
 from meshtune.workers.places import cores
@@ -53,7 +53,7 @@ def export(
     Raises InputError: nothing to export, or `out` is not free. StorageError: it cannot be written.
     """
     out = Path(out).absolute()
-    need_training_packages()
+    need_training()
     source = _source(Path(path), trial)
     takeaway.check_free(out)
     model = ModelConfig.model_validate(source.facts["model"])
@@ -109,7 +109,7 @@ def _facts(chosen: Chosen) -> dict[str, Any]:
     if outcome is None:  # `kept_adapter` has refused it
         raise InputError(f"{chosen.name} has not ended yet")
     described = describe(chosen)
-    training = TrainingConfig.model_validate(chosen.training)
+    training = chosen.study.config.training.model_copy(update={"precision": chosen.training["precision"]})
     made = recipe(training, chosen.hyperparameters, chosen.seed)
     return {
         **described,

@@ -69,13 +69,6 @@ def prepare(study: Located) -> Prepared:
     return _lora(study, space, baseline, start, fixed)
 
 
-def need_training_packages() -> None:
-    """Raises MissingExtra where adapters cannot be trained or loaded."""
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
-
-
 def _lora(
     study: Located,
     space: Space,
@@ -84,7 +77,7 @@ def _lora(
     fixed: dict[str, Any],
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
-    need_training_packages()
+    need_training()
     from meshtune.data.build import prepare as prepare_data
     from meshtune.objectives.lora import LoraSpec
     from meshtune.training.models import check_model, resolve_device
@@ -119,3 +112,10 @@ def _lora(
     return Prepared(
         space, baseline, start, objective, places(config.worker, device), fixed, data.summary, data.summary.test.rows
     )
+
+
+def need_training() -> None:
+    """Raises MissingExtra where a package that training needs is not installed."""
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")

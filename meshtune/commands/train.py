@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from meshtune.commands import takeaway
 from meshtune.commands.asked import Asked, asked_by_signals
 from meshtune.commands.chosen import Chosen, choose, describe
-from meshtune.commands.prepared import need_training_packages
+from meshtune.commands.prepared import need_training
 from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy
 from meshtune.lease import holder, lease
 from meshtune.recorded import flatten
@@ -86,7 +86,7 @@ def train(
     out = Path(out).absolute()
     unfinished = out.with_name(f"{out.name}.unfinished")
     say = report or (lambda _: None)
-    need_training_packages()
+    need_training()
     job = _job(choose(Path(path), trial), all_data=all_data, epochs=epochs, seed=seed)
     _check_out(job, out, unfinished)
     try:
