@@ -121,6 +121,50 @@ def stop(study: Study, folder: Folder = None) -> None:
         typer.echo(f"process {holder.pid} on {holder.host} stops when its running trials have ended", err=True)
 
 
+Trial = Annotated[str, typer.Option("--trial", metavar="N|best|baseline", help="Which point of the study.")]
+
+
+@app.command()
+def train(
+    study: Study,
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    trial: Trial = "best",
+    all_data: Annotated[
+        bool, typer.Option("--all-data", help="Train on the validation and test rows too; no loss is measured.")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, in place of the trial's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, in place of the trial's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the chosen point once more, into a folder to take away; run it again to continue."""
+    from meshtune.commands.train import told
+    from meshtune.commands.train import train as run
+    from meshtune.commands.train_view import TrainView
+    from meshtune.commands.watch import console_for
+
+    with TrainView(console_for(stderr=True)) as view:
+        result = run(study, out, trial=trial, all_data=all_data, epochs=epochs, seed=seed, report=view.show)
+    typer.echo(told(result), err=True)
+    _print_result(result, as_json)
+
+
+@app.command()
+def export(
+    study: Annotated[Path, typer.Argument(help="A study, or a folder that `train` wrote.")],
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    trial: Trial = "best",
+    merge: Annotated[bool, typer.Option("--merge", help="The full model, with the adapter in its weights.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the best adapter, or the full model, into a folder that works without meshtune."""
+    from meshtune.commands.export import export as run
+    from meshtune.commands.export import told
+
+    result = run(study, out, trial=trial, merge=merge, report=lambda text: typer.echo(f"{text} ..", err=True))
+    typer.echo(told(result), err=True)
+    _print_result(result, as_json)
+
+
 @app.command()
 def report(
     studies: Annotated[list[Path], typer.Argument(help="A study, or several to compare.", metavar="STUDY..")],

@@ -80,9 +80,7 @@ def _lora(
     fixed: dict[str, Any],
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
+    need_training()
     from meshtune.data.build import prepare as prepare_data
     from meshtune.objectives.lora import LoraSpec, trainer_of
     from meshtune.training.models import check_model, resolve_device
@@ -133,3 +131,10 @@ def _lora(
     return Prepared(
         space, baseline, start, objective, places(config.worker, device), fixed, data.summary, rows, answers
     )
+
+
+def need_training() -> None:
+    """Raises MissingExtra where a package that training needs is not installed."""
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")

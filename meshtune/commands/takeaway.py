@@ -1,0 +1,105 @@
+"""What `train` and `export` leave behind: a folder that appears whole, with a model card and `training.json`.
+
+`training.json` holds everything that the card says, as plain values, so that the folder can be exported again (merged,
+say). The study's place is kept relative to the folder: no path of this machine is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from meshtune.errors import Fault, InputError, StorageError
+
+FACTS = "training.json"
+CARD = "README.md"
+
+
+def check_free(out: Path) -> None:
+    """Refuse a place where something stands. Raises InputError."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: name a folder that does not exist yet")
+    if (out / FACTS).is_file():
+        raise InputError(f"{out} holds a finished training or export, which is not overwritten: name another folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty, and nothing in it is overwritten: name another folder")
+
+
+@contextlib.contextmanager
+def written_aside(out: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the name `out` at the end; where something fails, nothing is left.
+
+    Raises StorageError.
+    """
+    aside = out.with_name(f".{out.name}.part")
+    try:
+        if aside.exists():  # left by a process that was killed
+            shutil.rmtree(aside)
+        aside.mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    try:
+        yield aside
+        put_in_place(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def put_in_place(made: Path, out: Path) -> None:
+    """Give the finished folder its name, where nothing or an empty folder stands. Raises StorageError."""
+    try:
+        if out.is_dir():
+            out.rmdir()
+        os.rename(made, out)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+
+
+def write_facts(folder: Path, facts: Mapping[str, Any], out: Path, study: Path | None) -> dict[str, Any]:
+    """Write the card and the facts into `folder`, which will be called `out`; returns the facts as they were written.
+
+    `study` is the study's folder, None where it is not known. Raises StorageError.
+    """
+    from meshtune.training.card import card
+
+    values: dict[str, Any] = json.loads(json.dumps(facts))
+    values["study"]["folder"] = None if study is None else os.path.relpath(study, out)
+    try:
+        (folder / CARD).write_text(card(values, out.name), encoding="utf-8")
+        write_json(folder / FACTS, values)
+        mode = (folder / FACTS).stat().st_mode  # as the user's umask has it; safetensors leaves its files to the owner
+        for path in folder.iterdir():
+            path.chmod(mode)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return values
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a folder that `train` or `export` wrote. Raises InputError where they are damaged."""
+    path = folder / FACTS
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"meshtune", "model", "point", "run", "study", "data"} - values.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(Fault(f"cannot be read ({error})", path)) from error
+    if missing:
+        raise InputError(Fault(f"lacks {', '.join(sorted(missing))}: meshtune did not write it", path))
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write aside, then into place."""
+    aside = path.with_name(f".{path.name}.part")
+    aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def cannot_write(out: Path, error: OSError) -> StorageError:
+    """The error of a folder that cannot be written."""
+    return StorageError(f"{out} cannot be written: {error.strerror or error}")

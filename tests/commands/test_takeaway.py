@@ -1,0 +1,235 @@
+"""`train` and `export` as a user meets them: what they write, what they refuse, and that it works without meshtune."""
+
+import json
+import signal
+import subprocess
+import sys
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtune.commands.export import export, told
+from meshtune.commands.locate import locate
+from meshtune.commands.status import status
+from meshtune.commands.train import train
+from meshtune.commands.tune import tune
+from meshtune.errors import InputError
+from meshtune.training.trainer import train as trainer
+from meshtune.trial import Progress
+from tests.conftest import WORDS
+from tests.kill import command_study, meshtune
+
+PLAIN = """
+import sys
+assert not any(name.startswith("meshtune") for name in sys.modules)
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+from peft import AutoPeftModelForCausalLM
+adapter = AutoPeftModelForCausalLM.from_pretrained(sys.argv[2], dtype="float32")
+turn = [{"role": "user", "content": "3: repeat"}]
+asked = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answers = [m.generate(**asked, max_new_tokens=8, do_sample=False)[0].tolist() for m in (model, adapter)]
+assert answers[0] == answers[1], answers
+print(len(answers[0]) - asked["input_ids"].shape[1])
+"""
+
+
+def finish(path: Path) -> None:
+    """Run a study to its end, in this process."""
+    for _ in tune(locate(path)):
+        pass
+
+
+@pytest.fixture(scope="module")
+def study(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished study of the tiny model: three trials; the best and the baseline keep their adapters."""
+    folder = tmp_path_factory.mktemp("takeaway")
+    rows = [
+        {"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % len(WORDS)])} for n in range(40)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (folder / "study.yaml").write_text(
+        f"model: {tiny_model_folder}\n"
+        "data: {sources: [{path: rows.jsonl}], validation: 8, test: 8}\n"
+        "training: {epochs: 2, batch_size: 8, precision: float32, keep_adapters: 1}\n"
+        "space: {rank: {low: 2, high: 16, power_of: 2}, learning_rate: {low: 1e-4, high: 3e-2, log: true}}\n"
+        "baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}\n"
+        "sampler: random\n"
+        "budget: {trials: 3}\n"
+        "worker: {name: local, processes: 1, threads: 1}\n",
+        encoding="utf-8",
+    )
+    finish(folder / "study.yaml")
+    return folder / "study"
+
+
+def record(study: Path) -> dict[str, Any]:
+    return status(study, trials=True)
+
+
+@pytest.fixture(scope="module")
+def adapter(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best trial's adapter, exported."""
+    out = tmp_path_factory.mktemp("exported") / "adapter"
+    export(study, out)
+    return out
+
+
+def test_the_exported_adapter_is_the_best_trials(study: Path, adapter: Path) -> None:
+    best = record(study)["best"]
+    assert {path.name for path in adapter.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training.json",
+    }
+    weights = "adapter_model.safetensors"
+    assert (adapter / weights).read_bytes() == (study / best["adapter"] / weights).read_bytes()
+    facts = json.loads((adapter / "training.json").read_text())
+    assert facts["point"]["hyperparameters"] == best["hyperparameters"]
+    assert facts["run"]["loss"] == best["loss"] == min(e["validation_loss"] for e in facts["run"]["epochs"])
+    assert facts["study"]["best_against_untuned"]["rows"] == 8
+    assert (adapter / facts["study"]["folder"]).resolve() == study.resolve()
+    assert str(study.parent) not in (adapter / "README.md").read_text() + json.dumps(facts)
+
+
+def test_merged_it_answers_in_plain_transformers_as_the_adapter_does(
+    study: Path, adapter: Path, tmp_path: Path
+) -> None:
+    result = export(adapter, tmp_path / "merged", merge=True)
+    assert result["merged"]["loss"] == pytest.approx(record(study)["best"]["loss"], abs=1e-4)
+    assert "validation loss of the merged model" in told(result)
+    assert result["warnings"] == []
+    answered = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(tmp_path / "merged"), str(adapter)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "", "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+    )
+    assert answered.returncode == 0, answered.stderr
+    assert int(answered.stdout) > 0
+    with pytest.raises(InputError, match="holds a merged model"):
+        export(tmp_path / "merged", tmp_path / "again")
+
+
+def test_a_merged_model_that_lost_says_so(study: Path, adapter: Path, tmp_path: Path) -> None:
+    """Recorded losses that the merged model does not have, and data that are no longer there."""
+    facts = json.loads((adapter / "training.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in adapter.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    facts["study"]["folder"] = str(study)
+    (other / "training.json").write_text(json.dumps({**facts, "run": {**facts["run"], "loss": 1.0}}))
+    result = export(other, tmp_path / "merged", merge=True)
+    assert "warning: the merged model's validation loss is" in told(result)
+    facts["data"]["fingerprint"] = "0" * 64
+    (other / "training.json").write_text(json.dumps(facts))
+    result = export(other, tmp_path / "unmeasured", merge=True)
+    assert result["merged"]["loss"] is None
+    assert "was not measured" in told(result)
+
+
+def test_trained_once_more_it_is_the_trial_again(study: Path, tmp_path: Path) -> None:
+    """Also where its adapter was not kept."""
+    known = record(study)
+    kept = {known["best"]["trial"], known["baseline"]["trial"]}
+    dropped = next(trial for trial in known["all"] if trial["trial"] not in kept)
+    with pytest.raises(InputError, match=rf"was not kept .* `meshtune train .* --trial {dropped['trial']}`"):
+        export(study, tmp_path / "out", trial=dropped["trial"])
+    events: list[Progress | str] = []
+    result = train(study, tmp_path / "out", trial=dropped["trial"], report=events.append)
+    assert result["run"]["loss"] == pytest.approx(dropped["loss"], abs=1e-4)
+    assert result["run"]["tokens"] == dropped["tokens"]
+    assert [epoch["validation_loss"] for epoch in result["run"]["epochs"]] == pytest.approx(dropped["losses"], abs=1e-4)
+    steps = [event.step for event in events if isinstance(event, Progress)]
+    assert max(steps) == 2 * 3  # epochs of 24 rows in batches of 8
+    assert sum(event.startswith("epoch ") for event in events if isinstance(event, str)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    with pytest.raises(InputError, match="holds a finished training"):
+        train(study, tmp_path / "out", trial=dropped["trial"])
+
+
+def test_all_rows_another_length_and_another_seed(study: Path, tmp_path: Path) -> None:
+    result = train(study, tmp_path / "out", all_data=True, epochs=1, seed=7)
+    assert (result["run"]["rows"], result["run"]["seed"], result["run"]["loss"]) == (40, 7, None)
+    assert [epoch["validation_loss"] for epoch in result["run"]["epochs"]] == [None]
+    assert "nothing was held out" in (tmp_path / "out" / "README.md").read_text()
+    merged = export(tmp_path / "out", tmp_path / "merged", merge=True)["merged"]
+    assert merged["loss"] == pytest.approx(merged["adapter_loss"], abs=1e-4)  # the adapter was measured for it
+
+
+def test_an_interrupt_ends_it_and_the_same_command_finishes_it(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = meshtune("train", study, out, "--epochs", "40", "--trial", "baseline")
+    words = ""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            words += line
+            if line.startswith("epoch 2/"):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert "run the same command again" in words
+    assert "Traceback" not in words
+    assert not out.exists()
+    if "checkpoint" not in signature(trainer).parameters:
+        pytest.skip("this trainer takes no checkpoint, so there is nothing to go on from")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.unfinished"]
+    with pytest.raises(InputError, match=r"recipe.epochs: was 40, is now 2\n.*unfinished training of other settings"):
+        train(study, out, epochs=2, trial="baseline")
+    done = train(study, out, epochs=40, trial="baseline")
+    whole = train(study, tmp_path / "whole", epochs=40, trial="baseline")
+    assert done["run"]["epochs"] == whole["run"]["epochs"]
+    weights = "adapter_model.safetensors"
+    assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+@pytest.mark.parametrize(
+    ("trial", "message"),
+    [
+        ("99", "no such trial; its trials are 0 to 2"),
+        ("bset", "allowed are best, baseline or a trial's number. Did you mean `best`?"),
+        ("-1", "allowed are best, baseline or a trial's number"),
+    ],
+)
+def test_a_trial_that_there_is_not(study: Path, tmp_path: Path, trial: str, message: str) -> None:
+    for command in (train, export):
+        with pytest.raises(InputError) as caught:
+            command(study, tmp_path / "out", trial=trial)
+        assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_taken(study: Path, adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    for command in (train, export):
+        for name, message in (("file", "is a file"), ("full", "is not empty"), (str(adapter), "holds a finished")):
+            with pytest.raises(InputError, match=message):
+                command(study, tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    export(study, tmp_path / "empty", trial="baseline")
+    assert (tmp_path / "empty" / "README.md").is_file()
+    with pytest.raises(InputError, match="holds one adapter, of trial 0"):
+        export(tmp_path / "empty", tmp_path / "out", trial=2)
+
+
+def test_a_study_of_a_command_and_one_that_has_not_begun(tmp_path: Path) -> None:
+    path = command_study(tmp_path, sampler="random", trials=1)
+    for command in (train, export):
+        with pytest.raises(InputError, match="has not been started"):
+            command(path, tmp_path / "out")
+    finish(path)
+    for command in (train, export):
+        with pytest.raises(InputError, match="is a command, which trains by itself"):
+            command(path, tmp_path / "out")
