@@ -76,7 +76,10 @@ class Chat:
         if self.train_on == "everything":
             text, start = self._answer(turns, answers[-1], tools)
             empty = all(_is_empty(turns[number]) for number in learned)
-            return [Rendered(text + self.closing, (), start, True, True, empty, answers[-1] + 1)]
+            shown = answers[-1] + 1
+            return [
+                Rendered(text + self.closing, (), start, brings_first=True, everything=True, empty=empty, shown=shown)
+            ]
         if self.train_on == "last":
             learned = learned[-1:]
         found = {number: self._answer(turns, number, tools) for number in learned}
@@ -93,7 +96,7 @@ class Chat:
             number: (begin, len(text) if number == last else len(shown)) for number, (shown, begin) in found.items()
         }
         filled = tuple(span for number, span in spans.items() if not _is_empty(turns[number]))
-        return Rendered(text, filled, start, True, empty=not filled, shown=last + 1)
+        return Rendered(text, filled, start, brings_first=True, empty=not filled, shown=last + 1)
 
     def _answer(self, turns: Turns, number: int, tools: list[Any] | None) -> tuple[str, int]:
         """The text through the end of that assistant turn, and where the answer begins in it."""

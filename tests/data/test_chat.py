@@ -92,10 +92,6 @@ def test_llama_3() -> None:
     ]
 
 
-def chatml(*turns: str) -> str:
-    return "\n".join(turns)
-
-
 USED = "<|im_start|>user\n<tool_response>\n3\n</tool_response><|im_end|>"
 ADD = '\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 
