@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from meshtune.budget import Stop
 from meshtune.errors import MeshtuneError
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
@@ -24,19 +25,27 @@ from meshtune.workers.seam import Worker
 UNTUNED, BASELINE = -1, -2  # request numbers of what is no trial
 
 
-def gather(worker: Worker, requests: Sequence[Request], attempts: int) -> Iterator[StudyEvent | Outcome]:
-    """Run requests that are no trials; yields their progress and outcomes.
+def gather(
+    worker: Worker, requests: Sequence[Request], attempts: int, stop: Callable[[], Stop | None] = lambda: None
+) -> Iterator[StudyEvent | Outcome]:
+    """Run requests that are no trials; yields their progress and outcomes. Ends early where `stop()` says so.
 
     Raises MeshtuneError where one does not complete, after so many attempts where it crashes.
     """
     queue = list(requests)
     running: dict[int, Request] = {}
     while queue or running:
+        if stopping := stop():
+            queue.clear()
+            if not running:
+                return
+        if grace := stopping.seconds if stopping else None:
+            worker.suspend(grace)
         while queue and worker.free():
             request = queue.pop(0)
             worker.submit([request])
             running[request.trial] = request
-        for event in worker.events(WAIT_SECONDS):
+        for event in worker.events(0 if grace else WAIT_SECONDS):
             if isinstance(event, Progress):
                 yield Running(event)
                 continue
@@ -49,6 +58,8 @@ def gather(worker: Worker, requests: Sequence[Request], attempts: int) -> Iterat
                 raise MeshtuneError(f"{what} ended as {event.ending}: {event.message}. {event.ending.advice}")
             else:
                 yield event
+        if grace:
+            return
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
@@ -59,9 +70,16 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def measure(
-    record: Record, worker: Worker, folder: Path, *, seed: int, threads: int | None, attempts: int
+    record: Record,
+    worker: Worker,
+    folder: Path,
+    *,
+    seed: int,
+    threads: int | None,
+    attempts: int,
+    stop: Callable[[], Stop | None] = lambda: None,
 ) -> Iterator[StudyEvent]:
-    """Measure untuned, baseline and best on the test rows, where this has not been done."""
+    """Measure untuned, baseline and best on the test rows, where this has not been done, until `stop()` says so."""
     measured = read(folder)
     adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
     for trial in (record.baseline, record.best):
@@ -75,7 +93,7 @@ def measure(
         Request(number, {}, seed, threads=threads, measure="test", adapter=adapter)
         for number, (_, adapter) in missing.items()
     ]
-    for event in gather(worker, requests, attempts):
+    for event in gather(worker, requests, attempts, stop):
         if isinstance(event, Outcome):
             measured[missing[event.trial][0]] = {"loss": event.loss, "rows": event.row_losses}
             _write(folder, measured)

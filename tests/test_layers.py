@@ -47,6 +47,7 @@ HEAVY = {
     "gguf": {"training"},
     "transformers": {"training", "evaluation", "data"},
     "datasets": {"data"},
+    "huggingface_hub": {"training"},
     "pyarrow": {"data"},
     "pandas": {"data", "report"},
     "optuna": {"record", "storage", "distributions", "samplers", "study", "selection", "testing"},

@@ -9,16 +9,19 @@ import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshtune import presets
 from meshtune.commands.locate import Located
-from meshtune.config import CommandObjectiveConfig, LoraObjectiveConfig
+from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig
 from meshtune.errors import InputError, MissingExtra, StudyMismatch
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
 from meshtune.workers.local import Place
 from meshtune.workers.places import places
+
+if TYPE_CHECKING:
+    from meshtune.data.build import Prepared as PreparedRows
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,7 @@ def _lora(
     fixed: dict[str, Any],
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
-    from meshtune.data.build import prepare as prepare_data
+    need_training()
     from meshtune.objectives.lora import LoraSpec
     from meshtune.training.models import check_model, resolve_device
     from meshtune.training.precision import resolve_precision
@@ -92,14 +92,7 @@ def _lora(
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
     check_model(config.model)
-    folder = study.folder / "data"
-    try:
-        data = prepare_data(config.data, config.model, config.seed, folder)
-    except StudyMismatch:
-        if study.started:
-            raise
-        shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
-        data = prepare_data(config.data, config.model, config.seed, folder)
+    data = rows(study, config.data, config.model)
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
     spec = LoraSpec(
         model=config.model, training=training, data=data.ref, at=config.objective.at, folder=str(study.folder)
@@ -108,9 +101,30 @@ def _lora(
         **fixed,
         "model": config.model.model_dump(mode="json", exclude={"device"}),
         "data": data.ref.fingerprint,
-        "training": training.model_dump(mode="json", exclude={"keep_adapters"}),
+        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
     }
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     return Prepared(
         space, baseline, start, objective, places(config.worker, device), fixed, data.summary, data.summary.test.rows
     )
+
+
+def need_training() -> None:
+    """Raises MissingExtra where a package that training needs is not installed."""
+    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
+
+
+def rows(study: Located, data: DataConfig, model: ModelConfig) -> PreparedRows:
+    """The study's rows as tokens in its folder, made or found there. Raises InputError."""
+    from meshtune.data.build import prepare as prepare_rows
+
+    folder = study.folder / "data"
+    try:
+        return prepare_rows(data, model, study.config.seed, folder)
+    except StudyMismatch:
+        if study.started:
+            raise
+        shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
+        return prepare_rows(data, model, study.config.seed, folder)

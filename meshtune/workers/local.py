@@ -95,7 +95,8 @@ class LocalWorker:
         if self._waiting:
             timeout = 0
         for key, _ in self._selector.select(timeout):
-            self._read(key.data)
+            if not self._read(key.data):
+                self._died(key.data)
         for index, child in enumerate(self._children):
             if child.deadline is not None and child.running and time.monotonic() > child.deadline:
                 self._replace(index, Ending.TIMED_OUT, "the process did not end at the timeout and was killed")
@@ -112,13 +113,23 @@ class LocalWorker:
                 self._children[index] = self._start(child.place, index)
 
     def suspend(self, seconds: float) -> None:
-        """Ask what runs to save where it is and to end; kill it after so many seconds. Only `close` may follow."""
+        """Ask what runs to save where it is and to end; kill it after so many seconds.
+
+        Only `events` may follow, for what still came, and `close`.
+        """
         for child in self._children:
             self._send(child, SUSPEND)
         deadline = time.monotonic() + seconds
+        while self._children and (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                if not self._read(key.data):
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        key.data.process.wait(max(0.0, deadline - time.monotonic()))
+                    self._kill(key.data)
+                    self._children.remove(key.data)
         for child in self._children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(max(0.0, deadline - time.monotonic()))
+            self._kill(child)
+        self._children = []
 
     def close(self) -> None:
         """End all processes and wait for them."""
@@ -164,11 +175,11 @@ class LocalWorker:
                 child.process.stdin.write(json.dumps(message).encode() + b"\n")
                 child.process.stdin.flush()
 
-    def _read(self, child: _Child) -> None:
+    def _read(self, child: _Child) -> bool:
+        """Take in what a process said; False where it has ended."""
         data = os.read(child.pipe, 1 << 20)
         if not data:
-            self._died(child)
-            return
+            return False
         *lines, child.text = (child.text + data).split(b"\n")
         for line in lines:
             if line.decode() == READY:
@@ -180,6 +191,7 @@ class LocalWorker:
             if isinstance(event, Outcome):
                 del child.running[event.trial]
             self._waiting.append(event)
+        return True
 
     def _died(self, child: _Child) -> None:
         code = child.process.wait()

@@ -13,8 +13,8 @@ class Worker(Protocol):
 
     `submit(requests)`: start them, at most `free()`. `events(timeout)`: what has come, waiting up to `timeout` seconds
     for the first; exactly one outcome a request. `stop(trials)`: cancel; they have no outcome. `suspend(seconds)`: let
-    what runs save where it is, within so many seconds, and end without an outcome; only `close` may follow. `close()`:
-    end all.
+    what runs save where it is, within so many seconds, and end without an outcome; only `events(0)`, for what came
+    meanwhile, and `close` may follow. `close()`: end all.
     """
 
     def submit(self, requests: Iterable[Request]) -> None:
