@@ -9,14 +9,13 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from meshtune import config_file, finals
-from meshtune import lease as leases
 from meshtune.budget import Budget, Stop
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
 from meshtune.errors import MeshtuneError, StorageError
-from meshtune.lease import Lease, lease
+from meshtune.lease import Lease, elsewhere, lease
 from meshtune.record import Record
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
@@ -34,9 +33,11 @@ def tune(
     Raises InputError on bad input, StudyMismatch, StudyBusy, LeaseLost, SamplerError, WorkerError, StorageError.
     """
     config = study.config
-    if other := leases.elsewhere(study.folder):
-        yield Stage(f"waiting for a sign of life of process {other.pid} on {other.host}, which held the study")
-    with _folder(study.folder), lease(study.folder) as held:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_folder(study.folder))
+        if other := elsewhere(study.folder):
+            yield Stage(f"waiting for a sign of life of process {other.pid} on {other.host}, which held the study")
+        held = stack.enter_context(lease(study.folder))
         yield Stage("preparing the data" if config.data else "starting")
         prepared = prepare(study)
         recorded = _recorded_block_size(study)
