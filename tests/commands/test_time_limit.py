@@ -29,7 +29,7 @@ def test_lengths_of_time(text: str, expected: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "0", "0m", "-5m", "1.5h", "30m3h", "1:2:3:4", "h", "2-"])
 def test_what_is_none_is_refused_with_what_is(text: str) -> None:
-    with pytest.raises(InputError, match="--time-limit.*3h30m"):
+    with pytest.raises(InputError, match=r"--time-limit.*3h30m"):
         seconds(text)
 
 
