@@ -142,7 +142,7 @@ def run(
                 yield Running(event)
                 continue
             running.discard(event.trial)
-            if event.ending is Ending.CRASHED and event.attempt < attempts:
+            if event.ending is Ending.CRASHED and (event.attempt < attempts or grace):
                 again = record.trials[event.trial].request(threads, timeout)
                 queue.appendleft(dataclasses.replace(again, attempt=event.attempt + 1))
                 yield Retried(event)

@@ -34,7 +34,7 @@ LAYERS = [
     {"config"},
     {"hyperparameters"},
     {"yaml_file"},
-    {"trial", "imported"},
+    {"trial", "imported", "child_signals"},
     {"errors"},
 ]
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from meshtune.budget import Stop
+from meshtune.child_signals import NAMES
 
 GRACE_SECONDS = 20.0  # SLURM sends SIGKILL 30 seconds after SIGTERM, and a terminal's user does not wait longer
 REPEAT_SECONDS = 2.0  # batch systems signal a process directly and through the job's script
@@ -51,8 +52,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # the last two are not everywhere
-        kinds = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        kinds = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
         before = {kind: signal.signal(kind, self._on) for kind in kinds}
         try:
             yield

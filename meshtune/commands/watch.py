@@ -103,6 +103,6 @@ def _words(reason: str, suspended: list[int], path: Path) -> str:
     kept = ""
     if suspended:
         numbers = ", ".join(map(str, suspended))
-        kept = f" Running were {numbers}: the next run goes on with them, from where they saved themselves."
+        kept = f" Running were {numbers}: the next run goes on with them, from a checkpoint where they have one."
     again = f"Continue with `meshtune tune {path}`"
     return f"{reason}; everything finished is saved.{kept} {again}"

@@ -71,6 +71,20 @@ class WorkerContract(ABC):
         worker.submit([Request(1, {"x": 2.0, "do": "answer"}, seed=0)])
         assert [outcome.trial for outcome in collect(worker, 1)] == [1]
 
+    def test_what_is_suspended_has_no_outcome_and_what_had_ended_has_one(self, worker: Worker) -> None:
+        """And it does not wait for what cannot save itself."""
+        worker.submit([Request(0, {"x": 1.0, "do": "sleep"}, seed=0)])
+        worker.submit([Request(1, {"x": 2.0, "do": "answer"}, seed=0)])
+        early: list[Outcome] = []
+        deadline = time.monotonic() + 60
+        while not early and time.monotonic() < deadline:
+            early += [event for event in worker.events(0.5) if isinstance(event, Outcome)]
+        begun = time.monotonic()
+        worker.suspend(50)
+        assert time.monotonic() - begun < 40
+        assert [outcome.trial for outcome in early] == [1]
+        assert not [event for event in worker.events(0) if isinstance(event, Outcome)]
+
     def test_with_nothing_running_nothing_comes(self, worker: Worker) -> None:
         """And `events` returns."""
         assert worker.events(0.1) == []

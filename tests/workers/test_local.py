@@ -13,7 +13,7 @@ from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.testing.processes import gone
 from meshtune.testing.workers import WorkerContract, collect
-from meshtune.trial import Ending, Request
+from meshtune.trial import Ending, Outcome, Request
 from meshtune.workers.local import LocalWorker, Place
 from meshtune.workers.places import places, visible_gpus
 from meshtune.workers.seam import Worker
@@ -76,6 +76,36 @@ def test_the_program_ends_with_its_worker(tmp_path: Path, how: str) -> None:
     finally:
         if how != "close":
             worker.close()
+
+
+def test_what_ends_while_the_worker_is_suspended_is_not_lost(tmp_path: Path) -> None:
+    """The process answers just before it is asked, and nobody has read that yet."""
+    worker = local(tmp_path, 1)
+    try:
+        children = worker.pids
+        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0)])
+        ended = tmp_path / "logs" / "trial-0.out"
+        deadline = time.monotonic() + 20
+        while not (ended.exists() and ended.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        worker.suspend(20)
+        assert [event.loss for event in worker.events(0) if isinstance(event, Outcome)] == [9.0]
+        assert gone(children)
+    finally:
+        worker.close()
+
+
+def test_what_does_not_end_in_time_is_killed(tmp_path: Path) -> None:
+    worker = local(tmp_path, 1)
+    try:
+        children = worker.pids
+        os.kill(children[0], signal.SIGSTOP)
+        worker.suspend(0.2)
+        assert gone(children)
+        assert worker.events(0) == []
+    finally:
+        worker.close()
 
 
 def test_a_process_that_cannot_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
