@@ -1,4 +1,4 @@
-"""When a search ends. Numbers of the record in, a decision out; no budget ever influences a point."""
+"""When a search ends: at a limit of its budget, or where it is asked to. No budget ever influences a point."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ class Limit:
 
     reason: str
     hold: bool
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A request to end before the budget is spent.
+
+    Attributes:
+        reason: in words.
+        seconds: None: running trials finish. A number: they are suspended, and have so many seconds to save themselves.
+    """
+
+    reason: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

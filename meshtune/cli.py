@@ -30,6 +30,10 @@ JsonLines = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the YAML; may be repeated.")
 ]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option("--time-limit", metavar="TIME", help="Stop in time, such as 90m, 3h30m or 2-12:00:00; exit code 75."),
+]
 
 
 @app.command()
@@ -78,13 +82,16 @@ def tune(
     new_segment: Annotated[
         bool, typer.Option("--new-segment", help="MADS: go on from the recorded points without replaying.")
     ] = False,
+    time_limit: TimeLimit = None,
     as_json: JsonLines = False,
 ) -> None:
     """Search (trains many adapters): run a study, or continue it."""
     from meshtune.commands.watch import watch
 
     overrides = (*(override or ()), *([f"budget.trials={trials}"] if trials is not None else []))
-    result = watch(study, overrides=overrides, folder=folder, new_segment=new_segment, as_json=as_json)
+    result = watch(
+        study, overrides=overrides, folder=folder, new_segment=new_segment, limit=time_limit, as_json=as_json
+    )
     _print_result(result, as_json)
 
 
@@ -110,15 +117,29 @@ def status(
 
 
 @app.command()
-def stop(study: Study, folder: Folder = None) -> None:
+def stop(
+    study: Study,
+    folder: Folder = None,
+    now: Annotated[bool, typer.Option("--now", help="Suspend running trials: they go on from there later.")] = False,
+) -> None:
     """Let running trials finish, then stop; a later `tune` continues."""
     from meshtune.commands.stop import stop as run
 
-    holder = run(study, folder=folder)
+    holder = run(study, folder=folder, now=now)
     if holder is None:
         typer.echo("the study is not running", err=True)
     else:
-        typer.echo(f"process {holder.pid} on {holder.host} stops when its running trials have ended", err=True)
+        how = "suspends its running trials and stops" if now else "stops when its running trials have ended"
+        typer.echo(f"process {holder.pid} on {holder.host} {how}", err=True)
+
+
+@app.command()
+def prepare(study: Study, folder: Folder = None, override: Set = None, as_json: Json = False) -> None:
+    """Fetch the model and the data, and tokenize: for compute nodes without network."""
+    from meshtune.commands.prepare import prepare as run
+
+    lines, facts = run(study, folder=folder, overrides=tuple(override or ()))
+    print(json.dumps(facts, indent=2) if as_json else lines)
 
 
 Trial = Annotated[str, typer.Option("--trial", metavar="N|best|baseline", help="Which point of the study.")]
@@ -223,6 +244,14 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(result, indent=2))
 
 
+def _interrupted(error: BaseException) -> bool:
+    """Whether a Ctrl-C is behind an exit: the library of the commands turns it into one, with a code of its own."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KeyboardInterrupt):
+        link = link.__cause__ or link.__context__
+    return link is not None
+
+
 def main() -> None:
     """Entry point: errors become one message and their exit code."""
     try:
@@ -231,6 +260,11 @@ def main() -> None:
         sys.stdout.flush()
         print(f"meshtune: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        if not _interrupted(end):
+            raise
+        print("meshtune: interrupted", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -66,6 +66,10 @@ class StudyBusy(InputError):
     """Another living coordinator holds the study."""
 
 
+class LeaseLost(MeshtuneError):
+    """Another coordinator has taken the study over; this one wrote nothing since."""
+
+
 class SamplerError(MeshtuneError):
     """The sampler's child process died, hung or answered nonsense; the message holds its last words."""
 

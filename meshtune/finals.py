@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from meshtune.budget import Stop
 from meshtune.errors import MeshtuneError
 from meshtune.metrics import Mean, mean
 from meshtune.record import Record
@@ -23,21 +24,35 @@ from meshtune.trial import Ending, Outcome, Progress, Request, answers_file
 from meshtune.workers.seam import Worker
 
 UNTUNED, BASELINE = -1, -2  # request numbers of what is no trial
+_WHAT = {
+    None: "training the baseline",
+    "validation": "measuring on the validation rows",
+    "test": "measuring on the test rows",
+    "answers": "answering validation rows",
+}
 
 
-def gather(worker: Worker, requests: Sequence[Request], attempts: int) -> Iterator[StudyEvent | Outcome]:
-    """Run requests that are no trials; yields their progress and outcomes.
+def gather(
+    worker: Worker, requests: Sequence[Request], attempts: int, stop: Callable[[], Stop | None] = lambda: None
+) -> Iterator[StudyEvent | Outcome]:
+    """Run requests that are no trials; yields their progress and outcomes. Ends early where `stop()` says so.
 
     Raises MeshtuneError where one does not complete, after so many attempts where it crashes.
     """
     queue = list(requests)
     running: dict[int, Request] = {}
     while queue or running:
+        if stopping := stop():
+            queue.clear()
+            if not running:
+                return
+        if grace := stopping.seconds if stopping else None:
+            worker.suspend(grace)
         while queue and worker.free():
             request = queue.pop(0)
             worker.submit([request])
             running[request.trial] = request
-        for event in worker.events(WAIT_SECONDS):
+        for event in worker.events(0 if grace else WAIT_SECONDS):
             if isinstance(event, Progress):
                 yield Running(event)
                 continue
@@ -46,10 +61,13 @@ def gather(worker: Worker, requests: Sequence[Request], attempts: int) -> Iterat
                 queue.append(dataclasses.replace(request, attempt=event.attempt + 1))
                 yield Retried(event)
             elif event.ending is not Ending.COMPLETE:
-                what = f"measuring on the {request.measure} rows" if request.measure else "training the baseline"
-                raise MeshtuneError(f"{what} ended as {event.ending}: {event.message}. {event.ending.advice}")
+                raise MeshtuneError(
+                    f"{_WHAT[request.measure]} ended as {event.ending}: {event.message}. {event.ending.advice}"
+                )
             else:
                 yield event
+        if grace:
+            return
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
@@ -60,9 +78,16 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def measure(
-    record: Record, worker: Worker, folder: Path, *, seed: int, threads: int | None, attempts: int
+    record: Record,
+    worker: Worker,
+    folder: Path,
+    *,
+    seed: int,
+    threads: int | None,
+    attempts: int,
+    stop: Callable[[], Stop | None] = lambda: None,
 ) -> Iterator[StudyEvent]:
-    """Measure untuned, baseline and best on the test rows, where this has not been done."""
+    """Measure untuned, baseline and best on the test rows, where this has not been done, until `stop()` says so."""
     measured = read(folder)
     adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
     for trial in (record.baseline, record.best):
@@ -76,7 +101,7 @@ def measure(
         Request(number, {}, seed, threads=threads, measure="test", adapter=adapter)
         for number, (_, adapter) in missing.items()
     ]
-    for event in gather(worker, requests, attempts):
+    for event in gather(worker, requests, attempts, stop):
         if isinstance(event, Outcome):
             measured[missing[event.trial][0]] = {"loss": event.loss, "rows": event.row_losses}
             _write(folder, measured)
@@ -94,10 +119,11 @@ def answer(
     seed: int,
     threads: int | None,
     attempts: int,
+    stop: Callable[[], Stop | None] = lambda: None,
 ) -> Iterator[StudyEvent]:
     """Let untuned, baseline and best, and where there are metrics all kept adapters, answer the first validation rows.
 
-    Files that hold these rows and metrics already are left.
+    Files that hold these rows and metrics already are left. Ends early where `stop()` says so.
     """
     adapters: list[str | None] = [None]
     outside = record.notes.get("baseline") or {}
@@ -111,7 +137,7 @@ def answer(
         Request(-1 - number, {}, seed, threads=threads, measure="answers", adapter=adapter)
         for number, adapter in enumerate(missing)
     ]
-    for event in gather(worker, requests, attempts):
+    for event in gather(worker, requests, attempts, stop):
         if not isinstance(event, Outcome):
             yield event
 

@@ -94,8 +94,8 @@ class Record:
 
     @property
     def elapsed(self) -> float:
-        """Search seconds up to the last tell."""
-        return max((trial.elapsed for trial in self.trials), default=0.0)
+        """Search seconds up to the last tell, or up to the last stop, which may have suspended trials."""
+        return max([float(self.notes.get("elapsed") or 0.0), *(trial.elapsed for trial in self.trials)])
 
     @property
     def tokens(self) -> int:

@@ -2,7 +2,8 @@
 
 `run` is a generator of events; whoever reads them shows them, and whoever closes it abandons what runs: its proposals
 stay in the record and the next run evaluates them. A block is proposed as a whole before any of it is submitted, so
-that points never depend on the order in which answers arrive inside it.
+that points never depend on the order in which answers arrive inside it. Asked to stop, it lets running trials finish,
+or suspends them: they stay pending, and the next run takes them up where they saved themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshtune.budget import Budget, Limit
+from meshtune.budget import Budget, Limit, Stop
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.samplers.seam import Sampler
@@ -99,11 +100,13 @@ def run(
     attempts: int = 3,
     threads: int | None = None,
     timeout: float | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], Stop | None] = lambda: None,
+    holding: Callable[[], None] = lambda: None,
 ) -> Iterator[StudyEvent]:
-    """Search until the budget is spent, the space is exhausted, or `stop()` says so.
+    """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
-    Pending trials of an interrupted run are evaluated first. `attempts` crashes end a trial as `crashed`.
+    Pending trials of an interrupted run are evaluated first. `attempts` crashes end a trial as `crashed`. `holding()`
+    raises where the study is no longer ours to write to; it is asked before anything that arrived is told.
     """
     begun = time.monotonic() - record.elapsed
     queue = deque(trial.request(threads, timeout) for trial in record.pending)
@@ -111,7 +114,7 @@ def run(
     while True:
         limit = budget.reached(proposed=len(record.trials), elapsed=time.monotonic() - begun, tokens=record.tokens)
         if stopping := stop():
-            limit = Limit("asked to stop", hold=True)
+            limit = Limit(stopping.reason, hold=True)
         if limit is None:
             count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
             for _ in range(count):
@@ -126,16 +129,25 @@ def run(
             running.add(request.trial)
             yield Started(request)
         if limit and not running and (limit.hold or not queue):
+            if stopping:
+                record.note("elapsed", time.monotonic() - begun)
             yield Finished(limit.reason, complete=not stopping)
             return
-        for event in worker.events(WAIT_SECONDS):
+        if grace := stopping.seconds if stopping else None:
+            yield Stage(f"suspending {len(running)} running {'trial' if len(running) == 1 else 'trials'}")
+            worker.suspend(grace)
+        arrived = worker.events(0 if grace else WAIT_SECONDS)
+        holding()
+        for event in arrived:
             if isinstance(event, Progress):
                 yield Running(event)
                 continue
             running.discard(event.trial)
-            if event.ending is Ending.CRASHED and event.attempt < attempts:
+            if event.ending is Ending.CRASHED and (event.attempt < attempts or grace):
                 again = record.trials[event.trial].request(threads, timeout)
                 queue.appendleft(dataclasses.replace(again, attempt=event.attempt + 1))
                 yield Retried(event)
             elif told := record.tell(event, elapsed=time.monotonic() - begun):
                 yield Told(told)
+        if grace:
+            running.clear()  # what was suspended stays pending

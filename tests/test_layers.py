@@ -39,7 +39,7 @@ LAYERS = [
     {"config"},
     {"hyperparameters"},
     {"yaml_file"},
-    {"trial", "imported"},
+    {"trial", "imported", "child_signals"},
     {"errors"},
 ]
 
@@ -52,6 +52,7 @@ HEAVY = {
     "gguf": {"training"},
     "transformers": {"training", "evaluation", "data"},
     "datasets": {"data"},
+    "huggingface_hub": {"training"},
     "pyarrow": {"data"},
     "pandas": {"results", "api"},
     "plotly": {"report"},

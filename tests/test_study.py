@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pytest
+
 from meshtune import presets
-from meshtune.budget import Budget
+from meshtune.budget import Budget, Stop
 from meshtune.config import Interval, SamplerConfig
 from meshtune.distributions import distributions
+from meshtune.errors import LeaseLost
 from meshtune.record import Record
 from meshtune.samplers.build import build
 from meshtune.samplers.seam import Sampler
@@ -47,8 +50,22 @@ class AtOnce:
     def stop(self, trials: Iterable[int]) -> None:
         self.running = [request for request in self.running if request.trial not in set(trials)]
 
+    def suspend(self, seconds: float) -> None:
+        raise AssertionError("nothing ran that could be suspended")
+
     def close(self) -> None:
         self.running = []
+
+
+class Suspended(AtOnce):
+    """Answers nothing until it is suspended: then the first that runs ends just in time."""
+
+    def events(self, timeout: float) -> list[Event]:
+        return [] if timeout else super().events(timeout)
+
+    def suspend(self, seconds: float) -> None:
+        self.grace = seconds
+        del self.running[1:]
 
 
 def opened(folder: Path) -> Record:
@@ -68,7 +85,7 @@ def events_of(
     budget: Budget,
     *,
     attempts: int = 3,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], Stop | None] = lambda: None,
 ) -> list[StudyEvent]:
     events = list(run(record, made, worker, budget, seed=0, attempts=attempts, stop=stop))
     made.close()
@@ -119,14 +136,45 @@ def test_a_crash_is_tried_again_and_then_told(tmp_path: Path) -> None:
 
 def test_stop_lets_running_trials_end_and_keeps_the_rest_pending(tmp_path: Path) -> None:
     record = opened(tmp_path)
-    events = events_of(record, AtOnce(), sampler("random"), Budget(trials=8), stop=lambda: len(record.told) >= 2)
-    assert isinstance(events[-1], Finished)
-    assert not events[-1].complete
+
+    def stop() -> Stop | None:
+        return Stop("asked to stop") if len(record.told) >= 2 else None
+
+    events = events_of(record, AtOnce(), sampler("random"), Budget(trials=8), stop=stop)
+    assert events[-1] == Finished("asked to stop", complete=False)
     assert (len(record.told), len(record.pending)) == (2, 2)
     worker = AtOnce()
     again = opened(tmp_path)
     events_of(again, worker, sampler("random"), Budget(trials=8))
     assert [request.trial for request in worker.submitted] == list(range(2, 8))
+
+
+def test_a_suspension_tells_what_ended_in_time_and_keeps_the_rest_pending(tmp_path: Path) -> None:
+    record, worker = opened(tmp_path), Suspended()
+    asked = iter([None])  # then it comes, while two run
+
+    def stop() -> Stop | None:
+        return next(asked, Stop("SIGTERM came", seconds=20))
+
+    events = events_of(record, worker, sampler("random"), Budget(trials=8), stop=stop)
+    assert events[-1] == Finished("SIGTERM came", complete=False)
+    assert worker.grace == 20
+    assert [trial.number for trial in record.told] == [0]
+    again, second = opened(tmp_path), AtOnce()
+    assert again.elapsed >= again.trials[0].elapsed > 0
+    events_of(again, second, sampler("random"), Budget(trials=8))
+    assert [request.trial for request in second.submitted] == list(range(1, 8))
+
+
+def test_nothing_is_told_where_another_holds_the_study(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+
+    def lost() -> None:
+        raise LeaseLost("taken over")
+
+    with pytest.raises(LeaseLost):
+        list(run(record, sampler("random"), AtOnce(), Budget(trials=8), seed=0, holding=lost))
+    assert not opened(tmp_path).told
 
 
 def test_tokens_and_hours_end_it(tmp_path: Path) -> None:

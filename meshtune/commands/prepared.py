@@ -9,17 +9,20 @@ import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
 from meshtune.commands.locate import Located
-from meshtune.config import CommandObjectiveConfig, LoraObjectiveConfig
+from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig
 from meshtune.errors import InputError, MissingExtra, StudyMismatch
 from meshtune.imported import portable
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
 from meshtune.workers.local import Place
 from meshtune.workers.places import places
+
+if TYPE_CHECKING:
+    from meshtune.data.build import Prepared as PreparedRows
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,6 @@ def _lora(
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
     need_training()
-    from meshtune.data.build import prepare as prepare_data
     from meshtune.objectives.lora import LoraSpec, trainer_of
     from meshtune.training.models import check_model, resolve_device
     from meshtune.training.precision import resolve_precision
@@ -97,14 +99,7 @@ def _lora(
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     check_model(config.model, None if searched else target_modules(targets))
-    folder = study.folder / "data"
-    try:
-        data = prepare_data(config.data, config.model, config.seed, folder)
-    except StudyMismatch:
-        if study.started:
-            raise
-        shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
-        data = prepare_data(config.data, config.model, config.seed, folder)
+    data = rows(study, config.data, config.model)
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
     metrics.load(config.metrics)  # finds their faults now, and not at the end of the search
     asked = config.generation.rows
@@ -138,3 +133,17 @@ def need_training() -> None:
     for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
+
+
+def rows(study: Located, data: DataConfig, model: ModelConfig) -> PreparedRows:
+    """The study's rows as tokens in its folder, made or found there. Raises InputError."""
+    from meshtune.data.build import prepare as prepare_rows
+
+    folder = study.folder / "data"
+    try:
+        return prepare_rows(data, model, study.config.seed, folder)
+    except StudyMismatch:
+        if study.started:
+            raise
+        shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
+        return prepare_rows(data, model, study.config.seed, folder)

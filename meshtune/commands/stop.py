@@ -1,19 +1,42 @@
-"""`meshtune stop`: ask a running study to finish its running trials and then stop."""
+"""`meshtune stop`: ask a running study to stop, after its running trials or, with `--now`, with these suspended.
+
+The request is a file in the study's folder, so that it reaches a coordinator on another host as well.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
+from meshtune.budget import Stop
 from meshtune.commands.locate import existing
 from meshtune.lease import Holder, holder
 
 REQUEST = "stop.request"
+NOW = "now"
+GRACE_SECONDS = 60.0  # nobody's end is near: what runs has time to save itself
 
 
-def stop(path: Path, *, folder: Path | None = None) -> Holder | None:
+def stop(path: Path, *, folder: Path | None = None, now: bool = False) -> Holder | None:
     """Leave the request where the coordinator looks; returns who it is, or None where the study does not run."""
     study = existing(path, folder=folder)
     running = holder(study.folder)
     if running is not None:
-        (study.folder / REQUEST).touch()
+        aside = study.folder / f"{REQUEST}.part"
+        aside.write_text(NOW if now else "", encoding="utf-8")
+        os.replace(aside, study.folder / REQUEST)
     return running
+
+
+def requested(folder: Path) -> Stop | None:
+    """The request that lies in a study's folder, if any."""
+    with contextlib.suppress(FileNotFoundError):
+        now = (folder / REQUEST).read_text(encoding="utf-8") == NOW
+        return Stop("asked to stop", GRACE_SECONDS if now else None)
+    return None
+
+
+def forget(folder: Path) -> None:
+    """Take a request away: it was followed, or was meant for a run that has ended."""
+    (folder / REQUEST).unlink(missing_ok=True)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from meshtune import config_file, finals
-from meshtune.budget import Budget
+from meshtune.budget import Budget, Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
-from meshtune.commands.stop import REQUEST
+from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
 from meshtune.errors import MeshtuneError, StorageError
-from meshtune.lease import lease
+from meshtune.lease import Lease, elsewhere, lease
 from meshtune.record import Record
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
@@ -25,14 +25,20 @@ from meshtune.trial import Outcome, Request
 from meshtune.workers.local import LocalWorker
 
 
-def tune(study: Located, *, new_segment: bool = False) -> Generator[StudyEvent, None, None]:
-    """Run the study to the end of its budget; everything durable is in its folder. Closing the generator abandons
-    what runs (its proposals stay and are evaluated by the next run).
+def tune(
+    study: Located, *, new_segment: bool = False, stop: Callable[[], Stop | None] = lambda: None
+) -> Generator[StudyEvent, None, None]:
+    """Run the study to the end of its budget, or until `stop()` or `meshtune stop` asks for an end; everything durable
+    is in its folder. Closing the generator abandons what runs (its proposals stay and are evaluated by the next run).
 
-    Raises InputError on bad input, StudyMismatch, StudyBusy, SamplerError, WorkerError, StorageError.
+    Raises InputError on bad input, StudyMismatch, StudyBusy, LeaseLost, SamplerError, WorkerError, StorageError.
     """
     config = study.config
-    with _folder(study.folder), lease(study.folder):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_folder(study.folder))
+        if other := elsewhere(study.folder):
+            yield Stage(f"waiting for a sign of life of process {other.pid} on {other.host}, which held the study")
+        held = stack.enter_context(lease(study.folder))
         yield Stage("preparing the data" if config.data else "starting")
         prepared = prepare(study)
         recorded = _recorded_block_size(study)
@@ -50,27 +56,35 @@ def tune(study: Located, *, new_segment: bool = False) -> Generator[StudyEvent, 
         )
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
         _write_effective(study)
-        (study.folder / REQUEST).unlink(missing_ok=True)
+        forget(study.folder)
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         try:
             trials, price = config.budget.trials, config.budget.price_per_hour
             yield Opened(record, study.folder, config.sampler.name, worker.slots, trials, price)
-            yield from _search(study, prepared, record, sampler, worker)
+            yield from _search(study, prepared, record, sampler, worker, held, stop)
         finally:
             worker.close()
             sampler.close()
 
 
 def _search(
-    study: Located, prepared: Prepared, record: Record, sampler: Sampler, worker: LocalWorker
+    study: Located,
+    prepared: Prepared,
+    record: Record,
+    sampler: Sampler,
+    worker: LocalWorker,
+    held: Lease,
+    stop: Callable[[], Stop | None],
 ) -> Iterator[StudyEvent]:
+    def stopping() -> Stop | None:
+        return stop() or requested(study.folder)
+
     config = study.config
     threads = prepared.places[0].threads
     hours = config.budget.trial_hours
     timeout = None if hours is None else hours * 3600
-    yield from _before(study, prepared, record, worker, threads)
+    yield from _before(study, prepared, record, worker, threads, stopping)
     budget = Budget(config.budget.trials, config.budget.hours, config.budget.tokens)
-    request = study.folder / REQUEST
     if record.notes.get("finished"):
         record.note("finished", None)
     finished = None
@@ -83,7 +97,8 @@ def _search(
         attempts=config.worker.attempts,
         threads=threads,
         timeout=timeout,
-        stop=request.exists,
+        stop=stopping,
+        holding=held.check,
     )
     for event in events:
         if isinstance(event, Told):
@@ -92,13 +107,19 @@ def _search(
         if isinstance(event, Finished):
             finished = event
         yield event
-    request.unlink(missing_ok=True)
     if finished is None or not finished.complete:
+        forget(study.folder)
         return
     if prepared.test_rows:
         yield Stage("measuring on the test rows")
         yield from finals.measure(
-            record, worker, study.folder, seed=config.seed, threads=threads, attempts=config.worker.attempts
+            record,
+            worker,
+            study.folder,
+            seed=config.seed,
+            threads=threads,
+            attempts=config.worker.attempts,
+            stop=stopping,
         )
     if prepared.answers:
         yield Stage("letting the finalists answer validation rows")
@@ -111,12 +132,23 @@ def _search(
             seed=config.seed,
             threads=threads,
             attempts=config.worker.attempts,
+            stop=stopping,
         )
-    record.note("finished", finished.reason)
+    held.check()
+    if asked := stopping():
+        yield Finished(asked.reason, complete=False)
+    else:
+        record.note("finished", finished.reason)
+    forget(study.folder)
 
 
 def _before(
-    study: Located, prepared: Prepared, record: Record, worker: LocalWorker, threads: int | None
+    study: Located,
+    prepared: Prepared,
+    record: Record,
+    worker: LocalWorker,
+    threads: int | None,
+    stop: Callable[[], Stop | None],
 ) -> Iterator[StudyEvent]:
     """The untuned model's loss, and the baseline: trial 0 where it lies in the space, else trained beside them."""
     seed = study.config.seed
@@ -132,7 +164,7 @@ def _before(
         requests.append(Request(finals.BASELINE, baseline, seed, threads=threads))
     if requests:
         yield Stage("measuring the untuned model")
-    for event in finals.gather(worker, requests, study.config.worker.attempts):
+    for event in finals.gather(worker, requests, study.config.worker.attempts, stop):
         if not isinstance(event, Outcome):
             yield event
         elif event.trial == finals.UNTUNED:

@@ -1,23 +1,21 @@
-"""Runs `tune` under the view, with the manners of a terminal program: Ctrl-C, exit codes, the table at the end."""
+"""Runs `tune` under the view, with the manners of a terminal and a batch program: signals, time limits, exit codes."""
 
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 
 from meshtune.commands.locate import Located, locate
+from meshtune.commands.signals import GRACE_SECONDS, Signals
 from meshtune.commands.status import status as read_status
+from meshtune.commands.time_limit import time_limit
 from meshtune.commands.tune import tune
 from meshtune.display import Display, JsonLines, summary
 from meshtune.errors import Interrupted, Stopped
-from meshtune.study import Finished, Opened
+from meshtune.study import Finished, Opened, Started, Told
 from meshtune.words import load_lines, number, point, verdict
 
 
@@ -28,18 +26,20 @@ def watch(
     folder: Path | None = None,
     new_segment: bool = False,
     as_json: bool = False,
+    limit: str | None = None,
 ) -> dict[str, Any]:
     """Run or continue a study and show it, to people or as JSON lines; returns its status.
 
-    Raises Stopped (exit code 75) where it was asked to stop, Interrupted (130) on Ctrl-C.
+    Args:
+        limit: how long this run may take, as `--time-limit`.
+
+    Raises Stopped (exit code 75) where it was asked to stop or its time was over, Interrupted (130) on Ctrl-C.
     """
     study = locate(path, overrides=overrides, folder=folder)
     console = console_for(stderr=True)
     view = JsonLines() if as_json else Display(console)
-    finished = _run(study, view, path, new_segment=new_segment)
+    _run(study, view, path, new_segment=new_segment, limit=limit)
     status = read_status(study.folder, trials=True)
-    if finished is not None and not finished.complete:
-        raise Stopped(f"stopped before the budget was spent; continue with `meshtune tune {path}`")
     if not as_json:
         print_status(status, console)
     return status
@@ -73,45 +73,43 @@ def print_trials(status: dict[str, Any]) -> None:
         console_for(stderr=False).print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(study: Located, view: Display | JsonLines, path: Path, *, new_segment: bool) -> Finished | None:
-    finished: Finished | None = None
-    pending: list[int] = []
-    events = tune(study, new_segment=new_segment)
-    with _second_interrupt_ends(), view:
-        record = None
+def _run(study: Located, view: Display | JsonLines, path: Path, *, new_segment: bool, limit: str | None) -> None:
+    """Run to the end. Raises Stopped or Interrupted where the end came early."""
+    until = time_limit(limit, os.environ)
+    signals = Signals(lambda: max(GRACE_SECONDS, until.left()) if until else GRACE_SECONDS)
+    events = tune(
+        study, new_segment=new_segment, stop=lambda: signals.stop() or (until.stop() if until is not None else None)
+    )
+    finished, running = None, set[int]()
+    with signals.taken(), view:
         try:
             for event in events:
                 view.show(event)
-                if isinstance(event, Opened):
-                    record = event.record
-                if isinstance(event, Finished):
-                    finished = event
-        except KeyboardInterrupt:
-            pending = [trial.number for trial in record.pending] if record is not None else []
-            events.close()
-            what = f" Trials {', '.join(map(str, pending))} were abandoned and will run again." if pending else ""
-            raise Interrupted(
-                f"interrupted; everything finished is saved.{what} Continue with `meshtune tune {path}`"
-            ) from None
+                match event:
+                    case Opened():
+                        signals.cooperative = True
+                    case Started(request):
+                        running.add(request.trial)
+                    case Told(trial):
+                        running.discard(trial.number)
+                    case Finished():
+                        finished = event
+        except KeyboardInterrupt:  # before anything ran
+            came = signals.stop()
+            finished = Finished(came.reason if came is not None else "interrupted", complete=False)
         finally:
             events.close()
-    return finished
+    if finished is None or finished.complete:
+        return
+    words = _words(finished.reason, sorted(running), path)
+    raise Interrupted(words) if signals.interrupted else Stopped(words)
 
 
-@contextmanager
-def _second_interrupt_ends() -> Iterator[None]:
-    """The first Ctrl-C raises KeyboardInterrupt; the second ends the process now (its children end with it)."""
-    count = 0
-
-    def on_interrupt(_: int, __: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
-            os._exit(130)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _words(reason: str, suspended: list[int], path: Path) -> str:
+    """What a run that was stopped says at its end: one line."""
+    kept = ""
+    if suspended:
+        numbers = ", ".join(map(str, suspended))
+        kept = f" Running were {numbers}: the next run goes on with them, from a checkpoint where they have one."
+    again = f"Continue with `meshtune tune {path}`"
+    return f"{reason}; everything finished is saved.{kept} {again}"

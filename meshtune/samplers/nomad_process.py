@@ -1,8 +1,8 @@
 """The child program that owns NOMAD: `python -m meshtune.samplers.nomad_process`. The only file that imports PyNomad.
 
 Standard input brings one JSON line that describes the run, then one line of answers for each block; the descriptor
-named by `--fd` carries out one line a block, and `{"end": reason}`. The program writes no file, ignores the terminal's
-signals by living in a session of its own, and ends when its input ends.
+named by `--fd` carries out one line a block, and `{"end": reason}`. The program writes no file, leaves
+signals to the coordinator, and ends when its input ends.
 
 NOMAD crashes on bad input instead of raising: everything is validated by `meshtune.samplers.nomad` before it comes
 here. An exception must never leave the callback (NOMAD would count a failed evaluation and go on).
@@ -15,9 +15,12 @@ import os
 import sys
 from typing import Any, TextIO
 
+from meshtune.child_signals import leave_to_the_coordinator
+
 
 def main() -> None:
     """Read the run from standard input, then propose blocks until NOMAD ends or the pipe does."""
+    leave_to_the_coordinator()
     out = os.fdopen(int(sys.argv[sys.argv.index("--fd") + 1]), "w", encoding="utf-8")
     line = sys.stdin.readline()
     if not line:

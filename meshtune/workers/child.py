@@ -16,6 +16,7 @@ import threading
 import traceback
 from typing import TextIO
 
+from meshtune.child_signals import leave_to_the_coordinator
 from meshtune.objectives.build import Objective, ObjectiveSpec, build
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
@@ -25,6 +26,7 @@ SUSPEND = "suspend"
 
 def main() -> None:
     """Build the objective, then evaluate what comes until the pipe ends."""
+    leave_to_the_coordinator()
     out = os.fdopen(int(sys.argv[sys.argv.index("--fd") + 1]), "w", encoding="utf-8")
     line = sys.stdin.readline()
     if not line:

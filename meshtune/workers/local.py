@@ -123,6 +123,8 @@ class LocalWorker:
         while self._children and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 if not self._read(key.data):  # it has ended
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        key.data.process.wait(max(0.0, deadline - time.monotonic()))
                     self._kill(key.data)
                     self._children.remove(key.data)
         for child in self._children:

@@ -1,9 +1,11 @@
 """`tune`, `status` and `stop` as a user meets them: exit codes, signals, resuming, refusals."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,21 +15,27 @@ from meshtune.testing.processes import descendants, gone
 from tests.kill import command_study, meshtune, record_of, run
 
 
-def start(path: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(meshtune("tune", path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def told(path: Path) -> int:
-    answer = subprocess.run(meshtune("status", path, "--json"), capture_output=True, text=True, check=False)
-    counts = json.loads(answer.stdout)["trials"] if answer.returncode == 0 else {}
-    return sum(counts.get(name, 0) for name in ("complete", "crashed", "out_of_memory"))
+def start(path: Path, *arguments: object) -> "subprocess.Popen[str]":
+    pipe = subprocess.PIPE
+    return subprocess.Popen(meshtune("tune", path, *arguments), stdout=pipe, stderr=pipe, text=True)
 
 
 def wait_for_trials(path: Path, count: int) -> None:
+    """Until so many trials' programs have ended."""
+    log = path.parent / "finished.log"
     deadline = time.monotonic() + 60
-    while told(path) < count:
+    while not log.exists() or len(log.read_text().splitlines()) < count:
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.05)
+
+
+def wait_for_programs(process: "subprocess.Popen[str]") -> set[int]:
+    """Until two trials run; returns all processes that came of this one."""
+    deadline = time.monotonic() + 60
+    while len(family := descendants(process.pid)) < 7:  # NOMAD's, two workers, two guards, two programs
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return family
 
 
 @pytest.fixture
@@ -52,7 +60,7 @@ def test_status_has_what_the_design_promises(tmp_path: Path) -> None:
         assert json.loads(again.stdout)["best"] == status["best"]
 
 
-def test_one_interrupt_saves_and_the_same_command_goes_on(slow: Path) -> None:
+def test_one_interrupt_saves_and_the_same_command_goes_on(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(slow)
     wait_for_trials(slow, 2)
     family = descendants(process.pid)
@@ -63,6 +71,7 @@ def test_one_interrupt_saves_and_the_same_command_goes_on(slow: Path) -> None:
     assert "Traceback" not in words
     assert gone(family)
     assert not (slow.parent / "study" / "lease.json").exists()
+    monkeypatch.setenv("PROGRAM_SECONDS", "0.01")
     assert run(slow).returncode == 0
     whole = command_study(slow.parent / "whole", trials=10)
     assert run(whole).returncode == 0
@@ -81,14 +90,82 @@ def test_two_interrupts_end_it_now(slow: Path) -> None:
     assert gone(family)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_what_a_batch_system_sends_suspends_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setenv("PROGRAM_SECONDS", "100")
+    path = command_study(tmp_path)
+    process = start(path)
+    family = wait_for_programs(process)
+    for pid in (process.pid, *family, process.pid):  # batch systems signal all of a job, and some of it twice
+        os.kill(pid, number)
+    _, words = process.communicate(timeout=30)
+    assert process.returncode == 75, words
+    assert f"{number.name} came; everything finished is saved. Running were 0, 1: " in words
+    assert "Traceback" not in words
+    assert gone(family)
+    assert not list((tmp_path / "study").glob("*lease*"))
+
+
+def test_a_second_sigterm_ends_it_at_once() -> None:
+    """While the first one still waits for trials to save themselves."""
+    signals = "import time\nfrom meshtune.commands.signals import Signals\n"
+    signals += "s = Signals()\ns.cooperative = True\nwith s.taken():\n    print('up', flush=True)\n"
+    signals += "    while s.stop() is None:\n        time.sleep(0.01)\n    print(s.stop(), flush=True)\n"
+    signals += "    time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", signals], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "Stop(reason='SIGTERM came', seconds=20.0)\n"
+    time.sleep(2.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 75
+    process.stdout.close()
+
+
+def test_a_time_limit_stops_in_time_and_stop_now_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = command_study(tmp_path, block=2)
+    limited = run(path, "--trials", 1000, "--time-limit", "4s")
+    assert limited.returncode == 75
+    assert "the time limit of 4s is near; everything finished is saved" in limited.stderr
+    monkeypatch.setenv("PROGRAM_SECONDS", "100")
+    process = start(path, "--trials", 1000)
+    wait_for_programs(process)
+    asked = subprocess.run(meshtune("stop", path, "--now"), capture_output=True, text=True, check=True)
+    assert "suspends its running trials and stops" in asked.stderr
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "asked to stop; everything finished is saved. Running were " in words
+
+
+def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
+    """`check` is at work on data that take long."""
+    program = "import time, meshtune.commands.check as check\nfrom meshtune import cli\n"
+    program += "check.prepare = lambda study: (print('at work', flush=True), time.sleep(60))\ncli.main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "check", command_study(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "at work\n"
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert words == "meshtune: interrupted\n"
+
+
 def test_stop_finishes_running_trials_and_says_so(slow: Path) -> None:
-    process = start(slow)
+    process = start(slow, "--trials", 1000)
     wait_for_trials(slow, 1)
     asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
     assert f"process {process.pid} " in asked.stderr
     _, words = process.communicate(timeout=30)
     assert process.returncode == 75
-    assert "continue with" in words
+    assert "asked to stop; everything finished is saved. Continue with `meshtune tune" in words
     status = json.loads(subprocess.run(meshtune("status", slow, "--json"), capture_output=True, check=True).stdout)
     assert status["state"] == "stopped"
     assert run(slow).returncode == 0
@@ -97,7 +174,7 @@ def test_stop_finishes_running_trials_and_says_so(slow: Path) -> None:
 
 
 def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path) -> None:
-    process = start(slow)
+    process = start(slow, "--trials", 1000)
     wait_for_trials(slow, 1)
     refused = run(slow)
     assert refused.returncode == 2
