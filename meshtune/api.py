@@ -58,21 +58,29 @@ def tune(
     Raises:
         InputError: with every fault of the input at once. StudyMismatch: keys that are fixed differ from the study's.
         StudyBusy: another process runs it. SamplerError, WorkerError, StorageError: the run failed.
-        KeyboardInterrupt: it was interrupted. What was finished is saved, and the same call continues.
+        KeyboardInterrupt: it was interrupted; the same call continues. Running trials had some seconds to save where
+            they are, unless a second interrupt came.
     """
     _import_optuna()
+    from meshtune.commands.interrupts import Interrupts
     from meshtune.commands.tune import tune as run
     from meshtune.display import Display
+    from meshtune.study import Opened
 
     located = _find(study, trials, folder, overrides)
     console = _console(progress)
-    with contextlib.closing(run(located)) as events, Display(console) as view:
-        try:
+    interrupts = Interrupts()
+    events = run(located, stop=interrupts.stop)
+    try:
+        with contextlib.closing(events), interrupts.taken(), Display(console) as view:
             for event in events:
                 view.show(event)
-        except KeyboardInterrupt:
-            console.print("interrupted; what was finished is saved, and the same call continues", style="yellow")
-            raise
+                interrupts.cooperative = interrupts.cooperative or isinstance(event, Opened)
+        if interrupts.count:
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        console.print("interrupted; what was finished is saved, and the same call continues", style="yellow")
+        raise
     return Study(located.folder)
 
 

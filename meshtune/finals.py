@@ -61,9 +61,8 @@ def gather(
                 queue.append(dataclasses.replace(request, attempt=event.attempt + 1))
                 yield Retried(event)
             elif event.ending is not Ending.COMPLETE:
-                raise MeshtuneError(
-                    f"{_WHAT[request.measure]} ended as {event.ending}: {event.message}. {event.ending.advice}"
-                )
+                what, ending = _WHAT[request.measure], event.ending
+                raise MeshtuneError(f"{what} ended as {ending}: {event.message}. {ending.advice}")
             else:
                 yield event
         if grace:

@@ -263,6 +263,13 @@ def test_of_a_lora_study(tiny_model_folder: Path, tmp_path: Path) -> None:
     assert study.best.adapter is not None
     assert (study.best.adapter / "adapter_config.json").exists()
     assert {"params_rank", "params_alpha", "params_learning_rate"} <= set(study.trials.columns)
+    written = study.export(tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "adapter_config.json").exists()
+    assert written["folder"]
+    study.export(tmp_path / "merged", trial=0, merge=True)
+    assert (tmp_path / "merged" / "config.json").exists()
+    study.train(tmp_path / "final", trial="baseline", epochs=1, all_data=True)
+    assert (tmp_path / "final" / "adapter_config.json").exists()
     if study.best.trial != 0:
         assert study.difference is not None
         assert study.difference.low <= study.difference.mean <= study.difference.high

@@ -122,10 +122,9 @@ def _lora(
     }
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
-    rows = data.summary.test.rows
-    return Prepared(
-        space, baseline, start, objective, places(config.worker, device), fixed, data.summary, rows, answers
-    )
+    at = places(config.worker, device)
+    test_rows = data.summary.test.rows
+    return Prepared(space, baseline, start, objective, at, fixed, data.summary, test_rows, answers)
 
 
 def need_training() -> None:
