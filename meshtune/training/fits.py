@@ -96,7 +96,7 @@ def _fault(space: Space, found: Largest, setting: Setting) -> Fault:
     ranks = [rank for rank in _ranks(space, found.hyperparameters) if setting.fits(_at_rank(found, rank))]
     rank = found.hyperparameters["rank"]
     searched = any(dimension.name == "rank" for dimension in space.dimensions)
-    what = f"a trial at rank {rank} needs about {gigabytes(found.memory.total)} ({describe(found.memory)})"
+    what = f"the largest trial needs about {gigabytes(found.memory.total)} ({describe(found.memory, rank)})"
     there = f"there are {gigabytes(found.available or 0)} for it" + _shared(setting)
     ways = [f"`{way}`" for way in _ways(found, setting)]
     if ranks:
@@ -121,11 +121,11 @@ def largest_length(space: Space, setting: Setting, longest: int) -> int:
     return _last(longest, fits)
 
 
-def describe(memory: Memory) -> str:
-    """`base 0.54 GB + adapter 1.2 GB + activations 0.4 GB + process 0.6 GB`."""
+def describe(memory: Memory, rank: int) -> str:
+    """`base 0.54 GB + adapter at rank 256 1.2 GB + activations 0.4 GB + process 0.6 GB`."""
     parts = {
         "base": memory.base,
-        "adapter with its optimizer": memory.adapter + memory.optimizer,
+        f"adapter at rank {rank}": memory.adapter + memory.optimizer,
         "activations": memory.activations,
         "process": memory.overhead,
     }
@@ -133,9 +133,9 @@ def describe(memory: Memory) -> str:
 
 
 def gigabytes(count: int) -> str:
-    """Bytes as `0.54 GB` (10^9) or `24 GB`."""
-    value = count / 1e9
-    return f"{value:.2g} GB" if value < 10 else f"{value:,.0f} GB"
+    """Bytes as people read them: `0.54 GB` (10^9), `24 GB`, and below 0.1 GB `5.2 MB`."""
+    value, unit = (count / 1e9, "GB") if count >= 1e8 else (count / 1e6, "MB")
+    return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"
 
 
 def _corners(space: Space) -> Iterator[dict[str, Any]]:
