@@ -7,12 +7,14 @@ of target modules, and with nothing else that is searched. Predictions are `memo
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from meshtune.config import TrainingConfig
 from meshtune.errors import Fault, InputError
+from meshtune.hyperparameters import WHOLE
 from meshtune.space import Dimension, Space
 from meshtune.training.memory import Batch, Memory, full_batch, predict
 from meshtune.training.shape import Shape
@@ -84,8 +86,7 @@ def refuse_too_large(space: Space, setting: Setting, baseline: Mapping[str, Any]
     found = largest(space, setting)
     faults = [] if setting.fits(found.hyperparameters) else [_fault(space, found, setting)]
     if baseline is not None and not setting.fits(baseline) and not space.contains(baseline):
-        needed, there = setting.memory(baseline), setting.available or 0
-        what = f"needs about {gigabytes(needed.total)}, and there are {gigabytes(there)}{_shared(setting)}"
+        what = f"needs about {gigabytes(setting.memory(baseline).total)}, and {_there(setting)}"
         faults.append(Fault(f"rank {baseline['rank']} {what}: choose a smaller point to beat", key="baseline"))
     if faults:
         raise InputError(faults)
@@ -97,15 +98,14 @@ def _fault(space: Space, found: Largest, setting: Setting) -> Fault:
     rank = found.hyperparameters["rank"]
     searched = any(dimension.name == "rank" for dimension in space.dimensions)
     what = f"the largest trial needs about {gigabytes(found.memory.total)} ({describe(found.memory, rank)})"
-    there = f"there are {gigabytes(found.available or 0)} for it" + _shared(setting)
     ways = [f"`{way}`" for way in _ways(found, setting)]
     if ranks:
-        bound = f"lower its upper bound in `space` to {max(ranks)}" if searched else f"write `rank: {max(ranks)}`"
-        advice = f"the largest rank that fits is {max(ranks)}: {bound}"
-        advice += f"; or write {' or '.join(ways)}" if ways else ""
+        bound = _written(space, max(ranks)) if searched else f"rank: {max(ranks)}"
+        advice = f"the largest rank that fits is {max(ranks)}: write `{bound}`"
+        advice += f", or {' or '.join(ways)}" if ways else ""
     else:
         advice = "no rank fits: " + (f"write {' or '.join(ways)}" if ways else _several(setting))
-    return Fault(f"{what}, and {there}; {advice}", key="space.rank" if searched else "space")
+    return Fault(f"{what}, and {_there(setting)}; {advice}", key="space.rank" if searched else "space")
 
 
 def largest_length(space: Space, setting: Setting, longest: int) -> int:
@@ -162,6 +162,35 @@ def _ranks(space: Space, hyperparameters: Mapping[str, Any]) -> Sequence[int]:
     return range(1, int(hyperparameters["rank"]))
 
 
+def _written(space: Space, rank: int) -> str:
+    """The space as study.yaml has it, with this upper bound of the rank."""
+    entries = {name: json.dumps(value) for name, value in space.fixed.items()}
+    for dimension in space.dimensions:
+        parameter = dimension.parameter
+        if choices := dimension.values or parameter.choices:
+            kept = [value for value in choices if dimension.name != "rank" or int(value) <= rank]
+            entries[dimension.name] = json.dumps(kept)
+            continue
+        low, high = dimension.decode(parameter.low), dimension.decode(parameter.high)
+        high = rank if dimension.name == "rank" else high
+        if low == high:
+            entries[dimension.name] = f"{low:g}"
+            continue
+        entries[dimension.name] = f"{{low: {low:g}, high: {high:g}{_how(dimension)}}}"
+    return f"space: {{{', '.join(f'{name}: {text}' for name, text in entries.items())}}}"
+
+
+def _how(dimension: Dimension) -> str:
+    match dimension.encoding, dimension.parameter.kind:
+        case "log2", "int":
+            return ", power_of: 2"
+        case "log2", _:
+            return ", log: true"
+        case _, kind:
+            integer = ", integer: true" if kind == "int" and dimension.name not in WHOLE else ""
+            return (", log: true" if dimension.parameter.log else "") + integer
+
+
 def _at_rank(found: Largest, rank: int) -> dict[str, Any]:
     return {**found.hyperparameters, "rank": rank}
 
@@ -209,8 +238,7 @@ def _several(setting: Setting) -> str:
     return f"no single change is enough; {dtype}{together}"
 
 
-def _shared(setting: Setting) -> str:
+def _there(setting: Setting) -> str:
     kind = "CPU" if setting.device == "cpu" else "GPU"
-    if setting.processes == 1:
-        return f" on this {kind}"
-    return f" on this {kind}, which {setting.processes} processes share"
+    each = f" for each of {setting.processes} processes" if setting.processes > 1 else ""
+    return f"this {kind} has {gigabytes(setting.available or 0)}{each}"
