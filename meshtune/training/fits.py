@@ -94,14 +94,16 @@ def refuse_too_large(space: Space, setting: Setting, baseline: Mapping[str, Any]
 
 
 def _fault(space: Space, found: Largest, setting: Setting) -> Fault:
-    ranks = [rank for rank in _ranks(space, found.hyperparameters) if setting.fits(_at_rank(found, rank))]
+    ranks = _ranks(space, found.hyperparameters)
+    fitting = _last(len(ranks), lambda count: setting.fits({**found.hyperparameters, "rank": ranks[count - 1]}))
     rank = found.hyperparameters["rank"]
     searched = any(dimension.name == "rank" for dimension in space.dimensions)
     what = f"the largest trial needs about {gigabytes(found.memory.total)} ({describe(found.memory, rank)})"
     ways = [f"`{way}`" for way in _ways(found, setting)]
-    if ranks:
-        bound = _written(space, max(ranks)) if searched else f"rank: {max(ranks)}"
-        advice = f"the largest rank that fits is {max(ranks)}: write `{bound}`"
+    if fitting:
+        highest = ranks[fitting - 1]
+        bound = _written(space, highest) if searched else f"rank: {highest}"
+        advice = f"the largest rank that fits is {highest}: write `{bound}`"
         advice += f", or {' or '.join(ways)}" if ways else ""
     else:
         advice = "no rank fits: " + (f"write {' or '.join(ways)}" if ways else _several(setting))
@@ -154,11 +156,12 @@ def _options(dimension: Dimension) -> Sequence[Any]:
 
 
 def _ranks(space: Space, hyperparameters: Mapping[str, Any]) -> Sequence[int]:
-    """The ranks that the space has; all below it where it is fixed."""
+    """The ranks that the space has, upwards; all below it where it is fixed."""
     for dimension in space.dimensions:
         if dimension.name == "rank":
             parameter = dimension.parameter
-            return [int(dimension.decode(value)) for value in range(int(parameter.low), int(parameter.high) + 1)]
+            exponents = range(int(parameter.low), int(parameter.high) + 1)
+            return [int(dimension.decode(value)) for value in exponents]
     return range(1, int(hyperparameters["rank"]))
 
 
@@ -189,10 +192,6 @@ def _how(dimension: Dimension) -> str:
         case _, kind:
             integer = ", integer: true" if kind == "int" and dimension.name not in WHOLE else ""
             return (", log: true" if dimension.parameter.log else "") + integer
-
-
-def _at_rank(found: Largest, rank: int) -> dict[str, Any]:
-    return {**found.hyperparameters, "rank": rank}
 
 
 def _ways(found: Largest, setting: Setting) -> Iterator[str]:
