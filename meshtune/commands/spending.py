@@ -26,6 +26,7 @@ from meshtune.training.fits import Largest, Setting, describe, gigabytes, refuse
 from meshtune.training.models import load_model
 from meshtune.training.pilot import Pilot, measure
 from meshtune.training.recipe import Recipe, recipe
+from meshtune.training.room import available
 from meshtune.training.shape import shape_of
 from meshtune.training.steps import Diverged
 
@@ -54,7 +55,7 @@ def setting(prepared: Prepared, seed: int) -> Setting:
     device = prepared.places[0].device
     gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in prepared.places)
     processes = len(prepared.places) if device != "cuda" else max(gpus.values())
-    there = machine.available(device, [name for name in gpus if name])
+    there = available(device, [name for name in gpus if name])
     return Setting(
         shape=shape_of(spec.model),
         training=spec.training,

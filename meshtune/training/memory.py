@@ -102,7 +102,7 @@ def of_recipe(shape: Shape, recipe: Recipe, batch: Batch, *, device: str, dtype:
     beside = 4 * parameters
     return Memory(
         base=shape.parameters * base_bytes,
-        adapter=parameters * (8 if on_cpu else 4),
+        adapter=parameters * (8 if on_cpu else 4) + (_originals(recipe, targets, base_bytes) if on_cpu else 0),
         optimizer=parameters * 12,
         activations=max(training, _validation(shape, batch, base_bytes, on_cpu), beside),
         overhead=CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
@@ -131,6 +131,13 @@ def batches_of(rows: RowSet, seed: int, epochs: int) -> Callable[[int], Batch]:
 def full_batch(batch_size: int, length: int) -> Batch:
     """The largest batch that may come where rows are not known: all rows of this length, every token a label."""
     return Batch(batch_size, length, batch_size * length)
+
+
+def _originals(recipe: Recipe, targets: Sequence[Linear], base_bytes: int) -> int:
+    """Bytes on the CPU of the base's weights that PiSSA and OLoRA change, kept to be put back, and of their start."""
+    if recipe.init_lora_weights not in ("pissa", "olora"):
+        return 0
+    return sum(base_bytes * x.inputs * x.outputs + 8 * recipe.rank * (x.inputs + x.outputs) for x in targets)
 
 
 def _training(

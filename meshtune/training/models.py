@@ -58,7 +58,7 @@ def check_model(model: ModelConfig) -> None:
     if model.name == "embedded":
         embedded_gguf()
         return
-    name, arguments = source(model)
+    name, arguments = _source(model)
     if arguments.get("gguf_file"):
         return
     with quiet(), _explained(model):
@@ -74,7 +74,7 @@ def load_model(model: ModelConfig, device: str) -> Any:
     Raises:
         InputError: it cannot be had; the message says why and what to do.
     """
-    name, arguments = source(model)
+    name, arguments = _source(model)
     dtype = torch.float32 if model.dtype == "auto" else getattr(torch, model.dtype)
     with quiet(), contextlib.redirect_stderr(io.StringIO()), _explained(model):  # see _convert
         base, told = AutoModelForCausalLM.from_pretrained(
@@ -151,7 +151,7 @@ def _forget_quantization(base: Any) -> None:
             delattr(base, name)
 
 
-def source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
+def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` takes. Looks at local files only."""
     if model.name == "embedded":
         return str(embedded_folder()), {}

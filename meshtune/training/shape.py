@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from meshtune.config import ModelConfig
-from meshtune.training.models import quiet, source
+from meshtune.data.tokenizer import location
+from meshtune.training.models import quiet
 
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 
@@ -68,12 +69,11 @@ class Shape:
 
 
 def shape_of(model: ModelConfig) -> Shape:
-    """The shape of a model that `check_model` accepts. Reads its configuration only (a GGUF file's head)."""
-    name, arguments = source(model)
-    arguments.pop("quantization_config", None)  # of a GGUF file, whose weights are dequantized
+    """The shape of a model, from its configuration (a GGUF file's head). Raises InputError where there is none."""
+    name, options = location(model)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about generation and attention: nothing is computed
-        config = AutoConfig.from_pretrained(name, trust_remote_code=model.trust_remote_code, **arguments)
+        config = AutoConfig.from_pretrained(name, **options)
         with torch.device("meta"):
             built = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     return measure(built)

@@ -172,7 +172,7 @@ def test_the_shape_comes_without_weights(tmp_path: Any, tiny_model_folder: Any) 
     assert [linear.name for linear in shape.targets(("layers.1.self_attn.q_proj",))] == [
         "model.layers.1.self_attn.q_proj"
     ]
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="no such model folder"):
         shape_of(ModelConfig(name=str(tmp_path / "nothing")))
 
 
