@@ -158,7 +158,7 @@ def measured_memory(measured: Pilot, point: Recipe, at: Setting) -> dict[str, An
 def measured_line(facts: Mapping[str, Any]) -> str:
     """That in a line."""
     peak, predicted = gigabytes(facts["peak"]), gigabytes(facts["predicted"])
-    return f"measured {peak} at the baseline's rank {facts['rank']}, predicted {predicted}"
+    return f"measured {peak} in the first steps at the baseline's rank {facts['rank']}, predicted {predicted}"
 
 
 def time_line(measured: Pilot, expected: Forecast, budget: BudgetConfig, processes: int) -> str:

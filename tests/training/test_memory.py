@@ -216,8 +216,8 @@ rows, length, rank, precision = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv
 machine.use_threads(1)
 base = load_model(ModelConfig(name="embedded"), "cpu")
 numbers = np.random.default_rng(0)
-row = np.arange(length)
-data = [(numbers.integers(3, 49000, length).astype(np.int32), row >= length // 2) for _ in range(2 * rows)]
+lengths = [length, *numbers.integers(length // 3, length, 6 * rows - 1).tolist()]
+data = [(numbers.integers(3, 49000, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
 point = {"rank": rank, "alpha": rank, "dropout": 0.0, "learning_rate": 1e-4}
 made = recipe(TrainingConfig(batch_size=rows, epochs=1, precision=precision), point, 0)
 machine.reset_peak("cpu")
