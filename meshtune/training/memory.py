@@ -58,7 +58,7 @@ class Memory:
     """Bytes on the device at the peak of a trial.
 
     Attributes:
-        base: the frozen model. adapter: its weights, and on a CPU the copy of the best epoch.
+        base: the frozen model. adapter: its weights, and on a CPU the copy of the best epoch of several.
         optimizer: gradients and Adam's moments. activations: kept for the backward pass of the largest batch, with the
             logits and rounded weights; or what validation takes, where that is more.
         overhead: of the process.
@@ -101,14 +101,16 @@ def of_recipe(shape: Shape, recipe: Recipe, batch: Batch, *, device: str, dtype:
     if recipe.use_dora:
         parameters += sum(linear.outputs for linear in targets)
     training = _training(shape, recipe, targets, batch, base_bytes, on_cpu)
-    # An optimizer step and the copy of an epoch's weights come when activations are gone; both need room once more.
-    beside = 4 * parameters
+    # A GPU's optimizer steps over all weights at once, when the activations are gone, and needs room for one more copy.
+    step = 0 if on_cpu else 4 * parameters
+    # The best epoch's copy stands beside the training of the next one.
+    copies = 2 if on_cpu and recipe.epochs > 1 else 1
     spare = CPU_SPARE if on_cpu else GPU_SPARE
     return Memory(
         base=shape.parameters * base_bytes,
-        adapter=parameters * (8 if on_cpu else 4) + (_originals(recipe, targets, base_bytes) if on_cpu else 0),
+        adapter=4 * copies * parameters + (_originals(recipe, targets, base_bytes) if on_cpu else 0),
         optimizer=parameters * 12,
-        activations=round(spare * max(training, _validation(shape, batch, base_bytes, on_cpu), beside)),
+        activations=round(spare * max(training, _validation(shape, batch, base_bytes, on_cpu), step)),
         overhead=CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
     )
 
