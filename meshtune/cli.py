@@ -62,15 +62,26 @@ def init(
 
 
 @app.command()
-def check(study: Study, folder: Folder = None, override: Set = None, as_json: Json = False) -> None:
-    """Find every fault, and show what would run, without training."""
+def check(
+    study: Study,
+    folder: Folder = None,
+    override: Set = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Load the model and time a few batches.")
+    ] = True,
+    show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Print N rows, trained text coloured.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Find every fault; show what would run, and the memory and time that it takes."""
     from meshtune.commands.check import check as run
+    from meshtune.commands.check import print_rows
 
-    lines, facts = run(study, folder=folder, overrides=tuple(override or ()))
+    lines, facts = run(study, folder=folder, overrides=tuple(override or ()), measure=measure, show=show)
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
         print(lines)
+        print_rows(facts.get("rows", ()))
 
 
 @app.command()

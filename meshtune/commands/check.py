@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,86 @@ from meshtune.space import Dimension
 from meshtune.words import number, point
 
 
-def check(path: Path, *, folder: Path | None = None, overrides: tuple[str, ...] = ()) -> tuple[str, dict[str, Any]]:
-    """Find every fault; returns what would run, for people and as plain values. Raises InputError."""
+@dataclass(frozen=True)
+class _Spending:
+    """What was found about memory and time: lines for people (label, text), and plain values."""
+
+    lines: tuple[tuple[str, str], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=lambda: {"memory": None, "time": None})
+
+
+def check(
+    path: Path,
+    *,
+    folder: Path | None = None,
+    overrides: tuple[str, ...] = (),
+    measure: bool = True,
+    show: int = 0,
+) -> tuple[str, dict[str, Any]]:
+    """Find every fault; returns what would run, for people and as plain values. Raises InputError.
+
+    Args:
+        measure: load the model and train a few batches, to tell the time that the study will take.
+        show: how many prepared rows come among the plain values (`rows`), for `print_rows`.
+    """
     study = locate(path, overrides=overrides, folder=folder)
     prepared = prepare(study)
-    return _lines(study, prepared), _facts(study, prepared)
+    spending = _spending(study, prepared, measure)
+    facts = {**_facts(study, prepared), **spending.facts}
+    if show and prepared.data is not None:
+        facts["rows"] = _rows(study, prepared, show)
+    return _lines(study, prepared, spending), facts
+
+
+def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
+    """Print rows of (text, whether it is trained): trained text coloured, or between marks where there is no colour."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    coloured = console.color_system is not None and not console.no_color
+    for index, row in enumerate(rows):
+        console.print(f"\nrow {index + 1}, trained text {'coloured' if coloured else 'between ⟦ and ⟧'}:", style="dim")
+        line = Text()
+        for text, trained in row:
+            line.append(f"⟦{text}⟧" if trained and not coloured else text, style="bold green" if trained else "")
+        console.print(line)
+
+
+def _rows(study: Located, prepared: Prepared, count: int) -> list[list[tuple[str, bool]]]:
+    from meshtune.data.show import segments  # type: ignore[import-not-found,unused-ignore]
+
+    from meshtune.data.tokenizer import load_tokenizer
+    from meshtune.trial import DataRef
+
+    if study.config.model is None:
+        return []
+    ref = DataRef(**prepared.objective.spec["data"])
+    return list(segments(ref, load_tokenizer(study.config.model), count))
+
+
+def _spending(study: Located, prepared: Prepared, measure: bool) -> _Spending:
+    """Nothing where a program is the objective, whose memory and time are its own affair, or a trainer of one's own."""
+    config = study.config
+    if prepared.data is None or config.training.trainer.name == "import":
+        return _Spending()
+    from meshtune.commands import spending
+
+    at, largest = spending.memory_of(prepared, config.seed)
+    memory = spending.memory_facts(largest, at)
+    lines = [("memory", spending.memory_line(largest, at))]
+    if not measure:
+        return _Spending(tuple(lines), {"memory": memory, "time": None})
+    measured, point, loading = spending.pilot(prepared, at, config.seed)
+    memory["measured"] = spending.measured_memory(measured, point, at)
+    if memory["measured"] is not None:
+        lines.append(("", spending.measured_line(memory["measured"])))
+    processes = len(prepared.places)
+    expected = spending.forecast(
+        measured, prepared.data, point.epochs, config.budget, processes=processes, loading=loading
+    )
+    lines.append(("time", spending.time_line(measured, expected, config.budget, processes)))
+    return _Spending(tuple(lines), {"memory": memory, "time": spending.time_facts(measured, expected)})
 
 
 def _facts(study: Located, prepared: Prepared) -> dict[str, Any]:
@@ -29,7 +106,7 @@ def _facts(study: Located, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _lines(study: Located, prepared: Prepared) -> str:
+def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     config = study.config
     lines = [f"{study.source}: no faults", f"folder     {study.folder}"]
     if config.model is not None and prepared.data is not None:
@@ -48,8 +125,9 @@ def _lines(study: Located, prepared: Prepared) -> str:
     place = prepared.places[0]
     threads = f" with {place.threads} threads" if place.threads else ""
     lines.append(f"sampler    {config.sampler.name}; {len(prepared.places)} at once on {place.device}{threads}")
-    budget = config.budget.model_dump(exclude_none=True)
+    budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})
     lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
+    lines += (f"{label:<11}{text}" for label, text in spending.lines)
     return "\n".join(lines)
 
 

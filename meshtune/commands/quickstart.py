@@ -17,6 +17,6 @@ def quickstart(folder: Path, *, as_json: bool = False) -> dict[str, Any]:
     if not path.exists():
         init(folder, "quickstart", None, None)
     print(f"the study: {path}", file=sys.stderr)
-    lines, _ = check(path)
+    lines, _ = check(path, measure=False)  # the search begins at once, and shows its pace
     print(lines, file=sys.stderr)
     return watch(path, as_json=as_json)

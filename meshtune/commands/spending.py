@@ -1,0 +1,192 @@
+"""What a study will take of this machine, for `check`: the memory of its largest trial, and the time of its budget.
+
+Memory is predicted and refused where it cannot be had; time follows from a few batches that are trained (`pilot`), and
+is as good as these: other points, other processes beside it and early endings move it. Imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from meshtune.commands.prepared import Prepared
+from meshtune.config import BudgetConfig, ModelConfig, TrainingConfig
+from meshtune.data.batches import Rows
+from meshtune.data.summary import Summary
+from meshtune.display import duration, number
+from meshtune.errors import Fault, InputError
+from meshtune.objectives.lora import LoraSpec
+from meshtune.training import machine, memory
+from meshtune.training.fits import Largest, Setting, describe, gigabytes, refuse_too_large
+from meshtune.training.memory import Batch
+from meshtune.training.models import load_model
+from meshtune.training.pilot import Pilot, measure
+from meshtune.training.recipe import Recipe, recipe
+from meshtune.training.room import available
+from meshtune.training.shape import shape_of
+from meshtune.training.steps import Diverged
+from meshtune.workers.local import Place
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the budget comes to.
+
+    Attributes:
+        seconds_a_trial: training and validation, at the baseline's point. trials: how many the budget allows.
+        limited_by: the key of the budget that ends the search. hours: of the whole study, loading and tests included.
+        tokens: trained on in all trials. price: of these hours, where the config says what one costs.
+    """
+
+    seconds_a_trial: float
+    trials: int
+    limited_by: str
+    hours: float
+    tokens: int
+    price: float | None
+
+
+def setting_of(
+    model: ModelConfig, training: TrainingConfig, places: Sequence[Place], batch: Callable[[int], Batch]
+) -> Setting:
+    """What decides the memory of trials in these places, on the machine that is there now; see `Setting`."""
+    device = places[0].device
+    gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in places)
+    processes = len(places) if device != "cuda" else max(gpus.values())
+    there = available(device, [name for name in gpus if name])
+    return Setting(
+        shape=shape_of(model),
+        training=training,
+        device=device,
+        dtype=model.dtype,
+        batch=batch,
+        available=None if there is None else there // processes,
+        processes=processes,
+    )
+
+
+def setting(prepared: Prepared, seed: int) -> Setting:
+    """That of a study whose rows are prepared."""
+    spec = _spec(prepared)
+    batches = memory.batches_of(Rows.open(spec.data, "train"), seed, spec.training.epochs)
+    return setting_of(spec.model, spec.training, prepared.places, batches)
+
+
+def memory_of(prepared: Prepared, seed: int) -> tuple[Setting, Largest]:
+    """The setting and its largest trial. Raises InputError where that cannot fit."""
+    found = setting(prepared, seed)
+    return found, refuse_too_large(prepared.space, found, prepared.baseline)
+
+
+def pilot(prepared: Prepared, at: Setting, seed: int) -> tuple[Pilot, Recipe, float]:
+    """Measure the baseline's point; also its recipe, and the seconds that loading the model took.
+
+    Raises InputError where the baseline runs out of memory or does not train at all.
+    """
+    spec = _spec(prepared)
+    if prepared.baseline is None:
+        raise InputError("a study of LoRA hyperparameters has a baseline")
+    point = recipe(at.training, prepared.baseline, seed)
+    rows = Rows.open(spec.data, "train"), Rows.open(spec.data, "validation")
+    begun = time.monotonic()
+    base = load_model(spec.model, at.device)
+    loaded = time.monotonic() - begun
+    try:
+        return measure(base, *rows, point, threads=prepared.places[0].threads), point, loaded
+    except Diverged as error:
+        text = f"{error} at the point to beat: choose another, such as a lower learning rate"
+        raise InputError(Fault(text, key="baseline")) from error
+    except Exception as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        text = (
+            f"training its largest batch ran out of memory on {at.device}: lower training.batch_size or data.max_length"
+        )
+        raise InputError(Fault(text, key="baseline")) from error
+
+
+def forecast(
+    measured: Pilot, data: Summary, epochs: int, budget: BudgetConfig, *, processes: int, loading: float
+) -> Forecast:
+    """What the budget comes to at these speeds, with all processes busy."""
+    a_trial = epochs * (data.train.tokens / measured.training + data.validation.tokens / measured.validation)
+    tokens = epochs * data.train.tokens
+    limits: dict[str, float] = {}
+    if budget.trials is not None:
+        limits["trials"] = budget.trials
+    if budget.tokens is not None:
+        limits["tokens"] = math.ceil(budget.tokens / tokens)  # the trial that reaches it still ends
+    if budget.hours is not None:
+        limits["hours"] = processes * math.ceil(budget.hours * 3600 / a_trial)
+    limited_by = min(limits, key=lambda name: limits[name])
+    trials = int(limits[limited_by])
+    # Untuned, baseline and best are measured on the test rows, and untuned on the validation rows.
+    finals = (3 * data.test.tokens + data.validation.tokens) / measured.validation
+    seconds = loading + math.ceil(trials / processes) * a_trial + finals
+    hours = seconds / 3600
+    price = None if budget.price_per_hour is None else hours * budget.price_per_hour
+    return Forecast(a_trial, trials, limited_by, hours, trials * tokens, price)
+
+
+def memory_line(found: Largest, at: Setting) -> str:
+    """The largest trial beside what there is."""
+    there = "how much there is cannot be told here"
+    if at.available is not None:
+        share = f" for each of {at.processes} processes" if at.processes > 1 else ""
+        there = f"this {'CPU' if at.device == 'cpu' else 'GPU'} has {gigabytes(at.available)}{share}"
+    line = f"{describe(found.memory, found.hyperparameters['rank'])} = {gigabytes(found.memory.total)}; {there}"
+    if found.close:
+        line += "\n           warning: that is close; the largest trials may run out of memory"
+    return line
+
+
+def memory_facts(found: Largest, at: Setting) -> dict[str, Any]:
+    """The same as plain values, in bytes."""
+    return {
+        "hyperparameters": dict(found.hyperparameters),
+        "batch": asdict(at.batch(at.batch_size(found.hyperparameters))),
+        "predicted": found.memory.to_dict(),
+        "available": at.available,
+        "processes": at.processes,
+        "measured": None,
+    }
+
+
+def measured_memory(measured: Pilot, point: Recipe, at: Setting) -> dict[str, Any] | None:
+    """The peak that was measured, beside the prediction for the same batch; None where it cannot be measured."""
+    if measured.peak is None:
+        return None
+    predicted = memory.of_recipe(at.shape, point, measured.largest, device=at.device, dtype=at.dtype)
+    return {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "batch": asdict(measured.largest)}
+
+
+def measured_line(facts: Mapping[str, Any]) -> str:
+    """That in a line."""
+    peak, predicted = gigabytes(facts["peak"]), gigabytes(facts["predicted"])
+    return f"measured {peak} in the first steps at the baseline's rank {facts['rank']}, predicted {predicted}"
+
+
+def time_line(measured: Pilot, expected: Forecast, budget: BudgetConfig, processes: int) -> str:
+    """Seconds a trial and hours for the budget, with their price."""
+    of = f" of {budget.trials}" if budget.trials is not None and expected.trials < budget.trials else ""
+    on = f" on {processes} processes" if processes > 1 else ""
+    about = f"about {duration(expected.seconds_a_trial)} a trial ({number(measured.training, 3)} tokens/s)"
+    line = f"{about}, {expected.trials}{of} trials{on}: about {duration(expected.hours * 3600)}"
+    if expected.price is not None:
+        line += f", {expected.price:,.2f} at {number(budget.price_per_hour)} an hour"
+    return line
+
+
+def time_facts(measured: Pilot, expected: Forecast) -> dict[str, Any]:
+    """The same as plain values."""
+    speeds = {"tokens_a_second": measured.training, "validation_tokens_a_second": measured.validation}
+    return {**speeds, "seconds_a_step": measured.seconds_per_step, **asdict(expected)}
+
+
+def _spec(prepared: Prepared) -> LoraSpec:
+    return LoraSpec.model_validate_json(json.dumps(prepared.objective.spec))

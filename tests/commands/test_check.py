@@ -1,0 +1,137 @@
+"""`check` as a user meets it: memory and time of a study, what cannot fit, rows with what is learned."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from meshtune.cli import app
+from meshtune.commands.check import check, print_rows
+from meshtune.commands.spending import forecast
+from meshtune.config import BudgetConfig
+from meshtune.data.summary import SideSummary, Summary
+from meshtune.errors import InputError
+from meshtune.training.memory import Batch
+from meshtune.training.pilot import Pilot
+from tests.conftest import WORDS
+from tests.kill import command_study
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_model_folder: Path) -> Path:
+    rows = [{"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % 12])} for n in range(60)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"model: {tiny_model_folder}\ndata: {{sources: [{{path: rows.json}}], validation: 10, test: 10}}\n"
+        "training: {batch_size: 4}\nbudget: {trials: 5, price_per_hour: 3600}\nworker: {processes: 2}\n"
+    )
+    return path
+
+
+def test_memory_and_time(study: Path) -> None:
+    """Lines for people, the same as plain values, and nothing but the prepared data left behind."""
+    lines, facts = check(study)
+    labels = [line[:11].strip() for line in lines.splitlines()]
+    assert "memory" in labels
+    assert "time" in labels
+    assert "rank 256" in lines
+    assert "for each of 2 processes" in lines
+    assert "price per hour" not in lines  # it ends nothing
+    memory, time = facts["memory"], facts["time"]
+    assert memory["hyperparameters"]["rank"] == 256
+    assert memory["predicted"]["total"] < memory["available"]
+    assert memory["processes"] == 2
+    assert memory["measured"] is None or memory["measured"]["rank"] == 16
+    assert (time["trials"], time["limited_by"]) == (5, "trials")
+    assert time["price"] == pytest.approx(3600 * time["hours"])
+    assert 3 * time["seconds_a_trial"] <= time["hours"] * 3600
+    json.dumps(facts)
+    assert sorted(path.name for path in study.parent.iterdir()) == ["rows.json", "study", "study.yaml"]
+    assert [path.name for path in (study.parent / "study").iterdir()] == ["data"]
+
+
+def test_without_measuring(study: Path) -> None:
+    """The prediction stays; no model is loaded, so that even one with damaged weights is none."""
+    lines, facts = check(study, measure=False)
+    assert "\nmemory     base " in lines
+    assert "\ntime " not in lines
+    assert facts["time"] is None
+    assert facts["memory"]["measured"] is None
+
+
+def test_what_cannot_fit_is_a_fault(study: Path) -> None:
+    """Before the model is loaded."""
+    with pytest.raises(InputError, match=r"space: .*no rank fits|the largest rank that fits is") as caught:
+        check(study, overrides=("space={rank: 1000000000, learning_rate: {low: 1e-5, high: 1e-3}}",))
+    assert "write `rank: " in str(caught.value)
+
+
+def test_a_program_has_no_such_lines(tmp_path: Path) -> None:
+    """Its memory and time are its own affair."""
+    lines, facts = check(command_study(tmp_path, trials=3))
+    assert (facts["memory"], facts["time"]) == (None, None)
+    assert "memory" not in lines
+
+
+def test_the_command_line(study: Path) -> None:
+    """`--json` is one object."""
+    done = CliRunner().invoke(app, ["check", str(study), "--json", "--no-measure"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["memory"]["predicted"]["total"] > 0
+
+
+def test_rows_without_colour(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is learned stands between marks; brackets in a row are text, not Rich's markup."""
+    print_rows([[("<s>user\n[red] one", False), ("two</s>", True)], [("three", False)]])
+    assert capsys.readouterr().out == (
+        "\nrow 1, trained text between ⟦ and ⟧:\n<s>user\n[red] one⟦two</s>⟧\n"
+        "\nrow 2, trained text between ⟦ and ⟧:\nthree\n"
+    )
+
+
+def test_rows_with_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_rows([[("one ", False), ("two", True)]])
+    written = capsys.readouterr().out
+    assert "\x1b[1;32mtwo\x1b[0m" in written
+    assert "⟦" not in written
+
+
+def side(tokens: int) -> SideSummary:
+    return SideSummary(rows=1, distinct=1, by_source=(1,), tokens=tokens, label_tokens=tokens)
+
+
+DATA = Summary((), side(9000), side(1000), side(500), "union", "chat", 100)
+SPEED = Pilot(training=100.0, validation=200.0, seconds_per_step=1.0, largest=Batch(1, 1, 1), peak=None)
+A_TRIAL = 2 * (90 + 5)  # seconds, of two epochs
+FINALS = (3 * 500 + 1000) / 200
+
+
+@pytest.mark.parametrize(
+    ("budget", "processes", "trials", "limited_by", "seconds"),
+    [
+        ({"trials": 7}, 1, 7, "trials", 7 * A_TRIAL),
+        ({"trials": 7}, 4, 7, "trials", 2 * A_TRIAL),
+        ({"trials": 7, "tokens": 36_000}, 1, 2, "tokens", 2 * A_TRIAL),
+        ({"trials": 7, "tokens": 36_001}, 1, 3, "tokens", 3 * A_TRIAL),
+        ({"trials": None, "hours": 10 * A_TRIAL / 3600}, 2, 20, "hours", 10 * A_TRIAL),
+        ({"trials": 7, "hours": 100.0}, 1, 7, "trials", 7 * A_TRIAL),
+    ],
+)
+def test_a_forecast(budget: dict[str, Any], processes: int, trials: int, limited_by: str, seconds: float) -> None:
+    """By hand: 18,000 tokens a trial."""
+    found = forecast(SPEED, DATA, 2, BudgetConfig(**budget), processes=processes, loading=10.0)
+    assert found.seconds_a_trial == A_TRIAL
+    assert (found.trials, found.limited_by, found.tokens) == (trials, limited_by, trials * 18_000)
+    assert found.hours * 3600 == pytest.approx(10 + seconds + FINALS)
+    assert found.price is None
+
+
+def test_the_price() -> None:
+    found = forecast(SPEED, DATA, 2, BudgetConfig(trials=36, price_per_hour=2.5), processes=1, loading=0.0)
+    assert found.price == pytest.approx(2.5 * found.hours)
