@@ -223,7 +223,7 @@ class Study:
 
         public: without any row of the data, path or host name.
         """
-        from meshtune.commands.report import report  # type: ignore[import-not-found, unused-ignore]
+        from meshtune.commands.report import report
 
         written = report([self.folder], out=None if out is None else Path(out), public=public)
         return Path(written["page"])
@@ -234,7 +234,7 @@ class Study:
         merge: write the full model with the adapter inside instead. Returns what was written, as plain values.
         Raises InputError where the trial has no adapter, or `out` is not empty.
         """
-        from meshtune.commands.export import export  # type: ignore[import-not-found, unused-ignore]
+        from meshtune.commands.export import export
 
         written: dict[str, Any] = export(self.folder, Path(out), trial=trial, merge=merge)
         return written
@@ -253,7 +253,7 @@ class Study:
         all_data: on validation and test rows too. epochs, seed: in place of the trial's. Returns what came of it, as
         plain values. An interrupted call goes on from its checkpoint. Raises InputError as `export` does.
         """
-        from meshtune.commands.train import train  # type: ignore[import-not-found, unused-ignore]
+        from meshtune.commands.train import train
 
         done: dict[str, Any] = train(self.folder, Path(out), trial=trial, all_data=all_data, epochs=epochs, seed=seed)
         return done
@@ -293,7 +293,7 @@ class Study:
         from meshtune.results import needs
 
         needs("plotly", "a figure")
-        from meshtune.report import figures  # type: ignore[import-not-found, unused-ignore]
+        from meshtune.report import figures
 
         draw: Callable[[Values], Any] = getattr(figures, name)
         return draw(self.status())

@@ -79,6 +79,11 @@ class _MayImport(Section):
     name: str
     imported: Imported | None = Field(default=None, alias="import")
 
+    @property
+    def shown(self) -> str:
+        """What messages call it."""
+        return self.imported or self.name
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         if self.name == "import" and self.imported is None:

@@ -60,8 +60,7 @@ def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
 
 
 def _rows(study: Located, prepared: Prepared, count: int) -> list[list[tuple[str, bool]]]:
-    from meshtune.data.show import segments  # type: ignore[import-not-found,unused-ignore]
-
+    from meshtune.data.show import segments
     from meshtune.data.tokenizer import load_tokenizer
     from meshtune.trial import DataRef
 
@@ -111,9 +110,12 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     lines = [f"{study.source}: no faults", f"folder     {study.folder}"]
     if config.model is not None and prepared.data is not None:
         from meshtune.data.summary import describe
+        from meshtune.training.models import advice
 
         precision = prepared.fixed["training"]["precision"]
         lines.append(f"model      {config.model.name} on {prepared.places[0].device}, trained in {precision}")
+        if text := advice(prepared.places[0].device):
+            lines.append(f"           {text}")
         lines.append("data\n" + describe(prepared.data))
         lines.append(f"training   {_training(prepared)}")
     lines.append("space      " + "\n           ".join(dimension(d) for d in prepared.space.dimensions))
@@ -124,7 +126,7 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         lines.append(f"baseline   {point(prepared.baseline)} ({where})")
     place = prepared.places[0]
     threads = f" with {place.threads} threads" if place.threads else ""
-    lines.append(f"sampler    {config.sampler.name}; {len(prepared.places)} at once on {place.device}{threads}")
+    lines.append(f"sampler    {config.sampler.shown}; {len(prepared.places)} at once on {place.device}{threads}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})
     lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
     lines += (f"{label:<11}{text}" for label, text in spending.lines)

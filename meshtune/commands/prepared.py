@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,7 @@ def _lora(
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
     need_training()
+    from meshtune.commands.setting import longest_row
     from meshtune.objectives.lora import LoraSpec, trainer_of
     from meshtune.training.models import check_model, resolve_device
     from meshtune.training.precision import resolve_precision
@@ -99,8 +100,10 @@ def _lora(
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     check_model(config.model, None if searched else target_modules(targets))
-    data = rows(study, config.data, config.model)
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
+    at = places(config.worker, device)
+    model = config.model
+    data = rows(study, config.data, model, lambda: longest_row(space, model, training, at))
     metrics.load(config.metrics)  # finds their faults now, and not at the end of the search
     asked = config.generation.rows
     answers = min((64 if config.metrics else 4) if asked is None else asked, data.summary.validation.rows)
@@ -122,7 +125,6 @@ def _lora(
     }
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
-    at = places(config.worker, device)
     test_rows = data.summary.test.rows
     return Prepared(space, baseline, start, objective, at, fixed, data.summary, test_rows, answers)
 
@@ -134,15 +136,22 @@ def need_training() -> None:
             raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
 
 
-def rows(study: Located, data: DataConfig, model: ModelConfig) -> PreparedRows:
-    """The study's rows as tokens in its folder, made or found there. Raises InputError."""
+def rows(
+    study: Located, data: DataConfig, model: ModelConfig, longest: Callable[[], int | None] = lambda: None
+) -> PreparedRows:
+    """The study's rows as tokens in its folder, made or found there. Raises InputError.
+
+    `longest()` is the longest row that the device has memory for; asked only where rows are made under
+    `max_length: auto`.
+    """
     from meshtune.data.build import prepare as prepare_rows
 
     folder = study.folder / "data"
+    limit = longest() if data.max_length == "auto" and not folder.exists() else None
     try:
-        return prepare_rows(data, model, study.config.seed, folder)
+        return prepare_rows(data, model, study.config.seed, folder, memory_length=limit)
     except StudyMismatch:
         if study.started:
             raise
         shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
-        return prepare_rows(data, model, study.config.seed, folder)
+        return rows(study, data, model, longest)

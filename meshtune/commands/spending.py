@@ -9,28 +9,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from meshtune.commands.prepared import Prepared
-from meshtune.config import BudgetConfig, ModelConfig, TrainingConfig
+from meshtune.commands.setting import setting_of
+from meshtune.config import BudgetConfig
 from meshtune.data.batches import Rows
 from meshtune.data.summary import Summary
-from meshtune.display import duration, number
 from meshtune.errors import Fault, InputError
 from meshtune.objectives.lora import LoraSpec
 from meshtune.training import machine, memory
 from meshtune.training.fits import Largest, Setting, describe, gigabytes, refuse_too_large
-from meshtune.training.memory import Batch
 from meshtune.training.models import load_model
 from meshtune.training.pilot import Pilot, measure
 from meshtune.training.recipe import Recipe, recipe
-from meshtune.training.room import available
-from meshtune.training.shape import shape_of
 from meshtune.training.steps import Diverged
-from meshtune.workers.local import Place
+from meshtune.words import duration, number
 
 
 @dataclass(frozen=True)
@@ -49,25 +45,6 @@ class Forecast:
     hours: float
     tokens: int
     price: float | None
-
-
-def setting_of(
-    model: ModelConfig, training: TrainingConfig, places: Sequence[Place], batch: Callable[[int], Batch]
-) -> Setting:
-    """What decides the memory of trials in these places, on the machine that is there now; see `Setting`."""
-    device = places[0].device
-    gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in places)
-    processes = len(places) if device != "cuda" else max(gpus.values())
-    there = available(device, [name for name in gpus if name])
-    return Setting(
-        shape=shape_of(model),
-        training=training,
-        device=device,
-        dtype=model.dtype,
-        batch=batch,
-        available=None if there is None else there // processes,
-        processes=processes,
-    )
 
 
 def setting(prepared: Prepared, seed: int) -> Setting:

@@ -41,6 +41,7 @@ def tune(
         held = stack.enter_context(lease(study.folder))
         yield Stage("preparing the data" if config.data else "starting")
         prepared = prepare(study)
+        _refuse_too_large(study, prepared)
         recorded = _recorded_block_size(study)
         block_size = config.sampler.block_size or recorded or len(prepared.places)
         sampler = build_sampler(
@@ -60,7 +61,7 @@ def tune(
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         try:
             trials, price = config.budget.trials, config.budget.price_per_hour
-            yield Opened(record, study.folder, config.sampler.name, worker.slots, trials, price)
+            yield Opened(record, study.folder, config.sampler.shown, worker.slots, trials, price)
             yield from _search(study, prepared, record, sampler, worker, held, stop)
         finally:
             worker.close()
@@ -140,6 +141,15 @@ def _search(
     else:
         record.note("finished", finished.reason)
     forget(study.folder)
+
+
+def _refuse_too_large(study: Located, prepared: Prepared) -> None:
+    """Refuse a new study whose largest trial does not fit into free memory; one that ran has shown what fits."""
+    if prepared.data is None or study.started or study.config.training.trainer.imported is not None:
+        return
+    from meshtune.commands.spending import memory_of
+
+    memory_of(prepared, study.config.seed)
 
 
 def _before(

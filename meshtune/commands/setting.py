@@ -1,0 +1,41 @@
+"""What decides the memory of a study's trials, on the machine that is there now. Imports torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.data.assemble import LONGEST
+from meshtune.space import Space
+from meshtune.training.fits import Setting, largest_length
+from meshtune.training.memory import Batch, full_batch
+from meshtune.training.room import available
+from meshtune.training.shape import shape_of
+from meshtune.workers.local import Place
+
+
+def setting_of(
+    model: ModelConfig, training: TrainingConfig, places: Sequence[Place], batch: Callable[[int], Batch]
+) -> Setting:
+    """What decides the memory of trials in these places, on the machine that is there now; see `Setting`."""
+    device = places[0].device
+    gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in places)
+    processes = len(places) if device != "cuda" else max(gpus.values())
+    there = available(device, [name for name in gpus if name])
+    return Setting(
+        shape=shape_of(model),
+        training=training,
+        device=device,
+        dtype=model.dtype,
+        batch=batch,
+        available=None if there is None else there // processes,
+        processes=processes,
+    )
+
+
+def longest_row(space: Space, model: ModelConfig, training: TrainingConfig, places: Sequence[Place]) -> int | None:
+    """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing can be told."""
+    if training.trainer.imported is not None:
+        return None
+    return largest_length(space, setting_of(model, training, places, lambda rows: full_batch(rows, 1)), LONGEST) or None
