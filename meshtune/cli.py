@@ -186,9 +186,20 @@ def export(
     out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
     trial: Trial = "best",
     merge: Annotated[bool, typer.Option("--merge", help="The full model, with the adapter in its weights.")] = False,
+    config: Annotated[
+        str | None, typer.Option(metavar="TOOL", help="Settings for axolotl, llamafactory, trl, unsloth or peft.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the best adapter, or the full model, into a folder that works without meshtune."""
+    """Write the best adapter, the full model, or another tool's settings, into a folder that works without meshtune."""
+    if config is not None:
+        from meshtune.commands import export_settings
+
+        if merge:
+            raise InputError("--merge writes a model and --config writes settings: give one of them")
+        settings = export_settings.export_settings(study, out, config, trial=trial)
+        typer.echo(export_settings.told(settings), err=True)
+        return _print_result(settings, as_json)
     from meshtune.commands.export import export as run
     from meshtune.commands.export import told
 

@@ -15,10 +15,9 @@ from typing import Any
 
 from meshtune.budget import Stop
 from meshtune.errors import MeshtuneError
-from meshtune.metrics import Mean, mean
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
-from meshtune.selection.statistics import Difference, paired_difference
+from meshtune.selection.statistics import Difference, Mean, mean_interval, paired_difference
 from meshtune.study import WAIT_SECONDS, Retried, Running, StudyEvent
 from meshtune.trial import Ending, Outcome, Progress, Request, answers_file
 from meshtune.workers.seam import Worker
@@ -154,7 +153,7 @@ def scores(folder: Path) -> dict[str, dict[str, Mean]]:
     for path in sorted((folder / "evaluation" / "answers").glob("*.jsonl")):
         lines = [json.loads(line)["scores"] for line in path.read_text(encoding="utf-8").splitlines()]
         if lines and lines[0]:
-            found[path.stem] = {name: mean([line[name] for line in lines]) for name in lines[0]}
+            found[path.stem] = {name: mean_interval([line[name] for line in lines]) for name in lines[0]}
     return found
 
 

@@ -1,7 +1,7 @@
 """Metrics of one's own: `score(row, answer) -> float` out of a file that the user names, one number an answer.
 
 The row is what the user's file of data has (a mapping), the answer is text. The file is the only code of theirs that is
-run, in the process that generates the answers. Means and standard errors are of the items that were scored.
+run, in the process that generates the answers.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,6 @@ from meshtune.config import MetricConfig
 from meshtune.errors import Fault, InputError, nearest
 
 Score = Callable[[Mapping[str, Any], str], float]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The mean of a metric over `items` answers, with its standard error (not a number for a single item)."""
-
-    mean: float
-    error: float
-    items: int
 
 
 def load(metrics: Mapping[str, MetricConfig]) -> dict[str, Score]:
@@ -56,16 +46,6 @@ def score(name: str, function: Score, row: Mapping[str, Any], answer: str) -> fl
     if not math.isfinite(number):
         raise InputError(f"metric `{name}` must give a finite number, and gave {value!r}")
     return number
-
-
-def mean(scores: Sequence[float]) -> Mean:
-    """The mean of scores with its standard error."""
-    items = len(scores)
-    average = math.fsum(scores) / items
-    if items < 2:
-        return Mean(average, math.nan, items)
-    variance = math.fsum((value - average) ** 2 for value in scores) / (items - 1)
-    return Mean(average, math.sqrt(variance / items), items)
 
 
 def _function(name: str, metric: MetricConfig) -> Score:

@@ -1,6 +1,5 @@
 """Metrics of one's own: what is loaded, what is scored, and every way in which a file can be wrong."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -67,10 +66,3 @@ def test_what_a_metric_may_give(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         metrics.score("exact", function, {}, "an answer")
     assert words in str(caught.value)
-
-
-def test_means() -> None:
-    assert metrics.mean([0.0, 1.0, 1.0, 0.0]) == metrics.Mean(0.5, pytest.approx(math.sqrt(1 / 3 / 4)), 4)
-    alone = metrics.mean([0.25])
-    assert (alone.mean, alone.items) == (0.25, 1)
-    assert math.isnan(alone.error)

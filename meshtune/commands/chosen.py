@@ -112,7 +112,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
             "name": study.folder.name,
             # As `tune` recorded them; those of this installation where it recorded none.
             "versions": status.get("versions") or _versions(),
-            "sampler": study.config.sampler.name,
+            "sampler": study.config.sampler.shown,
             "seed": study.config.seed,
             "at": record.notes["fixed"]["objective"]["at"],
             "best_against_untuned": None if difference is None else dataclasses.asdict(difference),

@@ -1,4 +1,4 @@
-"""`meshtune quickstart`: init, check and tune on the embedded model and data."""
+"""`meshtune quickstart`: init, check, tune and report on the embedded model and data."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from meshtune.commands.check import check
 from meshtune.commands.init import init
+from meshtune.commands.report import report
 from meshtune.commands.watch import watch
 
 
@@ -19,4 +20,7 @@ def quickstart(folder: Path, *, as_json: bool = False) -> dict[str, Any]:
     print(f"the study: {path}", file=sys.stderr)
     lines, _ = check(path, measure=False)  # the search begins at once, and shows its pace
     print(lines, file=sys.stderr)
-    return watch(path, as_json=as_json)
+    result = watch(path, as_json=as_json)
+    made = report([path])
+    print(f"wrote the report {made['page']}", file=sys.stderr)
+    return result

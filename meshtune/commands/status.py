@@ -32,7 +32,8 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     Beside what `status --json` promises: `space` (what is searched, as `{name, low, high, log, choices, power_of,
     integer}` in decoded values) and `space_fixed`, `sampler`, `seed`, `model`, `objective` (lora or command),
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
-    `trials` adds `all`: every trial, in trial order.
+    `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
+    order.
     """
     measured = finals.read(study.folder)
 
@@ -77,6 +78,10 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         result["best_against_baseline"] = dataclasses.asdict(difference)
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
+    result["metrics"] = {
+        name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
+        for name, scored in finals.scores(study.folder).items()
+    }
     if trials:
         result["all"] = [_trial(trial) for trial in record.trials]
     return result
@@ -89,7 +94,7 @@ def _made_with(record: Record) -> dict[str, Any]:
     model = fixed.get("model")
     ran_on = record.notes.get("ran_on") or []
     return {
-        "sampler": fixed.get("sampler", {}).get("name"),
+        "sampler": fixed.get("sampler", {}).get("import") or fixed.get("sampler", {}).get("name"),
         "seed": fixed.get("seed"),
         "model": model.get("name") if model else None,
         "objective": "command" if "command" in fixed.get("objective", {}) else "lora",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,15 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
             console.print("The best adapter, in plain PEFT:", highlight=False)
             console.print("    " + lines.replace("\n", "\n    "), markup=False, highlight=False, soft_wrap=True)
         console.print(verdict(status), style="bold", markup=False, highlight=False, soft_wrap=True)
+        console.print(_next(status), markup=False, highlight=False, soft_wrap=True)
+
+
+def _next(status: dict[str, Any]) -> str:
+    folder = shlex.quote(status["folder"])
+    lines = [f"next: meshtune report {folder}  (one page with all of it)"]
+    if (status["best"] or {}).get("adapter"):
+        lines.append(f"      meshtune export {folder} OUT  (the adapter with a model card; --merge: a plain model)")
+    return "\n".join(lines)
 
 
 def print_trials(status: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def answer(
         scores = {name: metrics.score(name, function, original.row, said) for name, function in functions.items()}
         lines.append({**line, "scores": scores})
     _write(to, lines)
-    return {name: metrics.mean([line["scores"][name] for line in lines]).mean for name in functions} if lines else {}
+    return {name: statistics.fmean(line["scores"][name] for line in lines) for name in functions} if lines else {}
 
 
 def _write(path: Path, lines: list[dict[str, Any]]) -> None:
