@@ -19,7 +19,7 @@ from meshtune.commands.locate import locate
 from meshtune.commands.status import status
 from meshtune.commands.train import train
 from meshtune.commands.tune import tune
-from meshtune.errors import InputError, StudyBusy
+from meshtune.errors import InputError, StorageError, StudyBusy
 from meshtune.lease import lease
 from meshtune.training.trainer import train as trainer
 from meshtune.trial import Progress
@@ -212,6 +212,20 @@ def test_a_trial_that_there_is_not(study: Path, tmp_path: Path, trial: str, mess
             command(study, tmp_path / "out", trial=trial)
         assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_epochs_and_a_seed_that_are_none(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"epochs: `0` is not allowed; a whole number at least 1"):
+        train(study, tmp_path / "out", epochs=0)
+    with pytest.raises(InputError, match="seed -1"):
+        train(study, tmp_path / "out", seed=-1)
+
+
+def test_a_place_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for command in (train, export):
+        with pytest.raises(StorageError, match="cannot be written"):
+            command(study, tmp_path / "file" / "out")
 
 
 def test_a_place_that_is_taken(study: Path, adapter: Path, tmp_path: Path) -> None:
