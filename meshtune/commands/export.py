@@ -58,16 +58,13 @@ def export(
     takeaway.check_free(out)
     model = ModelConfig.model_validate(source.facts["model"])
     warnings: list[str] = []
-    try:
-        with takeaway.written_aside(out) as folder:
-            facts = source.facts
-            if merge:
-                facts, warnings = _merge(source, model, folder, report or (lambda _: None))
-            else:
-                _copy(source, model, folder)
-            facts = takeaway.write_facts(folder, facts, out, source.study)
-    except OSError as error:
-        raise takeaway.cannot_write(out, error) from error
+    with takeaway.written_aside(out) as folder:
+        facts = source.facts
+        if merge:
+            facts, warnings = _merge(source, model, folder, report or (lambda _: None))
+        else:
+            _copy(source, model, folder)
+        facts = takeaway.write_facts(folder, facts, out, source.study)
     from meshtune.training.card import load_lines
 
     return {**facts, "folder": str(out), "load": load_lines(facts, str(out)), "warnings": warnings}
@@ -145,8 +142,9 @@ def _kept_epoch(outcome: Outcome, at: str) -> int:
 def _copy(source: _Source, model: ModelConfig, folder: Path) -> None:
     from meshtune.training.bundle import CONFIG, WEIGHTS, name_base, save_tokenizer
 
-    for name in (CONFIG, WEIGHTS):
-        shutil.copy2(source.adapter / name, folder / name)
+    with takeaway.writing(folder):
+        for name in (CONFIG, WEIGHTS):
+            shutil.copy2(source.adapter / name, folder / name)
     name_base(folder, model)
     save_tokenizer(folder, model)
 

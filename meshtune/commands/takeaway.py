@@ -31,18 +31,25 @@ def check_free(out: Path) -> None:
 
 
 @contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Where `out` cannot be written, say so. Raises StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
 def written_aside(out: Path) -> Iterator[Path]:
     """A folder to write into, which takes the name `out` at the end; where something fails, nothing is left.
 
     Raises StorageError.
     """
     aside = out.with_name(f".{out.name}.part")
-    try:
+    with writing(out):
         if aside.exists():  # left by a process that was killed
             shutil.rmtree(aside)
         aside.mkdir(parents=True)
-    except OSError as error:
-        raise cannot_write(out, error) from error
     try:
         yield aside
         put_in_place(aside, out)
@@ -52,12 +59,10 @@ def written_aside(out: Path) -> Iterator[Path]:
 
 def put_in_place(made: Path, out: Path) -> None:
     """Give the finished folder its name, where nothing or an empty folder stands. Raises StorageError."""
-    try:
+    with writing(out):
         if out.is_dir():
             out.rmdir()
         os.rename(made, out)
-    except OSError as error:
-        raise cannot_write(out, error) from error
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any], out: Path, study: Path | None) -> dict[str, Any]:
@@ -69,14 +74,12 @@ def write_facts(folder: Path, facts: Mapping[str, Any], out: Path, study: Path |
 
     values: dict[str, Any] = json.loads(json.dumps(facts))
     values["study"]["folder"] = None if study is None else os.path.relpath(study, out)
-    try:
+    with writing(folder):
         (folder / CARD).write_text(card(values, out.name), encoding="utf-8")
         write_json(folder / FACTS, values)
         mode = (folder / FACTS).stat().st_mode  # as the user's umask has it; safetensors leaves its files to the owner
         for path in folder.iterdir():
             path.chmod(mode)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     return values
 
 
@@ -98,8 +101,3 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     aside = path.with_name(f".{path.name}.part")
     aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     os.replace(aside, path)
-
-
-def cannot_write(out: Path, error: OSError) -> StorageError:
-    """The error of a folder that cannot be written."""
-    return StorageError(f"{out} cannot be written: {error.strerror or error}")

@@ -89,17 +89,14 @@ def train(
     need_training()
     job = _job(choose(Path(path), trial), all_data=all_data, epochs=epochs, seed=seed)
     _check_out(job, out, unfinished)
-    try:
+    with takeaway.writing(unfinished):
         unfinished.mkdir(parents=True, exist_ok=True)
-        with asked_by_signals() as asked, lease(unfinished):
-            if (unfinished / CHECKPOINT).exists():
-                say(f"going on with the unfinished training in {unfinished}")
-            with _kept_if_saved(unfinished):
-                takeaway.write_json(unfinished / SETTINGS, job.settings)
-                result = _trained(job, unfinished, asked, say)
-                facts = _finish(job, result, unfinished / "finished", out)
-    except OSError as error:
-        raise takeaway.cannot_write(unfinished, error) from error
+        takeaway.write_json(unfinished / SETTINGS, job.settings)
+    with asked_by_signals() as asked, lease(unfinished), _kept_if_saved(unfinished):
+        if (unfinished / CHECKPOINT).exists():
+            say(f"going on with the unfinished training in {unfinished}")
+        result = _trained(job, unfinished, asked, say)
+        facts = _finish(job, result, unfinished / "finished", out)
     takeaway.put_in_place(unfinished / "finished", out)
     shutil.rmtree(unfinished, ignore_errors=True)
     return {**facts, "folder": str(out)}
@@ -123,6 +120,8 @@ def _job(chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None
     from meshtune.training.precision import resolve_precision
     from meshtune.training.recipe import recipe
 
+    if seed is not None and seed < 0:
+        raise InputError(f"seed {seed}: a whole number at or above 0 is allowed")
     config = chosen.study.config
     device = resolve_device(chosen.model)
     training = config.training.model_copy(update={"precision": resolve_precision(chosen.training["precision"], device)})
@@ -147,6 +146,8 @@ def _kept_if_saved(unfinished: Path) -> Iterator[None]:
 def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
     """Refuse an `out` that is taken, by something finished or by another training."""
     takeaway.check_free(out)
+    if not unfinished.is_dir():
+        return
     if other := holder(unfinished):
         raise StudyBusy(f"{out}: process {other.pid} on {other.host} trains into it, since {other.since}")
     try:

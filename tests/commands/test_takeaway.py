@@ -1,6 +1,8 @@
 """`train` and `export` as a user meets them: what they write, what they refuse, and that it works without meshtune."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from meshtune.cli import app
 from meshtune.commands.export import export, told
 from meshtune.commands.locate import locate
 from meshtune.commands.status import status
 from meshtune.commands.train import train
 from meshtune.commands.tune import tune
-from meshtune.errors import InputError
+from meshtune.errors import InputError, StorageError, StudyBusy
+from meshtune.lease import lease
 from meshtune.training.trainer import train as trainer
 from meshtune.trial import Progress
 from tests.conftest import WORDS
@@ -168,7 +173,7 @@ def test_all_rows_another_length_and_another_seed(study: Path, tmp_path: Path) -
 
 def test_an_interrupt_ends_it_and_the_same_command_finishes_it(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = meshtune("train", study, out, "--epochs", "40", "--trial", "baseline")
+    command = meshtune("train", study, out, "--epochs", "15", "--trial", "baseline")
     words = ""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -183,10 +188,10 @@ def test_an_interrupt_ends_it_and_the_same_command_finishes_it(study: Path, tmp_
     if "checkpoint" not in signature(trainer).parameters:
         pytest.skip("this trainer takes no checkpoint, so there is nothing to go on from")
     assert [path.name for path in tmp_path.iterdir()] == ["out.unfinished"]
-    with pytest.raises(InputError, match=r"recipe.epochs: was 40, is now 2\n.*unfinished training of other settings"):
+    with pytest.raises(InputError, match=r"recipe.epochs: was 15, is now 2\n.*unfinished training of other settings"):
         train(study, out, epochs=2, trial="baseline")
-    done = train(study, out, epochs=40, trial="baseline")
-    whole = train(study, tmp_path / "whole", epochs=40, trial="baseline")
+    done = train(study, out, epochs=15, trial="baseline")
+    whole = train(study, tmp_path / "whole", epochs=15, trial="baseline")
     assert done["run"]["epochs"] == whole["run"]["epochs"]
     weights = "adapter_model.safetensors"
     assert (out / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
@@ -209,6 +214,20 @@ def test_a_trial_that_there_is_not(study: Path, tmp_path: Path, trial: str, mess
     assert list(tmp_path.iterdir()) == []
 
 
+def test_epochs_and_a_seed_that_are_none(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"epochs: `0` is not allowed; a whole number at least 1"):
+        train(study, tmp_path / "out", epochs=0)
+    with pytest.raises(InputError, match="seed -1"):
+        train(study, tmp_path / "out", seed=-1)
+
+
+def test_a_place_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for command in (train, export):
+        with pytest.raises(StorageError, match="cannot be written"):
+            command(study, tmp_path / "file" / "out")
+
+
 def test_a_place_that_is_taken(study: Path, adapter: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
@@ -222,6 +241,41 @@ def test_a_place_that_is_taken(study: Path, adapter: Path, tmp_path: Path) -> No
     assert (tmp_path / "empty" / "README.md").is_file()
     with pytest.raises(InputError, match="holds one adapter, of trial 0"):
         export(tmp_path / "empty", tmp_path / "out", trial=2)
+
+
+def test_another_process_that_trains_there(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.unfinished").mkdir()
+    with lease(tmp_path / "out.unfinished"), pytest.raises(StudyBusy, match=f"process {os.getpid()} .* trains into it"):
+        train(study, tmp_path / "out")
+
+
+def test_a_training_that_cannot_begin_leaves_nothing(study: Path, tmp_path: Path) -> None:
+    """Here because the study's data were changed since."""
+    copy = tmp_path / "study"
+    shutil.copytree(study, copy)
+    manifest = copy / "data" / "manifest.json"
+    held = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**held, "fingerprint": "0" * 64}))
+    with pytest.raises(InputError, match="holds other data than the study was made with"):
+        train(copy, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["study"]
+
+
+def test_on_the_command_line_results_go_to_standard_output_and_words_to_standard_error(
+    study: Path, tmp_path: Path
+) -> None:
+    told = CliRunner().invoke(app, ["export", str(study), str(tmp_path / "out"), "--trial", "baseline", "--json"])
+    assert told.exit_code == 0
+    result = json.loads(told.stdout)
+    assert result["folder"] == str(tmp_path / "out")
+    assert result["point"]["name"] == "trial 0"
+    assert "to load it:" in told.stderr
+    command = ["train", str(study), str(tmp_path / "again"), "--epochs", "1", "--json"]
+    told = CliRunner().invoke(app, command)
+    assert told.exit_code == 0
+    assert json.loads(told.stdout)["run"]["epochs"][0]["epoch"] == 1
+    assert "epoch 1/1: training loss" in told.stderr
+    assert "of the study had" in told.stderr
 
 
 def test_a_study_of_a_command_and_one_that_has_not_begun(tmp_path: Path) -> None:
