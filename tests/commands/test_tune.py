@@ -125,19 +125,23 @@ def test_a_second_sigterm_ends_it_at_once() -> None:
     process.stdout.close()
 
 
-def test_a_time_limit_stops_in_time_and_stop_now_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = command_study(tmp_path, block=2)
+def test_a_time_limit_stops_in_time(tmp_path: Path) -> None:
+    path = command_study(tmp_path)
     limited = run(path, "--trials", 1000, "--time-limit", "4s")
     assert limited.returncode == 75
     assert "the time limit of 4s is near; everything finished is saved" in limited.stderr
+
+
+def test_stop_now_does_not_wait_for_running_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROGRAM_SECONDS", "100")
-    process = start(path, "--trials", 1000)
+    path = command_study(tmp_path)
+    process = start(path)
     wait_for_programs(process)
     asked = subprocess.run(meshtune("stop", path, "--now"), capture_output=True, text=True, check=True)
     assert "suspends its running trials and stops" in asked.stderr
     _, words = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "asked to stop; everything finished is saved. Running were " in words
+    assert "asked to stop; everything finished is saved. Running were 0, 1: " in words
 
 
 def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
