@@ -162,7 +162,7 @@ def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
     assert words == "meshtune: interrupted\n"
 
 
-def test_stop_finishes_running_trials_and_says_so(slow: Path) -> None:
+def test_stop_finishes_running_trials_and_says_so(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(slow, "--trials", 1000)
     wait_for_trials(slow, 1)
     asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
@@ -172,12 +172,13 @@ def test_stop_finishes_running_trials_and_says_so(slow: Path) -> None:
     assert "asked to stop; everything finished is saved. Continue with `meshtune tune" in words
     status = json.loads(subprocess.run(meshtune("status", slow, "--json"), capture_output=True, check=True).stdout)
     assert status["state"] == "stopped"
+    monkeypatch.setenv("PROGRAM_SECONDS", "0.01")
     assert run(slow).returncode == 0
     asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
     assert "not running" in asked.stderr
 
 
-def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path) -> None:
+def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(slow, "--trials", 1000)
     wait_for_trials(slow, 1)
     refused = run(slow)
@@ -188,6 +189,7 @@ def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path) -> None
     assert json.loads(status.stdout)["state"] == "running"
     process.kill()
     process.communicate()
+    monkeypatch.setenv("PROGRAM_SECONDS", "0.01")
     assert run(slow).returncode == 0
 
 
