@@ -45,13 +45,14 @@ def gather(
             queue.clear()
             if not running:
                 return
-        if grace := stopping.seconds if stopping else None:
+        grace = stopping.seconds if stopping else None
+        if grace is not None:
             worker.suspend(grace)
         while queue and worker.free():
             request = queue.pop(0)
             worker.submit([request])
             running[request.trial] = request
-        for event in worker.events(0 if grace else WAIT_SECONDS):
+        for event in worker.events(WAIT_SECONDS if grace is None else 0):
             if isinstance(event, Progress):
                 yield Running(event)
                 continue
@@ -64,7 +65,7 @@ def gather(
                 raise MeshtuneError(f"{what} ended as {ending}: {event.message}. {ending.advice}")
             else:
                 yield event
-        if grace:
+        if grace is not None:
             return
 
 

@@ -133,21 +133,22 @@ def run(
                 record.note("elapsed", time.monotonic() - begun)
             yield Finished(limit.reason, complete=not stopping)
             return
-        if grace := stopping.seconds if stopping else None:
+        grace = stopping.seconds if stopping else None
+        if grace is not None:
             yield Stage(f"suspending {len(running)} running {'trial' if len(running) == 1 else 'trials'}")
             worker.suspend(grace)
-        arrived = worker.events(0 if grace else WAIT_SECONDS)
+        arrived = worker.events(WAIT_SECONDS if grace is None else 0)
         holding()
         for event in arrived:
             if isinstance(event, Progress):
                 yield Running(event)
                 continue
             running.discard(event.trial)
-            if event.ending is Ending.CRASHED and (event.attempt < attempts or grace):
+            if event.ending is Ending.CRASHED and (event.attempt < attempts or grace is not None):
                 again = record.trials[event.trial].request(threads, timeout)
                 queue.appendleft(dataclasses.replace(again, attempt=event.attempt + 1))
                 yield Retried(event)
             elif told := record.tell(event, elapsed=time.monotonic() - begun):
                 yield Told(told)
-        if grace:
+        if grace is not None:
             running.clear()  # what was suspended stays pending

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from meshtune.cli import app
 from tests.kill import command_study, record_of, run
 from tests.slurm_like import SCRIPT, Start, run_job
 from tests.test_kill_lora import lora_study
@@ -67,3 +69,17 @@ def test_the_script_is_plain_bash_and_asks_for_what_the_readme_says() -> None:
     assert options["open-mode"] == "append"
     readme = (SCRIPT.parent / "README.md").read_text()
     assert "sbatch study.sbatch" in readme
+
+
+@pytest.mark.parametrize("path", ["docs/cluster.md", "examples/slurm/README.md"])
+def test_what_the_guides_call_is_there(path: str) -> None:
+    text = (SCRIPT.parents[2] / path).read_text(encoding="utf-8")
+    called = re.findall(r"(?:^|`|HF_HUB_OFFLINE=1 )meshtune ([a-z]+)([^`\n#]*)", text, re.MULTILINE)
+    assert {"prepare", "status", "stop"} <= {command for command, _ in called}
+    for command, rest in called:
+        made = get_command(app).get_command(None, command)  # type: ignore[attr-defined]
+        assert made is not None, command
+        known = {option for parameter in made.params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z-]+", rest)) <= known, rest
+    for named in re.findall(r"`(examples/[^`]+)`", text):
+        assert (SCRIPT.parents[2] / named).exists(), named

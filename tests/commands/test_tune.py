@@ -125,19 +125,23 @@ def test_a_second_sigterm_ends_it_at_once() -> None:
     process.stdout.close()
 
 
-def test_a_time_limit_stops_in_time_and_stop_now_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = command_study(tmp_path, block=2)
+def test_a_time_limit_stops_in_time(tmp_path: Path) -> None:
+    path = command_study(tmp_path)
     limited = run(path, "--trials", 1000, "--time-limit", "4s")
     assert limited.returncode == 75
     assert "the time limit of 4s is near; everything finished is saved" in limited.stderr
+
+
+def test_stop_now_does_not_wait_for_running_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROGRAM_SECONDS", "100")
-    process = start(path, "--trials", 1000)
+    path = command_study(tmp_path)
+    process = start(path)
     wait_for_programs(process)
     asked = subprocess.run(meshtune("stop", path, "--now"), capture_output=True, text=True, check=True)
     assert "suspends its running trials and stops" in asked.stderr
     _, words = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "asked to stop; everything finished is saved. Running were " in words
+    assert "asked to stop; everything finished is saved. Running were 0, 1: " in words
 
 
 def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
@@ -158,7 +162,7 @@ def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
     assert words == "meshtune: interrupted\n"
 
 
-def test_stop_finishes_running_trials_and_says_so(slow: Path) -> None:
+def test_stop_finishes_running_trials_and_says_so(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(slow, "--trials", 1000)
     wait_for_trials(slow, 1)
     asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
@@ -168,12 +172,13 @@ def test_stop_finishes_running_trials_and_says_so(slow: Path) -> None:
     assert "asked to stop; everything finished is saved. Continue with `meshtune tune" in words
     status = json.loads(subprocess.run(meshtune("status", slow, "--json"), capture_output=True, check=True).stdout)
     assert status["state"] == "stopped"
+    monkeypatch.setenv("PROGRAM_SECONDS", "0.01")
     assert run(slow).returncode == 0
     asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
     assert "not running" in asked.stderr
 
 
-def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path) -> None:
+def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(slow, "--trials", 1000)
     wait_for_trials(slow, 1)
     refused = run(slow)
@@ -184,6 +189,7 @@ def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path) -> None
     assert json.loads(status.stdout)["state"] == "running"
     process.kill()
     process.communicate()
+    monkeypatch.setenv("PROGRAM_SECONDS", "0.01")
     assert run(slow).returncode == 0
 
 
