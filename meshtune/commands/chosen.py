@@ -6,14 +6,13 @@ What is told is plain values without absolute paths: it goes into files that peo
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meshtune import __version__, finals
+from meshtune.commands.facts import versions
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.status import of_record
 from meshtune.config import CommandObjectiveConfig, ModelConfig, StudyConfig
@@ -23,7 +22,6 @@ from meshtune.recorded import RecordedTrial, read_outcome
 from meshtune.trial import Ending, Outcome
 
 WORDS = ("best", "baseline")
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "optuna", "PyNomadBBO", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
     key = "baseline" if chosen.trial is None else f"trial-{chosen.trial}"
     return {
         "meshtune": __version__,
-        "versions": _versions(),
+        "versions": versions(),
         "model": chosen.model.model_dump(mode="json"),
         "point": {
             "name": chosen.name,
@@ -111,7 +109,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
             **shown,
             "name": study.folder.name,
             # As `tune` recorded them; those of this installation where it recorded none.
-            "versions": status.get("versions") or _versions(),
+            "versions": status.get("versions") or versions(),
             "sampler": study.config.sampler.shown,
             "seed": study.config.seed,
             "at": record.notes["fixed"]["objective"]["at"],
@@ -177,13 +175,3 @@ def _without_adapter(entry: Any) -> Any:
 
 def _short(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() else name
-
-
-def _versions() -> dict[str, str]:
-    found = {"meshtune": __version__, "Python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

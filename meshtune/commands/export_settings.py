@@ -27,12 +27,9 @@ def export_settings(path: Path, out: Path, tool: str, *, trial: str | int = "bes
     takeaway.check_free(out)
     study = _described(chosen)
     texts = foreign.files(tool, study)
-    try:
-        with takeaway.written_aside(out) as folder:
-            for name, text in texts.items():
-                (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise takeaway.cannot_write(out, error) from error
+    with takeaway.writing(out), takeaway.written_aside(out) as folder:
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
     return {"folder": str(out), "files": list(texts), "notes": foreign.notes(tool, study)}
 
 

@@ -85,7 +85,8 @@ def _lora(
     """The parts that need the data and the model; imports torch."""
     need_training()
     from meshtune.commands.setting import longest_row
-    from meshtune.objectives.lora import LoraSpec, trainer_of
+    from meshtune.objectives.lora import LoraSpec
+    from meshtune.training.chosen_trainer import trainer_of
     from meshtune.training.models import check_model, resolve_device
     from meshtune.training.precision import resolve_precision
     from meshtune.training.recipe import target_modules

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.commands import takeaway
-from meshtune.commands.asked import Asked, asked_by_signals
 from meshtune.commands.chosen import Chosen, choose, describe
 from meshtune.commands.prepared import need_training
+from meshtune.commands.signals import Signals
 from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy
 from meshtune.lease import holder, lease
 from meshtune.recorded import flatten
@@ -92,10 +92,12 @@ def train(
     with takeaway.writing(unfinished):
         unfinished.mkdir(parents=True, exist_ok=True)
         takeaway.write_json(unfinished / SETTINGS, job.settings)
-    with asked_by_signals() as asked, lease(unfinished), _kept_if_saved(unfinished):
+    signals = Signals()
+    signals.cooperative = True
+    with signals.taken(), lease(unfinished), _kept_if_saved(unfinished):
         if (unfinished / CHECKPOINT).exists():
             say(f"going on with the unfinished training in {unfinished}")
-        result = _trained(job, unfinished, asked, say)
+        result = _trained(job, unfinished, signals, say)
         facts = _finish(job, result, unfinished / "finished", out)
     takeaway.put_in_place(unfinished / "finished", out)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -162,17 +164,21 @@ def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
         raise InputError([*faults, Fault(advice, unfinished)])
 
 
-def _trained(job: _Job, unfinished: Path, asked: Asked, say: Report) -> Retrained:
+def _trained(job: _Job, unfinished: Path, signals: Signals, say: Report) -> Retrained:
     from meshtune.data.batches import Rows
     from meshtune.training import machine
+    from meshtune.training.chosen_trainer import trainer_of
     from meshtune.training.models import load_model
-    from meshtune.training.retrain import Joined, retrain, trainer_of
+    from meshtune.training.retrain import Joined, retrain
     from meshtune.training.steps import Checkpoint, Diverged, Suspended
 
     training = job.chosen.study.config.training
     train_rows, validation, test = (Rows.open(job.data, side) for side in ("train", "validation", "test"))
     trainer, saves = trainer_of(training)
     minutes = training.checkpoint_minutes
+    checkpoint = Checkpoint(
+        unfinished / CHECKPOINT, None if minutes is None else minutes * 60, lambda: signals.stop() is not None
+    )
     machine.use_threads(job.threads)
     if note := _earlier_best(job):
         say(f"{note}; this training keeps its last, epoch {job.recipe.epochs} (`--epochs`)")
@@ -186,14 +192,14 @@ def _trained(job: _Job, unfinished: Path, asked: Asked, say: Report) -> Retraine
             at="last" if job.at == "last" else "best",
             trainer=trainer,
             saves=saves,
-            checkpoint=Checkpoint(unfinished / CHECKPOINT, None if minutes is None else minutes * 60, asked),
+            checkpoint=checkpoint,
             report=lambda event: say(_shown(job, event)),
         )
     except Suspended:
         text = f"the training is saved in {unfinished}; run the same command again to continue"
         if not (unfinished / CHECKPOINT).exists():
             text = "nothing of the training was saved; run the same command again to start over"
-        raise (Interrupted if asked.interrupted else Stopped)(f"interrupted: {text}") from None
+        raise (Interrupted if signals.interrupted else Stopped)(f"interrupted: {text}") from None
     except Diverged as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # going on would come to the same end
         raise MeshtuneError(f"the training diverged: {error}. Another seed or another trial may not") from error

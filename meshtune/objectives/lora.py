@@ -9,13 +9,12 @@ away, but for a crash, after which the next attempt goes on too.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,18 +22,17 @@ from pydantic import Field
 
 from meshtune.config import MetricConfig, ModelConfig, Section, TrainingConfig
 from meshtune.data.batches import Rows, Side
-from meshtune.errors import Fault, InputError
-from meshtune.imported import imported
+from meshtune.errors import InputError
 from meshtune.objectives import checkpoints
 from meshtune.objectives.answers import answer
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached, save_adapter
+from meshtune.training.chosen_trainer import stepwise, trainer_of
 from meshtune.training.in_thread import in_thread
 from meshtune.training.models import load_model
 from meshtune.training.precision import resolve_precision
 from meshtune.training.recipe import recipe
-from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Train, Trained
-from meshtune.training.trainer import train
+from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Trained
 from meshtune.training.validation import mean_loss, row_losses
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request, answers_file
 
@@ -127,7 +125,7 @@ class LoraObjective:
             at=spec.at,
             **given,
         )
-        with contextlib.closing(_each(steps)) as items:
+        with contextlib.closing(stepwise(steps)) as items:
             for step in items:
                 if isinstance(step, Trained):
                     if not math.isfinite(step.loss):
@@ -185,32 +183,6 @@ class LoraObjective:
             tick=tick,
         )
         return {"extra": means}
-
-
-def trainer_of(training: TrainingConfig) -> tuple[Train, bool]:
-    """The function that trains, and whether it takes a checkpoint.
-
-    Raises:
-        InputError: what the study imports is not there, or cannot be called.
-    """
-    name = training.trainer.imported
-    if name is None:
-        return train, True
-    found = imported(name, "training.trainer.import")
-    if not callable(found):
-        raise InputError(Fault(f"`{name}` is no function, but {found!r}", key="training.trainer.import"))
-    return found, takes_checkpoint(found)
-
-
-def takes_checkpoint(trainer: Train) -> bool:
-    """Whether a trainer has an argument of that name, so that it can go on where it was interrupted."""
-    arguments = inspect.signature(trainer).parameters.values()
-    return any(argument.name == "checkpoint" or argument.kind is argument.VAR_KEYWORD for argument in arguments)
-
-
-def _each(steps: Iterable[Step | Trained]) -> Generator[Step | Trained, None, None]:
-    """What a trainer of one's own gives, as a generator: closing it closes that, where it can be closed."""
-    yield from steps
 
 
 class _TimedOut(Exception):

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from meshtune.config import ModelConfig, TrainingConfig
-from meshtune.objectives.lora import takes_checkpoint
 from meshtune.training.checkpoints import attached, save_adapter
+from meshtune.training.chosen_trainer import takes_checkpoint
 from meshtune.training.loss import RowSet
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe

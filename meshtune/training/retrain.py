@@ -6,18 +6,15 @@ Trainers validate after each epoch; where nothing is held out, they are given on
 from __future__ import annotations
 
 import contextlib
-import inspect
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from meshtune.config import TrainingConfig
-from meshtune.imported import imported
+from meshtune.training.chosen_trainer import stepwise
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Step, Suspended, Train, Trained
-from meshtune.training.trainer import train as transformers_trainer
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def retrain(
     begun, earlier, tokens = time.monotonic(), 0.0, 0
     given: dict[str, Any] = {"checkpoint": checkpoint} if saves else {}
     steps = trainer(base, train_rows, held_out, recipe, at=at, **given)
-    with contextlib.closing(_each(steps)) as steps:
+    with contextlib.closing(stepwise(steps)) as steps:
         for step in steps:
             if isinstance(step, Trained):
                 return Retrained(step, tuple(epochs.values()), tokens, earlier + time.monotonic() - begun)
@@ -98,19 +95,6 @@ def retrain(
             if not saves and checkpoint.asked():
                 raise Suspended
     raise RuntimeError("the trainer ended without a result")
-
-
-def trainer_of(training: TrainingConfig) -> tuple[Train, bool]:
-    """The function that trains, and whether it takes a checkpoint. Raises InputError: what is imported is not there."""
-    name = training.trainer.imported
-    found: Any = transformers_trainer if name is None else imported(name, "training.trainer.import")
-    arguments = inspect.signature(found).parameters.values()
-    return found, any(a.name == "checkpoint" or a.kind is a.VAR_KEYWORD for a in arguments)
-
-
-def _each(steps: Iterable[Step | Trained]) -> Generator[Step | Trained, None, None]:
-    """As a generator, which can be closed, whatever iterator a trainer of one's own gives."""
-    yield from steps
 
 
 def _shortest(rows: RowSet) -> RowSet:

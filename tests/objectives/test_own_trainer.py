@@ -8,8 +8,9 @@ import pytest
 
 from meshtune.config import ModelConfig, TrainingConfig
 from meshtune.errors import InputError
-from meshtune.objectives.lora import LoraObjective, LoraSpec, trainer_of
+from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.testing.trainers import TrainerContract
+from meshtune.training.chosen_trainer import trainer_of
 from meshtune.training.loss import Row
 from meshtune.training.steps import Train
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from meshtune.config import TrainingConfig
+from meshtune.training.chosen_trainer import trainer_of
 from meshtune.training.loss import Row
 from meshtune.training.recipe import Recipe
-from meshtune.training.retrain import Epoch, Joined, retrain, trainer_of
+from meshtune.training.retrain import Epoch, Joined, retrain
 from meshtune.training.steps import Checkpoint, Step, Suspended, Train, Trained
 from meshtune.training.trainer import train
 
