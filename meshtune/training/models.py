@@ -95,7 +95,7 @@ def _check_kind(name: str, config: Any, known: bool) -> None:
     built = AutoModelForCausalLM._model_mapping[type(config)].config_class if known else type(config)
     senses = [part for part in getattr(built, "sub_configs", {}) if part.startswith(("vision", "audio"))]
     if senses or (not known and type(config) in AutoModelForImageTextToText._model_mapping):
-        what = "images or sound" if len(senses) != 1 else {"v": "images", "a": "sound"}[senses[0][0]]
+        what = "images or sound" if any(part.startswith("audio") for part in senses) else "images"
         raise _fault(f"{kind}, which reads {what} beside text; such models are not trained here, take a text-only one")
     if getattr(config, "is_encoder_decoder", False):
         raise _fault(f"{kind}, no causal language model but an encoder with a decoder; take one with a decoder only")

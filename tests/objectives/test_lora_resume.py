@@ -60,6 +60,7 @@ def until(worker: LocalWorker, wanted: Callable[[Progress], bool]) -> Progress:
     raise AssertionError("it did not get there")
 
 
+@pytest.mark.slow
 def test_suspended_then_killed_equals_neither(make: MakeSpec, tmp_path: Path) -> None:
     """In three processes, one after the other: the losses, tokens and adapter of one that ran alone."""
     (tmp_path / "whole").mkdir()
@@ -94,7 +95,7 @@ def test_suspended_then_killed_equals_neither(make: MakeSpec, tmp_path: Path) ->
     assert ended.tokens == whole.tokens
     assert files(tmp_path / "adapters" / "0") == files(tmp_path / "whole" / "adapters" / "0")
     assert not (tmp_path / checkpoints.FOLDER).exists()
-    assert (tmp_path / "logs" / "worker-0.log").read_text() == ""
+    assert "Traceback" not in (tmp_path / "logs" / "worker-0.log").read_text()
 
 
 def suspended(spec: LoraSpec, request: Request) -> Path:
