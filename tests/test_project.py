@@ -111,9 +111,10 @@ def test_nothing_is_left_to_do_later() -> None:
         assert not words.search(path.read_text(encoding="utf-8")), path
 
 
-def test_the_configs_in_the_readme_are_valid(tmp_path: Path) -> None:
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
+@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/python.md", "docs/cluster.md"])
+def test_the_configs_in_readme_and_docs_are_valid(name: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks or name != "README.md"
     for block in blocks:
         path = tmp_path / "study.yaml"
         path.write_text(block, encoding="utf-8")
@@ -122,8 +123,9 @@ def test_the_configs_in_the_readme_are_valid(tmp_path: Path) -> None:
         assert presets.build(config.space, lora=lora).parameters
 
 
-def test_the_commands_in_the_readme_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_commands_in_readme_and_docs_exist() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     fences = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     code = "\n".join([block for kind, block in fences if not kind] + re.findall(r"`(meshtune [^`]*)`", text))
     named = set(re.findall(r"^meshtune ([a-z]+)", code, re.MULTILINE))

@@ -58,17 +58,11 @@ def choose(
 
     Args:
         sizes: rows of each source. shares: of each source, or None for the sizes' own.
-        rows: the mix's size, or None for the largest.
+        rows: at most so many, or None for the largest mix.
     """
     weights = list(sizes) if policy == "union" or shares is None else list(shares)
     most = sum(sizes) if policy == "union" else largest(sizes, weights)
-    if rows is not None and rows > most:
-        held = " + ".join(f"{size:,}" for size in sizes)
-        raise InputError(
-            f"`data.rows: {rows}` cannot be had: the largest `{policy}` of {held} rows has {most:,} rows. "
-            f"Write at most {most}, or leave it out."
-        )
-    counts = allocate(most if rows is None else rows, weights)
+    counts = allocate(most if rows is None else min(rows, most), weights)
     starts = np.cumsum([0, *sizes[:-1]])
     chosen = [
         start + np.sort(rng.permutation(size)[:count]) for start, size, count in zip(starts, sizes, counts, strict=True)
