@@ -52,6 +52,7 @@ def tune(
             seed=config.seed,
             new_segment=new_segment,
         )
+        stack.callback(sampler.close)
         record = Record(
             study.url, study.folder.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size}
         )
@@ -59,13 +60,10 @@ def tune(
         _write_effective(study)
         forget(study.folder)
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
-        try:
-            trials, price = config.budget.trials, config.budget.price_per_hour
-            yield Opened(record, study.folder, config.sampler.shown, worker.slots, trials, price)
-            yield from _search(study, prepared, record, sampler, worker, held, stop)
-        finally:
-            worker.close()
-            sampler.close()
+        stack.callback(worker.close)
+        trials, price = config.budget.trials, config.budget.price_per_hour
+        yield Opened(record, study.folder, config.sampler.shown, worker.slots, trials, price)
+        yield from _search(study, prepared, record, sampler, worker, held, stop)
 
 
 def _search(
