@@ -1,7 +1,6 @@
 """Every example runs as it stands, and so does what the README and the guide to Python show."""
 
 import ast
-import importlib.util
 import inspect
 import json
 import re
@@ -39,9 +38,6 @@ def test_configurations_of_the_readme_are_valid(text: str, tmp_path: Path) -> No
 
 
 NOTEBOOK = ROOT / "examples" / "notebook"
-without_report = pytest.mark.skipif(
-    importlib.util.find_spec("meshtune.report") is None, reason="figures and pages are made by meshtune.report"
-)
 
 
 def cells() -> list[dict[str, Any]]:
@@ -56,7 +52,6 @@ def test_the_notebook_holds_no_outputs() -> None:
 
 
 @pytest.mark.slow
-@without_report
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbformat
     from nbclient import NotebookClient
@@ -102,7 +97,7 @@ def test_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     names: dict[str, Any] = {}
     for block, needs_adapter in blocks_of_the_guide():
-        if needs_adapter or (".plot_" in block and importlib.util.find_spec("meshtune.report") is None):
+        if needs_adapter:
             _check_calls(block)
         else:
             exec(compile(block, "docs/python.md", "exec"), names)
