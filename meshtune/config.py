@@ -8,15 +8,11 @@ angle brackets), so that a fault names one variant and not all of them.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     PlainValidator,
@@ -26,72 +22,20 @@ from pydantic import (
 )
 
 from meshtune import hyperparameters
+from meshtune.config_values import (
+    MayImport,
+    PositiveReal,
+    Real,
+    Scalar,
+    Section,
+    named,
+    named_or_imported,
+    share_or_rows,
+)
 
 Format = Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response", "messages", "sharegpt"]
-Real = Annotated[float, Field(allow_inf_nan=False)]
-PositiveReal = Annotated[float, Field(allow_inf_nan=False, gt=0)]
 PLACEHOLDERS = ("trial", "seed", "folder")  # what a command may be given beside its hyperparameters
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-def _scalar(value: Any) -> bool | int | float | str:
-    if not isinstance(value, bool | int | float | str):
-        raise ValueError(f"{value!r} is not allowed; a number, text, true or false is")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is not a finite number")
-    return value
-
-
-Scalar = Annotated[bool | int | float | str, PlainValidator(_scalar)]
-
-
-class Section(BaseModel):
-    """A frozen section; unknown keys are faults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", serialize_by_alias=True)
-
-
-def _named(value: Any) -> Any:
-    """`sampler: mads` is short for `sampler: {name: mads}`."""
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _named_or_imported(value: Any) -> Any:
-    """As `_named`; `{import: module:Name}` is short for `{name: import, import: module:Name}`."""
-    value = _named(value)
-    return {"name": "import", **value} if isinstance(value, Mapping) and value.get("import") else value
-
-
-def _imported_as(value: str) -> str:
-    if not re.fullmatch(r"([A-Za-z_][\w.]*|.+\.py):[A-Za-z_]\w*", value):
-        raise ValueError(
-            f"`{value}` is not allowed; package.module:Name or file.py:Name is, such as ./my_samplers.py:MySampler"
-        )
-    return value
-
-
-Imported = Annotated[str, AfterValidator(_imported_as)]
-
-
-class _MayImport(Section):
-    """A section whose `name` may be `import`: then `import` says what of the user's own is imported."""
-
-    name: str
-    imported: Imported | None = Field(default=None, alias="import")
-
-    @property
-    def shown(self) -> str:
-        """What messages call it."""
-        return self.imported or self.name
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if self.name == "import" and self.imported is None:
-            example = "`{import: my_package.module:Name}` or `{import: ./file.py:Name}`"
-            raise ValueError(f"`import` must be given, such as {example}")
-        if self.name != "import" and self.imported is not None:
-            raise ValueError(f"`name: {self.name}` and `import` are both given: remove one of them")
-        return self
 
 
 class ModelConfig(Section):
@@ -136,27 +80,13 @@ class RowsFile(Section):
     format: Format = "auto"
 
 
-def _share_or_rows(least: int) -> Callable[[Any], int | float]:
-    def check(value: Any) -> int | float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if value == 0 and least == 0:
-                return 0
-            if 0 < value < 1 or (isinstance(value, int) and value >= 1):
-                return value
-        zero = ", 0 for none" if least == 0 else ""
-        allowed = f"a share between 0 and 1, a whole number of rows or {{path: FILE}}{zero}"
-        raise ValueError(f"`{value}` is not allowed; allowed is {allowed}")
-
-    return check
-
-
 _is_file = Discriminator(lambda value: "<file>" if isinstance(value, Mapping | RowsFile) else "<number>")
 Validation = Annotated[
-    Annotated[RowsFile, Tag("<file>")] | Annotated[int | float, PlainValidator(_share_or_rows(1)), Tag("<number>")],
+    Annotated[RowsFile, Tag("<file>")] | Annotated[int | float, PlainValidator(share_or_rows(1)), Tag("<number>")],
     _is_file,
 ]
 Test = Annotated[
-    Annotated[RowsFile, Tag("<file>")] | Annotated[int | float, PlainValidator(_share_or_rows(0)), Tag("<number>")],
+    Annotated[RowsFile, Tag("<file>")] | Annotated[int | float, PlainValidator(share_or_rows(0)), Tag("<number>")],
     _is_file,
 ]
 
@@ -202,7 +132,7 @@ class DataConfig(Section):
         return self
 
 
-class TrainerConfig(_MayImport):
+class TrainerConfig(MayImport):
     """What trains an adapter: `transformers`, or a function of one's own with the signature of `training.steps`."""
 
     name: Literal["transformers", "import"] = "transformers"
@@ -220,7 +150,7 @@ def _init_lora_weights(value: Any) -> Any:
 class TrainingConfig(Section):
     """How each trial is trained. What the space moves takes the place of the value given here."""
 
-    trainer: Annotated[TrainerConfig, BeforeValidator(_named_or_imported)] = TrainerConfig()
+    trainer: Annotated[TrainerConfig, BeforeValidator(named_or_imported)] = TrainerConfig()
     epochs: PositiveInt = 2
     batch_size: PositiveInt = 16
     gradient_accumulation: PositiveInt = 1
@@ -281,7 +211,7 @@ class CommandObjectiveConfig(Section):
     directory: str = "."  # where it runs: the YAML's folder (absolute once read)
 
 
-class SamplerConfig(_MayImport):
+class SamplerConfig(MayImport):
     """The sampler and its options; `import` names a sampler of one's own (a file's path is absolute once read)."""
 
     name: Literal["mads", "tpe", "random", "qmc", "gp", "import"] = "mads"
@@ -351,7 +281,7 @@ def is_command(objective: Any) -> bool:
 class StudyConfig(Section):
     """A whole study.yaml."""
 
-    model: Annotated[ModelConfig, BeforeValidator(_named)] | None = None
+    model: Annotated[ModelConfig, BeforeValidator(named)] | None = None
     data: DataConfig | None = None
     training: TrainingConfig = TrainingConfig()
     objective: Annotated[
@@ -364,9 +294,9 @@ class StudyConfig(Section):
         Discriminator(lambda value: "<preset>" if isinstance(value, str) else "<mapping>"),
     ] = "recommended"
     baseline: dict[str, Scalar] | None = None
-    sampler: Annotated[SamplerConfig, BeforeValidator(_named_or_imported)] = SamplerConfig()
+    sampler: Annotated[SamplerConfig, BeforeValidator(named_or_imported)] = SamplerConfig()
     budget: BudgetConfig = BudgetConfig()
-    worker: Annotated[WorkerConfig, BeforeValidator(_named)] = WorkerConfig()
+    worker: Annotated[WorkerConfig, BeforeValidator(named)] = WorkerConfig()
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     generation: GenerationConfig = GenerationConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

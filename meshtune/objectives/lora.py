@@ -20,7 +20,8 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from meshtune.config import MetricConfig, ModelConfig, Section, TrainingConfig
+from meshtune.config import MetricConfig, ModelConfig, TrainingConfig
+from meshtune.config_values import Section
 from meshtune.data.batches import Rows, Side
 from meshtune.errors import InputError
 from meshtune.objectives import checkpoints
