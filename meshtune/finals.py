@@ -13,13 +13,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from meshtune import answers
 from meshtune.budget import Stop
 from meshtune.errors import MeshtuneError
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.selection.statistics import Difference, Mean, mean_interval, paired_difference
 from meshtune.study import WAIT_SECONDS, Retried, Running, StudyEvent
-from meshtune.trial import Ending, Outcome, Progress, Request, answers_file
+from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.seam import Worker
 
 UNTUNED, BASELINE = -1, -2  # request numbers of what is no trial
@@ -131,7 +132,7 @@ def answer(
     for adapter in (*told, outside.get("adapter")):
         if adapter is not None and adapter not in adapters and (folder / adapter).exists():
             adapters.append(adapter)
-    missing = [adapter for adapter in adapters if not _answered(folder / answers_file(adapter), rows, metrics)]
+    missing = [adapter for adapter in adapters if not _answered(folder / answers.file_of(adapter), rows, metrics)]
     requests = [
         Request(-1 - number, {}, seed, threads=threads, measure="answers", adapter=adapter)
         for number, adapter in enumerate(missing)
@@ -144,17 +145,17 @@ def answer(
 def _answered(path: Path, rows: int, metrics: Collection[str]) -> bool:
     if not path.exists():
         return False
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return len(lines) == rows and all(set(json.loads(line)["scores"]) == set(metrics) for line in lines[:1])
+    lines = answers.read(path)
+    return len(lines) == rows and all(set(line["scores"]) == set(metrics) for line in lines)
 
 
 def scores(folder: Path) -> dict[str, dict[str, Mean]]:
     """Means of the metrics by model (`untuned`, `trial-3`) and metric, where answers were scored."""
     found: dict[str, dict[str, Mean]] = {}
-    for path in sorted((folder / "evaluation" / "answers").glob("*.jsonl")):
-        lines = [json.loads(line)["scores"] for line in path.read_text(encoding="utf-8").splitlines()]
-        if lines and lines[0]:
-            found[path.stem] = {name: mean_interval([line[name] for line in lines]) for name in lines[0]}
+    for model, lines in answers.read_all(folder).items():
+        if lines and lines[0]["scores"]:
+            names = lines[0]["scores"]
+            found[model] = {name: mean_interval([line["scores"][name] for line in lines]) for name in names}
     return found
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import html
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.errors import Fault, InputError, MissingExtra
+from meshtune import answers
+from meshtune.errors import MissingExtra
 from meshtune.words import number, point, verdict
 
 if TYPE_CHECKING:
@@ -81,15 +81,11 @@ def answer_frame(folder: Path) -> pandas.DataFrame:
     Raises InputError where a file of answers holds something else.
     """
     rows = []
-    for path in sorted((folder / "evaluation" / "answers").glob("*.jsonl"), key=_by_name):
-        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                fields = dict(json.loads(text))
-                rows.append({"name": path.stem, **fields, **_prefixed("scores_", fields.pop("scores"))})
-            except (ValueError, TypeError, KeyError) as error:
-                what = "is no answer of meshtune: remove the file, and `meshtune tune` writes it again"
-                raise InputError(Fault(what, path, line)) from error
-    return _frame([{name: value for name, value in row.items() if name != "scores"} for row in rows], ANSWER)
+    for name, lines in sorted(answers.read_all(folder).items(), key=lambda item: _by_name(item[0])):
+        for line in lines:
+            scores = line.pop("scores")
+            rows.append({"name": name, **line, **_prefixed("scores_", scores)})
+    return _frame(rows, ANSWER)
 
 
 def in_words(folder: Path, status: Values) -> str:
@@ -139,10 +135,10 @@ def _prefixed(prefix: str, values: Values) -> dict[str, Any]:
     return {f"{prefix}{name}": value for name, value in values.items()}
 
 
-def _by_name(path: Path) -> tuple[int, int]:
+def _by_name(name: str) -> tuple[int, int]:
     """Untuned, baseline, then trials by number."""
-    _, _, trial = path.stem.partition("trial-")
-    return (2, int(trial)) if trial.isdigit() else (0 if path.stem == "untuned" else 1, 0)
+    _, _, trial = name.partition("trial-")
+    return (2, int(trial)) if trial.isdigit() else (0 if name == "untuned" else 1, 0)
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

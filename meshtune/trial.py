@@ -143,12 +143,6 @@ class Outcome:
 Event = Progress | Outcome
 
 
-def answers_file(adapter: str | None) -> str:
-    """Where the answers of an adapter stand in the study's folder; None is the untuned model."""
-    name = "untuned" if adapter is None else adapter.rpartition("/")[2]
-    return f"evaluation/answers/{f'trial-{name}' if name.isdecimal() else name}.jsonl"
-
-
 def to_json(value: Request | Event) -> str:
     """One line of JSON that says which kind of value it holds. Not-a-number is not allowed to cross."""
     return json.dumps({"kind": type(value).__name__, **dataclasses.asdict(value)}, allow_nan=False)

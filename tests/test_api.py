@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,9 @@ def test_answers_are_a_frame(finished: meshtune.Study) -> None:
     (folder / "untuned.jsonl").write_text('{"row": 1}\n')
     with pytest.raises(InputError, match=r"untuned\.jsonl:1: is no answer"):
         finished.answers  # noqa: B018
+    with pytest.raises(InputError, match=r"untuned\.jsonl:1: is no answer"):
+        finished.status()
+    shutil.rmtree(folder)
 
 
 def test_the_optuna_study_is_a_copy(finished: meshtune.Study) -> None:

@@ -40,7 +40,7 @@ LAYERS = [
     {"config_values"},
     {"hyperparameters"},
     {"yaml_file"},
-    {"trial", "imported", "child_signals"},
+    {"trial", "answers", "imported", "child_signals"},
     {"errors"},
 ]
 

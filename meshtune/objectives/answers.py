@@ -1,25 +1,17 @@
-"""Answers of a model to the first validation rows, scored by the user's metrics, in one file a model.
-
-`<study>/evaluation/answers/<name>.jsonl`, named `untuned`, `baseline` or `trial-3`: one JSON line a row, in row order:
-`{"row": number, "prompt": text, "reference": text, "answer": text, "scores": {metric: number}}`. A file that stands
-there is whole.
-"""
+"""Answers of a model to the first validation rows, scored by the user's metrics; `meshtune.answers` has the file."""
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from meshtune import metrics
+from meshtune import answers, metrics
 from meshtune.config import MetricConfig, ModelConfig
 from meshtune.data import originals
 from meshtune.data.batches import Rows
 from meshtune.data.tokenizer import load_tokenizer
-from meshtune.errors import StorageError
 from meshtune.training.generate import generate
 from meshtune.trial import DataRef
 
@@ -59,15 +51,5 @@ def answer(
         line = {"row": number, "prompt": text(prompt), "reference": text(row[len(prompt) :]), "answer": said}
         scores = {name: metrics.score(name, function, original.row, said) for name, function in functions.items()}
         lines.append({**line, "scores": scores})
-    _write(to, lines)
+    answers.write(to, lines)
     return {name: statistics.fmean(line["scores"][name] for line in lines) for name in functions} if lines else {}
-
-
-def _write(path: Path, lines: list[dict[str, Any]]) -> None:
-    aside = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error

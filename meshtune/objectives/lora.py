@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
+from meshtune import answers
 from meshtune.config import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.config_values import Section
 from meshtune.data.batches import Rows, Side
@@ -35,7 +36,7 @@ from meshtune.training.precision import resolve_precision
 from meshtune.training.recipe import recipe
 from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Trained
 from meshtune.training.validation import mean_loss, row_losses
-from meshtune.trial import DataRef, Ending, Outcome, Progress, Request, answers_file
+from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
 
 PROGRESS_SECONDS = 0.5  # at most one progress in this time, but for validation losses
 LAST_STEPS = 10  # whose mean training loss a progress tells
@@ -180,7 +181,7 @@ class LoraObjective:
             spec.metrics,
             rows=spec.answers,
             max_new_tokens=spec.max_new_tokens,
-            to=Path(spec.folder) / answers_file(request.adapter),
+            to=Path(spec.folder) / answers.file_of(request.adapter),
             tick=tick,
         )
         return {"extra": means}

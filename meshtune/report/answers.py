@@ -1,19 +1,18 @@
 """Answers of untuned, baseline and best to validation rows, side by side, and the means of the user's metrics.
 
-They stand in `<study>/evaluation/answers/<name>.jsonl`, one JSON line a row: `{"row": index, "prompt": text,
-"reference": text, "answer": text, "scores": {metric: number}}`. Where a file is missing, that model is left out.
+Where a model has no file of answers, it is left out.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, InputError
+from meshtune.answers import FOLDER
+from meshtune.answers import read as read_file
 from meshtune.report.trials import Status, number_of
 from meshtune.selection.statistics import Mean, mean_interval
 from meshtune.words import number
@@ -42,10 +41,10 @@ def read(folder: Path, status: Status) -> dict[str, list[dict[str, Any]]]:
             names[name].insert(0, f"trial-{trial}")
     found = dict[str, list[dict[str, Any]]]()
     for name, files in names.items():
-        paths = [folder / "evaluation" / "answers" / f"{file}.jsonl" for file in files]
+        paths = [folder / FOLDER / f"{file}.jsonl" for file in files]
         path = next((path for path in paths if path.exists()), None)
         if path is not None:
-            found[name] = _lines(path)
+            found[name] = read_file(path)
     return found
 
 
@@ -104,19 +103,3 @@ def _with_interval(mean: Mean | None) -> str:
 def _decimals(error: float) -> int:
     """So many that the error has two digits that are not zero."""
     return max(0, min(8, 1 - math.floor(math.log10(error))))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = list[dict[str, Any]]()
-    for count, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            line = json.loads(text)
-            lines.append({key: line[key] for key in ("row", "prompt", "reference", "answer")} | _scores(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = "is no answer: a JSON object with row, prompt, reference and answer is; delete the file"
-            raise InputError(Fault(f"{what}, and `meshtune tune` makes it again", path, count)) from error
-    return lines
-
-
-def _scores(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {"scores": dict(line.get("scores") or {})}

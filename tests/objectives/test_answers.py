@@ -1,15 +1,15 @@
 """Answers to validation rows: what the files hold, and how a metric's failure ends."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from meshtune import finals
+from meshtune.answers import file_of, read
 from meshtune.config import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.data import originals
 from meshtune.objectives.lora import LoraObjective, LoraSpec
-from meshtune.trial import DataRef, Ending, Outcome, Request, answers_file
+from meshtune.trial import DataRef, Ending, Outcome, Request
 
 METRIC = """
 def score(row, answer):
@@ -47,8 +47,7 @@ def test_the_untuned_model_and_an_adapter_answer(tiny_model_folder: Path, tiny_d
     for number, adapter in ((-1, None), (-2, trained.adapter)):
         ended = outcome(made, Request(number, {}, seed=0, measure="answers", adapter=adapter))
         assert ended.ending is Ending.COMPLETE, ended.message
-        lines = (tmp_path / answers_file(adapter)).read_text(encoding="utf-8").splitlines()
-        answers[adapter] = [json.loads(line) for line in lines]
+        answers[adapter] = read(tmp_path / file_of(adapter))
         scores = [line["scores"]["length"] for line in answers[adapter]]
         assert ended.extra == {"length": pytest.approx(sum(scores) / 3)}
     assert {path.name for path in (tmp_path / "evaluation" / "answers").iterdir()} == {"untuned.jsonl", "trial-3.jsonl"}
@@ -77,9 +76,3 @@ def test_a_metric_that_fails_is_named_and_nothing_half_written(
     assert ended.ending is Ending.CRASHED
     assert words in ended.message
     assert not (tmp_path / "evaluation").exists()
-
-
-def test_names() -> None:
-    assert answers_file(None) == "evaluation/answers/untuned.jsonl"
-    assert answers_file("adapters/12") == "evaluation/answers/trial-12.jsonl"
-    assert answers_file("adapters/baseline") == "evaluation/answers/baseline.jsonl"

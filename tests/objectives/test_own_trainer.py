@@ -149,5 +149,5 @@ def test_what_goes_wrong_has_words(objective: Any, name: str, ending: Ending, me
 def test_a_module_that_is_not_there() -> None:
     """Says which key names it."""
     values = {"trainer": {"import": "no_such_module:train"}}
-    with pytest.raises(InputError, match=r"training[.]trainer[.]import: `no_such_module` cannot be imported"):
+    with pytest.raises(InputError, match=r"training[.]trainer[.]import: there is no module `no_such_module`"):
         trainer_of(TrainingConfig.model_validate(values))
