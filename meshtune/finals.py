@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,30 @@ _WHAT = {
     "test": "measuring on the test rows",
     "answers": "answering validation rows",
 }
+
+
+@dataclass(frozen=True)
+class How:
+    """How requests that are no trials are run.
+
+    Attributes:
+        seed: of everything random. threads: CPU threads, None for the worker's own choice.
+        attempts: of a request that crashes. stop: says when to end early.
+    """
+
+    worker: Worker
+    seed: int
+    threads: int | None
+    attempts: int
+    stop: Callable[[], Stop | None] = lambda: None
+
+    def request(self, number: int, hyperparameters: Mapping[str, Any], **fields: Any) -> Request:
+        """A request with this seed and these threads."""
+        return Request(number, hyperparameters, self.seed, threads=self.threads, **fields)
+
+    def gather(self, requests: Sequence[Request]) -> Iterator[StudyEvent | Outcome]:
+        """See the function `gather`."""
+        return gather(self.worker, requests, self.attempts, self.stop)
 
 
 def gather(
@@ -77,17 +102,8 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return measured
 
 
-def measure(
-    record: Record,
-    worker: Worker,
-    folder: Path,
-    *,
-    seed: int,
-    threads: int | None,
-    attempts: int,
-    stop: Callable[[], Stop | None] = lambda: None,
-) -> Iterator[StudyEvent]:
-    """Measure untuned, baseline and best on the test rows, where this has not been done, until `stop()` says so."""
+def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
+    """Measure untuned, baseline and best on the test rows, where this has not been done."""
     measured = read(folder)
     adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
     for trial in (record.baseline, record.best):
@@ -97,11 +113,8 @@ def measure(
     if outside.get("adapter"):
         adapters[BASELINE] = ("baseline", outside["adapter"])
     missing = {number: named for number, named in adapters.items() if named[0] not in measured}
-    requests = [
-        Request(number, {}, seed, threads=threads, measure="test", adapter=adapter)
-        for number, (_, adapter) in missing.items()
-    ]
-    for event in gather(worker, requests, attempts, stop):
+    requests = [how.request(number, {}, measure="test", adapter=adapter) for number, (_, adapter) in missing.items()]
+    for event in how.gather(requests):
         if isinstance(event, Outcome):
             measured[missing[event.trial][0]] = {"loss": event.loss, "rows": event.row_losses}
             _write(folder, measured)
@@ -109,21 +122,10 @@ def measure(
             yield event
 
 
-def answer(
-    record: Record,
-    worker: Worker,
-    folder: Path,
-    *,
-    rows: int,
-    metrics: Collection[str],
-    seed: int,
-    threads: int | None,
-    attempts: int,
-    stop: Callable[[], Stop | None] = lambda: None,
-) -> Iterator[StudyEvent]:
+def answer(record: Record, folder: Path, how: How, *, rows: int, metrics: Collection[str]) -> Iterator[StudyEvent]:
     """Let untuned, baseline and best, and where there are metrics all kept adapters, answer the first validation rows.
 
-    Files that hold these rows and metrics already are left. Ends early where `stop()` says so.
+    Files that hold these rows and metrics already are left.
     """
     adapters: list[str | None] = [None]
     outside = record.notes.get("baseline") or {}
@@ -134,10 +136,9 @@ def answer(
             adapters.append(adapter)
     missing = [adapter for adapter in adapters if not _answered(folder / answers.file_of(adapter), rows, metrics)]
     requests = [
-        Request(-1 - number, {}, seed, threads=threads, measure="answers", adapter=adapter)
-        for number, adapter in enumerate(missing)
+        how.request(-1 - number, {}, measure="answers", adapter=adapter) for number, adapter in enumerate(missing)
     ]
-    for event in gather(worker, requests, attempts, stop):
+    for event in how.gather(requests):
         if not isinstance(event, Outcome):
             yield event
 

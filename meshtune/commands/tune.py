@@ -21,7 +21,7 @@ from meshtune.record import Record
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
 from meshtune.study import Finished, Opened, Stage, StudyEvent, Told, run
-from meshtune.trial import Outcome, Request
+from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
 
 
@@ -82,7 +82,8 @@ def _search(
     threads = prepared.places[0].threads
     hours = config.budget.trial_hours
     timeout = None if hours is None else hours * 3600
-    yield from _before(study, prepared, record, worker, threads, stopping)
+    how = finals.How(worker, config.seed, threads, config.worker.attempts, stopping)
+    yield from _before(prepared, record, how)
     budget = Budget(config.budget.trials, config.budget.hours, config.budget.tokens)
     if record.notes.get("finished"):
         record.note("finished", None)
@@ -111,28 +112,10 @@ def _search(
         return
     if prepared.test_rows:
         yield Stage("measuring on the test rows")
-        yield from finals.measure(
-            record,
-            worker,
-            study.folder,
-            seed=config.seed,
-            threads=threads,
-            attempts=config.worker.attempts,
-            stop=stopping,
-        )
+        yield from finals.measure(record, study.folder, how)
     if prepared.answers:
         yield Stage("letting the finalists answer validation rows")
-        yield from finals.answer(
-            record,
-            worker,
-            study.folder,
-            rows=prepared.answers,
-            metrics=config.metrics,
-            seed=config.seed,
-            threads=threads,
-            attempts=config.worker.attempts,
-            stop=stopping,
-        )
+        yield from finals.answer(record, study.folder, how, rows=prepared.answers, metrics=config.metrics)
     held.check()
     if asked := stopping():
         yield Finished(asked.reason, complete=False)
@@ -150,29 +133,21 @@ def _refuse_too_large(study: Located, prepared: Prepared) -> None:
     memory_of(prepared, study.config.seed)
 
 
-def _before(
-    study: Located,
-    prepared: Prepared,
-    record: Record,
-    worker: LocalWorker,
-    threads: int | None,
-    stop: Callable[[], Stop | None],
-) -> Iterator[StudyEvent]:
+def _before(prepared: Prepared, record: Record, how: finals.How) -> Iterator[StudyEvent]:
     """The untuned model's loss, and the baseline: trial 0 where it lies in the space, else trained beside them."""
-    seed = study.config.seed
     baseline = prepared.baseline
     if not record.trials and baseline is not None and prepared.start is not None:
-        record.enqueue(baseline, origin="baseline", seed=seed)
+        record.enqueue(baseline, origin="baseline", seed=how.seed)
     if prepared.objective.kind != "lora":
         return
     requests = []
     if "untuned" not in record.notes:
-        requests.append(Request(finals.UNTUNED, {}, seed, threads=threads, measure="validation"))
+        requests.append(how.request(finals.UNTUNED, {}, measure="validation"))
     if baseline is not None and prepared.start is None and "baseline" not in record.notes:
-        requests.append(Request(finals.BASELINE, baseline, seed, threads=threads))
+        requests.append(how.request(finals.BASELINE, baseline))
     if requests:
         yield Stage("measuring the untuned model")
-    for event in finals.gather(worker, requests, study.config.worker.attempts, stop):
+    for event in how.gather(requests):
         if not isinstance(event, Outcome):
             yield event
         elif event.trial == finals.UNTUNED:

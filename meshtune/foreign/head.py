@@ -94,7 +94,7 @@ def of_data(study: ForeignStudy, *, cut: bool, shares: bool, files: bool) -> lis
         listed = ", ".join(f"{source.share:g}" for source in study.sources if source.share is not None)
         found.append(f"data: all rows are taken here; the study mixed the sources by the shares {listed}.")
     if data.rows is not None:
-        found.append(f"data: the study drew {data.rows} rows by its seed; here all rows are taken.")
+        found.append(f"data: the study took at most {data.rows} rows, drawn by its seed; here all are taken.")
     if isinstance(data.validation, RowsFile) and not files:
         found.append("data: the validation rows had a file of their own; here a share of the rows is taken.")
     if data.test and not isinstance(data.test, RowsFile):
