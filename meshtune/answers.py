@@ -1,8 +1,9 @@
 """Files of answers: what a model said to validation rows, one file a model, one JSON line a row, in row order.
 
 `<study>/evaluation/answers/<name>.jsonl`, named `untuned`, `baseline` or `trial-3`:
-`{"row": number, "prompt": text, "reference": text, "answer": text, "scores": {metric: number}}`. A file that stands
-there is whole. Standard library only.
+`{"row": number, "prompt": text, "reference": text, "answer": text, "scores": {metric: number}, "made": text}`; `row` is
+the number of the validation row, `made` says with which settings (`metrics.stamp`). A file that stands there is whole.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             scores = {str(name): float(score) for name, score in line["scores"].items()}
-            lines.append({**{key: line[key] for key in KEYS}, "scores": scores})
+            lines.append({**{key: line[key] for key in KEYS}, "scores": scores, "made": str(line.get("made", ""))})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             what = "is no answer of meshtune: remove the file, and `meshtune tune` writes it again"
             raise InputError(Fault(what, path, number)) from error

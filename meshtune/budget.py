@@ -45,5 +45,5 @@ class Budget:
         if self.tokens is not None and tokens >= self.tokens:
             return Limit(f"{self.tokens:,} tokens are spent", hold=True)
         if self.trials_left(proposed) == 0:
-            return Limit(f"{self.trials} trials are done", hold=False)
+            return Limit(f"{proposed} trials are done", hold=False)
         return None

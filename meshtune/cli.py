@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,7 +77,16 @@ def check(
     from meshtune.commands.check import check as run
     from meshtune.commands.check import print_rows
 
-    lines, facts = run(study, folder=folder, overrides=tuple(override or ()), measure=measure, show=show)
+    try:
+        lines, facts = run(study, folder=folder, overrides=tuple(override or ()), measure=measure, show=show)
+    except InputError as error:
+        if as_json:
+            faults = [
+                {"key": f.key, "file": f.file and str(f.file), "line": f.line, "message": f.message}
+                for f in error.faults
+            ]
+            print(json.dumps({"faults": faults}, indent=2))
+        raise
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
@@ -276,6 +286,10 @@ def _interrupted(error: BaseException) -> bool:
 
 def main() -> None:
     """Entry point: errors become one message and their exit code."""
+    if sys.argv[1:2] in (["tune"], ["quickstart"]):  # until the run takes them: what a batch system ends goes on later
+        for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda *_: os._exit(75))
     try:
         app()
     except MeshtuneError as error:

@@ -7,6 +7,7 @@ allowed and what to do. Standard library only.
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,13 @@ class Interrupted(MeshtuneError):
     """Interrupted by the user; the state is saved and the same command continues."""
 
     exit_code = 130
+
+
+def last_words(error: BaseException) -> str:
+    """Kind and text of an error, with the file and line that raised it, in a line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,19 +122,19 @@ def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
             yield event
 
 
-def answer(record: Record, folder: Path, how: How, *, rows: int, metrics: Collection[str]) -> Iterator[StudyEvent]:
-    """Let untuned, baseline and best, and where there are metrics all kept adapters, answer the first validation rows.
+def answer(record: Record, folder: Path, how: How, *, all_kept: bool, made: str) -> Iterator[StudyEvent]:
+    """Let untuned, baseline and best, or all kept adapters, answer validation rows.
 
-    Files that hold these rows and metrics already are left.
+    Files that were made with the same settings, as `made` says, are left.
     """
     adapters: list[str | None] = [None]
     outside = record.notes.get("baseline") or {}
-    finalists = record.complete if metrics else [t for t in (record.baseline, record.best) if t is not None]
+    finalists = record.complete if all_kept else [t for t in (record.baseline, record.best) if t is not None]
     told = [trial.outcome.adapter for trial in finalists if trial.outcome is not None]
     for adapter in (*told, outside.get("adapter")):
         if adapter is not None and adapter not in adapters and (folder / adapter).exists():
             adapters.append(adapter)
-    missing = [adapter for adapter in adapters if not _answered(folder / answers.file_of(adapter), rows, metrics)]
+    missing = [adapter for adapter in adapters if not _answered(folder / answers.file_of(adapter), made)]
     requests = [
         how.request(-1 - number, {}, measure="answers", adapter=adapter) for number, adapter in enumerate(missing)
     ]
@@ -143,11 +143,8 @@ def answer(record: Record, folder: Path, how: How, *, rows: int, metrics: Collec
             yield event
 
 
-def _answered(path: Path, rows: int, metrics: Collection[str]) -> bool:
-    if not path.exists():
-        return False
-    lines = answers.read(path)
-    return len(lines) == rows and all(set(line["scores"]) == set(metrics) for line in lines)
+def _answered(path: Path, made: str) -> bool:
+    return path.exists() and all(line["made"] == made for line in answers.read(path))
 
 
 def scores(folder: Path) -> dict[str, dict[str, Mean]]:

@@ -6,16 +6,18 @@ run, in the process that generates the answers.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.util
+import inspect
 import math
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from meshtune.config import MetricConfig
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError, last_words, nearest
 
 Score = Callable[[Mapping[str, Any], str], float]
 
@@ -38,7 +40,7 @@ def score(name: str, function: Score, row: Mapping[str, Any], answer: str) -> fl
     try:
         value = function(row, answer)
     except Exception as error:  # whatever the user's code raises is theirs to see
-        raise InputError(f"metric `{name}` failed on an answer: {_last_words(error)}") from error
+        raise InputError(f"metric `{name}` failed on an answer: {last_words(error)}") from error
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -46,6 +48,15 @@ def score(name: str, function: Score, row: Mapping[str, Any], answer: str) -> fl
     if not math.isfinite(number):
         raise InputError(f"metric `{name}` must give a finite number, and gave {value!r}")
     return number
+
+
+def stamp(metrics: Mapping[str, MetricConfig], rows: int, max_new_tokens: int) -> str:
+    """Short text that changes with whatever decides answers or scores: files, functions, rows and their length."""
+    content = hashlib.sha256(f"{rows} {max_new_tokens}".encode())
+    for name, metric in sorted(metrics.items()):
+        content.update(f"\n{name} {metric.function} ".encode())
+        content.update(hashlib.sha256(Path(metric.file).read_bytes()).digest())
+    return content.hexdigest()[:16]
 
 
 def _function(name: str, metric: MetricConfig) -> Score:
@@ -61,16 +72,16 @@ def _function(name: str, metric: MetricConfig) -> Score:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise InputError(Fault(f"cannot be run: {_last_words(error)}", path, key=f"{key}.file")) from error
+        raise InputError(Fault(f"cannot be run: {last_words(error)}", path, key=f"{key}.file")) from error
     function = getattr(module, metric.function, None)
     if not callable(function):
         known = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
         what = f"has no function `{metric.function}`.{nearest(metric.function, known)}"
         raise InputError(Fault(what, path, key=f"{key}.function"))
+    with contextlib.suppress(ValueError):  # some built-in functions tell no signature
+        try:
+            inspect.signature(function).bind({}, "")
+        except TypeError as error:
+            what = f"`{metric.function}` must take a row and an answer: {error}"
+            raise InputError(Fault(what, path, key=f"{key}.function")) from error
     return function  # type: ignore[no-any-return]  # its signature is the user's affair
-
-
-def _last_words(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"

@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.distributions import distributions
-from meshtune.errors import InputError, StudyMismatch
+from meshtune.errors import InputError, MeshtuneError, SamplerError, StudyMismatch, last_words
 from meshtune.recorded import RecordedTrial, flatten, read_outcome
 from meshtune.space import Space
 from meshtune.storage import create_aside, open_storage, quiet, storage_errors
@@ -112,7 +112,14 @@ class Record:
     def propose(self, sampler: BaseSampler, *, seed: int) -> RecordedTrial:
         """Let the sampler propose one point, and make it durable."""
         self.mirror.sampler = sampler
-        trial = self.mirror.ask(self.distributions)
+        try:
+            trial = self.mirror.ask(self.distributions)
+        except MeshtuneError:
+            raise
+        except Exception as error:  # whatever a sampler raises, one of the user's own among them
+            raise SamplerError(
+                f"the sampler failed on trial {len(self.trials)}: {last_words(error)}. Everything finished is saved"
+            ) from error
         frozen = self.mirror._storage.get_trial(trial._trial_id)
         space = self._required_space()
         return self._propose(
@@ -244,5 +251,6 @@ class Record:
             raise StudyMismatch(
                 "the study was made with other fixed keys:\n"
                 + "\n".join(lines)
-                + "\nGive the old values back, or start another study with `--folder`."
+                + "\nGive the old values back (`meshtune tune` on the study's own folder has them), or start another"
+                " study with `--folder`."
             )

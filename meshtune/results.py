@@ -83,8 +83,8 @@ def answer_frame(folder: Path) -> pandas.DataFrame:
     rows = []
     for name, lines in sorted(answers.read_all(folder).items(), key=lambda item: _by_name(item[0])):
         for line in lines:
-            scores = line.pop("scores")
-            rows.append({"name": name, **line, **_prefixed("scores_", scores)})
+            shown = {key: line[key] for key in answers.KEYS}
+            rows.append({"name": name, **shown, **_prefixed("scores_", line["scores"])})
     return _frame(rows, ANSWER)
 
 

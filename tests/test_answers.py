@@ -7,7 +7,7 @@ import pytest
 from meshtune.answers import file_of, read, read_all, write
 from meshtune.errors import InputError, StorageError
 
-LINE = {"row": 3, "prompt": "p", "reference": "ü", "answer": "a\u2028b", "scores": {"exact": 1.0}}
+LINE = {"row": 3, "prompt": "p", "reference": "ü", "answer": "a\u2028b", "scores": {"exact": 1.0}, "made": "0a"}
 
 
 def test_names() -> None:

@@ -33,6 +33,7 @@ def test_a_file_may_define_what_looks_up_its_module(tmp_path: Path) -> None:
     [
         ("def scorer(row, answer): ...", {}, "has no function `score`. Did you mean `scorer`?"),
         ("score = 3", {}, "has no function `score`"),
+        ("def score(row): return 1", {}, "`score` must take a row and an answer: too many positional arguments"),
         ("import no_such_package", {}, "cannot be run: ModuleNotFoundError: No module named 'no_such_package'"),
         ("def score(:", {}, "cannot be run: SyntaxError"),
         ("", {"file": "/no/such.py"}, "there is no such file"),
@@ -66,3 +67,12 @@ def test_what_a_metric_may_give(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         metrics.score("exact", function, {}, "an answer")
     assert words in str(caught.value)
+
+
+def test_the_stamp_changes_with_whatever_decides_a_score(tmp_path: Path) -> None:
+    given = written(tmp_path, "def score(row, answer): return 1")
+    stamps = [metrics.stamp(given, 4, 128), metrics.stamp(given, 5, 128), metrics.stamp(given, 4, 64)]
+    stamps.append(metrics.stamp({"other": given["exact"]}, 4, 128))
+    stamps.append(metrics.stamp(written(tmp_path, "def score(row, answer): return 2"), 4, 128))
+    assert len(set(stamps)) == 5
+    assert metrics.stamp(written(tmp_path, "def score(row, answer): return 1"), 4, 128) == stamps[0]

@@ -37,11 +37,23 @@ def check(
     """
     study = locate(path, overrides=overrides, folder=folder)
     prepared = prepare(study)
+    _try_sampler(study, prepared)
     spending = _spending(study, prepared, measure)
     facts = {**_facts(study, prepared), **spending.facts}
     if show and prepared.data is not None:
         facts["rows"] = _rows(study, prepared, show)
     return _lines(study, prepared, spending), facts
+
+
+def _try_sampler(study: Located, prepared: Prepared) -> None:
+    """Build the sampler, for its faults alone."""
+    from meshtune.distributions import distributions
+    from meshtune.samplers.build import build
+
+    config = study.config
+    block_size = config.sampler.block_size or len(prepared.places)
+    space = distributions(prepared.space)
+    build(config.sampler, space, x0=prepared.start, block_size=block_size, seed=config.seed).close()
 
 
 def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:

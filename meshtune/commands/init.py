@@ -103,7 +103,7 @@ def init(folder: Path, recipe: str | None, model: str | None, data: Path | None)
 
 def given(model: str | None, data: Path | None) -> tuple[str | None, str | None]:
     """`--model` and `--data` as the text has them: a name, and lines of sources. Raises InputError: no such data."""
-    if data is not None and not data.exists():
+    if data is not None and not data.is_file():
         raise InputError(f"{data}: there is no such file; give one with instruction rows, or leave --data out")
     name = None if model is None else _quoted(_path_or_id(model))
     return name, None if data is None else f"    - {{path: {_quoted(str(data.absolute()))}}}"

@@ -9,12 +9,13 @@ import importlib.util
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
 from meshtune.commands.locate import Located
 from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig
-from meshtune.errors import InputError, MissingExtra, StudyMismatch
+from meshtune.errors import Fault, InputError, MissingExtra, StudyMismatch
 from meshtune.imported import portable
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
@@ -64,6 +65,7 @@ def prepare(study: Located) -> Prepared:
     }
     if isinstance(config.objective, CommandObjectiveConfig):
         presets.check_placeholders(config.objective.command, space)
+        _check_program(config.objective)
         fields = {
             "command": list(config.objective.command),
             "result": config.objective.result,
@@ -73,6 +75,14 @@ def prepare(study: Located) -> Prepared:
         objective = ObjectiveSpec("command", fields)
         return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None)
     return _lora(study, space, baseline, start, fixed)
+
+
+def _check_program(objective: CommandObjectiveConfig) -> None:
+    """Refuse a program that is not there, which every trial would crash on."""
+    program = objective.command[0]
+    if "{" not in program and shutil.which(program) is None and not (Path(objective.directory) / program).is_file():
+        what = f"there is no program `{program}`, neither on the PATH nor in {objective.directory}"
+        raise InputError(Fault(what, key="objective.command.0"))
 
 
 def _lora(

@@ -50,7 +50,12 @@ class Forecast:
 def setting(prepared: Prepared, seed: int) -> Setting:
     """That of a study whose rows are prepared."""
     spec = _spec(prepared)
-    batches = memory.batches_of(Rows.open(spec.data, "train"), seed, spec.training.epochs)
+    epochs = int(prepared.space.fixed.get("epochs", spec.training.epochs))
+    for searched in prepared.space.dimensions:
+        if searched.name == "epochs":
+            parameter = searched.parameter
+            epochs = max(int(value) for value in searched.values or parameter.choices or (parameter.high,))
+    batches = memory.batches_of(Rows.open(spec.data, "train"), seed, epochs)
     return setting_of(spec.model, spec.training, prepared.places, batches)
 
 

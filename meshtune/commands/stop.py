@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from meshtune.budget import Stop
-from meshtune.commands.locate import existing
+from meshtune.commands.locate import existing, locate
 from meshtune.lease import Holder, holder
 
 REQUEST = "stop.request"
@@ -20,12 +20,15 @@ GRACE_SECONDS = 60.0  # nobody's end is near: what runs has time to save itself
 
 def stop(path: Path, *, folder: Path | None = None, now: bool = False) -> Holder | None:
     """Leave the request where the coordinator looks; returns who it is, or None where the study does not run."""
-    study = existing(path, folder=folder)
-    running = holder(study.folder)
-    if running is not None:
-        aside = study.folder / f"{REQUEST}.part"
-        aside.write_text(NOW if now else "", encoding="utf-8")
-        os.replace(aside, study.folder / REQUEST)
+    # A study that has just begun has no record yet, and its folder no study.yaml.
+    place = path if holder(path) is not None else locate(path, folder=folder).folder
+    running = holder(place)
+    if running is None:
+        existing(path, folder=folder)  # says so where it was never started
+        return None
+    aside = place / f"{REQUEST}.part"
+    aside.write_text(NOW if now else "", encoding="utf-8")
+    os.replace(aside, place / REQUEST)
     return running
 
 

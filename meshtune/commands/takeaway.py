@@ -73,14 +73,26 @@ def write_facts(folder: Path, facts: Mapping[str, Any], out: Path, study: Path |
     from meshtune.training.card import card
 
     values: dict[str, Any] = json.loads(json.dumps(facts))
-    values["study"]["folder"] = None if study is None else os.path.relpath(study, out)
+    values["study"]["folder"] = None if study is None else _way(study, out)
     with writing(folder):
         (folder / CARD).write_text(card(values, out.name), encoding="utf-8")
         write_json(folder / FACTS, values)
-        mode = (folder / FACTS).stat().st_mode  # as the user's umask has it; safetensors leaves its files to the owner
-        for path in folder.iterdir():
-            path.chmod(mode)
+        readable(folder, (folder / FACTS).stat().st_mode)  # as the user's umask has it
     return values
+
+
+def readable(folder: Path, mode: int) -> None:
+    """Give this mode to all files inside: safetensors leaves its files to their owner alone."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
+
+
+def _way(study: Path, out: Path) -> str | None:
+    """The study's folder as seen from `out`; None where the way goes through somebody's home, which names them."""
+    way = os.path.relpath(study, out)
+    through_home = study.is_relative_to(Path.home()) and not out.is_relative_to(Path.home())
+    return None if through_home or {"home", "Users"} & set(Path(way).parts) else way
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

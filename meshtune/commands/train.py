@@ -20,7 +20,7 @@ from meshtune.commands.chosen import Chosen, choose, describe
 from meshtune.commands.prepared import need_training
 from meshtune.commands.signals import Signals
 from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy
-from meshtune.lease import holder, lease
+from meshtune.lease import elsewhere, holder, lease
 from meshtune.recorded import flatten
 from meshtune.trial import DataRef, Ending, Progress
 from meshtune.workers.places import cores
@@ -150,7 +150,7 @@ def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
     takeaway.check_free(out)
     if not unfinished.is_dir():
         return
-    if other := holder(unfinished):
+    if (other := holder(unfinished)) and not elsewhere(unfinished):  # one elsewhere is watched by `lease`
         raise StudyBusy(f"{out}: process {other.pid} on {other.host} trains into it, since {other.since}")
     try:
         held = flatten(json.loads((unfinished / SETTINGS).read_text(encoding="utf-8")))

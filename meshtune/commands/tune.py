@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, finals
+from meshtune import config_file, finals, metrics
 from meshtune.budget import Budget, Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
@@ -39,6 +39,7 @@ def tune(
         if other := elsewhere(study.folder):
             yield Stage(f"waiting for a sign of life of process {other.pid} on {other.host}, which held the study")
         held = stack.enter_context(lease(study.folder))
+        forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
         prepared = prepare(study)
         _refuse_too_large(study, prepared)
@@ -58,7 +59,6 @@ def tune(
         )
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
         _write_effective(study)
-        forget(study.folder)
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
@@ -115,7 +115,8 @@ def _search(
         yield from finals.measure(record, study.folder, how)
     if prepared.answers:
         yield Stage("letting the finalists answer validation rows")
-        yield from finals.answer(record, study.folder, how, rows=prepared.answers, metrics=config.metrics)
+        made = metrics.stamp(config.metrics, prepared.answers, config.generation.max_new_tokens)
+        yield from finals.answer(record, study.folder, how, all_kept=bool(config.metrics), made=made)
     held.check()
     if asked := stopping():
         yield Finished(asked.reason, complete=False)
@@ -193,7 +194,7 @@ def _folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        (folder / ".writable").unlink(missing_ok=True)  # another `tune` may be about here
     except OSError as error:
         raise StorageError(f"{folder}: the study's folder cannot be written ({error.strerror})") from error
     try:

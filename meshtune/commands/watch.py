@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
-from meshtune.commands.locate import Located, locate
+from meshtune.commands.locate import EFFECTIVE, Located, locate
 from meshtune.commands.signals import GRACE_SECONDS, Signals
 from meshtune.commands.status import status as read_status
 from meshtune.commands.time_limit import time_limit
 from meshtune.commands.tune import tune
 from meshtune.display import Display, JsonLines, summary
-from meshtune.errors import Interrupted, Stopped
+from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.study import Finished, Opened, Started, Told
 from meshtune.words import load_lines, number, point, verdict
 
@@ -39,10 +39,13 @@ def watch(
     study = locate(path, overrides=overrides, folder=folder)
     console = console_for(stderr=True)
     view = JsonLines() if as_json else Display(console)
-    _run(study, view, path, new_segment=new_segment, limit=limit)
+    _run(study, view, new_segment=new_segment, limit=limit)
     status = read_status(study.folder, trials=True)
     if not as_json:
         print_status(status, console)
+    if status["best"] is None:
+        shown = f"`meshtune status {shlex.quote(str(study.folder))} --trials`"
+        raise MeshtuneError(f"no trial completed, so there is no best one: {shown} says how each ended")
     return status
 
 
@@ -83,7 +86,7 @@ def print_trials(status: dict[str, Any]) -> None:
         console_for(stderr=False).print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
-def _run(study: Located, view: Display | JsonLines, path: Path, *, new_segment: bool, limit: str | None) -> None:
+def _run(study: Located, view: Display | JsonLines, *, new_segment: bool, limit: str | None) -> None:
     """Run to the end. Raises Stopped or Interrupted where the end came early."""
     until = time_limit(limit, os.environ)
     signals = Signals(lambda: max(GRACE_SECONDS, until.left()) if until else GRACE_SECONDS)
@@ -111,15 +114,18 @@ def _run(study: Located, view: Display | JsonLines, path: Path, *, new_segment: 
             events.close()
     if finished is None or finished.complete:
         return
-    words = _words(finished.reason, sorted(running), path)
+    words = _words(finished.reason, sorted(running), study)
     raise Interrupted(words) if signals.interrupted else Stopped(words)
 
 
-def _words(reason: str, suspended: list[int], path: Path) -> str:
+def _words(reason: str, suspended: list[int], study: Located) -> str:
     """What a run that was stopped says at its end: one line."""
     kept = ""
     if suspended:
         numbers = ", ".join(map(str, suspended))
-        kept = f" Running were {numbers}: the next run goes on with them, from a checkpoint where they have one."
-    again = f"Continue with `meshtune tune {path}`"
+        trials = f"Trial {numbers} was" if len(suspended) == 1 else f"Trials {numbers} were"
+        kept = f" {trials} running: the next run goes on there, from a checkpoint where there is one."
+    # The folder's own study.yaml holds what was overridden; it is written once the study has begun.
+    begun = (study.folder / EFFECTIVE).is_file()
+    again = f"Continue with `meshtune tune {shlex.quote(str(study.folder if begun else study.source))}`"
     return f"{reason}; everything finished is saved.{kept} {again}"

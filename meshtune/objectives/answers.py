@@ -1,4 +1,4 @@
-"""Answers of a model to the first validation rows, scored by the user's metrics; `meshtune.answers` has the file."""
+"""Answers of a model to some validation rows, scored by the user's metrics; `meshtune.answers` has the file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from meshtune import answers, metrics
 from meshtune.config import MetricConfig, ModelConfig
@@ -27,7 +29,9 @@ def answer(
     to: Path,
     tick: Callable[[], None],
 ) -> dict[str, float]:
-    """Let the model answer the first `rows` validation rows; writes the file `to`, returns each metric's mean.
+    """Let the model answer `rows` validation rows, evenly spaced; writes the file `to`, returns each metric's mean.
+
+    Validation rows stand source by source: the first ones would be of one source alone.
 
     Raises:
         InputError: a metric cannot be loaded, fails, or gives no number.
@@ -36,8 +40,10 @@ def answer(
     functions = metrics.load(scored)
     tokenizer = load_tokenizer(config)
     validation = Rows.open(data, "validation")
-    asked = originals.read(Path(data.folder), "validation")[:rows]
-    tokens = [validation[number][0] for number in range(len(asked))]
+    known = originals.read(Path(data.folder), "validation")
+    numbers = spread(len(known), rows)
+    asked = [known[number] for number in numbers]
+    tokens = [validation[number][0] for number in numbers]
     ends = sorted({int(row[-1]) for row in tokens})  # the rows are learned with what ends their answers
     prompts = [row[: original.answer_start] for row, original in zip(tokens, asked, strict=True)]
     given = generate(model, prompts, ends=ends, max_new_tokens=max_new_tokens, tick=tick)
@@ -46,10 +52,16 @@ def answer(
         return str(tokenizer.decode(list(part), skip_special_tokens=True)).strip()
 
     lines = list[dict[str, Any]]()
-    for number, (original, row, prompt, reply) in enumerate(zip(asked, tokens, prompts, given, strict=True)):
+    made = metrics.stamp(scored, rows, max_new_tokens)
+    for number, original, row, prompt, reply in zip(numbers, asked, tokens, prompts, given, strict=True):
         said = text(reply)
         line = {"row": number, "prompt": text(prompt), "reference": text(row[len(prompt) :]), "answer": said}
         scores = {name: metrics.score(name, function, original.row, said) for name, function in functions.items()}
-        lines.append({**line, "scores": scores})
+        lines.append({**line, "scores": scores, "made": made})
     answers.write(to, lines)
     return {name: statistics.fmean(line["scores"][name] for line in lines) for name in functions} if lines else {}
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` numbers below `count`, evenly spaced, the first and the last among them."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, wanted))}) if count else []

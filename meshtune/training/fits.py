@@ -20,7 +20,7 @@ from meshtune.training.memory import Batch, Memory, full_batch, predict
 from meshtune.training.shape import Shape
 
 CLOSE = 0.85  # of what there is: from here on the prediction's error may decide
-_UPPER = ("rank", "batch_size", "dropout")  # memory never falls with these
+_UPPER = ("rank", "batch_size", "dropout", "epochs")  # memory never falls with these
 _EACH = ("target_modules", "use_dora", "init_lora_weights")
 
 

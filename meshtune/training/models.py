@@ -32,7 +32,7 @@ from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
 from meshtune.data.hub import explain
 from meshtune.errors import Fault, InputError, StorageError
 from meshtune.training import machine
-from meshtune.training.targets import check_targets
+from meshtune.training.targets import ALL_LINEAR, check_targets
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _CARD = """# SmolLM2-135M-Instruct, dequantized
@@ -71,7 +71,7 @@ def check_model(model: ModelConfig, targets: str | Sequence[str] | None = None) 
     A model of the Hub that is not in the cache has its configuration fetched, not its weights. With the names of its
     target modules given, or `all-linear`, these are checked too, where the model comes with no code of its own.
     """
-    if model.name == "embedded":
+    if model.name == "embedded" and (targets is None or targets == ALL_LINEAR):
         embedded_gguf()
         return
     name, arguments = _source(model)

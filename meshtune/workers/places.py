@@ -16,7 +16,7 @@ def places(config: WorkerConfig, device: str) -> list[Place]:
     Not run on a GPU yet.
     """
     if device == "cuda":
-        visible = visible_gpus()
+        visible = visible_gpus() or ["0"]  # torch sees one where nvidia-smi does not: ROCm, and some containers
         count = config.processes or len(visible)
         return [
             Place("cuda", {"CUDA_VISIBLE_DEVICES": visible[index % len(visible)]}, config.threads)

@@ -1,5 +1,6 @@
 """`tune`, `status` and `stop` as a user meets them: exit codes, signals, resuming, refusals."""
 
+import contextlib
 import json
 import os
 import resource
@@ -11,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from meshtune.commands.locate import locate
+from meshtune.commands.status import status
+from meshtune.commands.stop import stop
+from meshtune.commands.tune import tune
+from meshtune.study import Finished, Stage
 from meshtune.testing.processes import descendants, gone
 from tests.kill import command_study, meshtune, record_of, run
 
@@ -160,6 +166,32 @@ def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
     _, words = process.communicate(timeout=30)
     assert process.returncode == 130
     assert words == "meshtune: interrupted\n"
+
+
+def test_a_stop_while_it_still_prepares_counts(tmp_path: Path) -> None:
+    """Also in a first run, which has no record yet, and by the study's folder."""
+    path = command_study(tmp_path, trials=5)
+    with contextlib.closing(tune(locate(path))) as events:
+        assert isinstance(next(events), Stage)
+        assert stop(path) is not None
+        assert stop(tmp_path / "study") is not None
+        ended = [event for event in events if isinstance(event, Finished)]
+    assert [event.complete for event in ended] == [False]
+    assert status(path)["trials"]["complete"] == 0
+
+
+def test_a_study_of_crashes_has_failed(tmp_path: Path) -> None:
+    path = command_study(tmp_path, trials=1)
+    ended = run(path, "--set", "objective.result=no_such_key", "--set", "worker.attempts=1")
+    assert ended.returncode == 1, ended.stderr
+    assert "no trial completed" in ended.stderr
+
+
+def test_a_program_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
+    path = command_study(tmp_path, trials=1)
+    ended = run(path, "--set", "objective.command=[no-such-program, '{x}', '{n}']")
+    assert ended.returncode == 2, ended.stderr
+    assert "there is no program `no-such-program`" in ended.stderr
 
 
 def test_stop_finishes_running_trials_and_says_so(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:

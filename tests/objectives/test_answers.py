@@ -8,6 +8,7 @@ from meshtune import finals
 from meshtune.answers import file_of, read
 from meshtune.config import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.data import originals
+from meshtune.metrics import stamp
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.trial import DataRef, Ending, Outcome, Request
 
@@ -53,8 +54,10 @@ def test_the_untuned_model_and_an_adapter_answer(tiny_model_folder: Path, tiny_d
     assert {path.name for path in (tmp_path / "evaluation" / "answers").iterdir()} == {"untuned.jsonl", "trial-3.jsonl"}
     rows = originals.read(Path(tiny_data.folder), "validation")
     for lines in answers.values():
-        assert [line["row"] for line in lines] == [0, 1, 2]
-        for line, original in zip(lines, rows, strict=False):
+        assert [line["row"] for line in lines] == [0, 4, 9], "rows stand source by source: the first are of one"
+        assert {line["made"] for line in lines} == {stamp(made.spec.metrics, 3, 5)}
+        for line in lines:
+            original = rows[line["row"]]
             assert original.row["instruction"] in line["prompt"]
             assert line["reference"] == original.row["output"]
             assert line["scores"]["length"] == len(line["answer"]) / 100

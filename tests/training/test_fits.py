@@ -56,14 +56,15 @@ def test_the_largest_point(setting: Setting) -> None:
             "learning_rate": Interval(low=1e-5, high=1e-3, log=True),
             "batch_size": (4, 16, 8),
             "dropout": Interval(low=0, high=0.2),
+            "epochs": Interval(low=1, high=3),
             "use_dora": (False, True),
             "target_modules": ("q_proj,v_proj", "all-linear", "up_proj"),
         },
         lora=True,
     )
     found = largest(space, setting)
-    names = ("rank", "batch_size", "dropout", "use_dora", "target_modules")
-    assert [found.hyperparameters[name] for name in names] == [64, 16, 0.2, True, "all-linear"]
+    names = ("rank", "batch_size", "dropout", "epochs", "use_dora", "target_modules")
+    assert [found.hyperparameters[name] for name in names] == [64, 16, 0.2, 3, True, "all-linear"]
     assert found.memory == setting.memory(found.hyperparameters)
     assert not found.close
 

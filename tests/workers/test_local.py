@@ -132,3 +132,11 @@ def test_places_on_gpus_respect_what_is_visible(monkeypatch: pytest.MonkeyPatch)
     assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in places(WorkerConfig(), "cuda")] == ["2", "3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
+
+
+def test_a_gpu_that_only_torch_sees_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on ROCm, or in a container without nvidia-smi."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in places(WorkerConfig(), "cuda")] == ["0"]
+    assert len(places(WorkerConfig(processes=2), "cuda")) == 2
