@@ -152,7 +152,7 @@ def comparison(groups: Sequence[Group]) -> list[dict[str, str]]:
     """One row a group: means over its seeds with their 95 % intervals; a single study has its own interval by row."""
     rows = []
     for group in groups:
-        only = group.studies[0].status if group.seeds == 1 else None
+        only = group.studies[0].status if len(group.studies) == 1 else None
         difference = only.get("best_against_baseline") if only is not None else None
         against = (
             f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
@@ -161,7 +161,7 @@ def comparison(groups: Sequence[Group]) -> list[dict[str, str]]:
         )
         row = {
             "setting": group.label,
-            "seeds": str(group.seeds),
+            "seeds": group.count,
             "validation": interval(group.mean(_best_loss)),
             "test": interval(group.mean(_best_test_loss)),
             "against": against,
@@ -181,7 +181,7 @@ def comparison_headline(groups: Sequence[Group]) -> tuple[str, str]:
         return "No study has a result yet", "None of them has a complete trial in every seed."
     (first, lowest), rest = known[0], known[1:]
     if not rest:
-        count = first.seeds
+        count = len(first.studies)
         return f"{first.label}: {interval(lowest)}", f"The best loss of {count} {_plural(count, 'study', 'studies')}."
     second, next_ = rest[0]
     title = f"{first.label} found the lowest loss, {lowest.mean:.4f}"

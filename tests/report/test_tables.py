@@ -105,7 +105,9 @@ def test_the_comparison_says_who_is_ahead_and_how_sure_it_is(status: dict[str, A
 
     def studies(name: str, *by: float) -> list[Compared]:
         return [
-            Compared(f"{name}{seed}", {**moved(one, seed), "sampler": name}, {"sampler": {"name": name}}, None)
+            Compared(
+                f"{name}{seed}", {**moved(one, seed), "sampler": name}, {"sampler": {"name": name}, "seed": seed}, None
+            )
             for seed, one in enumerate(by)
         ]
 
@@ -115,6 +117,9 @@ def test_the_comparison_says_who_is_ahead_and_how_sure_it_is(status: dict[str, A
     assert "do not overlap" in words
     assert "accident" in tables.comparison_headline(grouped(studies("tpe", 0.5, 0) + studies("mads", 0, 0.4)))[1]
     assert "several seeds" in tables.comparison_headline(grouped(studies("tpe", 1.0) + studies("mads", 0.0)))[1]
+    (repeats,) = grouped([*studies("mads", 0.2), *studies("mads", 0.4)])
+    assert tables.comparison_headline([repeats])[1] == "The best loss of 2 studies."
+    assert "[" not in tables.comparison([repeats])[0]["validation"], "one seed twice has no interval over seeds"
     rows = tables.comparison(apart)
     assert [row["seeds"] for row in rows] == ["2", "2"]
     assert "[" in rows[0]["validation"]
