@@ -21,7 +21,7 @@ from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.study import Finished, Opened, Proposed, Retried, Running, Stage, Started, StudyEvent, Told
 from meshtune.trial import Ending
-from meshtune.words import duration, number, point
+from meshtune.words import duration, number, point, with_interval
 
 
 class Display:
@@ -217,7 +217,7 @@ def summary(console: Console, status: Mapping[str, Any]) -> None:
         title = f"best (trial {entry['trial']})" if name == "best" else name
         hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
         difference = status.get(f"best_against_{name}")
-        interval = "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**difference) if difference else ""
+        interval = with_interval(difference) if difference else ""
         cells = [title, hyperparameters, number(entry["loss"]), number(entry.get("test_loss")), interval]
         table.add_row(*cells[: len(columns)])
     console.print(table)

@@ -43,6 +43,15 @@ def test_the_verdict(given: dict[str, Any], words: str) -> None:
     assert "\n" not in line
 
 
+def test_one_row_has_no_interval() -> None:
+    one = {"mean": -0.2, "low": None, "high": None, "rows": 1}
+    given = status(-0.3, -0.1, best_against_baseline=one)
+    assert "0.2000 below the baseline in test loss: one row is too few" in verdict(given)
+    out = io.StringIO()
+    summary(Console(file=out, width=140), given)
+    assert out.getvalue().splitlines()[2].endswith("-0.2000")
+
+
 def test_the_table_names_all_three_with_the_interval() -> None:
     out = io.StringIO()
     summary(Console(file=out, width=140), status(-0.3, -0.1))

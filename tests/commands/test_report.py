@@ -76,3 +76,9 @@ def test_the_status_has_what_reports_are_made_from(study: Path) -> None:
     (ran,) = found["ran_on"]
     assert ran["machine"]["devices"] == ["cpu", "cpu"]
     assert json.loads(json.dumps(found)) == found
+
+
+def test_the_status_of_one_test_row_is_json(tmp_path: Path) -> None:
+    found = status(made_study(tmp_path / "made", 3, test_rows=1))
+    assert found["best_against_untuned"]["rows"] == 1
+    json.dumps(found, allow_nan=False)
