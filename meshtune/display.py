@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from meshtune.live import Panel, RunningTrial
 from meshtune.record import Record
@@ -49,7 +50,7 @@ class Display:
         match event:
             case Stage(text):
                 self._panel.running.clear()
-                self._console.print(f"{text} ..", style="dim")
+                self._console.print(f"{text} ..", style="dim", markup=False)
             case Opened():
                 self._open(event)
             case Proposed(trial):
@@ -219,5 +220,5 @@ def summary(console: Console, status: Mapping[str, Any]) -> None:
         difference = status.get(f"best_against_{name}")
         interval = with_interval(difference) if difference else ""
         cells = [title, hyperparameters, number(entry["loss"]), number(entry.get("test_loss")), interval]
-        table.add_row(*cells[: len(columns)])
+        table.add_row(*map(Text, cells[: len(columns)]))  # as text: rich reads markup in strings
     console.print(table)
