@@ -15,13 +15,14 @@ from typing import Any, Literal, TextIO
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from meshtune.live import Panel, RunningTrial
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.study import Finished, Opened, Proposed, Retried, Running, Stage, Started, StudyEvent, Told
 from meshtune.trial import Ending
-from meshtune.words import duration, number, point
+from meshtune.words import duration, number, point, with_interval
 
 
 class Display:
@@ -49,7 +50,7 @@ class Display:
         match event:
             case Stage(text):
                 self._panel.running.clear()
-                self._console.print(f"{text} ..", style="dim")
+                self._console.print(f"{text} ..", style="dim", markup=False)
             case Opened():
                 self._open(event)
             case Proposed(trial):
@@ -217,7 +218,7 @@ def summary(console: Console, status: Mapping[str, Any]) -> None:
         title = f"best (trial {entry['trial']})" if name == "best" else name
         hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
         difference = status.get(f"best_against_{name}")
-        interval = "{mean:+.4f} [{low:+.4f}, {high:+.4f}]".format(**difference) if difference else ""
+        interval = with_interval(difference) if difference else ""
         cells = [title, hyperparameters, number(entry["loss"]), number(entry.get("test_loss")), interval]
-        table.add_row(*cells[: len(columns)])
+        table.add_row(*map(Text, cells[: len(columns)]))  # as text: rich reads markup in strings
     console.print(table)

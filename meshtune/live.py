@@ -80,7 +80,8 @@ class Panel:
             steps = f"step {now.step}/{now.steps}" if now is not None and now.steps else ""
             loss = f"{trial.losses[-1]:.4f}" if trial.losses else ""
             trail = Text(sparkline(trial.losses[-TRAIL:]), style="cyan")
-            table.add_row(trial.title, ProgressBar(total=1.0, completed=share, width=24), steps, trail, loss)
+            bar = ProgressBar(total=1.0, completed=share, width=24)
+            table.add_row(Text(trial.title), bar, steps, trail, loss)  # a title is no markup
         return table
 
     def _standing(self) -> Text:

@@ -23,6 +23,9 @@ def verdict(status: Mapping[str, Any]) -> str:
         losses = f"loss {number(best['loss'])}, the baseline's is {number(baseline['loss'])}"
         return f"Best: trial {best['trial']}, {losses} (no test rows: how much of it is luck is not known)."
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
+    if low is None:
+        side = "below" if mean <= 0 else "above"
+        return f"The best is {abs(mean):.4f} {side} the baseline in test loss: one row is too few for an interval."
     evidence = f"95 % interval of the difference {low:+.4f} to {high:+.4f}, {rows} unseen rows"
     if high < 0:
         gain = 100 * -mean / baseline["test_loss"]
@@ -31,6 +34,12 @@ def verdict(status: Mapping[str, Any]) -> str:
         return f"The best is worse than the baseline by {mean:.4f} in test loss ({evidence}): keep the baseline."
     side = "lower" if mean <= 0 else "higher"
     return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
+
+
+def with_interval(difference: Mapping[str, Any]) -> str:
+    """A difference and its 95 % interval, which that of a single row does not have."""
+    mean, low, high = (difference[key] for key in ("mean", "low", "high"))
+    return f"{mean:+.4f}" if low is None else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def load_lines(status: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from meshtune.commands.watch import print_status
 from meshtune.display import Display, JsonLines, summary
 from meshtune.live import BARS, Panel, RunningTrial, sparkline
 from meshtune.study import Finished, Running, Stage, Started
@@ -43,6 +44,15 @@ def test_the_verdict(given: dict[str, Any], words: str) -> None:
     assert "\n" not in line
 
 
+def test_one_row_has_no_interval() -> None:
+    one = {"mean": -0.2, "low": None, "high": None, "rows": 1}
+    given = status(-0.3, -0.1, best_against_baseline=one)
+    assert "0.2000 below the baseline in test loss: one row is too few" in verdict(given)
+    out = io.StringIO()
+    summary(Console(file=out, width=140), given)
+    assert out.getvalue().splitlines()[2].endswith("-0.2000")
+
+
 def test_the_table_names_all_three_with_the_interval() -> None:
     out = io.StringIO()
     summary(Console(file=out, width=140), status(-0.3, -0.1))
@@ -50,6 +60,20 @@ def test_the_table_names_all_three_with_the_interval() -> None:
     assert [line.split()[0] for line in text.splitlines()[1:]] == ["untuned", "baseline", "best"]
     assert "-0.2000 [-0.3000, -0.1000]" in text
     assert "lr 4.33e-4" in text
+
+
+def test_what_users_name_is_no_markup() -> None:
+    best = {**BEST, "hyperparameters": {"activation": "[/tanh]", "layer": "[red]"}}
+    out = io.StringIO()
+    console = Console(file=out, width=140)
+    found = {**status(-0.3, -0.1, best=best), "folder": "/studies/[/a]", "state": "stopped", "trials": {}}
+    print_status(found, console)
+    panel = Panel(running={3: RunningTrial("trial 3  activation [/tanh]")})
+    console.print(panel)
+    with Display(console) as view:
+        view.show(Stage("reading [/rows].jsonl"))
+    for words in ("/studies/[/a]: stopped", "activation [/tanh] layer [red]", "trial 3  activation [/tanh]", "[/rows]"):
+        assert words in out.getvalue()
 
 
 def test_without_test_rows_the_table_has_no_empty_columns() -> None:

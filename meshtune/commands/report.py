@@ -50,6 +50,7 @@ def report(
 def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
     from meshtune.report import answers, tables
     from meshtune.report.page import StudyFacts, study_page
+    from meshtune.report.public import hidden
 
     status = of_record(study, Record(study.url, study.folder.name), trials=True)
     page, csv = _places(out or study.folder / DEFAULT)
@@ -60,7 +61,8 @@ def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
         answers=answers.read(study.folder, status),
     )
     text = study_page(facts, csv=csv.name, public=public)
-    table = tables.as_csv({study.folder.name: status}, messages=not public)
+    shown = hidden(status) if public else status
+    table = tables.as_csv({study.folder.name: shown}, messages=not public)
     return _written(page, text, csv, table, tables.headline(status), [study])
 
 
@@ -68,12 +70,14 @@ def _several(studies: Sequence[Located], out: Path | None, *, public: bool) -> d
     from meshtune.report import tables
     from meshtune.report.groups import Compared, grouped
     from meshtune.report.page import comparison_page
+    from meshtune.report.public import hidden
 
     compared = []
     for study, name in zip(studies, _names(studies), strict=True):
         record = Record(study.url, study.folder.name)
         status = of_record(study, record, trials=True)
         data = study.config.data.model_dump(mode="json") if study.config.data is not None else None
+        status = hidden(status) if public else status  # a hyperparameter can be a path
         compared.append(Compared(name, status, record.notes.get("fixed", {}), data))
     page, csv = _places(out or DEFAULT_OF_SEVERAL)
     text = comparison_page(compared, csv=csv.name)

@@ -60,7 +60,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     console = console or console_for(stderr=False)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
     state = status["state"] + (f" ({status['reason']})" if status["state"] == "finished" else "")
-    console.print(f"{status['folder']}: {state}; trials: {counts or 'none'}", soft_wrap=True, highlight=False)
+    line = f"{status['folder']}: {state}; trials: {counts or 'none'}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
     summary(console, status)
     if status["state"] == "finished":
         if lines := load_lines(status):

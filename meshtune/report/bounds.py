@@ -82,7 +82,7 @@ def _bound(entry: Mapping[str, Any], side: str) -> Any:
         return entry["low" if side == "lower" else "high"]
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in choices):
         return None
-    return choices[0 if side == "lower" else -1]
+    return min(choices) if side == "lower" else max(choices)
 
 
 def _at(entry: Mapping[str, Any], bound: Any, value: Any) -> bool:
@@ -102,13 +102,13 @@ def _widen(entry: Mapping[str, Any], side: str) -> dict[str, Any] | None:
         return None
     up = side == "upper"
     if entry["choices"] is not None:
-        if not bound:
-            return None  # there is no factor from 0
         added = bound * 2 if up else bound / 2
         if all(isinstance(value, int) for value in entry["choices"]):
             added = int(added)
+        if added <= 0 or added in entry["choices"]:
+            return None  # there is no factor from 0 or below, nor a whole number to 0
         choices = [*entry["choices"], added] if up else [added, *entry["choices"]]
-        return {**entry, "choices": choices} if added not in entry["choices"] else None
+        return {**entry, "choices": choices}
     key = "high" if up else "low"
     if entry["power_of"] or entry["log"]:
         factor = 4 if entry["power_of"] else WIDER
@@ -118,6 +118,8 @@ def _widen(entry: Mapping[str, Any], side: str) -> dict[str, Any] | None:
         moved = bound + half if up else bound - half
     if entry["integer"]:
         moved = round(moved)
+        if entry["power_of"] or entry["log"]:
+            moved = max(1, moved)  # 0 has no logarithm
     return {**entry, key: moved} if moved != bound else None
 
 

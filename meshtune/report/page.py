@@ -107,6 +107,7 @@ def comparison_page(studies: Sequence[Compared], *, csv: str) -> str:
         rows=rows,
         figures=pictures,
         banded=any(group.seeds > 1 for group in groups),
+        repeated=any(len(group.studies) > group.seeds for group in groups),
         head=head,
         studies=listed,
         csv=csv,

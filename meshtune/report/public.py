@@ -12,8 +12,14 @@ from typing import Any
 
 DROPPED = ("storage", "folder")  # keys of study.yaml that only say where things lie
 
-# An absolute path inside a text: after its start, a space, a quotation mark, a bracket, a comma or an equals sign.
-_PATH = re.compile(r"""(?<![^\s='"(\[{,])(?:~|[A-Za-z]:)?[\\/](?:[^\\/\s'"=,\])}]+[\\/])*([^\\/\s'"=,\])}]+)""")
+# An absolute path inside a text: not after what makes it part of a relative one, such as a letter or a dot. The scheme
+# and host of a URL are found first, so that what follows them is such a part; those of a file's are part of its path.
+_PATH = re.compile(
+    r"""(?P<url>(?<![A-Za-z])(?!(?i:file):)[A-Za-z][\w+.-]+://[^\s'"\\/=,]+)
+    | (?<![\w.~*?%$)\]}\\/-]) (?P<option>-[A-Za-z]+)? (?i:file:)? (?:~[\w.-]*|[A-Za-z]:)?
+      [\\/]+ (?:[^\\/\s'"=,\])}<>|;&]+[\\/]+)* (?P<last>[^\\/\s'"=,\])}<>|;&]+)""",
+    re.VERBOSE,
+)
 
 
 def hidden(value: Any) -> Any:
@@ -27,7 +33,7 @@ def hidden(value: Any) -> Any:
     for kind in (PurePosixPath, PureWindowsPath):
         if kind(value).is_absolute() or value.startswith("~"):
             return kind(value).name  # as a whole: there may be spaces in it
-    return _PATH.sub(lambda found: found[1], value)
+    return _PATH.sub(lambda found: found["url"] or (found["option"] or "") + found["last"], value)
 
 
 def hidden_config(config: Mapping[str, Any]) -> dict[str, Any]:

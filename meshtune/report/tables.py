@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from meshtune.report.groups import Group
 from meshtune.report.trials import Status, columns, number_of, ranked
 from meshtune.selection.statistics import Mean
 from meshtune.trial import Ending
-from meshtune.words import number, point
+from meshtune.words import number, point, with_interval
 
 NONE = "-"
 FIELDS = ("trial", "origin", "block", "ending", "loss", "seconds", "tokens", "peak_memory")
@@ -67,7 +66,7 @@ def headline(status: Status) -> tuple[str, str]:
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     base = baseline["test_loss"]
     unseen = f"{rows:,} {_plural(rows, 'row')} that the search never saw"
-    if not math.isfinite(low) or not math.isfinite(high):
+    if low is None:
         return "One test row is too few to tell", f"The interval needs at least two; there is {unseen}."
     evidence = f"95 % interval {_gain(-high, base)} to {_gain(-low, base)}, on {unseen}."
     if high < 0:
@@ -90,7 +89,7 @@ def result(status: Status) -> list[ResultRow]:
             continue
         title = "baseline and best" if same and name == "best" else name
         difference = status.get(f"best_against_{name}")
-        finite = difference is not None and math.isfinite(difference["low"])
+        bounded = difference is not None and difference["low"] is not None
         row = ResultRow(
             name=f"{title}, trial {entry['trial']}" if entry.get("trial") is not None else title,
             is_best=name == "best",
@@ -98,7 +97,7 @@ def result(status: Status) -> list[ResultRow]:
             validation=loss(entry["loss"]),
             test=loss(entry.get("test_loss")),
             difference=f"{difference['mean']:+.4f}" if difference else "",
-            interval=f"{difference['low']:+.4f} to {difference['high']:+.4f}" if difference and finite else "",
+            interval=f"{difference['low']:+.4f} to {difference['high']:+.4f}" if difference and bounded else "",
         )
         rows.append(row)
     return rows
@@ -152,16 +151,12 @@ def comparison(groups: Sequence[Group]) -> list[dict[str, str]]:
     """One row a group: means over its seeds with their 95 % intervals; a single study has its own interval by row."""
     rows = []
     for group in groups:
-        only = group.studies[0].status if group.seeds == 1 else None
+        only = group.studies[0].status if len(group.studies) == 1 else None
         difference = only.get("best_against_baseline") if only is not None else None
-        against = (
-            f"{difference['mean']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
-            if difference
-            else interval(group.mean(_against_baseline), signed=True)
-        )
+        against = with_interval(difference) if difference else interval(group.mean(_against_baseline), signed=True)
         row = {
             "setting": group.label,
-            "seeds": str(group.seeds),
+            "seeds": group.count,
             "validation": interval(group.mean(_best_loss)),
             "test": interval(group.mean(_best_test_loss)),
             "against": against,
@@ -181,7 +176,7 @@ def comparison_headline(groups: Sequence[Group]) -> tuple[str, str]:
         return "No study has a result yet", "None of them has a complete trial in every seed."
     (first, lowest), rest = known[0], known[1:]
     if not rest:
-        count = first.seeds
+        count = len(first.studies)
         return f"{first.label}: {interval(lowest)}", f"The best loss of {count} {_plural(count, 'study', 'studies')}."
     second, next_ = rest[0]
     title = f"{first.label} found the lowest loss, {lowest.mean:.4f}"

@@ -16,17 +16,20 @@ RowLosses = Sequence[tuple[float, int]]  # per row: summed loss over its label t
 
 @dataclass(frozen=True)
 class Difference:
-    """Token-weighted loss of one model minus another's on the same rows, with its 95 % interval (nats a token)."""
+    """Token-weighted loss of one model minus another's on the same rows, with its 95 % interval (nats a token).
+
+    One row is too few for an interval: `low` and `high` are None.
+    """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     rows: int
 
     @property
     def beyond_noise(self) -> bool:
         """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def mean_loss(losses: RowLosses) -> float:
@@ -50,7 +53,7 @@ def paired_difference(ours: RowLosses, theirs: RowLosses, level: float = 0.95) -
     mean = float(differences.sum() / counts.sum())
     rows = len(counts)
     if rows < 2:
-        return Difference(mean, float("-inf"), float("inf"), rows)
+        return Difference(mean, None, None, rows)
     residuals = differences - mean * counts
     error = float(np.sqrt(rows / (rows - 1) * (residuals**2).sum()) / counts.sum())
     half = float(stats.t.ppf((1 + level) / 2, rows - 1)) * error

@@ -131,9 +131,12 @@ def _losses(facts: Mapping[str, Any]) -> str:
     text += "\n\nCross-entropy in nats a label token, the mean over all label tokens of the rows."
     for other, name in (("best_against_baseline", "the baseline"), ("best_against_untuned", "the untuned model")):
         if (gap := study.get(other)) is not None:
+            unseen, interval = "1 test row", "one row is too few for an interval"
+            if gap["low"] is not None:
+                unseen = f"{gap['rows']} test rows"
+                interval = f"95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}, paired by row"
             text += (
-                f"\nOn {gap['rows']} test rows, which the search never saw, the best minus {name} is"
-                f" {gap['mean']:+.4f} (95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}, paired by row)."
+                f"\nOn {unseen}, which the search never saw, the best minus {name} is {gap['mean']:+.4f} ({interval})."
             )
     if best is not None and best["trial"] == (study["baseline"] or {}).get("trial"):
         text += "\nThe baseline itself is the best point that was found."

@@ -11,6 +11,9 @@ import pytest
 from meshtune.commands.report import report
 from meshtune.commands.status import status
 from meshtune.errors import InputError, StorageError
+from meshtune.record import Record
+from meshtune.space import Space, choice
+from meshtune.trial import Ending, Outcome
 from tests.kill import command_study, meshtune, run
 from tests.report.made import made_study
 
@@ -51,6 +54,24 @@ def test_several_studies_and_a_place_of_ones_own(study: Path, tmp_path: Path, mo
     assert Path(own["csv"]) == tmp_path / "own" / "page-trials.csv"
 
 
+def test_a_public_report_cuts_hyperparameters_that_are_paths(tmp_path: Path) -> None:
+    models = [str(tmp_path / "tiny"), str(tmp_path / "small")]
+    studies = [tmp_path / name / "study" for name in ("one", "two")]
+    for study in studies:
+        study.mkdir(parents=True)
+        (study / "study.yaml").write_text(f"objective: {{command: [run, '{{model}}']}}\nspace: {{model: {models}}}\n")
+        space = Space((choice("model", models),), lora=False)
+        record = Record(f"sqlite:///{study / 'study.db'}", "study", space, fixed={"objective": {"command": ["run"]}})
+        record.enqueue({"model": models[0]}, origin="baseline", seed=0)
+        record.tell(Outcome(0, 1, Ending.COMPLETE, loss=1.0), elapsed=1.0)
+    for given in (studies[:1], studies):
+        made = report(given, out=tmp_path / "public" / "page.html", public=True)
+        for key in ("page", "csv"):
+            text = Path(made[key]).read_text()
+            assert "tiny" in text
+            assert str(tmp_path) not in text
+
+
 def test_what_cannot_be_reported(study: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="named twice"):
         report([study, study.parent / "study"])
@@ -76,3 +97,9 @@ def test_the_status_has_what_reports_are_made_from(study: Path) -> None:
     (ran,) = found["ran_on"]
     assert ran["machine"]["devices"] == ["cpu", "cpu"]
     assert json.loads(json.dumps(found)) == found
+
+
+def test_the_status_of_one_test_row_is_json(tmp_path: Path) -> None:
+    found = status(made_study(tmp_path / "made", 3, test_rows=1))
+    assert found["best_against_untuned"]["rows"] == 1
+    json.dumps(found, allow_nan=False)

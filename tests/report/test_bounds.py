@@ -46,7 +46,9 @@ def test_the_example_of_the_issue() -> None:
         (entry("dropout", choices=[0.0, 0.05, 0.1]), [0.1, 0.0, 0.05, 0.05], None),  # the very best alone: luck
         (entry("dropout", choices=[0.1, 1.0]), [1.0] * 4, None),  # nothing lies above
         (entry("lr_scheduler", choices=["cosine", "linear"]), ["linear"] * 4, None),  # has no order
+        (entry("dropout", choices=[0.1, 0.05, 0.02]), [0.02] * 4, "dropout: [0.01, 0.1, 0.05, 0.02]"),
         (entry("rank", 1, 8, integer=True), [1] * 4, None),
+        (entry("rank", 2, 8, log=True, power_of=2, integer=True), [2] * 4, "rank: {low: 1, high: 8, power_of: 2}"),
         (entry("weight_decay", 0.0, 0.1), [0.1] * 4, "weight_decay: {low: 0, high: 0.15}"),
         (entry("weight_decay", 0.0, 0.1), [0.0] * 4, None),
         (entry("batch_size", 8, 16, integer=True), [16] * 4, "batch_size: {low: 8, high: 20, integer: true}"),
@@ -71,6 +73,30 @@ def test_a_commands_space_has_no_natural_bounds() -> None:
     space = [entry("dropout", 0.0, 1.0)]
     status = status_of_points(space, [{"dropout": 1.0}] * 3, objective="command")
     assert [bound.wider for bound in on_bounds(status)] == ["dropout: {low: 0, high: 1.5}"]
+
+
+@pytest.mark.parametrize(
+    ("space", "values", "wider"),
+    [
+        (entry("x", 1, 64, log=True, integer=True), [1] * 3, None),
+        (entry("x", 4, 64, log=True, integer=True), [4] * 3, "{low: 1, high: 64, log: true, integer: true}"),
+        (entry("x", 1, 64, log=True, power_of=2, integer=True), [1] * 3, None),
+        (entry("x", choices=[64, 8, 16]), [64] * 3, "[64, 8, 16, 128]"),
+        (entry("x", choices=[64, 8, 16]), [16] * 3, None),
+        (entry("x", choices=[-4, 2]), [-4] * 3, None),
+        (entry("x", choices=[-4, -2]), [-2] * 3, None),
+        (entry("x", choices=[1, 2, 4]), [1] * 3, None),
+    ],
+)
+def test_a_wider_space_of_a_command_is_one_that_study_yaml_takes(
+    space: dict[str, Any], values: list[Any], wider: str | None, tmp_path: Path
+) -> None:
+    status = status_of_points([space], [{"x": value} for value in values], objective="command")
+    assert [bound.wider for bound in on_bounds(status)] == ([f"x: {wider}"] if wider else [])
+    if wider:
+        text = f"objective: {{command: [run, '{{x}}']}}\n{wider_space(status, on_bounds(status))}\n"
+        (tmp_path / "study.yaml").write_text(text)
+        assert config_file.read(tmp_path / "study.yaml").space
 
 
 def test_the_wider_space_is_taken_and_moves_nothing_else(status: dict[str, Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from meshtune.commands.report import report
 from meshtune.lease import lease
+from meshtune.record import Record
 from meshtune.report.page import StudyFacts, study_page
 from tests.report.made import SECRET, made_study
 
@@ -118,6 +119,19 @@ def test_a_public_page_shows_no_row_no_path_and_no_host(study: Path, tmp_path: P
     assert all(words in own_text for words in hidden)
     assert "secret-rows.jsonl" in Path(made["page"]).read_text()
     assert "&lt;script&gt;alert(1)" in own_text
+
+
+def test_a_public_comparison_shows_no_path(tmp_path: Path) -> None:
+    studies = [made_study(tmp_path / name, 2) for name in ("a", "b")]
+    for key, shown in (("model", "model.name b"), ("objective", "objective.command.0 b")):
+        for study in studies:
+            record = Record(f"sqlite:///{study / 'study.db'}", "study")
+            value = {"name": str(study.parent)} if key == "model" else {"command": [str(study.parent)]}
+            record.note("fixed", {**record.notes["fixed"], "model": None, key: value})
+        made = report(studies, out=tmp_path / "public" / "both.html", public=True)
+        text = Path(made["page"]).read_text()
+        assert shown in text
+        assert str(tmp_path) not in text + Path(made["csv"]).read_text()
 
 
 def test_no_page_names_the_machine_that_holds_the_study(status: dict[str, Any]) -> None:

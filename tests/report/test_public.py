@@ -6,6 +6,8 @@ import pytest
 
 from meshtune.report.public import hidden, hidden_config, without_password
 
+HOME = "/".join(("", "home", "alice"))
+
 
 @pytest.mark.parametrize(
     ("given", "shown"),
@@ -15,7 +17,22 @@ from meshtune.report.public import hidden, hidden_config, without_password
         ("~/models/tiny", "tiny"),
         ("--data=/a/b.json", "--data=b.json"),
         ("exit code 1 (see /a/b/trial-3.err)", "exit code 1 (see trial-3.err)"),
+        (f"run >{HOME}/log 2>{HOME}/err <{HOME}/in", "run >log 2>err <in"),
+        (f"@{HOME}/args", "@args"),
+        (f"-I{HOME}/inc -L{HOME}/lib/", "-Iinc -Llib/"),
+        ("file:" + f"//{HOME}/x", "x"),
+        ("--at=file:" + f"//host{HOME}/x", "--at=x"),
+        (".file:" + f"//host{HOME}/x", ".file:x"),
+        (f"sqlite:///{HOME}/x.db", "sqlite:x.db"),
+        (f"--data:{HOME}/rows.json", "--data:rows.json"),
+        (f"--data=/{HOME}/rows.json", "--data=rows.json"),
+        (f"at:{HOME}/bin;{HOME}/b|c", "at:bin;b|c"),
+        ("--data=~alice/rows.json", "--data=rows.json"),
+        ("--data:C:\\me\\rows.json", "--data:rows.json"),
         ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("../rows/*/train-1/*.json", "../rows/*/train-1/*.json"),
+        ("--at:http://localhost:8080/v1/a", "--at:http://localhost:8080/v1/a"),
+        ("s3://bucket/a/b", "s3://bucket/a/b"),
         ("rows/train.jsonl", "rows/train.jsonl"),
         ("https://example.org/a/b", "https://example.org/a/b"),
         ("3 / 4", "3 / 4"),

@@ -15,6 +15,9 @@ BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.0, "hyperparameters": {"rank
 BEST = {"trial": 3, "loss": 1.8, "test_loss": 1.8, "hyperparameters": {"rank": 64}}
 
 
+ONE_ROW = {"mean": -0.2, "low": None, "high": None, "rows": 1}
+
+
 def status_with(low: float = -0.3, high: float = -0.1, **changed: Any) -> dict[str, Any]:
     difference = {"mean": (low + high) / 2, "low": low, "high": high, "rows": 50}
     given = {"state": "finished", "objective": "lora", "trials": {"complete": 4}, "all": [], "untuned": None}
@@ -38,7 +41,7 @@ def status_with(low: float = -0.3, high: float = -0.1, **changed: Any) -> dict[s
         (status_with(best_against_baseline=None, objective="command"), "by 10.0 % in loss", "luck"),
         (status_with(baseline=None), "Best loss 1.8, of trial 3", "There is no baseline"),
         (status_with(baseline={**BASELINE, "loss": None}), "Best loss 1.8", "The baseline has no loss"),
-        (status_with(float("-inf"), float("inf")), "too few to tell", "at least two"),
+        (status_with(best_against_baseline=ONE_ROW), "too few to tell", "at least two"),
         (
             status_with(best_against_baseline=None, baseline={**BASELINE, "loss": -1.0}, best={**BEST, "loss": -1.5}),
             "by 0.5000 in validation loss",  # a percentage of a negative loss means nothing
@@ -60,6 +63,8 @@ def test_the_result_has_who_there_is(status: dict[str, Any]) -> None:
     assert baseline.difference.startswith("-")
     assert " to " in untuned.interval
     assert best.difference == ""
+    baseline = tables.result(status_with(best_against_baseline=ONE_ROW))[0]
+    assert (baseline.difference, baseline.interval) == ("-0.2000", "")
     (both,) = tables.result(status_with(best=BASELINE))
     assert (both.name, both.is_best) == ("baseline and best, trial 0", True)
     assert tables.result(status_with(untuned=None, baseline=None, best=None)) == []
@@ -105,7 +110,9 @@ def test_the_comparison_says_who_is_ahead_and_how_sure_it_is(status: dict[str, A
 
     def studies(name: str, *by: float) -> list[Compared]:
         return [
-            Compared(f"{name}{seed}", {**moved(one, seed), "sampler": name}, {"sampler": {"name": name}}, None)
+            Compared(
+                f"{name}{seed}", {**moved(one, seed), "sampler": name}, {"sampler": {"name": name}, "seed": seed}, None
+            )
             for seed, one in enumerate(by)
         ]
 
@@ -115,6 +122,11 @@ def test_the_comparison_says_who_is_ahead_and_how_sure_it_is(status: dict[str, A
     assert "do not overlap" in words
     assert "accident" in tables.comparison_headline(grouped(studies("tpe", 0.5, 0) + studies("mads", 0, 0.4)))[1]
     assert "several seeds" in tables.comparison_headline(grouped(studies("tpe", 1.0) + studies("mads", 0.0)))[1]
+    one_row = grouped([Compared("a", {**moved(0, 0), "best_against_baseline": ONE_ROW}, {}, None)])
+    assert tables.comparison(one_row)[0]["against"] == "-0.2000"
+    (repeats,) = grouped([*studies("mads", 0.2), *studies("mads", 0.4)])
+    assert tables.comparison_headline([repeats])[1] == "The best loss of 2 studies."
+    assert "[" not in tables.comparison([repeats])[0]["validation"], "one seed twice has no interval over seeds"
     rows = tables.comparison(apart)
     assert [row["seeds"] for row in rows] == ["2", "2"]
     assert "[" in rows[0]["validation"]

@@ -118,6 +118,14 @@ def test_what_it_says() -> None:
     assert "was not finished" in card(facts(study__state="stopped"), "out")
 
 
+def test_one_test_row_has_no_interval() -> None:
+    one = {"mean": -0.3, "low": None, "high": None, "rows": 1}
+    text = card(facts(study__best_against_baseline=one), "out")
+    assert (
+        "On 1 test row, which the search never saw, the best minus the baseline is -0.3000 (one row is too few" in text
+    )
+
+
 def test_trained_again_on_everything() -> None:
     note = "The validation loss of trial 3 was lowest after epoch 1 of 2"
     changed = facts(made="train", run__all_data=True, run__loss=None, run__note=note, training__learning_rate=1e-3)
