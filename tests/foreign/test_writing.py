@@ -189,6 +189,10 @@ def test_the_data_of_each_tool() -> None:
     chats = [{"path": "/c.jsonl", "format": "messages"}]
     assert written("trl", sources=chats)["assistant_only_loss"] is True
     assert written("trl", sources=chats, data={"train_on": "everything"})["assistant_only_loss"] is False
+    sharegpt = study(sources=[{"path": "/c.jsonl", "format": "sharegpt"}])
+    assert any("rewrite them as `messages`" in note for note in foreign.notes("trl", sharegpt))
+    mixed = study(sources=[{"path": "/c.jsonl", "format": "messages"}, {"path": "/a.jsonl", "format": "alpaca"}])
+    assert any("rows of one kind" in note for note in foreign.notes("trl", mixed))
     assert written("llamafactory", sources=chats, data={"train_on": "last"})["mask_history"] is True
     assert written("axolotl", sources=chats, data={"train_on": "everything"})["train_on_inputs"] is True
 
