@@ -13,8 +13,8 @@ from typing import Any
 
 from meshtune.errors import InputError
 from meshtune.foreign import head as say
-from meshtune.foreign.keys import Keys, place_of, schedule, share
-from meshtune.foreign.reasons import ONE_FILE
+from meshtune.foreign.keys import Keys, Left, place_of, schedule, share
+from meshtune.foreign.reasons import NO_COUNTERPART, ONE_FILE
 from meshtune.foreign.study import RESPONSE, VERBATIM, ForeignStudy, Source
 
 INFO = "dataset_info.json"
@@ -33,6 +33,17 @@ _TAGS = {
     "observation_tag": "tool",
     "function_tag": "function",
 }
+# Columns of a whole conversation, by the names under which meshtune reads them.
+_BESIDE = {"system": "system", "tools": "tools"}
+_SPEAKERS = {
+    "user_tag": ("human", "user"),
+    "assistant_tag": ("gpt", "assistant"),
+    "system_tag": ("system",),
+    "observation_tag": ("observation", "tool"),
+    "function_tag": ("function_call", "function"),
+}
+# Parts of an entry that are read whatever they say: where the rows are, and how they are formed.
+_USED = ("file_name", "hf_hub_url", "formatting", "ranking")
 _MIXTURES = {"cap": "interleave_under", "repeat": "interleave_over"}
 
 
@@ -50,6 +61,11 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     if all(share is not None for share in shares) and data.mixture in _MIXTURES and len(shares) > 1:
         values |= {"mix_strategy": _MIXTURES[data.mixture], "interleave_probs": ",".join(map(str, shares))}
         notes.append("data: the sources are drawn by chance with the shares of the study, which mixed them exactly.")
+    if any(source.format == "sharegpt" for source in study.sources):
+        notes.append(
+            f"data: where ShareGPT rows have `system` or `tools`, add these to the `columns` of `{INFO}`: this tool "
+            "fails on a column that the rows lack, so they are not named there."
+        )
     values |= _prompt(study, notes)
     values |= {"cutoff_len": study.max_length, "packing": False}
     values |= {"train_on_prompt": True} if data.train_on == "everything" else {}
@@ -134,7 +150,7 @@ def _entry(source: Source) -> dict[str, Any]:
         entry |= {"subset": source.subset} if source.subset else {}
         entry["split"] = source.split
     if source.format == "messages":
-        return {**entry, "formatting": "openai", "columns": {"messages": "messages"}, "tags": _TAGS}
+        return {**entry, "formatting": "openai", "columns": {"messages": "messages", **_BESIDE}, "tags": _TAGS}
     if source.format == "sharegpt":
         return {**entry, "formatting": "sharegpt", "columns": {"messages": "conversations"}}
     return {**entry, "formatting": "alpaca", "columns": _COLUMNS[source.format]}
@@ -261,11 +277,38 @@ def _source(keys: Keys, key: str, name: str) -> dict[str, Any] | None:
     else:
         keys.leave(key, f"`{name}` is neither a file nor a data set of the Hugging Face hub")
         return None
-    return {**source, "format": _format(keys, key, name, entry)}
+    if entry.get("ranking"):
+        keys.fault(key, f"`{name}` is preference data (`ranking` in {INFO}); meshtune tunes supervised fine-tunings")
+    row_format = _format(keys, key, name, entry)
+    _leave_parts(keys, name, entry, source, row_format)
+    return {**source, "format": row_format}
+
+
+def _leave_parts(keys: Keys, name: str, entry: dict[str, Any], source: dict[str, Any], row_format: str) -> None:
+    """Leave every part of an entry that says something and is not used."""
+    columns, tags = _part(entry, "columns"), _part(entry, "tags")
+    shape = {"messages": "messages", **_BESIDE} if row_format in ("messages", "sharegpt") else _COLUMNS["alpaca"]
+    unused = {part: value for part, value in entry.items() if part not in ("columns", "tags", *_USED, *source)}
+    if entry.get("split") == "train":  # which is also the split of a file
+        unused.pop("split", None)
+    unused |= {
+        f"columns.{part}": value
+        for part, value in columns.items()
+        if part not in shape or (part in _BESIDE and value != part)
+    }
+    unused |= {f"tags.{part}": tag for part, tag in tags.items() if tag not in _SPEAKERS.get(part, (tag,))}
+    for part, value in unused.items():
+        if value not in (None, False, "", [], {}):
+            keys.left.append(Left(f"{INFO}: {name}.{part}", value, NO_COUNTERPART))
+
+
+def _part(entry: dict[str, Any], name: str) -> dict[str, Any]:
+    part = entry.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _format(keys: Keys, key: str, name: str, entry: dict[str, Any]) -> str:
-    columns, tags = (part if isinstance(part := entry.get(name_), dict) else {} for name_ in ("columns", "tags"))
+    columns, tags = _part(entry, "columns"), _part(entry, "tags")
     found: str | None
     if entry.get("formatting", "alpaca") in ("sharegpt", "openai"):
         shape = [

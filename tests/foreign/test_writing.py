@@ -184,6 +184,10 @@ def test_the_data_of_each_tool() -> None:
     factory = written("llamafactory", sources=EVERY_FORMAT, data={"mixture": "repeat"})
     assert factory["dataset"] == "rows,dolly,asked,chat,chat_2"
     assert (factory["mix_strategy"], factory["interleave_probs"]) == ("interleave_over", "0.25,0.25,0.2,0.2,0.1")
+    every = study(sources=EVERY_FORMAT, data={"mixture": "cap"})
+    info = json.loads(foreign.files("llamafactory", every)["dataset_info.json"])
+    assert info["chat"]["columns"] == {"messages": "messages", "system": "system", "tools": "tools"}
+    assert any("`system` or `tools`" in note for note in foreign.notes("llamafactory", every))
     embedded = study(sources=[{"embedded": "python-stdlib-describe"}])
     assert [source.path for source in embedded.sources] == ["python-stdlib-describe.jsonl"]
     chats = [{"path": "/c.jsonl", "format": "messages"}]
