@@ -111,6 +111,16 @@ def of_data(study: ForeignStudy, *, cut: bool, shares: bool, files: bool) -> lis
     return found
 
 
+def of_calls(study: ForeignStudy) -> list[str]:
+    """A note where ShareGPT rows may call tools."""
+    if all(source.format != "sharegpt" for source in study.sources):
+        return []
+    return [
+        "data: what a `function_call` turn says is learned as its text here; meshtune gives it to the chat template as "
+        "a tool call."
+    ]
+
+
 def of_epochs(study: ForeignStudy) -> list[str]:
     """A note where the adapter of an earlier epoch was kept."""
     epoch, epochs = study.facts.get("epoch"), study.recipe.epochs

@@ -247,10 +247,10 @@ def test_the_unsloth_script_learns_the_answers(tmp_path: Path) -> None:
     alpaca = {"instruction": "the quick", "input": "brown", "output": "fox"}
     chat, template = study(), study(facts={**FACTS, "prompt": "alpaca"})
     for found, row, kind, learned in (
-        (chat, {"messages": messages}, "messages", "brown fox[end]\nover[end]\n"),
-        (chat, {"conversations": sharegpt}, "sharegpt", "brown fox[end]\nover[end]\n"),
-        (study(data={"train_on": "last"}), {"messages": messages}, "messages", "over[end]\n"),
-        (chat, alpaca, "alpaca", "fox[end]\n"),
+        (chat, {"messages": messages}, "messages", "brown fox[end]over[end]"),
+        (chat, {"conversations": sharegpt}, "sharegpt", "brown fox[end]over[end]"),
+        (study(data={"train_on": "last"}), {"messages": messages}, "messages", "over[end]"),
+        (chat, alpaca, "alpaca", "fox[end]"),
         (template, alpaca, "alpaca", "fox</s>"),
         (template, {"prompt": "the quick", "completion": "brown"}, "prompt-completion", "brown</s>"),
     ):
@@ -262,3 +262,47 @@ def test_the_unsloth_script_learns_the_answers(tmp_path: Path) -> None:
     everything = run(foreign.settings("unsloth", study(data={"train_on": "everything"})))
     row_ = everything["encode"]({"messages": messages}, "messages", tokenizer)
     assert row_["labels"] == row_["input_ids"]
+
+
+def test_the_unsloth_script_reads_tools_and_other_speakers(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(tmp_path)
+    tokenizer.chat_template = "{% if tools %}{{ tools[0].name }}{% endif %}" + tokenizer.chat_template
+    turns = [("human", "the quick"), ("function_call", "look"), ("observation", "brown"), ("gpt", "fox")]
+    sharegpt = {
+        "system": "over",
+        "tools": '[{"name": "look"}]',
+        "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
+    }
+    asked = {"role": "user", "content": "the quick", "weight": None}
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}], "weight": 0}
+    messages = {"tools": None, "messages": [asked, calls, {**asked, "role": "assistant", "content": "fox"}]}
+    encode = run(foreign.settings("unsloth", study()))["encode"]
+    for row, kind, text, learned in (
+        (
+            sharegpt,
+            "sharegpt",
+            "look<s>[system]\nover[end]\n[user]\nthe quick[end]\n[assistant]\nlook[end]\n[tool]\nbrown[end]\n"
+            "[assistant]\nfox[end]",
+            "look[end]fox[end]",
+        ),
+        (
+            messages,
+            "messages",
+            "<s>[user]\nthe quick[end]\n[assistant]\n[end]\n[assistant]\nfox[end]",
+            "fox[end]",
+        ),
+    ):
+        row_ = encode(row, kind, tokenizer)
+        assert tokenizer.decode(row_["input_ids"]) == text
+        assert tokenizer.decode([label for label in row_["labels"] if label != -100]) == learned
+
+
+def test_axolotl_learns_what_every_speaker_of_an_answer_says() -> None:
+    found = study(sources=[{"path": path, "format": "sharegpt"} for path in ("/c.jsonl", "/d.jsonl")])
+    text = foreign.settings("axolotl", found)
+    roles = yaml_file.parse(text).values["datasets"][1]["roles"]
+    assert "&" not in text
+    assert {"gpt", "function_call"} <= set(roles["assistant"])
+    assert "observation" in roles["tool"]
+    for tool in ("axolotl", "unsloth"):
+        assert any("`function_call`" in note for note in foreign.notes(tool, found))
