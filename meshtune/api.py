@@ -228,14 +228,22 @@ class Study:
         written = report([self.folder], out=None if out is None else Path(out), public=public)
         return Path(written["page"])
 
-    def export(self, out: str | Path, *, trial: int | str = "best", merge: bool = False) -> dict[str, Any]:
+    def export(
+        self, out: str | Path, *, trial: int | str = "best", merge: bool = False, config: str | None = None
+    ) -> dict[str, Any]:
         """Write the adapter of a trial (its number, `best` or `baseline`) in PEFT's format into a new folder `out`.
 
-        merge: write the full model with the adapter inside instead. Returns what was written, as plain values.
-        Raises InputError where the trial has no adapter, or `out` is not empty.
+        merge: write the full model with the adapter inside instead. config: write settings for axolotl, llamafactory,
+        trl, unsloth or peft instead. Returns what was written, as plain values. Raises InputError where the trial has
+        no adapter, `out` is not empty, or the tool is unknown.
         """
         from meshtune.commands.export import export
+        from meshtune.commands.export_settings import export_settings
 
+        if config is not None:
+            if merge:
+                raise InputError("merge writes a model and config writes settings: give one of them")
+            return export_settings(self.folder, Path(out), config, trial=trial)
         written: dict[str, Any] = export(self.folder, Path(out), trial=trial, merge=merge)
         return written
 

@@ -45,7 +45,7 @@ def test_a_job_that_is_ended_in_every_way_finishes_the_study(tmp_path: Path, mon
     told = (tmp_path / "slurm" / "job.log").read_text()
     assert "SIGUSR1 came; everything finished is saved" in told
     assert "the end of the SLURM job is near; everything finished is saved" in told
-    assert f"Continue with `meshtune tune {path}`" in told
+    assert f"Continue with `meshtune tune {path.with_suffix('')}`" in told
 
 
 @pytest.mark.slow

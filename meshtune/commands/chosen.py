@@ -169,6 +169,12 @@ def kept_adapter(chosen: Chosen) -> Path:
     return folder
 
 
+def kept_epoch(outcome: Outcome, at: str) -> int:
+    """The epoch, from 1, whose adapter was kept; 0 where none ended. `at`: that of the study, `best` or `last`."""
+    losses = outcome.losses
+    return len(losses) if at == "last" or not losses else losses.index(min(losses)) + 1
+
+
 def _without_adapter(entry: Any) -> Any:
     return {k: v for k, v in entry.items() if k != "adapter"} if isinstance(entry, Mapping) else entry
 

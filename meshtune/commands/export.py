@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.commands import takeaway
-from meshtune.commands.chosen import Chosen, choose, describe, kept_adapter
+from meshtune.commands.chosen import Chosen, choose, describe, kept_adapter, kept_epoch
 from meshtune.commands.prepared import need_training
 from meshtune.config import ModelConfig
 from meshtune.errors import InputError
@@ -86,16 +86,12 @@ def _source(path: Path, trial: str | int) -> _Source:
         chosen = choose(path, trial)
         adapter = kept_adapter(chosen)
         return _Source(adapter, _facts(chosen), chosen.study.folder)
-    facts = takeaway.read_facts(path)
-    if str(trial) not in ("best", str(facts["point"]["trial"])):
-        raise InputError(f"{path} holds one adapter, of {facts['point']['name']}: leave --trial out, or name the study")
+    facts, study = takeaway.read_facts(path, trial)
     if not (path / "adapter_config.json").is_file():
         raise InputError(
             f"{path} holds a merged model, no adapter: export it from the study, or from what `train` wrote"
         )
-    held = facts["study"]["folder"]
-    study = (path / held).resolve() if held is not None else None
-    return _Source(path.absolute(), facts, study if study is not None and study.is_dir() else None)
+    return _Source(path.absolute(), facts, study)
 
 
 def _facts(chosen: Chosen) -> dict[str, Any]:
@@ -115,7 +111,7 @@ def _facts(chosen: Chosen) -> dict[str, Any]:
         "run": {
             "epochs": _epochs(outcome),
             "at": described["study"]["at"],
-            "epoch": _kept_epoch(outcome, described["study"]["at"]),
+            "epoch": kept_epoch(outcome, described["study"]["at"]),
             "loss": outcome.loss,
             "all_data": False,
             "rows": described["data"]["summary"]["train"]["rows"],
@@ -132,11 +128,6 @@ def _epochs(outcome: Outcome) -> list[dict[str, Any]]:
         {"epoch": number, "training_loss": training[number - 1], "validation_loss": loss}
         for number, loss in enumerate(outcome.losses, start=1)
     ]
-
-
-def _kept_epoch(outcome: Outcome, at: str) -> int:
-    losses = outcome.losses
-    return len(losses) if at == "last" or not losses else losses.index(min(losses)) + 1
 
 
 def _copy(source: _Source, model: ModelConfig, folder: Path) -> None:

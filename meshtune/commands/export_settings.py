@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from meshtune import finals, foreign
 from meshtune.commands import takeaway
-from meshtune.commands.chosen import Chosen, choose
+from meshtune.commands.chosen import Chosen, choose, kept_epoch
+from meshtune.commands.status import of_record
 from meshtune.errors import InputError, nearest
+from meshtune.trial import Ending
 
 
 def export_settings(path: Path, out: Path, tool: str, *, trial: str | int = "best") -> dict[str, Any]:
     """Write the settings into the folder `out`, which must be free.
+
+    `path` is of the study, or a folder that `train` or `export` wrote, whose study must be where it was.
 
     Returns `folder`, `files` (their names, the settings first) and `notes`: what differs in that tool.
 
@@ -22,10 +27,9 @@ def export_settings(path: Path, out: Path, tool: str, *, trial: str | int = "bes
     if tool not in foreign.TOOLS:
         known = ", ".join(foreign.TOOLS)
         raise InputError(f"--config {tool}: there are {known}.{nearest(tool, foreign.TOOLS)}")
-    chosen = choose(Path(path), trial)
+    study = _of_folder(path, trial) if (path / takeaway.FACTS).is_file() else _of_point(choose(path, trial))
     out = Path(out).absolute()
     takeaway.check_free(out)
-    study = _described(chosen)
     texts = foreign.files(tool, study)
     with takeaway.writing(out), takeaway.written_aside(out) as folder:
         for name, text in texts.items():
@@ -39,10 +43,32 @@ def told(result: Mapping[str, Any]) -> str:
     return "\n".join([*(f"note: {note}" for note in result["notes"]), f"wrote {written}"])
 
 
-def _described(chosen: Chosen) -> foreign.ForeignStudy:
+def _of_folder(path: Path, trial: str | int) -> foreign.ForeignStudy:
+    """What the adapter in a folder was trained with: the study's data, and what the folder says of the training."""
+    from meshtune.training.recipe import Recipe
+
+    held, folder = takeaway.read_facts(path, trial)
+    number, training, run = held["point"]["trial"], held["training"], held["run"]
+    named = "baseline" if number is None else number
+    if folder is None:
+        raise InputError(
+            f"--config needs the study, whose data it names; that of {path} is not where it was: name the study, with "
+            f"--trial {named}"
+        )
+    study = _of_point(choose(folder, named))
+    if held["made"] == "export":  # the trial's own adapter
+        return study
+    modules = training["target_modules"]
+    recipe = Recipe(**{**training, "target_modules": modules if isinstance(modules, str) else tuple(modules)})
+    facts = {**study.facts, "loss": run["loss"], "epoch": run["epoch"], "test_loss": None}
+    return dataclasses.replace(study, recipe=recipe, facts=facts)
+
+
+def _of_point(chosen: Chosen) -> foreign.ForeignStudy:
     from meshtune.data.build import load
 
-    config, record = chosen.study.config, chosen.record
+    config, record, outcome = chosen.study.config, chosen.record, chosen.outcome
+    status, at = of_record(chosen.study, record), record.notes["fixed"]["objective"]["at"]
     summary = load(chosen.study.folder / "data").summary
     mixed = [source.format for source in summary.sources if source.side == "mix"]
     sources = config.data.sources if config.data is not None else ()
@@ -50,9 +76,9 @@ def _described(chosen: Chosen) -> foreign.ForeignStudy:
     facts = {
         "study": chosen.study.folder.name,
         "trial": chosen.trial,
-        "loss": chosen.outcome.loss if chosen.outcome is not None else None,
-        "baseline_loss": record.baseline.loss if record.baseline is not None else None,
-        "untuned_loss": (record.notes.get("untuned") or {}).get("loss"),
+        "loss": outcome.loss if outcome is not None else None,
+        "epoch": kept_epoch(outcome, at) if outcome is not None and outcome.ending is Ending.COMPLETE else None,
+        **{f"{which}_loss": (status[which] or {}).get("loss") for which in ("baseline", "untuned")},
         "test_loss": finals.read(chosen.study.folder).get(name, {}).get("loss"),
         "precision": chosen.training["precision"],
         "prompt": summary.prompt,

@@ -21,7 +21,8 @@ GRACE_SECONDS = 60.0  # nobody's end is near: what runs has time to save itself
 def stop(path: Path, *, folder: Path | None = None, now: bool = False) -> Holder | None:
     """Leave the request where the coordinator looks; returns who it is, or None where the study does not run."""
     # A study that has just begun has no record yet, and its folder no study.yaml.
-    place = path if holder(path) is not None else locate(path, folder=folder).folder
+    begun = path.is_dir() and holder(path) is not None
+    place = path if begun else locate(path, folder=folder).folder
     running = holder(place)
     if running is None:
         existing(path, folder=folder)  # says so where it was never started

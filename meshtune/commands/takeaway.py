@@ -95,8 +95,11 @@ def _way(study: Path, out: Path) -> str | None:
     return None if through_home or {"home", "Users"} & set(Path(way).parts) else way
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts of a folder that `train` or `export` wrote. Raises InputError where they are damaged."""
+def read_facts(folder: Path, trial: str | int = "best") -> tuple[dict[str, Any], Path | None]:
+    """The facts of a folder that `train` or `export` wrote, and its study's folder, None where that is not here.
+
+    `trial` is what the user named. Raises InputError where the folder holds another, or the facts are damaged.
+    """
     path = folder / FACTS
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -105,7 +108,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise InputError(Fault(f"cannot be read ({error})", path)) from error
     if missing:
         raise InputError(Fault(f"lacks {', '.join(sorted(missing))}: meshtune did not write it", path))
-    return values
+    if str(trial) not in ("best", str(values["point"]["trial"])):
+        name = values["point"]["name"]
+        raise InputError(f"{folder} holds one adapter, of {name}: leave --trial out, or name the study")
+    held = values["study"]["folder"]
+    study = (folder / held).resolve() if held is not None else None
+    return values, study if study is not None and study.is_dir() else None
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

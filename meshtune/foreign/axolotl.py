@@ -32,6 +32,15 @@ _OWN_TYPES = {
 }
 
 
+# Who speaks in ShareGPT rows; by default Axolotl knows human and gpt, and no tools.
+_ROLES = {
+    "system": ["system"],
+    "user": ["human", "user"],
+    "assistant": ["gpt", "assistant", "model", "function_call"],
+    "tool": ["tool", "observation", "function_response"],
+}
+
+
 def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     """The settings, and notes on what is different there."""
     recipe = study.recipe
@@ -76,6 +85,7 @@ def _prompt(study: ForeignStudy, notes: list[str]) -> dict[str, Any]:
     data = study.data
     if data.train_on == "last" and study.turns_differ:
         notes.append("train_on: last cannot be written; here every answer of a conversation is learned.")
+    notes += say.of_calls(study)
     if study.prompt != "chat":
         return {}
     if any(source.format in ("alpaca", "dolly") for source in study.sources):
@@ -95,13 +105,15 @@ def _dataset(source: Source) -> dict[str, Any]:
     else:
         entry |= {"name": source.subset} if source.subset else {}
         entry["split"] = source.split
-    conversation = {"type": "chat_template", "roles_to_train": ["assistant"], "train_on_eos": "turn"}
+    conversation: dict[str, Any] = {"type": "chat_template", "roles_to_train": ["assistant"], "train_on_eos": "turn"}
     match source.format:
         case "messages":
             return {**entry, **conversation, "field_messages": "messages"}
         case "sharegpt":
-            mapping = {"role": "from", "content": "value"}
-            return {**entry, **conversation, "field_messages": "conversations", "message_property_mappings": mapping}
+            fields = {"role": "from", "content": "value"}
+            roles = {role: list(names) for role, names in _ROLES.items()}  # its own, else the YAML has an anchor
+            conversation |= {"field_messages": "conversations", "message_property_mappings": fields, "roles": roles}
+            return {**entry, **conversation}
         case "dolly":
             fields = {"field_instruction": "instruction", "field_input": "context", "field_output": "response"}
             return {**entry, "type": {**fields, "format": _STANFORD, "no_input_format": _STANFORD_BARE}}
@@ -265,7 +277,12 @@ def _conversation(entry: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
     content = mapping.get("content", entry.get("message_field_content", "content"))
     shape = f"{entry.get('field_messages', 'messages')}/{role}/{content}"
     row_format = {"messages/role/content": "messages", "conversations/from/value": "sharegpt"}.get(shape, "auto")
-    usual = {"roles_to_train": ["assistant"], "train_on_eos": "turn", "chat_template": "tokenizer_default"}
+    usual = {
+        "roles_to_train": ["assistant"],
+        "train_on_eos": "turn",
+        "chat_template": "tokenizer_default",
+        "roles": _ROLES,
+    }
     shaping = ("field_messages", "message_property_mappings", "message_field_role", "message_field_content")
     used = [key for key, value in usual.items() if entry.get(key) == value]
     return row_format, (*used, *(shaping if row_format != "auto" else ()))

@@ -20,7 +20,8 @@ def origin(study: ForeignStudy) -> list[str]:
     trial = f", trial {facts['trial']}" if facts.get("trial") is not None else ""
     lines = [f"Written by meshtune {__version__}" + (f" from the study {name}{trial}." if name else f"{trial}.")]
     words = {"loss": "validation loss", "test_loss": "test loss"}
-    words |= {"baseline_loss": "validation loss of the baseline", "untuned_loss": "of the untuned model"}
+    words |= {"baseline_loss": "validation loss of the baseline"}
+    words |= {"untuned_loss": "validation loss of the untuned model"}
     losses = [f"{word} {facts[key]:.6g}" for key, word in words.items() if facts.get(key) is not None]
     if losses:
         text = ", ".join(losses)
@@ -108,6 +109,16 @@ def of_data(study: ForeignStudy, *, cut: bool, shares: bool, files: bool) -> lis
         "compared with the study's."
     )
     return found
+
+
+def of_calls(study: ForeignStudy) -> list[str]:
+    """A note where ShareGPT rows may call tools."""
+    if all(source.format != "sharegpt" for source in study.sources):
+        return []
+    return [
+        "data: what a `function_call` turn says is learned as its text here; meshtune gives it to the chat template as "
+        "a tool call."
+    ]
 
 
 def of_epochs(study: ForeignStudy) -> list[str]:

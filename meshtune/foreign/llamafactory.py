@@ -1,38 +1,20 @@
-"""LLaMA-Factory's YAML and its `dataset_info.json`: writing them, and reading them.
+"""LLaMA-Factory's YAML: writing one, and reading one.
 
 Key names and defaults as in `src/llamafactory/hparams` and, below them, Transformers' `TrainingArguments`. Data sets go
-by names, which the `dataset_info.json` of `dataset_dir` explains.
+by names, which the `dataset_info.json` of `dataset_dir` explains (see `foreign.dataset_info`).
 """
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
 from typing import Any
 
-from meshtune.errors import InputError
+from meshtune.foreign import dataset_info
 from meshtune.foreign import head as say
+from meshtune.foreign.dataset_info import INFO
 from meshtune.foreign.keys import Keys, place_of, schedule, share
 from meshtune.foreign.reasons import ONE_FILE
-from meshtune.foreign.study import RESPONSE, VERBATIM, ForeignStudy, Source
+from meshtune.foreign.study import VERBATIM, ForeignStudy
 
-INFO = "dataset_info.json"
-VALIDATION = "validation_rows"  # the name of validation rows that have a file of their own
-_COLUMNS = {
-    "dolly": {"prompt": "instruction", "query": "context", "response": "response"},
-    "alpaca": {"prompt": "instruction", "query": "input", "response": "output"},
-    **{name: {"prompt": "prompt", "response": response} for name, response in RESPONSE.items()},
-}
-_TAGS = {
-    "role_tag": "role",
-    "content_tag": "content",
-    "user_tag": "user",
-    "assistant_tag": "assistant",
-    "system_tag": "system",
-    "observation_tag": "tool",
-    "function_tag": "function",
-}
 _MIXTURES = {"cap": "interleave_under", "repeat": "interleave_over"}
 
 
@@ -45,17 +27,22 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     values |= {"trust_remote_code": True} if study.model.trust_remote_code else {}
     values |= _lora(study, notes)
     notes.append(f"data: `{INFO}`, which goes with this file, explains the data sets: start in the folder of both.")
-    values |= {"dataset_dir": ".", "dataset": ",".join(names(study))}
+    values |= {"dataset_dir": ".", "dataset": ",".join(dataset_info.names(study))}
     shares = [source.share for source in study.sources]
     if all(share is not None for share in shares) and data.mixture in _MIXTURES and len(shares) > 1:
         values |= {"mix_strategy": _MIXTURES[data.mixture], "interleave_probs": ",".join(map(str, shares))}
         notes.append("data: the sources are drawn by chance with the shares of the study, which mixed them exactly.")
+    if any(source.format == "sharegpt" for source in study.sources):
+        notes.append(
+            f"data: where ShareGPT rows have `system` or `tools`, add these to the `columns` of `{INFO}`: this tool "
+            "fails on a column that the rows lack, so they are not named there."
+        )
     values |= _prompt(study, notes)
     values |= {"cutoff_len": study.max_length, "packing": False}
     values |= {"train_on_prompt": True} if data.train_on == "everything" else {}
     values |= {"mask_history": True} if data.train_on == "last" else {}
     own = study.validation_rows is not None
-    values |= {"eval_dataset": VALIDATION} if own else {"val_size": study.validation_size}
+    values |= {"eval_dataset": dataset_info.VALIDATION} if own else {"val_size": study.validation_size}
     values |= {"per_device_train_batch_size": recipe.batch_size}
     values |= {"gradient_accumulation_steps": recipe.gradient_accumulation, "num_train_epochs": recipe.epochs}
     values |= {"optim": "adamw_torch", "learning_rate": recipe.learning_rate}
@@ -107,39 +94,6 @@ def _prompt(study: ForeignStudy, notes: list[str]) -> dict[str, Any]:
     return values
 
 
-def names(study: ForeignStudy) -> list[str]:
-    """A name for each source, as `dataset_info.json` has it: no two alike, no comma."""
-    found: list[str] = []
-    for source in study.sources:
-        stem = Path(source.path).name.split(".")[0] if source.path else source.dataset.rpartition("/")[2]
-        name = re.sub(r"\W+", "_", stem).strip("_") or "rows"
-        free = (
-            other for other in (name, *(f"{name}_{n}" for n in range(2, 1000))) if other not in (*found, VALIDATION)
-        )
-        found.append(next(free))
-    return found
-
-
-def dataset_info(study: ForeignStudy) -> str:
-    """The `dataset_info.json` that goes with the settings."""
-    entries = {name: _entry(source) for name, source in zip(names(study), study.sources, strict=True)}
-    if (own := study.validation_rows) is not None:
-        entries[VALIDATION] = _entry(own)
-    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
-
-
-def _entry(source: Source) -> dict[str, Any]:
-    entry: dict[str, Any] = {"file_name": source.path} if source.path else {"hf_hub_url": source.dataset}
-    if not source.path:
-        entry |= {"subset": source.subset} if source.subset else {}
-        entry["split"] = source.split
-    if source.format == "messages":
-        return {**entry, "formatting": "openai", "columns": {"messages": "messages"}, "tags": _TAGS}
-    if source.format == "sharegpt":
-        return {**entry, "formatting": "sharegpt", "columns": {"messages": "conversations"}}
-    return {**entry, "formatting": "alpaca", "columns": _COLUMNS[source.format]}
-
-
 def read(keys: Keys) -> dict[str, Any]:
     """The values of study.yaml; faults and what is left are noted in `keys`."""
     if (stage := keys.take("stage", "sft")) != "sft":
@@ -188,7 +142,7 @@ def _training(keys: Keys) -> dict[str, Any]:
 def _data(keys: Keys) -> dict[str, Any]:
     listed = keys.take("dataset", "")
     wanted = listed if isinstance(listed, list) else [name.strip() for name in str(listed).split(",") if name.strip()]
-    sources = [source for name in wanted if (source := _source(keys, "dataset", str(name))) is not None]
+    sources = [source for name in wanted if (source := dataset_info.read(keys, "dataset", str(name))) is not None]
     values: dict[str, Any] = {"sources": sources, "mixture": "union", **_mixture(keys, sources, len(wanted))}
     template = keys.take("template")
     formats = {source["format"] for source in sources}
@@ -207,7 +161,7 @@ def _data(keys: Keys) -> dict[str, Any]:
         keys.leave("max_samples", "limits each data set there; `rows` limits all of them together")
     values["validation"] = share(keys, "val_size")
     own = keys.take("eval_dataset")
-    rows = _source(keys, "eval_dataset", str(own)) if own is not None else None
+    rows = dataset_info.read(keys, "eval_dataset", str(own)) if own is not None else None
     if rows is not None and "path" in rows:
         values["validation"] = rows
     elif own is not None:
@@ -235,50 +189,3 @@ def _mixture(keys: Keys, sources: list[dict[str, Any]], wanted: int) -> dict[str
         if keys.given(key) and strategy != "concat":
             keys.leave(key, "needs shares of all its data sets that add up to 1: all rows are taken")
     return {}
-
-
-def _source(keys: Keys, key: str, name: str) -> dict[str, Any] | None:
-    """A source of study.yaml from the entry in dataset_info.json; None, and left, where there is none."""
-    where = str(keys.take("dataset_dir", "data"))
-    if where == "ONLINE":  # then names are ids of the hub
-        return {"dataset": name, "format": "alpaca"}
-    folder = next((f for start in (keys.folder, Path.cwd()) if (f := start / where).is_dir()), None)
-    info: Any = {}
-    if folder is not None and (folder / INFO).is_file():
-        try:
-            info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise InputError(f"{folder / INFO}: is not JSON text: {error}") from error
-    entry = info.get(name) if isinstance(info, dict) else None
-    if folder is None or not isinstance(entry, dict):
-        keys.leave(key, f"no {INFO} in `{where}` explains `{name}`")
-        return None
-    if isinstance(entry.get("file_name"), str) and not entry.get("hf_hub_url"):
-        source: dict[str, Any] = {"path": str((folder / entry["file_name"]).absolute())}
-    elif isinstance(entry.get("hf_hub_url"), str):
-        source = {"dataset": entry["hf_hub_url"]}
-        source |= {part: entry[part] for part in ("subset", "split") if isinstance(entry.get(part), str)}
-    else:
-        keys.leave(key, f"`{name}` is neither a file nor a data set of the Hugging Face hub")
-        return None
-    return {**source, "format": _format(keys, key, name, entry)}
-
-
-def _format(keys: Keys, key: str, name: str, entry: dict[str, Any]) -> str:
-    columns, tags = (part if isinstance(part := entry.get(name_), dict) else {} for name_ in ("columns", "tags"))
-    found: str | None
-    if entry.get("formatting", "alpaca") in ("sharegpt", "openai"):
-        shape = [
-            columns.get("messages", "conversations"),
-            tags.get("role_tag", "from"),
-            tags.get("content_tag", "value"),
-        ]
-        shapes = {"messages": ["messages", "role", "content"], "sharegpt": ["conversations", "from", "value"]}
-        found = next((ours for ours, known in shapes.items() if known == shape), None)
-    else:
-        usual = _COLUMNS["alpaca"]  # which are taken where no column is named
-        shown = {part: value for part in usual if (value := (columns or usual).get(part))}
-        found = next((ours for ours, known in _COLUMNS.items() if known == shown), None)
-    if found is None:
-        keys.leave(key, f"the columns of `{name}` fit no format of meshtune: it is told from the rows' keys")
-    return found or "auto"

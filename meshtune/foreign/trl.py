@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshtune.foreign import head as say
-from meshtune.foreign.study import VERBATIM, ForeignStudy, Source
+from meshtune.foreign.study import ForeignStudy, Source
 
 
 def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
@@ -51,23 +51,28 @@ def _loss(study: ForeignStudy, notes: list[str]) -> dict[str, Any]:
     """Which tokens are learned, and what the rows must look like for that."""
     data = study.data
     formats = {source.format for source in study.sources}
-    others = sorted(formats - {"messages", "sharegpt", "prompt-completion"})
+    conversations = formats & {"messages", "sharegpt"}
+    if "sharegpt" in formats:
+        notes.append(
+            "data: of ShareGPT rows TRL renames the keys but not the roles, which chat templates do not know: rewrite "
+            "them as `messages` with `role` (user for human, assistant for gpt) and `content`, as this file expects."
+        )
+    others = sorted(formats - conversations - {"prompt-completion"})
     if others:
         notes.append(
             f"data: TRL does not read rows of the format {', '.join(others)}: give each row the columns `prompt` and "
             "`completion` (lists of one message each, for the model's chat template; texts to use them as they are)."
         )
-    if formats & set(VERBATIM) and formats & {"messages", "sharegpt"}:
+    if conversations and conversations != formats:
         notes.append("data: TRL reads rows of one kind at a time: bring all sources into the same columns.")
     if data.template_arguments:
         notes.append(
             f"template_arguments: {', '.join(data.template_arguments)} cannot be written here; TRL reads them from a "
             "column `chat_template_kwargs` of the rows."
         )
-    conversations = bool(formats) and formats <= {"messages", "sharegpt"}
     if data.train_on == "everything":
         return {"assistant_only_loss": False, "completion_only_loss": False}
-    if not conversations:
+    if not conversations or conversations != formats:
         return {"completion_only_loss": True}
     if data.train_on == "last":
         notes.append("train_on: last cannot be written for conversations; here every answer is learned.")

@@ -19,6 +19,7 @@ def write(study: ForeignStudy) -> tuple[str, list[str]]:
     """The script without its head, and notes on what is different there."""
     recipe, model = study.recipe, study.model
     notes = say.of_model(study) + say.of_data(study, cut=False, shares=False, files=False) + say.of_epochs(study)
+    notes += say.of_calls(study)
     modules = say.targets(study)
     if modules is None:
         notes.append(f"target_modules: all-linear is written as {', '.join(MODULES)}, which Llama-like models have.")
@@ -86,6 +87,8 @@ def _literal(value: Any) -> str:
 
 _HEAD = '''"""LoRA fine-tuning with Unsloth: install `unsloth`, then run this file with Python."""
 
+import json
+
 '''
 
 _BODY = '''
@@ -104,7 +107,37 @@ FIELDS = {  # question, context and answer of a row
     "prompt-completion": ("prompt", None, "completion"),
     "prompt-response": ("prompt", None, "response"),
 }
-ROLES = {"human": "user", "gpt": "assistant"}
+ROLES = {  # other names of speakers, by the one that chat templates know
+    "developer": "system",
+    "human": "user",
+    "gpt": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+}
+
+
+def decoded(value):
+    """A list, which some rows hold as JSON text."""
+    return json.loads(value) if isinstance(value, str) and value.strip() else value or []
+
+
+def conversation(row):
+    """The turns of a row and its tools, as chat templates take them."""
+    turns = []
+    for turn in decoded(row.get("messages") or row.get("conversations")):
+        role = turn.get("role") or turn.get("from")
+        content = turn.get("content") if turn.get("role") else turn.get("value")
+        if isinstance(content, list):
+            content = "".join(part.get("text") or "" for part in content)
+        # data sets give every turn all keys, null where they are absent
+        others = {key: value for key, value in turn.items() if key not in ("from", "value") and value is not None}
+        turns.append({**others, "role": ROLES.get(role, role), "content": content or ""})
+    if row.get("system") and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": row["system"]})
+    return turns, decoded(row.get("tools")) or None
 
 
 def pieces(row, kind, tokenizer):
@@ -118,26 +151,24 @@ def pieces(row, kind, tokenizer):
             return [(asked, False), (answer + tokenizer.eos_token, True)]
         asked = f"{question}\\n\\n{context}" if context.strip() else question
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-    elif kind == "sharegpt":
-        turns = [
-            {"role": ROLES.get(turn["from"], turn["from"]), "content": turn["value"]} for turn in row["conversations"]
-        ]
+        tools = None
     else:
-        turns = row["messages"]
+        turns, tools = conversation(row)
 
     def render(turns, ask):
         return tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=ask, **TEMPLATE_ARGUMENTS
+            turns, tools=tools, tokenize=False, add_generation_prompt=ask, **TEMPLATE_ARGUMENTS
         )
 
     found, done = [], ""
     for number, turn in enumerate(turns):
-        if turn["role"] == "assistant":
+        if number and turn["role"] == "assistant":
             before, after = render(turns[:number], True), render(turns[: number + 1], False)
             if not (before.startswith(done) and after.startswith(before)):
                 raise ValueError("the chat template rewrites earlier turns: write one row a turn")
-            found += [(before[len(done) :], False), (after[len(before) :], True)]
-            done = after
+            answer = after[len(before) :].rstrip()  # what stands behind the end of the turn is not learned
+            found += [(before[len(done) :], False), (answer, turn.get("weight") != 0)]
+            done = before + answer
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from meshtune import yaml_file
 from meshtune.errors import InputError, nearest
-from meshtune.foreign import axolotl, llamafactory, peft, trl, unsloth
+from meshtune.foreign import axolotl, dataset_info, llamafactory, peft, trl, unsloth
 from meshtune.foreign.head import comment
 from meshtune.foreign.study import ForeignStudy
 
@@ -44,7 +44,7 @@ def files(tool: str, study: ForeignStudy) -> dict[str, str]:
         case "peft":
             return {"adapter_config.json": text}
         case "llamafactory":
-            return {"llamafactory.yaml": text, llamafactory.INFO: llamafactory.dataset_info(study)}
+            return {"llamafactory.yaml": text, dataset_info.INFO: dataset_info.write(study)}
         case _:
             return {f"{tool}.yaml": text}
 

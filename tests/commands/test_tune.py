@@ -108,7 +108,7 @@ def test_what_a_batch_system_sends_suspends_what_runs(
         os.kill(pid, number)
     _, words = process.communicate(timeout=30)
     assert process.returncode == 75, words
-    assert f"{number.name} came; everything finished is saved. Running were 0, 1: " in words
+    assert f"{number.name} came; everything finished is saved. Trials 0, 1 were running: " in words
     assert "Traceback" not in words
     assert gone(family)
     assert not list((tmp_path / "study").glob("*lease*"))
@@ -147,7 +147,7 @@ def test_stop_now_does_not_wait_for_running_trials(tmp_path: Path, monkeypatch: 
     assert "suspends its running trials and stops" in asked.stderr
     _, words = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "asked to stop; everything finished is saved. Running were 0, 1: " in words
+    assert "asked to stop; everything finished is saved. Trials 0, 1 were running: " in words
 
 
 def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_study_of_crashes_has_failed(tmp_path: Path) -> None:
 
 def test_a_program_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
     path = command_study(tmp_path, trials=1)
-    ended = run(path, "--set", "objective.command=[no-such-program, '{x}', '{n}']")
+    ended = run(path, "--set", "objective.command=[no-such-program, '{trial}', '{x}', '{y}', '{k}']")
     assert ended.returncode == 2, ended.stderr
     assert "there is no program `no-such-program`" in ended.stderr
 

@@ -212,6 +212,33 @@ def test_rows_that_are_not_found_are_needed_unless_others_are_given(tmp_path: Pa
     assert {left.key for left in found.left} >= {"dataset"}
 
 
+def test_every_part_of_a_llamafactory_data_set_is_used_or_left(tmp_path: Path) -> None:
+    entries = json.loads(INFO)
+    entries["mine"] |= {"num_samples": 50, "split": "train"}
+    entries["mine"]["columns"] |= {"system": "system", "history": "before"}
+    entries["theirs"] |= {"folder": "v2", "tags": {"user_tag": "human", "assistant_tag": "bot"}}
+    entries["theirs"]["columns"] = {"messages": "conversations", "system": "system", "tools": "functions"}
+    (tmp_path / "rows").mkdir()
+    info = tmp_path / "rows" / "dataset_info.json"
+    info.write_text(json.dumps(entries))
+    found = foreign.read(put(tmp_path, LLAMAFACTORY))
+    assert [source["format"] for source in found.values["data"]["sources"]] == ["dolly", "sharegpt"]
+    assert {str(left) for left in found.left if left.key.startswith("dataset_info.json")} == {
+        f"dataset_info.json: {part} (no counterpart in study.yaml)"
+        for part in (
+            "mine.num_samples: 50",
+            "mine.columns.system: system",
+            "mine.columns.history: before",
+            "theirs.folder: v2",
+            "theirs.columns.tools: functions",
+            "theirs.tags.assistant_tag: bot",
+        )
+    }
+    info.write_text(json.dumps({**entries, "theirs": {**entries["theirs"], "ranking": True}}))
+    with pytest.raises(InputError, match=r"settings\.yml:11: dataset: `theirs` is preference data"):
+        foreign.read(put(tmp_path, LLAMAFACTORY))
+
+
 @pytest.mark.parametrize("tool", ["axolotl", "llamafactory"])
 def test_validation_rows_of_their_own_file_go_there_and_back(tmp_path: Path, tool: str) -> None:
     own = {"path": "/rows/held.jsonl", "format": "messages"}

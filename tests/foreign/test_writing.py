@@ -184,11 +184,19 @@ def test_the_data_of_each_tool() -> None:
     factory = written("llamafactory", sources=EVERY_FORMAT, data={"mixture": "repeat"})
     assert factory["dataset"] == "rows,dolly,asked,chat,chat_2"
     assert (factory["mix_strategy"], factory["interleave_probs"]) == ("interleave_over", "0.25,0.25,0.2,0.2,0.1")
+    every = study(sources=EVERY_FORMAT, data={"mixture": "cap"})
+    info = json.loads(foreign.files("llamafactory", every)["dataset_info.json"])
+    assert info["chat"]["columns"] == {"messages": "messages", "system": "system", "tools": "tools"}
+    assert any("`system` or `tools`" in note for note in foreign.notes("llamafactory", every))
     embedded = study(sources=[{"embedded": "python-stdlib-describe"}])
     assert [source.path for source in embedded.sources] == ["python-stdlib-describe.jsonl"]
     chats = [{"path": "/c.jsonl", "format": "messages"}]
     assert written("trl", sources=chats)["assistant_only_loss"] is True
     assert written("trl", sources=chats, data={"train_on": "everything"})["assistant_only_loss"] is False
+    sharegpt = study(sources=[{"path": "/c.jsonl", "format": "sharegpt"}])
+    assert any("rewrite them as `messages`" in note for note in foreign.notes("trl", sharegpt))
+    mixed = study(sources=[{"path": "/c.jsonl", "format": "messages"}, {"path": "/a.jsonl", "format": "alpaca"}])
+    assert any("rows of one kind" in note for note in foreign.notes("trl", mixed))
     assert written("llamafactory", sources=chats, data={"train_on": "last"})["mask_history"] is True
     assert written("axolotl", sources=chats, data={"train_on": "everything"})["train_on_inputs"] is True
 
@@ -239,10 +247,10 @@ def test_the_unsloth_script_learns_the_answers(tmp_path: Path) -> None:
     alpaca = {"instruction": "the quick", "input": "brown", "output": "fox"}
     chat, template = study(), study(facts={**FACTS, "prompt": "alpaca"})
     for found, row, kind, learned in (
-        (chat, {"messages": messages}, "messages", "brown fox[end]\nover[end]\n"),
-        (chat, {"conversations": sharegpt}, "sharegpt", "brown fox[end]\nover[end]\n"),
-        (study(data={"train_on": "last"}), {"messages": messages}, "messages", "over[end]\n"),
-        (chat, alpaca, "alpaca", "fox[end]\n"),
+        (chat, {"messages": messages}, "messages", "brown fox[end]over[end]"),
+        (chat, {"conversations": sharegpt}, "sharegpt", "brown fox[end]over[end]"),
+        (study(data={"train_on": "last"}), {"messages": messages}, "messages", "over[end]"),
+        (chat, alpaca, "alpaca", "fox[end]"),
         (template, alpaca, "alpaca", "fox</s>"),
         (template, {"prompt": "the quick", "completion": "brown"}, "prompt-completion", "brown</s>"),
     ):
@@ -254,3 +262,47 @@ def test_the_unsloth_script_learns_the_answers(tmp_path: Path) -> None:
     everything = run(foreign.settings("unsloth", study(data={"train_on": "everything"})))
     row_ = everything["encode"]({"messages": messages}, "messages", tokenizer)
     assert row_["labels"] == row_["input_ids"]
+
+
+def test_the_unsloth_script_reads_tools_and_other_speakers(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(tmp_path)
+    tokenizer.chat_template = "{% if tools %}{{ tools[0].name }}{% endif %}" + tokenizer.chat_template
+    turns = [("human", "the quick"), ("function_call", "look"), ("observation", "brown"), ("gpt", "fox")]
+    sharegpt = {
+        "system": "over",
+        "tools": '[{"name": "look"}]',
+        "conversations": [{"from": speaker, "value": text} for speaker, text in turns],
+    }
+    asked = {"role": "user", "content": "the quick", "weight": None}
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}], "weight": 0}
+    messages = {"tools": None, "messages": [asked, calls, {**asked, "role": "assistant", "content": "fox"}]}
+    encode = run(foreign.settings("unsloth", study()))["encode"]
+    for row, kind, text, learned in (
+        (
+            sharegpt,
+            "sharegpt",
+            "look<s>[system]\nover[end]\n[user]\nthe quick[end]\n[assistant]\nlook[end]\n[tool]\nbrown[end]\n"
+            "[assistant]\nfox[end]",
+            "look[end]fox[end]",
+        ),
+        (
+            messages,
+            "messages",
+            "<s>[user]\nthe quick[end]\n[assistant]\n[end]\n[assistant]\nfox[end]",
+            "fox[end]",
+        ),
+    ):
+        row_ = encode(row, kind, tokenizer)
+        assert tokenizer.decode(row_["input_ids"]) == text
+        assert tokenizer.decode([label for label in row_["labels"] if label != -100]) == learned
+
+
+def test_axolotl_learns_what_every_speaker_of_an_answer_says() -> None:
+    found = study(sources=[{"path": path, "format": "sharegpt"} for path in ("/c.jsonl", "/d.jsonl")])
+    text = foreign.settings("axolotl", found)
+    roles = yaml_file.parse(text).values["datasets"][1]["roles"]
+    assert "&" not in text
+    assert {"gpt", "function_call"} <= set(roles["assistant"])
+    assert "observation" in roles["tool"]
+    for tool in ("axolotl", "unsloth"):
+        assert any("`function_call`" in note for note in foreign.notes(tool, found))
