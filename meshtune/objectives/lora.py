@@ -87,6 +87,7 @@ class LoraObjective:
                 self._base = load_model(self.spec.model, self.device)
             machine.reset_peak(self.device)
             run.begin()
+            yield Progress(request.trial, request.attempt)  # the worker's clock starts with the first word
             outcome = yield from (self._measure(run) if request.measure is not None else self._train(run))
         except Suspended:
             return

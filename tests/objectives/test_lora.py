@@ -57,6 +57,7 @@ def test_a_trial(make: MakeObjective, tmp_path: Path) -> None:
     events = list(make().evaluate([Request(3, GOOD, seed=0)]))
     *progress, outcome = events
     assert isinstance(outcome, Outcome)
+    assert progress[0] == Progress(3, 1), "its clock starts, before the first step"
     assert all(isinstance(event, Progress) for event in progress)
     told = [event.validation_loss for event in progress if isinstance(event, Progress) and event.validation_loss]
     assert tuple(told) == outcome.losses
