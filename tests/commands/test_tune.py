@@ -129,6 +129,12 @@ def test_a_second_sigterm_ends_it_at_once(announced: bool) -> None:
     process.stdout.close()
 
 
+def test_an_empty_folder_of_checkpoints_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "study" / "checkpoints").mkdir(parents=True)
+    assert run(command_study(tmp_path, sampler="random"), "--trials", 1).returncode == 0
+    assert not (tmp_path / "study" / "checkpoints").exists()
+
+
 def test_a_time_limit_stops_in_time(tmp_path: Path) -> None:
     path = command_study(tmp_path)
     limited = run(path, "--trials", 1000, "--time-limit", "4s")
