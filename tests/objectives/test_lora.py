@@ -136,7 +136,7 @@ def test_measuring(make: MakeObjective) -> None:
     assert test.loss not in (None, same.loss)
     assert untuned.loss is not None
     assert untuned.loss > trained.loss + 0.1  # type: ignore[operator]
-    assert crashed.ending is Ending.CRASHED
+    assert (crashed.ending, crashed.retry) == (Ending.CRASHED, False)
     assert "there is no adapter" in crashed.message
 
 
@@ -179,7 +179,7 @@ def test_cancelled(make: MakeObjective, tmp_path: Path) -> None:
     """Closing ends it within a step, and the objective can go on."""
     objective = make()
     events = objective.evaluate([Request(0, {**GOOD, "epochs": 10_000}, seed=0), Request(1, GOOD, seed=0)])
-    assert isinstance(next(events), Progress)
+    assert [next(events), isinstance(next(events), Progress)] == [Progress(0, 1), True]  # begun, and a step
     events.close()  # type: ignore[attr-defined]  # it would take hours to its end
     assert not (tmp_path / "adapters").exists()
     (alone,) = run(make(), Request(2, GOOD, seed=0))

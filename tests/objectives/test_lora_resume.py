@@ -137,6 +137,6 @@ def test_a_measurement_is_suspended_too(make: MakeSpec) -> None:
     """It has nothing to save, and no outcome."""
     objective = LoraObjective(make(), "cpu", 1)
     events = objective.evaluate([Request(-1, {}, 0, measure="validation")])
-    next(events)
+    assert [next(events), isinstance(next(events), Progress)] == [Progress(-1, 1), True]  # begun, and at work
     objective.suspend()
     assert not [event for event in events if isinstance(event, Outcome)]
