@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.errors import InputError, MeshtuneError
+from meshtune.errors import InputError, Interrupted, MeshtuneError
 
 if TYPE_CHECKING:
     import optuna
@@ -259,11 +259,17 @@ class Study:
         """Train a trial's point (its number, `best` or `baseline`) once more, into the folder `out`.
 
         all_data: on validation and test rows too. epochs, seed: in place of the trial's. Returns what came of it, as
-        plain values. An interrupted call goes on from its checkpoint. Raises InputError as `export` does.
+        plain values. Raises InputError as `export` does, and KeyboardInterrupt, whose text says what is saved: the same
+        call goes on from there. It had some seconds for that, unless a second interrupt came.
         """
         from meshtune.commands.train import train
 
-        done: dict[str, Any] = train(self.folder, Path(out), trial=trial, all_data=all_data, epochs=epochs, seed=seed)
+        try:
+            done: dict[str, Any] = train(
+                self.folder, Path(out), trial=trial, all_data=all_data, epochs=epochs, seed=seed
+            )
+        except Interrupted as error:
+            raise KeyboardInterrupt(str(error)) from None
         return done
 
     # -- how it shows itself

@@ -179,13 +179,16 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train the chosen point once more, into a folder to take away; run it again to continue."""
+    from meshtune.commands.signals import Signals
     from meshtune.commands.train import told
     from meshtune.commands.train import train as run
     from meshtune.commands.train_view import TrainView
     from meshtune.commands.watch import console_for
 
     with TrainView(console_for(stderr=True)) as view:
-        result = run(study, out, trial=trial, all_data=all_data, epochs=epochs, seed=seed, report=view.show)
+        result = run(
+            study, out, trial=trial, all_data=all_data, epochs=epochs, seed=seed, report=view.show, signals=Signals()
+        )
     typer.echo(told(result), err=True)
     _print_result(result, as_json)
 

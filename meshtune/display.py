@@ -192,7 +192,7 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
             return dataclasses.asdict(progress)
         case Told(trial) if trial.outcome is not None:
             outcome = dataclasses.asdict(trial.outcome)
-            return {name: value for name, value in outcome.items() if name != "row_losses"}
+            return {name: value for name, value in outcome.items() if name not in ("row_losses", "retry")}
         case Retried(outcome):
             return {"trial": outcome.trial, "attempt": outcome.attempt, "message": outcome.message}
         case Finished(reason, complete):

@@ -16,7 +16,7 @@ from typing import Any
 
 from meshtune import answers
 from meshtune.budget import Stop
-from meshtune.errors import MeshtuneError
+from meshtune.errors import InputError, MeshtuneError
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.selection.statistics import Difference, Mean, mean_interval, paired_difference
@@ -62,7 +62,8 @@ def gather(
 ) -> Iterator[StudyEvent | Outcome]:
     """Run requests that are no trials; yields their progress and outcomes. Ends early where `stop()` says so.
 
-    Raises MeshtuneError where one does not complete, after so many attempts where it crashes.
+    Raises MeshtuneError where one does not complete, after so many attempts where it crashes; InputError, at once,
+    where the input is at fault.
     """
     queue = list(requests)
     running: dict[int, Request] = {}
@@ -83,6 +84,8 @@ def gather(
                 yield Running(event)
                 continue
             request = running.pop(event.trial)
+            if event.ending is Ending.CRASHED and not event.retry:
+                raise InputError(f"{_WHAT[request.measure]}: {event.message}")
             if event.ending is Ending.CRASHED and event.attempt < attempts:
                 queue.append(dataclasses.replace(request, attempt=event.attempt + 1))
                 yield Retried(event)

@@ -105,8 +105,9 @@ def run(
 ) -> Iterator[StudyEvent]:
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
-    Pending trials of an interrupted run are evaluated first. `attempts` crashes end a trial as `crashed`. `holding()`
-    raises where the study is no longer ours to write to; it is asked before anything that arrived is told.
+    Pending trials of an interrupted run are evaluated first. `attempts` crashes, or one that would come again, end
+    a trial as `crashed`. `holding()` raises where the study is no longer ours to write to; it is asked before anything
+    that arrived is told.
     """
     begun = time.monotonic() - record.elapsed
     queue = deque(trial.request(threads, timeout) for trial in record.pending)
@@ -144,7 +145,7 @@ def run(
                 yield Running(event)
                 continue
             running.discard(event.trial)
-            if event.ending is Ending.CRASHED and (event.attempt < attempts or grace is not None):
+            if event.ending is Ending.CRASHED and event.retry and (event.attempt < attempts or grace is not None):
                 again = record.trials[event.trial].request(threads, timeout)
                 queue.appendleft(dataclasses.replace(again, attempt=event.attempt + 1))
                 yield Retried(event)

@@ -123,6 +123,7 @@ class Outcome:
         row_losses: of a measurement: per row, the summed loss and the number of label tokens, in row order.
         message: last words for people, where something went wrong.
         extra: further small numbers by name, as an objective reports them.
+        retry: of a crash: whether another attempt may end otherwise; False where the input is at fault.
     """
 
     trial: int
@@ -138,6 +139,7 @@ class Outcome:
     row_losses: tuple[tuple[float, int], ...] = ()
     message: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
+    retry: bool = True
 
 
 Event = Progress | Outcome

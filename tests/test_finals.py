@@ -1,9 +1,12 @@
 """What is measured beside the trials ends early where it is asked to, and is made up for by the next run."""
 
+import pytest
+
 from meshtune.budget import Stop
+from meshtune.errors import InputError, MeshtuneError
 from meshtune.finals import gather
 from meshtune.study import Running, StudyEvent
-from meshtune.trial import Outcome, Request
+from meshtune.trial import Ending, Outcome, Request
 from tests.test_study import AtOnce, Suspended
 
 REQUESTS = [Request(number, {"x": 0.5}, seed=0, measure="test") for number in (-1, -2, -3)]
@@ -16,6 +19,26 @@ def outcomes(events: list[StudyEvent | Outcome]) -> list[int]:
 
 def test_all_are_measured() -> None:
     assert sorted(outcomes(list(gather(AtOnce(), REQUESTS, 3)))) == [-3, -2, -1]
+
+
+@pytest.mark.parametrize(
+    ("retry", "attempts", "error", "words"),
+    [
+        (True, 3, MeshtuneError, "measuring on the test rows ended as crashed: boom. The evaluation failed"),
+        (False, 1, InputError, "measuring on the test rows: boom$"),
+    ],
+)
+def test_a_crash_is_tried_again_where_that_may_help(
+    retry: bool, attempts: int, error: type[MeshtuneError], words: str
+) -> None:
+    def crashing(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom", retry=retry)
+
+    worker = AtOnce(crashing)
+    with pytest.raises(error, match=words) as caught:
+        list(gather(worker, REQUESTS[:1], 3))
+    assert type(caught.value) is error
+    assert len(worker.submitted) == attempts
 
 
 def test_asked_to_stop_it_lets_what_runs_finish() -> None:

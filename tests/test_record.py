@@ -1,5 +1,6 @@
 """The record: an ordered log that is complete after any moment at which its writer dies."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from meshtune.config import SamplerConfig
 from meshtune.distributions import distributions
 from meshtune.errors import InputError, StudyMismatch
 from meshtune.record import Record
-from meshtune.recorded import flatten
+from meshtune.recorded import flatten, read_outcome
 from meshtune.samplers.build import build
 from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome
@@ -100,6 +101,12 @@ def test_a_tell_that_was_cut_in_its_middle_is_finished_on_opening(tmp_path: Path
     stored = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'cut.db'}")
     assert stored.trials[0].state is TrialState.COMPLETE
     assert stored.trials[0].intermediate_values == {1: 2.0, 2: 1.5}
+
+
+def test_an_outcome_without_the_fields_that_came_later_is_read() -> None:
+    fields = dataclasses.asdict(ended(0, loss=1.0))
+    del fields["retry"]
+    assert read_outcome(fields) == ended(0, loss=1.0)
 
 
 def test_a_late_answer_is_discarded(tmp_path: Path) -> None:

@@ -134,6 +134,16 @@ def test_a_crash_is_tried_again_and_then_told(tmp_path: Path) -> None:
     assert endings == [Ending.COMPLETE, Ending.CRASHED, Ending.COMPLETE, Ending.COMPLETE]
 
 
+def test_a_crash_that_would_come_again_is_told_at_once(tmp_path: Path) -> None:
+    def crashing(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom", retry=False)
+
+    record, worker = opened(tmp_path), AtOnce(crashing)
+    events_of(record, worker, sampler("random"), Budget(trials=4), attempts=3)
+    assert [request.trial for request in worker.submitted] == list(range(4))
+    assert [trial.outcome for trial in opened(tmp_path).told] == [trial.outcome for trial in record.told]
+
+
 def test_stop_lets_running_trials_end_and_keeps_the_rest_pending(tmp_path: Path) -> None:
     record = opened(tmp_path)
 

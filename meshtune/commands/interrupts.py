@@ -19,6 +19,8 @@ from meshtune.commands.signals import GRACE_SECONDS
 class Interrupts:
     """The interrupts that came while `taken` was open. Until `cooperative` is set, the first one ends the call too."""
 
+    interrupted = True  # what stops a call is always the user; see `meshtune.commands.signals`
+
     def __init__(self) -> None:
         self.cooperative = False
         self.count = 0

@@ -1,7 +1,7 @@
 """Signals as requests to stop: what a batch system or a terminal sends becomes a `Stop` that the loop asks for.
 
-SIGTERM, SIGUSR1, SIGUSR2 and SIGINT (Ctrl-C) suspend what runs. A second SIGTERM or Ctrl-C ends the process at once,
-and its children with it. While nothing can be suspended yet (`cooperative` is False), a signal raises
+SIGTERM, SIGUSR1, SIGUSR2 and SIGINT (Ctrl-C) suspend what runs. A SIGTERM or Ctrl-C after another of these two ends the
+process at once, and its children with it. While nothing can be suspended yet (`cooperative` is False), a signal raises
 KeyboardInterrupt instead. Signals reach the main thread only: elsewhere, as in a server, none is taken.
 """
 
@@ -62,7 +62,7 @@ class Signals:
 
     def _on(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self._came and self._ends(number, now):
+        if self._ends(number, now):
             os._exit(INTERRUPTED if number == signal.SIGINT else STOPPED)
         self._came.append((number, now))
         if self._stop is None:
@@ -74,7 +74,9 @@ class Signals:
             raise KeyboardInterrupt
 
     def _ends(self, number: int, now: float) -> bool:
-        """Whether a further signal ends the process: not what merely repeats or announces."""
-        if number == signal.SIGINT:
-            return True
-        return number == signal.SIGTERM and all(now - when > REPEAT_SECONDS for _, when in self._came)
+        """Whether a signal ends the process: the second that is urgent, where it does not merely repeat the first."""
+        urgent = (signal.SIGINT, signal.SIGTERM)
+        earlier = [when for kind, when in self._came if kind in urgent]
+        if number not in urgent or not earlier:
+            return False
+        return number == signal.SIGINT or now - earlier[-1] > REPEAT_SECONDS

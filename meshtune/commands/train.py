@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune.commands import takeaway
 from meshtune.commands.chosen import Chosen, choose, describe
+from meshtune.commands.interrupts import Interrupts
 from meshtune.commands.prepared import need_training
 from meshtune.commands.signals import Signals
 from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy
@@ -70,6 +71,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     report: Report | None = None,
+    signals: Signals | Interrupts | None = None,
 ) -> dict[str, Any]:
     """Train a point of the study once more into the folder `out`; the same call goes on after an interruption.
 
@@ -77,6 +79,7 @@ def train(
         path: of the study. trial: `best`, `baseline` or a number. epochs, seed: in place of the trial's own.
         all_data: train on the validation and test rows too; then no loss is measured and the last epoch is kept.
         report: is told `Progress` and lines of text.
+        signals: takes what asks for an end; None: Ctrl-C alone, without ending the process.
 
     Returns what `training.json` holds, and `folder`.
 
@@ -92,9 +95,8 @@ def train(
     with takeaway.writing(unfinished):
         unfinished.mkdir(parents=True, exist_ok=True)
         takeaway.write_json(unfinished / SETTINGS, job.settings)
-    signals = Signals()
-    signals.cooperative = True
-    with signals.taken(), lease(unfinished), _kept_if_saved(unfinished):
+    signals = signals or Interrupts()
+    with lease(unfinished), _kept_if_saved(unfinished, signals), signals.taken():
         if (unfinished / CHECKPOINT).exists():
             say(f"going on with the unfinished training in {unfinished}")
         result = _trained(job, unfinished, signals, say)
@@ -135,14 +137,25 @@ def _job(chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None
 
 
 @contextlib.contextmanager
-def _kept_if_saved(unfinished: Path) -> Iterator[None]:
-    """Where something ends the training, leave its folder only if there is a checkpoint to go on from."""
+def _kept_if_saved(unfinished: Path, signals: Signals | Interrupts) -> Iterator[None]:
+    """Where something ends the training, leave its folder only if there is a checkpoint to go on from.
+
+    Raises Interrupted or Stopped, which say how to go on, where it was a signal.
+    """
+    from meshtune.training.steps import Suspended
+
     try:
         yield
-    except BaseException:
-        if not (unfinished / CHECKPOINT).exists():
+    except BaseException as error:
+        saved = (unfinished / CHECKPOINT).exists()
+        if not saved:
             shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+        if not isinstance(error, Suspended | KeyboardInterrupt):
+            raise
+        text = "nothing of the training was saved; run the same command again to start over"
+        if saved:
+            text = f"the training is saved in {unfinished}; run the same command again to continue"
+        raise (Interrupted if signals.interrupted else Stopped)(f"interrupted: {text}") from None
 
 
 def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
@@ -164,13 +177,13 @@ def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
         raise InputError([*faults, Fault(advice, unfinished)])
 
 
-def _trained(job: _Job, unfinished: Path, signals: Signals, say: Report) -> Retrained:
+def _trained(job: _Job, unfinished: Path, signals: Signals | Interrupts, say: Report) -> Retrained:
     from meshtune.data.batches import Rows
     from meshtune.training import machine
     from meshtune.training.chosen_trainer import trainer_of
     from meshtune.training.models import load_model
     from meshtune.training.retrain import Joined, retrain
-    from meshtune.training.steps import Checkpoint, Diverged, Suspended
+    from meshtune.training.steps import Checkpoint, Diverged
 
     training = job.chosen.study.config.training
     train_rows, validation, test = (Rows.open(job.data, side) for side in ("train", "validation", "test"))
@@ -184,8 +197,10 @@ def _trained(job: _Job, unfinished: Path, signals: Signals, say: Report) -> Retr
         say(f"{note}; this training keeps its last, epoch {job.recipe.epochs} (`--epochs`)")
     say("loading the model")
     try:
+        base = load_model(job.chosen.model, job.device)
+        signals.cooperative = True  # from here on there is something to save
         return retrain(
-            load_model(job.chosen.model, job.device),
+            base,
             Joined([train_rows, validation, test]) if job.all_data else train_rows,
             None if job.all_data else validation,
             job.recipe,
@@ -195,11 +210,6 @@ def _trained(job: _Job, unfinished: Path, signals: Signals, say: Report) -> Retr
             checkpoint=checkpoint,
             report=lambda event: say(_shown(job, event)),
         )
-    except Suspended:
-        text = f"the training is saved in {unfinished}; run the same command again to continue"
-        if not (unfinished / CHECKPOINT).exists():
-            text = "nothing of the training was saved; run the same command again to start over"
-        raise (Interrupted if signals.interrupted else Stopped)(f"interrupted: {text}") from None
     except Diverged as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # going on would come to the same end
         raise MeshtuneError(f"the training diverged: {error}. Another seed or another trial may not") from error

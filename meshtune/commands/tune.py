@@ -59,6 +59,7 @@ def tune(
         )
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
         _write_effective(study)
+        stack.callback(_remove_empty, study.folder / "checkpoints")
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
@@ -166,6 +167,12 @@ def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
         adapter = trial.outcome.adapter if trial.outcome is not None else None
         if adapter is not None and trial.number not in kept:
             shutil.rmtree(folder / adapter, ignore_errors=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder in which nothing lies, once no process of ours can write to it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _recorded_block_size(study: Located) -> int | None:

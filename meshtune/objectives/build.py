@@ -13,10 +13,11 @@ from meshtune.trial import Outcome, Progress, Request
 class Objective(Protocol):
     """Evaluates requests: the seam between workers and what is optimized.
 
-    `evaluate(requests)` yields progress at any time and exactly one outcome a request, as each ends. It does not raise
-    for what an evaluation does: that is an ending. Closing the iterator cancels what is unfinished and leaves nothing
-    running. `suspend()`, from another thread: save what runs, where that can be done, so that the same request goes on
-    from there in another process, and end the iterator soon, without outcomes for what is unfinished.
+    `evaluate(requests)` yields progress at any time and exactly one outcome a request, as each ends. The first word
+    about a request comes once what it needs is loaded: it starts the clock of the timeout. It does not raise for what
+    an evaluation does: that is an ending. Closing the iterator cancels what is unfinished and leaves nothing running.
+    `suspend()`, from another thread: save what runs, where that can be done, so that the same request goes on from
+    there in another process, and end the iterator soon, without outcomes for what is unfinished.
     """
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:

@@ -6,7 +6,6 @@ crashes again without having got to another save, what was saved may be the reas
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -31,7 +30,5 @@ def before_attempt(folder: Path, attempt: int) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Remove a trial's checkpoint, and the folder of all of them with the last one."""
+    """Remove a trial's checkpoint. The folder of all of them stays: another process may be saving into it."""
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # others lie there
-        folder.parent.rmdir()

@@ -87,6 +87,7 @@ class LoraObjective:
                 self._base = load_model(self.spec.model, self.device)
             machine.reset_peak(self.device)
             run.begin()
+            yield Progress(request.trial, request.attempt)  # the worker's clock starts with the first word
             outcome = yield from (self._measure(run) if request.measure is not None else self._train(run))
         except Suspended:
             return
@@ -99,7 +100,9 @@ class LoraObjective:
             if not out and not isinstance(error, InputError):
                 traceback.print_exc()  # to the worker's log
             message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            outcome = run.ended(Ending.OUT_OF_MEMORY if out else Ending.CRASHED, message=message)
+            # What is wrong with the input stays wrong, but for a file that cannot be read now.
+            retry = not isinstance(error, InputError) or isinstance(error.__cause__, OSError)
+            outcome = run.ended(Ending.OUT_OF_MEMORY if out else Ending.CRASHED, message=message, retry=retry)
         machine.free(self.device)
         try:
             yield outcome

@@ -1,6 +1,7 @@
 """Trials on this machine: one process a visible device, each holding its own objective; on a CPU one, or as asked.
 
-A process that dies gives its trials the ending `crashed` (with its log's last words) and is replaced. Processes see
+A process that dies gives its trials the ending `crashed` (with its log's last words) and is replaced. So is one that
+does not end a request in time, counted from its first word about it, or that says no word for an hour. Processes see
 one GPU each (CUDA_VISIBLE_DEVICES), live in sessions of their own, and end with the coordinator.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import subprocess
@@ -25,6 +27,7 @@ from meshtune.workers.child import READY, SUSPEND
 
 START_ATTEMPTS = 3
 GRACE_SECONDS = 60.0  # past a request's timeout: the objective should have ended it by itself
+LOAD_SECONDS = 3600.0  # for the first word about a request: loading a base is no part of its timeout, and may be slow
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class _Child:
     ready: bool = False
     text: bytes = b""
     running: dict[int, Request] = field(default_factory=dict)
-    deadline: float | None = None
+    begun: bool = False  # whether it has told anything of what runs
+    deadline: float = math.inf
 
 
 class LocalWorker:
@@ -87,7 +91,7 @@ class LocalWorker:
             if child is None:
                 raise WorkerError("more requests were submitted than processes are free")
             child.running[request.trial] = request
-            child.deadline = None if request.timeout is None else time.monotonic() + request.timeout + GRACE_SECONDS
+            child.begun, child.deadline = False, time.monotonic() + LOAD_SECONDS
             self._send(child, [json.loads(to_json(request))])
 
     def events(self, timeout: float) -> list[Event]:
@@ -98,8 +102,13 @@ class LocalWorker:
             if not self._read(key.data):
                 self._died(key.data)
         for index, child in enumerate(self._children):
-            if child.deadline is not None and child.running and time.monotonic() > child.deadline:
+            if not child.running or time.monotonic() <= child.deadline:
+                continue
+            if child.begun:
                 self._replace(index, Ending.TIMED_OUT, "the process did not end at the timeout and was killed")
+            else:
+                message = f"the process said nothing for {LOAD_SECONDS:g} s, as one that cannot load, and was killed"
+                self._replace(index, Ending.CRASHED, message)
         events = list(self._waiting)
         self._waiting.clear()
         return events
@@ -188,6 +197,10 @@ class LocalWorker:
             event = from_json(line.decode())
             if isinstance(event, Request) or event.trial not in child.running:
                 continue
+            if not child.begun:  # its clock has just started
+                timeout = child.running[event.trial].timeout
+                child.begun = True
+                child.deadline = math.inf if timeout is None else time.monotonic() + timeout + GRACE_SECONDS
             if isinstance(event, Outcome):
                 del child.running[event.trial]
             self._waiting.append(event)

@@ -198,6 +198,47 @@ def test_an_interrupt_ends_it_and_the_same_command_finishes_it(study: Path, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
 
+NOTEBOOK = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import meshtune
+from meshtune.commands.train import train
+from meshtune.errors import Interrupted
+from meshtune.trial import Progress
+study, out = meshtune.load(sys.argv[1]), Path(sys.argv[2])
+usual = signal.getsignal(signal.SIGINT)
+others = (signal.SIGTERM, signal.SIGUSR1)
+def interrupt():
+    while signal.getsignal(signal.SIGINT) is usual:
+        time.sleep(0.001)
+    print(*(signal.getsignal(number).name for number in others))
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+try:
+    study.train(out, trial="baseline", epochs=15)
+except KeyboardInterrupt as error:
+    print(error)
+print(signal.getsignal(signal.SIGINT) is usual, out.with_name("out.unfinished").exists())
+def twice(event):
+    if isinstance(event, Progress):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+try:
+    train(study.folder, out, trial="baseline", epochs=15, report=twice)
+except Interrupted as error:
+    print(error)
+"""
+
+
+def test_in_a_notebook_interrupts_end_the_call_and_not_the_process(study: Path, tmp_path: Path) -> None:
+    """One while the model is loaded, when nothing can be saved; then two at once while it is trained."""
+    command = [sys.executable, "-c", NOTEBOOK, str(study), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ended = "interrupted: nothing of the training was saved; run the same command again to start over"
+    assert done.stdout.splitlines() == ["SIG_DFL SIG_DFL", ended, "True False", ended]
+
+
 @pytest.mark.parametrize(
     ("trial", "message"),
     [

@@ -114,8 +114,9 @@ def test_what_a_batch_system_sends_suspends_what_runs(
     assert not list((tmp_path / "study").glob("*lease*"))
 
 
-def test_a_second_sigterm_ends_it_at_once() -> None:
-    """While the first one still waits for trials to save themselves."""
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_second_sigterm_ends_it_at_once(announced: bool) -> None:
+    """While the first one still waits for trials to save themselves; what announced it some time before is not one."""
     signals = "import time\nfrom meshtune.commands.signals import Signals\n"
     signals += "s = Signals()\ns.cooperative = True\nwith s.taken():\n    print('up', flush=True)\n"
     signals += "    while s.stop() is None:\n        time.sleep(0.01)\n    print(s.stop(), flush=True)\n"
@@ -123,12 +124,21 @@ def test_a_second_sigterm_ends_it_at_once() -> None:
     process = subprocess.Popen([sys.executable, "-c", signals], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGTERM)
-    assert process.stdout.readline() == "Stop(reason='SIGTERM came', seconds=20.0)\n"
-    time.sleep(2.1)
-    process.send_signal(signal.SIGTERM)
+    first = signal.SIGUSR1 if announced else signal.SIGTERM
+    process.send_signal(first)
+    assert process.stdout.readline() == f"Stop(reason='{first.name} came', seconds=20.0)\n"
+    for _ in range(1 + announced):
+        time.sleep(2.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 75
     process.stdout.close()
+
+
+def test_an_empty_folder_of_checkpoints_does_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "study" / "checkpoints").mkdir(parents=True)
+    assert run(command_study(tmp_path, sampler="random"), "--trials", 1).returncode == 0
+    assert not (tmp_path / "study" / "checkpoints").exists()
 
 
 def test_a_time_limit_stops_in_time(tmp_path: Path) -> None:

@@ -76,6 +76,6 @@ def test_a_metric_that_fails_is_named_and_nothing_half_written(
 ) -> None:
     made = objective(tiny_model_folder, tiny_data, tmp_path, metric)
     ended = outcome(made, Request(-1, {}, seed=0, measure="answers"))
-    assert ended.ending is Ending.CRASHED
+    assert (ended.ending, ended.retry) == (Ending.CRASHED, False)
     assert words in ended.message
     assert not (tmp_path / "evaluation").exists()

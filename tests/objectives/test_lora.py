@@ -57,6 +57,7 @@ def test_a_trial(make: MakeObjective, tmp_path: Path) -> None:
     events = list(make().evaluate([Request(3, GOOD, seed=0)]))
     *progress, outcome = events
     assert isinstance(outcome, Outcome)
+    assert progress[0] == Progress(3, 1), "its clock starts, before the first step"
     assert all(isinstance(event, Progress) for event in progress)
     told = [event.validation_loss for event in progress if isinstance(event, Progress) and event.validation_loss]
     assert tuple(told) == outcome.losses
@@ -135,7 +136,7 @@ def test_measuring(make: MakeObjective) -> None:
     assert test.loss not in (None, same.loss)
     assert untuned.loss is not None
     assert untuned.loss > trained.loss + 0.1  # type: ignore[operator]
-    assert crashed.ending is Ending.CRASHED
+    assert (crashed.ending, crashed.retry) == (Ending.CRASHED, False)
     assert "there is no adapter" in crashed.message
 
 
@@ -178,7 +179,7 @@ def test_cancelled(make: MakeObjective, tmp_path: Path) -> None:
     """Closing ends it within a step, and the objective can go on."""
     objective = make()
     events = objective.evaluate([Request(0, {**GOOD, "epochs": 10_000}, seed=0), Request(1, GOOD, seed=0)])
-    assert isinstance(next(events), Progress)
+    assert [next(events), isinstance(next(events), Progress)] == [Progress(0, 1), True]  # begun, and a step
     events.close()  # type: ignore[attr-defined]  # it would take hours to its end
     assert not (tmp_path / "adapters").exists()
     (alone,) = run(make(), Request(2, GOOD, seed=0))

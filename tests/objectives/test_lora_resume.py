@@ -65,7 +65,7 @@ def test_suspended_then_killed_equals_neither(make: MakeSpec, tmp_path: Path) ->
     """In three processes, one after the other: the losses, tokens and adapter of one that ran alone."""
     (tmp_path / "whole").mkdir()
     whole = outcome_of(LoraObjective(make(tmp_path / "whole"), "cpu", 1), LONG)
-    assert not (tmp_path / "whole" / checkpoints.FOLDER).exists()
+    assert not (tmp_path / "whole" / checkpoints.FOLDER / "0").exists()
     spec = ObjectiveSpec("lora", make().model_dump(mode="json"))
     places = [Place("cpu", {"OMP_NUM_THREADS": "1"}, 1)]
     first = LocalWorker(spec, places, tmp_path)
@@ -94,7 +94,7 @@ def test_suspended_then_killed_equals_neither(make: MakeSpec, tmp_path: Path) ->
     assert (ended.loss, ended.losses, ended.training_losses) == (whole.loss, whole.losses, whole.training_losses)
     assert ended.tokens == whole.tokens
     assert files(tmp_path / "adapters" / "0") == files(tmp_path / "whole" / "adapters" / "0")
-    assert not (tmp_path / checkpoints.FOLDER).exists()
+    assert not (tmp_path / checkpoints.FOLDER / "0").exists()
     assert "Traceback" not in (tmp_path / "logs" / "worker-0.log").read_text()
 
 
@@ -111,13 +111,13 @@ def suspended(spec: LoraSpec, request: Request) -> Path:
 
 
 def test_the_timeout_counts_all_seconds(make: MakeSpec) -> None:
-    """Also those before the checkpoint; and a trial that has timed out leaves none."""
+    """Also those before the checkpoint; a trial that has timed out leaves none, and takes away no other's folder."""
     folder = suspended(make(), LONG)
     late = outcome_of(
         LoraObjective(make(), "cpu", 1), Request(0, LONG.hyperparameters, seed=0, threads=1, timeout=1e-3)
     )
     assert late.ending is Ending.TIMED_OUT
-    assert not folder.parent.exists()
+    assert list(folder.parent.iterdir()) == []
 
 
 def test_a_crash_keeps_the_checkpoint_for_one_retry(make: MakeSpec) -> None:
@@ -137,6 +137,6 @@ def test_a_measurement_is_suspended_too(make: MakeSpec) -> None:
     """It has nothing to save, and no outcome."""
     objective = LoraObjective(make(), "cpu", 1)
     events = objective.evaluate([Request(-1, {}, 0, measure="validation")])
-    next(events)
+    assert [next(events), isinstance(next(events), Progress)] == [Progress(-1, 1), True]  # begun, and at work
     objective.suspend()
     assert not [event for event in events if isinstance(event, Outcome)]

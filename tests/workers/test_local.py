@@ -13,7 +13,7 @@ from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.testing.processes import gone
 from meshtune.testing.workers import WorkerContract, collect
-from meshtune.trial import Ending, Request
+from meshtune.trial import Ending, Progress, Request
 from meshtune.workers.local import LocalWorker, Place
 from meshtune.workers.places import places, visible_gpus
 from meshtune.workers.seam import Worker
@@ -105,6 +105,40 @@ def test_what_does_not_end_when_suspended_is_killed(tmp_path: Path) -> None:
         worker.suspend(0.0)
         assert gone(children)
         assert worker.events(0.1) == []
+    finally:
+        worker.close()
+
+
+def test_a_timeout_counts_from_the_first_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading is no part of it, however slow; and each request has a clock of its own."""
+    monkeypatch.setattr("meshtune.workers.local.GRACE_SECONDS", 0)
+    worker = local(tmp_path, 1)
+    try:
+        (child,) = worker.pids
+        os.kill(child, signal.SIGSTOP)  # as one that loads for long
+        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0, timeout=1.5)])
+        time.sleep(1.6)
+        assert worker.events(0) == []
+        os.kill(child, signal.SIGCONT)
+        assert [outcome.loss for outcome in collect(worker, 1)] == [9]
+        worker.submit([Request(1, {"x": 3, "do": "sleep"}, seed=0, timeout=1.5)])
+        assert isinstance(worker.events(20)[0], Progress)
+        os.kill(child, signal.SIGSTOP)  # as one that hangs
+        (outcome,) = collect(worker, 1)
+        assert (outcome.ending, outcome.message[:31]) == (Ending.TIMED_OUT, "the process did not end at the ")
+        assert gone([child])
+    finally:
+        worker.close()
+
+
+def test_one_that_never_says_a_word_has_crashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshtune.workers.local.LOAD_SECONDS", 0)
+    worker = local(tmp_path, 1)
+    try:
+        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0)])
+        (outcome,) = collect(worker, 1)
+        assert outcome.ending is Ending.CRASHED
+        assert "said nothing" in outcome.message
     finally:
         worker.close()
 
