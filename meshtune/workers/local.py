@@ -57,13 +57,23 @@ class LocalWorker:
 
     Args:
         spec: the objective. places: one a process. folder: the study's; logs go to `<folder>/logs/`.
+        grace: seconds past a request's timeout before its process is killed. load: seconds for its first word.
 
     Raises:
         WorkerError: a process keeps dying before it is ready.
     """
 
-    def __init__(self, spec: ObjectiveSpec, places: Sequence[Place], folder: Path):
+    def __init__(
+        self,
+        spec: ObjectiveSpec,
+        places: Sequence[Place],
+        folder: Path,
+        *,
+        grace: float = GRACE_SECONDS,
+        load: float = LOAD_SECONDS,
+    ):
         self._spec = spec
+        self._grace, self._load = grace, load
         self._folder = folder
         self._selector = selectors.DefaultSelector()
         self._starts = 0
@@ -91,7 +101,7 @@ class LocalWorker:
             if child is None:
                 raise WorkerError("more requests were submitted than processes are free")
             child.running[request.trial] = request
-            child.begun, child.deadline = False, time.monotonic() + LOAD_SECONDS
+            child.begun, child.deadline = False, time.monotonic() + self._load
             self._send(child, [json.loads(to_json(request))])
 
     def events(self, timeout: float) -> list[Event]:
@@ -107,7 +117,7 @@ class LocalWorker:
             if child.begun:
                 self._replace(index, Ending.TIMED_OUT, "the process did not end at the timeout and was killed")
             else:
-                message = f"the process said nothing for {LOAD_SECONDS:g} s, as one that cannot load, and was killed"
+                message = f"the process said nothing for {self._load:g} s, as one that cannot load, and was killed"
                 self._replace(index, Ending.CRASHED, message)
         events = list(self._waiting)
         self._waiting.clear()
@@ -200,7 +210,7 @@ class LocalWorker:
             if not child.begun:  # its clock has just started
                 timeout = child.running[event.trial].timeout
                 child.begun = True
-                child.deadline = math.inf if timeout is None else time.monotonic() + timeout + GRACE_SECONDS
+                child.deadline = math.inf if timeout is None else time.monotonic() + timeout + self._grace
             if isinstance(event, Outcome):
                 del child.running[event.trial]
             self._waiting.append(event)

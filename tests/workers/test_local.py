@@ -38,8 +38,8 @@ def spec(folder: Path) -> ObjectiveSpec:
     return ObjectiveSpec("command", fields)
 
 
-def local(folder: Path, count: int = 2) -> LocalWorker:
-    return LocalWorker(spec(folder), [Place("cpu", {}, 1)] * count, folder)
+def local(folder: Path, count: int = 2, **seconds: float) -> LocalWorker:
+    return LocalWorker(spec(folder), [Place("cpu", {}, 1)] * count, folder, **seconds)
 
 
 class TestLocal(WorkerContract):
@@ -109,10 +109,9 @@ def test_what_does_not_end_when_suspended_is_killed(tmp_path: Path) -> None:
         worker.close()
 
 
-def test_a_timeout_counts_from_the_first_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_counts_from_the_first_word(tmp_path: Path) -> None:
     """Loading is no part of it, however slow; and each request has a clock of its own."""
-    monkeypatch.setattr("meshtune.workers.local.GRACE_SECONDS", 0)
-    worker = local(tmp_path, 1)
+    worker = local(tmp_path, 1, grace=0)
     try:
         (child,) = worker.pids
         os.kill(child, signal.SIGSTOP)  # as one that loads for long
@@ -131,9 +130,8 @@ def test_a_timeout_counts_from_the_first_word(tmp_path: Path, monkeypatch: pytes
         worker.close()
 
 
-def test_one_that_never_says_a_word_has_crashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("meshtune.workers.local.LOAD_SECONDS", 0)
-    worker = local(tmp_path, 1)
+def test_one_that_never_says_a_word_has_crashed(tmp_path: Path) -> None:
+    worker = local(tmp_path, 1, load=0)
     try:
         worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0)])
         (outcome,) = collect(worker, 1)
