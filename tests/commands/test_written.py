@@ -11,7 +11,7 @@ from meshtune.commands.takeaway import _way, readable
 def test_the_way_to_the_study_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "alice"
     monkeypatch.setenv("HOME", str(home))
-    assert _way(home / "work" / "study", home / "model") == "../work/study"
+    assert _way(home / "projects" / "study", home / "model") == "../projects/study"
     assert _way(tmp_path / "data" / "study", tmp_path / "out") == "../data/study"
     assert _way(home / "study", tmp_path / "public" / "model") is None
     assert _way(tmp_path / "home" / "bob" / "study", tmp_path / "model") is None
