@@ -126,7 +126,7 @@ def test_the_finalists_answered_validation_rows(whole: Path) -> None:
     answers = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in folder.glob("evaluation/answers/*")}
     assert set(answers) == {"untuned", *(f"trial-{number}" for number in kept)}, "with metrics, all kept adapters"
     assert all(len(lines) == 4 for lines in answers.values())
-    assert set(json.loads(answers["untuned"][0])) == {"row", "prompt", "reference", "answer", "scores"}
+    assert set(json.loads(answers["untuned"][0])) == {"row", "prompt", "reference", "answer", "scores", "made"}
 
 
 def test_a_baseline_outside_the_space_is_trained_beside_the_trials(tiny_model_folder: Path, tmp_path: Path) -> None:
