@@ -9,11 +9,11 @@ Standard library only.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from meshtune import whole_file
 from meshtune.errors import Fault, InputError, StorageError
 
 FOLDER = Path("evaluation") / "answers"  # in the study's folder
@@ -48,10 +48,8 @@ def read_all(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Write a file, whole or not at all. Raises StorageError."""
-    aside = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-        os.replace(aside, path)
+        whole_file.write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from error

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.errors import InputError, Interrupted, MeshtuneError
+from meshtune.errors import InputError, Interrupted, MeshtuneError, need
 
 if TYPE_CHECKING:
     import optuna
@@ -304,9 +304,7 @@ class Study:
         return result(self.folder, name, self.status())
 
     def _figure(self, name: str) -> Any:
-        from meshtune.results import needs
-
-        needs("plotly", "a figure")
+        need("a figure", "plotly")
         from meshtune.report import figures
 
         draw: Callable[[Values], Any] = getattr(figures, name)

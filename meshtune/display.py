@@ -22,7 +22,7 @@ from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.study import Finished, Opened, Proposed, Retried, Running, Stage, Started, StudyEvent, Told
 from meshtune.trial import Ending
-from meshtune.words import duration, number, point, with_interval
+from meshtune.words import duration, point, result_table
 
 
 class Display:
@@ -204,21 +204,12 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
 
 
 def summary(console: Console, status: Mapping[str, Any]) -> None:
-    """The table at the end, the verdict, and how to load the best adapter."""
-    tested = any((status.get(name) or {}).get("test_loss") is not None for name in ("untuned", "baseline", "best"))
-    columns = ["", "hyperparameters", "validation loss", *(["test loss", "best minus this (95 %)"] if tested else [])]
+    """The table at the end."""
+    titles, rows = result_table(status)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        justify: Literal["left", "right"] = "left" if column in ("", "hyperparameters") else "right"
-        table.add_column(column, justify=justify, no_wrap=True)
-    for name in ("untuned", "baseline", "best"):
-        entry = status.get(name)
-        if entry is None:
-            continue
-        title = f"best (trial {entry['trial']})" if name == "best" else name
-        hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
-        difference = status.get(f"best_against_{name}")
-        interval = with_interval(difference) if difference else ""
-        cells = [title, hyperparameters, number(entry["loss"]), number(entry.get("test_loss")), interval]
-        table.add_row(*map(Text, cells[: len(columns)]))  # as text: rich reads markup in strings
+    for title in titles:
+        justify: Literal["left", "right"] = "left" if title in ("", "hyperparameters") else "right"
+        table.add_column(title, justify=justify, no_wrap=True)
+    for cells in rows:
+        table.add_row(*map(Text, cells))  # as text: rich reads markup in strings
     console.print(table)

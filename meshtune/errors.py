@@ -7,6 +7,7 @@ allowed and what to do. Standard library only.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,13 @@ class MissingExtra(InputError):
 
     def __init__(self, purpose: str, package: str, install: str):
         super().__init__(f"{purpose} needs the package `{package}`, which is not installed. Install it: {install}")
+
+
+def need(purpose: str, *packages: str) -> None:
+    """Raise MissingExtra where a package of the extra `train` is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(purpose, package, "pip install 'meshtune[train]'")
 
 
 class StudyMismatch(InputError):

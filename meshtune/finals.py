@@ -1,4 +1,4 @@
-"""The comparison on rows that the search never saw: untuned, baseline and best, each measured once.
+"""What is measured beside the search: untuned, baseline and best on rows that it never saw, and their answers.
 
 Losses by row stand in `<study>/evaluation/test.json`, so that any pair can be compared later and a continued search
 measures only what is new.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune import answers
+from meshtune import answers, whole_file
 from meshtune.budget import Stop
 from meshtune.errors import InputError, MeshtuneError
 from meshtune.record import Record
@@ -186,6 +185,4 @@ def _rows(entry: dict[str, Any]) -> list[tuple[float, int]]:
 def _write(folder: Path, measured: dict[str, dict[str, Any]]) -> None:
     path = folder / "evaluation" / "test.json"
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(measured), encoding="utf-8")
-    os.replace(aside, path)
+    whole_file.write(path, json.dumps(measured))

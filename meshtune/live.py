@@ -32,9 +32,8 @@ class RunningTrial:
 
     def take(self, progress: Progress) -> None:
         """Take note of a progress."""
-        loss = progress.training_loss if progress.training_loss is not None else None
-        if loss is not None:
-            self.losses.append(loss)
+        if progress.training_loss is not None:
+            self.losses.append(progress.training_loss)
         self.progress = progress
 
 
@@ -45,7 +44,7 @@ class Panel:
     Attributes:
         running: running trials by number. block: the number of the newest block; members: its trials; told: how many
             of them have ended.
-        history: losses of the trials that have ended, in order, without those that have none.
+        history: losses of the trials that have ended, in order; infinite where one has none.
         best, baseline: losses, None where there are none yet. best_trial: the best's number.
         done, total: trials ended and to be done (None: no limit of trials).
         elapsed: seconds of search. left: expected seconds, None where not known.

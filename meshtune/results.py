@@ -6,15 +6,14 @@ Plain functions of what was read; nothing here opens the record. Frames need pan
 from __future__ import annotations
 
 import html
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune import answers
-from meshtune.errors import MissingExtra
-from meshtune.words import number, point, verdict
+from meshtune.errors import need
+from meshtune.words import number, point, result_table, verdict
 
 if TYPE_CHECKING:
     import pandas
@@ -101,29 +100,16 @@ def in_words(folder: Path, status: Values) -> str:
 
 def in_html(folder: Path, status: Values) -> str:
     """A study as a small table, for notebooks."""
-    names = [name for name in ("untuned", "baseline", "best") if status[name] is not None]
-    tested = any(status[name]["test_loss"] is not None for name in names)
-    titles = ["", "hyperparameters", "validation loss", *(["test loss"] if tested else [])]
-    lines = [_row("th", titles)]
-    for name in names:
-        entry = status[name]
-        title = f"best (trial {entry['trial']})" if name == "best" else name
-        what = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
-        lines.append(_row("td", [title, what, number(entry["loss"]), number(entry["test_loss"])][: len(titles)]))
+    titles, rows = result_table(status)
+    lines = [_row("th", titles[:4]), *(_row("td", cells[:4]) for cells in rows)]  # without the interval
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
     head = f"<b>{html.escape(str(folder))}</b>: {status['state']}; trials: {html.escape(counts) or 'none'}"
     end = f"<p>{html.escape(verdict(status))}</p>" if status["state"] == "finished" else ""
     return f"<div><p>{head}</p><table>{''.join(lines)}</table>{end}</div>"
 
 
-def needs(package: str, purpose: str) -> None:
-    """Raises MissingExtra where a package of the extra `train` is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise MissingExtra(purpose, package, "pip install 'meshtune[train]'")
-
-
 def _frame(rows: Sequence[Values], columns: Sequence[str]) -> pandas.DataFrame:
-    needs("pandas", "a frame")
+    need("a frame", "pandas")
     import pandas
 
     found = list(dict.fromkeys(name for row in rows for name in row))

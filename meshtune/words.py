@@ -42,6 +42,22 @@ def with_interval(difference: Mapping[str, Any]) -> str:
     return f"{mean:+.4f}" if low is None else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
+def result_table(status: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Titles, and a row for each of untuned, baseline and best; the test columns only where one of them was tested."""
+    entries = {name: status[name] for name in ("untuned", "baseline", "best") if status.get(name) is not None}
+    tested = any(entry.get("test_loss") is not None for entry in entries.values())
+    titles = ["", "hyperparameters", "validation loss", *(["test loss", "best minus this (95 %)"] if tested else [])]
+    rows = []
+    for name, entry in entries.items():
+        title = f"best (trial {entry['trial']})" if name == "best" else name
+        hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
+        difference = status.get(f"best_against_{name}")
+        interval = with_interval(difference) if difference else ""
+        cells = [title, hyperparameters, number(entry["loss"]), number(entry.get("test_loss")), interval]
+        rows.append(cells[: len(titles)])
+    return titles, rows
+
+
 def load_lines(status: Mapping[str, Any]) -> str | None:
     """Three lines of Python that load the best adapter in plain PEFT."""
     best = status.get("best")

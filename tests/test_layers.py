@@ -41,7 +41,7 @@ LAYERS = [
     {"hyperparameters"},
     {"yaml_file"},
     {"trial", "answers", "imported", "child_signals"},
-    {"errors"},
+    {"errors", "whole_file"},
 ]
 
 # Where each heavy library may be imported, at the top or inside a function.

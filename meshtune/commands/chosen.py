@@ -50,6 +50,13 @@ class Chosen:
         return self.study.config.model
 
     @property
+    def test_loss(self) -> float | None:
+        """The loss on the test rows, None where it was not measured."""
+        name = "baseline" if self.trial is None else f"trial-{self.trial}"
+        loss: float | None = finals.read(self.study.folder).get(name, {}).get("loss")
+        return loss
+
+    @property
     def training(self) -> Mapping[str, Any]:
         """The study's training section as it was run: `precision` is the one that was used."""
         section: Mapping[str, Any] = self.record.notes["fixed"]["training"]
@@ -91,8 +98,6 @@ def describe(chosen: Chosen) -> dict[str, Any]:
     difference = finals.best_against(record, study.folder, "untuned")
     kept = ("trials", "best", "baseline", "untuned", "best_against_baseline", "state")
     shown = {name: _without_adapter(status[name]) for name in kept}
-    measured = finals.read(study.folder)
-    key = "baseline" if chosen.trial is None else f"trial-{chosen.trial}"
     return {
         "meshtune": __version__,
         "versions": versions(),
@@ -103,7 +108,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
             "best": chosen.best,
             "hyperparameters": dict(chosen.hyperparameters),
             "loss": chosen.outcome.loss if chosen.outcome is not None else None,
-            "test_loss": measured[key]["loss"] if key in measured else None,
+            "test_loss": chosen.test_loss,
         },
         "study": {
             **shown,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshtune import finals, foreign
+from meshtune import foreign
 from meshtune.commands import takeaway
 from meshtune.commands.chosen import Chosen, choose, kept_epoch
 from meshtune.commands.status import of_record
@@ -72,14 +72,13 @@ def _of_point(chosen: Chosen) -> foreign.ForeignStudy:
     summary = load(chosen.study.folder / "data").summary
     mixed = [source.format for source in summary.sources if source.side == "mix"]
     sources = config.data.sources if config.data is not None else ()
-    name = finals.baseline_name(record) if chosen.trial is None else f"trial-{chosen.trial}"
     facts = {
         "study": chosen.study.folder.name,
         "trial": chosen.trial,
         "loss": outcome.loss if outcome is not None else None,
         "epoch": kept_epoch(outcome, at) if outcome is not None and outcome.ending is Ending.COMPLETE else None,
         **{f"{which}_loss": (status[which] or {}).get("loss") for which in ("baseline", "untuned")},
-        "test_loss": finals.read(chosen.study.folder).get(name, {}).get("loss"),
+        "test_loss": chosen.test_loss,
         "precision": chosen.training["precision"],
         "prompt": summary.prompt,
         "formats": dict(zip((source.name for source in sources), mixed, strict=True)),

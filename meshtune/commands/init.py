@@ -6,11 +6,11 @@ the text against the types in `meshtune.config`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from meshtune import whole_file
 from meshtune.errors import InputError, StorageError, nearest
 
 NAME = "study.yaml"
@@ -114,14 +114,10 @@ def write(folder: Path, written: str) -> Path:
     path = folder / NAME
     if path.exists():
         raise InputError(f"{path} is there already: remove it, or name another folder")
-    aside = path.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside.write_text(written, encoding="utf-8")
-        aside.replace(path)
+        whole_file.write(path, written)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the fault that is reported is the first one
-            aside.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
     return path
 

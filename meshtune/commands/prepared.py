@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from meshtune import metrics, presets
 from meshtune.commands.locate import Located
 from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig
-from meshtune.errors import Fault, InputError, MissingExtra, StudyMismatch
+from meshtune.errors import Fault, InputError, StudyMismatch, need
 from meshtune.imported import portable
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
@@ -142,9 +141,7 @@ def _lora(
 
 def need_training() -> None:
     """Raises MissingExtra where a package that training needs is not installed."""
-    for package in ("torch", "transformers", "peft", "accelerate", "datasets"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra("the training of adapters", package, "pip install 'meshtune[train]'")
+    need("the training of adapters", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
 def rows(

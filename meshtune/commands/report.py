@@ -6,17 +6,15 @@ renames them into place.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from meshtune import whole_file
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.status import of_record
-from meshtune.errors import InputError, MissingExtra, StorageError
+from meshtune.errors import InputError, StorageError, need
 from meshtune.record import Record
 
 DEFAULT = Path("report") / "index.html"  # in the study's folder
@@ -33,9 +31,7 @@ def report(
     Raises InputError where a study was not started or a path is named twice, MissingExtra without plotly or Jinja2,
     StorageError where the page cannot be written.
     """
-    for package in ("plotly", "jinja2"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra("the report", package, "pip install 'meshtune[train]'")
+    need("the report", "plotly", "jinja2")
     if folder is not None and len(paths) > 1:
         raise InputError("`--folder` is of one study: name the folders of several studies instead of their YAMLs")
     studies = [existing(path, folder=folder) for path in paths]
@@ -126,12 +122,8 @@ def _manifest(study: Located) -> dict[str, Any] | None:
 
 
 def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
+        whole_file.write(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):  # it may not be there, nor its folder
-            aside.unlink()
         raise StorageError(f"{path}: the report cannot be written ({error.strerror})") from error

@@ -6,9 +6,9 @@ The request is a file in the study's folder, so that it reaches a coordinator on
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
+from meshtune import whole_file
 from meshtune.budget import Stop
 from meshtune.commands.locate import existing, locate
 from meshtune.lease import Holder, holder
@@ -27,9 +27,7 @@ def stop(path: Path, *, folder: Path | None = None, now: bool = False) -> Holder
     if running is None:
         existing(path, folder=folder)  # says so where it was never started
         return None
-    aside = place / f"{REQUEST}.part"
-    aside.write_text(NOW if now else "", encoding="utf-8")
-    os.replace(aside, place / REQUEST)
+    whole_file.write(place / REQUEST, NOW if now else "")
     return running
 
 

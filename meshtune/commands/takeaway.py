@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from meshtune import whole_file
 from meshtune.errors import Fault, InputError, StorageError
 
 FACTS = "training.json"
@@ -117,7 +118,5 @@ def read_facts(folder: Path, trial: str | int = "best") -> tuple[dict[str, Any],
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write aside, then into place."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    """Write plain values, whole or not at all. Raises OSError."""
+    whole_file.write(path, json.dumps(values, indent=2) + "\n")

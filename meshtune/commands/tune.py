@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, finals, metrics
+from meshtune import config_file, finals, metrics, whole_file
 from meshtune.budget import Budget, Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
@@ -189,9 +189,7 @@ def _write_effective(study: Located) -> None:
     path = study.folder / EFFECTIVE
     text = config_file.dump(study.config)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        aside = path.with_suffix(".part")
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        whole_file.write(path, text)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
 from meshtune.config import SamplerConfig
-from meshtune.errors import InputError, MissingExtra
+from meshtune.errors import InputError, MissingExtra, need
 from meshtune.samplers import own
 from meshtune.samplers.rebuilt import Build, NumberedQMC, RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
@@ -45,8 +45,7 @@ def build(
         case "random":
             return rebuilt(lambda s, _: RandomSampler(seed=s, **options))
         case "gp":
-            if importlib.util.find_spec("torch") is None:
-                raise MissingExtra("the sampler `gp`", "torch", "pip install 'meshtune[train]'")
+            need("the sampler `gp`", "torch")
             return rebuilt(lambda s, _: GPSampler(seed=s, **options))
         case "qmc":
             return rebuilt(lambda _, number: NumberedQMC(seed, number, **options))
