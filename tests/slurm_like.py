@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshtune.testing.processes import descendants
+from meshtune.testing.processes import descendants, gone
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "slurm" / "study.sbatch"
@@ -84,9 +84,12 @@ def _end(job: "subprocess.Popen[bytes]", end: str, inside: Callable[[], bool], g
     if end != "kill":
         with contextlib.suppress(subprocess.TimeoutExpired):
             job.wait(grace)
-    for pid in {job.pid} | descendants(job.pid) if job.poll() is None else ():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    if job.poll() is None:
+        family = {*descendants(job.pid)}
+        for pid in {job.pid, *family}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert gone(family), "a job that was killed lives on"  # else the next one finds the study held
 
 
 def _program(path: Path, body: str) -> None:
