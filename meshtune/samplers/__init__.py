@@ -1,1 +1,5 @@
-"""Samplers: Optuna `BaseSampler`s that also say how many points they can propose without waiting."""
+"""Optimizers: what proposes points. `MadsSampler` is for any Optuna study."""
+
+from meshtune.samplers.mads import MadsSampler
+
+__all__ = ["MadsSampler"]

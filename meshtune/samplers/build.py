@@ -64,7 +64,10 @@ def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], *
         )
     from meshtune.samplers.mads import MadsSampler
 
-    return _try(config, lambda: MadsSampler(search_space, **given, **config.options))
+    return _try(
+        config,
+        lambda: MadsSampler(search_space=search_space, hidden_constraints=("ending",), **given, **config.options),
+    )
 
 
 def _try(config: SamplerConfig, make: Callable[[], S]) -> S:

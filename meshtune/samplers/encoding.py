@@ -1,65 +1,134 @@
 """Optuna's distributions as NOMAD's variables, and back.
 
-Reals keep their value, logarithmic ones their logarithm to base 10; integers, steps and categories count from 0.
+Reals keep their value. Logarithmic ones, integers among them, are reals: the logarithm to base 10, rounded where it is
+decoded. Other integers and steps count from 0, and so do categories, in the order in which they are given: neighbours
+in that order are near to each other for MADS. A boolean is a category of two.
+
+Several coordinates may decode to one point. What makes two points the same is their `key`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from meshtune.errors import SamplerError
-from meshtune.samplers.nomad import Point
+
+Point = tuple[float, ...]
 
 
-def key(point: Sequence[float]) -> Point:
-    """What makes two points the same: coordinates to 9 digits, since decoding and encoding costs the last few."""
-    return tuple(round(coordinate, 9) + 0.0 for coordinate in point)  # + 0.0 turns -0.0 into 0.0
+class Encoding:
+    """A search space as NOMAD sees it.
+
+    Args:
+        space: distributions by name; those in which there is nothing to choose are left out.
+
+    Attributes:
+        space: the distributions, by name in alphabetical order. integer: whether each variable is a whole number.
+        lower, upper: bounds of the variables, lower < upper.
+
+    Raises:
+        SamplerError: a distribution is none of Optuna's.
+    """
+
+    def __init__(self, space: Mapping[str, BaseDistribution]):
+        ends = {name: _bounds(space[name]) for name in sorted(space) if not space[name].single()}
+        ends = {name: (low, high) for name, (low, high) in ends.items() if low < high}
+        self.space = {name: space[name] for name in ends}
+        self.integer = tuple(_whole(distribution) for distribution in self.space.values())
+        self.lower: Point = tuple(low for low, _ in ends.values())
+        self.upper: Point = tuple(high for _, high in ends.values())
+
+    @property
+    def size(self) -> float:
+        """Number of points, infinite where a variable is real."""
+        if not all(self.integer):
+            return math.inf
+        return math.prod(high - low + 1 for low, high in zip(self.lower, self.upper, strict=True))
+
+    @property
+    def middle(self) -> Point:
+        """The middle of the space."""
+        return tuple(
+            float((int(low) + int(high)) // 2) if integer else (low + high) / 2
+            for low, high, integer in zip(self.lower, self.upper, self.integer, strict=True)
+        )
+
+    def has(self, params: Mapping[str, Any]) -> bool:
+        """Whether every variable has a value that lies inside its distribution."""
+        return all(
+            name in params and distribution._contains(_internal(distribution, params[name]))
+            for name, distribution in self.space.items()
+        )
+
+    def encode(self, params: Mapping[str, Any]) -> Point:
+        """Coordinates of a point that the space `has`; reals with 15 digits, as NOMAD's cache holds them."""
+        ends = zip(self.space.items(), self.lower, self.upper, strict=True)
+        return tuple(_to_number(params[name], distribution, low, high) for (name, distribution), low, high in ends)
+
+    def decode(self, point: Sequence[float]) -> dict[str, Any]:
+        """Values by name, inside the distributions."""
+        named = zip(point, self.space.items(), strict=True)
+        return {name: _from_number(number, distribution) for number, (name, distribution) in named}
+
+    def key(self, params: Mapping[str, Any]) -> Point:
+        """What points have in common that are the same: 9 digits, since decoding costs the last few."""
+        return tuple(round(coordinate, 9) + 0.0 for coordinate in self.encode(params))  # + 0.0 turns -0.0 into 0.0
 
 
-def whole(distribution: BaseDistribution) -> bool:
-    """Whether NOMAD sees an integer."""
-    return not isinstance(distribution, FloatDistribution) or distribution.step is not None
+def _internal(distribution: BaseDistribution, value: Any) -> float:
+    try:
+        return distribution.to_internal_repr(value)
+    except (ValueError, TypeError):  # no category, no number
+        return math.nan
 
 
-def bounds(distribution: BaseDistribution) -> tuple[float, float]:
-    """The bounds of NOMAD's variable. Raises SamplerError on a distribution that MADS does not know."""
+def _whole(distribution: BaseDistribution) -> bool:
+    match distribution:
+        case FloatDistribution():
+            return distribution.step is not None
+        case IntDistribution():
+            return not distribution.log
+    return True
+
+
+def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
     match distribution:
         case CategoricalDistribution():
             return 0.0, float(len(distribution.choices) - 1)
+        case IntDistribution() | FloatDistribution() if distribution.log:
+            return math.log10(distribution.low), math.log10(distribution.high)
         case IntDistribution():
             return 0.0, float((distribution.high - distribution.low) // distribution.step)
         case FloatDistribution() if distribution.step is not None:
             return 0.0, float(round((distribution.high - distribution.low) / distribution.step))
-        case FloatDistribution() if distribution.log:
-            return math.log10(distribution.low), math.log10(distribution.high)
         case FloatDistribution():
-            return distribution.low, distribution.high
+            return float(distribution.low), float(distribution.high)
     raise SamplerError(f"MADS cannot search {distribution}")
 
 
-def to_number(value: Any, distribution: BaseDistribution) -> float:
-    """NOMAD's coordinate, inside the bounds; reals with 15 digits, as NOMAD's cache holds them."""
+def _to_number(value: Any, distribution: BaseDistribution, low: float, high: float) -> float:
     match distribution:
         case CategoricalDistribution():
-            return float(distribution.choices.index(value))
-        case IntDistribution():
+            return float(distribution.to_internal_repr(value))
+        case IntDistribution() if not distribution.log:
             return float((int(value) - distribution.low) // distribution.step)
         case FloatDistribution() if distribution.step is not None:
             return float(round((value - distribution.low) / distribution.step))
-    low, high = bounds(distribution)
-    number = math.log10(value) if isinstance(distribution, FloatDistribution) and distribution.log else float(value)
+    log = isinstance(distribution, FloatDistribution | IntDistribution) and distribution.log
+    number = math.log10(value) if log else float(value)
     return min(max(float(f"{number:.15g}"), low), high)
 
 
-def from_number(number: float, distribution: BaseDistribution) -> Any:
-    """The parameter's value, inside the distribution."""
+def _from_number(number: float, distribution: BaseDistribution) -> Any:
     match distribution:
         case CategoricalDistribution():
             return distribution.choices[round(number)]
+        case IntDistribution() if distribution.log:
+            return min(max(round(10.0**number), distribution.low), distribution.high)
         case IntDistribution():
             return distribution.low + round(number) * distribution.step
         case FloatDistribution() if distribution.step is not None:
@@ -68,14 +137,3 @@ def from_number(number: float, distribution: BaseDistribution) -> Any:
             value = 10.0**number if distribution.log else number + 0.0  # NOMAD knows -0.0
             return min(max(value, distribution.low), distribution.high)
     raise SamplerError(f"MADS cannot search {distribution}")
-
-
-def ranges(numbers: Sequence[int]) -> list[list[int]]:
-    """[0, 1, 2, 5] as [[0, 2], [5, 5]]: attributes stay small."""
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ranges

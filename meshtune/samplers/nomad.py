@@ -1,7 +1,7 @@
-"""A NOMAD run in a child process, driven block by block: `ask` for a block, `tell` its values.
+"""A NOMAD run in a child process, driven block by block: `ask` for a block, `tell` its outputs.
 
 Everything that would crash NOMAD is refused here, before the child starts. The child's death, a hang or nonsense is a
-`SamplerError` with the last words of its log. What NOMAD proposes depends only on the `Segment` and the values told.
+`SamplerError` with the last words of its log. What NOMAD proposes depends only on the `Problem` and the outputs told.
 """
 
 from __future__ import annotations
@@ -9,29 +9,50 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from meshtune.errors import SamplerError
+from meshtune.samplers.encoding import Point
 
-Point = tuple[float, ...]
+Outputs = tuple[float, ...]  # objectives, then constraints
 
 HANG_SECONDS = 300.0
-LARGE = 1e20  # told for a start that failed: NOMAD ends at once where its only start has failed
+SEEDS = 1_000_003  # NOMAD draws as many numbers at its start as its seed says: seconds where that is large
+PROGRAM = Path(__file__).with_name("nomad_process.py")
+UNKNOWN = "Unknown parameter:"  # all that NOMAD does about one
+OURS = {  # NOMAD's parameters that follow from the sampler's arguments
+    "BB_EXE": "it is the study's objective",
+    "BB_INPUT_TYPE": "it follows from the search space",
+    "BB_MAX_BLOCK_SIZE": "give `block_size`",
+    "BB_OUTPUT_TYPE": "it follows from the study's directions and constraints",
+    "CACHE_FILE": "give `warm_start`",
+    "DIMENSION": "it follows from the search space",
+    "DMULTIMADS_OPTIMIZATION": "it follows from the study's directions",
+    "FIXED_VARIABLE": "fix values in the search space or by `PartialFixedSampler`",
+    "GRANULARITY": "give distributions with a `step`",
+    "LOWER_BOUND": "it follows from the search space",
+    "MAX_BB_EVAL": "give `n_trials` to `study.optimize`",
+    "SEED": "give `seed`",
+    "UPPER_BOUND": "it follows from the search space",
+    "X0": "give `x0`",
+}
 
 
 @dataclass(frozen=True)
-class Segment:
+class Problem:
     """One run of NOMAD, from which its proposals follow.
 
     Attributes:
         integer: whether each variable is an integer. lower, upper: their bounds, lower < upper.
-        start: the start point. cache: known points with their values (None: failed).
+        start: the start point. cache: known points with their outputs (None: failed).
         seed, block_size, startup: NOMAD's SEED, BB_MAX_BLOCK_SIZE and the size of the Latin-hypercube start.
+        outputs: what a point is told: `OBJ` for each objective, then `PB` or `EB` for each constraint.
         options: further NOMAD parameters, such as `("VNS_MADS_SEARCH yes",)`.
     """
 
@@ -39,10 +60,11 @@ class Segment:
     lower: Point
     upper: Point
     start: Point
-    cache: tuple[tuple[Point, float | None], ...]
+    cache: tuple[tuple[Point, Outputs | None], ...]
     seed: int
     block_size: int
     startup: int
+    outputs: tuple[str, ...] = ("OBJ",)
     options: tuple[str, ...] = ()
 
     def faults(self) -> list[str]:
@@ -62,12 +84,11 @@ class Segment:
         lines = [
             f"DIMENSION {len(self.integer)}",
             f"BB_INPUT_TYPE ( {' '.join('I' if integer else 'R' for integer in self.integer)} )",
-            "BB_OUTPUT_TYPE OBJ",
+            f"BB_OUTPUT_TYPE {' '.join(self.outputs)}",
             f"BB_MAX_BLOCK_SIZE {self.block_size}",
-            "MEGA_SEARCH_POLL yes",
             "EVAL_OPPORTUNISTIC no",
             "DISPLAY_DEGREE 0",
-            f"SEED {self.seed % 2**31}",
+            f"SEED {self.seed % SEEDS}",
             "MAX_BB_EVAL 1000000",
         ]
         if all(self.integer):
@@ -75,49 +96,66 @@ class Segment:
             lines += ["MAX_EVAL 1500", f"LH_SEARCH {self.startup} 4"]
         else:
             lines.append(f"LH_SEARCH {self.startup} 0")
-        if len(self.integer) == 1:
-            lines.append("DIRECTION_TYPE ORTHO 2N")  # the default crashes in one dimension
+        several = self.outputs.count("OBJ") > 1
+        if several:  # search and poll points cannot be mixed; without the Nelder-Mead search its blocks are fuller
+            lines += ["DMULTIMADS_OPTIMIZATION yes", "NM_SEARCH no"]
+        else:
+            lines.append("MEGA_SEARCH_POLL yes")
+        if several or len(self.integer) == 1:
+            lines.append("DIRECTION_TYPE ORTHO 2N")  # the default is refused, or crashes in one dimension
         return lines + list(self.options)
 
     def cache_text(self) -> str | None:
         """The known points in NOMAD's cache format, or None where there are none."""
         if not self.cache:
             return None
-        lines = ["CACHE_HITS 0", "BB_OUTPUT_TYPE OBJ"]
-        for point, value in self.cache:
-            ending = "BB_EVAL_FAILED (  )" if value is None else f"BB_EVAL_OK ( {value:.17g} )"
+        lines = ["CACHE_HITS 0", f"BB_OUTPUT_TYPE {' '.join(self.outputs)}"]
+        for point, outputs in self.cache:
+            ending = "BB_EVAL_FAILED (  )" if outputs is None else f"BB_EVAL_OK ( {_text(outputs)} )"
             coordinates = " ".join(f"{coordinate:.15g}" for coordinate in point)
             lines.append(f"( {coordinates} ) {ending} SURROGATE_EVAL_NOT_STARTED ( )")
         return "\n".join(lines) + "\n"
 
 
+def option_lines(options: Mapping[str, object]) -> tuple[str, ...]:
+    """NOMAD parameters by name as its lines; truth values as yes and no. Raises ValueError on those that are ours."""
+    faults = [
+        f"`{name}` cannot be given in nomad_options: {OURS[name.upper()]}" for name in options if name.upper() in OURS
+    ]
+    if faults:
+        raise ValueError("; ".join(faults))
+    words = {True: "yes", False: "no"}
+    return tuple(f"{name} {words[v] if isinstance(v, bool) else v}" for name, v in options.items())
+
+
 class Nomad:
     """A running child. `ask` and `tell` alternate; `close` ends it."""
 
-    def __init__(self, segment: Segment):
-        if faults := segment.faults():
+    def __init__(self, problem: Problem):
+        if faults := problem.faults():
             raise SamplerError("NOMAD cannot be started: " + "; ".join(faults))
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the child)
-        read, write = os.pipe()
+        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (lives as long as the child, which writes at its end)
+        self._asked = False
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "meshtune.samplers.nomad_process", "--fd", str(write)],
+            [sys.executable, str(PROGRAM)],
             stdin=subprocess.PIPE,
-            stdout=self._log,
+            stdout=subprocess.PIPE,
             stderr=self._log,
-            pass_fds=(write,),
             start_new_session=True,  # keeps the terminal's Ctrl-C away
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        os.close(write)
-        self._in = os.fdopen(read, "rb")
-        run = {
-            "start": segment.start,
-            "lower": segment.lower,
-            "upper": segment.upper,
-            "parameters": segment.parameters(),
-            "cache": segment.cache_text(),
-        }
-        self._send(run)
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._in, self._out = self._child.stdout, self._child.stdin
+        self._send(
+            {
+                "start": problem.start,
+                "lower": problem.lower,
+                "upper": problem.upper,
+                "parameters": problem.parameters(),
+                "cache": problem.cache_text(),
+            }
+        )
 
     @property
     def pid(self) -> int:
@@ -126,27 +164,37 @@ class Nomad:
 
     def ask(self) -> list[Point] | None:
         """The next block, or None where NOMAD has ended. Raises SamplerError where the child died or hangs."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._in, selectors.EVENT_READ)
-            if not selector.select(HANG_SECONDS):
-                self._fail(f"gave no answer for {HANG_SECONDS:.0f} seconds")
+        hung = threading.Event()
+
+        def end_it() -> None:
+            hung.set()
+            self._child.kill()
+
+        watch = threading.Timer(HANG_SECONDS, end_it)
+        watch.daemon = True
+        watch.start()
         line = self._in.readline()
+        watch.cancel()
         if not line.endswith(b"\n"):
-            self._fail("died")
+            self._fail(f"gave no answer for {HANG_SECONDS:.0f} seconds" if hung.is_set() else "died")
+        if not self._asked:
+            self._asked = True
+            if unknown := [word for word in self._words() if word.startswith(UNKNOWN)]:
+                self.close()
+                raise SamplerError(f"nomad_options: NOMAD does not know them. {'; '.join(unknown)}")
         message = json.loads(line)
         if "end" in message:
             return None
         return [tuple(float(value) for value in point) for point in message["block"]]
 
-    def tell(self, values: Sequence[float | None]) -> None:
-        """Answer the block that `ask` gave: a finite value for each point, or None where the evaluation failed."""
-        self._send([None if value is None else f"{value:.17g}" for value in values])
+    def tell(self, answers: Sequence[Outputs | None]) -> None:
+        """Answer the block that `ask` gave: finite outputs for each point, or None where the evaluation failed."""
+        self._send([None if outputs is None else _text(outputs) for outputs in answers])
 
     def close(self) -> None:
         """End the child and wait for it. May be called twice."""
-        if self._child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it may be gone already
-                self._child.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it may be gone already
+            self._out.close()
         if self._child.poll() is None:
             self._child.kill()
         self._child.wait()
@@ -154,22 +202,29 @@ class Nomad:
         self._log.close()
 
     def _send(self, message: object) -> None:
-        if self._child.stdin is None:
-            raise SamplerError("NOMAD's child process has no input")
         try:
-            self._child.stdin.write(json.dumps(message).encode() + b"\n")
-            self._child.stdin.flush()
+            self._out.write(json.dumps(message).encode() + b"\n")
+            self._out.flush()
         except OSError:
             self._fail("died")
+
+    def _words(self) -> list[str]:
+        """What NOMAD has printed so far."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").strip().splitlines()
 
     def _fail(self, what: str) -> None:
         if self._child.poll() is None:
             self._child.kill()
         code = self._child.wait()
-        self._log.seek(0)
-        words = self._log.read().decode(errors="replace").strip().splitlines()[-5:]
+        words = self._words()[-5:]
+        self.close()
         raise SamplerError(
             f"NOMAD's child process (pid {self._child.pid}) {what}, exit code {code}."
             + (" Its last words: " + " | ".join(words) if words else " It said nothing.")
             + " The study is safe: run the same command again."
         )
+
+
+def _text(outputs: Outputs) -> str:
+    return " ".join(f"{value:.17g}" for value in outputs)  # with fewer digits a replay would differ

@@ -1,27 +1,36 @@
-"""The child program that owns NOMAD: `python -m meshtune.samplers.nomad_process`. The only file that imports PyNomad.
+"""The child program that owns NOMAD, started by its path. The only file that imports PyNomad.
 
-Standard input brings one JSON line that describes the run, then one line of answers for each block; the descriptor
-named by `--fd` carries out one line a block, and `{"end": reason}`. The program writes no file, leaves
-signals to the coordinator, and ends when its input ends.
+Standard input brings one JSON line that describes the run, then one line of answers for each block; what was standard
+output carries out one line a block, and `{"end": reason}`, and NOMAD's own words go to standard error. The program
+writes no file, leaves signals to the coordinator, and ends when its input ends. It needs nothing but PyNomad and the
+standard library, so that it runs wherever the sampler was installed.
 
-NOMAD crashes on bad input instead of raising: everything is validated by `meshtune.samplers.nomad` before it comes
-here. An exception must never leave the callback (NOMAD would count a failed evaluation and go on).
+NOMAD crashes on bad input instead of raising: everything is validated by `nomad.py` before it comes here. An exception
+must never leave the callback (NOMAD would count a failed evaluation and go on).
 """
 
 from __future__ import annotations
 
+import sys
+
+if sys.path and sys.path[0] == __file__.replace("\\", "/").rpartition("/")[0]:
+    del sys.path[0]  # the sampler's own folder, where Python puts a program's: names there are no modules of ours
+
 import json
 import os
-import sys
+import signal
 from typing import Any, TextIO
 
-from meshtune.child_signals import leave_to_the_coordinator
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # a batch system may send them to every process of a job
 
 
 def main() -> None:
     """Read the run from standard input, then propose blocks until NOMAD ends or the pipe does."""
-    leave_to_the_coordinator()
-    out = os.fdopen(int(sys.argv[sys.argv.index("--fd") + 1]), "w", encoding="utf-8")
+    for name in SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: None)
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     line = sys.stdin.readline()
     if not line:
         os._exit(0)
@@ -52,10 +61,10 @@ def _callback(out: TextIO) -> Any:
         if not answer:
             os._exit(0)  # the parent is gone
         told = json.loads(answer)
-        for point, value in zip(points, told, strict=True):
-            if value is not None:
-                point.setBBO(value.encode())
-        succeeded = [value is not None for value in told]
+        for point, outputs in zip(points, told, strict=True):
+            if outputs is not None:
+                point.setBBO(outputs.encode())
+        succeeded = [outputs is not None for outputs in told]
         return succeeded if several else int(succeeded[0])
 
     def guarded(block: Any) -> list[bool] | int:
@@ -72,7 +81,8 @@ def _unlinked_file(text: str) -> str:
     """A path that NOMAD can read (and write to at its end) and that leaves no file behind."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("nomad-cache")
-        os.write(descriptor, text.encode())
+        with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as file:
+            file.write(text)
         return f"/proc/{os.getpid()}/fd/{descriptor}"
     import atexit
     import tempfile

@@ -12,8 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from meshtune.errors import SamplerError
-from meshtune.samplers.mads import PLACE, MadsSampler
-from meshtune.samplers.nomad import Nomad, Segment
+from meshtune.samplers import MadsSampler
+from meshtune.samplers.ledger import NOTE
+from meshtune.samplers.nomad import Nomad, Problem
 from meshtune.samplers.seam import Sampler
 from meshtune.testing.processes import gone
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search
@@ -23,30 +24,30 @@ X0 = {"rank_log2": 3, "scale": 2.0, "learning_rate": 1e-5, "kind": "a"}
 
 class TestMads(SamplerContract):
     def make(self, space: Space, block_size: int, seed: int) -> Sampler:
-        return MadsSampler(space, x0=X0, block_size=block_size, seed=seed)
+        return MadsSampler(search_space=space, x0=X0, block_size=block_size, seed=seed)
 
 
 def test_the_start_is_evaluated_once_and_answered_from_memory() -> None:
     study = optuna.create_study()
     study.enqueue_trial({**X0, "fixed": 3})
     study.ask(dict(MIXED))
-    sampler = MadsSampler(MIXED, x0=X0, block_size=4, seed=0)
+    sampler = MadsSampler(search_space=MIXED, x0=X0, block_size=4, seed=0)
     search(study, sampler, MIXED, 20)
     sampler.close()
     assert sum(all(params[name] == value for name, value in X0.items()) for params in points(study)) == 1
-    assert PLACE not in study.trials[0].system_attrs
+    assert NOTE not in study.trials[0].system_attrs
 
 
 def test_a_failed_start_does_not_end_the_search() -> None:
     study = optuna.create_study()
-    sampler = MadsSampler(MIXED, x0=X0, n_startup=0, seed=0)
+    sampler = MadsSampler(search_space=MIXED, x0=X0, n_startup=0, seed=0)
     search(study, sampler, MIXED, 12, lambda n, p: TrialState.FAIL if n == 0 else float(p["scale"] ** 2))
     sampler.close()
     assert len(study.trials) == 12
 
 
 def test_it_converges_on_a_smooth_valley() -> None:
-    sampler = MadsSampler(MIXED, x0=X0, seed=0)
+    sampler = MadsSampler(search_space=MIXED, x0=X0, seed=0)
     study = search(optuna.create_study(), sampler, MIXED, 120)
     sampler.close()
     assert study.best_value < 0.01
@@ -65,7 +66,7 @@ def test_it_converges_on_a_smooth_valley() -> None:
 def test_every_point_of_a_finite_space_once_then_exhausted(
     space: dict[str, BaseDistribution], size: int, block_size: int
 ) -> None:
-    sampler = MadsSampler(space, block_size=block_size)
+    sampler = MadsSampler(search_space=space, block_size=block_size)
     study = search(optuna.create_study(), sampler, space, 200, lambda _, p: float(p["a"]))
     assert sampler.available(study) == 0
     sampler.close()
@@ -74,7 +75,7 @@ def test_every_point_of_a_finite_space_once_then_exhausted(
 
 def test_one_real_variable() -> None:
     space = {"x": FloatDistribution(-1.0, 1.0)}
-    sampler = MadsSampler(space, seed=1)
+    sampler = MadsSampler(search_space=space, seed=1)
     study = search(optuna.create_study(), sampler, space, 30, lambda _, p: float((p["x"] - 0.3) ** 2))
     sampler.close()
     assert abs(study.best_params["x"] - 0.3) < 0.05
@@ -82,7 +83,7 @@ def test_one_real_variable() -> None:
 
 def test_maximize() -> None:
     space = {"x": FloatDistribution(-1.0, 1.0), "y": FloatDistribution(-1.0, 1.0)}
-    sampler = MadsSampler(space, seed=1)
+    sampler = MadsSampler(search_space=space, seed=1)
     study = optuna.create_study(direction="maximize")
     search(study, sampler, space, 60, lambda _, p: float(-((p["x"] - 0.3) ** 2) - p["y"] ** 2))
     sampler.close()
@@ -90,39 +91,43 @@ def test_maximize() -> None:
 
 
 def test_plain_optuna_never_waits() -> None:
-    study = optuna.create_study(sampler=MadsSampler(MIXED, block_size=2, seed=0))
+    study = optuna.create_study(sampler=MadsSampler(search_space=MIXED, block_size=2, seed=0))
     asked = [study.ask(dict(MIXED)) for _ in range(9)]
-    assert sum(PLACE in trial.system_attrs for trial in study.trials) == 2
+    assert sum("slot" in trial.system_attrs[NOTE] for trial in study.trials) == 2
     assert len({str(trial.params) for trial in asked}) == 9
     answer_all(study)
     study.sampler.close()  # type: ignore[attr-defined]
 
 
 def test_a_replay_that_differs_stops_and_a_new_segment_goes_on() -> None:
-    study = search(optuna.create_study(), first := MadsSampler(MIXED, x0=X0, block_size=4, seed=0), MIXED, 14)
+    study = search(
+        optuna.create_study(), first := MadsSampler(search_space=MIXED, x0=X0, block_size=4, seed=0), MIXED, 14
+    )
     first.close()
     other = optuna.create_study()
     for trial in study.trials:
-        params = {**trial.params, "scale": -1.234} if trial.number == 9 else trial.params
+        attrs = trial.system_attrs
+        if trial.number == 9:
+            attrs = {**attrs, NOTE: {**attrs[NOTE], "point": [0.0, *attrs[NOTE]["point"][1:]]}}
         other.add_trial(
             optuna.trial.create_trial(
                 state=trial.state,
                 value=trial.value,
-                params=params,
+                params=trial.params,
                 distributions=trial.distributions,
-                system_attrs=trial.system_attrs,
+                system_attrs=attrs,
             )
         )
     with pytest.raises(SamplerError, match="--new-segment"):
-        MadsSampler(MIXED, x0=X0, block_size=4, seed=0).available(other)
-    sampler = MadsSampler(MIXED, x0=X0, block_size=4, seed=0, new_segment=True)
+        MadsSampler(search_space=MIXED, x0=X0, block_size=4, seed=0).available(other)
+    sampler = MadsSampler(search_space=MIXED, x0=X0, block_size=4, seed=0, new_segment=True)
     search(other, sampler, MIXED, 30)
     sampler.close()
-    assert max(trial.system_attrs[PLACE]["segment"] for trial in other.trials) == 1
+    assert {trial.system_attrs[NOTE]["segment"] for trial in other.trials} == {0, 14}
     assert len({str(params) for params in points(other)}) == 30
 
 
-SEGMENT = Segment((False, True), (0.0, 0.0), (1.0, 5.0), (0.5, 2.0), (), seed=0, block_size=2, startup=4)
+SEGMENT = Problem((False, True), (0.0, 0.0), (1.0, 5.0), (0.5, 2.0), (), seed=0, block_size=2, startup=4)
 
 
 def test_the_child_writes_nothing_and_ends_with_close(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +135,7 @@ def test_the_child_writes_nothing_and_ends_with_close(tmp_path: Path, capfd: pyt
     nomad = Nomad(SEGMENT)
     block = nomad.ask()
     assert block is not None
-    nomad.tell([1.0] * len(block))
+    nomad.tell([(1.0,)] * len(block))
     nomad.ask()
     nomad.close()
     assert gone([nomad.pid])
@@ -144,15 +149,15 @@ def test_a_killed_child_is_an_error_that_says_so() -> None:
     os.kill(nomad.pid, signal.SIGKILL)
     assert gone([nomad.pid])
     with pytest.raises(SamplerError, match="exit code -9"):
-        nomad.tell([1.0, 1.0])
+        nomad.tell([(1.0,), (1.0,)])
     nomad.close()
 
 
 def test_the_child_ends_when_its_parent_is_killed() -> None:
     program = (
         "import sys, time\n"
-        "from meshtune.samplers.nomad import Nomad, Segment\n"
-        "n = Nomad(Segment((False,), (0.,), (1.,), (.5,), (), seed=0, block_size=1, startup=2)); n.ask()\n"
+        "from meshtune.samplers.nomad import Nomad, Problem\n"
+        "n = Nomad(Problem((False,), (0.,), (1.,), (.5,), (), seed=0, block_size=1, startup=2)); n.ask()\n"
         "print(n.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -165,20 +170,20 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
 
 
 @pytest.mark.parametrize(
-    "segment",
+    "problem",
     [
-        Segment((False,), (0.0,), (0.0,), (0.0,), (), seed=0, block_size=1, startup=2),
-        Segment((False,), (0.0,), (1.0,), (2.0,), (), seed=0, block_size=1, startup=2),
-        Segment((True,), (0.0,), (3.0,), (1.5,), (), seed=0, block_size=1, startup=2),
+        Problem((False,), (0.0,), (0.0,), (0.0,), (), seed=0, block_size=1, startup=2),
+        Problem((False,), (0.0,), (1.0,), (2.0,), (), seed=0, block_size=1, startup=2),
+        Problem((True,), (0.0,), (3.0,), (1.5,), (), seed=0, block_size=1, startup=2),
     ],
 )
-def test_what_would_crash_nomad_is_refused_before(segment: Segment) -> None:
+def test_what_would_crash_nomad_is_refused_before(problem: Problem) -> None:
     with pytest.raises(SamplerError, match="cannot be started"):
-        Nomad(segment)
+        Nomad(problem)
 
 
 def test_signal_handlers_of_the_host_stay() -> None:
     before = signal.getsignal(signal.SIGINT)
-    search(optuna.create_study(), sampler := MadsSampler(MIXED, seed=0), MIXED, 5)
+    search(optuna.create_study(), sampler := MadsSampler(search_space=MIXED, seed=0), MIXED, 5)
     sampler.close()
     assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,141 @@
+"""The study's trials by what MADS asks about them: who holds a slot of a block, who has evaluated a point.
+
+The note on a trial (system attribute `mads`) says what it was lent:
+`{"segment", "block", "slot", "point", "open": the segment's definition, on its first trial}`, or
+`{"fill": true, "point"}` for a point beyond the block; on a shared storage also `"by"`, the process that runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from meshtune.samplers.encoding import Encoding, Point
+
+NOTE = "mads"
+FIXED = "fixed_params"  # Optuna's attribute of an enqueued trial
+
+Slot = tuple[int, int, int]  # segment, block, index in the block
+
+
+class Ledger:
+    """An index of the trials over one search space, kept up by `update`.
+
+    `trials`: as they were at the last update. `openers`: numbers of the trials that began a segment.
+    """
+
+    def __init__(self, encoding: Encoding, space: str):
+        self._encoding, self._space = encoding, space
+        self._keys: dict[int, Point | None] = {}  # of finished trials
+        self._by_key: dict[Point, int] = {}  # the first finished trial of a point
+        self._lent: dict[Slot, list[int]] = {}
+        self._open: dict[int, Point] = {}  # points that unfinished trials evaluate
+        self.openers: list[int] = []
+        self.trials: Sequence[FrozenTrial] = ()
+
+    def update(self, trials: Sequence[FrozenTrial]) -> None:
+        """Take up what has happened since."""
+        self.trials = trials
+        self._open = {}
+        for trial in trials:
+            number = trial.number
+            if number in self._keys:
+                continue
+            note = trial.system_attrs.get(NOTE, {})
+            if trial.state.is_finished():
+                self._finish(trial)
+            elif (point := self._claimed(trial, note)) is not None and not _abandoned(note):
+                self._open[number] = point
+        self._lend(trials)
+
+    def holder(self, slot: Slot, key: Point) -> int | None:
+        """The trial that answers a slot, finished or not; None where the slot is free.
+
+        A trial to which it was lent answers it if its point is exactly the slot's; else any trial of that point does.
+        """
+        for number in self._lent.get(slot, ()):
+            if self._keys.get(number, self._open.get(number)) == key:
+                return number
+        held = [number for number, point in self._open.items() if point == key]
+        if key in self._by_key:
+            held.append(self._by_key[key])
+        return min(held, default=None)
+
+    def finished(self) -> list[int]:
+        """Numbers of the finished trials that have a point of the space."""
+        return sorted(number for number, key in self._keys.items() if key is not None)
+
+    def lent(self, segment: int) -> Iterator[tuple[Slot, int]]:
+        """Slots of a segment with the numbers of the trials that they were lent to."""
+        return ((slot, number) for slot, numbers in self._lent.items() if slot[0] == segment for number in numbers)
+
+    def is_taken(self, key: Point, but: int = -1) -> bool:
+        """Whether a trial, other than number `but`, has evaluated a point or evaluates it."""
+        return key in self._by_key or any(point == key for number, point in self._open.items() if number != but)
+
+    def visited(self) -> set[Point]:
+        """All points that have a trial."""
+        return set(self._by_key) | set(self._open.values())
+
+    # -- inside
+
+    def _finish(self, trial: FrozenTrial) -> None:
+        key = self._encoding.key(trial.params) if self._encoding.has(trial.params) else None
+        self._keys[trial.number] = key
+        if key is not None:
+            self._by_key[key] = min(self._by_key.get(key, trial.number), trial.number)
+
+    def _claimed(self, trial: FrozenTrial, note: Mapping[str, Any]) -> Point | None:
+        if "point" in note:
+            return tuple(note["point"])
+        params = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+        return self._encoding.key(params) if self._encoding.has(params) else None
+
+    def _lend(self, trials: Sequence[FrozenTrial]) -> None:
+        self._lent, self.openers = {}, []
+        for trial in trials:
+            note = trial.system_attrs.get(NOTE)
+            if note is None or "slot" not in note or note["space"] != self._space:
+                continue
+            self._lent.setdefault((note["segment"], note["block"], note["slot"]), []).append(trial.number)
+            if "open" in note:
+                self.openers.append(trial.number)
+
+
+def ranges(numbers: Iterable[int]) -> list[list[int]]:
+    """[0, 1, 2, 5] as [[0, 2], [5, 5]]: notes stay small."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ranges
+
+
+def members(ranges: Iterable[Sequence[int]]) -> list[int]:
+    """[[0, 2], [5, 5]] as [0, 1, 2, 5]."""
+    return [number for low, high in ranges for number in range(low, high + 1)]
+
+
+def owner() -> str:
+    """This process, as a note names it."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def _abandoned(note: Mapping[str, Any]) -> bool:
+    """Whether the process that ran an unfinished trial on this machine is gone."""
+    host, _, pid = str(note.get("by", "")).rpartition(":")
+    if host != platform.node() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False

@@ -1,0 +1,27 @@
+"""What MADS's proposals follow from, beside the study's trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from meshtune.samplers.warm_start import WarmStart
+
+Barrier = Literal["progressive", "extreme"]
+APriori = Callable[[dict[str, Any]], bool]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `MadsSampler`, see there."""
+
+    seed: int
+    x0: Mapping[str, Any] = field(default_factory=dict)
+    block_size: int | None = None
+    n_startup: int | None = None
+    warm_start: WarmStart | None = None
+    barrier: Barrier = "progressive"
+    a_priori: APriori | None = None
+    hidden: frozenset[str] = frozenset()
+    options: tuple[str, ...] = ()
