@@ -57,6 +57,14 @@ class Encoding:
             for low, high, integer in zip(self.lower, self.upper, self.integer, strict=True)
         )
 
+    def at(self, shares: Sequence[float]) -> Point:
+        """Coordinates from shares between 0 and 1, whole numbers by equal parts."""
+        ends = zip(shares, self.lower, self.upper, self.integer, strict=True)
+        return tuple(
+            min(low + math.floor(share * (high - low + 1)), high) if integer else float(low + share * (high - low))
+            for share, low, high, integer in ends
+        )
+
     def has(self, params: Mapping[str, Any]) -> bool:
         """Whether every variable has a value that lies inside its distribution."""
         return all(

@@ -53,7 +53,8 @@ class MadsSampler(Sampler):
     Args:
         x0: the start point by name, of some or all parameters; the first trial's point, or the middle of the space.
         search_space: Optuna distributions by name. Left out, it is what the complete trials have in common, so the
-            first trial is sampled by `independent_sampler`.
+            first trial is sampled by `independent_sampler`. Where it is given and finite, the study is stopped once
+            every point has a trial.
         block_size: most points that are proposed before an answer is needed; twice the number of variables by default.
             Give the number of trials that run at once where that is larger.
         n_startup: size of the Latin-hypercube start; twice the number of variables by default, less what is known.
@@ -178,10 +179,10 @@ class MadsSampler(Sampler):
             self._independent.reseed_rng()
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Stop the study where every point of a finite space has been tried, as Optuna's `GridSampler` does."""
+        """Stop the study where every point of a finite space that was given has been tried, as `GridSampler` does."""
         with self._lock:
             search = self._search
-            if search is not None and search.encoding.size < float("inf"):
+            if search is not None and self._space is not None and search.encoding.size < float("inf"):
                 search.ledger.update(study.get_trials(deepcopy=False))
                 if search.exhausted:
                     with contextlib.suppress(RuntimeError):  # outside `optimize` there is nothing to stop

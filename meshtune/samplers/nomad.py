@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Point
@@ -51,7 +53,7 @@ class Problem:
     Attributes:
         integer: whether each variable is an integer. lower, upper: their bounds, lower < upper.
         start: the start point. cache: known points with their outputs (None: failed).
-        seed, block_size, startup: NOMAD's SEED, BB_MAX_BLOCK_SIZE and the size of the Latin-hypercube start.
+        seed, block_size: NOMAD's SEED and BB_MAX_BLOCK_SIZE.
         outputs: what a point is told: `OBJ` for each objective, then `PB` or `EB` for each constraint.
         options: further NOMAD parameters, such as `("VNS_MADS_SEARCH yes",)`.
     """
@@ -63,7 +65,6 @@ class Problem:
     cache: tuple[tuple[Point, Outputs | None], ...]
     seed: int
     block_size: int
-    startup: int
     outputs: tuple[str, ...] = ("OBJ",)
     options: tuple[str, ...] = ()
 
@@ -86,21 +87,20 @@ class Problem:
             f"BB_INPUT_TYPE ( {' '.join('I' if integer else 'R' for integer in self.integer)} )",
             f"BB_OUTPUT_TYPE {' '.join(self.outputs)}",
             f"BB_MAX_BLOCK_SIZE {self.block_size}",
-            "EVAL_OPPORTUNISTIC no",
             "DISPLAY_DEGREE 0",
             f"SEED {self.seed % SEEDS}",
             "MAX_BB_EVAL 1000000",
         ]
         if all(self.integer):
             # The mesh of an all-integer space cannot shrink below 1: NOMAD would spin on its cache for ever.
-            lines += ["MAX_EVAL 1500", f"LH_SEARCH {self.startup} 4"]
-        else:
-            lines.append(f"LH_SEARCH {self.startup} 0")
+            lines += ["MAX_EVAL 1500", "LH_SEARCH 0 4"]
         several = self.outputs.count("OBJ") > 1
-        if several:  # search and poll points cannot be mixed; without the Nelder-Mead search its blocks are fuller
-            lines += ["DMULTIMADS_OPTIMIZATION yes", "NM_SEARCH no"]
-        else:
-            lines.append("MEGA_SEARCH_POLL yes")
+        if several:
+            lines.append("DMULTIMADS_OPTIMIZATION yes")
+        if self.block_size == 1:  # each answer steers the next point
+            lines.append("EVAL_OPPORTUNISTIC yes")
+        else:  # several objectives cannot mix search and poll; without the Nelder-Mead search their blocks are fuller
+            lines += ["EVAL_OPPORTUNISTIC no", "NM_SEARCH no" if several else "MEGA_SEARCH_POLL yes"]
         if several or len(self.integer) == 1:
             lines.append("DIRECTION_TYPE ORTHO 2N")  # the default is refused, or crashes in one dimension
         return lines + list(self.options)
@@ -147,6 +147,7 @@ class Nomad:
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._in, self._out = self._child.stdout, self._child.stdin
+        self._end = weakref.finalize(self, _end, self._child, self._log)  # also where nobody closes it
         self._send(
             {
                 "start": problem.start,
@@ -193,13 +194,7 @@ class Nomad:
 
     def close(self) -> None:
         """End the child and wait for it. May be called twice."""
-        with contextlib.suppress(BrokenPipeError):  # it may be gone already
-            self._out.close()
-        if self._child.poll() is None:
-            self._child.kill()
-        self._child.wait()
-        self._in.close()
-        self._log.close()
+        self._end()
 
     def _send(self, message: object) -> None:
         try:
@@ -224,6 +219,18 @@ class Nomad:
             + (" Its last words: " + " | ".join(words) if words else " It said nothing.")
             + " The study is safe: run the same command again."
         )
+
+
+def _end(child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # it may be gone already
+        if child.stdin is not None:
+            child.stdin.close()
+    if child.poll() is None:
+        child.kill()
+    child.wait()
+    if child.stdout is not None:
+        child.stdout.close()
+    log.close()
 
 
 def _text(outputs: Outputs) -> str:

@@ -1,12 +1,12 @@
-"""MADS over one study and one search space: segments of NOMAD, blocks of points, and who answers them.
+"""MADS over one study and one search space: blocks of points, and who answers them.
 
-The study is the only state. NOMAD runs in *segments*; the first trial of a segment carries the segment's definition and
-every trial its place in it (segment, block, slot), so that a fresh search replays the last segment to a fresh child and
-goes on as an uninterrupted one would. Several processes may run replicas of one segment: they share its blocks.
+The study is the only state. Points come in *segments*; the first trial of a segment carries the segment's definition
+and every trial its place in it (segment, block, slot), so that a fresh search replays the last segment and goes on as
+an uninterrupted one would. Several processes may run replicas of one segment: they share its blocks.
 
-A new segment begins from the record: when NOMAD has converged, when constraints appear that the open one does not know,
-when a trial from elsewhere (enqueued, a fill, another segment's) is better than all that the open one knows, and when
-the sampler's settings have changed.
+A new segment begins from the record: after the opening, when NOMAD has converged, when constraints appear that the open
+one does not know, when a trial from elsewhere (enqueued, a fill, another segment's) is better than all that the open
+one knows, and when the sampler's settings have changed.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from optuna.trial import FrozenTrial
 
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.ledger import NOTE, Ledger, members, owner, ranges
-from meshtune.samplers.nomad import Nomad, Outputs, Problem
+from meshtune.samplers.ledger import NOTE, Ledger, members, owner
+from meshtune.samplers.nomad import Nomad, Outputs
+from meshtune.samplers.segments import Definition, Points, Segments
 from meshtune.samplers.settings import Settings
 from meshtune.samplers.told import Teller, constraint_names
 
-AGAIN = -1  # the segment of points that are evaluated again before the first real one
-ENDED = 3  # as many segments in a row that propose nothing new: the space is exhausted
+ENDED = 3  # as many NOMAD runs in a row that propose nothing new: the space is exhausted
 SPINS = 2000  # as many blocks in a row without a point to evaluate: so too
 TRIES = 20  # to lend a point that no other process takes at the same time
+UNBORN = -1  # the number of a segment that has no trial yet
 
 
 @dataclass(frozen=True)
@@ -49,28 +50,27 @@ class Search:
         settings: see there. study: its directions count. encoding: the space. new_segment: replay nothing.
 
     Raises:
-        SamplerError: the child died, or a replay proposed other points than the recorded ones.
+        SamplerError: NOMAD's process died, or a replay proposed other points than the recorded ones.
     """
 
     def __init__(self, settings: Settings, study: Study, encoding: Encoding, *, new_segment: bool = False):
         self.encoding = encoding
         described = repr([(name, distribution_to_json(d)) for name, d in encoding.space.items()])
-        self.space = hashlib.sha256(described.encode()).hexdigest()[:8]
-        self.ledger = Ledger(encoding, self.space)
-        self._settings = settings
-        self._directions = tuple(study.directions)
+        self._space = hashlib.sha256(described.encode()).hexdigest()[:8]
+        self.ledger = Ledger(encoding, self._space)
+        self._segments = Segments(settings, encoding, study.directions)
         self._shared = not isinstance(study._storage, InMemoryStorage)
         self._force_new = new_segment
-        self._nomad: Nomad | None = None
-        self._definition: dict[str, Any] = {}
-        self._teller = Teller(self._directions, (), settings.hidden)
-        self._segment: int | None = None  # the number of its first trial; None until it has one
+        self._source: Nomad | Points | None = None
+        self._definition: Definition = {}
+        self._teller = Teller(tuple(study.directions))
+        self._segment = UNBORN
         self._latest: int | None = None  # the last segment's number when this one was begun
         self._block = -1
         self._slots: list[_Slot] = []
         self._inside: set[int] = set()  # numbers of the trials whose answers the open segment knows
         self._refused: set[Point] = set()
-        self._empty = 0  # segments in a row without news
+        self._empty = 0  # NOMAD runs in a row without news
 
     @property
     def exhausted(self) -> bool:
@@ -78,7 +78,7 @@ class Search:
         if self._empty >= ENDED:
             return True
         # NOMAD may crash when it looks for one point more than there are.
-        return len(self.encoding.space) == 0 or len(self.ledger.visited() | self._refused) >= self.encoding.size
+        return len(self.ledger.visited() | self._refused) >= self.encoding.size
 
     def free(self, study: Study) -> int:
         """Points of the open block that can be proposed now; opens the next block where this one is answered."""
@@ -92,14 +92,13 @@ class Search:
             index = next((i for i in range(len(self._slots)) if self._is_free(i)), None)
             if index is None:
                 return None
-            slot = self._slots[index]
-            opens = self._segment is None
-            segment = trial.number if self._segment is None else self._segment
-            place: dict[str, Any] = {"segment": segment, "block": self._block, "slot": index, "space": self.space}
-            if opens:
+            slot, unborn = self._slots[index], self._segment == UNBORN
+            segment = trial.number if unborn else self._segment
+            place: dict[str, Any] = {"segment": segment, "block": self._block, "slot": index, "space": self._space}
+            if unborn:
                 place["open"] = self._definition
             if self.claim(study, trial, slot.key, place):
-                if opens:
+                if unborn:
                     self._segment = self._latest = trial.number
                 return dict(slot.params or {})
         return None
@@ -118,9 +117,9 @@ class Search:
 
     def close(self) -> None:
         """End the child. The study holds all that is needed to go on."""
-        if self._nomad is not None:
-            self._nomad.close()
-            self._nomad = None
+        if self._source is not None:
+            self._source.close()
+            self._source = None
 
     # -- blocks
 
@@ -129,14 +128,13 @@ class Search:
         return slot.params is not None and self._holder(index) is None
 
     def _holder(self, index: int) -> int | None:
-        segment = -2 if self._segment is None else self._segment
-        return self.ledger.holder((segment, self._block, index), self._slots[index].key)
+        return self.ledger.holder((self._segment, self._block, index), self._slots[index].key)
 
     def _answers(self) -> list[Outputs | None] | None:
         """What the open block's points are told; None while one of them is free or awaited."""
         answers: list[Outputs | None] = []
         holders = []
-        start = tuple(self._definition.get("start", ()))
+        start = self._definition.get("start")
         for index, slot in enumerate(self._slots):
             outputs = None
             if slot.params is not None:
@@ -154,39 +152,34 @@ class Search:
     def _advance(self, study: Study) -> None:
         """Go on until a point is free, an answer is awaited, or the space is exhausted."""
         self.ledger.update(study.get_trials(deepcopy=False))
-        spins = 0
-        while not self.exhausted:
-            if self._attach():
-                continue
-            answers = self._answers()
-            if answers is None:
-                return
-            spins += 1
-            if spins > SPINS:
-                self._empty = ENDED
+        if self.exhausted:
+            return
+        self._attach()
+        for _ in range(SPINS):
+            if self.exhausted or (answers := self._answers()) is None:
                 return
             self._go_on(answers)
+        self._empty = ENDED
 
     def _go_on(self, answers: Sequence[Outputs | None]) -> None:
         """From an answered block to the next one."""
-        if self._segment == AGAIN:
-            self._start_segment()
-            return
-        assert self._nomad is not None
-        self._nomad.tell(answers)
-        if self._segment is not None and self._outdated():
-            self.close()
-            self._start_segment()
+        assert self._source is not None
+        self._source.tell(answers)
+        if "points" not in self._definition and self._segment != UNBORN and self._outdated():
+            self._begin(self._segments.descent(self.ledger, self._empty))
         elif not self._next_block():
-            self._empty = self._empty + 1 if self._segment is None else 0
-            self.close()
+            if "points" in self._definition:
+                self._begin(self._segments.descent(self.ledger, self._empty))
+                return
+            self._empty = self._empty + 1 if self._segment == UNBORN else 0
             if self._empty < ENDED:
-                self._start_segment(again=True)
+                wide = self._segments.widening(self.ledger, self._empty)
+                self._begin(wide or self._segments.descent(self.ledger, self._empty))
 
     def _next_block(self) -> bool:
-        """Take the next block from the child; False where NOMAD has ended."""
-        assert self._nomad is not None
-        block = self._nomad.ask()
+        """Take the next block from the source; False where that has ended."""
+        assert self._source is not None
+        block = self._source.ask()
         self._block += 1
         self._slots = [self._slot(point) for point in block or ()]
         return block is not None
@@ -194,144 +187,56 @@ class Search:
     def _slot(self, point: Point) -> _Slot:
         params = self.encoding.decode(point)
         key = self.encoding.key(params)
-        if self._settings.a_priori is not None and not self._settings.a_priori(dict(params)):
+        if not self._segments.allows(params):
             self._refused.add(key)
             return _Slot(key, None)
         return _Slot(key, params)
 
     # -- segments
 
-    def _attach(self) -> bool:
-        """Open the segment to work in, where that is not open yet; whether anything was done."""
+    def _attach(self) -> None:
+        """Open the segment to work in, where it is not open yet or another process has begun a later one."""
         latest = max(self.ledger.openers, default=None)
-        begun = self._nomad is not None or self._segment == AGAIN
+        begun = self._source is not None
         if begun and latest == self._latest:
-            return False
-        self.close()
+            return
         if latest is not None and not self._force_new:
-            opening = self.ledger.trials[latest].system_attrs[NOTE]["open"]
-            if begun or self._fits(opening):
-                self._replay(latest, opening)
-                return True
-        self._latest = latest
-        again = self._points_again() if latest is None else []
-        if again:
-            self._segment, self._block, self._slots = AGAIN, 0, again
-        else:
-            self._start_segment()
+            definition = self.ledger.trials[latest].system_attrs[NOTE]["open"]
+            if begun or self._segments.fits(definition):
+                self._replay(latest, definition)
+                return
         self._force_new = False
-        return True
+        opening = self._segments.opening(self.ledger) if latest is None else None
+        self._begin(opening or self._segments.descent(self.ledger, self._empty))
 
-    def _fits(self, definition: Mapping[str, Any]) -> bool:
-        """Whether a segment was made with the present settings, as far as these are given."""
-        settings = self._settings
-        return (
-            settings.block_size in (None, definition["block_size"])
-            and list(settings.options) == definition["options"]
-            and settings.barrier == definition["barrier"]
-            and (None if settings.warm_start is None else settings.warm_start.digest) == definition["warm_start"]
-        )
-
-    def _points_again(self) -> list[_Slot]:
-        warm = self._settings.warm_start
-        if warm is None:
-            return []
-        if len(self._directions) > 1 and warm.values == "shifted":
-            raise ValueError("warm_start_values: `shifted` is for one objective; with several only `as_is` is allowed")
-        hidden = self._settings.hidden
-        self._teller = Teller(self._directions, constraint_names(warm.trials, hidden), hidden)
-        return [self._slot(self.encoding.encode(t.params)) for t in warm.again(self.encoding, self._teller)]
-
-    def _start_segment(self, *, again: bool = False) -> None:
-        """A new segment from the record; `again`: after one that has converged, with a start as wide as the first."""
-        settings, encoding = self._settings, self.encoding
-        numbers = self.ledger.finished()
-        warm = settings.warm_start
-        names = constraint_names([*self.ledger.trials, *(warm.trials if warm else ())], settings.hidden)
-        self._teller = Teller(self._directions, names, settings.hidden)
-        cache = self._known(numbers)
-        valued = [(point, outputs) for point, outputs in cache.items() if outputs is not None]
-        first = not self.ledger.openers and not self._empty
-        leader = self._teller.leader([outputs for _, outputs in valued])
-        if leader is None or (first and settings.x0 and warm is None):
-            middle = encoding.decode(encoding.middle)
-            start = encoding.encode({**middle, **{k: v for k, v in settings.x0.items() if k in middle}})
-        else:
-            start = valued[leader][0]
-        startup = 2 * len(encoding.space) if settings.n_startup is None else settings.n_startup
-        self._definition = {
-            "seed": settings.seed + len(self.ledger.openers) + self._empty,
-            "start": list(start),
-            "startup": startup if again else max(startup - len(valued), 0),
-            "block_size": settings.block_size or 2 * len(encoding.space),
-            "barrier": settings.barrier,
-            "constraints": list(names),
-            "options": list(settings.options),
-            "warm_start": None if warm is None else warm.digest,
-            "known": ranges(numbers),
-        }
-        self._segment, self._latest = None, max(self.ledger.openers, default=None)
-        self._run(cache)
+    def _begin(self, definition: Definition) -> None:
+        """A new segment, which gets its number from its first trial."""
+        self._open(definition, UNBORN)
+        self._latest = max(self.ledger.openers, default=None)
         self._next_block()
 
-    def _known(self, numbers: Sequence[int]) -> dict[Point, Outputs | None]:
-        """What NOMAD's cache is told: coordinates with outputs, of these trials and of the earlier study's."""
-        known: dict[Point, Outputs | None] = {}
-        here: dict[Point, Outputs | None] = {}
-        for number in numbers:
-            trial = self.ledger.trials[number]
-            outputs = self._teller.outputs(trial)
-            known.setdefault(self.encoding.encode(trial.params), outputs)
-            here.setdefault(self.encoding.key(trial.params), outputs)
-        warm = self._settings.warm_start
-        if warm is not None:
-            trials = {key: trial for key, (trial, _) in warm.known(self.encoding, self._teller).items()}
-            for key, outputs in warm.outputs(self.encoding, self._teller, here).items():
-                known.setdefault(self.encoding.encode(trials[key].params), outputs)
-        return known
-
-    def _run(self, cache: Mapping[Point, Outputs | None]) -> None:
-        """Start the child on the definition. A start that failed is asked again, and told as bad instead of failed."""
-        definition, encoding = self._definition, self.encoding
-        start = tuple(definition["start"])
-        several = len(self._directions) > 1  # where NOMAD crashes if it knows its start
-        kept = [(p, o) for p, o in cache.items() if p != start or not (several or o is None)]
-        barrier = "EB" if definition["barrier"] == "extreme" else "PB"
-        self._nomad = Nomad(
-            Problem(
-                integer=encoding.integer,
-                lower=encoding.lower,
-                upper=encoding.upper,
-                start=start,
-                cache=tuple(kept),
-                seed=definition["seed"],
-                block_size=definition["block_size"],
-                startup=definition["startup"],
-                outputs=("OBJ",) * len(self._directions) + (barrier,) * len(definition["constraints"]),
-                options=tuple(definition["options"]),
-            )
-        )
+    def _open(self, definition: Definition, segment: int) -> None:
+        self.close()
+        self._definition, self._segment = definition, segment
+        self._source, self._teller = self._segments.open(definition, self.ledger)
         self._block, self._slots = -1, []
-        self._inside = set(members(definition["known"]))
+        self._inside = set(members(definition.get("known", ())))
 
     def _outdated(self) -> bool:
         """Whether the record holds what the open segment cannot take up: other constraints, or a better point."""
         trials, teller = self.ledger.trials, self._teller
-        if set(constraint_names(trials, self._settings.hidden)) - set(self._definition["constraints"]):
+        if set(constraint_names(trials, teller.hidden)) - set(teller.constraints):
             return True
-        if len(self._directions) > 1:
+        if len(teller.directions) > 1:
             return False
         valued = [(number, outputs) for number in self.ledger.finished() if (outputs := teller.outputs(trials[number]))]
         leader = teller.leader([outputs for _, outputs in valued])
         return leader is not None and valued[leader][0] not in self._inside
 
-    def _replay(self, segment: int, definition: dict[str, Any]) -> None:
-        """Feed the recorded answers to a fresh child, up to the open block, and compare what it proposes."""
-        self._segment = self._latest = segment
-        self._definition = definition
-        self._teller = Teller(self._directions, tuple(definition["constraints"]), self._settings.hidden)
-        self._empty = 0
-        self._run(self._known(members(definition["known"])))
+    def _replay(self, segment: int, definition: Definition) -> None:
+        """Feed the recorded answers to a fresh source, up to the open block, and compare what it proposes."""
+        self._open(definition, segment)
+        self._latest, self._empty = segment, 0
         places = {(block, index): number for (_, block, index), number in self.ledger.lent(segment)}
         last = max(block for block, _ in places)
         while True:
@@ -343,9 +248,9 @@ class Search:
                     was = self.ledger.trials[number].params
                     self._differs(f"trial {number} was {was} and would be {slot.params}")
             answers = self._answers()
-            if self._block == last or answers is None or self._nomad is None:
+            if self._block == last or answers is None or self._source is None:
                 return
-            self._nomad.tell(answers)
+            self._source.tell(answers)
 
     def _differs(self, how: str) -> None:
         self.close()

@@ -123,11 +123,11 @@ def test_a_replay_that_differs_stops_and_a_new_segment_goes_on() -> None:
     sampler = MadsSampler(search_space=MIXED, x0=X0, block_size=4, seed=0, new_segment=True)
     search(other, sampler, MIXED, 30)
     sampler.close()
-    assert {trial.system_attrs[NOTE]["segment"] for trial in other.trials} == {0, 14}
+    assert {trial.system_attrs[NOTE]["segment"] for trial in other.trials} >= {0, 8, 14}
     assert len({str(params) for params in points(other)}) == 30
 
 
-SEGMENT = Problem((False, True), (0.0, 0.0), (1.0, 5.0), (0.5, 2.0), (), seed=0, block_size=2, startup=4)
+SEGMENT = Problem((False, True), (0.0, 0.0), (1.0, 5.0), (0.5, 2.0), (), seed=0, block_size=2)
 
 
 def test_the_child_writes_nothing_and_ends_with_close(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +157,7 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
     program = (
         "import sys, time\n"
         "from meshtune.samplers.nomad import Nomad, Problem\n"
-        "n = Nomad(Problem((False,), (0.,), (1.,), (.5,), (), seed=0, block_size=1, startup=2)); n.ask()\n"
+        "n = Nomad(Problem((False,), (0.,), (1.,), (.5,), (), seed=0, block_size=1)); n.ask()\n"
         "print(n.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -172,9 +172,9 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
 @pytest.mark.parametrize(
     "problem",
     [
-        Problem((False,), (0.0,), (0.0,), (0.0,), (), seed=0, block_size=1, startup=2),
-        Problem((False,), (0.0,), (1.0,), (2.0,), (), seed=0, block_size=1, startup=2),
-        Problem((True,), (0.0,), (3.0,), (1.5,), (), seed=0, block_size=1, startup=2),
+        Problem((False,), (0.0,), (0.0,), (0.0,), (), seed=0, block_size=1),
+        Problem((False,), (0.0,), (1.0,), (2.0,), (), seed=0, block_size=1),
+        Problem((True,), (0.0,), (3.0,), (1.5,), (), seed=0, block_size=1),
     ],
 )
 def test_what_would_crash_nomad_is_refused_before(problem: Problem) -> None:
