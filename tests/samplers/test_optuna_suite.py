@@ -1,6 +1,6 @@
 """Optuna's own tests of samplers, on MadsSampler."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -12,5 +12,5 @@ from meshtune.samplers import MadsSampler
 
 class TestMadsSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
-    def sampler(self) -> Iterator[Callable[[], BaseSampler]]:
-        yield partial(MadsSampler, seed=0)
+    def sampler(self) -> Callable[[], BaseSampler]:
+        return partial(MadsSampler, seed=0)

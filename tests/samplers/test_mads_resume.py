@@ -1,0 +1,132 @@
+"""Exact resume: whatever happens in a study, a fresh sampler goes on as the one that was killed would have."""
+
+import copy
+import itertools
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from meshtune.samplers import MadsSampler
+from meshtune.samplers.ledger import NOTE
+
+SPACE: dict[str, BaseDistribution] = {
+    "kind": CategoricalDistribution((False, True)),
+    "rank": IntDistribution(4, 512, log=True),
+    "rate": FloatDistribution(1e-6, 1e-3, log=True),
+    "step": FloatDistribution(0.0, 1.0, step=0.125),
+}
+TOTAL = 32
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happens in a study: `kills` are numbers of trials after which the sampler is replaced by a fresh one."""
+
+    block_size: int
+    later_block_size: int
+    seed: int
+    objectives: int
+    constrained: bool
+    barrier: str
+    fails: int
+    enqueue: tuple[int, ...]
+    kills: tuple[int, ...]
+
+    def sampler(self, number: int) -> MadsSampler:
+        size = self.block_size if number < 16 else self.later_block_size
+        return MadsSampler(
+            search_space=SPACE,
+            block_size=size,
+            seed=self.seed,
+            barrier=self.barrier,  # type: ignore[arg-type]
+            a_priori=lambda params: params["rank"] * params["step"] < 400,
+        )
+
+
+def judge(story: Story, trial: optuna.Trial, params: Mapping[str, Any]) -> None:
+    study, number = trial.study, trial.number
+    if story.fails and number % story.fails == story.fails - 1:
+        study.tell(trial, state=TrialState.FAIL if number % 2 else TrialState.PRUNED)
+        return
+    x = abs(params["rank"] - 60) / 100 + params["step"]
+    y = abs(params["rate"] - 3e-4) * 1e3 + (0.0 if params["kind"] else 0.1)
+    if story.constrained:
+        trial.set_constraint("cost", params["rank"] / 100 - 1)
+        trial.set_constraint("other", 0.2 - params["step"])
+    study.tell(trial, [x + y, (x - 1) ** 2 + y][: story.objectives])
+
+
+def play(story: Story, kills: tuple[int, ...]) -> list[dict[str, Any]]:
+    """The points of the study; the sampler is replaced after the trials in `kills`, and before trial 16 in any case."""
+    study = optuna.create_study(directions=["minimize"] * story.objectives)
+    sampler = story.sampler(0)
+    pending: list[optuna.Trial] = []
+    for number in itertools.count():
+        if number in kills or number == 16:
+            sampler.close()
+            sampler = story.sampler(number)
+        if number == TOTAL:
+            break
+        if number in story.enqueue:
+            study.enqueue_trial(
+                {"kind": True, "rank": 60 + number, "rate": 1e-4, **({"step": 0.25} if number % 2 else {})}
+            )
+        study.sampler = sampler
+        if sampler.available(study) == 0:
+            assert pending, "neither a point nor anything to wait for"
+            for trial in pending:
+                judge(story, trial, trial.params)
+            pending.clear()
+            assert sampler.available(study) > 0
+        pending.append(study.ask(SPACE))
+    sampler.close()
+    return [trial.params for trial in study.trials]
+
+
+stories = st.builds(
+    Story,
+    block_size=st.sampled_from([1, 3, 8]),
+    later_block_size=st.sampled_from([1, 3, 8]),
+    seed=st.integers(0, 10**9),
+    objectives=st.sampled_from([1, 2]),
+    constrained=st.booleans(),
+    barrier=st.sampled_from(["progressive", "extreme"]),
+    fails=st.sampled_from([0, 3, 7]),
+    enqueue=st.sets(st.integers(1, TOTAL - 1), max_size=2).map(lambda s: tuple(sorted(s))),
+    kills=st.sets(st.integers(1, TOTAL - 1), min_size=1, max_size=4).map(lambda s: tuple(sorted(s))),
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(stories)
+def test_the_same_continuation_after_any_kill(story: Story) -> None:
+    assert play(story, story.kills) == play(story, ())
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(stories)
+def test_the_same_continuation_after_any_kill_in_many_stories(story: Story) -> None:
+    assert play(story, story.kills) == play(story, ())
+
+
+@pytest.mark.parametrize("how", ["copy", "pickle"])
+def test_sampler_and_study_survive_copy_and_pickle(how: str) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        return float(trial.suggest_float("x", -1, 1) ** 2 + trial.suggest_int("n", 1, 100, log=True) / 100)
+
+    study = optuna.create_study(sampler=MadsSampler(seed=3))
+    study.optimize(objective, n_trials=15)
+    other = copy.deepcopy(study) if how == "copy" else pickle.loads(pickle.dumps(study))
+    study.optimize(objective, n_trials=15)
+    other.optimize(objective, n_trials=15)
+    assert [trial.params for trial in other.trials] == [trial.params for trial in study.trials]
+    assert sum(NOTE in trial.system_attrs for trial in other.trials) == 29
