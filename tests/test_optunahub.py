@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -174,6 +175,40 @@ def test_the_files_pass_the_registrys_type_check(folder: Path) -> None:
 def test_what_would_not_work_elsewhere_is_refused(text: str, message: str) -> None:
     with pytest.raises(BuildError, match=message):
         relative(text, "here")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        (
+            "nomad_process.py",
+            "import json\n",
+            "import json\nfrom meshtune.errors import nearest\n",
+            "a program, not part",
+        ),
+        (
+            "mads.py",
+            "from meshtune.samplers.seam import",
+            "from meshtune.samplers import",
+            "samplers is not a file below",
+        ),
+        ("mads.py", "        seed: of NOMAD", "        of NOMAD", "says nothing of `seed`"),
+        ("mads.py", "    Args:\n", "    Arguments:\n", "has no section `Args:`"),
+    ],
+)
+def test_a_sampler_that_cannot_be_copied_is_refused(
+    file: str, old: str, new: str, message: str, tmp_path: Path
+) -> None:
+    shutil.copytree(ROOT / "meshtune", tmp_path / "meshtune")
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    path = tmp_path / "meshtune" / "samplers" / file
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(BuildError, match=message):
+        build(tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_imports_become_relative_wherever_they_stand() -> None:
