@@ -159,14 +159,14 @@ class MadsSampler(Sampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter outside the search space."""
-        if self._warn and any(t.state is TrialState.COMPLETE for t in study.get_trials(deepcopy=False)):
+        if self._warn and self._knew_its_space(study, trial):
             _logger.warning(
                 INDEPENDENT.format(
                     param_name=param_name,
                     trial_number=trial.number,
                     independent_sampler_name=type(self._independent or RandomSampler()).__name__,
                     sampler_name=type(self).__name__,
-                    fallback_reason="the parameter is outside the search space, which dynamic spaces are not part of",
+                    fallback_reason="it is not in the search space; dynamic search spaces are not supported",
                 )
             )
         seed = derived_seed(self._settings.seed, trial.number, param_name)
@@ -201,6 +201,13 @@ class MadsSampler(Sampler):
     def _infer(self, study: Study) -> dict[str, BaseDistribution]:
         space = self._common.calculate(study) if self._space is None else self._space
         return dict(Encoding(space).space)
+
+    def _knew_its_space(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether there was a search space when the trial began."""
+        if self._space is not None:
+            return True
+        ends = (t.datetime_complete for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        return any(end is not None and trial.datetime_start is not None and end <= trial.datetime_start for end in ends)
 
     def _searching(self, study: Study, space: Mapping[str, BaseDistribution]) -> Search | None:
         """The search of this study and space; None where nothing is to be chosen."""

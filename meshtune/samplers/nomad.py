@@ -82,6 +82,7 @@ class Problem:
 
     def parameters(self) -> list[str]:
         """NOMAD's parameter lines."""
+        several = self.outputs.count("OBJ") > 1
         lines = [
             f"DIMENSION {len(self.integer)}",
             f"BB_INPUT_TYPE ( {' '.join('I' if integer else 'R' for integer in self.integer)} )",
@@ -90,11 +91,11 @@ class Problem:
             "DISPLAY_DEGREE 0",
             f"SEED {self.seed % SEEDS}",
             "MAX_BB_EVAL 1000000",
+            "QUAD_MODEL_MAX_EVAL 500",  # with constraints the default (2000) takes seconds for some points
         ]
         if all(self.integer):
             # The mesh of an all-integer space cannot shrink below 1: NOMAD would spin on its cache for ever.
             lines += ["MAX_EVAL 1500", "LH_SEARCH 0 4"]
-        several = self.outputs.count("OBJ") > 1
         if several:
             lines.append("DMULTIMADS_OPTIMIZATION yes")
         if self.block_size == 1:  # each answer steers the next point
@@ -103,7 +104,8 @@ class Problem:
             lines += ["EVAL_OPPORTUNISTIC no", "NM_SEARCH no" if several else "MEGA_SEARCH_POLL yes"]
         if several or len(self.integer) == 1:
             lines.append("DIRECTION_TYPE ORTHO 2N")  # the default is refused, or crashes in one dimension
-        return lines + list(self.options)
+        given = {option.split()[0].upper() for option in self.options}
+        return [line for line in lines if line.split()[0] not in given] + list(self.options)
 
     def cache_text(self) -> str | None:
         """The known points in NOMAD's cache format, or None where there are none."""
@@ -217,7 +219,7 @@ class Nomad:
         raise SamplerError(
             f"NOMAD's child process (pid {self._child.pid}) {what}, exit code {code}."
             + (" Its last words: " + " | ".join(words) if words else " It said nothing.")
-            + " The study is safe: run the same command again."
+            + " The study is safe: run the same again."
         )
 
 

@@ -257,5 +257,5 @@ class Search:
         raise SamplerError(
             f"the replay of the MADS segment that trial {self._segment} began differs from the record: {how}. Another"
             " version of NOMAD, or of its numerical libraries, proposes other points. Go on from the recorded points"
-            " with `--new-segment`, in Python `MadsSampler(.., new_segment=True)`."
+            " with `MadsSampler(.., new_segment=True)`, on the command line `--new-segment`."
         )
