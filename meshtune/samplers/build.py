@@ -45,9 +45,15 @@ def build(
 
     match config.name:
         case "mads":
-            given = {"warm_start": warm_start, "warm_start_values": warm_start_values} if warm_start else {}
             return _mads(
-                config, search_space, x0=x0, block_size=block_size, seed=seed, new_segment=new_segment, **given
+                config,
+                search_space,
+                x0=x0,
+                block_size=block_size,
+                seed=seed,
+                new_segment=new_segment,
+                warm_start=warm_start,
+                warm_start_values=warm_start_values,
             )
         case "tpe":
             return rebuilt(lambda s, _: TPESampler(seed=s, **options))
