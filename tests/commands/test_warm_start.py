@@ -20,21 +20,33 @@ from tests.kill import command_study, meshtune, record_of, run
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study of 12 trials; some lie above x = 4 or failed."""
-    path = command_study(tmp_path_factory.mktemp("earlier"), sampler="random", trials=12)
+    """A finished study of 12 trials; some lie above x = 3 or failed."""
+    path = command_study(tmp_path_factory.mktemp("earlier"), sampler="random", trials=12, processes=1)
     ended = run(path, "--set", "worker.attempts=1")
     assert ended.returncode == 0, ended.stderr
     return path
 
 
+def beside(folder: Path, earlier: Path) -> Path:
+    """A study up to x = 3 that starts from a copy of the earlier one, both in a folder."""
+    shutil.copytree(earlier.parent, folder / "round1")
+    path = command_study(folder / "round2", sampler="tpe", trials=6, block=2, processes=1)
+    narrower = path.read_text().replace("x: {low: -5, high: 5}", "x: {low: -5, high: 3}")
+    path.write_text(narrower + "warm_start: ../round1\n")
+    return path
+
+
 @pytest.fixture
 def later(tmp_path: Path, earlier: Path) -> Path:
-    """A study with another space that starts from a copy of it."""
-    shutil.copytree(earlier.parent, tmp_path / "round1")
-    path = command_study(tmp_path / "round2", sampler="tpe", trials=8, block=2)
-    path.write_text(
-        path.read_text().replace("x: {low: -5, high: 5}", "x: {low: -5, high: 3}") + "warm_start: ../round1\n"
-    )
+    """One that has not begun."""
+    return beside(tmp_path, earlier)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, earlier: Path) -> Path:
+    """One that ran without interruption."""
+    path = beside(tmp_path_factory.mktemp("finished"), earlier)
+    list(tune(locate(path)))
     return path
 
 
@@ -57,38 +69,33 @@ def test_check_counts_what_will_be_known(later: Path, earlier: Path) -> None:
     assert not (later.parent / "study").exists()
 
 
-def test_a_study_keeps_what_it_knows_and_goes_on_without_the_other(later: Path, earlier: Path, tmp_path: Path) -> None:
+def test_a_study_keeps_what_it_knows_and_goes_on_without_the_other(
+    later: Path, finished: Path, earlier: Path, tmp_path: Path
+) -> None:
     events = list(tune(locate(later, overrides=("budget.trials=4",))))
     said = [event.text for event in events if isinstance(event, Stage) and "known" in event.text]
     assert len(said) == 1
     assert said[0].startswith(f"{counts(earlier)['complete']} trials of round1 are known from the start")
     shutil.rmtree(tmp_path / "round1")
     assert check(later)[1]["warm_start"]["complete"] == counts(earlier)["complete"]
-    assert not [e for e in tune(locate(later)) if isinstance(e, Stage) and "known" in e.text]
+    assert not [event for event in tune(locate(later)) if isinstance(event, Stage) and "known" in event.text]
+    assert record_of(later) == record_of(finished)
     told = status(later, trials=True)
-    assert len(told["all"]) == told["trials"]["proposed"] == 8  # known points are no trials
+    assert len(told["all"]) == told["trials"]["proposed"] == 6  # known points are no trials
     assert told["warm_start"]["study"] == "round1"
-    shutil.copytree(earlier.parent, tmp_path / "round1")
-    whole = tmp_path / "whole" / "study.yaml"
-    shutil.copytree(later.parent, whole.parent, ignore=shutil.ignore_patterns("study", "*.log"))
-    list(tune(locate(whole)))
-    assert record_of(later) == record_of(whole)
 
 
-def test_known_points_change_the_search(later: Path) -> None:
-    list(tune(locate(later)))
-    informed = [trial["hyperparameters"] for trial in record_of(later)]
+def test_known_points_change_the_search(later: Path, finished: Path) -> None:
     later.write_text(later.read_text().replace("warm_start: ../round1\n", ""))
-    list(tune(locate(later, folder=later.parent / "cold")))
-    cold = [trial["hyperparameters"] for trial in record_of(later.parent / "cold")]
+    list(tune(locate(later)))
+    informed, cold = ([trial["hyperparameters"] for trial in record_of(path)] for path in (finished, later))
     assert informed[0] == cold[0]  # the baseline
     assert informed[1:] != cold[1:]
-    assert status(later.parent / "cold")["warm_start"] is None
+    assert status(later)["warm_start"] is None
 
 
-def test_the_report_names_what_was_known(later: Path) -> None:
-    list(tune(locate(later)))
-    page = Path(report([later])["page"]).read_text()
+def test_the_report_names_what_was_known(finished: Path) -> None:
+    page = Path(report([finished])["page"]).read_text()
     assert "known from the start" in page
     assert "trials of round1, their values as they are" in page
 
