@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -30,6 +31,7 @@ from meshtune.config_values import (
     Section,
     named,
     named_or_imported,
+    of_study,
     share_or_rows,
 )
 
@@ -219,6 +221,21 @@ class SamplerConfig(MayImport):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class WarmStartConfig(Section):
+    """Another study, whose finished trials the sampler knows from the start; `study` is absolute once read.
+
+    `as_is`: its values stand as they are. `shifted`: its best few are evaluated again, and the others move with them.
+    """
+
+    study: str
+    values: Literal["as_is", "shifted"] = "as_is"
+
+    @property
+    def shown(self) -> str:
+        """What messages and the record call it: the last part of its path, so that studies may be moved."""
+        return Path(self.study).name
+
+
 class BudgetConfig(Section):
     """When the search ends: at the first limit that is reached. `trial_hours` is the timeout of one trial."""
 
@@ -295,6 +312,7 @@ class StudyConfig(Section):
     ] = "recommended"
     baseline: dict[str, Scalar] | None = None
     sampler: Annotated[SamplerConfig, BeforeValidator(named_or_imported)] = SamplerConfig()
+    warm_start: Annotated[WarmStartConfig, BeforeValidator(of_study)] | None = None
     budget: BudgetConfig = BudgetConfig()
     worker: Annotated[WorkerConfig, BeforeValidator(named)] = WorkerConfig()
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)

@@ -51,7 +51,20 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
             found += [(("space", name), f"`{item}` stands twice: remove one") for item in twice]
     if own and not _searched(own):
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
-    return found
+    return found + _of_warm_start(values.get("warm_start"), values.get("sampler", "mads"))
+
+
+def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:
+    """What only some samplers can use."""
+    section = sampler if isinstance(sampler, Mapping) else {"name": sampler}
+    name = section.get("import") or section.get("name", "mads")
+    if given is None or not isinstance(name, str) or name == "mads":
+        return []
+    if name != "tpe":
+        return [(("warm_start",), f"the sampler `{name}` can use no known points; mads and tpe can")]
+    if isinstance(given, Mapping) and given.get("values") == "shifted":
+        return [(("warm_start", "values"), "`shifted` is for the sampler mads; tpe takes values as_is")]
+    return []
 
 
 def _of_lora(

@@ -19,7 +19,8 @@ from meshtune.config import StudyConfig
 from meshtune.errors import Fault, InputError
 from meshtune.yaml_file import Document, Place
 
-SHORT_FORMS = ("model", "sampler", "worker")  # `sampler: mads` is short for `sampler: {name: mads}`
+# `sampler: mads` is short for `sampler: {name: mads}`
+SHORT_FORMS = {"model": "name", "sampler": "name", "worker": "name", "warm_start": "study"}
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -124,7 +125,7 @@ def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> Place:
             if not last and inside.get(part) is None:
                 inside[part] = {}
             if not last and depth == 0 and part in SHORT_FORMS and isinstance(inside[part], str):
-                inside[part] = {"name": inside[part]}
+                inside[part] = {SHORT_FORMS[part]: inside[part]}
         else:
             raise InputError(f"`{'.'.join(map(str, place))}` is `{inside}`, which has no `{part}`")
         place.append(step)
@@ -143,6 +144,9 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
             section[key] = os.path.abspath(folder / os.path.expanduser(section[key]))
 
     resolve(values, "folder")
+    resolve(
+        *((values, "warm_start") if isinstance(values.get("warm_start"), str) else (values.get("warm_start"), "study"))
+    )
     if isinstance(objective := values.get("objective"), dict) and "command" in objective:
         objective.setdefault("directory", ".")
         resolve(objective, "directory")

@@ -35,6 +35,11 @@ def named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def of_study(value: Any) -> Any:
+    """`warm_start: ../round1` is short for `warm_start: {study: ../round1}`."""
+    return {"study": value} if isinstance(value, str) else value
+
+
 def named_or_imported(value: Any) -> Any:
     """As `named`; `{import: module:Name}` is short for `{name: import, import: module:Name}`."""
     value = named(value)

@@ -19,11 +19,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.distributions import distributions
 from meshtune.errors import InputError, MeshtuneError, SamplerError, StudyMismatch, last_words
+from meshtune.known import KnownTrials, keep, kept
 from meshtune.recorded import RecordedTrial, flatten, read_outcome
 from meshtune.space import Space
 from meshtune.storage import create_aside, open_storage, quiet, storage_errors
 from meshtune.trial import Ending, Outcome
 
+WARM_START = "warm_start"  # the note that says that known points were kept, and what they are
 NO_VALUE_YET = 1e6  # told for an infeasible trial where nothing has completed yet
 _STATES = {Ending.STOPPED_EARLY: TrialState.PRUNED, Ending.CRASHED: TrialState.FAIL}
 
@@ -88,6 +90,14 @@ class Record:
         return [t for t in self.trials if t.outcome is not None and t.outcome.ending is Ending.COMPLETE]
 
     @property
+    def known(self) -> KnownTrials:
+        """Points that were known from the start: finished trials of another study, none of this one."""
+        if WARM_START not in self.notes:
+            return ()
+        with storage_errors(), quiet():
+            return kept(self._storage, self._study.study_name)
+
+    @property
     def baseline(self) -> RecordedTrial | None:
         """The trial that holds the baseline, where it lies in the space."""
         return next((trial for trial in self.trials if trial.origin == "baseline"), None)
@@ -103,6 +113,17 @@ class Record:
         return sum(trial.outcome.tokens for trial in self.trials if trial.outcome is not None)
 
     # -- writing
+
+    def begin_with(self, trials: KnownTrials, facts: Mapping[str, Any]) -> None:
+        """Keep the points that are known from the start, before the first proposal; done once.
+
+        The note of `facts` comes last: without it there was a kill, and they are kept anew.
+        """
+        if WARM_START in self.notes:
+            return
+        with storage_errors(), quiet():
+            keep(self._storage, self._study.study_name, trials)
+        self.note(WARM_START, dict(facts))
 
     def enqueue(self, hyperparameters: Mapping[str, Any], *, origin: str, seed: int) -> RecordedTrial:
         """Propose a given point. Raises InputError where it is outside the space."""

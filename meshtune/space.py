@@ -104,7 +104,7 @@ class Space:
         """The point of these hyperparameters. Raises InputError that names all that lies outside the space."""
         values = dict(hyperparameters)
         known = {dimension.name for dimension in self.dimensions} | set(self.fixed)
-        if self.lora:
+        if self.lora and {"rank", "alpha", "learning_rate"} <= values.keys():
             scale, step = values["alpha"] / values["rank"], values["learning_rate"] * values["alpha"]
             values = {"scale": scale, "step": step, **values}
             known |= {"alpha", "scale", "learning_rate", "step"}

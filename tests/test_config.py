@@ -17,6 +17,7 @@ from meshtune.config import (
     RowsFile,
     SamplerConfig,
     StudyConfig,
+    WarmStartConfig,
     WorkerConfig,
 )
 from meshtune.errors import Fault, InputError
@@ -215,6 +216,17 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
         ("objective: {command: run}\nspace: {x: [1, 2]}", "objective.command", "a list is"),
         ("objective: {command: [run, 5]}\nspace: {x: [1, 2]}", "objective.command.1", "text is"),
         ("objective: {command: [run], reslt: y}\nspace: {x: [1, 2]}", "objective.reslt", "Did you mean `result`?"),
+        (MINIMAL + "warm_start: {stuyd: x}", "warm_start.stuyd", "Did you mean `study`?"),
+        (MINIMAL + "warm_start: {values: as_is}", "warm_start.study", "must be given"),
+        (MINIMAL + "warm_start: 5", "warm_start", "a mapping of keys is"),
+        (MINIMAL + "warm_start: {study: x, values: shiftd}", "warm_start.values", "Did you mean `shifted`?"),
+        (MINIMAL + "warm_start: x\nsampler: qmc", "warm_start", "`qmc` can use no known points; mads and tpe can"),
+        (MINIMAL + "warm_start: x\nsampler: {import: a:B}", "warm_start", "`a:B` can use no known points"),
+        (
+            MINIMAL + "warm_start: {study: x, values: shifted}\nsampler: tpe",
+            "warm_start.values",
+            "for the sampler mads",
+        ),
         (MINIMAL + "objective: {at: best, result: x}", "objective.result", "unknown key; there are at."),
     ],
 )
@@ -234,6 +246,7 @@ def test_a_command_needs_neither_model_nor_data(tmp_path: Path) -> None:
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "deep" / "base").mkdir(parents=True)
     text = "model: base\ndata: {sources: [{path: ../a.json}, {path: /b.json}], validation: {path: v.json}}\nfolder: out"
+    text += "\nwarm_start: ../round1"
     path = write(tmp_path / "deep", text)
     monkeypatch.chdir(tmp_path)
     config = config_file.read(Path("deep/s.yaml"))
@@ -242,6 +255,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert config.data.validation == RowsFile(path=str(tmp_path / "deep" / "v.json"))
     assert config.model == ModelConfig(name=str(tmp_path / "deep" / "base"))
     assert config.folder == str(tmp_path / "deep" / "out")
+    assert config.warm_start == WarmStartConfig(study=str(tmp_path / "round1"))
     assert config_file.study_folder(path, config) == tmp_path / "deep" / "out"
     assert config_file.study_folder(path, config, Path("else")) == Path("else")
     assert config_file.study_folder(path, StudyConfig()) == tmp_path / "deep" / "s"
@@ -265,7 +279,9 @@ def test_overrides(tmp_path: Path) -> None:
             "data.sources.0.format=dolly",
             "data.max_length=512",
             "budget.trials=7",
-            "sampler=tpe",
+            "sampler=mads",
+            "warm_start=/round1",
+            "warm_start.values=shifted",
             "training.target_modules=[q_proj, v_proj]",
             "space={step: {low: 1e-3, high: 1, log: true}}",
         ),
@@ -273,7 +289,8 @@ def test_overrides(tmp_path: Path) -> None:
     assert config.model == ModelConfig(name="embedded", dtype="float32")
     assert config.data is not None
     assert (config.data.sources[0].format, config.data.max_length) == ("dolly", 512)
-    assert (config.budget.trials, config.sampler.name) == (7, "tpe")
+    assert (config.budget.trials, config.sampler.name) == (7, "mads")
+    assert config.warm_start == WarmStartConfig(study="/round1", values="shifted")
     assert config.training.target_modules == ("q_proj", "v_proj")
     assert config.space == {"step": Interval(low=1e-3, high=1, log=True)}
 
@@ -322,6 +339,7 @@ def _sections(tmp_path: Path) -> st.SearchStrategy[dict[str, Any]]:
         "budget": st.fixed_dictionaries({"trials": st.none(), "hours": st.floats(1e-6, 1e6)}),
         "seed": st.integers(0, 2**31 - 1),
         "folder": words,
+        "warm_start": words | st.fixed_dictionaries({"study": words, "values": st.just("as_is")}),
         "storage": st.text(),
     }
     sources = st.lists(st.fixed_dictionaries({"dataset": st.text(), "split": st.text()}), min_size=1, max_size=3)

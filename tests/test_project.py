@@ -111,7 +111,7 @@ def test_nothing_is_left_to_do_later() -> None:
         assert not words.search(path.read_text(encoding="utf-8")), path
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/python.md", "docs/cluster.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/python.md", "docs/cluster.md", "docs/samplers.md"])
 def test_the_configs_in_readme_and_docs_are_valid(name: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks or name != "README.md"

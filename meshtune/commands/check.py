@@ -53,7 +53,15 @@ def _try_sampler(study: Located, prepared: Prepared) -> None:
     config = study.config
     block_size = config.sampler.block_size or len(prepared.places)
     space = distributions(prepared.space)
-    build(config.sampler, space, x0=prepared.start, block_size=block_size, seed=config.seed).close()
+    build(
+        config.sampler,
+        space,
+        x0=prepared.start,
+        block_size=block_size,
+        seed=config.seed,
+        warm_start=prepared.warm.trials,
+        warm_start_values=prepared.warm.values,
+    ).close()
 
 
 def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
@@ -113,6 +121,7 @@ def _facts(study: Located, prepared: Prepared) -> dict[str, Any]:
         "fixed": dict(prepared.fixed),
         "baseline": None if prepared.baseline is None else dict(prepared.baseline),
         "baseline_in_space": prepared.start is not None,
+        "warm_start": dict(prepared.warm.facts) or None,
         "processes": [{"device": place.device, "threads": place.threads} for place in prepared.places],
     }
 
@@ -139,6 +148,8 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     place = prepared.places[0]
     threads = f" with {place.threads} threads" if place.threads else ""
     lines.append(f"sampler    {config.sampler.shown}; {len(prepared.places)} at once on {place.device}{threads}")
+    if prepared.warm.trials:
+        lines.append(f"warm start {prepared.warm}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})
     lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
     lines += (f"{label:<11}{text}" for label, text in spending.lines)

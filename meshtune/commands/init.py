@@ -221,6 +221,11 @@ sampler:
   # block_size: null           # trials proposed together; null: as many as run at once
   # options: {{}}                # of the sampler itself
 
+# warm_start:                  # another study, whose finished trials the sampler (mads or tpe) knows from the start
+#   study: ../round1           # its folder or YAML; `warm_start: ../round1` is short for this
+#   values: as_is              # as_is | shifted (mads): its best few are evaluated again, since its losses are of
+#                              # other data, epochs or models
+
 budget:                        # the first limit that is reached ends the search
 {_key("  trials", recipe.trials)} # with the baseline
   # hours: null

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
 from meshtune.commands.locate import Located
+from meshtune.commands.warm_start import WarmStart, warm_start
 from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig
 from meshtune.errors import Fault, InputError, StudyMismatch, need
 from meshtune.imported import portable
@@ -34,7 +35,7 @@ class Prepared:
         start: the baseline's point, or None where it lies outside.
         objective: crosses to the worker. places: a process each. fixed: keys that must not change on resume.
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
-        answers: validation rows that the finalists answer.
+        answers: validation rows that the finalists answer. warm: what is known from the start.
     """
 
     space: Space
@@ -46,6 +47,7 @@ class Prepared:
     data: Any
     test_rows: int = 0
     answers: int = 0
+    warm: WarmStart = field(default_factory=WarmStart)
 
 
 def prepare(study: Located) -> Prepared:
@@ -55,12 +57,14 @@ def prepare(study: Located) -> Prepared:
     space = presets.build(config.space, lora=lora)
     baseline = presets.baseline(config.space, config.baseline, lora=lora, training=config.training)
     start = space.encode(baseline) if baseline is not None and space.contains(baseline) else None
+    warm = warm_start(study, space)  # before the data, which may take long
     fixed: dict[str, Any] = {
         "objective": config.objective.model_dump(mode="json", exclude={"directory"}),
         "space": space.describe(),
         "baseline": dict(baseline) if baseline is not None else None,
         "sampler": portable(config.sampler.model_dump(mode="json", exclude={"block_size"})),
         "seed": config.seed,
+        "warm_start": {"study": config.warm_start.shown, "values": warm.values} if config.warm_start else None,
     }
     if isinstance(config.objective, CommandObjectiveConfig):
         presets.check_placeholders(config.objective.command, space)
@@ -72,8 +76,8 @@ def prepare(study: Located) -> Prepared:
             "directory": config.objective.directory,
         }
         objective = ObjectiveSpec("command", fields)
-        return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None)
-    return _lora(study, space, baseline, start, fixed)
+        return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None, warm=warm)
+    return _lora(study, space, baseline, start, fixed, warm)
 
 
 def _check_program(objective: CommandObjectiveConfig) -> None:
@@ -90,6 +94,7 @@ def _lora(
     baseline: Mapping[str, Any] | None,
     start: Mapping[str, Any] | None,
     fixed: dict[str, Any],
+    warm: WarmStart,
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
     need_training()
@@ -136,7 +141,7 @@ def _lora(
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     test_rows = data.summary.test.rows
-    return Prepared(space, baseline, start, objective, at, fixed, data.summary, test_rows, answers)
+    return Prepared(space, baseline, start, objective, at, fixed, data.summary, test_rows, answers, warm)
 
 
 def need_training() -> None:

@@ -12,7 +12,7 @@ from meshtune import finals
 from meshtune.commands.facts import versions
 from meshtune.commands.locate import Located, existing
 from meshtune.lease import holder
-from meshtune.record import Record
+from meshtune.record import WARM_START, Record
 from meshtune.recorded import RecordedTrial
 from meshtune.space import Dimension, Parameter
 
@@ -32,6 +32,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     Beside what `status --json` promises: `space` (what is searched, as `{name, low, high, log, choices, power_of,
     integer}` in decoded values) and `space_fixed`, `sampler`, `seed`, `model`, `objective` (lora or command),
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
+    `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
     """
@@ -96,6 +97,7 @@ def _made_with(record: Record) -> dict[str, Any]:
     return {
         "sampler": fixed.get("sampler", {}).get("import") or fixed.get("sampler", {}).get("name"),
         "seed": fixed.get("seed"),
+        "warm_start": record.notes.get(WARM_START),
         "model": model.get("name") if model else None,
         "objective": "command" if "command" in fixed.get("objective", {}) else "lora",
         "space": [_searched(described) for described in space.get("searched", {}).values()],

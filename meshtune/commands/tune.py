@@ -52,11 +52,15 @@ def tune(
             block_size=block_size,
             seed=config.seed,
             new_segment=new_segment,
+            warm_start=prepared.warm.trials,
+            warm_start_values=prepared.warm.values,
         )
         stack.callback(sampler.close)
         record = Record(
             study.url, study.folder.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size}
         )
+        if prepared.warm.trials:
+            record.begin_with(prepared.warm.trials, prepared.warm.facts)
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
         _write_effective(study)
         stack.callback(_remove_empty, study.folder / "checkpoints")
@@ -64,6 +68,8 @@ def tune(
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
         yield Opened(record, study.folder, config.sampler.shown, worker.slots, trials, price)
+        if prepared.warm.trials and not record.trials:
+            yield Stage(str(prepared.warm))
         yield from _search(study, prepared, record, sampler, worker, held, stop)
 
 

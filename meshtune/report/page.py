@@ -190,6 +190,10 @@ def _at_a_glance(status: Status) -> list[tuple[str, str]]:
 def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [("model", str(status["model"]))] if status["model"] else []
     facts += [("sampler", str(status["sampler"])), ("seed", str(status["seed"]))]
+    if warm := status.get("warm_start"):
+        values = "their values as they are" if warm["values"] == "as_is" else "their values shifted"
+        known = f"{warm['complete']} trials of {warm['study']}, {values}"
+        facts.append(("known from the start", known + (f"; {warm['failed']} failed" if warm["failed"] else "")))
     budget = {key: value for key, value in status["budget"].items() if value is not None}
     facts += [(f"budget, {key.replace('_', ' ')}", number(value)) for key, value in budget.items()]
     if status["ran_on"]:

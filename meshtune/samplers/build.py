@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
 
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError, MissingExtra, need
@@ -26,8 +27,13 @@ def build(
     block_size: int,
     seed: int,
     new_segment: bool = False,
+    warm_start: Sequence[FrozenTrial] = (),
+    warm_start_values: Literal["as_is", "shifted"] = "as_is",
 ) -> Sampler:
     """The sampler of the config over these distributions.
+
+    `warm_start`: finished trials over them that it knows from the start, which `mads` and `tpe` can use; their values
+    are as good as this study's (`as_is`), or those of another fidelity (`shifted`, for `mads`).
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
@@ -35,11 +41,20 @@ def build(
 
     def rebuilt(make: Build) -> RebuiltSampler:
         _try(config, lambda: quiet(make)(0, 0))
-        return RebuiltSampler(quiet(make), search_space, seed=seed, block_size=block_size)
+        return RebuiltSampler(quiet(make), search_space, seed=seed, block_size=block_size, known=warm_start)
 
     match config.name:
         case "mads":
-            return _mads(config, search_space, x0=x0, block_size=block_size, seed=seed, new_segment=new_segment)
+            return _mads(
+                config,
+                search_space,
+                x0=x0,
+                block_size=block_size,
+                seed=seed,
+                new_segment=new_segment,
+                warm_start=warm_start,
+                warm_start_values=warm_start_values,
+            )
         case "tpe":
             return rebuilt(lambda s, _: TPESampler(seed=s, **options))
         case "random":

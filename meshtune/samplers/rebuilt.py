@@ -1,21 +1,24 @@
 """Optuna's own samplers, built afresh for each proposal from (seed, trial number).
 
 So a proposal depends only on the study's trials and its number, and a resumed study continues as an uninterrupted one
-would. Blocks are ranges of trial numbers: a block opens when all trials before it are told.
+would. Blocks are ranges of trial numbers: a block opens when all trials before it are told. What is known from the
+start stands before the study's trials, in a copy that the built sampler sees.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
+import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, QMCSampler
 from optuna.trial import FrozenTrial
 
+from meshtune import storage
 from meshtune.samplers.seam import Sampler
 from meshtune.samplers.seeds import derived_seed
 
@@ -39,14 +42,23 @@ class RebuiltSampler(Sampler):
 
     Args:
         build: makes the sampler. search_space: Optuna distributions by name. seed: the study's.
-        block_size: trials that are proposed together.
+        block_size: trials that are proposed together. known: finished trials of an earlier study, which it learns from.
     """
 
-    def __init__(self, build: Build, search_space: Mapping[str, BaseDistribution], *, seed: int, block_size: int = 1):
+    def __init__(
+        self,
+        build: Build,
+        search_space: Mapping[str, BaseDistribution],
+        *,
+        seed: int,
+        block_size: int = 1,
+        known: Sequence[FrozenTrial] = (),
+    ):
         self._build = build
         self._space = dict(search_space)
         self._seed = seed
         self._block_size = block_size
+        self._known = tuple(known)
 
     def available(self, study: Study) -> int:
         """Points of the open block that can be proposed without waiting; these samplers are never exhausted."""
@@ -68,16 +80,27 @@ class RebuiltSampler(Sampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As the sampler built for this trial proposes."""
-        return self._built(trial).sample_relative(study, trial, search_space)
+        return self._built(trial).sample_relative(*self._informed(study, trial), search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As the sampler built for this trial and parameter proposes."""
-        return self._built(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+        built = self._built(trial, param_name)
+        return built.sample_independent(*self._informed(study, trial), param_name, param_distribution)
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def _informed(self, study: Study, trial: FrozenTrial) -> tuple[Study, FrozenTrial]:
+        """A copy of the study in which the known trials come first, and the trial's place in it."""
+        if not self._known:
+            return study, trial
+        with storage.quiet():
+            copy = optuna.create_study(directions=study.directions)
+        for each in (*self._known, *study.get_trials(deepcopy=False)):
+            copy._storage.create_new_trial(copy._study_id, template_trial=each)
+        return copy, copy.get_trials(deepcopy=False)[len(self._known) + trial.number]
 
     def _built(self, trial: FrozenTrial, name: str = "") -> BaseSampler:
         return self._build(derived_seed(self._seed, trial.number, name), trial.number)

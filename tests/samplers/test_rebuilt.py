@@ -6,6 +6,7 @@ import pytest
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError
 from meshtune.samplers.build import build
+from meshtune.samplers.rebuilt import RebuiltSampler
 from meshtune.samplers.seam import Sampler
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, points, search
 
@@ -32,6 +33,45 @@ class TestQMC(OptunaContract):
 
 class TestGP(OptunaContract):
     name = "gp"
+
+
+def known(count: int) -> optuna.Study:
+    """A study whose finished trials are known to another one."""
+    earlier = build(SamplerConfig(name="random"), MIXED, x0=None, block_size=1, seed=9)
+    return search(optuna.create_study(), earlier, MIXED, count)
+
+
+class TestInformedTPE(SamplerContract):
+    """As the others, with points that are known from the start."""
+
+    def make(self, space: Space, block_size: int, seed: int) -> Sampler:
+        given = known(15).trials
+        made: Sampler = build(
+            SamplerConfig(name="tpe"), space, x0=None, block_size=block_size, seed=seed, warm_start=given
+        )
+        return made
+
+
+@pytest.mark.parametrize("options", [{}, {"multivariate": False}, {"constant_liar": False}])
+def test_what_is_known_counts_as_finished_trials_of_the_study(options: dict[str, bool]) -> None:
+    """Known trials before a study's own propose what one study of both does."""
+
+    def tpe(seed: int, number: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(seed=0, **options)
+
+    def proposed(study: optuna.Study, sampler: Sampler) -> dict[str, object]:
+        study.sampler = sampler
+        study.ask(dict(MIXED))  # stays pending
+        return study.ask(dict(MIXED)).params
+
+    earlier, own = known(15), known(4)
+    both = optuna.create_study()
+    both.add_trials(earlier.trials + own.trials)
+    informed = RebuiltSampler(tpe, MIXED, seed=0, block_size=4, known=earlier.trials)
+    expected = proposed(both, RebuiltSampler(tpe, MIXED, seed=0, block_size=4))
+    assert proposed(own, informed) == expected
+    assert len(own.trials) == 6
+    assert proposed(known(4), RebuiltSampler(tpe, MIXED, seed=0, block_size=4)) != expected
 
 
 def test_qmc_covers_better_than_chance() -> None:

@@ -1,0 +1,95 @@
+"""What a study knows before its first trial: the finished trials of the study that `warm_start` names.
+
+They are read from that study once, as it stands when this one starts, and kept in this one's record; from then on they
+come from there, wherever the other study is and whatever became of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from meshtune.commands.locate import Located, existing
+from meshtune.config import WarmStartConfig
+from meshtune.errors import Fault, InputError
+from meshtune.known import Known, KnownTrials, known_in
+from meshtune.record import WARM_START, Record
+from meshtune.space import Space
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Known points for the sampler, and what a line and the record say of them; by default there are none.
+
+    Attributes:
+        trials: what the sampler is given, Optuna's finished trials. values: as `WarmStartConfig.values`.
+        facts: `study` (where they come from), `values`, `complete`, `failed` and `outside` (numbers of trials).
+    """
+
+    trials: KnownTrials = ()
+    values: Literal["as_is", "shifted"] = "as_is"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        failed, outside = self.facts["failed"], self.facts["outside"]
+        text = f"{self.facts['complete']} trials of {self.facts['study']} are known from the start"
+        text += f", and {failed} that failed" if failed else ""
+        return f"{text}; {outside} {'lies' if outside == 1 else 'lie'} outside this space" if outside else text
+
+
+def warm_start(study: Located, space: Space) -> WarmStart:
+    """The known points of a study: from its record where it has begun, else from the study that it names.
+
+    Raises InputError where there is no such study, or where no finished trial of it lies in the space.
+    """
+    config = study.config.warm_start
+    if config is None:
+        return WarmStart()
+    if study.started and (begun := _recorded(study, config)):
+        return begun
+    known, finished = _of_other(study, config, space)
+    if not known.complete:
+        raise InputError(Fault(_nothing_known(config, known, finished), key="warm_start"))
+    facts = {
+        "study": config.shown,
+        "values": config.values,
+        "complete": known.complete,
+        "failed": len(known.trials) - known.complete,
+        "outside": len(known.outside),
+    }
+    return WarmStart(known.trials, config.values, facts)
+
+
+def _recorded(study: Located, config: WarmStartConfig) -> WarmStart | None:
+    try:
+        record = Record(study.url, study.folder.name)
+    except InputError:  # no study of this name in the storage yet
+        return None
+    facts = record.notes.get(WARM_START)
+    return WarmStart(record.known, config.values, facts) if facts else None
+
+
+def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[Known, int]:
+    """What the other study knows, and how many of its trials have finished."""
+    try:
+        other = existing(Path(config.study))
+        if other.folder.resolve() == study.folder.resolve():
+            raise InputError("this is the study itself; name another one's folder or YAML")
+        told = Record(other.url, other.folder.name).told
+    except InputError as error:
+        what = f"no study to start from: {error}"
+        raise InputError(Fault(what, key="warm_start")) from error
+    return known_in(space, sorted(told, key=lambda trial: trial.number)), len(told)
+
+
+def _nothing_known(config: WarmStartConfig, known: Known, finished: int) -> str:
+    if not finished:
+        return f"{config.study}: no trial of it has finished yet; wait for some, or leave `warm_start` out"
+    what = f"{config.study}: none of its {finished} finished trials can be used"
+    if known.trials:
+        what += f"; {len(known.trials)} lie in this space and all of them failed"
+    if known.outside:
+        what += f"; outside this space: {known.why_outside()}"
+    return what + ". Widen `space`, or leave `warm_start` out"
