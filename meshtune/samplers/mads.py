@@ -55,9 +55,10 @@ class MadsSampler(Sampler):
         search_space: Optuna distributions by name. Left out, it is what the complete trials have in common, so the
             first trial is sampled by `independent_sampler`. Where it is given and finite, the study is stopped once
             every point has a trial.
-        block_size: most points that are proposed before an answer is needed; twice the number of variables by default.
-            Give the number of trials that run at once where that is larger.
-        n_startup: size of the Latin-hypercube start; twice the number of variables by default, less what is known.
+        block_size: most points that are proposed before an answer is needed. By default as many as have been run at
+            once when NOMAD starts, so that one at a time each answer steers the next point.
+        n_startup: points of the opening, a Latin hypercube, `x0` and what is known among them. By default twice the
+            number of variables; with `x0` as many as make up the first block.
         warm_start: an earlier study, or finished trials, whose points are known from the start.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.

@@ -128,8 +128,11 @@ class Segments:
 
     @property
     def _n_startup(self) -> int:
-        given = self.settings.n_startup
-        return 2 * len(self.encoding.space) if given is None else given
+        settings = self.settings
+        if settings.n_startup is not None:
+            return settings.n_startup
+        # From a start point a wide opening costs more than it finds, but where a block has room for it.
+        return (settings.block_size or 1) if settings.x0 else 2 * len(self.encoding.space)
 
     def _teller(self, constraints: Sequence[str]) -> Teller:
         return Teller(self._directions, tuple(constraints), self.settings.hidden)
