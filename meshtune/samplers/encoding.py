@@ -9,8 +9,9 @@ Several coordinates may decode to one point. What makes two points the same is t
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -48,6 +49,10 @@ class Encoding:
         if not all(self.integer):
             return math.inf
         return math.prod(high - low + 1 for low, high in zip(self.lower, self.upper, strict=True))
+
+    def points(self) -> Iterator[Point]:
+        """All points of a finite space."""
+        return itertools.product(*(map(float, range(int(h) + 1)) for h in self.upper))
 
     @property
     def middle(self) -> Point:

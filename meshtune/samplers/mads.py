@@ -58,7 +58,7 @@ class MadsSampler(Sampler):
         block_size: most points that are proposed before an answer is needed. By default as many as have been run at
             once when NOMAD starts, so that one at a time each answer steers the next point.
         n_startup: points of the opening, a Latin hypercube, `x0` and what is known among them. By default twice the
-            number of variables; with `x0` as many as make up the first block.
+            number of variables, and at least two blocks; with `x0` one block.
         warm_start: an earlier study, or finished trials, whose points are known from the start.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.

@@ -98,10 +98,10 @@ class Problem:
             lines += ["MAX_EVAL 1500", "LH_SEARCH 0 4"]
         if several:
             lines.append("DMULTIMADS_OPTIMIZATION yes")
-        if self.block_size == 1:  # each answer steers the next point
-            lines.append("EVAL_OPPORTUNISTIC yes")
-        else:  # several objectives cannot mix search and poll; without the Nelder-Mead search their blocks are fuller
-            lines += ["EVAL_OPPORTUNISTIC no", "NM_SEARCH no" if several else "MEGA_SEARCH_POLL yes"]
+        if self.block_size > 1:
+            # Else most blocks have one point. Several objectives cannot mix search and poll; without the Nelder-Mead
+            # search their blocks are fuller. One at a time the mixture costs more than it finds.
+            lines.append("NM_SEARCH no" if several else "MEGA_SEARCH_POLL yes")
         if several or len(self.integer) == 1:
             lines.append("DIRECTION_TYPE ORTHO 2N")  # the default is refused, or crashes in one dimension
         given = {option.split()[0].upper() for option in self.options}

@@ -77,13 +77,12 @@ class Search:
         """Whether there is nothing new to propose."""
         if self._empty >= ENDED:
             return True
-        # NOMAD may crash when it looks for one point more than there are.
         return len(self.ledger.visited() | self._refused) >= self.encoding.size
 
     def free(self, study: Study) -> int:
         """Points of the open block that can be proposed now; opens the next block where this one is answered."""
         self._advance(study)
-        return sum(self._is_free(index) for index in range(len(self._slots)))
+        return len({slot.key for index, slot in enumerate(self._slots) if self._is_free(index)})
 
     def lend(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
         """The first free point, for a trial; None where there is none."""
@@ -164,6 +163,9 @@ class Search:
     def _go_on(self, answers: Sequence[Outputs | None]) -> None:
         """From an answered block to the next one."""
         assert self._source is not None
+        if rest := self._segments.rest(self.ledger, self._refused):
+            self._begin(rest)
+            return
         self._source.tell(answers)
         if "points" not in self._definition and self._segment != UNBORN and self._outdated():
             self._begin(self._segments.descent(self.ledger, self._empty))

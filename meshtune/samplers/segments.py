@@ -7,7 +7,8 @@ NOMAD's start the regret is lower (docs/decisions/2026-11-25-mads-race.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,19 @@ class Segments:
     def widening(self, ledger: Ledger, empty: int) -> Definition | None:
         """Points all over the space, after NOMAD has converged."""
         return self._points(self._drawn(self._n_startup, ledger, empty), ledger, empty)
+
+    def rest(self, ledger: Ledger, refused: Collection[Point]) -> Definition | None:
+        """The last points of a finite space: NOMAD spins, or crashes, where there are few left to find."""
+        encoding = self.encoding
+        if encoding.size == math.inf:
+            return None
+        tried = len(ledger.visited().union(refused))
+        if not 0 < encoding.size - tried <= 2 * len(encoding.space):
+            return None
+        points = {encoding.key(encoding.decode(point)): point for point in encoding.points()}
+        return self._points(
+            [p for key, p in points.items() if key not in refused and not ledger.is_taken(key)], ledger, 0
+        )
 
     def descent(self, ledger: Ledger, empty: int) -> Definition:
         """A run of NOMAD from all that is known, with the best of it as the start."""
@@ -132,7 +146,8 @@ class Segments:
         if settings.n_startup is not None:
             return settings.n_startup
         # From a start point a wide opening costs more than it finds, but where a block has room for it.
-        return (settings.block_size or 1) if settings.x0 else 2 * len(self.encoding.space)
+        block = settings.block_size or 1
+        return block if settings.x0 else 2 * max(len(self.encoding.space), block)
 
     def _teller(self, constraints: Sequence[str]) -> Teller:
         return Teller(self._directions, tuple(constraints), self.settings.hidden)

@@ -123,7 +123,7 @@ def test_a_replay_that_differs_stops_and_a_new_segment_goes_on() -> None:
     sampler = MadsSampler(search_space=MIXED, x0=X0, block_size=4, seed=0, new_segment=True)
     search(other, sampler, MIXED, 30)
     sampler.close()
-    assert {trial.system_attrs[NOTE]["segment"] for trial in other.trials} >= {0, 8, 14}
+    assert {trial.system_attrs[NOTE]["segment"] for trial in other.trials} >= {0, 14}
     assert len({str(params) for params in points(other)}) == 30
 
 
