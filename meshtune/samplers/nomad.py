@@ -99,9 +99,9 @@ class Problem:
         if several:
             lines.append("DMULTIMADS_OPTIMIZATION yes")
         if self.block_size > 1:
-            # Else most blocks have one point. Several objectives cannot mix search and poll; without the Nelder-Mead
-            # search their blocks are fuller. One at a time the mixture costs more than it finds.
-            lines.append("NM_SEARCH no" if several else "MEGA_SEARCH_POLL yes")
+            # Without these most blocks have one point; one at a time they cost more than they find. Several objectives
+            # cannot mix search and poll.
+            lines += ["NM_SEARCH no", *([] if several else ["MEGA_SEARCH_POLL yes"])]
         if several or len(self.integer) == 1:
             lines.append("DIRECTION_TYPE ORTHO 2N")  # the default is refused, or crashes in one dimension
         given = {option.split()[0].upper() for option in self.options}
