@@ -1,8 +1,8 @@
 """The study's trials by what MADS asks about them: who holds a slot of a block, who has evaluated a point.
 
 The note on a trial (system attribute `mads`) says what it was lent:
-`{"segment", "block", "slot", "point", "open": the segment's definition, on its first trial}`, or
-`{"fill": true, "point"}` for a point beyond the block. On a shared storage also `"by"`, the process that runs
+`{"segment", "block", "slot", "space", "point", "open": the segment's definition, on its first trial}`, or
+`{"fill": true, "space", "point"}` for a point beyond the block. On a shared storage also `"by"`, the process that runs
 it, where that is `study.optimize`: such a trial dies with its process. What was asked for may be told by another one.
 """
 
@@ -73,6 +73,19 @@ class Ledger:
         """Numbers of the finished trials that have a point of the space."""
         return sorted(number for number, key in self._keys.items() if key is not None)
 
+    def params(self, trial: FrozenTrial) -> Mapping[str, Any]:
+        """A finished trial's values by name.
+
+        An objective may end before it asks for all, pruned or on a branch: the rest is then as it was lent.
+        """
+        space, note = self._encoding.space, trial.system_attrs.get(NOTE, {})
+        asked = {name: value for name, value in trial.params.items() if name in space}
+        if not asked or len(asked) == len(space) or note.get("space") != self._space:
+            return trial.params
+        params = {**self._encoding.decode(note["point"]), **asked}
+        exact = self._encoding.has(params) and self._encoding.key(params) == tuple(note["point"])
+        return params if exact else trial.params
+
     def lent(self, segment: int) -> Iterator[tuple[Slot, int]]:
         """Slots of a segment with the numbers of the trials that they were lent to."""
         return ((slot, number) for slot, numbers in self._lent.items() if slot[0] == segment for number in numbers)
@@ -88,7 +101,8 @@ class Ledger:
     # -- inside
 
     def _finish(self, trial: FrozenTrial) -> None:
-        key = self._encoding.key(trial.params) if self._encoding.has(trial.params) else None
+        params = self.params(trial)
+        key = self._encoding.key(params) if self._encoding.has(params) else None
         self._keys[trial.number] = key
         if key is not None:
             self._by_key[key] = min(self._by_key.get(key, trial.number), trial.number, key=self._ended)

@@ -94,7 +94,7 @@ class Search:
             slot = self._slots[index]
             opens = self._segment in (UNBORN, trial.number)  # the latter after a lost claim: others may have joined
             segment = trial.number if opens else self._segment
-            place: dict[str, Any] = {"segment": segment, "block": self._block, "slot": index, "space": self._space}
+            place: dict[str, Any] = {"segment": segment, "block": self._block, "slot": index}
             if opens:
                 place["open"] = self._definition
             claimed = self.claim(study, trial, slot.key, place)
@@ -110,7 +110,7 @@ class Search:
         Each writes first and looks then: of two that take the same point at once, at least one sees the other.
         """
         dies = self._shared and study._thread_local.in_optimize_loop  # with its process; what was asked for lives on
-        note = {**note, "point": list(key), **({"by": owner()} if dies else {})}
+        note = {**note, "space": self._space, "point": list(key), **({"by": owner()} if dies else {})}
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         if self._shared:
             self.ledger.update(study.get_trials(deepcopy=False))
