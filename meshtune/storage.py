@@ -49,7 +49,7 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingExtra(
-            f"the storage {url}", str(error.name), "pip install psycopg2-binary (for postgresql://..)"
+            f"the storage {url}", str(error.name), "pip install 'meshtune[postgres]' (for postgresql://..)"
         ) from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]

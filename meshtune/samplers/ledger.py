@@ -1,8 +1,9 @@
 """The study's trials by what MADS asks about them: who holds a slot of a block, who has evaluated a point.
 
 The note on a trial (system attribute `mads`) says what it was lent:
-`{"segment", "block", "slot", "point", "open": the segment's definition, on its first trial}`, or
-`{"fill": true, "point"}` for a point beyond the block; on a shared storage also `"by"`, the process that runs it.
+`{"segment", "block", "slot", "space", "point", "open": the segment's definition, on its first trial}`, or
+`{"fill": true, "space", "point"}` for a point beyond the block. On a shared storage also `"by"`, the process that runs
+it, where that is `study.optimize`: such a trial dies with its process. What was asked for may be told by another one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -56,10 +59,11 @@ class Ledger:
         """The trial that answers a slot, finished or not; None where the slot is free.
 
         A trial to which it was lent answers it if its point is exactly the slot's; else any trial of that point does.
+        Of several to which it was lent (the first one's process may have died) the first that ended does.
         """
-        for number in self._lent.get(slot, ()):
-            if self._keys.get(number, self._open.get(number)) == key:
-                return number
+        lent = [number for number in self._lent.get(slot, ()) if self._keys.get(number, self._open.get(number)) == key]
+        if lent:
+            return min(lent, key=self._ended)
         held = [number for number, point in self._open.items() if point == key]
         if key in self._by_key:
             held.append(self._by_key[key])
@@ -68,6 +72,19 @@ class Ledger:
     def finished(self) -> list[int]:
         """Numbers of the finished trials that have a point of the space."""
         return sorted(number for number, key in self._keys.items() if key is not None)
+
+    def params(self, trial: FrozenTrial) -> Mapping[str, Any]:
+        """A finished trial's values by name.
+
+        An objective may end before it asks for all, pruned or on a branch: the rest is then as it was lent.
+        """
+        space, note = self._encoding.space, trial.system_attrs.get(NOTE, {})
+        asked = {name: value for name, value in trial.params.items() if name in space}
+        if not asked or len(asked) == len(space) or note.get("space") != self._space:
+            return trial.params
+        params = {**self._encoding.decode(note["point"]), **asked}
+        exact = self._encoding.has(params) and self._encoding.key(params) == tuple(note["point"])
+        return params if exact else trial.params
 
     def lent(self, segment: int) -> Iterator[tuple[Slot, int]]:
         """Slots of a segment with the numbers of the trials that they were lent to."""
@@ -84,10 +101,15 @@ class Ledger:
     # -- inside
 
     def _finish(self, trial: FrozenTrial) -> None:
-        key = self._encoding.key(trial.params) if self._encoding.has(trial.params) else None
+        params = self.params(trial)
+        key = self._encoding.key(params) if self._encoding.has(params) else None
         self._keys[trial.number] = key
         if key is not None:
-            self._by_key[key] = min(self._by_key.get(key, trial.number), trial.number)
+            self._by_key[key] = min(self._by_key.get(key, trial.number), trial.number, key=self._ended)
+
+    def _ended(self, number: int) -> tuple[datetime, int]:
+        """Sorts trials by when they ended: one that is ended from outside, long after, changes no answer."""
+        return self.trials[number].datetime_complete or datetime.max, number
 
     def _claimed(self, trial: FrozenTrial, note: Mapping[str, Any]) -> Point | None:
         if "point" in note:
@@ -123,19 +145,36 @@ def members(ranges: Iterable[Sequence[int]]) -> list[int]:
 
 
 def owner() -> str:
-    """This process, as a note names it."""
-    return f"{platform.node()}:{os.getpid()}"
+    """This process, as a note names it: where its number holds, the number, and when it began."""
+    return f"{_realm()}:{os.getpid()}:{_began(os.getpid())}"
 
 
 def _abandoned(note: Mapping[str, Any]) -> bool:
-    """Whether the process that ran an unfinished trial on this machine is gone."""
-    host, _, pid = str(note.get("by", "")).rpartition(":")
-    if host != platform.node() or os.name != "posix":
+    """Whether the process that ran an unfinished trial is known to have ended; of another machine nothing is known."""
+    if "by" not in note:
         return False
+    realm, pid, began = note["by"].rsplit(":", 2)
+    return realm == _realm() and _began(int(pid)) not in (began, "")
+
+
+def _realm() -> str:
+    """The machine, and on Linux the container: process numbers mean nothing elsewhere."""
+    namespace = Path("/proc/self/ns/pid")
+    return f"{platform.node()}:{namespace.readlink().name}" if namespace.exists() else platform.node()
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, empty where the system does not say; None where it has ended, waited for or not."""
+    if os.name != "posix":
+        return ""
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except (OSError, ValueError):
-        return False
-    return False
+        return None
+    except PermissionError:
+        pass
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return None if fields[0] in "ZX" else fields[19]

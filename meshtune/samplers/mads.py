@@ -7,6 +7,7 @@ Source: Audet and Dennis 2006 (MADS); Audet and Dennis 2009 (progressive barrier
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -215,7 +216,7 @@ class MadsSampler(Sampler):
         encoding = Encoding(space)
         if not encoding.space:
             return None
-        of = (study.study_name, study._study_id, repr(encoding.space))
+        of = (study.study_name, study._study_id, repr(encoding.space), os.getpid())  # a fork shares no child
         if self._search is None or self._of != of:
             self.close()
             self._search = Search(self._settings, study, encoding, new_segment=self._new_segment)

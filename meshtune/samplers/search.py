@@ -91,14 +91,16 @@ class Search:
             index = next((i for i in range(len(self._slots)) if self._is_free(i)), None)
             if index is None:
                 return None
-            slot, unborn = self._slots[index], self._segment == UNBORN
-            segment = trial.number if unborn else self._segment
-            place: dict[str, Any] = {"segment": segment, "block": self._block, "slot": index, "space": self._space}
-            if unborn:
+            slot = self._slots[index]
+            opens = self._segment in (UNBORN, trial.number)  # the latter after a lost claim: others may have joined
+            segment = trial.number if opens else self._segment
+            place: dict[str, Any] = {"segment": segment, "block": self._block, "slot": index}
+            if opens:
                 place["open"] = self._definition
-            if self.claim(study, trial, slot.key, place):
-                if unborn:
-                    self._segment = self._latest = trial.number
+            claimed = self.claim(study, trial, slot.key, place)
+            if opens:
+                self._segment = self._latest = trial.number
+            if claimed:
                 return dict(slot.params or {})
         return None
 
@@ -107,7 +109,8 @@ class Search:
 
         Each writes first and looks then: of two that take the same point at once, at least one sees the other.
         """
-        note = {**note, "point": list(key), **({"by": owner()} if self._shared else {})}
+        dies = self._shared and study._thread_local.in_optimize_loop  # with its process; what was asked for lives on
+        note = {**note, "space": self._space, "point": list(key), **({"by": owner()} if dies else {})}
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         if self._shared:
             self.ledger.update(study.get_trials(deepcopy=False))
@@ -149,16 +152,29 @@ class Search:
         return answers
 
     def _advance(self, study: Study) -> None:
-        """Go on until a point is free, an answer is awaited, or the space is exhausted."""
-        self.ledger.update(study.get_trials(deepcopy=False))
-        if self.exhausted:
-            return
-        self._attach()
-        for _ in range(SPINS):
-            if self.exhausted or (answers := self._answers()) is None:
+        """Go on until a point is free, an answer is awaited, or the space is exhausted.
+
+        Where an exception cuts an exchange with the child, such as Ctrl-C, the next call replays to a fresh one.
+        """
+        try:
+            self._update(study)
+            if self.exhausted:
                 return
-            self._go_on(answers)
-        self._empty = ENDED
+            self._attach()
+            for _ in range(SPINS):
+                if self.exhausted or (answers := self._answers()) is None:
+                    return
+                self._go_on(answers)
+            self._empty = ENDED
+        except BaseException:
+            self.close()
+            raise
+
+    def _update(self, study: Study) -> None:
+        """Read the trials; where a segment has begun once more, since the first time may have missed what it knows."""
+        self.ledger.update(study.get_trials(deepcopy=False))
+        if self._shared and max(self.ledger.openers, default=None) != self._latest:
+            self.ledger.update(study.get_trials(deepcopy=False))
 
     def _go_on(self, answers: Sequence[Outputs | None]) -> None:
         """From an answered block to the next one."""
@@ -207,9 +223,9 @@ class Search:
             if begun or self._segments.fits(definition):
                 self._replay(latest, definition)
                 return
-        self._force_new = False
         opening = self._segments.opening(self.ledger) if latest is None else None
         self._begin(opening or self._segments.descent(self.ledger, self._empty))
+        self._force_new = False
 
     def _begin(self, definition: Definition) -> None:
         """A new segment, which gets its number from its first trial."""

@@ -200,9 +200,9 @@ class Segments:
         here: dict[Point, Outputs | None] = {}
         for number in numbers:
             trial = ledger.trials[number]
-            outputs = teller.outputs(trial)
-            known.setdefault(self.encoding.encode(trial.params), outputs)
-            here.setdefault(self.encoding.key(trial.params), outputs)
+            outputs, params = teller.outputs(trial), ledger.params(trial)
+            known.setdefault(self.encoding.encode(params), outputs)
+            here.setdefault(self.encoding.key(params), outputs)
         warm = self.settings.warm_start
         if warm is not None:
             trials = {key: trial for key, (trial, _) in warm.known(self.encoding, teller).items()}
