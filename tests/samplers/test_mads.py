@@ -143,6 +143,17 @@ def test_the_child_writes_nothing_and_ends_with_close(tmp_path: Path, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_what_a_batch_system_sends_to_all_processes_does_not_end_the_child(number: signal.Signals) -> None:
+    nomad = Nomad(SEGMENT)
+    block = nomad.ask()
+    assert block is not None
+    os.kill(nomad.pid, number)
+    nomad.tell([(1.0,)] * len(block))
+    assert nomad.ask()
+    nomad.close()
+
+
 def test_a_killed_child_is_an_error_that_says_so() -> None:
     nomad = Nomad(SEGMENT)
     nomad.ask()
