@@ -52,14 +52,14 @@ class MadsSampler(Sampler):
     `trial.set_constraint`. Failed and pruned trials count as evaluations without a value, from which MADS moves away.
 
     Args:
-        x0: the start point by name, of some or all parameters; the first trial's point, or the middle of the space.
+        x0: the start point by name, of some or all parameters; the rest, or all of it, is the middle of the space.
         search_space: Optuna distributions by name. Left out, it is what the complete trials have in common, so the
             first trial is sampled by `independent_sampler`. Where it is given and finite, the study is stopped once
             every point has a trial.
         block_size: most points that are proposed before an answer is needed. By default as many as have been run at
             once when NOMAD starts, so that one at a time each answer steers the next point.
-        n_startup: points of the opening, a Latin hypercube, `x0` and what is known among them. By default twice the
-            number of variables, and at least two blocks; with `x0` one block.
+        n_startup: points before NOMAD begins: the start point, what is known, and a Latin hypercube. One block by
+            default; with several objectives at least twice the number of variables.
         warm_start: an earlier study, or finished trials, whose points are known from the start.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.

@@ -56,9 +56,8 @@ class Segments:
     def opening(self, ledger: Ledger) -> Definition | None:
         """The first points of a study; None where enough is known."""
         settings, encoding = self.settings, self.encoding
-        points = [] if not settings.x0 else [self._x0()]
-        known = len(ledger.finished())
-        warm = settings.warm_start
+        known, warm = len(ledger.finished()), settings.warm_start
+        points = [self._x0()] if settings.x0 or (warm is None and known < len(encoding.space)) else []
         if warm is not None:
             if warm.values == "shifted" and len(self._directions) > 1:
                 raise ValueError("warm_start_values: with several objectives only `as_is` is allowed")
@@ -145,9 +144,9 @@ class Segments:
         settings = self.settings
         if settings.n_startup is not None:
             return settings.n_startup
-        # From a start point a wide opening costs more than it finds, but where a block has room for it.
+        # Measured: beside the start point a wide opening costs more than it finds, but where a block has room for it.
         block = settings.block_size or 1
-        return block if settings.x0 else 2 * max(len(self.encoding.space), block)
+        return block if len(self._directions) == 1 else max(block, 2 * len(self.encoding.space))
 
     def _teller(self, constraints: Sequence[str]) -> Teller:
         return Teller(self._directions, tuple(constraints), self.settings.hidden)
