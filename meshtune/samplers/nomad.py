@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ Outputs = tuple[float, ...]  # objectives, then constraints
 HANG_SECONDS = 300.0
 SEEDS = 1_000_003  # NOMAD draws as many numbers at its start as its seed says: seconds where that is large
 PROGRAM = Path(__file__).with_name("nomad_process.py")
+CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, 0xC0000005)  # the last is Windows' access violation
+REFUSED = "Parameter Error"  # said before NOMAD crashes on a value that it does not take
 UNKNOWN = "Unknown parameter:"  # all that NOMAD does about one
 OURS = {  # NOMAD's parameters that follow from the sampler's arguments
     "BB_EXE": "it is the study's objective",
@@ -102,8 +105,10 @@ class Problem:
             # Without these most blocks have one point; one at a time they cost more than they find. Several objectives
             # cannot mix search and poll.
             lines += ["NM_SEARCH no", *([] if several else ["MEGA_SEARCH_POLL yes"])]
-        if several or len(self.integer) == 1:
-            lines.append("DIRECTION_TYPE ORTHO 2N")  # the default is refused, or crashes in one dimension
+        if several or self.block_size > 1 or len(self.integer) == 1:
+            # The default (N+1 directions, one by a model) is refused for several objectives, and crashes in one
+            # dimension and, here and there, with the mixture of search and poll.
+            lines.append("DIRECTION_TYPE ORTHO 2N")
         given = {option.split()[0].upper() for option in self.options}
         return [line for line in lines if line.split()[0] not in given] + list(self.options)
 
@@ -128,6 +133,10 @@ def option_lines(options: Mapping[str, object]) -> tuple[str, ...]:
         raise ValueError("; ".join(faults))
     words = {True: "yes", False: "no"}
     return tuple(f"{name} {words[v] if isinstance(v, bool) else v}" for name, v in options.items())
+
+
+class NomadCrashed(SamplerError):
+    """NOMAD crashed by itself, it was not killed: from the same record it would do so again."""
 
 
 class Nomad:
@@ -216,7 +225,9 @@ class Nomad:
         code = self._child.wait()
         words = self._words()[-5:]
         self.close()
-        raise SamplerError(
+        refused = any(REFUSED in word for word in words)
+        crashed = NomadCrashed if code in CRASHES and not refused else SamplerError
+        raise crashed(
             f"NOMAD's child process (pid {self._child.pid}) {what}, exit code {code}."
             + (" Its last words: " + " | ".join(words) if words else " It said nothing.")
             + " The study is safe: run the same again."

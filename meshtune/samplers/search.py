@@ -18,17 +18,21 @@ from typing import Any
 
 from optuna import Study
 from optuna.distributions import distribution_to_json
+from optuna.logging import get_logger
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
 
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.ledger import NOTE, Ledger, members, owner
-from meshtune.samplers.nomad import Nomad, Outputs
+from meshtune.samplers.nomad import Nomad, NomadCrashed, Outputs
 from meshtune.samplers.segments import Definition, Points, Segments
 from meshtune.samplers.settings import Settings
 from meshtune.samplers.told import Teller, constraint_names
 
+_logger = get_logger(__name__)
+
+CRASHES = 3  # as many crashes of NOMAD in a row: an error
 ENDED = 3  # as many NOMAD runs in a row that propose nothing new: the space is exhausted
 SPINS = 2000  # as many blocks in a row without a point to evaluate: so too
 TRIES = 20  # to lend a point that no other process takes at the same time
@@ -71,6 +75,7 @@ class Search:
         self._inside: set[int] = set()  # numbers of the trials whose answers the open segment knows
         self._refused: set[Point] = set()
         self._empty = 0  # NOMAD runs in a row without news
+        self._crashes = 0  # in a row
 
     @property
     def exhausted(self) -> bool:
@@ -195,9 +200,24 @@ class Search:
                 self._begin(wide or self._segments.descent(self.ledger, self._empty))
 
     def _next_block(self) -> bool:
-        """Take the next block from the source; False where that has ended."""
+        """Take the next block from the source; False where that has ended.
+
+        Where NOMAD crashes, points all over the space come next, and then a run that knows them: the same one again
+        would crash again.
+        """
         assert self._source is not None
-        block = self._source.ask()
+        try:
+            block = self._source.ask()
+        except NomadCrashed as error:
+            self._crashes += 1
+            wide = self._segments.widening(self.ledger, self._empty + self._crashes)
+            if self._crashes > CRASHES or wide is None:
+                raise
+            _logger.warning(f"{error} It goes on with points all over the space.")
+            self._begin(wide)
+            return True
+        if isinstance(self._source, Nomad):
+            self._crashes = 0
         self._block += 1
         self._slots = [self._slot(point) for point in block or ()]
         return block is not None

@@ -198,3 +198,25 @@ def test_signal_handlers_of_the_host_stay() -> None:
     search(optuna.create_study(), sampler := MadsSampler(search_space=MIXED, seed=0), MIXED, 5)
     sampler.close()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_crash_of_nomad_costs_a_segment_and_not_the_study() -> None:
+    """Options under which NOMAD 4.6 crashes, with some seeds: mixed search and poll with its default directions."""
+    space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
+
+    def objective(trial: optuna.Trial) -> float:
+        x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+        trial.set_constraint("sum", x + y - 1)
+        return (x - 0.8) ** 2 + (y - 0.7) ** 2
+
+    crashed = 0
+    for seed in range(6):
+        options = {"DIRECTION_TYPE": "ORTHO N+1 QUAD"}
+        sampler = MadsSampler(search_space=space, seed=seed, block_size=4, nomad_options=options)
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(objective, n_trials=12)
+        opened = [t.system_attrs[NOTE]["open"] for t in study.trials if "open" in t.system_attrs[NOTE]]
+        crashed += sum("points" in definition for definition in opened) - 1
+        assert len(study.trials) == 12
+        sampler.close()
+    assert crashed

@@ -173,10 +173,10 @@ class TestPointsFromElsewhere:
 
     def test_a_better_one_is_where_the_search_goes_on(self) -> None:
         study = optuna.create_study(sampler=MadsSampler(search_space=UNIT, seed=0))
-        study.optimize(bowl, n_trials=10)
+        study.optimize(bowl, n_trials=6)
         study.enqueue_trial({"x": 0.8001, "y": 0.7001})
         study.optimize(bowl, n_trials=4)
-        opened = [t.system_attrs[NOTE]["open"] for t in study.trials[11:] if "open" in t.system_attrs.get(NOTE, {})]
+        opened = [t.system_attrs[NOTE]["open"] for t in study.trials[7:] if "open" in t.system_attrs.get(NOTE, {})]
         assert opened[0]["start"] == pytest.approx([0.8001, 0.7001])
 
     def test_a_trial_that_evaluates_another_point_gives_its_own_back(self) -> None:
@@ -294,7 +294,7 @@ def test_nomads_own_refusals_come_with_its_words(options: dict[str, object], wor
 def test_nomad_options_are_passed_on() -> None:
     plain = studied(bowl, 20)
     other = studied(bowl, 20, nomad_options={"VNS_MADS_SEARCH": True, "QUAD_MODEL_SEARCH": False})
-    assert [t.params for t in plain.trials[:4]] == [t.params for t in other.trials[:4]]
+    assert plain.trials[0].params == other.trials[0].params
     assert [t.params for t in plain.trials] != [t.params for t in other.trials]
 
 
