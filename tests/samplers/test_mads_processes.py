@@ -163,7 +163,7 @@ def test_a_trial_that_was_asked_for_outlives_its_process(tmp_path: Path) -> None
     ask = (
         "import optuna\nfrom meshtune.samplers import MadsSampler\nfrom tests.shared_study import SPACES\n"
         f"study = optuna.load_study(study_name='asked', storage={url!r})\n"
-        "study.sampler = MadsSampler(search_space=SPACES['mixed'], seed=0)\n"
+        "study.sampler = MadsSampler(search_space=SPACES['mixed'], n_startup=4, seed=0)\n"
         "study.ask(SPACES['mixed'])\n"
     )
     with opened(url) as storage:
