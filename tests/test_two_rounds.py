@@ -29,7 +29,7 @@ def round1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("values", ["as_is", "shifted"])
+@pytest.mark.parametrize("values", ["as_is", pytest.param("shifted", marks=pytest.mark.slow)])
 def test_two_rounds(round1: Path, tmp_path: Path, values: str) -> None:
     folder = tmp_path / "rounds"
     shutil.copytree(round1, folder)
