@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from meshtune.training.loss import Row
 
 CPU_TOKENS = 1024  # of a pass: products are at their peak from 300 rows, and more at once only costs memory
 GPU_TOKENS = 16384
+# Tokens of a portion in bfloat16 are a multiple of this: on a CPU oneDNN compiles a product anew for every size of
+# rows that it does not remember, and a GPU's units like eights.
+LOW_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Portion:
     share: float = 1.0
     draw: int | None = None
 
-    @property
+    @functools.cached_property
     def tokens(self) -> int:
         """Of all its rows."""
         return sum(len(tokens) for tokens, _ in self.rows)
@@ -60,35 +64,43 @@ def token_limit(device: torch.device) -> int:
     return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
 
 
-def lay_out(portions: Sequence[Portion], device: torch.device) -> Pass:
-    """The pass of some portions, each of which has a row at least."""
-    rows = [row for portion in portions for row in portion.rows]
-    lengths = tuple(len(tokens) for tokens, _ in rows)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
+def lay_out(portions: Sequence[Portion], device: torch.device, multiple: int = 1) -> Pass:
+    """The pass of some portions, each of which has a row at least.
+
+    Each portion is filled up to a multiple of tokens by a sequence without labels, of which `counts` knows nothing.
+    """
+    rows, own = list[Row](), list[bool]()
+    spans, firsts = list[Span](), [0]
+    begin = 0
+    for portion in portions:
+        filler = -portion.tokens % multiple
+        rows += portion.rows
+        own += [True] * len(portion.rows)
+        if filler:
+            rows.append((np.zeros(filler, dtype=np.int32), np.zeros(filler, dtype=np.bool_)))
+            own.append(False)
+        firsts.append(len(rows))
+        spans.append(Span(portion.adapter, begin, begin + portion.tokens + filler, portion.draw))
+        begin = spans[-1].stop
+    lengths = np.array([len(tokens) for tokens, _ in rows])
+    starts = np.cumsum(lengths) - lengths
     ids = np.concatenate([tokens for tokens, _ in rows]).astype(np.int64)
     learned = np.concatenate([trained for _, trained in rows])
-    learned[starts[:-1]] = False  # a sequence's first token has none before it
+    learned[starts] = False  # a sequence's first token has none before it
     labels = np.flatnonzero(learned)
-    counts = np.add.reduceat(learned.astype(np.int64), starts[:-1])
-    spans: list[Span] = []
-    shared: list[int] = []
-    first = 0
-    for portion in portions:
-        begin, last = starts[first], first + len(portion.rows)
-        spans.append(Span(portion.adapter, int(begin), int(starts[last]), portion.draw))
-        shared.append(int(counts[first:last].sum()))
-        first = last
-    positions = np.arange(len(ids)) - np.repeat(starts[:-1], lengths)
+    counts = np.add.reduceat(learned.astype(np.int64), starts)
+    shared = np.add.reduceat(counts, firsts[:-1])
+    positions = np.arange(len(ids)) - np.repeat(starts, lengths)
     return Pass(
         torch.from_numpy(ids)[None].to(device),
         torch.from_numpy(positions)[None].to(device),
-        lengths,
+        tuple(lengths.tolist()),
         tuple(spans),
         torch.from_numpy(labels - 1).to(device),
         torch.from_numpy(ids[labels]).to(device),
         torch.from_numpy(np.repeat([portion.share for portion in portions], shared).astype(np.float32)).to(device),
-        tuple(counts.tolist()),
-        tuple(shared),
+        tuple(counts[own].tolist()),
+        tuple(shared.tolist()),
     )
 
 

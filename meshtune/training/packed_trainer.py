@@ -22,7 +22,7 @@ from meshtune.training import saved_state
 from meshtune.training.loss import RowSet
 from meshtune.training.pack_member import Member
 from meshtune.training.packed_base import PackedBase, packed
-from meshtune.training.packed_rows import Portion, gathered, in_portions, lay_out, token_limit
+from meshtune.training.packed_rows import LOW_MULTIPLE, Portion, gathered, in_portions, lay_out, token_limit
 from meshtune.training.recipe import Recipe
 from meshtune.training.saves import Saves
 from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Trained
@@ -154,7 +154,7 @@ class _Run:
         portions = {id(portion.adapter): portion for portion in (m.portion() for m in self.members.values())}
         owners = {id(member.adapter): member for member in self.members.values()}
         for together in gathered(list(portions.values()), self.limit):
-            batch = lay_out(together, self.base.device)
+            batch = lay_out(together, self.base.device, 1 if self.kind == torch.float32 else LOW_MULTIPLE)
             losses, total = pack.losses(batch, train=True)
             total.backward()  # type: ignore[no-untyped-call]
             for portion, own in zip(together, torch.split(losses, list(batch.shared)), strict=True):

@@ -92,6 +92,17 @@ def test_a_pass() -> None:
     assert [(span.start, span.stop, span.draw) for span in batch.spans] == [(0, 3, None), (3, 6, 7)]
 
 
+def test_a_filled_pass(train_rows: list[Row]) -> None:
+    """Sequences without labels fill portions up to a multiple, and change no loss."""
+    portions = [Portion(None, train_rows[:3]), Portion(None, train_rows[3:5])]
+    plain, filled = lay_out(portions, CPU), lay_out(portions, CPU, 8)
+    assert [(span.stop - span.start) % 8 for span in filled.spans] == [0, 0]
+    assert (filled.counts, filled.shared) == (plain.counts, plain.shared)
+    with packed(make(PACKABLE["llama"]()), torch.float32) as pack:
+        losses = [[total for total, _ in pack.row_losses(batch)] for batch in (plain, filled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 def test_portions_and_passes_keep_to_the_limit() -> None:
     """In order; a row above the limit is alone."""
     assert in_portions([5, 6, 7, 8, 9], [4, 4, 9, 1, 1], 2, 8) == [[5, 6], [7], [8, 9]]
