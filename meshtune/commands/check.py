@@ -90,17 +90,21 @@ def _spending(study: Located, prepared: Prepared, measure: bool) -> _Spending:
     from meshtune.commands import spending
 
     at, largest = spending.memory_of(prepared, config.seed)
+    tried = spending.pilot(prepared, at, config.seed) if measure else None
+    if tried is not None and tried.at is not at:
+        at, largest = tried.at, spending.largest_of(prepared, tried.at)
     memory = spending.memory_facts(largest, at)
-    lines = [("memory", spending.memory_line(largest, at))]
-    if not measure:
+    lines = [] if at.unpackable is None else [("trainer", spending.trainer_line(at.unpackable))]
+    lines.append(("memory", spending.memory_line(largest, at)))
+    if tried is None:
         return _Spending(tuple(lines), {"memory": memory, "time": None})
-    measured, point, loading = spending.pilot(prepared, at, config.seed)
-    memory["measured"] = spending.measured_memory(measured, point, at)
+    measured = tried.measured
+    memory["measured"] = spending.measured_memory(tried)
     if memory["measured"] is not None:
         lines.append(("", spending.measured_line(memory["measured"])))
     processes = len(prepared.places)
     expected = spending.forecast(
-        measured, prepared.data, point.epochs, config.budget, processes=processes, loading=loading
+        measured, prepared.data, tried.point.epochs, config.budget, processes=processes, loading=tried.loading
     )
     lines.append(("time", spending.time_line(measured, expected, config.budget, processes)))
     return _Spending(tuple(lines), {"memory": memory, "time": spending.time_facts(measured, expected)})

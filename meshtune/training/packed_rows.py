@@ -59,9 +59,9 @@ class Pass:
     shared: tuple[int, ...]
 
 
-def token_limit(device: torch.device) -> int:
+def token_limit(device: torch.device | str) -> int:
     """Tokens of a pass on a device, which only a single longer row exceeds."""
-    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+    return CPU_TOKENS if torch.device(device).type == "cpu" else GPU_TOKENS
 
 
 def lay_out(portions: Sequence[Portion], device: torch.device, multiple: int = 1) -> Pass:

@@ -73,6 +73,7 @@ def train_pack(
     at: Literal["best", "last"],
     checkpoint: Checkpoint | None = None,
     changes: Changes | None = None,
+    pass_tokens: int | None = None,
 ) -> Events:
     """Train adapters over the base together: pairs of an adapter's number and what it says.
 
@@ -83,6 +84,8 @@ def train_pack(
 
     Args:
         recipes: one an adapter, of one precision. at: the epoch that counts. changes: what may be changed meanwhile.
+        pass_tokens: of a pass at most, where memory is short (one adapter's portion may have more); results do not
+            depend on it, but for rounding. None: what suits the device.
 
     Raises:
         InputError: the model lacks a target module.
@@ -92,7 +95,7 @@ def train_pack(
     for recipe in recipes:
         lora_config(base, recipe)
     check_packable(base, recipes)
-    run = _Run(base, train_rows, validation_rows, at, Changes() if changes is None else changes)
+    run = _Run(base, train_rows, validation_rows, at, Changes() if changes is None else changes, pass_tokens)
     return run.events(list(recipes), checkpoint)
 
 
@@ -107,16 +110,25 @@ def _alone(events: Events) -> Generator[Step | Trained, None, None]:
 class _Run:
     """One pack while it trains. `members` are those that have not ended, by their numbers."""
 
-    def __init__(self, base: Any, train_rows: RowSet, validation_rows: RowSet, at: str, changes: Changes):
+    def __init__(
+        self,
+        base: Any,
+        train_rows: RowSet,
+        validation_rows: RowSet,
+        at: str,
+        changes: Changes,
+        pass_tokens: int | None,
+    ):
         self.base, self.train_rows, self.validation_rows, self.at = base, train_rows, validation_rows, at
         self.changes = changes
+        self.limit = token_limit(base.device)  # of a portion, on which masks depend
+        self.pass_limit = self.limit if pass_tokens is None else min(pass_tokens, self.limit)
         self.members: dict[int, Member] = {}
         self.states: list[dict[str, Any]] = []  # of all that there were: recipe, and how they ended
 
     def events(self, recipes: list[Recipe], checkpoint: Checkpoint | None) -> Events:
         first = recipes[0]
         self.kind = torch.bfloat16 if first.precision == "bfloat16" else self.base.dtype
-        self.limit = token_limit(self.base.device)
         made_by = ""
         if checkpoint is not None:
             made_by = saved_state.identity(first, f"packed {self.at}", self.train_rows, self.validation_rows)
@@ -153,7 +165,7 @@ class _Run:
         """A portion of each member, and the optimizer's step where it was the last of its step."""
         portions = {id(portion.adapter): portion for portion in (m.portion() for m in self.members.values())}
         owners = {id(member.adapter): member for member in self.members.values()}
-        for together in gathered(list(portions.values()), self.limit):
+        for together in gathered(list(portions.values()), self.pass_limit):
             batch = lay_out(together, self.base.device, 1 if self.kind == torch.float32 else LOW_MULTIPLE)
             losses, total = pack.losses(batch, train=True)
             total.backward()  # type: ignore[no-untyped-call]

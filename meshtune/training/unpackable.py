@@ -48,13 +48,21 @@ def _check_base(base: Any) -> None:
         raise Unpackable("the base is a mixture of experts")
 
 
-def _check_recipe(base: Any, recipe: Recipe) -> None:
+def unpackable_values(recipe: Recipe) -> str | None:
+    """Why a recipe cannot be packed over any base; None where its values do not forbid it."""
     if recipe.use_dora:
-        raise Unpackable("DoRA needs the norms of merged weights")
+        return "DoRA needs the norms of merged weights"
     if recipe.init_lora_weights not in STARTS:
-        raise Unpackable(f"the start weights `{recipe.init_lora_weights}` change the base")
+        return f"the start weights `{recipe.init_lora_weights}` change the base"
     if recipe.precision == "float16":
-        raise Unpackable("float16 needs a gradient scaler")
+        return "float16 needs a gradient scaler"
+    return None
+
+
+def _check_recipe(base: Any, recipe: Recipe) -> None:
+    reason = unpackable_values(recipe)
+    if reason is not None:
+        raise Unpackable(reason)
     head = base.get_output_embeddings()
     for name, part in targeted(base, recipe.target_modules):
         if part is head:
