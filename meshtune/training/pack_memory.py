@@ -90,6 +90,10 @@ class PackSetting:
         best = 4 if self._on_cpu else 0
         return self.parameters(recipe) * (16 + low + best)
 
+    def extra(self, recipe: Recipe) -> int:
+        """Bytes of a second member, with the tokens that it brings to a pass; a further one takes no more."""
+        return self.memory([recipe] * 2).total - self.memory([recipe]).total
+
     def tokens(self, members: int, pass_tokens: int | None = None) -> int:
         """Tokens of the largest pass: those of all members up to a limit, but of one member's micro-batch at least."""
         of_one = min(self.batch.rows * self.batch.length, max(token_limit(self.device), self.batch.length))
