@@ -129,7 +129,8 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         from meshtune.training.models import advice
 
         precision = prepared.fixed["training"]["precision"]
-        lines.append(f"model      {config.model.name} on {prepared.places[0].device}, trained in {precision}")
+        on = f"{config.model.name} on {prepared.places[0].device}"
+        lines.append(f"model      {on}, trained in {precision}, losses in {prepared.fixed['validation_precision']}")
         if text := advice(prepared.places[0].device):
             lines.append(f"           {text}")
         lines.append("data\n" + describe(prepared.data))

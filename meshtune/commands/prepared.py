@@ -97,7 +97,7 @@ def _lora(
     from meshtune.objectives.lora import LoraSpec
     from meshtune.training.chosen_trainer import trainer_of
     from meshtune.training.models import check_model, resolve_device
-    from meshtune.training.precision import resolve_precision
+    from meshtune.training.precision import resolve_precision, validation_precision
     from meshtune.training.recipe import target_modules
 
     config = study.config
@@ -133,6 +133,7 @@ def _lora(
         "data": data.ref.fingerprint,
         "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
     }
+    fixed["validation_precision"] = validation_precision(config.model.dtype)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     test_rows = data.summary.test.rows
