@@ -126,6 +126,8 @@ def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False) -> Itera
     pack = PackedBase(base, low)
     with contextlib.ExitStack() as undo:
         try:
+            if any("forward" in vars(part) for part in base.modules()):
+                raise Unpackable("another pack or hook has replaced the forward of its layers")
             alone = _alone(base)
             undo.enter_context(_attention(pack))
             linears = [(n, name, part) for n, (name, part) in enumerate(base.named_modules()) if is_linear(part)]

@@ -57,6 +57,16 @@ def test_a_model_that_only_pretends_to_attend_apart_is_refused() -> None:
         pass
 
 
+def test_one_pack_at_a_time() -> None:
+    """A second one over the same base is refused, and leaves the first alone."""
+    base = make(PACKABLE["llama"]())
+    with packed(base, torch.float32) as first:
+        with pytest.raises(Unpackable, match="another pack"), packed(base, torch.float32):
+            pass
+        assert len(first.names) == 14
+        assert sum("forward" in vars(part) for part in base.modules()) == 14
+
+
 def test_layers_that_read_the_same_are_computed_together() -> None:
     """Query, key and value, and gate and up; the head belongs to none."""
     with packed(make(PACKABLE["llama"]()), torch.bfloat16) as pack:
