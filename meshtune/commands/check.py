@@ -51,7 +51,7 @@ def _try_sampler(study: Located, prepared: Prepared) -> None:
     from meshtune.samplers.build import build
 
     config = study.config
-    block_size = config.sampler.block_size or len(prepared.places)
+    block_size = config.sampler.block_size or prepared.packing.block_size
     space = distributions(prepared.space)
     build(config.sampler, space, x0=prepared.start, block_size=block_size, seed=config.seed).close()
 
@@ -90,7 +90,9 @@ def _spending(study: Located, prepared: Prepared, measure: bool) -> _Spending:
     from meshtune.commands import spending
 
     at, largest = spending.memory_of(prepared, config.seed)
-    tried = spending.pilot(prepared, at, config.seed) if measure else None
+    block = config.sampler.block_size or prepared.packing.block_size
+    pack = prepared.packing.sizes(block)[0]
+    tried = spending.pilot(prepared, at, config.seed, pack) if measure else None
     if tried is not None and tried.at is not at:
         at, largest = tried.at, spending.largest_of(prepared, tried.at)
     memory = spending.memory_facts(largest, at)
@@ -143,7 +145,8 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         lines.append(f"baseline   {point(prepared.baseline)} ({where})")
     place = prepared.places[0]
     threads = f" with {place.threads} threads" if place.threads else ""
-    lines.append(f"sampler    {config.sampler.shown}; {len(prepared.places)} at once on {place.device}{threads}")
+    at_once = prepared.packing.at_once(config.sampler.block_size or prepared.packing.block_size)
+    lines.append(f"sampler    {config.sampler.shown}; {at_once} at once on {place.device}{threads}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})
     lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
     lines += (f"{label:<11}{text}" for label, text in spending.lines)

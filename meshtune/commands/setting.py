@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from meshtune.config import ModelConfig, TrainingConfig
 from meshtune.data.assemble import LONGEST
@@ -16,11 +17,18 @@ from meshtune.workers.local import Place
 
 
 def setting_of(
-    space: Space, model: ModelConfig, training: TrainingConfig, places: Sequence[Place], batch: Callable[[int], Batch]
+    space: Space,
+    model: ModelConfig,
+    training: TrainingConfig,
+    places: Sequence[Place],
+    batch: Callable[[int], Batch],
+    *,
+    baseline: Mapping[str, Any] | None = None,
+    pack: int = 1,
 ) -> Setting:
     """What decides the memory of trials in these places, on the machine that is there now; see `Setting`."""
     trainer: str = training.trainer.name
-    unpackable = unpackable_space(space, training) if trainer == "packed" else None
+    unpackable = unpackable_space(space, training, baseline) if trainer == "packed" else None
     device = places[0].device
     gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in places)
     processes = len(places) if device != "cuda" else max(gpus.values())
@@ -35,6 +43,7 @@ def setting_of(
         processes=processes,
         trainer=trainer if unpackable is None else "transformers",
         unpackable=unpackable,
+        pack=pack if unpackable is None else 1,
     )
 
 

@@ -21,13 +21,13 @@ from meshtune.data.summary import Summary
 from meshtune.errors import Fault, InputError
 from meshtune.objectives.lora import LoraSpec
 from meshtune.training import machine, memory
+from meshtune.training.chosen_trainer import why_not_packed
 from meshtune.training.fits import Largest, Setting, describe, gigabytes, refuse_too_large
 from meshtune.training.models import load_model
 from meshtune.training.pack_memory import PackSetting
 from meshtune.training.pilot import Pilot, measure
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged
-from meshtune.training.unpackable import Unpackable
 from meshtune.words import duration, number
 
 
@@ -73,7 +73,15 @@ def setting(prepared: Prepared, seed: int) -> Setting:
             parameter = searched.parameter
             epochs = max(int(value) for value in searched.values or parameter.choices or (parameter.high,))
     batches = memory.batches_of(Rows.open(spec.data, "train"), seed, epochs)
-    return setting_of(prepared.space, spec.model, spec.training, prepared.places, batches)
+    return setting_of(
+        prepared.space,
+        spec.model,
+        spec.training,
+        prepared.places,
+        batches,
+        baseline=prepared.baseline,
+        pack=prepared.packing.most if prepared.packing.exact else 1,
+    )
 
 
 def memory_of(prepared: Prepared, seed: int) -> tuple[Setting, Largest]:
@@ -87,8 +95,8 @@ def largest_of(prepared: Prepared, at: Setting) -> Largest:
     return refuse_too_large(prepared.space, at, prepared.baseline)
 
 
-def pilot(prepared: Prepared, at: Setting, seed: int) -> Tried:
-    """Measure the baseline's point, with the trainer that the trials will have.
+def pilot(prepared: Prepared, at: Setting, seed: int, pack: int) -> Tried:
+    """Measure the baseline's point, with the trainer that the trials will have, in packs of so many where it packs.
 
     Raises InputError where the baseline runs out of memory or does not train at all, and, where the model turns out not
     to be packable, where the space's largest trial does not fit alone.
@@ -103,13 +111,11 @@ def pilot(prepared: Prepared, at: Setting, seed: int) -> Tried:
     loaded = time.monotonic() - begun
     threads = prepared.places[0].threads
     try:
-        try:
-            measured = measure(base, *rows, point, threads=threads, pack=at.pack if at.trainer == "packed" else None)
-        except Unpackable as error:
-            at = replace(at, trainer="transformers", unpackable=error.reason, pack=1)
+        if at.trainer == "packed" and (reason := why_not_packed(base, at.training, spec.variants)) is not None:
+            at = replace(at, trainer="transformers", unpackable=reason, pack=1)
             largest_of(prepared, at)
-            measured = measure(base, *rows, point, threads=threads)
-        return Tried(measured, point, loaded, at)
+        together = pack if at.trainer == "packed" else None
+        return Tried(measure(base, *rows, point, threads=threads, pack=together), point, loaded, at)
     except Diverged as error:
         text = f"{error} at the point to beat: choose another, such as a lower learning rate"
         raise InputError(Fault(text, key="baseline")) from error
@@ -189,13 +195,15 @@ def measured_memory(tried: Tried) -> dict[str, Any] | None:
         predicted = PackSetting(at.shape, batch, at.device, at.dtype).memory([point] * measured.pack)
     else:
         predicted = memory.of_recipe(at.shape, point, batch, device=at.device, dtype=at.dtype)
-    return {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "batch": asdict(batch)}
+    facts = {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "pack": measured.pack}
+    return {**facts, "batch": asdict(batch)}
 
 
 def measured_line(facts: Mapping[str, Any]) -> str:
     """That in a line."""
     peak, predicted = gigabytes(facts["peak"]), gigabytes(facts["predicted"])
-    return f"measured {peak} in the first steps at the baseline's rank {facts['rank']}, predicted {predicted}"
+    of = f" of a pack of {facts['pack']}" if facts["pack"] > 1 else ""
+    return f"measured {peak} in the first steps{of} at the baseline's rank {facts['rank']}, predicted {predicted}"
 
 
 def time_line(measured: Pilot, expected: Forecast, budget: BudgetConfig, processes: int) -> str:

@@ -29,7 +29,8 @@ def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
     if trainer.imported is not None:  # whose memory is not known
         return prepared
     found = setting(prepared, config.seed)
-    most = largest(prepared.space, found).memory
+    top = largest(prepared.space, found)
+    most = top.memory
     whole = None if found.available is None else found.available * found.processes
     at, sharing = prepared.places, found.processes
     if device == "cpu" and config.worker.processes is None:
@@ -45,7 +46,7 @@ def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
             device=device,
             tokens=a_row * found.batch_size(prepared.baseline or {}),
             free=None if whole is None else whole // sharing - most.total,
-            extra=most.adapter + most.optimizer,
+            extra=found.packs(top.hyperparameters).extra(found.recipe(top.hyperparameters)),
         )
     return dataclasses.replace(prepared, places=at, packing=packs)
 

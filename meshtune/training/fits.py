@@ -51,9 +51,9 @@ class Setting:
     pack: int = 1
 
     def memory(self, hyperparameters: Mapping[str, Any]) -> Memory:
-        """Of the trial with these hyperparameters, or of a pack of such, in passes as small as they can be."""
+        """Of the trial with these hyperparameters, or of a pack of such."""
         if self.trainer == "packed":
-            return self.packs(hyperparameters).memory([self.recipe(hyperparameters)] * self.pack, 1)
+            return self.packs(hyperparameters).memory([self.recipe(hyperparameters)] * self.pack)
         batch = self.batch(self.batch_size(hyperparameters))
         return predict(self.shape, self.training, hyperparameters, batch, device=self.device, dtype=self.dtype)
 
@@ -95,9 +95,10 @@ def largest(space: Space, setting: Setting) -> Largest:
     return Largest(point, setting.memory(point), setting.available)
 
 
-def unpackable_space(space: Space, training: TrainingConfig) -> str | None:
-    """Why trials of a space cannot be packed over any base; None where no value of it forbids that."""
-    reasons = (unpackable_values(recipe(training, point, 0)) for point in _corners(space))
+def unpackable_space(space: Space, training: TrainingConfig, baseline: Mapping[str, Any] | None = None) -> str | None:
+    """Why trials of a space, or the baseline, cannot be packed over any base; None where no value forbids that."""
+    points = itertools.chain(_corners(space), [] if baseline is None else [baseline])
+    reasons = (unpackable_values(recipe(training, point, 0)) for point in points)
     return next((reason for reason in reasons if reason is not None), None)
 
 

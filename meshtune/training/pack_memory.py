@@ -57,13 +57,6 @@ class PackSetting:
             overhead=CPU_OVERHEAD if self._on_cpu else GPU_OVERHEAD,
         )
 
-    def most(self, recipe: Recipe, available: int, limit: int) -> int:
-        """How many members like this one fit together, up to a limit, in passes as small as can be; 0: none."""
-        count = limit
-        while count and self.memory([recipe] * count, 1).total > available:
-            count -= 1
-        return count
-
     def pass_tokens(self, members: Sequence[Recipe], available: int) -> int:
         """The tokens of a pass with which this pack fits: the trainer's own limit, or as often halved as is needed.
 

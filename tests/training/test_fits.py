@@ -75,7 +75,7 @@ def test_packs(setting: Setting) -> None:
     packs = replace(setting, trainer="packed")
     found = largest(space, packs)
     recipe = packs.recipe(found.hyperparameters)
-    assert found.memory == packs.packs(found.hyperparameters).memory([recipe], 1)
+    assert found.memory == packs.packs(found.hyperparameters).memory([recipe])
     assert found.memory != largest(space, setting).memory
     four = replace(packs, pack=4)
     tight = with_room(four, found.hyperparameters)
