@@ -71,6 +71,13 @@ def test_packs_that_are_asked_for(study: Path) -> None:
     assert facts["memory"]["predicted"]["base"] == alone["base"]
 
 
+def test_losses_are_measured_in_the_bases_own_precision(study: Path, tiny_model_folder: Path) -> None:
+    """Of which the record keeps that it was, whatever training computes in."""
+    lines, facts = check(study, overrides=(f"model={{name: {tiny_model_folder}, dtype: bfloat16}}",), measure=False)
+    assert "losses in bfloat16" in lines
+    assert facts["fixed"]["validation_precision"] == "bfloat16"
+
+
 def test_trials_that_cannot_be_packed(study: Path) -> None:
     """By the values of the space: known without the model, and counted as the other trainer takes memory."""
     lines, facts = check(study, overrides=("training.use_dora=true",), measure=False)
