@@ -172,7 +172,7 @@ class _Product(torch.autograd.Function):
                 kept, at = own, None
                 if drops:
                     key = (span.adapter.seed, span.draw or 0, part.number)
-                    bits = mask(len(own), own.shape[1], span.adapter.rate, key, span.adapter.generator)
+                    bits = mask(len(own), own.shape[1], span.adapter.rate, key, own.device)
                     kept, at = own * bits.to(now.kind), len(saved)
                     saved.append(bits)
                 inner = (kept @ a.t()).mul_(factor)

@@ -45,9 +45,8 @@ class FlatAdapter:
 
     Attributes:
         pairs: by the name of the module in the base. config: PEFT's, with the target modules resolved.
-        scale: of the product B A, without what dropout needs. rate: of the dropout.
+        scale: of the product B A, without what dropout needs. rate: of the dropout; a share of `kept` stays.
         weights: the flat tensor, with `gradient` as its gradient; after every change call `refresh`.
-        generator: of the dropout masks.
 
     Raises:
         InputError: the base lacks a target module.
@@ -70,7 +69,6 @@ class FlatAdapter:
         self.scale = recipe.alpha / (math.sqrt(recipe.rank) if recipe.use_rslora else recipe.rank)
         self.rate, self.seed = recipe.dropout, recipe.seed
         self.kept = kept_share(recipe.dropout)
-        self.generator = torch.Generator(base.device)
         whole, low, gradient = (self._parts(x) for x in (self.weights.detach(), self.low, self.gradient))
         names = [name.removeprefix(_PREFIX).removesuffix(_A) for name in start if name.endswith(_A)]
         self.pairs = {

@@ -57,7 +57,7 @@ def test_cut_at_every_look(
     base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     """Inside a step, an epoch, a validation; after some have ended, whose ends are then told again."""
-    sides = train_rows[:13], validation_rows[:4]
+    sides = train_rows[:9], validation_rows[:4]
     recipes = members(make_recipe)
     expected = whole(base, sides, recipes, tmp_path / "none")
     assert [type(of(expected, number)[-1]) for number in range(3)] == [Trained, Trained, Diverged]
