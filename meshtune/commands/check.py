@@ -51,7 +51,7 @@ def _try_sampler(study: Located, prepared: Prepared) -> None:
     from meshtune.samplers.build import build
 
     config = study.config
-    block_size = config.sampler.block_size or len(prepared.places)
+    block_size = config.sampler.block_size or prepared.packing.block_size
     space = distributions(prepared.space)
     build(config.sampler, space, x0=prepared.start, block_size=block_size, seed=config.seed).close()
 
