@@ -24,7 +24,7 @@ Values = Mapping[str, Any]
 BEFORE = ("number", "ending", "origin", "block", "pack", "loss")
 AFTER = ("losses", "training_losses", "seconds", "tokens", "peak_memory", "message")
 ANSWER = ("name", "row", "prompt", "reference", "answer")
-WHOLE = ("number", "block", "pack", "tokens", "peak_memory", "order", "row")  # whole numbers, also where some are missing
+WHOLE = ("number", "block", "pack", "tokens", "peak_memory", "order", "row")  # also where some are missing
 
 
 @dataclass(frozen=True)
