@@ -24,6 +24,8 @@ from meshtune.training.memory import BYTES, CPU_OVERHEAD, GPU_OVERHEAD, Batch, M
 from meshtune.training.packed_rows import LOW_MULTIPLE, token_limit
 from meshtune.training.recipe import Recipe
 from meshtune.training.shape import Shape
+from meshtune.training.validation import CPU_TOKENS as VALIDATION_CPU_TOKENS
+from meshtune.training.validation import GPU_TOKENS as VALIDATION_GPU_TOKENS
 
 # What allocators lose to holes, as a factor of a pass: sizes differ between passes.
 CPU_SPARE, GPU_SPARE = 1.2, 1.1
@@ -94,7 +96,7 @@ class PackSetting:
         return max(of_one, min(members * of_one, limit)) + LOW_MULTIPLE * members
 
     def activations(self, members: Sequence[Recipe], tokens: int) -> int:
-        """Bytes at the begin of a pass's backward, or with checkpoints at its largest layer."""
+        """Bytes at the begin of a pass's backward, or with checkpoints at its largest layer; or of a validation."""
         shape, own = self.shape, BYTES.get(self.dtype, 4)
         first = members[0]
         kept = tokens * max(self.kept(recipe) for recipe in members)
@@ -105,7 +107,8 @@ class PackSetting:
         # A GPU's optimizer steps over all weights of an adapter at once, when the activations are gone.
         step = 0 if self._on_cpu else 4 * max(self.parameters(recipe) for recipe in members)
         spare = CPU_SPARE if self._on_cpu else GPU_SPARE
-        return round(spare * max(kept + max(self._head(first, tokens), working), step))
+        training = kept + max(self._head(tokens, self._width(first)), working)
+        return round(spare * max(training, self._validation(), step))
 
     def kept(self, recipe: Recipe) -> int:
         """Bytes a token that are kept for the backward pass, but for what belongs to the logits."""
@@ -122,12 +125,19 @@ class PackSetting:
         values += width * (inputs + feed_forward(shape) + recipe.rank * len(targets))
         return values + (2 * sum(x.inputs for x in targets) if recipe.dropout > 0 else 0)
 
-    def _head(self, recipe: Recipe, tokens: int) -> int:
-        """Bytes of the logits: of a chunk, in float32 and in the type of the products; or of all labels."""
+    def _validation(self) -> int:
+        """Bytes of a pass that measures: one layer's values in the base's type, and the logits."""
+        tokens = max(VALIDATION_CPU_TOKENS if self._on_cpu else VALIDATION_GPU_TOKENS, self.batch.length)
+        own = BYTES.get(self.dtype, 4)
+        a_layer = tokens * own * (4 * self.shape.hidden + feed_forward(self.shape) // self.shape.layers)
+        return a_layer + self._head(tokens, own)
+
+    def _head(self, tokens: int, width: int) -> int:
+        """Bytes of the logits: of a chunk, in float32 and in a lower type of the products; or of all labels."""
         labels = -(-tokens * self.batch.labels // max(1, self.batch.rows * self.batch.length))
         if self.shape.scaled_logits:  # the model's own way is taken: they, their log-softmax, and two gradients
             return 12 * labels * self.shape.vocab
-        return min(labels, CHUNK) * self.shape.vocab * (4 + (self._width(recipe) if self._width(recipe) < 4 else 0))
+        return min(labels, CHUNK) * self.shape.vocab * (4 + (width if width < 4 else 0))
 
     def _width(self, recipe: Recipe) -> int:
         """Bytes of a value of the products of training."""

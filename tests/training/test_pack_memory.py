@@ -20,6 +20,7 @@ from meshtune.training.packed_base import PackedBase, packed
 from meshtune.training.packed_rows import CPU_TOKENS, Portion, lay_out
 from meshtune.training.recipe import Recipe
 from meshtune.training.shape import measure
+from meshtune.training.validation import GPU_TOKENS
 from tests.training.architectures import PACKABLE, make
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # PEFT, of GPT-2's transposed linears
@@ -155,6 +156,8 @@ def test_checkpoints_and_logits(make_recipe: Callable[..., Recipe]) -> None:
     assert not shape.scaled_logits
     capped = replace(setting, shape=replace(shape, scaled_logits=True))
     assert capped.memory([plain]).activations > setting.memory([plain]).activations
+    # However short a micro-batch is, a validation is not.
+    assert replace(capped, batch=full_batch(1, 8)).memory([plain]).activations > 12 * GPU_TOKENS * shape.vocab
     assert measure(make(PACKABLE["gemma2"]())).scaled_logits
     assert measure(make(PACKABLE["granite"]())).scaled_logits
 
@@ -168,6 +171,7 @@ from meshtune.training.pack_memory import PackSetting
 from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import recipe
 from meshtune.training.shape import measure
+from meshtune.training.validation import GPU_TOKENS
 members, rows, length, rank, precision = *map(int, sys.argv[1:5]), sys.argv[5]
 machine.use_threads(1)
 base = load_model(ModelConfig(name="embedded"), "cpu")
