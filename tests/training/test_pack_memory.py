@@ -17,9 +17,11 @@ from meshtune.training.loss import Row
 from meshtune.training.memory import Batch, full_batch
 from meshtune.training.pack_memory import PackSetting
 from meshtune.training.packed_base import PackedBase, packed
-from meshtune.training.packed_rows import CPU_TOKENS, Portion, lay_out
+from meshtune.training.packed_rows import CPU_TOKENS, Pass, Portion, lay_out
+from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.shape import measure
+from meshtune.training.steps import Trained
 from meshtune.training.validation import GPU_TOKENS
 from tests.training.architectures import PACKABLE, make
 
@@ -145,6 +147,37 @@ def test_smaller_passes_where_memory_is_short(make_recipe: Callable[..., Recipe]
     assert setting.tokens(5, least) == setting.tokens(5, 1) < setting.tokens(5)
 
 
+def test_smaller_passes_train_the_same(
+    base: Any,
+    train_rows: list[Row],
+    validation_rows: list[Row],
+    make_recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But for rounding; none has more tokens than it may, or than one member's micro-batch."""
+    passes: list[int] = []
+    losses = PackedBase.losses
+
+    def noted(pack: PackedBase, batch: Pass, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        if train:
+            passes.append(batch.ids.numel())
+        return losses(pack, batch, train=train)
+
+    monkeypatch.setattr(PackedBase, "losses", noted)
+    recipes = [make_recipe(seed=seed, dropout=0.1, rank=rank) for seed, rank in enumerate((2, 4, 8))]
+
+    def trained(pass_tokens: int | None) -> tuple[list[float], int]:
+        passes.clear()
+        events = train_pack(base, train_rows, validation_rows, recipes, at="last", pass_tokens=pass_tokens)
+        found = [event.loss for _, event in events if isinstance(event, Trained)]
+        return found, max(passes)
+
+    whole, most = trained(None)
+    small, fewest = trained(1)
+    assert small == pytest.approx(whole, abs=1e-5)
+    assert fewest <= 4 * 40 < most
+
+
 def test_checkpoints_and_logits(make_recipe: Callable[..., Recipe]) -> None:
     """Checkpoints keep a layer at a time; where logits are capped, all of them are kept."""
     with torch.device("meta"):
@@ -171,6 +204,7 @@ from meshtune.training.pack_memory import PackSetting
 from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import recipe
 from meshtune.training.shape import measure
+from meshtune.training.steps import Trained
 from meshtune.training.validation import GPU_TOKENS
 members, rows, length, rank, precision = *map(int, sys.argv[1:5]), sys.argv[5]
 machine.use_threads(1)
