@@ -99,6 +99,12 @@ class Record:
         return next((trial for trial in self.trials if trial.origin == "baseline"), None)
 
     @property
+    def why_not_packed(self) -> str | None:
+        """What keeps trials from packs, so that `transformers` trains each alone; None: nothing, or not known yet."""
+        why: str | None = (self.notes.get("trainer") or {}).get("why_not_packed")
+        return why
+
+    @property
     def elapsed(self) -> float:
         """Search seconds up to the last tell, or up to the last stop, which may have suspended trials."""
         return max([float(self.notes.get("elapsed") or 0.0), *(trial.elapsed for trial in self.trials)])

@@ -23,11 +23,11 @@ def trials(path: Path, count: int, *overrides: str) -> tuple[list[dict[str, Any]
 
 
 def test_both_trainers_find_the_same_losses(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """Trial by trial, within 1e-3; the points are the same."""
-    packed, _ = trials(lora_study(tmp_path / "packed", tiny_model_folder), 6)
-    alone, _ = trials(
-        lora_study(tmp_path / "alone", tiny_model_folder), 6, "training.trainer=transformers", "worker.pack=auto"
-    )
+    """Trial by trial, within 1e-3, for the same points; not where a rate is so high that training is chaos."""
+    calm = "space.learning_rate.high=0.01"
+    packed, _ = trials(lora_study(tmp_path / "packed", tiny_model_folder), 6, calm)
+    reference = (calm, "training.trainer=transformers", "worker.pack=auto")
+    alone, _ = trials(lora_study(tmp_path / "alone", tiny_model_folder), 6, *reference)
     assert [trial["pack"] for trial in packed] == [0, 0, 0, 3, 3, 3]
     assert [trial["pack"] for trial in alone] == list(range(6))
     for one, other in zip(packed, alone, strict=True):

@@ -65,7 +65,7 @@ def tune(
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
-        slots = prepared.packing.at_once(block_size)
+        slots = _packing(prepared, record).at_once(block_size)
         yield Opened(record, study.folder, config.sampler.shown, slots, trials, price)
         yield from _search(study, prepared, record, sampler, worker, held, stop)
 
@@ -88,9 +88,7 @@ def _search(
     timeout = None if hours is None else hours * 3600
     how = finals.How(worker, config.seed, threads, config.worker.attempts, stopping)
     yield from _before(prepared, record, how)
-    packing = prepared.packing
-    if why := (record.notes.get("trainer") or {}).get("why_not_packed"):
-        packing = Packing(packing.processes)
+    if why := record.why_not_packed:
         yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
     budget = Budget(config.budget.trials, config.budget.hours, config.budget.tokens)
     if record.notes.get("finished"):
@@ -102,7 +100,7 @@ def _search(
         worker,
         budget,
         seed=config.seed,
-        packing=packing,
+        packing=_packing(prepared, record),
         attempts=config.worker.attempts,
         threads=threads,
         timeout=timeout,
@@ -132,6 +130,11 @@ def _search(
     else:
         record.note("finished", finished.reason)
     forget(study.folder)
+
+
+def _packing(prepared: Prepared, record: Record) -> Packing:
+    """How blocks are cut into packs, as far as it is known whether there can be any."""
+    return Packing(prepared.packing.processes) if record.why_not_packed else prepared.packing
 
 
 def _refuse_too_large(study: Located, prepared: Prepared) -> None:

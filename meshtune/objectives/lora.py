@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from meshtune import answers
-from meshtune.config import MetricConfig, ModelConfig, TrainerConfig, TrainingConfig
+from meshtune.config import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.config_values import Scalar, Section
 from meshtune.data.batches import Rows, Side
 from meshtune.errors import InputError
@@ -27,10 +27,11 @@ from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.objectives.trainings import Trainings
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached
-from meshtune.training.chosen_trainer import why_not_packed
+from meshtune.training.chosen_trainer import reference, why_not_packed
 from meshtune.training.in_thread import in_thread
 from meshtune.training.models import load_model
 from meshtune.training.precision import resolve_precision
+from meshtune.training.saved_state import say
 from meshtune.training.steps import Step, Suspended
 from meshtune.training.validation import mean_loss, row_losses
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
@@ -103,7 +104,8 @@ class LoraObjective:
         if training.trainer.name == "packed":
             self._why_not_packed = why_not_packed(self._base, training, spec.variants)
             if self._why_not_packed is not None:
-                training = training.model_copy(update={"trainer": TrainerConfig(name="transformers")})
+                say(f"trained by the trainer `transformers`: it cannot be packed, since {self._why_not_packed}")
+                training = reference(training)
         return Trainings(
             self._base,
             training,

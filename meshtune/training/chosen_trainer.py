@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from meshtune.config import TrainingConfig
+from meshtune.config import TrainerConfig, TrainingConfig
 from meshtune.errors import Fault, InputError
 from meshtune.imported import imported
 from meshtune.training import packed_trainer, trainer
@@ -36,6 +36,11 @@ def trainer_of(training: TrainingConfig) -> tuple[Train, bool]:
     if not callable(found):
         raise InputError(Fault(f"`{name}` is no function, but {found!r}", key="training.trainer.import"))
     return found, takes_checkpoint(found)
+
+
+def reference(training: TrainingConfig) -> TrainingConfig:
+    """The same training by the trainer `transformers`, which trains what cannot be packed."""
+    return training.model_copy(update={"trainer": TrainerConfig(name="transformers")})
 
 
 def why_not_packed(base: Any, training: TrainingConfig, variants: Sequence[Mapping[str, Any]]) -> str | None:

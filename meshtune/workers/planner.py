@@ -12,7 +12,8 @@ import math
 from dataclasses import dataclass
 
 BLOCK = 8  # trials of a block where nothing says otherwise: a MADS poll in four dimensions
-PEAK_TOKENS = 300  # rows of a product from which a core is at its peak (measured; docs/decisions: the packed trainer)
+MOST = 64  # trials of a pack, at most
+PEAK_TOKENS = 300  # rows of a product from which a core is at its peak (measured; docs/decisions)
 
 
 @dataclass(frozen=True)
@@ -22,18 +23,23 @@ class Packing:
     Attributes:
         processes: that evaluate a pack each. most: trials of a pack, at most.
         exact: packs of `most` wherever a block has so many, also where a process then stands idle.
+        starved: whether a device gains so much by packs that blocks are made larger for their sake.
     """
 
     processes: int
     most: int = 1
     exact: bool = False
+    starved: bool = False
 
     @property
     def block_size(self) -> int:
-        """Trials of a block where nothing says otherwise: what runs at once, but for packs no more than a poll."""
+        """Trials of a block where nothing says otherwise: one a process; a poll where packs gain more than blocks cost.
+
+        A larger block costs a search some of its steps: its points are proposed without knowing each other's losses.
+        """
         if self.exact:
             return self.processes * self.most
-        return max(self.processes, min(self.processes * self.most, BLOCK))
+        return max(self.processes, min(self.processes * self.most, BLOCK)) if self.starved else self.processes
 
     def sizes(self, count: int) -> list[int]:
         """The sizes of the packs of a block of `count` trials, larger ones first; as even as can be."""
@@ -65,8 +71,9 @@ def packing(processes: int, *, device: str, tokens: float, free: int | None, ext
         free: bytes that a process may take beside a pack of one; None: not known. extra: bytes of one more adapter.
     """
     fitting = math.inf if free is None else 1 + max(0, free) // max(1, extra)
-    useful = math.inf if device.startswith("cuda") else math.ceil(PEAK_TOKENS / max(1.0, tokens))
-    return Packing(processes, int(max(1, min(fitting, useful, BLOCK * BLOCK))))
+    starved = device.startswith("cuda")
+    useful = math.inf if starved else math.ceil(PEAK_TOKENS / max(1.0, tokens))
+    return Packing(processes, int(max(1, min(fitting, useful, MOST))), starved=starved)
 
 
 def cpu_processes(cores: int, *, available: int | None, needed: int) -> int:

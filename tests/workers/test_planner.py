@@ -49,6 +49,7 @@ def test_a_gpu_packs_as_many_as_fit() -> None:
 def test_the_block_where_nothing_says_otherwise() -> None:
     """As many as there are processes; a GPU gets a poll; packs that are asked for fill every process."""
     assert packing(2, device="cpu", tokens=2000, free=None, extra=1).block_size == 2
+    assert packing(2, device="cpu", tokens=40, free=None, extra=1).block_size == 2, "a larger one costs the search"
     assert packing(1, device="cuda", tokens=2000, free=None, extra=1).block_size == BLOCK
     assert packing(12, device="cuda", tokens=2000, free=None, extra=1).block_size == 12
     assert Packing(2, 3, exact=True).block_size == 6
