@@ -135,9 +135,9 @@ class DataConfig(Section):
 
 
 class TrainerConfig(MayImport):
-    """What trains an adapter: `transformers`, or a function of one's own with the signature of `training.steps`."""
+    """What trains: `packed`, `transformers`, or a function of one's own with the signature of `training.steps`."""
 
-    name: Literal["transformers", "import"] = "transformers"
+    name: Literal["packed", "transformers", "import"] = "packed"
 
 
 InitLoraWeights = Literal[True, "gaussian", "orthogonal", "pissa", "olora"]
@@ -256,8 +256,12 @@ class WorkerConfig(Section):
     """Where trials run."""
 
     name: Literal["local"] = "local"
-    processes: PositiveInt | None = None  # default: one a visible GPU; one on a CPU
+    processes: PositiveInt | None = None  # default: one a visible GPU; on a CPU one a core, as memory allows
     threads: PositiveInt | None = None  # CPU threads a process; default: cores over processes
+    pack: Annotated[
+        Annotated[PositiveInt, Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto or a number of trials>")],
+        Discriminator(lambda value: "<auto or a number of trials>" if isinstance(value, str) else "<number>"),
+    ] = "auto"  # trials that a process trains together
     attempts: PositiveInt = 3
 
 

@@ -23,12 +23,13 @@ from meshtune.study import WAIT_SECONDS, Retried, Running, StudyEvent
 from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.seam import Worker
 
-UNTUNED, BASELINE = -1, -2  # request numbers of what is no trial
+UNTUNED, BASELINE, TRAINER = -1, -2, -3  # request numbers of what is no trial
 _WHAT = {
     None: "training the baseline",
     "validation": "measuring on the validation rows",
     "test": "measuring on the test rows",
     "answers": "answering validation rows",
+    "trainer": "trying whether trials can be packed",
 }
 
 

@@ -80,6 +80,12 @@ class Record:
         return [trial for trial in self.trials if trial.outcome is None]
 
     @property
+    def open_block(self) -> int:
+        """How many trials were proposed since the last tell: a block that a kill cut short is completed."""
+        seen = len(self.told)
+        return sum(trial.seen == seen for trial in self.trials)
+
+    @property
     def best(self) -> RecordedTrial | None:
         """The complete trial with the lowest objective; the earlier one where two are equal."""
         return min(self.complete, key=lambda trial: (trial.loss, trial.number), default=None)
@@ -101,6 +107,12 @@ class Record:
     def baseline(self) -> RecordedTrial | None:
         """The trial that holds the baseline, where it lies in the space."""
         return next((trial for trial in self.trials if trial.origin == "baseline"), None)
+
+    @property
+    def why_not_packed(self) -> str | None:
+        """What keeps trials from packs, so that `transformers` trains each alone; None: nothing, or not known yet."""
+        why: str | None = (self.notes.get("trainer") or {}).get("why_not_packed")
+        return why
 
     @property
     def elapsed(self) -> float:
@@ -130,8 +142,8 @@ class Record:
         params = self._required_space().encode(hyperparameters)
         return self._propose(params, {}, dict(hyperparameters), origin=origin, seed=seed)
 
-    def propose(self, sampler: BaseSampler, *, seed: int) -> RecordedTrial:
-        """Let the sampler propose one point, and make it durable."""
+    def propose(self, sampler: BaseSampler, *, seed: int, pack: int | None = None) -> RecordedTrial:
+        """Let the sampler propose one point, and make it durable with its pack (None: it is trained alone)."""
         self.mirror.sampler = sampler
         try:
             trial = self.mirror.ask(self.distributions)
@@ -143,8 +155,9 @@ class Record:
             ) from error
         frozen = self.mirror._storage.get_trial(trial._trial_id)
         space = self._required_space()
+        decoded = space.decode(frozen.params)
         return self._propose(
-            frozen.params, frozen.system_attrs, space.decode(frozen.params), origin="search", seed=seed, mirrored=True
+            frozen.params, frozen.system_attrs, decoded, origin="search", seed=seed, pack=pack, mirrored=True
         )
 
     def tell(self, outcome: Outcome, *, elapsed: float) -> RecordedTrial | None:
@@ -190,12 +203,14 @@ class Record:
         *,
         origin: str,
         seed: int,
+        pack: int | None = None,
         mirrored: bool = False,
     ) -> RecordedTrial:
         seen = len(self.told)
         last = self.trials[-1] if self.trials else None
         block = 0 if last is None else last.block + (last.seen != seen)
-        proposal = {"origin": origin, "block": block, "seed": seed, "seen": seen, "pack": None, "thresholds": []}
+        pack = len(self.trials) if pack is None else pack
+        proposal = {"origin": origin, "block": block, "seed": seed, "seen": seen, "pack": pack, "thresholds": []}
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
@@ -207,7 +222,7 @@ class Record:
             trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
         if not mirrored:
             self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
-        trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen)
+        trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen, pack)
         self.trials.append(trial)
         self._ids.append(trial_id)
         return trial
@@ -239,7 +254,9 @@ class Record:
         attrs = frozen.user_attrs
         if "proposal" not in attrs:
             raise StudyMismatch(f"trial {frozen.number} of the storage was not proposed by meshtune: use another study")
-        proposal = attrs["proposal"]
+        proposal = dict(attrs["proposal"])
+        if proposal["pack"] is None:  # recorded before there were packs
+            proposal["pack"] = frozen.number
         trial = RecordedTrial(
             number=frozen.number,
             params=frozen.params,

@@ -17,7 +17,8 @@ class RecordedTrial:
     Attributes:
         params: what the optimizer moves. hyperparameters: the decoded values.
         origin: baseline, search or enqueued. block: trials proposed from the same `seen` are one block.
-        seed: of its training. seen: how many tells it was proposed from. pack, thresholds: as in `Request`.
+        seed: of its training. seen: how many tells it was proposed from. thresholds: as in `Request`.
+        pack: the first trial of those that it is trained with; its own number where it is trained alone.
         outcome: how it ended, or None while it is pending.
         order, told: place and value of its tell. elapsed: search seconds of the study at its tell.
     """
@@ -29,7 +30,7 @@ class RecordedTrial:
     block: int
     seed: int
     seen: int
-    pack: int | None = None
+    pack: int = -1
     thresholds: tuple[tuple[int, float], ...] = ()
     outcome: Outcome | None = None
     order: int | None = None

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Values = Mapping[str, Any]
 
 # Columns that stand in a frame also where there is no row; those of hyperparameters and scores come between.
-BEFORE = ("number", "ending", "origin", "block", "loss")
+BEFORE = ("number", "ending", "origin", "block", "pack", "loss")
 AFTER = ("losses", "training_losses", "seconds", "tokens", "peak_memory", "message")
 ANSWER = ("name", "row", "prompt", "reference", "answer")
-WHOLE = ("number", "block", "tokens", "peak_memory", "order", "row")  # whole numbers, also where some are missing
+WHOLE = ("number", "block", "pack", "tokens", "peak_memory", "order", "row")  # also where some are missing
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,29 @@
 
 `run` is a generator of events; whoever reads them shows them, and whoever closes it abandons what runs: its proposals
 stay in the record and the next run evaluates them. A block is proposed as a whole before any of it is submitted, so
-that points never depend on the order in which answers arrive inside it. Asked to stop, it lets running trials finish,
+that points never depend on the order in which answers arrive inside it; it is cut into packs, which are submitted each
+as one. Asked to stop, it lets running trials finish,
 or suspends them: they stay pending, and the next run takes them up where they saved themselves.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from meshtune.budget import Budget, Limit, Stop
+from meshtune.packs import Packs
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.workers.planner import Packing
 from meshtune.workers.seam import Worker
 
 WAIT_SECONDS = 0.5
+ALONE = Packing(1)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def run(
     budget: Budget,
     *,
     seed: int,
+    packing: Packing = ALONE,
     attempts: int = 3,
     threads: int | None = None,
     timeout: float | None = None,
@@ -105,51 +108,52 @@ def run(
 ) -> Iterator[StudyEvent]:
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
-    Pending trials of an interrupted run are evaluated first. `attempts` crashes, or one that would come again, end
-    a trial as `crashed`. `holding()` raises where the study is no longer ours to write to; it is asked before anything
-    that arrived is told.
+    Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
+    would come again, end a trial as `crashed`. `timeout` is that of a trial trained alone. `holding()` raises where the
+    study is no longer ours to write to; it is asked before anything that arrived is told.
     """
     begun = time.monotonic() - record.elapsed
-    queue = deque(trial.request(threads, timeout) for trial in record.pending)
-    running: set[int] = set()
+    packs = Packs(record)
     while True:
         limit = budget.reached(proposed=len(record.trials), elapsed=time.monotonic() - begun, tokens=record.tokens)
         if stopping := stop():
             limit = Limit(stopping.reason, hold=True)
         if limit is None:
             count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
-            for _ in range(count):
-                trial = record.propose(sampler, seed=seed)
-                queue.append(trial.request(threads, timeout))
+            before = record.open_block
+            for pack in packing.numbers(len(record.trials) - before, before + count)[before:]:
+                trial = record.propose(sampler, seed=seed, pack=pack)
+                packs.add(trial)
                 yield Proposed(trial)
-            if not (count or queue or running):
+            if not (count or packs.waiting or packs.running):
                 limit = Limit("the space is exhausted: every point of it was tried", hold=True)
-        while queue and worker.free() and not (limit and limit.hold):
-            request = queue.popleft()
-            worker.submit([request])
-            running.add(request.trial)
-            yield Started(request)
-        if limit and not running and (limit.hold or not queue):
+        while packs.waiting and worker.free() and not (limit and limit.hold):
+            requests = packs.start().requests(record, threads, timeout)
+            worker.submit(requests)
+            yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
+        if limit and not packs.running and (limit.hold or not packs.waiting):
             if stopping:
                 record.note("elapsed", time.monotonic() - begun)
             yield Finished(limit.reason, complete=not stopping)
             return
         grace = stopping.seconds if stopping else None
         if grace is not None:
-            yield Stage(f"suspending {len(running)} running {'trial' if len(running) == 1 else 'trials'}")
+            yield Stage(f"suspending {packs.running} running {'trial' if packs.running == 1 else 'trials'}")
             worker.suspend(grace)
         arrived = worker.events(WAIT_SECONDS if grace is None else 0)
         holding()
         for event in arrived:
+            pending = record.trials[event.trial].outcome is None  # else it runs again for its pack's sake
             if isinstance(event, Progress):
-                yield Running(event)
+                if pending:
+                    yield Running(event)
                 continue
-            running.discard(event.trial)
-            if event.ending is Ending.CRASHED and event.retry and (event.attempt < attempts or grace is not None):
-                again = record.trials[event.trial].request(threads, timeout)
-                queue.appendleft(dataclasses.replace(again, attempt=event.attempt + 1))
+            crashed = pending and event.ending is Ending.CRASHED and event.retry
+            again = crashed and (event.attempt < attempts or grace is not None)
+            packs.answered(event.trial, again=again, attempts=attempts)
+            if again:
                 yield Retried(event)
             elif told := record.tell(event, elapsed=time.monotonic() - begun):
                 yield Told(told)
         if grace is not None:
-            running.clear()  # what was suspended stays pending
+            packs.abandon()  # what was suspended stays pending

@@ -67,12 +67,12 @@ class Request:
         seed: seed of everything random in the evaluation; the same for all trials of a study unless replicated.
         attempt: 1 for the first try; a retry after a crash is another attempt of the same trial.
         block: number of the block of trials that were proposed together.
-        pack: number of the pack that the trial is trained in, or None where it is trained alone.
+        pack: number of the first trial of the pack that this one belongs to; None for what is no trial.
         threads: CPU threads to compute with, or None for the worker's own choice.
-        timeout: seconds after which the evaluation ends as `timed_out`, or None.
+        timeout: seconds after which the evaluation ends as `timed_out`, or None; a pack has its members' together.
         thresholds: (tokens, loss) pairs of an early-stopping rule: at each, a higher loss ends the trial.
         measure: instead of training, measure `adapter`: its loss on the `validation` or `test` rows, or its `answers`;
-            else None.
+            or ask whether the `trainer` can pack trials (the outcome's message says why not); else None.
         adapter: folder of the adapter to measure, relative to the study's folder; None for the untuned model.
     """
 
@@ -117,8 +117,10 @@ class Outcome:
         loss: the objective (lower is better); None unless `ending` is `complete` or `stopped_early`.
         losses: validation loss after each epoch.
         training_losses: mean training loss at the start (first step) and over each epoch.
-        seconds: wall time of the evaluation. tokens: tokens trained on, padding left out.
-        peak_memory: bytes, of the process on a CPU and of the allocator on a GPU; None where it cannot be measured.
+        seconds: wall time of the evaluation, in a pack that of the pack until this trial ended.
+        tokens: trained on, padding left out.
+        peak_memory: bytes, of the process on a CPU and of the allocator on a GPU, for the whole pack; None where it
+            cannot be measured.
         adapter: folder of the saved adapter, relative to the study's folder, or None.
         row_losses: of a measurement: per row, the summed loss and the number of label tokens, in row order.
         message: last words for people, where something went wrong.

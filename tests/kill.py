@@ -56,9 +56,20 @@ def run(path: Path, *arguments: object, timeout: float = 300) -> subprocess.Comp
 
 
 def record_of(path: Path) -> list[dict[str, Any]]:
-    """What must be equal in a killed and an uninterrupted study: points, losses, endings, blocks."""
+    """What must be equal in a killed and an uninterrupted study: points, losses, endings, blocks, packs."""
     told = subprocess.run(meshtune("status", path, "--json", "--trials"), capture_output=True, text=True, check=True)
-    keys = ("trial", "origin", "block", "ending", "loss", "losses", "training_losses", "hyperparameters", "tokens")
+    keys = (
+        "trial",
+        "origin",
+        "block",
+        "pack",
+        "ending",
+        "loss",
+        "losses",
+        "training_losses",
+        "hyperparameters",
+        "tokens",
+    )
     return [{key: trial[key] for key in keys} for trial in json.loads(told.stdout)["all"]]
 
 

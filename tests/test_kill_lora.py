@@ -30,11 +30,11 @@ def lora_study(folder: Path, model: Path) -> Path:
         "training: {epochs: 3, batch_size: 4, precision: float32}\n"
         "space: {rank: {low: 2, high: 16, power_of: 2}, learning_rate: {low: 1e-4, high: 1e-1, log: true}}\n"
         "baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}\n"
-        "sampler: {name: mads, block_size: 3}\n"
+        "sampler: {name: mads, block_size: 6}\n"
         "budget: {trials: 20}\n"
         "metrics: {exact: {file: metrics.py}}\n"
         "generation: {rows: 4, max_new_tokens: 8}\n"
-        "worker: {name: local, processes: 2, threads: 1, attempts: 10}\n",
+        "worker: {name: local, processes: 2, threads: 1, pack: 3, attempts: 10}\n",
         encoding="utf-8",
     )
     return path

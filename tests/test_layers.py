@@ -23,7 +23,7 @@ LAYERS = [
     {"finals"},
     {"selection"},
     {"study"},
-    {"budget", "lease"},
+    {"budget", "lease", "packs"},
     {"samplers"},
     {"workers"},
     {"objectives"},

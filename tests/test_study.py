@@ -1,6 +1,6 @@
 """The loop, with a worker that answers at once: order, budgets, retries, stops, and going on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,9 @@ from meshtune.errors import LeaseLost
 from meshtune.record import Record
 from meshtune.samplers.build import build
 from meshtune.samplers.seam import Sampler
-from meshtune.study import Finished, Proposed, Retried, Started, StudyEvent, Told, run
-from meshtune.trial import Ending, Event, Outcome, Request
+from meshtune.study import Finished, Proposed, Retried, Running, Started, StudyEvent, Told, run
+from meshtune.trial import Ending, Event, Outcome, Progress, Request
+from meshtune.workers.planner import Packing
 
 SPACE = presets.build({"x": Interval(low=-1, high=1), "k": Interval(low=0, high=2, integer=True)}, lora=False)
 
@@ -26,29 +27,32 @@ def squared(request: Request) -> Outcome:
 
 
 class AtOnce:
-    """Answers in the reverse order of submission, `places` at a time."""
+    """Answers in the reverse order of submission, `places` packs at a time."""
 
     def __init__(self, answer: Answer = squared, places: int = 2):
         self.answer, self.places = answer, places
-        self.running: list[Request] = []
-        self.submitted: list[Request] = []
+        self.running: list[Sequence[Request]] = []
+        self.packs: list[Sequence[Request]] = []
+
+    @property
+    def submitted(self) -> list[Request]:
+        return [request for pack in self.packs for request in pack]
 
     def free(self) -> int:
         return self.places - len(self.running)
 
-    def submit(self, requests: Iterable[Request]) -> None:
-        for request in requests:
-            assert self.free() > 0
-            self.running.append(request)
-            self.submitted.append(request)
+    def submit(self, requests: Sequence[Request]) -> None:
+        assert self.free() > 0
+        self.running.append(requests)
+        self.packs.append(requests)
 
     def events(self, timeout: float) -> list[Event]:
-        answers: list[Event] = [self.answer(request) for request in reversed(self.running)]
+        answers: list[Event] = [self.answer(request) for pack in reversed(self.running) for request in reversed(pack)]
         self.running = []
         return answers
 
     def stop(self, trials: Iterable[int]) -> None:
-        self.running = [request for request in self.running if request.trial not in set(trials)]
+        raise AssertionError("the loop stops nothing")
 
     def suspend(self, seconds: float) -> None:
         raise AssertionError("nothing ran that could be suspended")
@@ -86,8 +90,12 @@ def events_of(
     *,
     attempts: int = 3,
     stop: Callable[[], Stop | None] = lambda: None,
+    pack: int = 1,
+    timeout: float | None = None,
 ) -> list[StudyEvent]:
-    events = list(run(record, made, worker, budget, seed=0, attempts=attempts, stop=stop))
+    packing = Packing(2, pack, exact=True)
+    loop = run(record, made, worker, budget, seed=0, packing=packing, attempts=attempts, timeout=timeout, stop=stop)
+    events = list(loop)
     made.close()
     return events
 
@@ -225,3 +233,89 @@ def test_closing_it_abandons_what_runs_and_the_next_run_takes_it_up(tmp_path: Pa
     whole = opened(tmp_path / "whole")
     events_of(whole, AtOnce(), sampler("random"), Budget(trials=8))
     assert [trial.params for trial in again.trials] == [trial.params for trial in whole.trials]
+
+
+def members(worker: AtOnce) -> list[list[int]]:
+    """The trials of each submission."""
+    return [[request.trial for request in pack] for pack in worker.packs]
+
+
+def test_a_block_is_submitted_in_packs_which_the_record_knows_before(tmp_path: Path) -> None:
+    record, worker = opened(tmp_path), AtOnce()
+    events_of(record, worker, sampler("random"), Budget(trials=11), pack=3, timeout=10)
+    assert members(worker) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9, 10]]
+    assert [trial.pack for trial in opened(tmp_path).trials] == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 8]
+    assert {len(pack): {request.timeout for request in pack} for pack in worker.packs} == {2: {20}, 3: {30}}
+
+
+def test_points_do_not_depend_on_packs(tmp_path: Path) -> None:
+    points = []
+    for pack in (1, 3):
+        (tmp_path / str(pack)).mkdir()
+        record = opened(tmp_path / str(pack))
+        events_of(record, AtOnce(), sampler(), Budget(trials=14), pack=pack)
+        points.append([(trial.params, trial.block) for trial in record.trials])
+    assert points[0] == points[1]
+
+
+def test_an_interrupted_pack_runs_again_as_it_was(tmp_path: Path) -> None:
+    """Also the member that is told: the others' losses may depend on it. Its second answer is discarded."""
+    record = opened(tmp_path)
+    loop = run(record, sampler("random"), AtOnce(), Budget(trials=8), seed=0, packing=Packing(2, 4, exact=True))
+    told = next(event.trial for event in loop if isinstance(event, Told))
+    loop.close()  # type: ignore[attr-defined]
+
+    def otherwise(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=5.0)
+
+    again, worker = opened(tmp_path), AtOnce(otherwise)
+    events = events_of(again, worker, sampler("random"), Budget(trials=8), pack=4)
+    assert members(worker) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert again.trials[told.number].outcome == told.outcome
+    started = [event.request.trial for event in events if isinstance(event, Started)]
+    assert started == [trial for trial in range(8) if trial != told.number], "to the user only the others run"
+
+
+def test_progress_of_a_member_that_runs_again_is_not_shown(tmp_path: Path) -> None:
+    class Slow(AtOnce):
+        def events(self, timeout: float) -> list[Event]:
+            progress: list[Event] = [
+                Progress(request.trial, request.attempt) for pack in self.running for request in pack
+            ]
+            return progress + super().events(timeout)
+
+    record = opened(tmp_path)
+    loop = run(record, sampler("random"), AtOnce(), Budget(trials=4), seed=0, packing=Packing(2, 4, exact=True))
+    told = next(event.trial.number for event in loop if isinstance(event, Told))
+    loop.close()  # type: ignore[attr-defined]
+    events = events_of(opened(tmp_path), Slow(), sampler("random"), Budget(trials=4), pack=4)
+    shown = {event.progress.trial for event in events if isinstance(event, Running)}
+    assert shown == set(range(4)) - {told}
+
+
+def test_a_block_that_a_kill_cut_is_completed_to_the_same_packs(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    loop = run(record, sampler("random", 8), AtOnce(), Budget(trials=8), seed=0, packing=Packing(2, 3, exact=True))
+    for event in loop:
+        if isinstance(event, Proposed) and event.trial.number == 3:
+            break
+    loop.close()  # type: ignore[attr-defined]
+    again, worker = opened(tmp_path), AtOnce()
+    events_of(again, worker, sampler("random", 8), Budget(trials=8), pack=3)
+    assert members(worker) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def test_a_pack_that_crashes_is_tried_again_as_it_was_and_at_last_one_by_one(tmp_path: Path) -> None:
+    def crashing(request: Request) -> Outcome:
+        with_two = any(member.trial == 2 for pack in worker.running for member in pack)
+        if request.trial in (1, 2, 3) and with_two:
+            return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom")
+        return squared(request)
+
+    record, worker = opened(tmp_path), AtOnce(crashing, places=1)
+    events = events_of(record, worker, sampler("random"), Budget(trials=4), pack=4, attempts=3)
+    assert members(worker) == [[0, 1, 2, 3], [0, 1, 2, 3], [1], [2], [3]]
+    assert [pack[0].attempt for pack in worker.packs] == [1, 2, 3, 3, 3]
+    assert [event.outcome.trial for event in events if isinstance(event, Retried)] == [3, 2, 1, 3, 2, 1]
+    endings = [trial.outcome.ending for trial in record.trials if trial.outcome is not None]
+    assert endings == [Ending.COMPLETE, Ending.COMPLETE, Ending.CRASHED, Ending.COMPLETE]

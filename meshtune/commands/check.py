@@ -51,7 +51,7 @@ def _try_sampler(study: Located, prepared: Prepared) -> None:
     from meshtune.samplers.build import build
 
     config = study.config
-    block_size = config.sampler.block_size or len(prepared.places)
+    block_size = config.sampler.block_size or prepared.packing.block_size
     space = distributions(prepared.space)
     build(
         config.sampler,
@@ -98,17 +98,23 @@ def _spending(study: Located, prepared: Prepared, measure: bool) -> _Spending:
     from meshtune.commands import spending
 
     at, largest = spending.memory_of(prepared, config.seed)
+    block = config.sampler.block_size or prepared.packing.block_size
+    pack = prepared.packing.sizes(block)[0]
+    tried = spending.pilot(prepared, at, config.seed, pack) if measure else None
+    if tried is not None and tried.at is not at:
+        at, largest = tried.at, spending.largest_of(prepared, tried.at)
     memory = spending.memory_facts(largest, at)
-    lines = [("memory", spending.memory_line(largest, at))]
-    if not measure:
+    lines = [] if at.unpackable is None else [("trainer", spending.trainer_line(at.unpackable))]
+    lines.append(("memory", spending.memory_line(largest, at)))
+    if tried is None:
         return _Spending(tuple(lines), {"memory": memory, "time": None})
-    measured, point, loading = spending.pilot(prepared, at, config.seed)
-    memory["measured"] = spending.measured_memory(measured, point, at)
+    measured = tried.measured
+    memory["measured"] = spending.measured_memory(tried)
     if memory["measured"] is not None:
         lines.append(("", spending.measured_line(memory["measured"])))
     processes = len(prepared.places)
     expected = spending.forecast(
-        measured, prepared.data, point.epochs, config.budget, processes=processes, loading=loading
+        measured, prepared.data, tried.point.epochs, config.budget, processes=processes, loading=tried.loading
     )
     lines.append(("time", spending.time_line(measured, expected, config.budget, processes)))
     return _Spending(tuple(lines), {"memory": memory, "time": spending.time_facts(measured, expected)})
@@ -134,7 +140,8 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         from meshtune.training.models import advice
 
         precision = prepared.fixed["training"]["precision"]
-        lines.append(f"model      {config.model.name} on {prepared.places[0].device}, trained in {precision}")
+        on = f"{config.model.name} on {prepared.places[0].device}"
+        lines.append(f"model      {on}, trained in {precision}, losses in {prepared.fixed['validation_precision']}")
         if text := advice(prepared.places[0].device):
             lines.append(f"           {text}")
         lines.append("data\n" + describe(prepared.data))
@@ -147,7 +154,8 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         lines.append(f"baseline   {point(prepared.baseline)} ({where})")
     place = prepared.places[0]
     threads = f" with {place.threads} threads" if place.threads else ""
-    lines.append(f"sampler    {config.sampler.shown}; {len(prepared.places)} at once on {place.device}{threads}")
+    at_once = prepared.packing.at_once(config.sampler.block_size or prepared.packing.block_size)
+    lines.append(f"sampler    {config.sampler.shown}; {at_once} at once on {place.device}{threads}")
     if prepared.warm.trials:
         lines.append(f"warm start {prepared.warm}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})

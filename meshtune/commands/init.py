@@ -175,7 +175,8 @@ data:
   # strict: false              # true: a row that would be dropped is a fault
 
 training:
-  # trainer: transformers      # Hugging Face's Trainer with PEFT, AdamW; or {{import: my_package.module:function}}
+  # trainer: packed            # several adapters over one base; transformers: Hugging Face's Trainer with PEFT, one at
+                               # a time, also for what cannot be packed; or {{import: my_package.module:function}}
 {_key("  epochs", recipe.epochs)} # passes over the training rows
 {_key("  batch_size", recipe.batch_size)} # rows at once on the device
 {_key("  gradient_accumulation", recipe.gradient_accumulation)} # batches to one step of the optimizer
@@ -235,8 +236,9 @@ budget:                        # the first limit that is reached ends the search
 
 worker:
   name: local                  # this machine
-{_optional("  processes", recipe.processes)} # null: one a visible GPU; one on a CPU
+{_optional("  processes", recipe.processes)} # null: one a visible GPU; on a CPU one a core, as memory allows
   # threads: null              # CPU threads a process; null: cores over processes
+  # pack: auto                 # trials that a process trains together, over one base; or a number
   # attempts: 3                # crashes of a trial before it is given up
 
 # metrics:                     # your own: score(row, answer) -> float, on answers to validation rows

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from meshtune import metrics, presets
 from meshtune.commands.locate import Located
 from meshtune.commands.warm_start import WarmStart, warm_start
-from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig
+from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig
 from meshtune.errors import Fault, InputError, StudyMismatch, need
 from meshtune.imported import portable
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
 from meshtune.workers.local import Place
 from meshtune.workers.places import places
+from meshtune.workers.planner import Packing
 
 if TYPE_CHECKING:
     from meshtune.data.build import Prepared as PreparedRows
@@ -34,6 +35,7 @@ class Prepared:
         space: what is searched. baseline: its hyperparameters (None: a command without one).
         start: the baseline's point, or None where it lies outside.
         objective: crosses to the worker. places: a process each. fixed: keys that must not change on resume.
+        packing: how blocks are cut into packs. packing_to_be_tried: whether the model may turn out not to allow packs.
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
         answers: validation rows that the finalists answer. warm: what is known from the start.
     """
@@ -45,6 +47,8 @@ class Prepared:
     places: Sequence[Place]
     fixed: Mapping[str, Any]
     data: Any
+    packing: Packing
+    packing_to_be_tried: bool = False
     test_rows: int = 0
     answers: int = 0
     warm: WarmStart = field(default_factory=WarmStart)
@@ -76,7 +80,9 @@ def prepare(study: Located) -> Prepared:
             "directory": config.objective.directory,
         }
         objective = ObjectiveSpec("command", fields)
-        return Prepared(space, baseline, start, objective, places(config.worker, "cpu"), fixed, None, warm=warm)
+        at = places(config.worker, "cpu")
+        _check_pack(config, packs=False)
+        return Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
     return _lora(study, space, baseline, start, fixed, warm)
 
 
@@ -86,6 +92,13 @@ def _check_program(objective: CommandObjectiveConfig) -> None:
     if "{" not in program and shutil.which(program) is None and not (Path(objective.directory) / program).is_file():
         what = f"there is no program `{program}`, neither on the PATH nor in {objective.directory}"
         raise InputError(Fault(what, key="objective.command.0"))
+
+
+def _check_pack(config: StudyConfig, *, packs: bool) -> None:
+    """Refuse a size of packs where there can be none."""
+    if config.worker.pack not in ("auto", 1) and not packs:
+        what = f"{config.worker.pack} trials together can only be had with `training.trainer: packed`; write auto"
+        raise InputError(Fault(what, key="worker.pack"))
 
 
 def _lora(
@@ -99,10 +112,11 @@ def _lora(
     """The parts that need the data and the model; imports torch."""
     need_training()
     from meshtune.commands.setting import longest_row
+    from meshtune.commands.spread import spread, variants
     from meshtune.objectives.lora import LoraSpec
     from meshtune.training.chosen_trainer import trainer_of
     from meshtune.training.models import check_model, resolve_device
-    from meshtune.training.precision import resolve_precision
+    from meshtune.training.precision import resolve_precision, validation_precision
     from meshtune.training.recipe import target_modules
 
     config = study.config
@@ -116,6 +130,7 @@ def _lora(
     targets = space.fixed.get("target_modules", config.training.target_modules)
     check_model(config.model, None if searched else target_modules(targets))
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
+    _check_pack(config, packs=training.trainer.name == "packed")
     at = places(config.worker, device)
     model = config.model
     data = rows(study, config.data, model, lambda: longest_row(space, model, training, at))
@@ -131,6 +146,7 @@ def _lora(
         answers=answers,
         max_new_tokens=config.generation.max_new_tokens,
         metrics=config.metrics,
+        variants=tuple(variants(space, baseline)),
     )
     fixed = {
         **fixed,
@@ -138,10 +154,24 @@ def _lora(
         "data": data.ref.fingerprint,
         "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
     }
+    fixed["validation_precision"] = validation_precision(config.model.dtype)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
-    test_rows = data.summary.test.rows
-    return Prepared(space, baseline, start, objective, at, fixed, data.summary, test_rows, answers, warm)
+    prepared = Prepared(
+        space,
+        baseline,
+        start,
+        objective,
+        at,
+        fixed,
+        data.summary,
+        Packing(len(at)),
+        packing_to_be_tried=training.trainer.name == "packed",
+        test_rows=data.summary.test.rows,
+        answers=answers,
+        warm=warm,
+    )
+    return spread(prepared, config)
 
 
 def need_training() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from meshtune.config import ModelConfig, TrainingConfig
 from meshtune.data.assemble import LONGEST
 from meshtune.space import Space
-from meshtune.training.fits import Setting, largest_length
+from meshtune.training.fits import Setting, largest_length, unpackable_space
 from meshtune.training.memory import Batch, full_batch
 from meshtune.training.room import available
 from meshtune.training.shape import shape_of
@@ -16,9 +17,18 @@ from meshtune.workers.local import Place
 
 
 def setting_of(
-    model: ModelConfig, training: TrainingConfig, places: Sequence[Place], batch: Callable[[int], Batch]
+    space: Space,
+    model: ModelConfig,
+    training: TrainingConfig,
+    places: Sequence[Place],
+    batch: Callable[[int], Batch],
+    *,
+    baseline: Mapping[str, Any] | None = None,
+    pack: int = 1,
 ) -> Setting:
     """What decides the memory of trials in these places, on the machine that is there now; see `Setting`."""
+    trainer: str = training.trainer.name
+    unpackable = unpackable_space(space, training, baseline) if trainer == "packed" else None
     device = places[0].device
     gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in places)
     processes = len(places) if device != "cuda" else max(gpus.values())
@@ -31,6 +41,9 @@ def setting_of(
         batch=batch,
         available=None if there is None else there // processes,
         processes=processes,
+        trainer=trainer if unpackable is None else "transformers",
+        unpackable=unpackable,
+        pack=pack if unpackable is None else 1,
     )
 
 
@@ -38,4 +51,5 @@ def longest_row(space: Space, model: ModelConfig, training: TrainingConfig, plac
     """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing can be told."""
     if training.trainer.imported is not None:
         return None
-    return largest_length(space, setting_of(model, training, places, lambda rows: full_batch(rows, 1)), LONGEST) or None
+    at = setting_of(space, model, training, places, lambda rows: full_batch(rows, 1))
+    return largest_length(space, at, LONGEST) or None

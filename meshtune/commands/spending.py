@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from meshtune.commands.prepared import Prepared
@@ -21,8 +21,10 @@ from meshtune.data.summary import Summary
 from meshtune.errors import Fault, InputError
 from meshtune.objectives.lora import LoraSpec
 from meshtune.training import machine, memory
+from meshtune.training.chosen_trainer import why_not_packed
 from meshtune.training.fits import Largest, Setting, describe, gigabytes, refuse_too_large
 from meshtune.training.models import load_model
+from meshtune.training.pack_memory import PackSetting
 from meshtune.training.pilot import Pilot, measure
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged
@@ -47,6 +49,21 @@ class Forecast:
     price: float | None
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What came of training the baseline's first batches.
+
+    Attributes:
+        point: its recipe. loading: seconds that the model took. at: with the trainer that was used, which is not the
+            packed one where the model turned out not to be packable.
+    """
+
+    measured: Pilot
+    point: Recipe
+    loading: float
+    at: Setting
+
+
 def setting(prepared: Prepared, seed: int) -> Setting:
     """That of a study whose rows are prepared."""
     spec = _spec(prepared)
@@ -56,19 +73,33 @@ def setting(prepared: Prepared, seed: int) -> Setting:
             parameter = searched.parameter
             epochs = max(int(value) for value in searched.values or parameter.choices or (parameter.high,))
     batches = memory.batches_of(Rows.open(spec.data, "train"), seed, epochs)
-    return setting_of(spec.model, spec.training, prepared.places, batches)
+    return setting_of(
+        prepared.space,
+        spec.model,
+        spec.training,
+        prepared.places,
+        batches,
+        baseline=prepared.baseline,
+        pack=prepared.packing.most if prepared.packing.exact else 1,
+    )
 
 
 def memory_of(prepared: Prepared, seed: int) -> tuple[Setting, Largest]:
     """The setting and its largest trial. Raises InputError where that cannot fit."""
     found = setting(prepared, seed)
-    return found, refuse_too_large(prepared.space, found, prepared.baseline)
+    return found, largest_of(prepared, found)
 
 
-def pilot(prepared: Prepared, at: Setting, seed: int) -> tuple[Pilot, Recipe, float]:
-    """Measure the baseline's point; also its recipe, and the seconds that loading the model took.
+def largest_of(prepared: Prepared, at: Setting) -> Largest:
+    """The largest trial. Raises InputError where it cannot fit."""
+    return refuse_too_large(prepared.space, at, prepared.baseline)
 
-    Raises InputError where the baseline runs out of memory or does not train at all.
+
+def pilot(prepared: Prepared, at: Setting, seed: int, pack: int) -> Tried:
+    """Measure the baseline's point, with the trainer that the trials will have, in packs of so many where it packs.
+
+    Raises InputError where the baseline runs out of memory or does not train at all, and, where the model turns out not
+    to be packable, where the space's largest trial does not fit alone.
     """
     spec = _spec(prepared)
     if prepared.baseline is None:
@@ -78,8 +109,13 @@ def pilot(prepared: Prepared, at: Setting, seed: int) -> tuple[Pilot, Recipe, fl
     begun = time.monotonic()
     base = load_model(spec.model, at.device)
     loaded = time.monotonic() - begun
+    threads = prepared.places[0].threads
     try:
-        return measure(base, *rows, point, threads=prepared.places[0].threads), point, loaded
+        if at.trainer == "packed" and (reason := why_not_packed(base, at.training, spec.variants)) is not None:
+            at = replace(at, trainer="transformers", unpackable=reason, pack=1)
+            largest_of(prepared, at)
+        together = pack if at.trainer == "packed" else None
+        return Tried(measure(base, *rows, point, threads=threads, pack=together), point, loaded, at)
     except Diverged as error:
         text = f"{error} at the point to beat: choose another, such as a lower learning rate"
         raise InputError(Fault(text, key="baseline")) from error
@@ -95,7 +131,7 @@ def pilot(prepared: Prepared, at: Setting, seed: int) -> tuple[Pilot, Recipe, fl
 def forecast(
     measured: Pilot, data: Summary, epochs: int, budget: BudgetConfig, *, processes: int, loading: float
 ) -> Forecast:
-    """What the budget comes to at these speeds, with all processes busy."""
+    """What the budget comes to at these speeds, with all processes busy, and packs full but for the last."""
     a_trial = epochs * (data.train.tokens / measured.training + data.validation.tokens / measured.validation)
     tokens = epochs * data.train.tokens
     limits: dict[str, float] = {}
@@ -109,10 +145,17 @@ def forecast(
     trials = int(limits[limited_by])
     # Untuned, baseline and best are measured on the test rows, and untuned on the validation rows.
     finals = (3 * data.test.tokens + data.validation.tokens) / measured.validation
-    seconds = loading + math.ceil(trials / processes) * a_trial + finals
+    packs = math.ceil(trials / measured.pack)
+    one_after_the_other = min(trials, math.ceil(packs / processes) * measured.pack)
+    seconds = loading + one_after_the_other * a_trial + finals
     hours = seconds / 3600
     price = None if budget.price_per_hour is None else hours * budget.price_per_hour
     return Forecast(a_trial, trials, limited_by, hours, trials * tokens, price)
+
+
+def trainer_line(unpackable: str) -> str:
+    """Why another trainer takes the place of the packed one."""
+    return f"transformers, since these trials cannot be packed: {unpackable}"
 
 
 def memory_line(found: Largest, at: Setting) -> str:
@@ -121,7 +164,8 @@ def memory_line(found: Largest, at: Setting) -> str:
     if at.available is not None:
         share = f" for each of {at.processes} processes" if at.processes > 1 else ""
         there = f"this {'CPU' if at.device == 'cpu' else 'GPU'} has {gigabytes(at.available)}{share}"
-    line = f"{describe(found.memory, found.hyperparameters['rank'])} = {gigabytes(found.memory.total)}; {there}"
+    parts = describe(found.memory, found.hyperparameters["rank"], at.pack)
+    line = f"{parts} = {gigabytes(found.memory.total)}; {there}"
     if found.close:
         line += "\n           warning: that is close; the largest trials may run out of memory"
     return line
@@ -130,6 +174,8 @@ def memory_line(found: Largest, at: Setting) -> str:
 def memory_facts(found: Largest, at: Setting) -> dict[str, Any]:
     """The same as plain values, in bytes."""
     return {
+        "trainer": at.trainer,
+        "pack": at.pack,
         "hyperparameters": dict(found.hyperparameters),
         "batch": asdict(at.batch(at.batch_size(found.hyperparameters))),
         "predicted": found.memory.to_dict(),
@@ -139,18 +185,25 @@ def memory_facts(found: Largest, at: Setting) -> dict[str, Any]:
     }
 
 
-def measured_memory(measured: Pilot, point: Recipe, at: Setting) -> dict[str, Any] | None:
+def measured_memory(tried: Tried) -> dict[str, Any] | None:
     """The peak that was measured, beside the prediction for the same batch; None where it cannot be measured."""
+    measured, point, at = tried.measured, tried.point, tried.at
     if measured.peak is None:
         return None
-    predicted = memory.of_recipe(at.shape, point, measured.largest, device=at.device, dtype=at.dtype)
-    return {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "batch": asdict(measured.largest)}
+    batch = measured.largest
+    if at.trainer == "packed":
+        predicted = PackSetting(at.shape, batch, at.device, at.dtype).memory([point] * measured.pack)
+    else:
+        predicted = memory.of_recipe(at.shape, point, batch, device=at.device, dtype=at.dtype)
+    facts = {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "pack": measured.pack}
+    return {**facts, "batch": asdict(batch)}
 
 
 def measured_line(facts: Mapping[str, Any]) -> str:
     """That in a line."""
     peak, predicted = gigabytes(facts["peak"]), gigabytes(facts["predicted"])
-    return f"measured {peak} in the first steps at the baseline's rank {facts['rank']}, predicted {predicted}"
+    of = f" of a pack of {facts['pack']}" if facts["pack"] > 1 else ""
+    return f"measured {peak} in the first steps{of} at the baseline's rank {facts['rank']}, predicted {predicted}"
 
 
 def time_line(measured: Pilot, expected: Forecast, budget: BudgetConfig, processes: int) -> str:
@@ -158,6 +211,7 @@ def time_line(measured: Pilot, expected: Forecast, budget: BudgetConfig, process
     of = f" of {budget.trials}" if budget.trials is not None and expected.trials < budget.trials else ""
     on = f" on {processes} processes" if processes > 1 else ""
     about = f"about {duration(expected.seconds_a_trial)} a trial ({number(measured.training, 3)} tokens/s)"
+    on = f" in packs of {measured.pack}{on}" if measured.pack > 1 else on
     line = f"{about}, {expected.trials}{of} trials{on}: about {duration(expected.hours * 3600)}"
     if expected.price is not None:
         line += f", {expected.price:,.2f} at {number(budget.price_per_hour)} an hour"
@@ -166,8 +220,12 @@ def time_line(measured: Pilot, expected: Forecast, budget: BudgetConfig, process
 
 def time_facts(measured: Pilot, expected: Forecast) -> dict[str, Any]:
     """The same as plain values."""
-    speeds = {"tokens_a_second": measured.training, "validation_tokens_a_second": measured.validation}
-    return {**speeds, "seconds_a_step": measured.seconds_per_step, **asdict(expected)}
+    speeds = {
+        "pack": measured.pack,
+        "tokens_a_second": measured.training,
+        "validation_tokens_a_second": measured.validation,
+    }
+    return {"pack": measured.pack, **speeds, "seconds_a_step": measured.seconds_per_step, **asdict(expected)}
 
 
 def _spec(prepared: Prepared) -> LoraSpec:

@@ -139,6 +139,7 @@ def _trial(trial: RecordedTrial) -> dict[str, Any]:
         "trial": trial.number,
         "origin": trial.origin,
         "block": trial.block,
+        "pack": trial.pack,
         "ending": outcome.ending.value if outcome else None,
         "loss": outcome.loss if outcome else None,
         "losses": list(outcome.losses) if outcome else [],

@@ -17,12 +17,14 @@ from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
 from meshtune.errors import MeshtuneError, StorageError
 from meshtune.lease import Lease, elsewhere, lease
+from meshtune.objectives import checkpoints
 from meshtune.record import Record
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
 from meshtune.study import Finished, Opened, Stage, StudyEvent, Told, run
 from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
+from meshtune.workers.planner import Packing
 
 
 def tune(
@@ -44,7 +46,7 @@ def tune(
         prepared = prepare(study)
         _refuse_too_large(study, prepared)
         recorded = _recorded_block_size(study)
-        block_size = config.sampler.block_size or recorded or len(prepared.places)
+        block_size = config.sampler.block_size or recorded or prepared.packing.block_size
         sampler = build_sampler(
             config.sampler,
             distributions(prepared.space),
@@ -63,11 +65,12 @@ def tune(
             record.begin_with(prepared.warm.trials, prepared.warm.facts)
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
         _write_effective(study)
-        stack.callback(_remove_empty, study.folder / "checkpoints")
+        stack.callback(_tidy, record, study.folder / checkpoints.FOLDER)
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
-        yield Opened(record, study.folder, config.sampler.shown, worker.slots, trials, price)
+        slots = _packing(prepared, record).at_once(block_size)
+        yield Opened(record, study.folder, config.sampler.shown, slots, trials, price)
         if prepared.warm.trials and not record.trials:
             yield Stage(str(prepared.warm))
         yield from _search(study, prepared, record, sampler, worker, held, stop)
@@ -91,6 +94,8 @@ def _search(
     timeout = None if hours is None else hours * 3600
     how = finals.How(worker, config.seed, threads, config.worker.attempts, stopping)
     yield from _before(prepared, record, how)
+    if why := record.why_not_packed:
+        yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
     budget = Budget(config.budget.trials, config.budget.hours, config.budget.tokens)
     if record.notes.get("finished"):
         record.note("finished", None)
@@ -101,6 +106,7 @@ def _search(
         worker,
         budget,
         seed=config.seed,
+        packing=_packing(prepared, record),
         attempts=config.worker.attempts,
         threads=threads,
         timeout=timeout,
@@ -108,9 +114,9 @@ def _search(
         holding=held.check,
     )
     for event in events:
-        if isinstance(event, Told):
+        if isinstance(event, Told | Finished):  # then too: a trial that ran again for its pack's sake has saved again
             _drop_adapters(record, study.folder, config.training.keep_adapters)
-            shutil.rmtree(study.folder / "checkpoints" / str(event.trial.number), ignore_errors=True)
+            _tidy(record, study.folder / checkpoints.FOLDER)
         if isinstance(event, Finished):
             finished = event
         yield event
@@ -132,6 +138,11 @@ def _search(
     forget(study.folder)
 
 
+def _packing(prepared: Prepared, record: Record) -> Packing:
+    """How blocks are cut into packs, as far as it is known whether there can be any."""
+    return Packing(prepared.packing.processes) if record.why_not_packed else prepared.packing
+
+
 def _refuse_too_large(study: Located, prepared: Prepared) -> None:
     """Refuse a new study whose largest trial does not fit into free memory; one that ran has shown what fits."""
     if prepared.data is None or study.started or study.config.training.trainer.imported is not None:
@@ -142,7 +153,8 @@ def _refuse_too_large(study: Located, prepared: Prepared) -> None:
 
 
 def _before(prepared: Prepared, record: Record, how: finals.How) -> Iterator[StudyEvent]:
-    """The untuned model's loss, and the baseline: trial 0 where it lies in the space, else trained beside them."""
+    """The untuned model's loss, whether trials can be packed, and the baseline: trial 0 where it lies in the space,
+    else trained beside them."""
     baseline = prepared.baseline
     if not record.trials and baseline is not None and prepared.start is not None:
         record.enqueue(baseline, origin="baseline", seed=how.seed)
@@ -151,6 +163,8 @@ def _before(prepared: Prepared, record: Record, how: finals.How) -> Iterator[Stu
     requests = []
     if "untuned" not in record.notes:
         requests.append(how.request(finals.UNTUNED, {}, measure="validation"))
+    if prepared.packing_to_be_tried and "trainer" not in record.notes:
+        requests.append(how.request(finals.TRAINER, {}, measure="trainer"))
     if baseline is not None and prepared.start is None and "baseline" not in record.notes:
         requests.append(how.request(finals.BASELINE, baseline))
     if requests:
@@ -160,6 +174,8 @@ def _before(prepared: Prepared, record: Record, how: finals.How) -> Iterator[Stu
             yield event
         elif event.trial == finals.UNTUNED:
             record.note("untuned", {"loss": event.loss})
+        elif event.trial == finals.TRAINER:
+            record.note("trainer", {"why_not_packed": event.message or None})
         elif baseline is not None:
             note = {**dataclasses.asdict(event), "row_losses": [], "hyperparameters": dict(baseline)}
             record.note("baseline", note)
@@ -175,8 +191,9 @@ def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
             shutil.rmtree(folder / adapter, ignore_errors=True)
 
 
-def _remove_empty(folder: Path) -> None:
-    """Remove a folder in which nothing lies, once no process of ours can write to it."""
+def _tidy(record: Record, folder: Path) -> None:
+    """Remove checkpoints that nothing goes on from, and their folder once it is empty."""
+    checkpoints.tidy(folder, {trial.number for trial in record.pending})
     with contextlib.suppress(OSError):
         folder.rmdir()
 

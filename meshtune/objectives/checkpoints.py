@@ -1,6 +1,6 @@
-"""Where a trial's checkpoint lies, when it is thrown away, and when a crash speaks against going on from it.
+"""Where a pack's checkpoint lies, when it is thrown away, and when a crash speaks against going on from it.
 
-A trial that was interrupted goes on from its checkpoint however often. One that crashed goes on from it once: where it
+A pack that was interrupted goes on from its checkpoint however often. One that crashed goes on from it once: where it
 crashes again without having got to another save, what was saved may be the reason, and the next attempt starts over.
 """
 
@@ -8,16 +8,32 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence, Set
 from pathlib import Path
-
-from meshtune.training.saved_state import FILE
 
 FOLDER = "checkpoints"
 _RETRIED = "retried"  # holds the time of the state from which a retry went on
 
 
+def name_of(trials: Sequence[int]) -> str:
+    """The folder of a pack's checkpoint among those of a study; trials below 0 are the baseline outside the space."""
+    if min(trials) < 0:
+        return "baseline"
+    return str(trials[0]) if len(trials) == 1 else f"{trials[0]}-{trials[-1]}"
+
+
+def tidy(folder: Path, pending: Set[int]) -> None:
+    """Remove the checkpoints of packs of which no trial is pending."""
+    for place in folder.glob("[0-9]*"):
+        first, _, last = place.name.partition("-")
+        if pending.isdisjoint(range(int(first), int(last or first) + 1)):
+            forget(place)
+
+
 def before_attempt(folder: Path, attempt: int) -> None:
     """Throw the checkpoint away where the attempt before this one went on from the same one and crashed."""
+    from meshtune.training.saved_state import FILE  # imports torch, which studies of a program need not have
+
     state, mark = folder / FILE, folder / _RETRIED
     if attempt < 2 or not state.is_file():
         return
@@ -30,5 +46,5 @@ def before_attempt(folder: Path, attempt: int) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Remove a trial's checkpoint. The folder of all of them stays: another process may be saving into it."""
+    """Remove a checkpoint. The folder of all of them stays: another process may be saving into it."""
     shutil.rmtree(folder, ignore_errors=True)

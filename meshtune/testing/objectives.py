@@ -46,11 +46,16 @@ class ObjectiveContract(ABC):
             assert from_json(to_json(event)) == event
 
     def test_the_same_request_gives_the_same_losses(self, tmp_path: Path) -> None:
-        """Whatever was evaluated before."""
+        """Whatever was evaluated before; and so do the same requests together."""
         objective = self.make(tmp_path)
-        outcomes = [e for e in objective.evaluate([self.good(0), self.good(1), self.good(0)]) if isinstance(e, Outcome)]
-        assert outcomes[0].losses == outcomes[2].losses
-        assert outcomes[0].loss == outcomes[2].loss
+
+        def losses(*trials: int) -> dict[int, tuple[float | None, tuple[float, ...]]]:
+            events = objective.evaluate([self.good(trial) for trial in trials])
+            return {event.trial: (event.loss, event.losses) for event in events if isinstance(event, Outcome)}
+
+        alone, together = losses(0), losses(1, 2, 3)
+        assert losses(0) == alone
+        assert losses(1, 2, 3) == together
 
     def test_closing_it_cancels_and_it_can_be_used_again(self, tmp_path: Path) -> None:
         """A cancelled evaluation leaves nothing behind that changes the next."""
@@ -70,9 +75,9 @@ class ObjectiveContract(ABC):
         objective.suspend()
         told = [event for event in (first, *events) if isinstance(event, Outcome)]
         assert len(told) < 2
-        again = [event for event in self.make(tmp_path).evaluate([self.good(0)]) if isinstance(event, Outcome)]
-        whole = [
-            event for event in self.make(tmp_path / "whole").evaluate([self.good(0)]) if isinstance(event, Outcome)
+        both = [self.good(0), self.good(1)]
+        again = [event for event in self.make(tmp_path).evaluate(both) if isinstance(event, Outcome)]
+        whole = [event for event in self.make(tmp_path / "whole").evaluate(both) if isinstance(event, Outcome)]
+        assert [(outcome.loss, outcome.losses) for outcome in again] == [
+            (outcome.loss, outcome.losses) for outcome in whole
         ]
-        assert again[0].losses == whole[0].losses
-        assert again[0].loss == whole[0].loss

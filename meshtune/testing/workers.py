@@ -35,41 +35,46 @@ class WorkerContract(ABC):
         waiting = [Request(n, {"x": float(n), "do": "answer"}, seed=0) for n in range(6)]
         outcomes: list[Outcome] = []
         while len(outcomes) < 6:
-            batch, waiting = waiting[: worker.free()], waiting[worker.free() :]
-            worker.submit(batch)
+            while waiting and worker.free():
+                worker.submit([waiting.pop(0)])
             outcomes += collect(worker, 1)
         assert sorted(outcome.trial for outcome in outcomes) == list(range(6))
         assert all(outcome.ending is Ending.COMPLETE and outcome.loss == outcome.trial**2 for outcome in outcomes)
         assert worker.events(0.2) == []
 
     def test_places_are_taken_and_given_back(self, worker: Worker) -> None:
-        """`free` falls by one a request and rises with its outcome."""
+        """`free` falls by one a submission, however many requests it has, and rises once all have their outcomes."""
         free = worker.free()
-        worker.submit([Request(0, {"x": 1.0, "do": "answer"}, seed=0)])
+        worker.submit([Request(number, {"x": float(number), "do": "answer"}, seed=0) for number in range(3)])
         assert worker.free() == free - 1
-        collect(worker, 1)
+        assert {outcome.trial: outcome.loss for outcome in collect(worker, 3)} == {0: 0, 1: 1, 2: 4}
         assert worker.free() == free
 
     def test_a_death_is_an_outcome_and_the_worker_goes_on(self, worker: Worker) -> None:
-        """The dead process's trial crashed, with words; the place is there again."""
+        """What it had not answered yet has crashed, with words; the place is there again."""
         free = worker.free()
-        worker.submit([Request(0, {"x": 1.0, "do": "die"}, seed=0, attempt=2)])
-        (outcome,) = collect(worker, 1)
-        assert (outcome.trial, outcome.attempt, outcome.ending) == (0, 2, Ending.CRASHED)
-        assert outcome.message
+        does = ("answer", "die", "answer")
+        worker.submit([Request(trial, {"x": 1.0, "do": do}, seed=0, attempt=2) for trial, do in enumerate(does)])
+        answered, *crashed = collect(worker, 3)
+        assert (answered.trial, answered.loss) == (0, 1.0)
+        assert [(outcome.trial, outcome.attempt, outcome.ending) for outcome in crashed] == [
+            (1, 2, Ending.CRASHED),
+            (2, 2, Ending.CRASHED),
+        ]
+        assert all(outcome.message for outcome in crashed)
         assert worker.free() == free
-        worker.submit([Request(1, {"x": 3.0, "do": "answer"}, seed=0)])
+        worker.submit([Request(3, {"x": 3.0, "do": "answer"}, seed=0)])
         assert collect(worker, 1)[0].loss == 9.0
 
     def test_a_stopped_request_has_no_outcome(self, worker: Worker) -> None:
-        """Its place is free again, and other requests are not touched."""
+        """Nor has what was submitted with it; its place is free again, and other requests are not touched."""
         free = worker.free()
-        worker.submit([Request(0, {"x": 1.0, "do": "sleep"}, seed=0)])
+        worker.submit([Request(trial, {"x": 1.0, "do": "sleep"}, seed=0) for trial in range(2)])
         worker.events(1.0)
         worker.stop([0])
         assert worker.free() == free
-        worker.submit([Request(1, {"x": 2.0, "do": "answer"}, seed=0)])
-        assert [outcome.trial for outcome in collect(worker, 1)] == [1]
+        worker.submit([Request(2, {"x": 2.0, "do": "answer"}, seed=0)])
+        assert [outcome.trial for outcome in collect(worker, 1)] == [2]
 
     def test_a_suspended_request_has_no_outcome(self, worker: Worker) -> None:
         """It ends, asked or killed; what another worker makes of the same request is whole."""

@@ -91,6 +91,8 @@ def _on(base: Any, put: Callable[[], Any]) -> Iterator[Any]:
         with warnings.catch_warnings():
             # PEFT asks Transformers by a name that is deprecated there; nothing that a user could change.
             warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+            # Of transposed weights PEFT knows by itself.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
             model = put()
         yield model
     finally:

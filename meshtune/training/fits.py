@@ -17,7 +17,10 @@ from meshtune.errors import Fault, InputError
 from meshtune.hyperparameters import WHOLE
 from meshtune.space import Dimension, Space
 from meshtune.training.memory import Batch, Memory, full_batch, predict
+from meshtune.training.pack_memory import PackSetting
+from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.shape import Shape
+from meshtune.training.unpackable import unpackable_values
 
 CLOSE = 0.85  # of what there is: from here on the prediction's error may decide
 _UPPER = ("rank", "batch_size", "dropout", "epochs")  # memory never falls with these
@@ -32,6 +35,8 @@ class Setting:
         training: with a resolved precision. device: as torch names it. dtype: the base's, as in the config.
         batch: the largest micro-batch by batch size: `memory.batches_of(rows, ..)`, or `full_batch` of a length.
         available: bytes for each process, or None where that is not known. processes: that share the device.
+        trainer: that will train, `packed` or `transformers`. unpackable: why `packed`, which was asked for, will not.
+        pack: how many trials go into a pack.
     """
 
     shape: Shape
@@ -41,11 +46,25 @@ class Setting:
     batch: Callable[[int], Batch]
     available: int | None
     processes: int = 1
+    trainer: str = "transformers"
+    unpackable: str | None = None
+    pack: int = 1
 
     def memory(self, hyperparameters: Mapping[str, Any]) -> Memory:
-        """Of the trial with these hyperparameters."""
+        """Of the trial with these hyperparameters, or of a pack of such."""
+        if self.trainer == "packed":
+            return self.packs(hyperparameters).memory([self.recipe(hyperparameters)] * self.pack)
         batch = self.batch(self.batch_size(hyperparameters))
         return predict(self.shape, self.training, hyperparameters, batch, device=self.device, dtype=self.dtype)
+
+    def packs(self, hyperparameters: Mapping[str, Any]) -> PackSetting:
+        """What decides the memory of packs whose members have the batches of these hyperparameters."""
+        batch = self.batch(self.batch_size(hyperparameters))
+        return PackSetting(self.shape, batch, self.device, self.dtype)
+
+    def recipe(self, hyperparameters: Mapping[str, Any]) -> Recipe:
+        """Of the trial with these hyperparameters."""
+        return recipe(self.training, hyperparameters, 0)
 
     def batch_size(self, hyperparameters: Mapping[str, Any]) -> int:
         """Rows of that trial's micro-batch."""
@@ -76,6 +95,13 @@ def largest(space: Space, setting: Setting) -> Largest:
     return Largest(point, setting.memory(point), setting.available)
 
 
+def unpackable_space(space: Space, training: TrainingConfig, baseline: Mapping[str, Any] | None = None) -> str | None:
+    """Why trials of a space, or the baseline, cannot be packed over any base; None where no value forbids that."""
+    points = itertools.chain(_corners(space), [] if baseline is None else [baseline])
+    reasons = (unpackable_values(recipe(training, point, 0)) for point in points)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
 def refuse_too_large(space: Space, setting: Setting, baseline: Mapping[str, Any] | None = None) -> Largest:
     """The largest trial of a space.
 
@@ -98,7 +124,8 @@ def _fault(space: Space, found: Largest, setting: Setting) -> Fault:
     fitting = _last(len(ranks), lambda count: setting.fits({**found.hyperparameters, "rank": ranks[count - 1]}))
     rank = found.hyperparameters["rank"]
     searched = any(dimension.name == "rank" for dimension in space.dimensions)
-    what = f"the largest trial needs about {gigabytes(found.memory.total)} ({describe(found.memory, rank)})"
+    who = "the largest trial needs" if setting.pack == 1 else f"a pack of {setting.pack} of the largest trials needs"
+    what = f"{who} about {gigabytes(found.memory.total)} ({describe(found.memory, rank, setting.pack)})"
     ways = [f"`{way}`" for way in _ways(found, setting)]
     if fitting:
         highest = ranks[fitting - 1]
@@ -123,11 +150,11 @@ def largest_length(space: Space, setting: Setting, longest: int) -> int:
     return _last(longest, fits)
 
 
-def describe(memory: Memory, rank: int) -> str:
+def describe(memory: Memory, rank: int, pack: int = 1) -> str:
     """`base 0.54 GB + adapter at rank 256 1.2 GB + activations 0.4 GB + process 0.6 GB`."""
     parts = {
         "base": memory.base,
-        f"adapter at rank {rank}": memory.adapter + memory.optimizer,
+        f"{'adapter' if pack == 1 else f'{pack} adapters'} at rank {rank}": memory.adapter + memory.optimizer,
         "activations": memory.activations,
         "process": memory.overhead,
     }
@@ -216,6 +243,8 @@ def _ways(found: Largest, setting: Setting) -> Iterator[str]:
         at_once = found.available * setting.processes // found.memory.total
         if at_once:
             yield f"worker.processes: {at_once}"
+    if setting.pack > 1 and (fewer := _last(setting.pack - 1, lambda count: fits(pack=count))):
+        yield f"worker.pack: {fewer}"
 
 
 def _shorter(batch: Batch, length: int) -> Batch:

@@ -156,7 +156,7 @@ def _training(
     if recipe.gradient_checkpointing:
         of_head = 2 * shape.hidden * shape.vocab if recipe.precision != "float32" and base_bytes == 4 else 0
         return tokens * shape.layers * shape.hidden * base_bytes + max(kept // shape.layers, logits + of_head)
-    return kept + max(logits, 2 * width * tokens * _feed_forward(shape) // shape.layers)
+    return kept + max(logits, 2 * width * tokens * feed_forward(shape) // shape.layers)
 
 
 def _kept(shape: Shape, recipe: Recipe, targets: Sequence[Linear], batch: Batch, base_bytes: int, on_cpu: bool) -> int:
@@ -177,16 +177,21 @@ def _kept(shape: Shape, recipe: Recipe, targets: Sequence[Linear], batch: Batch,
 def _base_kept(shape: Shape, width: int) -> int:
     """Bytes a token that the base keeps, whatever is adapted: gradients pass through all of it."""
     attention = 4 * shape.layers * shape.heads * shape.head_dim
-    return 4 * sum(shape.norms) + width * (attention + _feed_forward(shape))
+    return 4 * sum(shape.norms) + width * (attention + feed_forward(shape))
 
 
-def _feed_forward(shape: Shape) -> int:
+def feed_forward(shape: Shape) -> int:
     """Values a token that the feed-forwards of all layers keep."""
     into, out = _feed_forward_linears(shape)
     readers, writers = sum(linear.outputs for linear in into), sum(linear.inputs for linear in out)
     gated = readers >= 2 * writers
     steps = 3 if shape.activation == "gelu_new" else 0  # written out in single operations
     return readers + (writers if gated else 0) + steps * writers
+
+
+def residual_writers(shape: Shape) -> list[Linear]:
+    """The feed-forward layers that write to the residual stream."""
+    return _feed_forward_linears(shape)[1]
 
 
 def _feed_forward_linears(shape: Shape) -> tuple[list[Linear], list[Linear]]:
@@ -206,7 +211,7 @@ def _adapter_kept(shape: Shape, recipe: Recipe, targets: Sequence[Linear], base_
         values = inputs * (width + (4 if on_cpu else 1))
     elif plain:
         # One normed input a norm, shared by its readers; an attention's output is kept by the attention itself.
-        writers = {x.name for x in _feed_forward_linears(shape)[1]}
+        writers = {x.name for x in residual_writers(shape)}
         readers = shape.hidden * 2 * shape.layers if any(x.inputs == shape.hidden for x in targets) else 0
         values = width * (readers + sum(x.inputs for x in targets if x.name in writers))
     else:
@@ -220,5 +225,5 @@ def _validation(shape: Shape, batch: Batch, base_bytes: int, on_cpu: bool) -> in
     """Bytes of a validation batch: one layer's values and the logits, in the base's type, and the loss in float32."""
     tokens = max(CPU_TOKENS if on_cpu else GPU_TOKENS, batch.length)
     labels = tokens * batch.labels // max(1, batch.rows * batch.length)
-    layer = tokens * base_bytes * (4 * shape.hidden + _feed_forward(shape) // shape.layers)
+    layer = tokens * base_bytes * (4 * shape.hidden + feed_forward(shape) // shape.layers)
     return layer + labels * shape.vocab * (8 if base_bytes == 4 else 10)

@@ -2,7 +2,8 @@
 
 The batches are the study's own: first the largest (it warms up, and its peak is the one that counts), then the first of
 an epoch, then a few rows are validated. They are trained as trials are, by the trainer itself; the base is left as it
-was and nothing is written. One process measures alone: where several share a device, each may be slower.
+was and nothing is written. Where trials run in packs, a pack of that many like the measured one is trained. One process
+measures alone: where several share a device, each may be slower.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,8 +20,9 @@ from meshtune.data.batches import epoch_order
 from meshtune.training import machine
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.memory import Batch
+from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import Recipe
-from meshtune.training.steps import Step, Trained
+from meshtune.training.steps import Diverged, Step, Trained
 from meshtune.training.trainer import train as train_with_transformers
 from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS
 
@@ -33,8 +35,9 @@ class Pilot:
     """What was measured.
 
     Attributes:
-        training, validation: tokens a second, padding left out. seconds_per_step: of a micro-batch.
-        largest: the batch that came first. peak: bytes at most, None where it cannot be measured.
+        training, validation: tokens a second, padding left out, of all members of a pack together.
+        seconds_per_step: of a micro-batch, in a pack of one of each member. largest: the batch that came first.
+        peak: bytes at most, None where it cannot be measured. pack: how many trials were trained together.
     """
 
     training: float
@@ -42,6 +45,7 @@ class Pilot:
     seconds_per_step: float
     largest: Batch
     peak: int | None
+    pack: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def measure(
     *,
     threads: int | None = None,
     train: Train = train_with_transformers,
+    pack: int | None = None,
 ) -> Pilot:
     """Train one micro-batch to warm up and two for the clock, and validate some rows; a minute on a slow device.
 
@@ -73,8 +78,9 @@ def measure(
         base: the model, on its device. recipe: of the point that is measured; its accumulation is left out, which
             counts an optimizer step for each micro-batch.
         threads: CPU threads, as the trials will have. train: as `training.steps` says.
+        pack: how many trials the packed trainer trains together; None: `train` trains one.
 
-    Raises whatever training raises, out of memory included.
+    Raises whatever training raises, out of memory included, and `Unpackable` where a pack was asked for.
     """
     machine.use_threads(threads)
     batches = _batches(train_rows, recipe)
@@ -83,12 +89,31 @@ def measure(
     device = str(base.device)
     machine.free(device)
     machine.reset_peak(device)
+    train = train if pack is None else _packs_of(pack)
     seconds, tokens, validated = _run(train, base, _in_order(train_rows, batches, recipe.seed), timed, recipe)
     peak = machine.peak(device)
     machine.free(device)
     a_step = sum(seconds) / len(seconds)
     lengths = [len(timed[index][0]) for index in range(len(timed))]
-    return Pilot(tokens / sum(seconds), sum(lengths) / validated, a_step, _batch(train_rows, batches[0]), peak)
+    members = 1 if pack is None else pack
+    speeds = (members * tokens / sum(seconds), members * sum(lengths) / validated)
+    return Pilot(*speeds, a_step, _batch(train_rows, batches[0]), peak, members)
+
+
+def _packs_of(members: int) -> Train:
+    """The packed trainer, which trains a recipe that many times at once; what the last of them says."""
+
+    def train(
+        base: Any, rows: RowSet, validation_rows: RowSet, recipe: Recipe, *, at: Literal["best", "last"]
+    ) -> Iterator[Step | Trained]:
+        with contextlib.closing(train_pack(base, rows, validation_rows, [recipe] * members, at=at)) as events:
+            for number, event in events:
+                if isinstance(event, Diverged):
+                    raise event
+                if number == members - 1:
+                    yield event
+
+    return train
 
 
 def _run(

@@ -1,7 +1,11 @@
-"""In which precision the products of training are computed. Validation is no affair of this file: it uses no autocast.
+"""In which precision the products of training are computed, and in which losses are measured.
 
-`auto` takes bfloat16 where the machine has units for it, else float32. Training in bfloat16 keeps weights, adapters,
-optimizer and norms in the model's data type; only matrix products are rounded.
+Training: `auto` takes bfloat16 where the machine has units for it, else float32. Training in bfloat16 keeps weights,
+adapters, optimizer and norms in the model's data type; only matrix products are rounded.
+
+Measuring: one precision a study, the base's own, by both trainers and never under autocast. Rounded products move a
+loss by up to .03, and unevenly, which training in bfloat16 does not (.002). So it is float32, and a base that does not
+fit so is refused by `fits.py` until the config says `model.dtype: bfloat16`, which the record then holds.
 """
 
 from __future__ import annotations
@@ -41,6 +45,11 @@ def resolve_precision(precision: str, device: str) -> Precision:
             return "float16"
         case _:
             raise _fault(precision, "allowed are auto, float32, bfloat16 and float16")
+
+
+def validation_precision(dtype: str) -> str:
+    """The precision in which a study measures all its losses, by the config's `model.dtype`."""
+    return "float32" if dtype == "auto" else dtype
 
 
 def _fast_bfloat16(kind: str) -> bool:

@@ -7,7 +7,6 @@ stop need not wait for a long one: the number of epochs in the history tells whe
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import astuple, replace
 from typing import Any
@@ -15,44 +14,15 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from meshtune.training import saved_state
 from meshtune.training.checkpoints import tensors
 from meshtune.training.loss import RowSet
 from meshtune.training.resumable import ResumableTrainer
+from meshtune.training.saves import Saves
 from meshtune.training.start_weights import Adapter, as_saved
-from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Trained
+from meshtune.training.steps import Diverged, Step, Suspended, Trained
 from meshtune.training.validation import mean_loss, row_losses
 
 Emit = Callable[[Step | Trained], None]
-
-
-class Saves:
-    """When to save, by the clock and by being asked, and how long the training has taken in all."""
-
-    def __init__(self, checkpoint: Checkpoint | None, made_by: str):
-        self.checkpoint, self.made_by = checkpoint, made_by
-        self.earlier = 0.0  # seconds, in processes before this one
-        self.begun = self.saved_at = time.monotonic()
-
-    @property
-    def asked(self) -> bool:
-        """Whether the training shall save itself and stop."""
-        return self.checkpoint is not None and self.checkpoint.asked()
-
-    @property
-    def due(self) -> bool:
-        """Whether the last save is long enough ago."""
-        if self.checkpoint is None or self.checkpoint.seconds is None:
-            return False
-        return time.monotonic() - self.saved_at >= self.checkpoint.seconds
-
-    def save(self, step: int, trainer: dict[str, Any], progress: dict[str, Any]) -> None:
-        """Write the state of an optimizer step."""
-        if self.checkpoint is not None:
-            progress["seconds"] = self.earlier + time.monotonic() - self.begun
-            values = {"step": step, "trainer": trainer, "progress": progress}
-            saved_state.write(self.checkpoint.folder, self.made_by, values)
-            self.saved_at = time.monotonic()
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is untyped
@@ -69,13 +39,14 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         self.history: list[Step] = []  # the first step, and each epoch's end
 
     def snapshot(self) -> dict[str, Any]:
-        """What `restore` takes in a later process, but for the seconds, which the save adds."""
+        """What `restore` takes in a later process."""
         return {
             "epoch_loss": self.epoch_loss,
             "epoch_labels": self.epoch_labels,
             "loss": self.loss,
             "weights": self.weights,
             "history": [astuple(step) for step in self.history],
+            "seconds": self.saves.seconds,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -143,7 +114,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
             raise Suspended
 
     def _save(self) -> None:
-        self.saves.save(self.trainer.state.global_step, self.trainer.snapshot(), self.snapshot())
+        step = self.trainer.state.global_step
+        self.saves.save({"step": step, "trainer": self.trainer.snapshot(), "progress": self.snapshot()})
 
     def _say(self, training_loss: float | None = None, validation_loss: float | None = None) -> Step:
         state = self.trainer.state

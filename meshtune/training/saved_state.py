@@ -54,7 +54,7 @@ def write(folder: Path, made_by: str, values: dict[str, Any]) -> bool:
             os.fsync(file.fileno())
         os.replace(aside, folder / FILE)
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter on a full disk
-        _say(f"the checkpoint cannot be written to {folder}, and the training goes on without it: {error}")
+        say(f"the checkpoint cannot be written to {folder}, and the training goes on without it: {error}")
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         return False
@@ -70,13 +70,14 @@ def read(folder: Path, made_by: str) -> dict[str, Any] | None:
         values = torch.load(path, map_location="cpu", weights_only=True)
         found = values.pop("identity")
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        _say(f"the checkpoint {path} is damaged, and the training starts over: {type(error).__name__}")
+        say(f"the checkpoint {path} is damaged, and the training starts over: {type(error).__name__}")
         return None
     if found != made_by:
-        _say(f"the checkpoint {path} is of another recipe, other rows or other versions: the training starts over")
+        say(f"the checkpoint {path} is of another recipe, other rows or other versions: the training starts over")
         return None
     return dict(values)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line in the log."""
     print(text, file=sys.stderr, flush=True)  # the worker's log

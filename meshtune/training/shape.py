@@ -20,6 +20,7 @@ from meshtune.data.tokenizer import location
 from meshtune.training.models import quiet
 
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
+_SCALES = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # as configurations name them
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Shape:
         head: the name of the output head, or "". vocab: its outputs. hidden: width of the residual stream.
         layers, heads, head_dim: of the attention. norms: width of every norm's input, in values a token.
         activation: the name of the feed-forward's function. attention_dropout: whether the base's attention drops, for
-            which no fused kernel without a (length x length) matrix exists on every device.
+            which no fused kernel without a (length x length) matrix exists on every device. scaled_logits: whether
+            logits are scaled or capped behind the head.
     """
 
     parameters: int
@@ -60,6 +62,7 @@ class Shape:
     norms: tuple[int, ...]
     activation: str
     attention_dropout: bool
+    scaled_logits: bool = False
 
     def targets(self, names: str | tuple[str, ...]) -> tuple[Linear, ...]:
         """The modules that `target_modules` means, as PEFT reads it: `all-linear` leaves out the head."""
@@ -113,6 +116,7 @@ def measure(model: Any) -> Shape:
         norms=tuple(norms),
         activation=next((str(getattr(config, name)) for name in _ACTIVATIONS if getattr(config, name, None)), ""),
         attention_dropout=any((getattr(config, name, 0) or 0) > 0 for name in ("attention_dropout", "attn_pdrop")),
+        scaled_logits=any(getattr(config, name, None) not in (None, 1.0) for name in _SCALES),
     )
 
 

@@ -26,9 +26,10 @@ from meshtune.training.checkpoints import new_adapter
 from meshtune.training.in_thread import in_thread
 from meshtune.training.loss import RowSet
 from meshtune.training.models import quiet
-from meshtune.training.progress import Emit, Progress, Saves
+from meshtune.training.progress import Emit, Progress
 from meshtune.training.recipe import Recipe
 from meshtune.training.resumable import ResumableTrainer
+from meshtune.training.saves import Saves
 from meshtune.training.start_weights import CHANGING
 from meshtune.training.steps import Checkpoint, Step, Trained
 from meshtune.training.targets import check_targets, targeted

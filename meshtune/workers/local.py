@@ -1,8 +1,9 @@
 """Trials on this machine: one process a visible device, each holding its own objective; on a CPU one, or as asked.
 
-A process that dies gives its trials the ending `crashed` (with its log's last words) and is replaced. So is one that
-does not end a request in time, counted from its first word about it, or that says no word for an hour. Processes see
-one GPU each (CUDA_VISIBLE_DEVICES), live in sessions of their own, and end with the coordinator.
+What is submitted as one runs together in one process. One that dies gives its trials the ending `crashed` (with its
+log's last words) and is replaced. So is one that does not end what it was given in time, counted from its first word
+about it, or that says no word for an hour. Processes see one GPU each (CUDA_VISIBLE_DEVICES), live in sessions of their
+own, and end with the coordinator.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class LocalWorker:
 
     @property
     def slots(self) -> int:
-        """Requests that run at once."""
+        """Processes: what was submitted as one takes one."""
         return len(self._children)
 
     @property
@@ -91,18 +92,17 @@ class LocalWorker:
         return [child.process.pid for child in self._children]
 
     def free(self) -> int:
-        """Requests that would start at once."""
+        """Processes that have nothing to do."""
         return sum(not child.running for child in self._children)
 
-    def submit(self, requests: Iterable[Request]) -> None:
-        """Start requests, at most `free()` of them."""
-        for request in requests:
-            child = next((child for child in self._children if not child.running), None)
-            if child is None:
-                raise WorkerError("more requests were submitted than processes are free")
-            child.running[request.trial] = request
-            child.begun, child.deadline = False, time.monotonic() + self._load
-            self._send(child, [json.loads(to_json(request))])
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Start requests together in one process, while one is free."""
+        child = next((child for child in self._children if not child.running), None)
+        if child is None:
+            raise WorkerError("requests were submitted while no process was free")
+        child.running = {request.trial: request for request in requests}
+        child.begun, child.deadline = False, time.monotonic() + self._load
+        self._send(child, [json.loads(to_json(request)) for request in requests])
 
     def events(self, timeout: float) -> list[Event]:
         """Progress and outcomes that have come, waiting up to `timeout` seconds for the first."""
@@ -124,7 +124,7 @@ class LocalWorker:
         return events
 
     def stop(self, trials: Iterable[int]) -> None:
-        """Cancel running requests: they have no outcome, and their processes are free again."""
+        """Cancel running requests and what was submitted with them: no outcomes, and their processes are free again."""
         wanted = set(trials)
         for index, child in enumerate(self._children):
             if wanted & set(child.running):

@@ -1,4 +1,4 @@
-"""Which processes a machine gets: one a visible GPU; on a CPU one, with all cores, unless more are asked for."""
+"""Which processes a machine gets: one a visible GPU; on a CPU as many as are asked for, which share the cores."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from meshtune.trial import Event, Request
@@ -11,13 +11,14 @@ from meshtune.trial import Event, Request
 class Worker(Protocol):
     """The worker seam. `meshtune.testing` holds its contract.
 
-    `submit(requests)`: start them, at most `free()`. `events(timeout)`: what has come, waiting up to `timeout` seconds
-    for the first; exactly one outcome a request. `stop(trials)`: cancel; they have no outcome. `suspend(seconds)`: let
+    `free()`: how many times `submit` may be called now. `submit(requests)`: start them, together as one pack.
+    `events(timeout)`: what has come, waiting up to `timeout` seconds for the first; exactly one outcome a request.
+    `stop(trials)`: cancel them and what was submitted with them; they have no outcome. `suspend(seconds)`: let
     what runs save where it is, within so many seconds, and end without an outcome; `events` gives what ended by itself
     meanwhile, and nothing else but `close` may follow. `close()`: end all.
     """
 
-    def submit(self, requests: Iterable[Request]) -> None:
+    def submit(self, requests: Sequence[Request]) -> None:
         """See the class."""
 
     def free(self) -> int:

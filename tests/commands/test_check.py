@@ -1,6 +1,8 @@
 """`check` as a user meets it: memory and time of a study, what cannot fit, rows with what is learned."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from meshtune.training.memory import Batch
 from meshtune.training.pilot import Pilot
 from tests.conftest import WORDS
 from tests.kill import command_study
+from tests.training.architectures import REFUSED, make
 
 
 @pytest.fixture
@@ -44,6 +47,10 @@ def test_memory_and_time(study: Path) -> None:
     assert memory["hyperparameters"]["rank"] == 256
     assert memory["predicted"]["total"] < memory["available"]
     assert memory["processes"] == 2
+    assert (memory["trainer"], memory["pack"]) == ("packed", 1)
+    assert "\ntrainer " not in lines
+    assert "losses in float32" in lines
+    assert facts["fixed"]["validation_precision"] == "float32"
     assert memory["measured"] is None or memory["measured"]["rank"] == 16
     assert (time["trials"], time["limited_by"]) == (5, "trials")
     assert time["price"] == pytest.approx(3600 * time["hours"])
@@ -51,6 +58,48 @@ def test_memory_and_time(study: Path) -> None:
     json.dumps(facts)
     assert sorted(path.name for path in study.parent.iterdir()) == ["rows.json", "study", "study.yaml"]
     assert [path.name for path in (study.parent / "study").iterdir()] == ["data"]
+
+
+def test_packs_that_are_asked_for(study: Path) -> None:
+    """A pack must fit whole, and is what is measured."""
+    alone = check(study, measure=False)[1]["memory"]["predicted"]
+    lines, facts = check(study, overrides=("worker.pack=3",))
+    assert "3 adapters at rank 256" in lines
+    assert "trials in packs of 3 on 2 processes" in lines
+    assert (facts["memory"]["pack"], facts["time"]["pack"]) == (3, 3)
+    assert facts["memory"]["predicted"]["optimizer"] == 3 * alone["optimizer"]
+    assert facts["memory"]["predicted"]["base"] == alone["base"]
+
+
+def test_losses_are_measured_in_the_bases_own_precision(study: Path, tiny_model_folder: Path) -> None:
+    """Of which the record keeps that it was, whatever training computes in."""
+    lines, facts = check(study, overrides=(f"model={{name: {tiny_model_folder}, dtype: bfloat16}}",), measure=False)
+    assert "losses in bfloat16" in lines
+    assert facts["fixed"]["validation_precision"] == "bfloat16"
+
+
+def test_trials_that_cannot_be_packed(study: Path) -> None:
+    """By the values of the space: known without the model, and counted as the other trainer takes memory."""
+    lines, facts = check(study, overrides=("training.use_dora=true",), measure=False)
+    assert "\ntrainer    transformers, since these trials cannot be packed: DoRA" in lines
+    assert facts["memory"]["trainer"] == "transformers"
+    same = check(study, overrides=("training.use_dora=true", "training.trainer=transformers"), measure=False)[1]
+    assert same["memory"]["predicted"] == facts["memory"]["predicted"]
+
+
+def test_a_model_that_cannot_be_packed(study: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Found where it is loaded: memory and time are those of the trainer that will run."""
+    folder = tmp_path / "gpt-j"
+    shutil.copytree(tiny_model_folder, folder)
+    base = make(REFUSED["gpt-j"][0]())
+    base.resize_token_embeddings(json.loads((folder / "config.json").read_text())["vocab_size"])
+    base.save_pretrained(folder)
+    before, _ = check(study, overrides=(f"model={folder}",), measure=False)
+    assert "\ntrainer " not in before
+    lines, facts = check(study, overrides=(f"model={folder}",))
+    assert "\ntrainer    transformers, since these trials cannot be packed: the model ignores the name" in lines
+    assert facts["memory"]["trainer"] == "transformers"
+    assert facts["time"]["pack"] == 1
 
 
 def test_without_measuring(study: Path) -> None:
@@ -130,6 +179,14 @@ def test_a_forecast(budget: dict[str, Any], processes: int, trials: int, limited
     assert (found.trials, found.limited_by, found.tokens) == (trials, limited_by, trials * 18_000)
     assert found.hours * 3600 == pytest.approx(10 + seconds + FINALS)
     assert found.price is None
+
+
+@pytest.mark.parametrize(("trials", "processes", "one_by_one"), [(7, 1, 7), (7, 2, 4), (9, 2, 8), (3, 4, 3)])
+def test_a_forecast_of_packs(trials: int, processes: int, one_by_one: int) -> None:
+    """Trials of the busiest process, in packs of 4: tokens a second are those of a whole pack."""
+    speed = replace(SPEED, pack=4)
+    found = forecast(speed, DATA, 2, BudgetConfig(trials=trials), processes=processes, loading=10.0)
+    assert found.hours * 3600 == pytest.approx(10 + one_by_one * A_TRIAL + FINALS)
 
 
 def test_the_price() -> None:

@@ -39,8 +39,8 @@ def make(tiny_model_folder: Path, tiny_data: DataRef, tmp_path: Path) -> Iterato
 
 
 def run(objective: LoraObjective, *requests: Request) -> list[Outcome]:
-    """The outcomes, which all survive JSON."""
-    events: list[Event] = list(objective.evaluate(requests))
+    """The outcomes of requests one after the other, which all survive JSON."""
+    events: list[Event] = [event for request in requests for event in objective.evaluate([request])]
     assert all(from_json(to_json(event)) == event for event in events)
     outcomes = [event for event in events if isinstance(event, Outcome)]
     assert [outcome.trial for outcome in outcomes] == [request.trial for request in requests]

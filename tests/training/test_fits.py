@@ -14,7 +14,7 @@ from meshtune import presets
 from meshtune.config import Interval, StudyConfig, TrainingConfig
 from meshtune.errors import InputError
 from meshtune.space import Space
-from meshtune.training.fits import Setting, gigabytes, largest, largest_length, refuse_too_large
+from meshtune.training.fits import Setting, gigabytes, largest, largest_length, refuse_too_large, unpackable_space
 from meshtune.training.memory import Batch, full_batch
 from meshtune.training.shape import measure
 
@@ -67,6 +67,39 @@ def test_the_largest_point(setting: Setting) -> None:
     assert [found.hyperparameters[name] for name in names] == [64, 16, 0.2, 3, True, "all-linear"]
     assert found.memory == setting.memory(found.hyperparameters)
     assert not found.close
+
+
+def test_packs(setting: Setting) -> None:
+    """The largest trial alone, in the packed trainer's memory; a pack that was asked for must fit whole."""
+    space = presets.recommended()
+    packs = replace(setting, trainer="packed")
+    found = largest(space, packs)
+    recipe = packs.recipe(found.hyperparameters)
+    assert found.memory == packs.packs(found.hyperparameters).memory([recipe])
+    assert found.memory != largest(space, setting).memory
+    four = replace(packs, pack=4)
+    tight = with_room(four, found.hyperparameters)
+    assert refuse_too_large(space, tight).memory.optimizer == 4 * found.memory.optimizer
+    message = refused(space, replace(tight, pack=5))
+    assert re.search(r"a pack of 5 of the largest trials needs .* 5 adapters at rank 256 ", message)
+    assert "`worker.pack: 4`" in message
+
+
+@pytest.mark.parametrize(
+    ("entries", "training", "reason"),
+    [
+        ({"use_dora": (False, True)}, {}, "DoRA"),
+        ({"init_lora_weights": (True, "olora")}, {}, "`olora` change the base"),
+        ({}, {"precision": "float16"}, "float16"),
+        ({}, {"init_lora_weights": "pissa"}, "`pissa` change the base"),
+        ({"init_lora_weights": (True, "gaussian")}, {}, None),
+    ],
+)
+def test_spaces_that_cannot_be_packed(entries: dict[str, Any], training: dict[str, Any], reason: str | None) -> None:
+    """One value that cannot be is enough."""
+    space = presets.build({"rank": Interval(low=4, high=8, power_of=2), **entries}, lora=True)
+    found = unpackable_space(space, TrainingConfig(**training))
+    assert found is None if reason is None else reason in str(found)
 
 
 def test_what_fits_is_let_through(setting: Setting) -> None:

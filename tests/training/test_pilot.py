@@ -12,6 +12,7 @@ from meshtune.training.loss import Row
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
 from meshtune.training.trainer import train
+from meshtune.training.unpackable import Unpackable
 
 
 def test_a_tiny_model(
@@ -27,6 +28,30 @@ def test_a_tiny_model(
     assert found.peak is None or found.peak > 1 << 20
     assert all(torch.equal(weight, before[name]) for name, weight in base.state_dict().items())
     assert not base.training
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_packs(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: Callable[..., Recipe], members: int
+) -> None:
+    """The tokens of all members count, in all of their steps but the first, and in their validations."""
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    found = pilot.measure(base, train_rows, validation_rows, make_recipe(), threads=1, pack=members)
+    assert found.pack == members
+    batches = pilot._batches(train_rows, make_recipe())[1:]
+    tokens = sum(len(train_rows[row][0]) for batch in batches for row in batch)
+    assert found.training * found.seconds_per_step * len(batches) == pytest.approx(members * tokens)
+    assert found.validation > 0
+    assert all(torch.equal(weight, before[name]) for name, weight in base.state_dict().items())
+
+
+def test_what_cannot_be_packed_and_a_pack_that_diverges(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: Callable[..., Recipe]
+) -> None:
+    with pytest.raises(Unpackable, match="DoRA"):
+        pilot.measure(base, train_rows, validation_rows, make_recipe({"use_dora": True}), pack=2)
+    with pytest.raises(Diverged):
+        pilot.measure(base, train_rows, validation_rows, make_recipe(learning_rate=1e30), pack=2)
 
 
 def test_which_batches_are_trained(

@@ -1,0 +1,118 @@
+"""One evaluation while it runs: its clock, what it has told so far, and how it ended."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from meshtune.errors import InputError
+from meshtune.training import machine
+from meshtune.training.steps import Diverged, Step
+from meshtune.training.unpackable import Unpackable
+from meshtune.trial import Ending, Outcome, Progress, Request
+
+PROGRESS_SECONDS = 0.5  # at most one progress in this time, but for validation losses
+LAST_STEPS = 10  # whose mean training loss a progress tells
+
+
+class TimedOut(Exception):
+    """The request's timeout is over."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How an error ends an evaluation. It holds no reference to the error, whose frames hold tensors."""
+
+    ending: Ending
+    message: str
+    retry: bool = True
+
+
+def failure_of(error: Exception) -> Failure:
+    """Whatever a library raises is how an evaluation ended; what is no known ending is printed to the worker's log."""
+    match error:
+        case Diverged():
+            return Failure(Ending.DIVERGED, str(error))
+        case TimedOut():
+            return Failure(Ending.TIMED_OUT, str(error))
+        case InputError():  # what is wrong with the input stays wrong, but for a file that cannot be read now
+            return Failure(Ending.CRASHED, str(error), retry=isinstance(error.__cause__, OSError))
+        case Unpackable():
+            return Failure(Ending.CRASHED, str(error), retry=False)
+    message = f"{type(error).__name__}: {error}"
+    if machine.is_out_of_memory(error):
+        return Failure(Ending.OUT_OF_MEMORY, message)
+    traceback.print_exception(error)
+    return Failure(Ending.CRASHED, message)
+
+
+class Run:
+    """One evaluation. Any ending reports what it has told so far."""
+
+    def __init__(self, request: Request):
+        self.request = request
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock; loading the base is no part of a trial's time."""
+        self._begun = time.monotonic()
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what was told, while the clock goes on."""
+        self.tokens = 0
+        self.losses: list[float] = []
+        self.training_losses: list[float] = []
+        self.earlier = 0.0  # seconds, before the checkpoint from which it went on
+        self._last: deque[float] = deque(maxlen=LAST_STEPS)
+        self._told = -PROGRESS_SECONDS
+
+    @property
+    def seconds(self) -> float:
+        """Of the evaluation so far, those of earlier processes included."""
+        return self.earlier + time.monotonic() - self._begun
+
+    def told(self, step: Step) -> Iterator[Progress]:
+        """Take note of a step; yields a progress if one is due. Raises TimedOut, Diverged."""
+        self.tokens, self.earlier = step.tokens, step.earlier
+        for loss in (step.training_loss, step.validation_loss):
+            if loss is not None and not math.isfinite(loss):
+                raise Diverged(f"a loss of step {step.step} was {loss}")
+        if step.validation_loss is not None:
+            self.losses.append(step.validation_loss)
+            self.training_losses.append(step.training_loss or 0.0)
+        elif step.training_loss is not None:
+            self._last.append(step.training_loss)
+            if not self.training_losses:
+                self.training_losses.append(step.training_loss)
+        seconds = self.seconds
+        if self.request.timeout is not None and seconds > self.request.timeout:
+            raise TimedOut(f"not finished after {self.request.timeout:g} s")
+        if step.validation_loss is not None or seconds - self._told >= PROGRESS_SECONDS:
+            self._told = seconds
+            mean = sum(self._last) / len(self._last) if self._last else None
+            yield Progress(
+                self.request.trial, self.request.attempt, step.step, step.steps, step.epoch, mean, step.validation_loss
+            )
+
+    def ended(self, ending: Ending, **fields: Any) -> Outcome:
+        """The outcome, with everything told so far."""
+        return Outcome(
+            self.request.trial,
+            self.request.attempt,
+            ending,
+            losses=tuple(self.losses),
+            training_losses=tuple(self.training_losses),
+            seconds=self.seconds,
+            tokens=self.tokens,
+            **fields,
+        )
+
+    def failed(self, failure: Failure) -> Outcome:
+        """The outcome of an evaluation that failed."""
+        return self.ended(failure.ending, message=failure.message, retry=failure.retry)

@@ -1,0 +1,194 @@
+"""Trials trained over one base: together in a pack where the trainer is `packed`, else one after the other.
+
+A pack's members end each by itself. Where memory runs out with several, those that have not ended start over in two
+halves, and each half so again. A training saves itself in `<folder>/checkpoints/`, a pack as a whole, and the same
+requests go on from there; what ends takes its checkpoint away, but for a crash, after which the next attempt goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from meshtune.config import TrainingConfig
+from meshtune.data.batches import Rows
+from meshtune.objectives import checkpoints
+from meshtune.objectives.run import Failure, Run, failure_of
+from meshtune.training import machine
+from meshtune.training.checkpoints import save_adapter
+from meshtune.training.chosen_trainer import stepwise, trainer_of
+from meshtune.training.packed_trainer import Changes, train_pack
+from meshtune.training.recipe import Recipe, recipe
+from meshtune.training.saved_state import say
+from meshtune.training.steps import Checkpoint, Diverged, Suspended, Trained
+from meshtune.training.trainer import lora_config
+from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
+
+Events = Iterator[Progress | Outcome]
+Members = Sequence[tuple[Run, Recipe]]
+_LEFT = Failure(Ending.TIMED_OUT, "it had left its pack before the interruption")
+
+
+class Trainings:
+    """Trains over a base that is loaded.
+
+    Args:
+        training: with a resolved precision, and the trainer that is used. data: the rows.
+        at: the epoch that counts. folder: the study's. device: of the base. asked: whether to save and stop.
+    """
+
+    def __init__(
+        self,
+        base: Any,
+        training: TrainingConfig,
+        data: DataRef,
+        *,
+        at: Literal["best", "last"],
+        folder: Path,
+        device: str,
+        asked: Callable[[], bool],
+    ):
+        self.base, self.training, self.data, self.at = base, training, data, at
+        self.folder, self.device, self.asked = folder, device, asked
+
+    def events(self, requests: Sequence[Request]) -> Events:
+        """As the objective seam says."""
+        runs = [Run(request) for request in requests]
+        if self.training.trainer.name == "packed":
+            yield from self._together(runs)
+            return
+        for run in runs:
+            if not self.asked():
+                yield from self._alone(run)
+
+    # -- in a pack
+
+    def _together(self, runs: Sequence[Run]) -> Events:
+        machine.reset_peak(self.device)
+        members = []
+        for run in runs:
+            run.begin()
+            yield Progress(run.request.trial, run.request.attempt)  # the worker's clock starts with the first word
+            try:
+                made = self._recipe(run.request)
+                lora_config(self.base, made)  # finds what is wrong with this one alone
+            except Exception as error:
+                yield run.failed(failure_of(error))
+            else:
+                members.append((run, made))
+        if members:
+            yield from self._pack(members)
+
+    def _pack(self, members: Members) -> Events:
+        requests = [run.request for run, _ in members]
+        checkpoint = self._checkpoint(requests)
+        waiting = dict(enumerate(members))
+        failure = None
+        try:
+            yield from self._trained(members, waiting, checkpoint)
+        except Suspended:
+            return
+        except Exception as error:
+            failure = failure_of(error)
+        machine.free(self.device)
+        if failure is not None and failure.ending is Ending.OUT_OF_MEMORY and len(waiting) > 1:
+            checkpoints.forget(checkpoint.folder)
+            yield from self._halves(list(waiting.values()))
+            return
+        for run, _ in waiting.values():
+            yield run.failed(failure or _LEFT)
+        if failure is None or failure.ending is not Ending.CRASHED:
+            checkpoints.forget(checkpoint.folder)
+
+    def _halves(self, members: Members) -> Events:
+        middle = (len(members) + 1) // 2
+        say(f"memory ran out with {len(members)} trials in a pack: training them in two halves, from the beginning")
+        for half in (members[:middle], members[middle:]):
+            for run, _ in half:
+                run.start_over()
+            if not self.asked():
+                yield from self._pack(half)
+
+    def _trained(self, members: Members, waiting: dict[int, tuple[Run, Recipe]], checkpoint: Checkpoint) -> Events:
+        """Train a pack; takes out of `waiting` what has ended."""
+        changes = Changes()
+        recipes = [made for _, made in members]
+        events = train_pack(self.base, *self._rows(), recipes, at=self.at, checkpoint=checkpoint, changes=changes)
+        with contextlib.closing(events):
+            for number, event in events:
+                if number not in waiting:  # it has timed out, and leaves after this pass
+                    continue
+                run, _ = waiting[number]
+                try:
+                    if isinstance(event, Diverged):
+                        raise event
+                    if not isinstance(event, Trained):
+                        yield from run.told(event)
+                        continue
+                    outcome = self._complete(run, event)
+                except Exception as error:  # this one's alone
+                    outcome = run.failed(failure_of(error))
+                    changes.leaving.add(number)
+                del waiting[number]
+                yield outcome
+
+    # -- alone
+
+    def _alone(self, run: Run) -> Events:
+        request = run.request
+        machine.reset_peak(self.device)
+        run.begin()
+        yield Progress(request.trial, request.attempt)
+        checkpoint = self._checkpoint([request])
+        try:
+            outcome = yield from self._steps(run, checkpoint)
+        except Suspended:
+            return
+        except Exception as error:
+            outcome = run.failed(failure_of(error))
+        machine.free(self.device)
+        try:
+            yield outcome
+        finally:  # once it was handed over
+            if outcome.ending is not Ending.CRASHED:
+                checkpoints.forget(checkpoint.folder)
+
+    def _steps(self, run: Run, checkpoint: Checkpoint) -> Generator[Progress, None, Outcome]:
+        train_with, resumes = trainer_of(self.training)
+        given: dict[str, Any] = {"checkpoint": checkpoint} if resumes else {}
+        steps = train_with(self.base, *self._rows(), self._recipe(run.request), at=self.at, **given)
+        with contextlib.closing(stepwise(steps)) as items:
+            for step in items:
+                if isinstance(step, Trained):
+                    return self._complete(run, step)
+                if not resumes and self.asked():
+                    raise Suspended
+                yield from run.told(step)
+        raise RuntimeError("the trainer ended without a result")
+
+    # -- of both
+
+    def _complete(self, run: Run, trained: Trained) -> Outcome:
+        if not math.isfinite(trained.loss):
+            raise Diverged(f"the loss was {trained.loss}")
+        trial = run.request.trial
+        # What is trained beside the trials, with a number below 0, is the baseline outside the space.
+        adapter = self.folder / "adapters" / (str(trial) if trial >= 0 else "baseline")
+        save_adapter(adapter, trained.weights, trained.config, self.base.name_or_path)
+        place = adapter.relative_to(self.folder).as_posix()
+        return run.ended(Ending.COMPLETE, loss=trained.loss, adapter=place, peak_memory=machine.peak(self.device))
+
+    def _recipe(self, request: Request) -> Recipe:
+        return recipe(self.training, request.hyperparameters, request.seed)
+
+    def _rows(self) -> tuple[Rows, Rows]:
+        return Rows.open(self.data, "train"), Rows.open(self.data, "validation")
+
+    def _checkpoint(self, requests: Sequence[Request]) -> Checkpoint:
+        folder = self.folder / checkpoints.FOLDER / checkpoints.name_of([request.trial for request in requests])
+        checkpoints.before_attempt(folder, requests[0].attempt)
+        minutes = self.training.checkpoint_minutes
+        return Checkpoint(folder, None if minutes is None else minutes * 60, self.asked)

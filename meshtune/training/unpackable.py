@@ -1,0 +1,75 @@
+"""What cannot be trained in a pack, said before anything is changed; such a recipe is for the `transformers` trainer.
+
+What only shows when a model runs (a mask of its own, rows that leak into each other) is found by `packed_base.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from meshtune.training.recipe import Recipe
+from meshtune.training.targets import ALL_LINEAR, targeted
+
+STARTS = (True, False, "gaussian", "orthogonal")  # which leave the base as it is
+
+
+class Unpackable(Exception):
+    """A model or a recipe that the packed trainer does not train; `reason` says why, as the rest of a sentence."""
+
+    def __init__(self, reason: str):
+        super().__init__(f"cannot be trained in a pack: {reason}")
+        self.reason = reason
+
+
+def check_packable(base: Any, recipes: Sequence[Recipe]) -> None:
+    """Refuse what cannot be packed, as far as it can be known without running the model.
+
+    Raises:
+        Unpackable: with the first reason found.
+    """
+    _check_base(base)
+    for recipe in recipes:
+        _check_recipe(base, recipe)
+    if len({(recipe.precision, recipe.gradient_checkpointing) for recipe in recipes}) > 1:
+        raise Unpackable("its adapters differ in precision or gradient checkpointing")
+
+
+def _check_base(base: Any) -> None:
+    if getattr(base, "is_quantized", False):
+        raise Unpackable("the base is quantized")
+    if base.dtype not in (torch.float32, torch.bfloat16):
+        raise Unpackable(f"the base's weights are {str(base.dtype).removeprefix('torch.')}")
+    if any(weight.dim() > 2 and "expert" in name for name, weight in base.named_parameters()):
+        raise Unpackable("the base is a mixture of experts")
+
+
+def unpackable_values(recipe: Recipe) -> str | None:
+    """Why a recipe cannot be packed over any base; None where its values do not forbid it."""
+    if recipe.use_dora:
+        return "DoRA needs the norms of merged weights"
+    if recipe.init_lora_weights not in STARTS:
+        return f"the start weights `{recipe.init_lora_weights}` change the base"
+    if recipe.precision == "float16":
+        return "float16 needs a gradient scaler"
+    return None
+
+
+def _check_recipe(base: Any, recipe: Recipe) -> None:
+    reason = unpackable_values(recipe)
+    if reason is not None:
+        raise Unpackable(reason)
+    head = base.get_output_embeddings()
+    for name, part in targeted(base, recipe.target_modules):
+        if part is head:
+            raise Unpackable(f"an adapter on the output head (`{name}`)")
+        if type(part) not in (nn.Linear, Conv1D):
+            raise Unpackable(f"`{name}` is a linear layer of its own kind, {type(part).__name__}")
+    if recipe.target_modules != ALL_LINEAR:
+        for name, part in base.named_modules():
+            if isinstance(part, nn.Embedding) and name.rpartition(".")[2] in recipe.target_modules:
+                raise Unpackable(f"an adapter on the embedding `{name}`")

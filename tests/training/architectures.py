@@ -1,0 +1,96 @@
+"""Tiny random models of the architectures that the packed trainer is tested on, and of some that it refuses.
+
+Weights are larger than Transformers starts them, so that attention and norms matter; the base's own dropout is off, as
+in a pack.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    Phi3Config,
+    PhiConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+WORDS = 256
+_USUAL: dict[str, Any] = {
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_FEWER: dict[str, Any] = {**_USUAL, "num_key_value_heads": 2}
+_NO_DROPOUT: dict[str, Any] = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+_GPT: dict[str, Any] = {"vocab_size": WORDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, **_NO_DROPOUT}
+_ENDS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+# Windows are shorter than the rows.
+PACKABLE: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaConfig(**_FEWER),
+    "qwen2": lambda: Qwen2Config(**_FEWER),
+    "qwen3": lambda: Qwen3Config(**_FEWER, head_dim=16),
+    "mistral": lambda: MistralConfig(**_FEWER, sliding_window=6),
+    "gemma2": lambda: Gemma2Config(**_FEWER, head_dim=16, sliding_window=6, query_pre_attn_scalar=16),
+    "gemma3": lambda: Gemma3TextConfig(
+        **_FEWER, head_dim=16, sliding_window=6, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "phi": lambda: PhiConfig(**_USUAL),
+    "phi3": lambda: Phi3Config(**_FEWER),
+    "gpt-neox": lambda: GPTNeoXConfig(**_USUAL),
+    "opt": lambda: OPTConfig(
+        vocab_size=WORDS,
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        dropout=0.0,
+        **_ENDS,
+    ),
+    "gpt2": lambda: GPT2Config(**_GPT, **_ENDS),
+    "granite": lambda: GraniteConfig(**_FEWER, logits_scaling=4.0, residual_multiplier=0.5),
+}
+REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
+    "gpt-j": (lambda: GPTJConfig(**_GPT, rotary_dim=8, **_ENDS), "ignores the name of the attention"),
+    "bloom": (
+        lambda: BloomConfig(vocab_size=WORDS, hidden_size=32, n_layer=2, n_head=4, **_ENDS),
+        "ignores the name of the attention",
+    ),
+    "falcon": (
+        lambda: FalconConfig(vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **_ENDS),
+        "cannot be run",
+    ),
+    "mixtral": (lambda: MixtralConfig(**_FEWER, num_local_experts=4), "mixture of experts"),
+}
+
+
+def make(config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    """The model of a configuration: random, frozen, in evaluation mode."""
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(config).to(dtype).requires_grad_(False).eval()
+    for weight in base.parameters():
+        if weight.dim() == 2:
+            weight.mul_(5)
+    return base
