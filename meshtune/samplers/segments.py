@@ -218,4 +218,4 @@ def at_once(trials: Sequence[FrozenTrial]) -> int:
         for begin, _ in spans
         if begin is not None
     )
-    return max(overlap, default=1)
+    return max([1, *overlap])  # trials that were added, not run, begin and end at once

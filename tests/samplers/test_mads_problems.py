@@ -179,6 +179,14 @@ class TestPointsFromElsewhere:
         opened = [t.system_attrs[NOTE]["open"] for t in study.trials[7:] if "open" in t.system_attrs.get(NOTE, {})]
         assert opened[0]["start"] == pytest.approx([0.8001, 0.7001])
 
+    def test_added_trials_are_known_before_anything_is_asked(self) -> None:
+        study = optuna.create_study()
+        for x in (0.1, 0.4, 0.9):
+            study.add_trial(create_trial(params={"x": x, "y": 0.5}, distributions=dict(UNIT), value=x))
+        sampler = MadsSampler(search_space=UNIT, seed=0)
+        assert sampler.available(study) == 1
+        sampler.close()
+
     def test_a_trial_that_evaluates_another_point_gives_its_own_back(self) -> None:
         """An objective that narrows a range: the lent point is lent again, and no wrong answer is told."""
         sampler = MadsSampler(search_space=UNIT, block_size=4, seed=0)
