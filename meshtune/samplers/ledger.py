@@ -1,8 +1,9 @@
 """The study's trials by what MADS asks about them: who holds a slot of a block, who has evaluated a point.
 
 The note on a trial (system attribute `mads`) says what it was lent:
-`{"segment", "block", "slot", "space", "point", "open": the segment's definition, on its first trial}`, or
-`{"fill": true, "space", "point"}` for a point beyond the block. On a shared storage also `"by"`, the process that runs
+`{"trial", "segment", "block", "slot", "space", "point", "open": the segment's definition, on its first trial}`, or
+`{"trial", "fill": true, "space", "point"}` for a point beyond the block. `trial` is the trial's number: a copy under
+another one (`study.add_trial`, Optuna's retry of a stale trial) is a trial from elsewhere. On a shared storage also `"by"`, the process that runs
 it, where that is `study.optimize`: such a trial dies with its process. What was asked for may be told by another one.
 """
 
@@ -48,7 +49,7 @@ class Ledger:
             number = trial.number
             if number in self._keys:
                 continue
-            note = trial.system_attrs.get(NOTE, {})
+            note = note_of(trial)
             if trial.state.is_finished():
                 self._finish(trial)
             elif (point := self._claimed(trial, note)) is not None and not _abandoned(note):
@@ -78,7 +79,7 @@ class Ledger:
 
         An objective may end before it asks for all, pruned or on a branch: the rest is then as it was lent.
         """
-        space, note = self._encoding.space, trial.system_attrs.get(NOTE, {})
+        space, note = self._encoding.space, note_of(trial)
         asked = {name: value for name, value in trial.params.items() if name in space}
         if not asked or len(asked) == len(space) or note.get("space") != self._space:
             return trial.params
@@ -120,12 +121,18 @@ class Ledger:
     def _lend(self, trials: Sequence[FrozenTrial]) -> None:
         self._lent, self.openers = {}, []
         for trial in trials:
-            note = trial.system_attrs.get(NOTE)
-            if note is None or "slot" not in note or note["space"] != self._space:
+            note = note_of(trial)
+            if "slot" not in note or note["space"] != self._space:
                 continue
             self._lent.setdefault((note["segment"], note["block"], note["slot"]), []).append(trial.number)
             if "open" in note:
                 self.openers.append(trial.number)
+
+
+def note_of(trial: FrozenTrial) -> Mapping[str, Any]:
+    """The note on a trial; empty where there is none, or that of the trial which it is a copy of."""
+    note: Mapping[str, Any] = trial.system_attrs.get(NOTE, {})
+    return note if note.get("trial") == trial.number else {}
 
 
 def ranges(numbers: Iterable[int]) -> list[list[int]]:

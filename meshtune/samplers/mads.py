@@ -151,7 +151,7 @@ class MadsSampler(Sampler):
             search = self._searching(study, search_space)
             if search is None:
                 return {}
-            fixed = trial.system_attrs.get(FIXED, {})
+            fixed = {**trial.params, **trial.system_attrs.get(FIXED, {})}  # a trial that Optuna retries has params
             if not any(name in fixed for name in search.encoding.space):
                 point = search.lend(study, trial)
                 return self._fill(study, trial, search) if point is None else point

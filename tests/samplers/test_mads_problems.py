@@ -179,6 +179,31 @@ class TestPointsFromElsewhere:
         opened = [t.system_attrs[NOTE]["open"] for t in study.trials[7:] if "open" in t.system_attrs.get(NOTE, {})]
         assert opened[0]["start"] == pytest.approx([0.8001, 0.7001])
 
+    @pytest.mark.filterwarnings("ignore:.*experimental")
+    @pytest.mark.parametrize("number", [0, 3])
+    def test_a_trial_that_optuna_retries(self, number: int) -> None:
+        """It is a copy, the sampler's note with it: of the first trial of a segment, and of one inside."""
+        study = optuna.create_study(sampler=MadsSampler(search_space=UNIT, n_startup=0, seed=0))
+        study.optimize(bowl, n_trials=number)
+        failed = study.ask(UNIT)
+        study.tell(failed, state=TrialState.FAIL)
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[-1])
+        study.optimize(bowl, n_trials=4)
+        study.sampler = MadsSampler(search_space=UNIT, n_startup=0, seed=0)
+        study.optimize(bowl, n_trials=4)
+        assert study.trials[number + 1].params == failed.params
+        assert len({tuple(trial.params.items()) for trial in study.trials}) == len(study.trials) - 1
+
+    def test_trials_that_were_copied_from_another_study(self) -> None:
+        other = studied(bowl, 20, seed=0)
+        study = studied(bowl, 3)
+        study.add_trials(other.trials)
+        study.optimize(bowl, n_trials=10)
+        study.sampler = MadsSampler(search_space=UNIT, seed=1)
+        study.optimize(bowl, n_trials=10)
+        assert study.best_value <= other.best_value
+        assert all("slot" in trial.system_attrs[NOTE] for trial in study.trials[23:])
+
     def test_added_trials_are_known_before_anything_is_asked(self) -> None:
         study = optuna.create_study()
         for x in (0.1, 0.4, 0.9):
