@@ -224,14 +224,20 @@ class MadsSampler(Sampler):
         return self._search
 
     def _fill(self, study: Study, trial: FrozenTrial, search: Search) -> dict[str, Any]:
-        """A point beyond the block that no trial has, if one is found."""
+        """A point beyond the block that is allowed and that no trial has, if one is found."""
+        point: dict[str, Any] | None = None  # allowed, though it may be taken
         for attempt in range(FILLS):
-            point = self._beyond(study, trial, search, attempt)
-            key = search.encoding.key(point)
-            if search.ledger.is_taken(key, but=trial.number) and attempt < FILLS - 1:
+            other = self._beyond(study, trial, search, attempt)
+            if not search.allows(other):
                 continue
-            if search.claim(study, trial, key, {"fill": True}):
+            point = point or other
+            key = search.encoding.key(other)
+            if not search.ledger.is_taken(key, but=trial.number) and search.claim(study, trial, key, {"fill": True}):
+                return other
+            if search.exhausted:
                 break
+        point = point or search.awaited or other
+        search.claim(study, trial, search.encoding.key(point), {"fill": True})
         return point
 
     def _beyond(self, study: Study, trial: FrozenTrial, search: Search, attempt: int = 0) -> dict[str, Any]:

@@ -84,6 +84,15 @@ class Search:
             return True
         return len(self.ledger.visited() | self._refused) >= self.encoding.size
 
+    @property
+    def awaited(self) -> dict[str, Any] | None:
+        """A point of the open block; None where it has none that may be evaluated."""
+        return next((dict(slot.params) for slot in self._slots if slot.params is not None), None)
+
+    def allows(self, params: Mapping[str, Any]) -> bool:
+        """Whether a point may be evaluated, by what is known before."""
+        return self._segments.allows(params)
+
     def free(self, study: Study) -> int:
         """Points of the open block that can be proposed now; opens the next block where this one is answered."""
         self._advance(study)

@@ -76,6 +76,19 @@ def test_what_is_known_before_costs_nothing() -> None:
     assert study.best_value == pytest.approx(0.125, abs=0.02)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.0])
+def test_what_is_known_before_holds_beyond_the_block(share: float) -> None:
+    """Also where no other point is found: the block's own is given again."""
+    sampler = MadsSampler(
+        search_space=UNIT, x0={"x": 0.0}, block_size=1, seed=0, a_priori=lambda params: params["x"] <= share
+    )
+    study = optuna.create_study(sampler=sampler)
+    asked = [study.ask(UNIT) for _ in range(6)]
+    sampler.close()
+    assert all(trial.params["x"] <= share for trial in asked)
+    assert len({tuple(trial.params.items()) for trial in asked}) == (6 if share else 1)
+
+
 def test_failures_and_prunings_keep_mads_away() -> None:
     def objective(trial: optuna.Trial) -> float:
         value = bowl(trial)
@@ -268,6 +281,19 @@ def test_the_space_is_inferred_and_the_rest_is_sampled_beside_it(caplog: pytest.
     said = [r.getMessage() for r in caplog.records if "sampled independently" in r.getMessage()]
     assert len(said) == 5
     assert all("`extra`" in text and "RandomSampler" in text for text in said)
+
+
+def test_what_is_common_may_be_exhausted_before_the_rest() -> None:
+    """Branches with two common points: these are then proposed by TPE, and no longer evenly."""
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.suggest_categorical("branch", ["a", "b"]) == "a":
+            return trial.suggest_float("u", 0, 1)
+        return 5.0 + trial.suggest_float("v", 0, 1)
+
+    study = optuna.create_study(sampler=MadsSampler(seed=0, warn_independent_sampling=False))
+    study.optimize(objective, n_trials=40)
+    assert sum(trial.params["branch"] == "a" for trial in study.trials) > 25
 
 
 def test_a_finite_study_stops_when_every_point_has_a_trial() -> None:
