@@ -216,7 +216,8 @@ class MadsSampler(Sampler):
         encoding = Encoding(space)
         if not encoding.space:
             return None
-        of = (study.study_name, study._study_id, repr(encoding.space), os.getpid())  # a fork shares no child
+        # Storages are told apart by identity; a fork shares no child.
+        of = (study._storage, study._study_id, study.study_name, repr(encoding.space), os.getpid())
         if self._search is None or self._of != of:
             self.close()
             self._search = Search(self._settings, study, encoding, new_segment=self._new_segment)

@@ -323,6 +323,14 @@ def test_blocks_are_as_wide_as_trials_run_at_once() -> None:
     assert [definition["block_size"] for definition in opened[1:2]] == [5]
 
 
+def test_one_sampler_for_two_studies_of_one_name() -> None:
+    sampler = MadsSampler(search_space=UNIT, seed=0)
+    studies = [optuna.create_study(study_name="same", sampler=sampler) for _ in range(2)]
+    for study in studies:
+        study.optimize(bowl, n_trials=10)
+    assert [trial.params for trial in studies[0].trials] == [trial.params for trial in studies[1].trials]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
