@@ -95,7 +95,7 @@ class MadsSampler(Sampler):
         seed: int | None = None,
         new_segment: bool = False,
     ):
-        _check(block_size, n_startup, warm_start_values, barrier, x0, search_space)
+        _check(block_size, n_startup, warm_start_values, barrier, hidden_constraints, x0, search_space)
         self._settings = Settings(
             seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed,
             x0=dict(x0 or {}),
@@ -256,6 +256,7 @@ def _check(
     n_startup: int | None,
     warm_start_values: str,
     barrier: str,
+    hidden_constraints: Collection[str],
     x0: Mapping[str, Any] | None,
     space: Mapping[str, BaseDistribution] | None,
 ) -> None:
@@ -269,6 +270,8 @@ def _check(
         faults.append(f"warm_start_values is {warm_start_values!r}; allowed are 'as_is' and 'shifted'")
     if barrier not in ("progressive", "extreme"):
         faults.append(f"barrier is {barrier!r}; allowed are 'progressive' and 'extreme'")
+    if isinstance(hidden_constraints, str):
+        faults.append(f"hidden_constraints is {hidden_constraints!r}; it is a list of names: [{hidden_constraints!r}]")
     for name, value in (x0 or {}).items():
         if space is None:
             break

@@ -70,6 +70,23 @@ def test_hidden_constraints_say_that_there_is_no_value() -> None:
     assert study.best_value == pytest.approx(0.09, abs=0.01)
 
 
+def test_other_hidden_constraints_begin_a_new_segment() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        value = bowl(trial)
+        trial.set_constraint("ending", float(trial.params["x"] > 0.5))
+        return value
+
+    study = studied(objective, 15)
+    study.sampler = MadsSampler(search_space=UNIT, seed=1, hidden_constraints=["ending"])
+    study.optimize(objective, n_trials=5)
+    assert "open" in study.trials[15].system_attrs[NOTE]
+
+
+def test_a_start_outside_the_inferred_space_is_said() -> None:
+    with pytest.raises(ValueError, match="x0 has x=7, which is outside FloatDistribution"):
+        studied(bowl, 3, search_space=None, x0={"x": 7})
+
+
 def test_what_is_known_before_costs_nothing() -> None:
     study = studied(bowl, 60, a_priori=lambda params: params["x"] + params["y"] <= 1)
     assert all(trial.params["x"] + trial.params["y"] <= 1 for trial in study.trials)
@@ -336,6 +353,7 @@ def test_one_sampler_for_two_studies_of_one_name() -> None:
     [
         ({"block_size": 0}, "block_size is 0"),
         ({"n_startup": -1}, "n_startup is -1"),
+        ({"hidden_constraints": "diverged"}, r"a list of names: \['diverged'\]"),
         ({"barrier": "soft"}, "allowed are 'progressive' and 'extreme'"),
         ({"warm_start_values": "scaled"}, "allowed are 'as_is' and 'shifted'"),
         ({"x0": {"z": 1}, "search_space": UNIT}, "'z', which is not in the search space"),
