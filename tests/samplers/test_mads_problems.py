@@ -392,6 +392,14 @@ def test_no_point_twice_though_many_coordinates_decode_to_one() -> None:
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 30
 
 
+def test_a_narrow_range_is_searched_as_finely_as_a_wide_one() -> None:
+    space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1e-8)}
+    study = optuna.create_study(sampler=MadsSampler(search_space=space, seed=0))
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1e-8) * 1e8 - 0.333) ** 2, n_trials=40)
+    assert study.best_params["x"] == pytest.approx(0.333e-8, rel=1e-3)
+    assert len({trial.params["x"] for trial in study.trials}) == 40
+
+
 def test_pruned_by_optuna_and_timeouts_leave_no_block_waiting() -> None:
     def objective(trial: optuna.Trial) -> float:
         value = bowl(trial)
