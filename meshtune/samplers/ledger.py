@@ -29,11 +29,12 @@ Slot = tuple[int, int, int]  # segment, block, index in the block
 class Ledger:
     """An index of the trials over one search space, kept up by `update`.
 
+    `space` names it in notes. Trials that have other values than the `fixed` ones are not of it.
     `trials`: as they were at the last update. `openers`: numbers of the trials that began a segment.
     """
 
-    def __init__(self, encoding: Encoding, space: str):
-        self._encoding, self._space = encoding, space
+    def __init__(self, encoding: Encoding, space: str, fixed: Mapping[str, Any]):
+        self._encoding, self._space, self._fixed = encoding, space, fixed
         self._keys: dict[int, Point | None] = {}  # of finished trials
         self._by_key: dict[Point, int] = {}  # the first finished trial of a point
         self._lent: dict[Slot, list[int]] = {}
@@ -103,7 +104,7 @@ class Ledger:
 
     def _finish(self, trial: FrozenTrial) -> None:
         params = self.params(trial)
-        key = self._encoding.key(params) if self._encoding.has(params) else None
+        key = self._key(params)
         self._keys[trial.number] = key
         if key is not None:
             self._by_key[key] = min(self._by_key.get(key, trial.number), trial.number, key=self._ended)
@@ -114,9 +115,13 @@ class Ledger:
 
     def _claimed(self, trial: FrozenTrial, note: Mapping[str, Any]) -> Point | None:
         if "point" in note:
-            return tuple(note["point"])
-        params = {**trial.params, **trial.system_attrs.get(FIXED, {})}
-        return self._encoding.key(params) if self._encoding.has(params) else None
+            return tuple(note["point"]) if note["space"] == self._space else None
+        return self._key({**trial.params, **trial.system_attrs.get(FIXED, {})})
+
+    def _key(self, params: Mapping[str, Any]) -> Point | None:
+        """The point that a trial's values are; None where they are none of this space."""
+        here = self._encoding.has(params) and all(params.get(k, value) == value for k, value in self._fixed.items())
+        return self._encoding.key(params) if here else None
 
     def _lend(self, trials: Sequence[FrozenTrial]) -> None:
         self._lent, self.openers = {}, []

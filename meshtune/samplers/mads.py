@@ -18,7 +18,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.logging import get_logger
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.samplers._base import _INDEPENDENT_SAMPLING_WARNING_TEMPLATE as INDEPENDENT
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
@@ -217,10 +217,12 @@ class MadsSampler(Sampler):
         if not encoding.space:
             return None
         # Storages are told apart by identity; a fork shares no child.
-        of = (study._storage, study._study_id, study.study_name, repr(encoding.space), os.getpid())
+        fixed = study.sampler._fixed_params if isinstance(study.sampler, PartialFixedSampler) else {}
+        described = repr((encoding.space, fixed))
+        of = (study._storage, study._study_id, study.study_name, described, os.getpid())
         if self._search is None or self._of != of:
             self.close()
-            self._search = Search(self._settings, study, encoding, new_segment=self._new_segment)
+            self._search = Search(self._settings, study, encoding, fixed, new_segment=self._new_segment)
             self._of, self._new_segment = of, False
         return self._search
 

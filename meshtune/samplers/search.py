@@ -51,17 +51,29 @@ class Search:
     """The open block of a study, and what comes after it.
 
     Args:
-        settings: see there. study: its directions count. encoding: the space. new_segment: replay nothing.
+        settings: see there. study: its directions count. encoding: the space. fixed: values by name of parameters
+            outside it (`PartialFixedSampler`): trials with other values are not of this search.
+        new_segment: replay nothing.
 
     Raises:
         SamplerError: NOMAD's process died, or a replay proposed other points than the recorded ones.
     """
 
-    def __init__(self, settings: Settings, study: Study, encoding: Encoding, *, new_segment: bool = False):
+    def __init__(
+        self,
+        settings: Settings,
+        study: Study,
+        encoding: Encoding,
+        fixed: Mapping[str, Any] | None = None,
+        *,
+        new_segment: bool = False,
+    ):
         self.encoding = encoding
         described = repr([(name, distribution_to_json(d)) for name, d in encoding.space.items()])
+        if fixed:
+            described += repr(sorted(fixed.items()))
         self._space = hashlib.sha256(described.encode()).hexdigest()[:8]
-        self.ledger = Ledger(encoding, self._space)
+        self.ledger = Ledger(encoding, self._space, fixed or {})
         self._segments = Segments(settings, encoding, study.directions)
         self._shared = not isinstance(study._storage, InMemoryStorage)
         self._force_new = new_segment

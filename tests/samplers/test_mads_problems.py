@@ -281,6 +281,38 @@ class TestPointsFromElsewhere:
         assert len({trial.params["y"] for trial in study.trials}) == 25
 
 
+    @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
+    @pytest.mark.parametrize("given", [True, False])
+    def test_parameters_fixed_after_a_free_search(self, given: bool) -> None:
+        """As in Optuna's own example; what y is best depends on x, so values at another x say nothing."""
+
+        def objective(trial: optuna.Trial) -> float:
+            x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+            return (y - x) ** 2 + (x - 0.8) ** 2
+
+        sampler = MadsSampler(search_space=UNIT if given else None, seed=0)
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(objective, n_trials=20)
+        for x in (0.2, 0.4):
+            study.sampler = PartialFixedSampler({"x": x}, sampler)
+            study.optimize(objective, n_trials=20)
+            late = study.trials[-20:]
+            assert all(trial.params["x"] == x for trial in late)
+            assert min(abs(trial.params["y"] - x) for trial in late) < 0.01
+
+    @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
+    def test_fixed_parameters_of_a_finite_space(self) -> None:
+        space: dict[str, BaseDistribution] = {"a": IntDistribution(0, 9), "b": IntDistribution(0, 5)}
+        sampler = MadsSampler(search_space=space, seed=0)
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(lambda trial: trial.suggest_int("a", 0, 9) + trial.suggest_int("b", 0, 5), n_trials=30)
+        before = sum(trial.params["a"] == 7 for trial in study.trials)
+        study.sampler = PartialFixedSampler({"a": 7}, sampler)
+        study.optimize(lambda trial: trial.suggest_int("a", 0, 9) + trial.suggest_int("b", 0, 5), n_trials=30)
+        assert sorted(t.params["b"] for t in study.trials if t.params["a"] == 7) == list(range(6))
+        assert len(study.trials) == 36 - before
+
+
 def test_the_space_is_inferred_and_the_rest_is_sampled_beside_it(caplog: pytest.LogCaptureFixture) -> None:
     def objective(trial: optuna.Trial) -> float:
         extra = trial.suggest_float("extra", 0, 1) if trial.number % 2 else 0.0
