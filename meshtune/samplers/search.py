@@ -136,7 +136,13 @@ class Search:
         Each writes first and looks then: of two that take the same point at once, at least one sees the other.
         """
         dies = self._shared and study._thread_local.in_optimize_loop  # with its process; what was asked for lives on
-        note = {**note, "trial": trial.number, "space": self._space, "point": list(key), **({"by": owner()} if dies else {})}
+        note = {
+            **note,
+            "trial": trial.number,
+            "space": self._space,
+            "point": list(key),
+            **({"by": owner()} if dies else {}),
+        }
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         if self._shared:
             self.ledger.update(study.get_trials(deepcopy=False))

@@ -280,7 +280,6 @@ class TestPointsFromElsewhere:
         assert study.best_value < 1e-3
         assert len({trial.params["y"] for trial in study.trials}) == 25
 
-
     @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
     @pytest.mark.parametrize("given", [True, False])
     def test_parameters_fixed_after_a_free_search(self, given: bool) -> None:
