@@ -237,7 +237,8 @@ class Search:
             block = self._source.ask()
         except NomadCrashed as error:
             self._crashes += 1
-            wide = self._segments.widening(self.ledger, self._empty + self._crashes)
+            wide = self._segments.rest(self.ledger, self._refused, crashed=True)
+            wide = wide or self._segments.widening(self.ledger, self._empty + self._crashes)
             if self._crashes > CRASHES or wide is None:
                 raise
             _logger.warning(f"{error} It goes on with points all over the space.")

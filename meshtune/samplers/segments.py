@@ -70,13 +70,16 @@ class Segments:
         """Points all over the space, after NOMAD has converged."""
         return self._points(self._drawn(self._n_startup, ledger, empty), ledger, empty)
 
-    def rest(self, ledger: Ledger, refused: Collection[Point]) -> Definition | None:
-        """The last points of a finite space: NOMAD spins, or crashes, where there are few left to find."""
+    def rest(self, ledger: Ledger, refused: Collection[Point], *, crashed: bool = False) -> Definition | None:
+        """The last points of a finite space: NOMAD spins, or crashes, where there are few left to find.
+
+        Where it has crashed, up to half of the points are the last ones.
+        """
         encoding = self.encoding
         if encoding.size == math.inf:
             return None
         tried = len(ledger.visited().union(refused))
-        if not 0 < encoding.size - tried <= 2 * len(encoding.space):
+        if not 0 < encoding.size - tried <= (tried if crashed else 2 * len(encoding.space)):
             return None
         points = {encoding.key(encoding.decode(point)): point for point in encoding.points()}
         return self._points(

@@ -73,6 +73,13 @@ def test_every_point_of_a_finite_space_once_then_exhausted(
     assert len(study.trials) == len({tuple(p.items()) for p in points(study)}) == size
 
 
+def test_a_finite_space_to_its_end_though_nomad_crashes_before() -> None:
+    space = {"a": IntDistribution(0, 19), "b": IntDistribution(0, 14)}
+    study = optuna.create_study(sampler=MadsSampler(search_space=space, seed=1))
+    study.optimize(lambda trial: trial.suggest_int("a", 0, 19) + trial.suggest_int("b", 0, 14), n_trials=400)
+    assert len(study.trials) == len({tuple(trial.params.items()) for trial in study.trials}) == 300
+
+
 def test_one_real_variable() -> None:
     space = {"x": FloatDistribution(-1.0, 1.0)}
     sampler = MadsSampler(search_space=space, seed=1)
