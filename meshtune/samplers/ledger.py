@@ -3,8 +3,9 @@
 The note on a trial (system attribute `mads`) says what it was lent:
 `{"trial", "segment", "block", "slot", "space", "point", "open": the segment's definition, on its first trial}`, or
 `{"trial", "fill": true, "space", "point"}` for a point beyond the block. `trial` is the trial's number: a copy under
-another one (`study.add_trial`, Optuna's retry of a stale trial) is a trial from elsewhere. On a shared storage also `"by"`, the process that runs
-it, where that is `study.optimize`: such a trial dies with its process. What was asked for may be told by another one.
+another one (`study.add_trial`, Optuna's retry of a stale trial) is a trial from elsewhere. On a shared storage also
+`"by"`, the process that runs it, where that is `study.optimize`: such a trial dies with its process. What was asked for
+may be told by another one.
 """
 
 from __future__ import annotations
