@@ -97,9 +97,9 @@ class MadsSampler(Sampler):
     ):
         _check(block_size, n_startup, warm_start_values, barrier, hidden_constraints, x0, search_space)
         self._settings = Settings(
-            seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed,
+            seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed),
             x0=dict(x0 or {}),
-            block_size=block_size,
+            block_size=None if block_size is None else int(block_size),
             n_startup=n_startup,
             warm_start=None if warm_start is None else WarmStart.of(warm_start, warm_start_values),
             barrier=barrier,
@@ -133,6 +133,7 @@ class MadsSampler(Sampler):
         """End NOMAD's process. The study holds all that is needed to go on."""
         with self._lock:
             if self._search is not None:
+                self._new_segment = self._search.forced  # still wanted where it has no trial yet
                 self._search.close()
                 self._search = None
 

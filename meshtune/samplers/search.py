@@ -76,7 +76,7 @@ class Search:
         self.ledger = Ledger(encoding, self._space, fixed or {})
         self._segments = Segments(settings, encoding, study.directions)
         self._shared = not isinstance(study._storage, InMemoryStorage)
-        self._force_new = new_segment
+        self._force_new = self.forced = new_segment
         self._source: Nomad | Points | None = None
         self._definition: Definition = {}
         self._teller = Teller(tuple(study.directions))
@@ -126,6 +126,7 @@ class Search:
             claimed = self.claim(study, trial, slot.key, place)
             if opens:
                 self._segment = self._latest = trial.number
+            self.forced = False
             if claimed:
                 return dict(slot.params or {})
         return None
@@ -322,6 +323,7 @@ class Search:
         self.close()
         raise SamplerError(
             f"the replay of the MADS segment that trial {self._segment} began differs from the record: {how}. Another"
-            " version of NOMAD, or of its numerical libraries, proposes other points. Go on from the recorded points"
+            " version of NOMAD, or of its numerical libraries, proposes other points; so does another `a_priori`. Go on from the recorded"
+            " points"
             " with `MadsSampler(.., new_segment=True)`, on the command line `--new-segment`."
         )

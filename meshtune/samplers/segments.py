@@ -50,6 +50,9 @@ class Segments:
     def __init__(self, settings: Settings, encoding: Encoding, directions: Sequence[StudyDirection]):
         self.settings, self.encoding = settings, encoding
         self._directions = tuple(directions)
+        warm = settings.warm_start
+        if warm is not None and warm.directions not in (None, self._directions):
+            raise ValueError("warm_start: the earlier study has other directions than this one")
 
     # -- definitions
 

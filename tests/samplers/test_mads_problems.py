@@ -183,6 +183,11 @@ class TestWarmStart:
         )
         assert len(study.trials) == 15
 
+    def test_another_direction_is_refused(self, earlier: optuna.Study) -> None:
+        study = optuna.create_study(direction="maximize", sampler=MadsSampler(search_space=UNIT, warm_start=earlier))
+        with pytest.raises(ValueError, match="other directions"):
+            study.ask(UNIT)
+
     def test_shifted_is_for_one_objective(self, earlier: optuna.Study) -> None:
         two = optuna.create_study(directions=["minimize"] * 2)
         values = [0.1, 0.2]
