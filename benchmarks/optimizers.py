@@ -43,6 +43,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from surfaces import ALPHA, DROPOUT, FLOOR, LEARNING_RATE, NOISE, QUICK, RANK_LOG2, SENSIBLE, SURFACES, UNTUNED, Surface
 
+from meshtune.samplers.seam import Sampler
+
 BUDGETS = (20, 50, 100)
 BLOCK = 8
 LEAST_REGRET = 1e-4
@@ -131,7 +133,9 @@ def by_optuna(sampler: BaseSampler, surface: Surface, seed: int, setting: Settin
         study.enqueue_trial(sensible())
     course = Course(surface, seed)
     while len(course) < BUDGETS[-1]:
-        ask_and_tell(study, course, min(setting.block, BUDGETS[-1] - len(course)))
+        # As meshtune's loop does: no more than NOMAD proposes, though plain Optuna would be given fills beyond that.
+        most = sampler.available(study) if isinstance(sampler, Sampler) else setting.block
+        ask_and_tell(study, course, min(most, setting.block, BUDGETS[-1] - len(course)))
     close(sampler)
     return course.regrets()
 

@@ -16,7 +16,7 @@ differences between good points. With u the distance to the valley in decades, t
 | `corner` | -1.0 | 9 | 0 | 0 | no |
 | `ridge` | -1.4, the valley four times as steep | 3 | 2 | 0.15 | 1 decade above |
 
-`QUICK` names the first three; the other two were left out when the sampler's defaults were chosen.
+`QUICK` names the first three; the other two had a say in the opening alone.
 """
 
 from __future__ import annotations

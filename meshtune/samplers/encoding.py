@@ -42,6 +42,7 @@ class Encoding:
         self.integer = tuple(_whole(distribution) for distribution in self.space.values())
         self.lower: Point = tuple(low for low, _ in ends.values())
         self.upper: Point = tuple(high for _, high in ends.values())
+        self._digits = tuple(9 - min(0, math.floor(math.log10(high - low))) for low, high in ends.values())
 
     @property
     def size(self) -> float:
@@ -88,8 +89,12 @@ class Encoding:
         return {name: _from_number(number, distribution) for number, (name, distribution) in named}
 
     def key(self, params: Mapping[str, Any]) -> Point:
-        """What points have in common that are the same: 9 digits, since decoding costs the last few."""
-        return tuple(round(coordinate, 9) + 0.0 for coordinate in self.encode(params))  # + 0.0 turns -0.0 into 0.0
+        """What points have in common that are the same: 9 digits, since decoding costs the last few.
+
+        They are counted from the width of the range where that is below 1.
+        """
+        rounded = zip(self.encode(params), self._digits, strict=True)
+        return tuple(round(coordinate, digits) + 0.0 for coordinate, digits in rounded)  # + 0.0 turns -0.0 into 0.0
 
 
 def _internal(distribution: BaseDistribution, value: Any) -> float:

@@ -1,9 +1,11 @@
 """The study's trials by what MADS asks about them: who holds a slot of a block, who has evaluated a point.
 
 The note on a trial (system attribute `mads`) says what it was lent:
-`{"segment", "block", "slot", "space", "point", "open": the segment's definition, on its first trial}`, or
-`{"fill": true, "space", "point"}` for a point beyond the block. On a shared storage also `"by"`, the process that runs
-it, where that is `study.optimize`: such a trial dies with its process. What was asked for may be told by another one.
+`{"trial", "segment", "block", "slot", "space", "point", "open": the segment's definition, on its first trial}`, or
+`{"trial", "fill": true, "space", "point"}` for a point beyond the block. `trial` is the trial's number: a copy under
+another one (`study.add_trial`, Optuna's retry of a stale trial) is a trial from elsewhere. On a shared storage also
+`"by"`, the process that runs it, where that is `study.optimize`: such a trial dies with its process. What was asked for
+may be told by another one.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ Slot = tuple[int, int, int]  # segment, block, index in the block
 class Ledger:
     """An index of the trials over one search space, kept up by `update`.
 
+    `space` names it in notes. Trials that have other values than the `fixed` ones are not of it.
     `trials`: as they were at the last update. `openers`: numbers of the trials that began a segment.
     """
 
-    def __init__(self, encoding: Encoding, space: str):
-        self._encoding, self._space = encoding, space
+    def __init__(self, encoding: Encoding, space: str, fixed: Mapping[str, Any]):
+        self._encoding, self._space, self._fixed = encoding, space, fixed
         self._keys: dict[int, Point | None] = {}  # of finished trials
         self._by_key: dict[Point, int] = {}  # the first finished trial of a point
         self._lent: dict[Slot, list[int]] = {}
@@ -48,7 +51,7 @@ class Ledger:
             number = trial.number
             if number in self._keys:
                 continue
-            note = trial.system_attrs.get(NOTE, {})
+            note = note_of(trial)
             if trial.state.is_finished():
                 self._finish(trial)
             elif (point := self._claimed(trial, note)) is not None and not _abandoned(note):
@@ -78,7 +81,7 @@ class Ledger:
 
         An objective may end before it asks for all, pruned or on a branch: the rest is then as it was lent.
         """
-        space, note = self._encoding.space, trial.system_attrs.get(NOTE, {})
+        space, note = self._encoding.space, note_of(trial)
         asked = {name: value for name, value in trial.params.items() if name in space}
         if not asked or len(asked) == len(space) or note.get("space") != self._space:
             return trial.params
@@ -102,7 +105,7 @@ class Ledger:
 
     def _finish(self, trial: FrozenTrial) -> None:
         params = self.params(trial)
-        key = self._encoding.key(params) if self._encoding.has(params) else None
+        key = self._key(params)
         self._keys[trial.number] = key
         if key is not None:
             self._by_key[key] = min(self._by_key.get(key, trial.number), trial.number, key=self._ended)
@@ -113,19 +116,29 @@ class Ledger:
 
     def _claimed(self, trial: FrozenTrial, note: Mapping[str, Any]) -> Point | None:
         if "point" in note:
-            return tuple(note["point"])
-        params = {**trial.params, **trial.system_attrs.get(FIXED, {})}
-        return self._encoding.key(params) if self._encoding.has(params) else None
+            return tuple(note["point"]) if note["space"] == self._space else None
+        return self._key({**trial.params, **trial.system_attrs.get(FIXED, {})})
+
+    def _key(self, params: Mapping[str, Any]) -> Point | None:
+        """The point that a trial's values are; None where they are none of this space."""
+        here = self._encoding.has(params) and all(params.get(k, value) == value for k, value in self._fixed.items())
+        return self._encoding.key(params) if here else None
 
     def _lend(self, trials: Sequence[FrozenTrial]) -> None:
         self._lent, self.openers = {}, []
         for trial in trials:
-            note = trial.system_attrs.get(NOTE)
-            if note is None or "slot" not in note or note["space"] != self._space:
+            note = note_of(trial)
+            if "slot" not in note or note["space"] != self._space:
                 continue
             self._lent.setdefault((note["segment"], note["block"], note["slot"]), []).append(trial.number)
             if "open" in note:
                 self.openers.append(trial.number)
+
+
+def note_of(trial: FrozenTrial) -> Mapping[str, Any]:
+    """The note on a trial; empty where there is none, or that of the trial which it is a copy of."""
+    note: Mapping[str, Any] = trial.system_attrs.get(NOTE, {})
+    return note if note.get("trial") == trial.number else {}
 
 
 def ranges(numbers: Iterable[int]) -> list[list[int]]:

@@ -18,7 +18,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.logging import get_logger
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.samplers._base import _INDEPENDENT_SAMPLING_WARNING_TEMPLATE as INDEPENDENT
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
@@ -95,11 +95,11 @@ class MadsSampler(Sampler):
         seed: int | None = None,
         new_segment: bool = False,
     ):
-        _check(block_size, n_startup, warm_start_values, barrier, x0, search_space)
+        _check(block_size, n_startup, warm_start_values, barrier, hidden_constraints, x0, search_space)
         self._settings = Settings(
-            seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed,
+            seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed),
             x0=dict(x0 or {}),
-            block_size=block_size,
+            block_size=None if block_size is None else int(block_size),
             n_startup=n_startup,
             warm_start=None if warm_start is None else WarmStart.of(warm_start, warm_start_values),
             barrier=barrier,
@@ -133,6 +133,7 @@ class MadsSampler(Sampler):
         """End NOMAD's process. The study holds all that is needed to go on."""
         with self._lock:
             if self._search is not None:
+                self._new_segment = self._search.forced  # still wanted where it has no trial yet
                 self._search.close()
                 self._search = None
 
@@ -151,7 +152,7 @@ class MadsSampler(Sampler):
             search = self._searching(study, search_space)
             if search is None:
                 return {}
-            fixed = trial.system_attrs.get(FIXED, {})
+            fixed = {**trial.params, **trial.system_attrs.get(FIXED, {})}  # a trial that Optuna retries has params
             if not any(name in fixed for name in search.encoding.space):
                 point = search.lend(study, trial)
                 return self._fill(study, trial, search) if point is None else point
@@ -216,22 +217,31 @@ class MadsSampler(Sampler):
         encoding = Encoding(space)
         if not encoding.space:
             return None
-        of = (study.study_name, study._study_id, repr(encoding.space), os.getpid())  # a fork shares no child
+        # Storages are told apart by identity; a fork shares no child.
+        fixed = study.sampler._fixed_params if isinstance(study.sampler, PartialFixedSampler) else {}
+        described = repr((encoding.space, fixed))
+        of = (study._storage, study._study_id, study.study_name, described, os.getpid())
         if self._search is None or self._of != of:
             self.close()
-            self._search = Search(self._settings, study, encoding, new_segment=self._new_segment)
+            self._search = Search(self._settings, study, encoding, fixed, new_segment=self._new_segment)
             self._of, self._new_segment = of, False
         return self._search
 
     def _fill(self, study: Study, trial: FrozenTrial, search: Search) -> dict[str, Any]:
-        """A point beyond the block that no trial has, if one is found."""
+        """A point beyond the block that is allowed and that no trial has, if one is found."""
+        point: dict[str, Any] | None = None  # allowed, though it may be taken
         for attempt in range(FILLS):
-            point = self._beyond(study, trial, search, attempt)
-            key = search.encoding.key(point)
-            if search.ledger.is_taken(key, but=trial.number) and attempt < FILLS - 1:
+            other = self._beyond(study, trial, search, attempt)
+            if not search.allows(other):
                 continue
-            if search.claim(study, trial, key, {"fill": True}):
+            point = point or other
+            key = search.encoding.key(other)
+            if not search.ledger.is_taken(key, but=trial.number) and search.claim(study, trial, key, {"fill": True}):
+                return other
+            if search.exhausted:
                 break
+        point = point or search.awaited or other
+        search.claim(study, trial, search.encoding.key(point), {"fill": True})
         return point
 
     def _beyond(self, study: Study, trial: FrozenTrial, search: Search, attempt: int = 0) -> dict[str, Any]:
@@ -249,6 +259,7 @@ def _check(
     n_startup: int | None,
     warm_start_values: str,
     barrier: str,
+    hidden_constraints: Collection[str],
     x0: Mapping[str, Any] | None,
     space: Mapping[str, BaseDistribution] | None,
 ) -> None:
@@ -262,6 +273,8 @@ def _check(
         faults.append(f"warm_start_values is {warm_start_values!r}; allowed are 'as_is' and 'shifted'")
     if barrier not in ("progressive", "extreme"):
         faults.append(f"barrier is {barrier!r}; allowed are 'progressive' and 'extreme'")
+    if isinstance(hidden_constraints, str):
+        faults.append(f"hidden_constraints is {hidden_constraints!r}; it is a list of names: [{hidden_constraints!r}]")
     for name, value in (x0 or {}).items():
         if space is None:
             break

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import sys
 
-if sys.path and sys.path[0] == __file__.replace("\\", "/").rpartition("/")[0]:
+if sys.path and sys.path[0].replace("\\", "/") == __file__.replace("\\", "/").rpartition("/")[0]:
     del sys.path[0]  # the sampler's own folder, where Python puts a program's: names there are no modules of ours
 
 import json
 import os
 import signal
+import tempfile
+from collections.abc import Callable
 from typing import Any, TextIO
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # a batch system may send them to every process of a job
@@ -39,17 +41,21 @@ def main() -> None:
     import PyNomad
 
     parameters: list[str] = list(run["parameters"])
+    unlink = _nothing
     if run["cache"] is not None:
-        parameters.append(f"CACHE_FILE {_unlinked_file(run['cache'])}")
-    result = PyNomad.optimize(_callback(out), run["start"], run["lower"], run["upper"], parameters)
+        path, unlink = _file(run["cache"])
+        parameters.append(f"CACHE_FILE {path}")
+    result = PyNomad.optimize(_callback(out, unlink), run["start"], run["lower"], run["upper"], parameters)
+    unlink()
     print(json.dumps({"end": str(result.get("stop_reason", "")).strip()}), file=out, flush=True)
     os._exit(0)  # NOMAD's own clean-up at exit may hang on its threads
 
 
-def _callback(out: TextIO) -> Any:
+def _callback(out: TextIO, unlink: Callable[[], None]) -> Any:
     """The black box that NOMAD calls: it sends the block to the parent and waits for the answers."""
 
     def evaluate(block: Any) -> list[bool] | int:
+        unlink()  # NOMAD has read its cache
         several = hasattr(block, "get_x")  # one point comes bare where the block size is 1
         points = [block.get_x(i) for i in range(block.size())] if several else [block]
         coordinates = [[point.get_coord(j) for j in range(point.size())] for point in points]
@@ -77,22 +83,22 @@ def _callback(out: TextIO) -> Any:
     return guarded
 
 
-def _unlinked_file(text: str) -> str:
-    """A path that NOMAD can read (and write to at its end) and that leaves no file behind."""
+def _nothing() -> None:
+    """There is no file."""
+
+
+def _file(text: str) -> tuple[str, Callable[[], None]]:
+    """A path from which NOMAD reads a text, and what leaves no file behind when it has."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("nomad-cache")
         with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as file:
             file.write(text)
-        return f"/proc/{os.getpid()}/fd/{descriptor}"
-    import atexit
-    import tempfile
-
+        return f"/proc/{os.getpid()}/fd/{descriptor}", _nothing
     folder = tempfile.TemporaryDirectory(prefix="nomad-cache-")
-    atexit.register(folder.cleanup)
     path = os.path.join(folder.name, "cache.txt")
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
-    return path
+    return path, folder.cleanup
 
 
 if __name__ == "__main__":

@@ -51,20 +51,32 @@ class Search:
     """The open block of a study, and what comes after it.
 
     Args:
-        settings: see there. study: its directions count. encoding: the space. new_segment: replay nothing.
+        settings: see there. study: its directions count. encoding: the space. fixed: values by name of parameters
+            outside it (`PartialFixedSampler`): trials with other values are not of this search.
+        new_segment: replay nothing.
 
     Raises:
         SamplerError: NOMAD's process died, or a replay proposed other points than the recorded ones.
     """
 
-    def __init__(self, settings: Settings, study: Study, encoding: Encoding, *, new_segment: bool = False):
+    def __init__(
+        self,
+        settings: Settings,
+        study: Study,
+        encoding: Encoding,
+        fixed: Mapping[str, Any] | None = None,
+        *,
+        new_segment: bool = False,
+    ):
         self.encoding = encoding
         described = repr([(name, distribution_to_json(d)) for name, d in encoding.space.items()])
+        if fixed:
+            described += repr(sorted(fixed.items()))
         self._space = hashlib.sha256(described.encode()).hexdigest()[:8]
-        self.ledger = Ledger(encoding, self._space)
+        self.ledger = Ledger(encoding, self._space, fixed or {})
         self._segments = Segments(settings, encoding, study.directions)
         self._shared = not isinstance(study._storage, InMemoryStorage)
-        self._force_new = new_segment
+        self._force_new = self.forced = new_segment
         self._source: Nomad | Points | None = None
         self._definition: Definition = {}
         self._teller = Teller(tuple(study.directions))
@@ -83,6 +95,15 @@ class Search:
         if self._empty >= ENDED:
             return True
         return len(self.ledger.visited() | self._refused) >= self.encoding.size
+
+    @property
+    def awaited(self) -> dict[str, Any] | None:
+        """A point of the open block; None where it has none that may be evaluated."""
+        return next((dict(slot.params) for slot in self._slots if slot.params is not None), None)
+
+    def allows(self, params: Mapping[str, Any]) -> bool:
+        """Whether a point may be evaluated, by what is known before."""
+        return self._segments.allows(params)
 
     def free(self, study: Study) -> int:
         """Points of the open block that can be proposed now; opens the next block where this one is answered."""
@@ -105,6 +126,7 @@ class Search:
             claimed = self.claim(study, trial, slot.key, place)
             if opens:
                 self._segment = self._latest = trial.number
+            self.forced = False
             if claimed:
                 return dict(slot.params or {})
         return None
@@ -115,7 +137,13 @@ class Search:
         Each writes first and looks then: of two that take the same point at once, at least one sees the other.
         """
         dies = self._shared and study._thread_local.in_optimize_loop  # with its process; what was asked for lives on
-        note = {**note, "space": self._space, "point": list(key), **({"by": owner()} if dies else {})}
+        note = {
+            **note,
+            "trial": trial.number,
+            "space": self._space,
+            "point": list(key),
+            **({"by": owner()} if dies else {}),
+        }
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         if self._shared:
             self.ledger.update(study.get_trials(deepcopy=False))
@@ -210,7 +238,8 @@ class Search:
             block = self._source.ask()
         except NomadCrashed as error:
             self._crashes += 1
-            wide = self._segments.widening(self.ledger, self._empty + self._crashes)
+            wide = self._segments.rest(self.ledger, self._refused, crashed=True)
+            wide = wide or self._segments.widening(self.ledger, self._empty + self._crashes)
             if self._crashes > CRASHES or wide is None:
                 raise
             _logger.warning(f"{error} It goes on with points all over the space.")
@@ -294,6 +323,7 @@ class Search:
         self.close()
         raise SamplerError(
             f"the replay of the MADS segment that trial {self._segment} began differs from the record: {how}. Another"
-            " version of NOMAD, or of its numerical libraries, proposes other points. Go on from the recorded points"
+            " version of NOMAD, or of its numerical libraries, proposes other points; so does another `a_priori`. Go on from the recorded"
+            " points"
             " with `MadsSampler(.., new_segment=True)`, on the command line `--new-segment`."
         )

@@ -50,6 +50,9 @@ class Segments:
     def __init__(self, settings: Settings, encoding: Encoding, directions: Sequence[StudyDirection]):
         self.settings, self.encoding = settings, encoding
         self._directions = tuple(directions)
+        warm = settings.warm_start
+        if warm is not None and warm.directions not in (None, self._directions):
+            raise ValueError("warm_start: the earlier study has other directions than this one")
 
     # -- definitions
 
@@ -70,13 +73,16 @@ class Segments:
         """Points all over the space, after NOMAD has converged."""
         return self._points(self._drawn(self._n_startup, ledger, empty), ledger, empty)
 
-    def rest(self, ledger: Ledger, refused: Collection[Point]) -> Definition | None:
-        """The last points of a finite space: NOMAD spins, or crashes, where there are few left to find."""
+    def rest(self, ledger: Ledger, refused: Collection[Point], *, crashed: bool = False) -> Definition | None:
+        """The last points of a finite space: NOMAD spins, or crashes, where there are few left to find.
+
+        Where it has crashed, up to half of the points are the last ones.
+        """
         encoding = self.encoding
         if encoding.size == math.inf:
             return None
         tried = len(ledger.visited().union(refused))
-        if not 0 < encoding.size - tried <= 2 * len(encoding.space):
+        if not 0 < encoding.size - tried <= (tried if crashed else 2 * len(encoding.space)):
             return None
         points = {encoding.key(encoding.decode(point)): point for point in encoding.points()}
         return self._points(
@@ -103,8 +109,8 @@ class Segments:
     def fits(self, definition: Definition) -> bool:
         """Whether a segment was defined with the present settings, as far as these are given."""
         now = self._common(None, 0)
-        fixed = ("barrier", "options", "warm_start", *(["block_size"] if self.settings.block_size else []))
-        return all(now[name] == definition[name] for name in fixed)
+        fixed = ("barrier", "hidden", "options", "warm_start", *(["block_size"] if self.settings.block_size else []))
+        return all(now[name] == definition.get(name) for name in fixed)
 
     # -- opening
 
@@ -157,6 +163,7 @@ class Segments:
             "seed": self._seed(ledger, empty),
             "block_size": settings.block_size or (1 if ledger is None else at_once(ledger.trials)),
             "barrier": settings.barrier,
+            "hidden": sorted(settings.hidden),
             "options": list(settings.options),
             "warm_start": None if settings.warm_start is None else settings.warm_start.digest,
         }
@@ -176,7 +183,11 @@ class Segments:
 
     def _x0(self) -> Point:
         middle = self.encoding.decode(self.encoding.middle)
-        return self.encoding.encode({**middle, **{k: v for k, v in self.settings.x0.items() if k in middle}})
+        given = {name: value for name, value in self.settings.x0.items() if name in middle}
+        for name, value in given.items():
+            if not self.encoding.has({**middle, name: value}):
+                raise ValueError(f"x0 has {name}={value!r}, which is outside {self.encoding.space[name]}")
+        return self.encoding.encode({**middle, **given})
 
     def _drawn(self, count: int, ledger: Ledger, empty: int) -> list[Point]:
         """A Latin hypercube; in place of what is not allowed, random points that are."""
@@ -218,4 +229,4 @@ def at_once(trials: Sequence[FrozenTrial]) -> int:
         for begin, _ in spans
         if begin is not None
     )
-    return max(overlap, default=1)
+    return max([1, *overlap])  # trials that were added, not run, begin and end at once

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from meshtune.samplers.encoding import Encoding, Point
@@ -32,13 +32,15 @@ class WarmStart:
 
     trials: tuple[FrozenTrial, ...]
     values: Values
+    directions: tuple[StudyDirection, ...] | None = None  # of their study, where that was given
 
     @classmethod
     def of(cls, given: Study | Sequence[FrozenTrial], values: Values) -> WarmStart | None:
         """Of a study or its trials; None where none has finished."""
         trials = given.get_trials(deepcopy=False) if isinstance(given, Study) else given
         finished = tuple(trial for trial in trials if trial.state.is_finished())
-        return cls(finished, values) if finished else None
+        directions = tuple(given.directions) if isinstance(given, Study) else None
+        return cls(finished, values, directions) if finished else None
 
     @property
     def digest(self) -> str:

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from meshtune.errors import SamplerError
 from meshtune.samplers import MadsSampler
 from meshtune.samplers.ledger import NOTE
-from meshtune.samplers.nomad import Nomad, Problem
+from meshtune.samplers.nomad import PROGRAM, Nomad, Problem
 from meshtune.samplers.seam import Sampler
 from meshtune.testing.processes import gone
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search
@@ -71,6 +71,13 @@ def test_every_point_of_a_finite_space_once_then_exhausted(
     assert sampler.available(study) == 0
     sampler.close()
     assert len(study.trials) == len({tuple(p.items()) for p in points(study)}) == size
+
+
+def test_a_finite_space_to_its_end_though_nomad_crashes_before() -> None:
+    space = {"a": IntDistribution(0, 19), "b": IntDistribution(0, 14)}
+    study = optuna.create_study(sampler=MadsSampler(search_space=space, seed=1))
+    study.optimize(lambda trial: trial.suggest_int("a", 0, 19) + trial.suggest_int("b", 0, 14), n_trials=400)
+    assert len(study.trials) == len({tuple(trial.params.items()) for trial in study.trials}) == 300
 
 
 def test_one_real_variable() -> None:
@@ -141,6 +148,30 @@ def test_the_child_writes_nothing_and_ends_with_close(tmp_path: Path, capfd: pyt
     assert gone([nomad.pid])
     assert set(Path.cwd().iterdir()) == before
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_child_leaves_no_file_where_the_system_has_none_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS and Windows: the known points are in a folder until NOMAD has read them."""
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, runpy\ndel os.memfd_create\nrunpy.run_path({str(PROGRAM)!r}, run_name='__main__')")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("meshtune.samplers.nomad.PROGRAM", program)
+    options = ("MAX_BB_EVAL 4",)
+    problem = Problem((False,), (0.0,), (1.0,), (0.5,), (((0.5,), (0.25,)),), seed=0, block_size=1, options=options)
+    nomad = Nomad(problem)
+    blocks = []
+    while block := nomad.ask():
+        assert not list(temporary.iterdir())
+        blocks.append(block)
+        nomad.tell([(block[0][0] ** 2,)])
+    nomad.close()
+    assert len(blocks) == 4
+    assert (0.5,) not in [point for block in blocks for point in block]  # it was known
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

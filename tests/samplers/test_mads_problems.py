@@ -70,10 +70,40 @@ def test_hidden_constraints_say_that_there_is_no_value() -> None:
     assert study.best_value == pytest.approx(0.09, abs=0.01)
 
 
+def test_other_hidden_constraints_begin_a_new_segment() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        value = bowl(trial)
+        trial.set_constraint("ending", float(trial.params["x"] > 0.5))
+        return value
+
+    study = studied(objective, 15)
+    study.sampler = MadsSampler(search_space=UNIT, seed=1, hidden_constraints=["ending"])
+    study.optimize(objective, n_trials=5)
+    assert "open" in study.trials[15].system_attrs[NOTE]
+
+
+def test_a_start_outside_the_inferred_space_is_said() -> None:
+    with pytest.raises(ValueError, match="x0 has x=7, which is outside FloatDistribution"):
+        studied(bowl, 3, search_space=None, x0={"x": 7})
+
+
 def test_what_is_known_before_costs_nothing() -> None:
     study = studied(bowl, 60, a_priori=lambda params: params["x"] + params["y"] <= 1)
     assert all(trial.params["x"] + trial.params["y"] <= 1 for trial in study.trials)
     assert study.best_value == pytest.approx(0.125, abs=0.02)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.0])
+def test_what_is_known_before_holds_beyond_the_block(share: float) -> None:
+    """Also where no other point is found: the block's own is given again."""
+    sampler = MadsSampler(
+        search_space=UNIT, x0={"x": 0.0}, block_size=1, seed=0, a_priori=lambda params: params["x"] <= share
+    )
+    study = optuna.create_study(sampler=sampler)
+    asked = [study.ask(UNIT) for _ in range(6)]
+    sampler.close()
+    assert all(trial.params["x"] <= share for trial in asked)
+    assert len({tuple(trial.params.items()) for trial in asked}) == (6 if share else 1)
 
 
 def test_failures_and_prunings_keep_mads_away() -> None:
@@ -153,6 +183,11 @@ class TestWarmStart:
         )
         assert len(study.trials) == 15
 
+    def test_another_direction_is_refused(self, earlier: optuna.Study) -> None:
+        study = optuna.create_study(direction="maximize", sampler=MadsSampler(search_space=UNIT, warm_start=earlier))
+        with pytest.raises(ValueError, match="other directions"):
+            study.ask(UNIT)
+
     def test_shifted_is_for_one_objective(self, earlier: optuna.Study) -> None:
         two = optuna.create_study(directions=["minimize"] * 2)
         values = [0.1, 0.2]
@@ -178,6 +213,39 @@ class TestPointsFromElsewhere:
         study.optimize(bowl, n_trials=4)
         opened = [t.system_attrs[NOTE]["open"] for t in study.trials[7:] if "open" in t.system_attrs.get(NOTE, {})]
         assert opened[0]["start"] == pytest.approx([0.8001, 0.7001])
+
+    @pytest.mark.filterwarnings("ignore:.*experimental")
+    @pytest.mark.parametrize("number", [0, 3])
+    def test_a_trial_that_optuna_retries(self, number: int) -> None:
+        """It is a copy, the sampler's note with it: of the first trial of a segment, and of one inside."""
+        study = optuna.create_study(sampler=MadsSampler(search_space=UNIT, n_startup=0, seed=0))
+        study.optimize(bowl, n_trials=number)
+        failed = study.ask(UNIT)
+        study.tell(failed, state=TrialState.FAIL)
+        optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[-1])
+        study.optimize(bowl, n_trials=4)
+        study.sampler = MadsSampler(search_space=UNIT, n_startup=0, seed=0)
+        study.optimize(bowl, n_trials=4)
+        assert study.trials[number + 1].params == failed.params
+        assert len({tuple(trial.params.items()) for trial in study.trials}) == len(study.trials) - 1
+
+    def test_trials_that_were_copied_from_another_study(self) -> None:
+        other = studied(bowl, 20, seed=0)
+        study = studied(bowl, 3)
+        study.add_trials(other.trials)
+        study.optimize(bowl, n_trials=10)
+        study.sampler = MadsSampler(search_space=UNIT, seed=1)
+        study.optimize(bowl, n_trials=10)
+        assert study.best_value <= other.best_value
+        assert all("slot" in trial.system_attrs[NOTE] for trial in study.trials[23:])
+
+    def test_added_trials_are_known_before_anything_is_asked(self) -> None:
+        study = optuna.create_study()
+        for x in (0.1, 0.4, 0.9):
+            study.add_trial(create_trial(params={"x": x, "y": 0.5}, distributions=dict(UNIT), value=x))
+        sampler = MadsSampler(search_space=UNIT, seed=0)
+        assert sampler.available(study) == 1
+        sampler.close()
 
     def test_a_trial_that_evaluates_another_point_gives_its_own_back(self) -> None:
         """An objective that narrows a range: the lent point is lent again, and no wrong answer is told."""
@@ -217,6 +285,37 @@ class TestPointsFromElsewhere:
         assert study.best_value < 1e-3
         assert len({trial.params["y"] for trial in study.trials}) == 25
 
+    @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
+    @pytest.mark.parametrize("given", [True, False])
+    def test_parameters_fixed_after_a_free_search(self, given: bool) -> None:
+        """As in Optuna's own example; what y is best depends on x, so values at another x say nothing."""
+
+        def objective(trial: optuna.Trial) -> float:
+            x, y = trial.suggest_float("x", 0, 1), trial.suggest_float("y", 0, 1)
+            return (y - x) ** 2 + (x - 0.8) ** 2
+
+        sampler = MadsSampler(search_space=UNIT if given else None, seed=0)
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(objective, n_trials=20)
+        for x in (0.2, 0.4):
+            study.sampler = PartialFixedSampler({"x": x}, sampler)
+            study.optimize(objective, n_trials=20)
+            late = study.trials[-20:]
+            assert all(trial.params["x"] == x for trial in late)
+            assert min(abs(trial.params["y"] - x) for trial in late) < 0.01
+
+    @pytest.mark.filterwarnings("ignore:PartialFixedSampler is experimental")
+    def test_fixed_parameters_of_a_finite_space(self) -> None:
+        space: dict[str, BaseDistribution] = {"a": IntDistribution(0, 9), "b": IntDistribution(0, 5)}
+        sampler = MadsSampler(search_space=space, seed=0)
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(lambda trial: trial.suggest_int("a", 0, 9) + trial.suggest_int("b", 0, 5), n_trials=30)
+        before = sum(trial.params["a"] == 7 for trial in study.trials)
+        study.sampler = PartialFixedSampler({"a": 7}, sampler)
+        study.optimize(lambda trial: trial.suggest_int("a", 0, 9) + trial.suggest_int("b", 0, 5), n_trials=30)
+        assert sorted(t.params["b"] for t in study.trials if t.params["a"] == 7) == list(range(6))
+        assert len(study.trials) == 36 - before
+
 
 def test_the_space_is_inferred_and_the_rest_is_sampled_beside_it(caplog: pytest.LogCaptureFixture) -> None:
     def objective(trial: optuna.Trial) -> float:
@@ -235,6 +334,19 @@ def test_the_space_is_inferred_and_the_rest_is_sampled_beside_it(caplog: pytest.
     said = [r.getMessage() for r in caplog.records if "sampled independently" in r.getMessage()]
     assert len(said) == 5
     assert all("`extra`" in text and "RandomSampler" in text for text in said)
+
+
+def test_what_is_common_may_be_exhausted_before_the_rest() -> None:
+    """Branches with two common points: these are then proposed by TPE, and no longer evenly."""
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.suggest_categorical("branch", ["a", "b"]) == "a":
+            return trial.suggest_float("u", 0, 1)
+        return 5.0 + trial.suggest_float("v", 0, 1)
+
+    study = optuna.create_study(sampler=MadsSampler(seed=0, warn_independent_sampling=False))
+    study.optimize(objective, n_trials=40)
+    assert sum(trial.params["branch"] == "a" for trial in study.trials) > 25
 
 
 def test_a_finite_study_stops_when_every_point_has_a_trial() -> None:
@@ -264,11 +376,20 @@ def test_blocks_are_as_wide_as_trials_run_at_once() -> None:
     assert [definition["block_size"] for definition in opened[1:2]] == [5]
 
 
+def test_one_sampler_for_two_studies_of_one_name() -> None:
+    sampler = MadsSampler(search_space=UNIT, seed=0)
+    studies = [optuna.create_study(study_name="same", sampler=sampler) for _ in range(2)]
+    for study in studies:
+        study.optimize(bowl, n_trials=10)
+    assert [trial.params for trial in studies[0].trials] == [trial.params for trial in studies[1].trials]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({"block_size": 0}, "block_size is 0"),
         ({"n_startup": -1}, "n_startup is -1"),
+        ({"hidden_constraints": "diverged"}, r"a list of names: \['diverged'\]"),
         ({"barrier": "soft"}, "allowed are 'progressive' and 'extreme'"),
         ({"warm_start_values": "scaled"}, "allowed are 'as_is' and 'shifted'"),
         ({"x0": {"z": 1}, "search_space": UNIT}, "'z', which is not in the search space"),
@@ -305,6 +426,14 @@ def test_no_point_twice_though_many_coordinates_decode_to_one() -> None:
         lambda trial: abs(trial.suggest_int("n", 1, 40, log=True) - 7) + trial.suggest_int("m", 1, 6), n_trials=30
     )
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 30
+
+
+def test_a_narrow_range_is_searched_as_finely_as_a_wide_one() -> None:
+    space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1e-8)}
+    study = optuna.create_study(sampler=MadsSampler(search_space=space, seed=0))
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1e-8) * 1e8 - 0.333) ** 2, n_trials=40)
+    assert study.best_params["x"] == pytest.approx(0.333e-8, rel=1e-3)
+    assert len({trial.params["x"] for trial in study.trials}) == 40
 
 
 def test_pruned_by_optuna_and_timeouts_leave_no_block_waiting() -> None:

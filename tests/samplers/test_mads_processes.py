@@ -139,7 +139,7 @@ def kill_one(url: str, storage: optuna.storages.RDBStorage) -> None:
     assert gone([victim.pid, *children])
     study.optimize(objective, n_trials=1)
     again = study.trials[-1]
-    assert {**note(again), "by": ""} == {**lent, "by": ""}
+    assert {**note(again), "by": "", "trial": number} == {**lent, "by": ""}
     victim.communicate()
 
     before = len(study.trials)
