@@ -22,6 +22,7 @@ def trials(path: Path, count: int, *overrides: str) -> tuple[list[dict[str, Any]
     return found, ended.stderr
 
 
+@pytest.mark.slow
 def test_both_trainers_find_the_same_losses(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Trial by trial, within 1e-3, for the same points; not where a rate is so high that training is chaos."""
     calm = "space.learning_rate.high=0.01"
