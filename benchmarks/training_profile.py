@@ -8,6 +8,7 @@ alone, each at the speed that this processor reaches on these very shapes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
@@ -16,20 +17,38 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity
+from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as profiler
 from training_sides import BATCH, LORA, folder_of, made_rows, our_order, our_recipe
 from transformers import AutoConfig
 
 from meshtune.config import ModelConfig
+from meshtune.training import adapters as layers
 from meshtune.training.models import load_model
 from meshtune.training.packed_trainer import train_pack
 from meshtune.training.steps import Step
 
 KINDS = ("base products", "head", "LoRA", "attention", "dropout", "optimizer", "norms, activations, residuals")
 MOST = 4  # steps of a profile; more take minutes to be added up
-_DROPOUT = ("random_", "bitwise", "sub_")
+_DRAWS = "draws of dropout"  # made by NumPy, so they are named to the profiler here
+_DROPOUT = (_DRAWS, "random_", "bitwise", "sub_")
 _OPTIMIZER = ("_fused_adamw", "linalg_vector_norm", "_foreach")
+
+
+@contextlib.contextmanager
+def draws_named() -> Iterator[None]:
+    """Let the profiler see the masks as operations of their own."""
+    mask = layers.mask
+
+    def named(*arguments: Any) -> torch.Tensor:
+        with record_function(_DRAWS):
+            return mask(*arguments)
+
+    layers.mask = named
+    try:
+        yield
+    finally:
+        layers.mask = mask
 
 
 class Shapes:
@@ -55,6 +74,8 @@ class Shapes:
             return "attention"
         if any(part in name for part in _OPTIMIZER) or [self.adapter] in sizes:
             return "optimizer"
+        if name == _DRAWS:
+            return "dropout"
         if self.words in dims and "embedding" not in name:
             return "head"
         if LORA["rank"] in dims:
@@ -85,7 +106,7 @@ def profile(model: str, rows: str, steps: int, warm_up: int) -> None:
             next(events)
         begun, first = time.perf_counter(), next(events)  # a step without the profiler
         plain = time.perf_counter() - begun
-        with profiler(activities=[ProfilerActivity.CPU], record_shapes=True) as watched:
+        with draws_named(), profiler(activities=[ProfilerActivity.CPU], record_shapes=True) as watched:
             begun, before = time.perf_counter(), first
             for _ in range(steps - 1):
                 after = next(events)
