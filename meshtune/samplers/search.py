@@ -323,7 +323,6 @@ class Search:
         self.close()
         raise SamplerError(
             f"the replay of the MADS segment that trial {self._segment} began differs from the record: {how}. Another"
-            " version of NOMAD, or of its numerical libraries, proposes other points; so does another `a_priori`. Go on from the recorded"
-            " points"
-            " with `MadsSampler(.., new_segment=True)`, on the command line `--new-segment`."
+            " version of NOMAD, or of its numerical libraries, proposes other points; so does another `a_priori`. Go on"
+            " from the recorded points with `MadsSampler(.., new_segment=True)`, on the command line `--new-segment`."
         )
