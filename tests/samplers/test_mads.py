@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from meshtune.errors import SamplerError
 from meshtune.samplers import MadsSampler
 from meshtune.samplers.ledger import NOTE
-from meshtune.samplers.nomad import PROGRAM, Nomad, Problem
+from meshtune.samplers.nomad import Nomad, Problem
 from meshtune.samplers.seam import Sampler
 from meshtune.testing.processes import gone
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search
@@ -154,12 +154,11 @@ def test_the_child_leaves_no_file_where_the_system_has_none_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on macOS and Windows: the known points are in a folder until NOMAD has read them."""
-    program = tmp_path / "program.py"
-    program.write_text(f"import os, runpy\ndel os.memfd_create\nrunpy.run_path({str(PROGRAM)!r}, run_name='__main__')")
+    (tmp_path / "sitecustomize.py").write_text("import os\ndel os.memfd_create")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
-    monkeypatch.setattr("meshtune.samplers.nomad.PROGRAM", program)
     options = ("MAX_BB_EVAL 4",)
     problem = Problem((False,), (0.0,), (1.0,), (0.5,), (((0.5,), (0.25,)),), seed=0, block_size=1, options=options)
     nomad = Nomad(problem)

@@ -118,10 +118,10 @@ def test_four_processes_share_one_study(
 def test_the_point_of_a_killed_process_is_lent_again(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = url_of(kind, tmp_path, request)
     with opened(url) as storage:
-        kill_one(url, storage)
+        kill_one_and_assert_that_its_point_is_lent_again(url, storage)
 
 
-def kill_one(url: str, storage: optuna.storages.RDBStorage) -> None:
+def kill_one_and_assert_that_its_point_is_lent_again(url: str, storage: optuna.storages.RDBStorage) -> None:
     sampler = MadsSampler(search_space=MIXED, n_startup=4, block_size=4, seed=0)
     study = optuna.create_study(study_name="killed", storage=storage, sampler=sampler)
     study.optimize(objective, n_trials=5)  # the opening, and the first point of NOMAD's first block
