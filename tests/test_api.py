@@ -79,7 +79,7 @@ def test_what_it_found(finished: meshtune.Study) -> None:
 def test_trials_are_a_frame(finished: meshtune.Study) -> None:
     frame, trials = finished.trials, finished.status()["all"]
     assert list(frame["number"]) == list(range(TRIALS))
-    columns = ["number", "ending", "origin", "block", "loss", "params_x", "params_y", "params_k", "losses"]
+    columns = ["number", "ending", "origin", "block", "pack", "loss", "params_x", "params_y", "params_k", "losses"]
     assert list(frame.columns[: len(columns)]) == columns
     assert set(frame.columns) >= {"seconds", "tokens", "peak_memory", "message"}
     for row, trial in zip(frame.to_dict("records"), trials, strict=True):
