@@ -76,6 +76,7 @@ def test_what_is_not_measured_is_said(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "not measured" in line["setting"]
 
 
+@pytest.mark.slow
 def test_both_sides_train_the_same_batches(
     tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +104,7 @@ def test_packed_validation(tiny_model_folder: Path) -> None:
     assert all(line["low"] <= line["ratio"] + 0.01 <= line["high"] + 0.02 for line in lines)
 
 
+@pytest.mark.slow
 def test_scaling(odd_model_folder: Path, tmp_path: Path) -> None:
     """Its plot is well-formed and has a point for each of twelve packs."""
     plot = tmp_path / "plot.svg"
@@ -112,6 +114,7 @@ def test_scaling(odd_model_folder: Path, tmp_path: Path) -> None:
     assert len(circles) == 12
 
 
+@pytest.mark.slow
 def test_profile(odd_model_folder: Path) -> None:
     """Shares add up to the whole, and each kind of work is found."""
     arguments = ("--profile", "--rows", "short", "--steps", "2", "--warm-up", "1")
