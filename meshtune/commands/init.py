@@ -53,7 +53,7 @@ QUICKSTART = Recipe(
     test="52",
     epochs=1,
     batch_size=4,
-    trials=12,
+    trials=20,
     processes="2",
 )
 
