@@ -112,7 +112,7 @@ def test_the_same_continuation_after_any_kill(story: Story) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(stories)
 def test_the_same_continuation_after_any_kill_in_many_stories(story: Story) -> None:
     assert play(story, story.kills) == play(story, ())
