@@ -144,7 +144,8 @@ class _Run:
                 self._change()
                 yield from self._pass(pack)
                 yield from self._validate(pack)
-                self._save_where_due()
+                if self.members:  # else there is nothing to go on with
+                    self._save_where_due()
 
     def _add(self, recipe: Recipe) -> Member:
         member = Member(self.base, recipe, self.train_rows, self.at, self.kind, self.limit)
