@@ -72,6 +72,11 @@ class Ledger:
             held.append(self._by_key[key])
         return min(held, default=None)
 
+    @property
+    def latest(self) -> int | None:
+        """The number of the trial that began the last segment."""
+        return max(self.openers, default=None)
+
     def finished(self) -> list[int]:
         """Numbers of the finished trials that have a point of the space."""
         return sorted(number for number, key in self._keys.items() if key is not None)

@@ -206,7 +206,7 @@ class Search:
     def _update(self, study: Study) -> None:
         """Read the trials; where a segment has begun once more, since the first time may have missed what it knows."""
         self.ledger.update(study.get_trials(deepcopy=False))
-        if self._shared and max(self.ledger.openers, default=None) != self._latest:
+        if self._shared and self.ledger.latest != self._latest:
             self.ledger.update(study.get_trials(deepcopy=False))
 
     def _go_on(self, answers: Sequence[Outputs | None]) -> None:
@@ -219,13 +219,13 @@ class Search:
         if "points" not in self._definition and self._segment != UNBORN and self._outdated():
             self._begin(self._segments.descent(self.ledger, self._empty))
         elif not self._next_block():
-            if "points" in self._definition:
-                self._begin(self._segments.descent(self.ledger, self._empty))
-                return
-            self._empty = self._empty + 1 if self._segment == UNBORN else 0
-            if self._empty < ENDED:
+            wide = None
+            if "points" not in self._definition:
+                self._empty = self._empty + 1 if self._segment == UNBORN else 0
+                if self._empty >= ENDED:
+                    return
                 wide = self._segments.widening(self.ledger, self._empty)
-                self._begin(wide or self._segments.descent(self.ledger, self._empty))
+            self._begin(wide or self._segments.descent(self.ledger, self._empty))
 
     def _next_block(self) -> bool:
         """Take the next block from the source; False where that has ended.
@@ -263,7 +263,7 @@ class Search:
 
     def _attach(self) -> None:
         """Open the segment to work in, where it is not open yet or another process has begun a later one."""
-        latest = max(self.ledger.openers, default=None)
+        latest = self.ledger.latest
         begun = self._source is not None
         if begun and latest == self._latest:
             return
@@ -279,7 +279,7 @@ class Search:
     def _begin(self, definition: Definition) -> None:
         """A new segment, which gets its number from its first trial."""
         self._open(definition, UNBORN)
-        self._latest = max(self.ledger.openers, default=None)
+        self._latest = self.ledger.latest
         self._next_block()
 
     def _open(self, definition: Definition, segment: int) -> None:

@@ -108,9 +108,8 @@ class Segments:
 
     def fits(self, definition: Definition) -> bool:
         """Whether a segment was defined with the present settings, as far as these are given."""
-        now = self._common(None, 0)
-        fixed = ("barrier", "hidden", "options", "warm_start", *(["block_size"] if self.settings.block_size else []))
-        return all(now[name] == definition.get(name) for name in fixed)
+        given = self._given | ({"block_size": self.settings.block_size} if self.settings.block_size else {})
+        return all(value == definition.get(name) for name, value in given.items())
 
     # -- opening
 
@@ -157,20 +156,24 @@ class Segments:
     def _teller(self, constraints: Sequence[str]) -> Teller:
         return Teller(self._directions, tuple(constraints), self.settings.hidden)
 
-    def _common(self, ledger: Ledger | None, empty: int) -> Definition:
+    def _common(self, ledger: Ledger, empty: int) -> Definition:
+        block_size = self.settings.block_size or at_once(ledger.trials)
+        return {"seed": self._seed(ledger, empty), "block_size": block_size, **self._given}
+
+    @property
+    def _given(self) -> Definition:
+        """What the settings alone say of a segment."""
         settings = self.settings
         return {
-            "seed": self._seed(ledger, empty),
-            "block_size": settings.block_size or (1 if ledger is None else at_once(ledger.trials)),
             "barrier": settings.barrier,
             "hidden": sorted(settings.hidden),
             "options": list(settings.options),
             "warm_start": None if settings.warm_start is None else settings.warm_start.digest,
         }
 
-    def _seed(self, ledger: Ledger | None, empty: int) -> int:
+    def _seed(self, ledger: Ledger, empty: int) -> int:
         """Of the next segment; `empty` counts those that left no trial."""
-        return self.settings.seed + (0 if ledger is None else len(ledger.openers)) + empty
+        return self.settings.seed + len(ledger.openers) + empty
 
     def _points(self, points: Sequence[Point], ledger: Ledger, empty: int) -> Definition | None:
         if not points:

@@ -59,9 +59,9 @@ class Teller:
         least = min(map(self.violation, known))
         rest = [index for index, outputs in enumerate(known) if self.violation(outputs) == least]
         n = len(self.directions)
-        front = [i for i in rest if not any(dominates(known[j][:n], known[i][:n]) for j in rest)] if n > 1 else rest
         if n == 1:
-            return min(front, key=lambda index: known[index][0])
+            return min(rest, key=lambda index: known[index][0])
+        front = [i for i in rest if not any(dominates(known[j][:n], known[i][:n]) for j in rest)]
         lows = [min(known[index][k] for index in front) for k in range(n)]
         spans = [max(known[index][k] for index in front) - low or 1.0 for k, low in enumerate(lows)]
         return min(front, key=lambda i: sum((known[i][k] - lows[k]) / spans[k] for k in range(n)))
