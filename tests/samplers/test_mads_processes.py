@@ -21,24 +21,13 @@ S = TypeVar("S", bound=optuna.storages.RDBStorage)
 ROOT = Path(__file__).parents[2]
 MIXED = SPACES["mixed"]
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     with postgresql() as url:
         yield url
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
-
-
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
 @contextlib.contextmanager
