@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from meshtune.config import ModelConfig, TrainingConfig
-from meshtune.training.loss import RowSet
-from meshtune.training.models import load_model
+from meshtune.config import TrainingConfig
+from meshtune.testing.trainers import OnTinyModel
 from meshtune.training.packed_trainer import PackEvent
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged, Step, Trained
@@ -26,7 +24,7 @@ POINTS: Sequence[Mapping[str, Any]] = (
 )
 
 
-class PackContract(ABC):
+class PackContract(OnTinyModel):
     """Subclass it and name the trainer, the folder of a Llama-like model, and rows; see `packed_trainer.train_pack`."""
 
     epochs: ClassVar[int] = 2
@@ -36,19 +34,6 @@ class PackContract(ABC):
     @abstractmethod
     def trainer(self) -> TrainPack:
         """The function, with the arguments of `train_pack`."""
-
-    @abstractmethod
-    def model_folder(self) -> Path:
-        """A causal language model, as small as can be."""
-
-    @abstractmethod
-    def rows(self) -> tuple[RowSet, RowSet]:
-        """Rows to train on, more than eight, and rows to validate on."""
-
-    @pytest.fixture
-    def base(self) -> Any:
-        """The model, on the CPU."""
-        return load_model(ModelConfig(name=str(self.model_folder())), "cpu")
 
     def recipe(self, point: Mapping[str, Any], **changed: Any) -> Recipe:
         """The recipe of a point."""

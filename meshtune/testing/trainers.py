@@ -21,14 +21,8 @@ from meshtune.training.validation import mean_loss, row_losses
 POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 0.01}
 
 
-class TrainerContract(ABC):
-    """Subclass it and name the trainer, a model's folder and rows; see `meshtune.training.steps` for what is tested."""
-
-    epochs: ClassVar[int] = 2
-
-    @abstractmethod
-    def trainer(self) -> Train:
-        """The function."""
+class OnTinyModel(ABC):
+    """What every contract of training is given."""
 
     @abstractmethod
     def model_folder(self) -> Path:
@@ -42,6 +36,16 @@ class TrainerContract(ABC):
     def base(self) -> Any:
         """The model, on the CPU."""
         return load_model(ModelConfig(name=str(self.model_folder())), "cpu")
+
+
+class TrainerContract(OnTinyModel):
+    """Subclass it and name the trainer, a model's folder and rows; see `meshtune.training.steps` for what is tested."""
+
+    epochs: ClassVar[int] = 2
+
+    @abstractmethod
+    def trainer(self) -> Train:
+        """The function."""
 
     def run(self, base: Any, *, at: Literal["best", "last"] = "best", **given: Any) -> list[Step | Trained]:
         """Everything that one training says."""
