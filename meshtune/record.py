@@ -23,7 +23,7 @@ from meshtune.known import KnownTrials, keep, kept
 from meshtune.recorded import RecordedTrial, flatten, read_outcome
 from meshtune.space import Space
 from meshtune.storage import create_aside, open_storage, quiet, storage_errors
-from meshtune.trial import Ending, Outcome
+from meshtune.trial import Ending, Outcome, thresholds
 
 WARM_START = "warm_start"  # the note that says that known points were kept, and what they are
 NO_VALUE_YET = 1e6  # told for an infeasible trial where nothing has completed yet
@@ -261,7 +261,7 @@ class Record:
             number=frozen.number,
             params=frozen.params,
             hyperparameters=attrs["hyperparameters"],
-            **{**proposal, "thresholds": tuple((int(n), float(x)) for n, x in proposal["thresholds"])},
+            **{**proposal, "thresholds": thresholds(proposal["thresholds"])},
         )
         if "outcome" in attrs:
             told = dict(attrs["outcome"])

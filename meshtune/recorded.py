@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune.trial import Ending, Outcome, Request
+from meshtune.trial import Ending, Outcome, Request, Thresholds
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RecordedTrial:
     seed: int
     seen: int
     pack: int = -1
-    thresholds: tuple[tuple[int, float], ...] = ()
+    thresholds: Thresholds = ()
     outcome: Outcome | None = None
     order: int | None = None
     told: float | None = None
@@ -60,6 +60,7 @@ class RecordedTrial:
 def read_outcome(fields: Mapping[str, Any]) -> Outcome:
     """The outcome that `dataclasses.asdict` made into plain values; losses by row are in files of their own."""
     tuples = {name: tuple(fields[name]) for name in ("losses", "training_losses")}
+    tuples["rungs"] = tuple((int(tokens), float(loss)) for tokens, loss in fields.get("rungs", ()))
     return Outcome(**{**fields, **tuples, "ending": Ending(fields["ending"]), "row_losses": ()})
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+
+Thresholds = tuple[tuple[int, float | None], ...]
 
 
 class Ending(StrEnum):
@@ -70,7 +73,10 @@ class Request:
         pack: number of the first trial of the pack that this one belongs to; None for what is no trial.
         threads: CPU threads to compute with, or None for the worker's own choice.
         timeout: seconds after which the evaluation ends as `timed_out`, or None; a pack has its members' together.
-        thresholds: (tokens, loss) pairs of an early-stopping rule: at each, a higher loss ends the trial.
+        thresholds: (tokens, loss) pairs, the rungs of early stopping: after so many tokens the loss of some validation
+            rows is measured, and a higher one than this ends the trial; None: it goes on whatever it is.
+        promote: whether the trial was stopped early and shall go on from there to its end, past all thresholds.
+        width: trials of its pack that are trained at once, as one leaves the next joins; None: all.
         measure: instead of training, measure `adapter`: its loss on the `validation` or `test` rows, or its `answers`;
             or ask whether the `trainer` can pack trials (the outcome's message says why not); else None.
         adapter: folder of the adapter to measure, relative to the study's folder; None for the untuned model.
@@ -84,7 +90,9 @@ class Request:
     pack: int | None = None
     threads: int | None = None
     timeout: float | None = None
-    thresholds: tuple[tuple[int, float], ...] = ()
+    thresholds: Thresholds = ()
+    promote: bool = False
+    width: int | None = None
     measure: str | None = None
     adapter: str | None = None
 
@@ -98,6 +106,7 @@ class Progress:
         epoch: epochs done, a fraction.
         training_loss: mean loss of the last steps, or None.
         validation_loss: token-weighted validation loss where one was just measured, or None.
+        rung_loss: the same of the rungs' rows where a rung was just measured, or None.
     """
 
     trial: int
@@ -107,6 +116,7 @@ class Progress:
     epoch: float = 0.0
     training_loss: float | None = None
     validation_loss: float | None = None
+    rung_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +124,9 @@ class Outcome:
     """How one evaluation ended: exactly one for every request.
 
     Attributes:
-        loss: the objective (lower is better); None unless `ending` is `complete` or `stopped_early`.
+        loss: the objective (lower is better); of what was `stopped_early` the loss of its last rung; else None.
         losses: validation loss after each epoch.
+        rungs: (tokens, loss) of the rungs that it reached, with the tokens of its request's thresholds.
         training_losses: mean training loss at the start (first step) and over each epoch.
         seconds: wall time of the evaluation, in a pack that of the pack until this trial ended.
         tokens: trained on, padding left out.
@@ -134,6 +145,7 @@ class Outcome:
     loss: float | None = None
     losses: tuple[float, ...] = ()
     training_losses: tuple[float, ...] = ()
+    rungs: tuple[tuple[int, float], ...] = ()
     seconds: float = 0.0
     tokens: int = 0
     peak_memory: int | None = None
@@ -157,7 +169,7 @@ def from_json(line: str) -> Request | Event:
     fields = json.loads(line)
     match fields.pop("kind", None):
         case "Request":
-            fields["thresholds"] = tuple((int(tokens), float(loss)) for tokens, loss in fields["thresholds"])
+            fields["thresholds"] = thresholds(fields["thresholds"])
             return Request(**fields)
         case "Progress":
             return Progress(**fields)
@@ -165,7 +177,13 @@ def from_json(line: str) -> Request | Event:
             fields["ending"] = Ending(fields["ending"])
             fields["losses"] = tuple(fields["losses"])
             fields["training_losses"] = tuple(fields["training_losses"])
+            fields["rungs"] = tuple((int(tokens), float(loss)) for tokens, loss in fields["rungs"])
             fields["row_losses"] = tuple((float(total), int(count)) for total, count in fields["row_losses"])
             return Outcome(**fields)
         case other:
             raise ValueError(f"not a value of meshtune.trial: {other!r}")
+
+
+def thresholds(pairs: Iterable[tuple[int, float | None]]) -> Thresholds:
+    """Thresholds out of JSON's lists."""
+    return tuple((int(tokens), None if loss is None else float(loss)) for tokens, loss in pairs)

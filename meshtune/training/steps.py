@@ -1,10 +1,11 @@
 """What a trainer says while it trains: the seam of trainers, ours and those that a study imports.
 
-`train(base, train_rows, validation_rows, recipe, *, at, checkpoint=None)` is an iterator of `Step`s whose last value is
+`train(base, train_rows, validation_rows, recipe, *, at, checkpoint=None, rungs=None)` is an iterator of `Step`s whose last value is
 `Trained`. Closing it ends the training within a step and leaves the base as it was; a loss that is not finite raises
 `Diverged`. With a `Checkpoint` it saves itself, and where the folder holds what it saved, it goes on from there to the
-same losses: it first tells the steps of its history again (the first, and each epoch's end), then where it stands. A
-trainer that has no `checkpoint` argument starts over. `meshtune.testing.trainers` holds the contract.
+same losses: it first tells the steps of its history again (the first, each rung, each epoch's end), then where it stands.
+With `Rungs` it measures also between the epochs' ends, and what it trains does not depend on that. A trainer that has
+no `checkpoint` argument starts over, and one without `rungs` cannot be stopped early. `meshtune.testing.trainers` holds the contract.
 The `transformers` trainer is in `trainer.py`.
 """
 
@@ -45,6 +46,19 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Rungs:
+    """Where a training is measured on the way: after the step at which it has trained on so many tokens.
+
+    Attributes:
+        tokens: ascending. Those that one step passes together are measured once, and told one after the other.
+        rows: some of the validation rows, the same for all trials of a study.
+    """
+
+    tokens: tuple[int, ...]
+    rows: RowSet
+
+
+@dataclass(frozen=True)
 class Step:
     """Where a training stands.
 
@@ -54,6 +68,8 @@ class Step:
         training_loss: of the step just done, or at an epoch's end of the epoch: the mean over its label tokens.
         validation_loss: at an epoch's end the loss of the validation rows, else None.
         earlier: seconds that the training had taken when the checkpoint was saved from which it went on.
+        rung_loss: of the rungs' rows, where a rung was just measured, else None; such a step tells no other loss.
+        rung: the tokens of that rung, as they were asked for.
     """
 
     step: int
@@ -63,6 +79,8 @@ class Step:
     training_loss: float | None = None
     validation_loss: float | None = None
     earlier: float = 0.0
+    rung_loss: float | None = None
+    rung: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +97,7 @@ class Trained:
 
 
 class Train(Protocol):
-    """The function that a trainer is. See the module; `checkpoint` may be left out of its arguments."""
+    """The function that a trainer is. See the module; `checkpoint` and `rungs` may be left out of its arguments."""
 
     def __call__(
         self,
@@ -90,5 +108,6 @@ class Train(Protocol):
         *,
         at: Literal["best", "last"],
         checkpoint: Checkpoint | None = None,
+        rungs: Rungs | None = None,
     ) -> Iterator[Step | Trained]:
         """See the module."""
