@@ -114,7 +114,7 @@ def test_one_that_timed_out_before_an_interruption_has_its_outcome_again(make: M
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
 def test_a_pack_that_is_too_large_is_trained_in_halves(make: MakeSpec, tmp_path: Path) -> None:
-    """For real: the process may not have memory for four, and has it for two."""
+    """For real: the process may not have memory for four at once, and has it for two."""
     script = """
 import json, resource, sys
 from meshtune.objectives.build import ObjectiveSpec, build
@@ -122,7 +122,7 @@ from meshtune.trial import Outcome, Request, to_json
 objective = build(ObjectiveSpec("lora", json.loads(sys.argv[1])), device="cpu", threads=1)
 points = json.loads(sys.argv[2])
 def run(points):
-    requests = [Request(trial, point, 0) for trial, point in enumerate(points)]
+    requests = [Request(trial, point, 0, width=4) for trial, point in enumerate(points)]
     return [event for event in objective.evaluate(requests) if isinstance(event, Outcome)]
 run([{**points[0], "rank": 4}])  # loads the base
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
