@@ -107,7 +107,7 @@ def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_cut_at_every_look(base: Any, sides: Sides, recipes: list[Recipe], tmp_path: Path) -> None:
-    """Before, in and after the measuring at a rung, before and after one left: each rung is told, with the same loss."""
+    """Before, in and after the measuring at a rung, before and after one left: each is told, with the same loss."""
     recipes = [recipes[1], recipes[0], replace(recipes[1], rank=2, seed=1)]
     sides = sides[0][:6], sides[1][:4]
     given = *sides, recipes
