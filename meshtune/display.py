@@ -150,7 +150,7 @@ class Display:
     def _left(self, record: Record) -> float | None:
         """Expected seconds until the last trial, or None where that is not known or nothing is left."""
         total = self._panel.total
-        done = [trial.outcome.seconds for trial in record.told if trial.outcome is not None]
+        done = [trial.final.seconds for trial in record.told if trial.final is not None]
         if total is None or not done or total <= len(done):
             return None
         return sum(done) / len(done) * (total - len(done)) / self._slots
@@ -158,7 +158,7 @@ class Display:
 
 def _baseline_loss(record: Record) -> float | None:
     trial, outside = record.baseline, record.notes.get("baseline") or {}
-    return trial.outcome.loss if trial is not None and trial.outcome is not None else outside.get("loss")
+    return trial.final.loss if trial is not None and trial.final is not None else outside.get("loss")
 
 
 class JsonLines:

@@ -110,8 +110,8 @@ def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
     measured = read(folder)
     adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
     for trial in (record.baseline, record.best):
-        if trial is not None and trial.outcome is not None and trial.outcome.adapter is not None:
-            adapters[trial.number] = (name_of(trial), trial.outcome.adapter)
+        if trial is not None and trial.final is not None and trial.final.adapter is not None:
+            adapters[trial.number] = (name_of(trial), trial.final.adapter)
     outside = record.notes.get("baseline") or {}
     if outside.get("adapter"):
         adapters[BASELINE] = ("baseline", outside["adapter"])
@@ -133,7 +133,7 @@ def answer(record: Record, folder: Path, how: How, *, all_kept: bool, made: str)
     adapters: list[str | None] = [None]
     outside = record.notes.get("baseline") or {}
     finalists = record.complete if all_kept else [t for t in (record.baseline, record.best) if t is not None]
-    told = [trial.outcome.adapter for trial in finalists if trial.outcome is not None]
+    told = [trial.final.adapter for trial in finalists if trial.final is not None]
     for adapter in (*told, outside.get("adapter")):
         if adapter is not None and adapter not in adapters and (folder / adapter).exists():
             adapters.append(adapter)

@@ -12,11 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from meshtune.budget import Budget, Limit, Stop
+from meshtune.early_stopping import EarlyStopping
 from meshtune.packs import Packs
-from meshtune.record import Record
+from meshtune.record import no_rungs, Record
 from meshtune.recorded import RecordedTrial
 from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome, Progress, Request
@@ -100,6 +102,7 @@ def run(
     *,
     seed: int,
     packing: Packing = ALONE,
+    early: EarlyStopping | None = None,
     attempts: int = 3,
     threads: int | None = None,
     timeout: float | None = None,
@@ -109,7 +112,7 @@ def run(
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
     Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
-    would come again, end a trial as `crashed`. `timeout` is that of a trial trained alone. `holding()` raises where the
+    would come again, end a trial as `crashed`. `early` says where trials are stopped, and what is told of them. `timeout` is that of a trial trained alone. `holding()` raises where the
     study is no longer ours to write to; it is asked before anything that arrived is told.
     """
     begun = time.monotonic() - record.elapsed
@@ -122,13 +125,14 @@ def run(
             count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
             before = record.open_block
             for pack in packing.numbers(len(record.trials) - before, before + count)[before:]:
-                trial = record.propose(sampler, seed=seed, pack=pack)
+                thresholds = no_rungs if early is None else partial(early.thresholds, record)
+                trial = record.propose(sampler, seed=seed, pack=pack, thresholds=thresholds)
                 packs.add(trial)
                 yield Proposed(trial)
             if not (count or packs.waiting or packs.running):
                 limit = Limit("the space is exhausted: every point of it was tried", hold=True)
         while packs.waiting and worker.free() and not (limit and limit.hold):
-            requests = packs.start().requests(record, threads, timeout)
+            requests = packs.start().requests(record, threads, timeout, packing.width)
             worker.submit(requests)
             yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
         if limit and not packs.running and (limit.hold or not packs.waiting):
@@ -153,7 +157,9 @@ def run(
             packs.answered(event.trial, again=again, attempts=attempts)
             if again:
                 yield Retried(event)
-            elif told := record.tell(event, elapsed=time.monotonic() - begun):
+                continue
+            value = None if early is None or not pending else early.value(record, event)
+            if told := record.tell(event, elapsed=time.monotonic() - begun, value=value):
                 yield Told(told)
         if grace is not None:
             packs.abandon()  # what was suspended stays pending

@@ -15,6 +15,7 @@ from meshtune import metrics, presets
 from meshtune.commands.locate import Located
 from meshtune.commands.warm_start import WarmStart, warm_start
 from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig
+from meshtune.early_stopping import EarlyStopping
 from meshtune.errors import Fault, InputError, StudyMismatch, need
 from meshtune.imported import portable
 from meshtune.objectives.build import ObjectiveSpec
@@ -37,7 +38,7 @@ class Prepared:
         objective: crosses to the worker. places: a process each. fixed: keys that must not change on resume.
         packing: how blocks are cut into packs. packing_to_be_tried: whether the model may turn out not to allow packs.
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
-        answers: validation rows that the finalists answer. warm: what is known from the start.
+        answers: validation rows that the finalists answer. early: where trials are stopped, if they are. warm: what is known from the start.
     """
 
     space: Space
@@ -51,6 +52,7 @@ class Prepared:
     packing_to_be_tried: bool = False
     test_rows: int = 0
     answers: int = 0
+    early: EarlyStopping | None = None
     warm: WarmStart = field(default_factory=WarmStart)
 
 
@@ -70,7 +72,13 @@ def prepare(study: Located) -> Prepared:
         "seed": config.seed,
         "warm_start": {"study": config.warm_start.shown, "values": warm.values} if config.warm_start else None,
     }
+    stopped = config.early_stopping.rule != "none"
+    if stopped:  # a study without it keeps the fixed keys that it had before there was any
+        fixed["early_stopping"] = config.early_stopping.model_dump(mode="json", exclude={"promote"})
     if isinstance(config.objective, CommandObjectiveConfig):
+        if stopped:
+            what = "a program reports no losses on the way, so it cannot be stopped early; write none"
+            raise InputError(Fault(what, key="early_stopping"))
         presets.check_placeholders(config.objective.command, space)
         _check_program(config.objective)
         fields = {
@@ -114,7 +122,7 @@ def _lora(
     from meshtune.commands.setting import longest_row
     from meshtune.commands.spread import spread, variants
     from meshtune.objectives.lora import LoraSpec
-    from meshtune.training.chosen_trainer import trainer_of
+    from meshtune.training.chosen_trainer import takes, trainer_of
     from meshtune.training.models import check_model, resolve_device
     from meshtune.training.precision import resolve_precision, validation_precision
     from meshtune.training.recipe import target_modules
@@ -125,7 +133,8 @@ def _lora(
     if not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
-    trainer_of(config.training)  # one that is imported may not be there
+    train = trainer_of(config.training)  # one that is imported may not be there
+    early = _early(config, data_tokens=0)
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     check_model(config.model, None if searched else target_modules(targets))

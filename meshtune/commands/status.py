@@ -59,14 +59,14 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "best_against_untuned": None,
         **_made_with(record),
     }
-    if best is not None and best.outcome is not None:
+    if best is not None and best.final is not None:
         result["best"] = {
-            **_entry(best.outcome.loss, test_loss(finals.name_of(best)), best.hyperparameters),
+            **_entry(best.final.loss, test_loss(finals.name_of(best)), best.hyperparameters),
             "trial": best.number,
-            "adapter": best.outcome.adapter,
+            "adapter": best.final.adapter,
         }
     if baseline is not None:
-        loss = baseline.outcome.loss if baseline.outcome is not None else None
+        loss = baseline.final.loss if baseline.final is not None else None
         result["baseline"] = {
             **_entry(loss, test_loss(finals.name_of(baseline)), baseline.hyperparameters),
             "trial": baseline.number,
@@ -129,7 +129,7 @@ def _entry(loss: float | None, test_loss: float | None, hyperparameters: Any) ->
 
 
 def _counts(record: Record) -> dict[str, int]:
-    endings = Counter(t.outcome.ending.value for t in record.trials if t.outcome is not None)
+    endings = Counter(t.final.ending.value for t in record.trials if t.final is not None)
     return {"complete": 0, **endings, "pending": len(record.pending), "proposed": len(record.trials)}
 
 

@@ -186,7 +186,7 @@ def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
     ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
     kept = {trial.number for trial in ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
     for trial in record.told:
-        adapter = trial.outcome.adapter if trial.outcome is not None else None
+        adapter = trial.final.adapter if trial.final is not None else None
         if adapter is not None and trial.number not in kept:
             shutil.rmtree(folder / adapter, ignore_errors=True)
 

@@ -1,0 +1,113 @@
+"""Early stopping in a study: which trials are compared, and what the rules of `meshtune.stopping` say of them.
+
+Only trials of one schedule are compared: those that train on the same tokens in the same way, whatever is adapted. A
+decision is made from the record as it is when the trial is proposed, and written with the proposal: neither the pack
+nor the order in which answers arrive inside a block changes it, and a replay is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meshtune.config_spending import EarlyStoppingConfig
+from meshtune.record import Record
+from meshtune.recorded import RecordedTrial
+from meshtune.stopping import Curve, Stopping
+from meshtune.trial import Ending, Outcome, Thresholds
+
+SCHEDULE = ("epochs", "batch_size", "warmup_ratio", "lr_scheduler")  # hyperparameters that may make it another one
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """The rules of one study.
+
+    Attributes:
+        config: the section `early_stopping`. epochs: of a trial whose hyperparameters name none.
+        epoch_tokens: of the training rows, padding left out.
+    """
+
+    config: EarlyStoppingConfig
+    epochs: int
+    epoch_tokens: int
+
+    def rungs(self, hyperparameters: Mapping[str, Any]) -> tuple[int, ...]:
+        """The tokens after which a trial is measured."""
+        whole = self.tokens(hyperparameters)
+        return tuple(sorted({math.ceil(fraction * whole) for fraction in self.config.rungs}))
+
+    def tokens(self, hyperparameters: Mapping[str, Any]) -> int:
+        """Of a whole trial."""
+        return int(hyperparameters.get("epochs", self.epochs)) * self.epoch_tokens
+
+    def measured(self, hyperparameters: Mapping[str, Any]) -> Thresholds:
+        """Rungs at which nothing is decided."""
+        return tuple((tokens, None) for tokens in self.rungs(hyperparameters))
+
+    def thresholds(self, record: Record, hyperparameters: Mapping[str, Any]) -> Thresholds:
+        """Of a trial that is proposed now."""
+        losses = self._rules.thresholds([self._curve(trial) for trial in self._alike(record, hyperparameters)])
+        return tuple(zip(self.rungs(hyperparameters), losses, strict=True))
+
+    def value(self, record: Record, outcome: Outcome) -> float | None:
+        """What samplers are told of a trial that was stopped; None: only that it was."""
+        if outcome.ending is not Ending.STOPPED_EARLY or self.config.told == "failed":
+            return None
+        others = self._alike(record, record.trials[outcome.trial].hyperparameters)
+        return self._rules.told([self._curve(trial) for trial in others], Curve(_losses(outcome)))
+
+    def promising(self, record: Record) -> list[int]:
+        """Numbers of the stopped trials that may still be the best, the likeliest first, at most `promote` of them.
+
+        Those that were promoted count among them, so that the answer is the same before and after.
+        """
+        found = []
+        noise = float((record.notes.get("seed_noise") or {}).get("deviation") or 0.0)
+        for group in self._groups(record):
+            curves = [self._curve(trial) for trial in group]
+            for index in self._rules.promising(curves, self.config.promote, noise):
+                prediction = self._rules.predicted(curves, curves[index])
+                found.append((math.inf if prediction is None else prediction.mean, group[index].number))
+        return [number for _, number in sorted(found)[: self.config.promote]]
+
+    # -- inside
+
+    @property
+    def _rules(self) -> Stopping:
+        config = self.config
+        assert config.rule != "none"
+        return Stopping(
+            config.rule, config.rungs, startup=config.startup, keep=config.keep, confidence=config.confidence
+        )
+
+    def _alike(self, record: Record, hyperparameters: Mapping[str, Any]) -> list[RecordedTrial]:
+        """Told trials of the same schedule, in the order of their tells."""
+        schedule = _schedule(hyperparameters)
+        return [trial for trial in _told(record) if _schedule(trial.hyperparameters) == schedule]
+
+    def _groups(self, record: Record) -> list[list[RecordedTrial]]:
+        groups: dict[tuple[Any, ...], list[RecordedTrial]] = {}
+        for trial in _told(record):
+            groups.setdefault(_schedule(trial.hyperparameters), []).append(trial)
+        return list(groups.values())
+
+    def _curve(self, trial: RecordedTrial) -> Curve:
+        outcome = trial.outcome
+        assert outcome is not None
+        return Curve(_losses(outcome), outcome.loss if outcome.ending is Ending.COMPLETE else None)
+
+
+def _told(record: Record) -> Sequence[RecordedTrial]:
+    """Trials with rungs that ended by themselves or by a rule; one that diverged says nothing of the others."""
+    return [trial for trial in record.told if trial.outcome and trial.outcome.rungs and trial.outcome.ending.feasible]
+
+
+def _losses(outcome: Outcome) -> tuple[float, ...]:
+    return tuple(loss for _, loss in outcome.rungs)
+
+
+def _schedule(hyperparameters: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(hyperparameters.get(name) for name in SCHEDULE)
