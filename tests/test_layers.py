@@ -37,6 +37,7 @@ LAYERS = [
     {"config_faults"},
     {"metrics"},
     {"config"},
+    {"config_spending"},
     {"config_values"},
     {"hyperparameters"},
     {"yaml_file"},
@@ -65,7 +66,7 @@ HEAVY = {
     "rich": {"display", "live", "commands", "api"},
     "typer": {"cli"},
     "yaml": {"yaml_file"},
-    "pydantic": {"config", "config_values", "config_file", "config_faults", "objectives"},
+    "pydantic": {"config", "config_spending", "config_values", "config_file", "config_faults", "objectives"},
 }
 NOT_FOR_HELP = (
     "torch",

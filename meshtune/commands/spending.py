@@ -15,7 +15,7 @@ from typing import Any
 
 from meshtune.commands.prepared import Prepared
 from meshtune.commands.setting import setting_of
-from meshtune.config import BudgetConfig
+from meshtune.config_spending import BudgetConfig
 from meshtune.data.batches import Rows
 from meshtune.data.summary import Summary
 from meshtune.errors import Fault, InputError

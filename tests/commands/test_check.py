@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from meshtune.cli import app
 from meshtune.commands.check import check, print_rows
 from meshtune.commands.spending import forecast
-from meshtune.config import BudgetConfig
+from meshtune.config_spending import BudgetConfig
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
 from meshtune.training.memory import Batch
