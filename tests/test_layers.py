@@ -23,6 +23,7 @@ LAYERS = [
     {"finals"},
     {"selection"},
     {"study"},
+    {"early_stopping"},
     {"budget", "lease", "packs"},
     {"samplers"},
     {"workers"},
@@ -41,7 +42,7 @@ LAYERS = [
     {"config_values"},
     {"hyperparameters"},
     {"yaml_file"},
-    {"trial", "answers", "imported", "child_signals"},
+    {"trial", "answers", "imported", "child_signals", "stopping"},
     {"errors", "whole_file"},
 ]
 
