@@ -24,7 +24,7 @@ LAYERS = [
     {"selection"},
     {"study"},
     {"early_stopping"},
-    {"budget", "lease", "packs"},
+    {"budget", "lease", "packs", "stopping"},
     {"samplers"},
     {"workers"},
     {"objectives"},
@@ -42,7 +42,7 @@ LAYERS = [
     {"config_values"},
     {"hyperparameters"},
     {"yaml_file"},
-    {"trial", "answers", "imported", "child_signals", "stopping"},
+    {"trial", "answers", "imported", "child_signals"},
     {"errors", "whole_file"},
 ]
 
@@ -63,7 +63,7 @@ HEAVY = {
     "optuna": {"record", "known", "storage", "distributions", "samplers", "study", "selection", "testing", "api"},
     "sqlalchemy": {"storage"},
     "PyNomad": {"samplers"},
-    "scipy": {"selection", "samplers"},
+    "scipy": {"selection", "samplers", "stopping"},
     "rich": {"display", "live", "commands", "api"},
     "typer": {"cli"},
     "yaml": {"yaml_file"},
