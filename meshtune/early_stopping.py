@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from meshtune.config_spending import EarlyStoppingConfig
 from meshtune.record import Record
@@ -18,6 +18,7 @@ from meshtune.recorded import RecordedTrial
 from meshtune.stopping import Curve, Stopping
 from meshtune.trial import Ending, Outcome, Thresholds
 
+DEFAULT: Literal["median", "asha", "curve"] = "curve"  # docs/decisions/2026-11-26-early-stopping.md
 SCHEDULE = ("epochs", "batch_size", "warmup_ratio", "lr_scheduler")  # hyperparameters that may make it another one
 
 
@@ -34,6 +35,10 @@ class EarlyStopping:
     epochs: int
     epoch_tokens: int
 
+    def described(self) -> dict[str, Any]:
+        """What must not change while a study goes on."""
+        return {**self.config.model_dump(mode="json", exclude={"promote"}), "rule": self._rule}
+
     def rungs(self, hyperparameters: Mapping[str, Any]) -> tuple[int, ...]:
         """The tokens after which a trial is measured."""
         whole = self.tokens(hyperparameters)
@@ -49,14 +54,16 @@ class EarlyStopping:
 
     def thresholds(self, record: Record, hyperparameters: Mapping[str, Any]) -> Thresholds:
         """Of a trial that is proposed now."""
-        losses = self._rules.thresholds([self._curve(trial) for trial in self._alike(record, hyperparameters)])
+        losses = self._rules.thresholds([self._curve(trial) for trial in self._alike(record.told, hyperparameters)])
         return tuple(zip(self.rungs(hyperparameters), losses, strict=True))
 
     def value(self, record: Record, outcome: Outcome) -> float | None:
         """What samplers are told of a trial that was stopped; None: only that it was."""
         if outcome.ending is not Ending.STOPPED_EARLY or self.config.told == "failed":
             return None
-        others = self._alike(record, record.trials[outcome.trial].hyperparameters)
+        trial = record.trials[outcome.trial]
+        known = record.told[: trial.seen]  # as when it was proposed: in its block the order of arrival decides nothing
+        others = self._alike(known, trial.hyperparameters)
         return self._rules.told([self._curve(trial) for trial in others], Curve(_losses(outcome)))
 
     def promising(self, record: Record) -> list[int]:
@@ -76,21 +83,26 @@ class EarlyStopping:
     # -- inside
 
     @property
+    def _rule(self) -> Literal["median", "asha", "curve"]:
+        rule = self.config.rule
+        assert rule != "none"
+        return DEFAULT if rule == "default" else rule
+
+    @property
     def _rules(self) -> Stopping:
         config = self.config
-        assert config.rule != "none"
         return Stopping(
-            config.rule, config.rungs, startup=config.startup, keep=config.keep, confidence=config.confidence
+            self._rule, config.rungs, startup=config.startup, keep=config.keep, confidence=config.confidence
         )
 
-    def _alike(self, record: Record, hyperparameters: Mapping[str, Any]) -> list[RecordedTrial]:
-        """Told trials of the same schedule, in the order of their tells."""
+    def _alike(self, told: Sequence[RecordedTrial], hyperparameters: Mapping[str, Any]) -> list[RecordedTrial]:
+        """Of these trials those of the same schedule that can be compared, in the order of their tells."""
         schedule = _schedule(hyperparameters)
-        return [trial for trial in _told(record) if _schedule(trial.hyperparameters) == schedule]
+        return [trial for trial in _comparable(told) if _schedule(trial.hyperparameters) == schedule]
 
     def _groups(self, record: Record) -> list[list[RecordedTrial]]:
         groups: dict[tuple[Any, ...], list[RecordedTrial]] = {}
-        for trial in _told(record):
+        for trial in _comparable(record.told):
             groups.setdefault(_schedule(trial.hyperparameters), []).append(trial)
         return list(groups.values())
 
@@ -100,9 +112,9 @@ class EarlyStopping:
         return Curve(_losses(outcome), outcome.loss if outcome.ending is Ending.COMPLETE else None)
 
 
-def _told(record: Record) -> Sequence[RecordedTrial]:
+def _comparable(told: Sequence[RecordedTrial]) -> list[RecordedTrial]:
     """Trials with rungs that ended by themselves or by a rule; one that diverged says nothing of the others."""
-    return [trial for trial in record.told if trial.outcome and trial.outcome.rungs and trial.outcome.ending.feasible]
+    return [trial for trial in told if trial.outcome and trial.outcome.rungs and trial.outcome.ending.feasible]
 
 
 def _losses(outcome: Outcome) -> tuple[float, ...]:

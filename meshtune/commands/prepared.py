@@ -72,11 +72,8 @@ def prepare(study: Located) -> Prepared:
         "seed": config.seed,
         "warm_start": {"study": config.warm_start.shown, "values": warm.values} if config.warm_start else None,
     }
-    stopped = config.early_stopping.rule != "none"
-    if stopped:  # a study without it keeps the fixed keys that it had before there was any
-        fixed["early_stopping"] = config.early_stopping.model_dump(mode="json", exclude={"promote"})
     if isinstance(config.objective, CommandObjectiveConfig):
-        if stopped:
+        if config.early_stopping.rule != "none":
             what = "a program reports no losses on the way, so it cannot be stopped early; write none"
             raise InputError(Fault(what, key="early_stopping"))
         presets.check_placeholders(config.objective.command, space)
@@ -133,8 +130,10 @@ def _lora(
     if not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
-    train = trainer_of(config.training)  # one that is imported may not be there
-    early = _early(config, data_tokens=0)
+    train, _ = trainer_of(config.training)  # one that is imported may not be there
+    if config.early_stopping.rule != "none" and not takes(train, "rungs"):
+        what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
+        raise InputError(Fault(what, key="early_stopping"))
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     check_model(config.model, None if searched else target_modules(targets))
@@ -156,6 +155,7 @@ def _lora(
         max_new_tokens=config.generation.max_new_tokens,
         metrics=config.metrics,
         variants=tuple(variants(space, baseline)),
+        rung_rows=config.early_stopping.rows,
     )
     fixed = {
         **fixed,
@@ -163,6 +163,10 @@ def _lora(
         "data": data.ref.fingerprint,
         "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
     }
+    early = None
+    if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
+        early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
+        fixed["early_stopping"] = early.described()
     fixed["validation_precision"] = validation_precision(config.model.dtype)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
@@ -174,10 +178,11 @@ def _lora(
         at,
         fixed,
         data.summary,
-        Packing(len(at)),
+        Packing(len(at), uneven=early is not None),
         packing_to_be_tried=training.trainer.name == "packed",
         test_rows=data.summary.test.rows,
         answers=answers,
+        early=early,
         warm=warm,
     )
     return spread(prepared, config)

@@ -56,6 +56,7 @@ def tune(
             new_segment=new_segment,
             warm_start=prepared.warm.trials,
             warm_start_values=prepared.warm.values,
+            pruned="value" if prepared.early is not None and prepared.early.config.told == "predicted" else "failed",
         )
         stack.callback(sampler.close)
         record = Record(
@@ -107,6 +108,7 @@ def _search(
         budget,
         seed=config.seed,
         packing=_packing(prepared, record),
+        early=prepared.early,
         attempts=config.worker.attempts,
         threads=threads,
         timeout=timeout,
@@ -140,7 +142,8 @@ def _search(
 
 def _packing(prepared: Prepared, record: Record) -> Packing:
     """How blocks are cut into packs, as far as it is known whether there can be any."""
-    return Packing(prepared.packing.processes) if record.why_not_packed else prepared.packing
+    packs = prepared.packing
+    return Packing(packs.processes, uneven=packs.uneven) if record.why_not_packed else packs
 
 
 def _refuse_too_large(study: Located, prepared: Prepared) -> None:
@@ -157,7 +160,8 @@ def _before(prepared: Prepared, record: Record, how: finals.How) -> Iterator[Stu
     else trained beside them."""
     baseline = prepared.baseline
     if not record.trials and baseline is not None and prepared.start is not None:
-        record.enqueue(baseline, origin="baseline", seed=how.seed)
+        rungs = () if prepared.early is None else prepared.early.measured(baseline)  # it is trained to its end
+        record.enqueue(baseline, origin="baseline", seed=how.seed, thresholds=rungs)
     if prepared.objective.kind != "lora":
         return
     requests = []

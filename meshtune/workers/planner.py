@@ -76,17 +76,20 @@ class Packing:
         return sum(min(size, self.most) for size in self.sizes(count)[: self.processes])
 
 
-def packing(processes: int, *, device: str, tokens: float, free: int | None, extra: int) -> Packing:
+def packing(
+    processes: int, *, device: str, tokens: float, free: int | None, extra: int, uneven: bool = False
+) -> Packing:
     """The packs that serve a device best.
 
     Args:
         device: as torch names it. tokens: of a micro-batch, on average.
         free: bytes that a process may take beside a pack of one; None: not known. extra: bytes of one more adapter.
+        uneven: whether trials may be stopped early.
     """
     fitting = math.inf if free is None else 1 + max(0, free) // max(1, extra)
     starved = device.startswith("cuda")
     useful = math.inf if starved else math.ceil(PEAK_TOKENS / max(1.0, tokens))
-    return Packing(processes, int(max(1, min(fitting, useful, MOST))), starved=starved)
+    return Packing(processes, int(max(1, min(fitting, useful, MOST))), starved=starved, uneven=uneven)
 
 
 def cpu_processes(cores: int, *, available: int | None, needed: int) -> int:
