@@ -26,7 +26,7 @@ LAYERS = [
     {"study"},
     {"early_stopping"},
     {"energy"},
-    {"budget", "lease", "packs"},
+    {"budget", "lease", "packs", "stopping"},
     {"samplers"},
     {"workers"},
     {"objectives"},
