@@ -1,7 +1,7 @@
 """Stopped trials that may still be the best are trained to their end, before anything is chosen.
 
 Each goes on from the checkpoint that it was stopped with, whatever stopped it. Which they are is decided from what was
-told, so that a run which is interrupted here goes on with the same ones. No sampler learns of it, and no budget ends it.
+told, so that a run which is interrupted here goes on with the same ones. No sampler learns of it, no budget ends it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from meshtune.early_stopping import EarlyStopping
 from meshtune.finals import How
 from meshtune.record import Record
-from meshtune.study import Promoted, Stage, Started, StudyEvent
+from meshtune.study import Promoted, Stage, StudyEvent
 from meshtune.trial import Outcome
 
 
