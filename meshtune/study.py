@@ -18,7 +18,7 @@ from pathlib import Path
 from meshtune.budget import Budget, Limit, Stop
 from meshtune.early_stopping import EarlyStopping
 from meshtune.packs import Packs
-from meshtune.record import no_rungs, Record
+from meshtune.record import Record, no_rungs
 from meshtune.recorded import RecordedTrial
 from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome, Progress, Request
@@ -112,8 +112,9 @@ def run(
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
     Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
-    would come again, end a trial as `crashed`. `early` says where trials are stopped, and what is told of them. `timeout` is that of a trial trained alone. `holding()` raises where the
-    study is no longer ours to write to; it is asked before anything that arrived is told.
+    would come again, end a trial as `crashed`. `early` says where trials are stopped, and what is told of them.
+    `timeout` is that of a trial trained alone. `holding()` raises where the study is no longer ours to write to; it is
+    asked before anything that arrived is told.
     """
     begun = time.monotonic() - record.elapsed
     packs = Packs(record)
