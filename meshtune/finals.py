@@ -52,18 +52,23 @@ class How:
         """A request with this seed and these threads."""
         return Request(number, hyperparameters, self.seed, threads=self.threads, **fields)
 
-    def gather(self, requests: Sequence[Request]) -> Iterator[StudyEvent | Outcome]:
+    def gather(self, requests: Sequence[Request], *, any_ending: bool = False) -> Iterator[StudyEvent | Outcome]:
         """See the function `gather`."""
-        return gather(self.worker, requests, self.attempts, self.stop)
+        return gather(self.worker, requests, self.attempts, self.stop, any_ending=any_ending)
 
 
 def gather(
-    worker: Worker, requests: Sequence[Request], attempts: int, stop: Callable[[], Stop | None] = lambda: None
+    worker: Worker,
+    requests: Sequence[Request],
+    attempts: int,
+    stop: Callable[[], Stop | None] = lambda: None,
+    *,
+    any_ending: bool = False,
 ) -> Iterator[StudyEvent | Outcome]:
     """Run requests that are no trials; yields their progress and outcomes. Ends early where `stop()` says so.
 
-    Raises MeshtuneError where one does not complete, after so many attempts where it crashes; InputError, at once,
-    where the input is at fault.
+    `any_ending`: an outcome may be any; else, raises MeshtuneError where one does not complete, after so many attempts
+    where it crashes; InputError, at once, where the input is at fault.
     """
     queue = list(requests)
     running: dict[int, Request] = {}
@@ -84,13 +89,13 @@ def gather(
                 yield Running(event)
                 continue
             request = running.pop(event.trial)
-            if event.ending is Ending.CRASHED and not event.retry:
-                raise InputError(f"{_WHAT[request.measure]}: {event.message}")
-            if event.ending is Ending.CRASHED and event.attempt < attempts:
+            if event.ending is Ending.CRASHED and event.retry and event.attempt < attempts:
                 queue.append(dataclasses.replace(request, attempt=event.attempt + 1))
                 yield Retried(event)
-            elif event.ending is not Ending.COMPLETE:
+            elif event.ending is not Ending.COMPLETE and not any_ending:
                 what, ending = _WHAT[request.measure], event.ending
+                if ending is Ending.CRASHED and not event.retry:
+                    raise InputError(f"{what}: {event.message}")
                 raise MeshtuneError(f"{what} ended as {ending}: {event.message}. {ending.advice}")
             else:
                 yield event

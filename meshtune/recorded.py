@@ -60,8 +60,18 @@ class RecordedTrial:
     @property
     def loss(self) -> float:
         """The objective; infinite where the trial has none, and where it was stopped on the way."""
-        final = self.final
-        return math.inf if final is None or final.ending is not Ending.COMPLETE or final.loss is None else final.loss
+        return _loss_of(self.final)
+
+    @property
+    def told_loss(self) -> float:
+        """The objective as it was told, before any promotion; infinite where there was none."""
+        return _loss_of(self.outcome)
+
+
+def _loss_of(outcome: Outcome | None) -> float:
+    if outcome is None or outcome.ending is not Ending.COMPLETE or outcome.loss is None:
+        return math.inf
+    return outcome.loss
 
 
 def read_outcome(fields: Mapping[str, Any]) -> Outcome:

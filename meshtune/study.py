@@ -77,6 +77,13 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Promoted:
+    """A trial that was stopped early has been trained on, and how that ended is recorded."""
+
+    trial: RecordedTrial
+
+
+@dataclass(frozen=True)
 class Retried:
     """An attempt crashed and the trial is tried again."""
 
@@ -91,7 +98,7 @@ class Finished:
     complete: bool
 
 
-StudyEvent = Opened | Stage | Proposed | Started | Running | Told | Retried | Finished
+StudyEvent = Opened | Stage | Proposed | Started | Running | Told | Promoted | Retried | Finished
 
 
 def run(
@@ -106,6 +113,7 @@ def run(
     attempts: int = 3,
     threads: int | None = None,
     timeout: float | None = None,
+    joules: Callable[[], float] = lambda: 0.0,
     stop: Callable[[], Stop | None] = lambda: None,
     holding: Callable[[], None] = lambda: None,
 ) -> Iterator[StudyEvent]:
@@ -113,13 +121,19 @@ def run(
 
     Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
     would come again, end a trial as `crashed`. `early` says where trials are stopped, and what is told of them.
-    `timeout` is that of a trial trained alone. `holding()` raises where the study is no longer ours to write to; it is
-    asked before anything that arrived is told.
+    `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far. `holding()` raises where
+    the study is no longer ours to write to; it is asked before anything that arrived is told.
     """
     begun = time.monotonic() - record.elapsed
     packs = Packs(record)
     while True:
-        limit = budget.reached(proposed=len(record.trials), elapsed=time.monotonic() - begun, tokens=record.tokens)
+        limit = budget.reached(
+            proposed=len(record.trials),
+            elapsed=time.monotonic() - begun,
+            tokens=record.tokens,
+            joules=joules(),
+            losses=[trial.told_loss for trial in record.told],
+        )
         if stopping := stop():
             limit = Limit(stopping.reason, hold=True)
         if limit is None:
