@@ -55,7 +55,7 @@ def _some_or_none(value: int) -> int:
     return value
 
 
-Replicates = Annotated[int, Field(ge=0), AfterValidator(_some_or_none)]
+Replicates = Annotated[int, Field(ge=0, le=100), AfterValidator(_some_or_none)]
 
 
 def of_rule(value: Any) -> Any:

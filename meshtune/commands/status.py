@@ -11,6 +11,7 @@ from typing import Any
 from meshtune import finals
 from meshtune.commands.facts import versions
 from meshtune.commands.locate import Located, existing
+from meshtune.commands.spent import spent
 from meshtune.lease import holder
 from meshtune.record import WARM_START, Record
 from meshtune.recorded import RecordedTrial
@@ -33,6 +34,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     integer}` in decoded values) and `space_fixed`, `sampler`, `seed`, `model`, `objective` (lora or command),
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
     `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
+    `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `meshtune.commands.spent`.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
     """
@@ -79,6 +81,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         result["best_against_baseline"] = dataclasses.asdict(difference)
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
+    result |= spent(record, (result["baseline"] or {}).get("loss"))
     result["metrics"] = {
         name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
         for name, scored in finals.scores(study.folder).items()

@@ -8,20 +8,23 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, finals, metrics, whole_file
-from meshtune.budget import Budget, Stop
+from meshtune import config_file, energy, finals, metrics, whole_file
+from meshtune.budget import Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
+from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
 from meshtune.errors import MeshtuneError, StorageError
 from meshtune.lease import Lease, elsewhere, lease
 from meshtune.objectives import checkpoints
+from meshtune.promotion import promote
 from meshtune.record import Record
+from meshtune.replicates import replicate
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
-from meshtune.study import Finished, Opened, Stage, StudyEvent, Told, run
+from meshtune.study import Finished, Opened, Promoted, Stage, StudyEvent, Told, run
 from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import Packing
@@ -44,6 +47,7 @@ def tune(
         forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
         prepared = prepare(study)
+        meter = meter_of(config, prepared.places)
         _refuse_too_large(study, prepared)
         recorded = _recorded_block_size(study)
         block_size = config.sampler.block_size or recorded or prepared.packing.block_size
@@ -74,7 +78,8 @@ def tune(
         yield Opened(record, study.folder, config.sampler.shown, slots, trials, price)
         if prepared.warm.trials and not record.trials:
             yield Stage(str(prepared.warm))
-        yield from _search(study, prepared, record, sampler, worker, held, stop)
+        account = energy.Account(record, meter)
+        yield from _search(study, prepared, record, sampler, worker, held, account, stop)
 
 
 def _search(
@@ -84,6 +89,7 @@ def _search(
     sampler: Sampler,
     worker: LocalWorker,
     held: Lease,
+    account: energy.Account,
     stop: Callable[[], Stop | None],
 ) -> Iterator[StudyEvent]:
     def stopping() -> Stop | None:
@@ -97,7 +103,6 @@ def _search(
     yield from _before(prepared, record, how)
     if why := record.why_not_packed:
         yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
-    budget = Budget(config.budget.trials, config.budget.hours, config.budget.tokens)
     if record.notes.get("finished"):
         record.note("finished", None)
     finished = None
@@ -105,13 +110,14 @@ def _search(
         record,
         sampler,
         worker,
-        budget,
+        budget_of(config, record),
         seed=config.seed,
         packing=_packing(prepared, record),
         early=prepared.early,
         attempts=config.worker.attempts,
         threads=threads,
         timeout=timeout,
+        joules=account.joules,
         stop=stopping,
         holding=held.check,
     )
@@ -119,12 +125,20 @@ def _search(
         if isinstance(event, Told | Finished):  # then too: a trial that ran again for its pack's sake has saved again
             _drop_adapters(record, study.folder, config.training.keep_adapters)
             _tidy(record, study.folder / checkpoints.FOLDER)
+            account.save()
         if isinstance(event, Finished):
             finished = event
         yield event
     if finished is None or not finished.complete:
         forget(study.folder)
         return
+    if prepared.early is not None:
+        for event in promote(record, prepared.early, how, timeout=timeout, holding=held.check):
+            if isinstance(event, Promoted):
+                _drop_adapters(record, study.folder, config.training.keep_adapters)
+                account.save()
+            yield event
+    yield from replicate(record, study.folder, how, config.replicates, timeout=timeout, holding=held.check)
     if prepared.test_rows:
         yield Stage("measuring on the test rows")
         yield from finals.measure(record, study.folder, how)

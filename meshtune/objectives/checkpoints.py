@@ -12,14 +12,26 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 FOLDER = "checkpoints"
+_REPLICATES = 1000  # more than a trial has
 _RETRIED = "retried"  # holds the time of the state from which a retry went on
 
 
 def name_of(trials: Sequence[int]) -> str:
-    """The folder of a pack's checkpoint among those of a study; trials below 0 are the baseline outside the space."""
+    """The folder of a pack's checkpoint among those of a study."""
     if min(trials) < 0:
-        return "baseline"
+        return beside(trials[0])
     return str(trials[0]) if len(trials) == 1 else f"{trials[0]}-{trials[-1]}"
+
+
+def replicate(trial: int, index: int) -> int:
+    """The number of a request that trains a trial's point once more: below 0, and of no other such training."""
+    return -(_REPLICATES * (trial + 1) + index)
+
+
+def beside(number: int) -> str:
+    """The name of what is trained beside the trials, with a number below 0: baseline, or replicate-TRIAL-INDEX."""
+    trial, index = divmod(-number, _REPLICATES)
+    return f"replicate-{trial - 1}-{index}" if trial else "baseline"
 
 
 def tidy(folder: Path, pending: Set[int]) -> None:
