@@ -39,6 +39,13 @@ class EarlyStopping:
         """What must not change while a study goes on."""
         return {**self.config.model_dump(mode="json", exclude={"promote"}), "rule": self._rule}
 
+    def __str__(self) -> str:
+        config = self.config
+        *shares, last = [f"{100 * share:g}" for share in config.rungs]
+        at = f"{', '.join(shares)} and {last}" if shares else last
+        rows = f"{config.rows} validation rows"
+        return f"by the rule {self._rule}, at {at} % of a trial's tokens on {rows}; at most {config.promote} promoted"
+
     def rungs(self, hyperparameters: Mapping[str, Any]) -> tuple[int, ...]:
         """The tokens after which a trial is measured."""
         whole = self.tokens(hyperparameters)
@@ -66,19 +73,21 @@ class EarlyStopping:
         others = self._alike(known, trial.hyperparameters)
         return self._rules.told([self._curve(trial) for trial in others], Curve(_losses(outcome)))
 
-    def promising(self, record: Record) -> list[int]:
+    def promising(self, record: Record, limit: int | None = None) -> list[int]:
         """Numbers of the stopped trials that may still be the best, the likeliest first, at most `promote` of them.
 
-        Those that were promoted count among them, so that the answer is the same before and after.
+        Those that were promoted count among them, so that the answer is the same before and after. `limit`: instead of
+        `promote`.
         """
+        limit = self.config.promote if limit is None else limit
         found = []
         noise = float((record.notes.get("seed_noise") or {}).get("deviation") or 0.0)
         for group in self._groups(record):
             curves = [self._curve(trial) for trial in group]
-            for index in self._rules.promising(curves, self.config.promote, noise):
+            for index in self._rules.promising(curves, limit, noise):
                 prediction = self._rules.predicted(curves, curves[index])
                 found.append((math.inf if prediction is None else prediction.mean, group[index].number))
-        return [number for _, number in sorted(found)[: self.config.promote]]
+        return [number for _, number in sorted(found)[:limit]]
 
     # -- inside
 

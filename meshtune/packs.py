@@ -34,11 +34,14 @@ class Pack:
     def requests(
         self, record: Record, threads: int | None, timeout: float | None, width: int | None = None
     ) -> list[Request]:
-        """What is submitted. At most `width` are trained at once. The timeout of a trial alone becomes that of all of them together."""
+        """What is submitted. At most `width` are trained at once.
+
+        The timeout of a trial alone becomes that of all of them together.
+        """
         allowed = None if timeout is None else timeout * len(self.trials)
         trials = [record.trials[number] for number in self.trials]
-        changes = {"attempt": self.attempt, "width": width}
-        return [dataclasses.replace(trial.request(threads, allowed), **changes) for trial in trials]
+        requests = [trial.request(threads, allowed) for trial in trials]
+        return [dataclasses.replace(request, attempt=self.attempt, width=width) for request in requests]
 
 
 class Packs:

@@ -89,7 +89,8 @@ def test_trials_are_stopped_and_the_best_is_one_that_was_not(tmp_path: Path, rul
     stopped = [trial for trial in record.trials if trial.outcome and trial.outcome.ending is Ending.STOPPED_EARLY]
     assert len(stopped) >= 5
     assert record.tokens < 0.9 * 40 * TOKENS
-    assert record.best is not None and record.best not in stopped
+    assert record.best is not None
+    assert record.best not in stopped
     assert record.best.loss == min(trial.loss for trial in record.trials)
 
 
@@ -106,7 +107,8 @@ def test_the_baseline_is_measured_at_rungs_and_never_stopped(tmp_path: Path) -> 
     record = searched(tmp_path, early(rule="asha"), 12)
     baseline = record.trials[0]
     assert baseline.thresholds == ((150, None), (300, None), (500, None), (700, None))
-    assert baseline.outcome is not None and len(baseline.outcome.rungs) == 4
+    assert baseline.outcome is not None
+    assert len(baseline.outcome.rungs) == 4
 
 
 def test_optuna_sees_a_pruned_trial_with_its_rungs(tmp_path: Path) -> None:
@@ -114,7 +116,8 @@ def test_optuna_sees_a_pruned_trial_with_its_rungs(tmp_path: Path) -> None:
     trial = next(t for t in record.trials if t.outcome and t.outcome.ending is Ending.STOPPED_EARLY)
     for frozen in (record.mirror.trials[trial.number], opened(tmp_path).mirror.trials[trial.number]):
         assert frozen.state is TrialState.PRUNED
-        assert trial.outcome is not None and frozen.intermediate_values == dict(trial.outcome.rungs)
+        assert trial.outcome is not None
+        assert frozen.intermediate_values == dict(trial.outcome.rungs)
         assert frozen.value == trial.told
 
 
@@ -131,7 +134,8 @@ def test_a_stopped_trial_is_told_as_no_better_than_the_best_of_its_time(tmp_path
 def test_told_as_failed_no_value_is_stored(tmp_path: Path) -> None:
     record = searched(tmp_path, early(told="failed"), 24)
     stopped = [trial for trial in record.told if trial.outcome and trial.outcome.ending is Ending.STOPPED_EARLY]
-    assert stopped and all(trial.told is None for trial in stopped)
+    assert stopped
+    assert all(trial.told is None for trial in stopped)
 
 
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
@@ -170,8 +174,10 @@ def test_a_promoted_trial_may_be_the_best_and_no_sampler_is_told(tmp_path: Path)
     before = record.mirror.trials[stopped.number]
     record.promote(Outcome(stopped.number, 1, Ending.COMPLETE, 0.5, (0.5,), tokens=TOKENS))
     for now in (record, opened(tmp_path)):
-        assert now.best is not None and now.best.number == stopped.number
-        assert now.best.final is not None and now.best.final.loss == 0.5
+        assert now.best is not None
+        assert now.best.number == stopped.number
+        assert now.best.final is not None
+        assert now.best.final.loss == 0.5
         assert now.trials[stopped.number].told == stopped.told
         assert now.mirror.trials[stopped.number].value == before.value
     assert stopped.outcome is not None

@@ -170,6 +170,8 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     lines.append(f"sampler    {config.sampler.shown}; {at_once} at once on {place.device}{threads}")
     if prepared.warm.trials:
         lines.append(f"warm start {prepared.warm}")
+    if prepared.early is not None:
+        lines.append(f"stopping   {prepared.early}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})
     lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
     if config.stop_when is not None:

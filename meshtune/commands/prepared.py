@@ -38,7 +38,8 @@ class Prepared:
         objective: crosses to the worker. places: a process each. fixed: keys that must not change on resume.
         packing: how blocks are cut into packs. packing_to_be_tried: whether the model may turn out not to allow packs.
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
-        answers: validation rows that the finalists answer. early: where trials are stopped, if they are. warm: what is known from the start.
+        answers: validation rows that the finalists answer. warm: what is known from the start.
+        early: where trials are stopped, if they are.
     """
 
     space: Space

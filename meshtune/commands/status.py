@@ -137,7 +137,7 @@ def _counts(record: Record) -> dict[str, int]:
 
 
 def _trial(trial: RecordedTrial) -> dict[str, Any]:
-    outcome = trial.outcome
+    outcome = trial.final
     return {
         "trial": trial.number,
         "origin": trial.origin,
@@ -147,6 +147,8 @@ def _trial(trial: RecordedTrial) -> dict[str, Any]:
         "loss": outcome.loss if outcome else None,
         "losses": list(outcome.losses) if outcome else [],
         "training_losses": list(outcome.training_losses) if outcome else [],
+        "rungs": [list(rung) for rung in outcome.rungs] if outcome else [],
+        "promoted": trial.promoted is not None,
         "hyperparameters": dict(trial.hyperparameters),
         "seconds": outcome.seconds if outcome else None,
         "tokens": outcome.tokens if outcome else None,

@@ -19,7 +19,7 @@ from meshtune.objectives import checkpoints
 from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.training import machine
 from meshtune.training.checkpoints import save_adapter
-from meshtune.training.chosen_trainer import stepwise, trainer_of
+from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
 from meshtune.training.pack_run import Changes
 from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import Recipe, recipe
@@ -158,7 +158,8 @@ class Trainings:
                 checkpoints.forget(checkpoint.folder)
 
     def _steps(self, run: Run, checkpoint: Checkpoint) -> Generator[Progress, None, Outcome]:
-        train_with, resumes = trainer_of(self.training)
+        train_with = trainer_of(self.training)
+        resumes = takes(train_with, "checkpoint")
         given: dict[str, Any] = {"checkpoint": checkpoint} if resumes else {}
         steps = train_with(self.base, *self._rows(), self._recipe(run.request), at=self.at, **given)
         with contextlib.closing(stepwise(steps)) as items:

@@ -68,8 +68,8 @@ class MadsSampler(Sampler):
         barrier: `progressive` lets MADS pass through infeasible points; `extreme` rejects them.
         a_priori: says of a point, by name, whether it is allowed. What it refuses is never evaluated and costs nothing.
         hidden_constraints: names of constraints whose violation means that the trial has no honest value.
-        pruned: `failed`; or `value`: a pruned trial's value is what it would have ended with. Optuna's own pruners leave
-            there what was reported last, which is no such value: set it yourself, above the best complete one.
+        pruned: `failed`; or `value`: a pruned trial's value is what it would have ended with. Optuna's own pruners
+            leave there what was reported last, which is no such value: set it yourself, above the best complete one.
         nomad_options: further NOMAD parameters by name, such as `{"VNS_MADS_SEARCH": True}`.
         independent_sampler: for parameters outside the search space; random by default.
         warn_independent_sampling: warn where it is used.

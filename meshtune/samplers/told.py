@@ -1,7 +1,7 @@
 """What MADS is told of a trial: its objectives, minimized, and its constraints; or that it failed.
 
-Failed are trials in the states FAIL and, unless their values are to be believed, PRUNED, those that lack a constraint which others have, and those that violate
-a hidden constraint, which only says that there is no honest value.
+Failed are trials in the states FAIL and, unless their values are to be believed, PRUNED, those that lack a constraint
+which others have, and those that violate a hidden constraint, which only says that there is no honest value.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 
 from meshtune.config import ModelConfig, TrainingConfig
 from meshtune.training.checkpoints import attached, save_adapter
-from meshtune.training.chosen_trainer import takes_checkpoint
+from meshtune.training.chosen_trainer import takes
 from meshtune.training.loss import RowSet
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
@@ -102,7 +102,7 @@ class TrainerContract(OnTinyModel):
 
     def test_it_goes_on_from_its_checkpoint(self, base: Any, tmp_path: Path) -> None:
         """Asked to stop, it raises `Suspended`; the next run has the losses of one that was never asked."""
-        if not takes_checkpoint(self.trainer()):
+        if not takes(self.trainer(), "checkpoint"):
             pytest.skip("it takes no checkpoint")
         with pytest.raises(Suspended):
             self.run(base, checkpoint=Checkpoint(tmp_path / "state", None, lambda: True))
