@@ -44,9 +44,7 @@ def trained(request: Request) -> Outcome:
                 request.trial, request.attempt, Ending.STOPPED_EARLY, loss, rungs=tuple(rungs), tokens=tokens
             )
     loss = loss_at(request.hyperparameters, 1)
-    return Outcome(
-        request.trial, request.attempt, Ending.COMPLETE, loss, (loss,), rungs=tuple(rungs), tokens=TOKENS
-    )
+    return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss, (loss,), rungs=tuple(rungs), tokens=TOKENS)
 
 
 def early(**values: Any) -> EarlyStopping:
@@ -74,7 +72,9 @@ def searched(
         seed=0,
         pruned=pruned,  # type: ignore[arg-type]
     )
-    list(run(record, made, AtOnce(trained, places), Budget(trials), seed=0, packing=Packing(2, uneven=True), early=rules))
+    list(
+        run(record, made, AtOnce(trained, places), Budget(trials), seed=0, packing=Packing(2, uneven=True), early=rules)
+    )
     made.close()
     return record
 

@@ -177,9 +177,6 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     if config.stop_when is not None:
         when = config.stop_when.model_dump(exclude_defaults=True)
         lines.append("stop when  " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in when.items()))
-    if config.early_stopping.rule != "none":
-        rungs = ", ".join(f"{rung:.0%}" for rung in config.early_stopping.rungs)
-        lines.append(f"stopping   early, by the rule {config.early_stopping.rule}, after {rungs} of a trial's tokens")
     if config.replicates:
         lines.append(f"replicates {config.replicates} of the best point with other seeds, at the end")
     lines += (f"{label:<11}{text}" for label, text in spending.lines)
