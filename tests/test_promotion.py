@@ -1,7 +1,10 @@
 """Promotion: which stopped trials are trained on, that samplers learn nothing of it, and that it can be interrupted."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from meshtune.budget import Stop
 from meshtune.finals import How
@@ -9,7 +12,7 @@ from meshtune.promotion import promote
 from meshtune.record import Record
 from meshtune.study import Promoted, StudyEvent
 from meshtune.trial import Ending, Outcome, Request
-from tests.test_early_stopping import early, log_of, loss_at, opened, searched
+from tests.test_early_stopping import early, log_of, loss_at, opened, trained
 from tests.test_study import AtOnce
 
 RULES = early(rule="asha", promote=3)
@@ -23,18 +26,30 @@ def to_the_end(request: Request) -> Outcome:
     )
 
 
-def stopped_study(folder: Path) -> Record:
-    record = searched(folder, RULES, 24)
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study: points one after the other, as a search would have them evaluated."""
+    folder = tmp_path_factory.mktemp("searched")
+    record = opened(folder)
+    for number in range(12):
+        point = {"x": (7 * number % 16) / 8 - 1, "y": (5 * number % 16) / 8 - 1}
+        trial = record.enqueue(point, origin="search", seed=0, thresholds=RULES.thresholds(record, point))
+        record.tell(trained(trial.request(None, None)), elapsed=float(number))
     record.note("seed_noise", NOISY)
-    return record
+    return folder
+
+
+@pytest.fixture
+def record(searched: Path, tmp_path: Path) -> Record:
+    shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
+    return opened(tmp_path)
 
 
 def events_of(record: Record, worker: AtOnce, stop: Callable[[], Stop | None] = lambda: None) -> list[StudyEvent]:
     return list(promote(record, RULES, How(worker, 0, None, 2, stop)))
 
 
-def test_the_promising_are_trained_on_and_may_be_the_best(tmp_path: Path) -> None:
-    record = stopped_study(tmp_path)
+def test_the_promising_are_trained_on_and_may_be_the_best(record: Record, tmp_path: Path) -> None:
     before, tokens, elapsed = log_of(record), record.tokens, record.elapsed
     promising = RULES.promising(record)
     assert len(promising) == 3
@@ -51,8 +66,8 @@ def test_the_promising_are_trained_on_and_may_be_the_best(tmp_path: Path) -> Non
     assert not events_of(again, worker)
 
 
-def test_an_interrupted_promotion_goes_on_with_the_same_trials(tmp_path: Path) -> None:
-    record, asked = stopped_study(tmp_path), iter([None])
+def test_an_interrupted_promotion_goes_on_with_the_same_trials(record: Record, tmp_path: Path) -> None:
+    asked = iter([None])
     events_of(record, AtOnce(to_the_end, places=1), lambda: next(asked, Stop("asked to stop")))
     assert sum(trial.promoted is not None for trial in record.trials) == 1
     again = opened(tmp_path)
@@ -60,11 +75,11 @@ def test_an_interrupted_promotion_goes_on_with_the_same_trials(tmp_path: Path) -
     assert {trial.number for trial in again.trials if trial.promoted} == set(RULES.promising(record))
 
 
-def test_one_that_fails_is_recorded_and_not_tried_for_ever(tmp_path: Path) -> None:
+def test_one_that_fails_is_recorded_and_not_tried_for_ever(record: Record, tmp_path: Path) -> None:
     def crashing(request: Request) -> Outcome:
         return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom")
 
-    record, worker = stopped_study(tmp_path), AtOnce(crashing)
+    worker = AtOnce(crashing)
     best = record.best
     events_of(record, worker)
     assert len(worker.submitted) == 2 * 3  # attempts x trials
@@ -75,5 +90,5 @@ def test_one_that_fails_is_recorded_and_not_tried_for_ever(tmp_path: Path) -> No
 
 def test_nothing_is_done_where_none_was_stopped(tmp_path: Path) -> None:
     worker = AtOnce(to_the_end)
-    assert not events_of(searched(tmp_path, RULES, 4), worker)
+    assert not events_of(opened(tmp_path), worker)
     assert not worker.submitted

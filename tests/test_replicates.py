@@ -1,11 +1,12 @@
 """Replicates: other seeds, kept over interruptions and for each best, and the noise that they show."""
 
+import math
 import statistics
 from pathlib import Path
 
 import pytest
 
-from meshtune.budget import Budget, Stop
+from meshtune.budget import Stop
 from meshtune.commands.spent import spent
 from meshtune.finals import How
 from meshtune.objectives import checkpoints
@@ -13,7 +14,7 @@ from meshtune.record import Record
 from meshtune.replicates import DONE, NOISE, replicate
 from meshtune.study import StudyEvent
 from meshtune.trial import Ending, Outcome, Request
-from tests.test_study import AtOnce, events_of, opened, sampler
+from tests.test_study import AtOnce, opened
 
 
 def seeded(request: Request) -> Outcome:
@@ -24,11 +25,12 @@ def seeded(request: Request) -> Outcome:
     )
 
 
-def searched(folder: Path, trials: int = 5) -> Record:
+def searched(folder: Path, trials: int = 3) -> Record:
+    """A study of so many trials, each better than the one before."""
     record = opened(folder)
-    if not record.trials:
-        record.enqueue({"x": 1.0, "k": 1}, origin="baseline", seed=0)
-    events_of(record, AtOnce(seeded), sampler(), Budget(trials=trials))
+    for number in range(len(record.trials), trials):
+        trial = record.enqueue({"x": 1 / (1 + number), "k": 1}, origin="search" if number else "baseline", seed=0)
+        record.tell(seeded(trial.request(None, None)), elapsed=float(number))
     return record
 
 
@@ -70,10 +72,10 @@ def test_an_interrupted_run_keeps_what_is_done_and_more_can_be_added(tmp_path: P
 
 
 def test_a_new_best_has_replicates_of_its_own(tmp_path: Path) -> None:
-    record, worker = searched(tmp_path, 2), AtOnce(seeded)
+    record, worker = searched(tmp_path), AtOnce(seeded)
     replicated(record, tmp_path, worker, 2)
     first = record.best
-    again = searched(tmp_path, 30)
+    again = searched(tmp_path, 4)
     second = again.best
     assert first is not None
     assert second is not None
@@ -116,3 +118,18 @@ def test_names_of_what_is_trained_beside_the_trials() -> None:
     assert checkpoints.beside(-2) == "baseline"
     assert checkpoints.beside(checkpoints.replicate(0, 1)) == "replicate-0-1"
     assert checkpoints.beside(checkpoints.replicate(41, 100)) == "replicate-41-100"
+
+
+def test_a_status_holds_the_baseline_against_the_noise(tmp_path: Path) -> None:
+    record = searched(tmp_path)
+    replicated(record, tmp_path, AtOnce(seeded), 3)
+    noise = spent(record, 1.0)["seed_noise"]
+    above = noise["above"]
+    assert above["mean"] == pytest.approx(1.0 - noise["mean"])
+    assert above["low"] < above["mean"] < above["high"]
+    error = 4.303 * noise["deviation"] * math.sqrt(1 + 1 / 3)  # Student's t at 2 degrees of freedom
+    assert above["high"] - above["mean"] == pytest.approx(error, rel=1e-3)
+    (tmp_path / "alone").mkdir()
+    record = searched(tmp_path / "alone", 1)
+    replicated(record, tmp_path, AtOnce(seeded), 3)
+    assert spent(record, 1.0)["seed_noise"]["above"] is None  # the baseline is the best
