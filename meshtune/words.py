@@ -50,7 +50,8 @@ def beside_seed_noise(status: Mapping[str, Any]) -> str:
     if low <= 0 <= high:
         beyond = f"{'below' if mean >= 0 else 'above'} the baseline, not beyond seed noise"
     interval = f"95 % interval {low:+.4f} to {high:+.4f}"
-    return f"Over {noise['count']} other seeds its validation loss is on average {abs(mean):.4f} {beyond} ({interval})."
+    loss = "loss" if status.get("objective") == "command" else "validation loss"
+    return f"Over {noise['count']} other seeds its {loss} is on average {abs(mean):.4f} {beyond} ({interval})."
 
 
 def spending(status: Mapping[str, Any]) -> list[tuple[str, str]]:
