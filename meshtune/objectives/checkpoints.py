@@ -2,6 +2,7 @@
 
 A pack that was interrupted goes on from its checkpoint however often. One that crashed goes on from it once: where it
 crashes again without having got to another save, what was saved may be the reason, and the next attempt starts over.
+What is stopped early keeps its state elsewhere, until it is promoted and has gone on from there to its end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 
 FOLDER = "checkpoints"
 _REPLICATES = 1000  # more than a trial has
-_RETRIED = "retried"  # holds the time of the state from which a retry went on
+STOPPED = "stopped"  # in the study's folder; in it a folder a trial
+_RETRIED = "retried"  # holds the attempt that went on from a state, and that state's time
 
 
 def name_of(trials: Sequence[int]) -> str:
@@ -34,6 +36,13 @@ def beside(number: int) -> str:
     return f"replicate-{trial - 1}-{index}" if trial else "baseline"
 
 
+def keep(folder: Path, kept: Path) -> None:
+    """Move a checkpoint, at once, to where its trial goes on once it is promoted."""
+    forget(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    folder.replace(kept)
+
+
 def tidy(folder: Path, pending: Set[int]) -> None:
     """Remove the checkpoints of packs of which no trial is pending."""
     for place in folder.glob("[0-9]*"):
@@ -43,18 +52,19 @@ def tidy(folder: Path, pending: Set[int]) -> None:
 
 
 def before_attempt(folder: Path, attempt: int) -> None:
-    """Throw the checkpoint away where the attempt before this one went on from the same one and crashed."""
+    """Throw the checkpoint away where an attempt before this one went on from the same one and crashed."""
     from meshtune.training.saved_state import FILE  # imports torch, which studies of a program need not have
 
     state, mark = folder / FILE, folder / _RETRIED
     if attempt < 2 or not state.is_file():
         return
     saved = str(state.stat().st_mtime_ns)
-    if mark.is_file() and mark.read_text(encoding="utf-8") == saved:
+    earlier, _, same = mark.read_text(encoding="utf-8").partition(" ") if mark.is_file() else ("", "", "")
+    if same == saved and int(earlier) < attempt:
         print(f"it crashed again after going on from {folder}: starting over", file=sys.stderr, flush=True)
         forget(folder)
     else:
-        mark.write_text(saved, encoding="utf-8")
+        mark.write_text(f"{attempt} {saved}", encoding="utf-8")
 
 
 def forget(folder: Path) -> None:
