@@ -55,9 +55,9 @@ class Stopping:
       Vizier, KDD 2017, section 3.2.2; as in Optuna's MedianPruner, without Vizier's running averages).
     - `asha`: it ends unless it is among the best `keep` of that rung so far: asynchronous successive halving (Li et
       al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020), reduced by 1/`keep` at each rung.
-    - `curve`: it ends where the chance that its final loss is below the best one is under 1 - `confidence`. The final
-      loss is extrapolated from the trials before it, not by a law of learning curves: see `Extrapolation`. While fewer
-      than three trials have finished, it is `asha`.
+    - `curve`: it ends where the chance that its final loss is below the best one, give or take its noise, is under
+      1 - `confidence`. The final loss is extrapolated from the trials before it, not by a law of learning curves: see
+      `Extrapolation`. While fewer than three trials have finished, it is `asha`.
 
     Attributes:
         rungs: shares of the training, ascending, above 0 and below 1.
@@ -73,12 +73,13 @@ class Stopping:
     keep: float = 0.25
     confidence: float = 0.9
 
-    def thresholds(self, curves: Sequence[Curve], noise: float = 0.0) -> tuple[float | None, ...]:
+    def thresholds(self, curves: Sequence[Curve], noise: float | None = None) -> tuple[float | None, ...]:
         """Per rung the loss above which a trial ends there, finite; None: it goes on whatever its loss.
 
         Args:
             curves: of the trials that have ended.
-            noise: how much worse than the best a trial of `curve` may be expected to end; the deviation between seeds.
+            noise: of `curve`, added to the best loss, since the lowest of many is a lucky one: the deviation between
+                seeds. None: what the losses at the last rung leave open of those at the end.
         """
         if sum(curve.final is not None for curve in curves) < self.startup:
             return (None,) * len(self.rungs)
@@ -92,7 +93,8 @@ class Stopping:
                 if self.rule == "median":
                     threshold = max(threshold, float(np.median(losses)))
                 if extrapolation is not None and extrapolation.knows(rung):
-                    threshold = max(threshold, extrapolation.hopeless(rung, self.confidence, noise))
+                    above = extrapolation.noise if noise is None else noise
+                    threshold = max(threshold, extrapolation.hopeless(rung, self.confidence, above))
             found.append(threshold if math.isfinite(threshold) else None)
         return tuple(found)
 
@@ -141,6 +143,11 @@ class _Line:
         """The value at x."""
         constant, linear, square = self.variance
         return Prediction(self.level + self.slope * x, math.sqrt(max(0.0, constant + x * (linear + x * square))))
+
+    def least(self) -> float:
+        """The smallest deviation, where most of the pairs are."""
+        constant, linear, square = self.variance
+        return math.sqrt(max(0.0, constant - linear**2 / (4 * square))) if square else 0.0
 
     def then(self, later: _Line) -> _Line:
         """The line from what this one starts from to what `later` predicts, which is fed an uncertain value."""
@@ -201,6 +208,8 @@ class Extrapolation:
             line = _regression(pairs - self.best) if finals else None
             later = line if rung == rungs - 1 else line.then(later) if line is not None and later is not None else None
             self._lines.insert(0, later)
+
+        self.noise = self._lines[-1].least() if self._lines and self._lines[-1] else 0.0
 
     def knows(self, rung: int) -> bool:
         """Whether there is a prediction from this rung."""
