@@ -212,6 +212,15 @@ def test_crossing_curves_go_on() -> None:
     assert fourth is not None
 
 
+def test_rungs_that_are_measured_at_once_and_trials_that_are_alike() -> None:
+    """Two rungs that one step passes have the same loss; trials of the same losses say nothing of others."""
+    ends = np.random.default_rng(0).normal(2.0, 0.1, 12).tolist()
+    same = [Curve((end + 0.1, end + 0.1, end + 0.05, end), end) for end in ends]
+    stopping = Stopping("curve", RUNGS, keep=0.01)
+    assert stopping.thresholds(same) == pytest.approx([min(ends) + more for more in (0.1, 0.1, 0.05, 0)])
+    assert stopping.predicted([Curve((2.1,) * 4, 2.1)] * 9, Curve((2.3,))) is None
+
+
 def test_outliers_do_not_move_a_prediction() -> None:
     curves = straight(30, 0.004)
     outliers = [
