@@ -131,7 +131,7 @@ def _lora(
     if not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
-    train, _ = trainer_of(config.training)  # one that is imported may not be there
+    train = trainer_of(config.training)  # one that is imported may not be there
     if config.early_stopping.rule != "none" and not takes(train, "rungs"):
         what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
         raise InputError(Fault(what, key="early_stopping"))
