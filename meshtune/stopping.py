@@ -55,9 +55,9 @@ class Stopping:
       Vizier, KDD 2017, section 3.2.2; as in Optuna's MedianPruner, without Vizier's running averages).
     - `asha`: it ends unless it is among the best `keep` of that rung so far: asynchronous successive halving (Li et
       al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020), reduced by 1/`keep` at each rung.
-    - `curve`: it ends where the chance that its final loss is below the best one is under 1 - `confidence`. The final
-      loss is extrapolated from the trials before it, not by a law of learning curves: see `Extrapolation`. While fewer
-      than three trials have finished, it is `asha`.
+    - `curve`: it ends where the chance that its final loss is below the best one, give or take its noise, is under
+      1 - `confidence`. The final loss is extrapolated from the trials before it, not by a law of learning curves: see
+      `Extrapolation`. While fewer than three trials have finished, it is `asha`.
 
     Attributes:
         rungs: shares of the training, ascending, above 0 and below 1.
@@ -73,12 +73,13 @@ class Stopping:
     keep: float = 0.25
     confidence: float = 0.9
 
-    def thresholds(self, curves: Sequence[Curve], noise: float = 0.0) -> tuple[float | None, ...]:
+    def thresholds(self, curves: Sequence[Curve], noise: float | None = None) -> tuple[float | None, ...]:
         """Per rung the loss above which a trial ends there, finite; None: it goes on whatever its loss.
 
         Args:
             curves: of the trials that have ended.
-            noise: how much worse than the best a trial of `curve` may be expected to end; the deviation between seeds.
+            noise: of `curve`, added to the best loss, since the lowest of many is a lucky one: the deviation between
+                seeds. None: what the losses at the last rung leave open of those at the end.
         """
         if sum(curve.final is not None for curve in curves) < self.startup:
             return (None,) * len(self.rungs)
@@ -91,7 +92,7 @@ class Stopping:
                 threshold = losses[math.ceil(self.keep * len(losses)) - 1]
                 if self.rule == "median":
                     threshold = max(threshold, float(np.median(losses)))
-                if extrapolation is not None and extrapolation.knows(rung):
+                if extrapolation is not None:
                     threshold = max(threshold, extrapolation.hopeless(rung, self.confidence, noise))
             found.append(threshold if math.isfinite(threshold) else None)
         return tuple(found)
@@ -141,6 +142,11 @@ class _Line:
         """The value at x."""
         constant, linear, square = self.variance
         return Prediction(self.level + self.slope * x, math.sqrt(max(0.0, constant + x * (linear + x * square))))
+
+    def least(self) -> float:
+        """The smallest deviation, where most of the pairs are."""
+        constant, linear, square = self.variance
+        return math.sqrt(max(0.0, constant - linear**2 / (4 * square))) if square else 0.0
 
     def then(self, later: _Line) -> _Line:
         """The line from what this one starts from to what `later` predicts, which is fed an uncertain value."""
@@ -202,37 +208,37 @@ class Extrapolation:
             later = line if rung == rungs - 1 else line.then(later) if line is not None and later is not None else None
             self._lines.insert(0, later)
 
-    def knows(self, rung: int) -> bool:
-        """Whether there is a prediction from this rung."""
-        return self._lines[rung] is not None
-
     def predicted(self, curve: Curve) -> Prediction | None:
         """What `curve` would end at, by its last rung; None where too little is known or its loss is infinite."""
-        line = self._lines[len(curve.rungs) - 1] if curve.rungs else None
-        if line is None or not math.isfinite(curve.rungs[-1]):
+        line = self._line(curve)
+        if line is None:
             return None
-        loss = curve.rungs[-1] - self.best
-        found = line.at(loss)
+        found = line.at(curve.rungs[-1] - self.best)
         return Prediction(self.best + found.mean, found.deviation)
 
     def chance(self, curve: Curve, noise: float) -> float | None:
         """The probability that `curve` would end below the best plus `noise`; None as for `predicted`."""
-        prediction = self.predicted(curve)
-        line = self._lines[len(curve.rungs) - 1] if curve.rungs else None
-        if prediction is None or line is None:
+        line = self._line(curve)
+        if line is None:
             return None
-        margin = self.best + noise - prediction.mean
-        if prediction.deviation == 0:
-            return float(margin > 0)
-        return float(stdtr(line.freedom, margin / prediction.deviation))
+        found = line.at(curve.rungs[-1] - self.best)
+        margin = noise - found.mean
+        return float(stdtr(line.freedom, margin / found.deviation)) if found.deviation else float(margin > 0)
 
-    def hopeless(self, rung: int, confidence: float, noise: float) -> float:
+    def hopeless(self, rung: int, confidence: float, noise: float | None) -> float:
         """The loss at a rung above which the chance to end below the best plus `noise` is under 1 - `confidence`.
 
-        Infinite where too little is known, or where the slope is too uncertain for any loss to be hopeless.
+        Without `noise` it is the deviation of the last regression. The answer is infinite where the slope is too
+        uncertain for any loss to be hopeless, and minus infinite where too little is known for a regression.
         """
-        line = self._lines[rung]
-        return math.inf if line is None else self.best + line.above(noise, confidence)
+        line, last = self._lines[rung], self._lines[-1]
+        if line is None or last is None:
+            return -math.inf
+        return self.best + line.above(last.least() if noise is None else noise, confidence)
+
+    def _line(self, curve: Curve) -> _Line | None:
+        """From its last rung to the end."""
+        return self._lines[len(curve.rungs) - 1] if curve.rungs and math.isfinite(curve.rungs[-1]) else None
 
 
 def _pairs(curves: Iterable[Curve], rung: int, rungs: int) -> Iterator[tuple[float, float]]:
@@ -251,19 +257,20 @@ def _regression(pairs: NDArray[np.float64]) -> _Line | None:
         return None
     local = max(LOCAL_PAIRS, math.ceil(len(pairs) / 2))
     x, y = pairs[pairs[:, 0] <= pairs[:local, 0].max()].T
+    if x[0] == x[-1]:
+        return None
     usual = int(0.8 * (len(x) - 1))  # of sizes in ascending order: four fifths of a normal distribution are within 1.28
     slope, centre, level = 1.0, np.median(x), np.median(x) + np.median(y - x)
     for _ in range(10):
         sizes = np.abs(y - level - slope * (x - centre))
         limit = OUTLYING * np.sort(sizes)[usual] / 1.2816
         weights = np.ones(len(x))
-        weights[sizes > limit] = limit / sizes[sizes > limit]
+        if limit > 0:
+            weights[sizes > limit] = limit / sizes[sizes > limit]
         total = weights.sum()
         centre, level = weights @ x / total, weights @ y / total
         weighted = weights * (x - centre)
         across = weighted @ (x - centre)
-        if across == 0:
-            return None
         prior = PRIOR_PAIRS / total
         slope = (weighted @ (y - level) / across + prior) / (1 + prior)
     residuals = weights * (y - level - slope * (x - centre))

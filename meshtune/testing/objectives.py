@@ -158,7 +158,7 @@ class StoppingContract(ABC):
         assert ended.rungs == told.rungs
 
     def in_pieces(self, folder: Path, request: Request) -> Outcome:
-        """The outcome of a request that is suspended at the first loss that it tells beyond those of the time before."""
+        """The outcome of a request that is suspended at the first loss that it tells beyond those known before."""
         known = 0
         while True:
             objective, found = self.make(folder), 0
