@@ -104,7 +104,7 @@ def _of_gpus(names: Sequence[str]) -> tuple[list[Counter], list[str]]:
     try:
         import pynvml
     except ImportError:
-        return [], ["GPUs are read with the package nvidia-ml-py, which is not installed: `pip install nvidia-ml-py`"]
+        return [], ["the package that reads GPUs is not installed: `pip install 'meshtune[energy]'`"]
     counters: list[Counter] = []
     missing = []
     try:

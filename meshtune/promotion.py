@@ -16,6 +16,8 @@ from meshtune.record import Record
 from meshtune.study import Promoted, Stage, StudyEvent
 from meshtune.trial import Outcome
 
+CHOSEN = "promoting"  # the note: which trials, and how many were told when that was decided
+
 
 def promote(
     record: Record,
@@ -31,7 +33,12 @@ def promote(
     `timeout`: of each. `holding()` raises where the study is no longer ours to write to.
     """
     begun = time.monotonic() - record.elapsed
-    trials = [record.trials[number] for number in early.promising(record) if record.trials[number].promoted is None]
+    told = len(record.told)
+    chosen = record.notes.get(CHOSEN) or {}
+    if chosen.get("told") != told:
+        chosen = {"told": told, "trials": early.promising(record)}
+        record.note(CHOSEN, chosen)
+    trials = [record.trials[number] for number in chosen["trials"] if record.trials[number].promoted is None]
     if not trials:
         return
     yield Stage(f"training {_count(len(trials))} to the end that stopped early and may be the best")

@@ -62,7 +62,7 @@ def test_what_is_missing_is_said_where_it_is_needed(tmp_path: Path) -> None:
 def test_a_gpu_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     powercap(tmp_path, package_0=0.1)
     assert energy.meter(("99",), needed=False, powercap=tmp_path) is None
-    words = "nvidia-ml-py|NVIDIA's driver does not answer|GPU 99 has no energy counter"
+    words = "the package that reads GPUs|NVIDIA's driver does not answer|GPU 99 has no energy counter"
     with pytest.raises(InputError, match=words):
         energy.meter(("99",), needed=True, powercap=tmp_path)
 

@@ -135,6 +135,7 @@ def _search(
     if prepared.early is not None:
         for event in promote(record, prepared.early, how, timeout=timeout, holding=held.check):
             if isinstance(event, Promoted):
+                checkpoints.forget(study.folder / checkpoints.STOPPED / str(event.trial.number))
                 _drop_adapters(record, study.folder, config.training.keep_adapters)
                 account.save()
             yield event

@@ -13,9 +13,9 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 FOLDER = "checkpoints"
-_REPLICATES = 1000  # more than a trial has
 STOPPED = "stopped"  # in the study's folder; in it a folder a trial
 _RETRIED = "retried"  # holds the attempt that went on from a state, and that state's time
+_REPLICATES = 1000  # more than a trial has
 
 
 def name_of(trials: Sequence[int]) -> str:
