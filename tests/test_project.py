@@ -113,7 +113,10 @@ def test_nothing_is_left_to_do_later() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/data.md", "docs/python.md", "docs/cluster.md", "docs/samplers.md", "docs/spending.md"],
+    [
+        "README.md",
+        *(f"docs/{page}.md" for page in ("data", "python", "cluster", "samplers", "spending", "early-stopping")),
+    ],
 )
 def test_the_configs_in_readme_and_docs_are_valid(name: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
