@@ -1,7 +1,8 @@
 """Stopped trials that may still be the best are trained to their end, before anything is chosen.
 
-Each goes on from the checkpoint that it was stopped with, whatever stopped it. Which they are is decided from what was
-told, so that a run which is interrupted here goes on with the same ones. No sampler learns of it, no budget ends it.
+Each goes on from the checkpoint that it was stopped with, whatever stopped it. Which they are is decided once for what
+was told, and noted, so that a run which is interrupted goes on with the same ones, and one that is finished does no
+more. No sampler learns of it, no budget ends it.
 """
 
 from __future__ import annotations

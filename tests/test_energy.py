@@ -82,6 +82,15 @@ def test_a_counter_that_goes_away_ends_the_search_with_words(tmp_path: Path) -> 
         meter.joules()
 
 
+def test_a_counter_that_is_not_needed_may_go_away(tmp_path: Path) -> None:
+    meter = energy.meter((), needed=False, powercap=powercap(tmp_path, package_0=0.1))
+    assert meter is not None
+    powercap(tmp_path, package_0=0.3)
+    assert meter.joules() == pytest.approx(0.2)
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    assert (meter.joules(), meter.broken) == (pytest.approx(0.2), True)
+
+
 def test_a_study_adds_up_what_its_runs_took(tmp_path: Path) -> None:
     space = presets.build({"x": Interval(low=-1, high=1)}, lora=False)
     counted = [0]
