@@ -35,7 +35,7 @@ def unavailable() -> str | None:
     if interpreter() is None:
         return f"the sandbox needs a Python that every user can read: {' or '.join(INTERPRETERS)}"
     try:
-        process = start(["-c", "import resource"])
+        process = start(["-c", "import resource"], subprocess.DEVNULL)
         said = process.communicate()[1].decode(errors="replace").strip()
     except (OSError, subprocess.SubprocessError) as error:
         process, said = None, str(error)
@@ -52,8 +52,8 @@ def interpreter() -> Path | None:
     return next((Path(path).resolve() for path in INTERPRETERS if Path(path).exists()), None)
 
 
-def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start the system's Python in a sandbox; its three streams are pipes.
+def start(arguments: Sequence[str], control: int) -> subprocess.Popen[bytes]:
+    """Start the system's Python in a sandbox, as process 1 of it; `control` is its input, standard error a pipe.
 
     Killing the returned process ends all in the sandbox. Raises OSError or SubprocessError where nothing was started;
     a sandbox that could not be set up says so on standard error and ends.
@@ -69,10 +69,9 @@ def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         root = os.geteuid() == 0
         return subprocess.Popen(
             [bwrap, *_view(python), "--seccomp", str(readable), "--", str(python), *OPTIONS, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=control,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            bufsize=0,
             pass_fds=(readable,),
             env=ENVIRONMENT,
             user=NOBODY if root else None,
@@ -85,7 +84,7 @@ def start(arguments: Sequence[str]) -> subprocess.Popen[bytes]:
 
 def _view(python: Path) -> list[str]:
     """Options of bubblewrap: what the process sees of the machine."""
-    options = ["--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    options = ["--unshare-all", "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     libraries = ["/usr/lib", "/usr/lib64"] + (["/usr/local/lib"] if python.is_relative_to("/usr/local") else [])
     for path in (str(python), *(path for path in libraries if Path(path).is_dir()), "/etc/ld.so.cache"):
         options += ["--ro-bind-try", path, path]

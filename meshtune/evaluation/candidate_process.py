@@ -1,21 +1,33 @@
-"""The process in which code that a model wrote is run: it defines that code, then answers calls.
+"""What runs inside a sandbox: a process that forks one child a candidate, in which code that a model wrote is run.
 
-A program, not a module: its text is handed to the sandbox's interpreter, with no other file of ours, so it imports next
-to nothing and keeps to old syntax. It holds no secret and decides nothing. Whatever the code does to this process, all
+A program, not a module: its text is handed to the sandbox's interpreter, with no other file of ours, so it keeps to the
+standard library and to old syntax. It holds no secret and decides nothing. Whatever the code does to its process, all
 that leaves it is bytes, which `meshtune.evaluation.values` reads as literals.
 
-Arguments: `NAME=soft:hard` resource limits. Standard input: frames (4 bytes of length, then a Python literal); the
-first is (program, entry point), the others are (arguments, keyword arguments). Standard output: frames; `ready`, then
-one answer a frame: `=` and a value, or `!` and text. Whatever is printed goes nowhere.
+The parent is process 1 of the sandbox's namespace, so no signal of a candidate's reaches it, and when a candidate is
+over it kills all other processes that there are. Its standard input is a socket: `ready` is said first; then for each
+candidate a message with two descriptors (calls, answers) comes, and later one that ends it (`w`: after a second's
+patience for it to end itself), answered by its exit code in 4 bytes. It ends with the socket.
+
+A child reads frames (4 bytes of length, then a Python literal) from calls: first (program, entry point), then
+(arguments, keyword arguments). It writes frames to answers: `ready`, then one for each: `=` and a value, or `!` and
+text. Whatever is printed goes nowhere. Arguments of the program: `NAME=soft:hard` resource limits of a child.
 """
 
 import os
+import random
+import re  # noqa: F401 what completions import most is loaded once
 import resource
+import signal
+import socket
 import sys
+import time
+import typing  # noqa: F401
 
 DEPTH = 64  # of a value
 SCALARS = ((bool, b"B"), (int, b"I"), (float, b"F"), (complex, b"C"), (str, b"S"), (bytes, b"Y"), (bytearray, b"Y"))
 CONTAINERS = ((list, b"L"), (tuple, b"T"), (dict, b"D"), (set, b"E"), (frozenset, b"Z"))
+NOT_YET = 256  # no exit code
 
 
 def limit() -> None:
@@ -108,9 +120,10 @@ def attempt(work, *given) -> bytes:  # type: ignore[no-untyped-def]
         return ("!" + type(error).__name__[:100] + ": " + said).encode("utf-8", "replace")
 
 
-def main() -> None:
+def serve(calls: int, answers: int) -> None:
+    """The child: define one candidate, answer calls to it."""
+    os.setsid()
     limit()
-    calls, answers = os.dup(0), os.dup(1)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
@@ -123,6 +136,59 @@ def main() -> None:
     while True:
         arguments, keywords = eval(read(calls), names)
         write(answers, attempt(lambda a, k: defined[entry_point](*a, **k), arguments, keywords))  # type: ignore[operator]
+
+
+def exit_code(child: int, seconds: float) -> int:
+    """Of a child that has ended by itself, or NOT_YET."""
+    end = time.monotonic() + seconds
+    while True:
+        process, status = os.waitpid(child, os.WNOHANG)
+        if process:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return NOT_YET
+        time.sleep(0.002)
+
+
+def end_all(child: int) -> None:
+    """Kill the child and, where this is a namespace of its own, whatever it has started."""
+    try:
+        if os.getpid() == 1:
+            os.kill(-1, signal.SIGKILL)
+        else:
+            os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
+
+
+def main() -> None:
+    control = socket.socket(fileno=os.dup(0))
+    random.seed(0)
+    control.sendall(b"ready")
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not message:
+            return
+        child = os.fork()
+        if not child:
+            try:
+                control.close()
+                serve(*descriptors)
+            finally:
+                os._exit(1)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        message = control.recv(1)
+        code = exit_code(child, 1.0 if message == b"w" else 0.0)
+        end_all(child)
+        if not message:
+            return
+        control.sendall(code.to_bytes(4, "big", signed=True))
 
 
 main()

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from meshtune.evaluation.candidate import Candidate, CandidateFailed, CandidateKilled, SandboxError, printable
+from meshtune.evaluation.candidate import REASON, Candidate, CandidateFailed, Sandbox, SandboxError, ending
 from meshtune.evaluation.limits import START_SECONDS, Limits
 from meshtune.evaluation.values import NotLiteral
 
@@ -32,6 +32,10 @@ NOT_FOR_CHILDREN = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 class TimeOver(BaseException):
     """The alarm of `deadline`. Not an Exception, so that no test code catches it."""
+
+
+class Killed(Exception):
+    """The candidate was killed: by itself, or by a machine that had run out of memory."""
 
 
 @contextmanager
@@ -49,79 +53,108 @@ def deadline(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def started(limits: Limits, unsafe: bool) -> Candidate:
-    """A process that is ready for a completion. Raises SandboxError."""
-    candidate = Candidate(limits, unsafe)
-    try:
-        with deadline(START_SECONDS):
-            candidate.wait_until_ready()
-    except TimeOver:
-        candidate.close()
-        raise SandboxError(f"no sandbox was up after {START_SECONDS} s") from None
-    except BaseException:
-        candidate.close()
-        raise
-    return candidate
-
-
 def trusted(problem: dict[str, str]) -> dict[str, Any]:
     """What the problem's own code defines: its prompt, completed by its own solution, and its test."""
     defined: dict[str, Any] = {"__name__": "problem"}
     try:
         exec(compile(problem["prompt"] + problem["canonical_solution"], "<problem>", "exec"), defined)
         exec(compile(problem["test"], "<test>", "exec"), defined)
-        if not callable(defined.get("check")):
-            raise SandboxError("its test defines no function `check`")
     except Exception as error:
-        raise SandboxError(f"{problem['task_id']}: the problem's own code fails: {error}") from error
+        raise SandboxError(f"the problem's own code fails: {error}") from error
+    if not callable(defined.get("check")):
+        raise SandboxError("the problem's test defines no function `check`")
     return defined
 
 
-def judge(problem: dict[str, str], completion: str, limits: Limits, unsafe: bool) -> str | None:
-    """Why the completion does not pass, or None. Raises SandboxError, and CandidateKilled where it was killed."""
-    defined = trusted(problem)
-    candidate = started(limits, unsafe)
+class Judge:
+    """Judges one completion after another in one sandbox, which is started anew where it fails."""
+
+    def __init__(self, limits: Limits, unsafe: bool):
+        self._limits, self._unsafe = limits, unsafe
+        self._sandbox: Sandbox | None = None
+
+    def reply(self, problem: dict[str, str], completion: str) -> dict[str, object]:
+        """The reply to one request."""
+        begin = time.perf_counter()
+        try:
+            try:
+                reason = self._reason(problem, completion)
+            except (Killed, SandboxError):  # if the machine did it, it rarely does it twice
+                reason = self._reason(problem, completion)
+        except Killed as killed:
+            reason = str(killed)
+        except SandboxError as error:
+            return {"error": f"{problem['task_id']}: {error}"}
+        return {
+            "passed": reason is None,
+            "reason": "passed" if reason is None else printable(reason),
+            "seconds": time.perf_counter() - begin,
+        }
+
+    def _reason(self, problem: dict[str, str], completion: str) -> str | None:
+        """Why the completion does not pass, or None. Raises Killed and SandboxError."""
+        defined = trusted(problem)
+        try:
+            with deadline(START_SECONDS):
+                sandbox = self._ready()
+                candidate = sandbox.begin()
+            reason = tried(candidate, problem, completion, defined, self._limits)
+            with deadline(START_SECONDS):
+                code = sandbox.end(candidate)
+        except TimeOver:
+            self._close()
+            raise SandboxError(f"the sandbox did not answer in {START_SECONDS} s") from None
+        except SandboxError:
+            self._close()
+            raise
+        if candidate.ended:
+            reason = ending(code, self._limits)
+            if code == -signal.SIGKILL:
+                raise Killed(reason)
+        return reason
+
+    def _ready(self) -> Sandbox:
+        if self._sandbox is None:
+            self._sandbox = Sandbox(self._limits, self._unsafe)
+            self._sandbox.wait_until_ready()
+        return self._sandbox
+
+    def _close(self) -> None:
+        if self._sandbox is not None:
+            self._sandbox.close()
+            self._sandbox = None
+
+
+def tried(
+    candidate: Candidate, problem: dict[str, str], completion: str, defined: dict[str, Any], limits: Limits
+) -> str | None:
+    """Why the candidate fails the test, or None. Raises SandboxError where the test cannot be run on it."""
+    random.seed(0)
     try:
-        random.seed(0)
         with deadline(limits.wall_seconds):
             candidate.define(problem["prompt"] + completion, problem["entry_point"])
             defined[problem["entry_point"]] = candidate
             defined["check"](candidate)
-    except CandidateKilled:
-        raise
     except CandidateFailed as failure:
         return str(failure)
     except TimeOver:
         return f"it took more than {limits.wall_seconds:g} s"
-    except (NotLiteral, SandboxError) as error:
-        raise SandboxError(f"{problem['task_id']} cannot be judged in the sandbox: {error}") from error
+    except NotLiteral as error:
+        raise SandboxError(f"its test cannot be run on a sandboxed candidate: {error}") from error
     except Exception as error:  # the test's: a wrong answer, or one of a type that it cannot work on
-        return printable(f"{failed_line(error, problem['test'])} ({type(error).__name__})")
-    finally:
-        candidate.close()
+        return f"{failed_line(error, problem['test'])} ({type(error).__name__})"
     return None
 
 
 def failed_line(error: Exception, test: str) -> str:
     """The line of the test that raised."""
     numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<test>"]
-    lines = test.splitlines()
-    return lines[numbers[0] - 1].strip() if numbers and numbers[0] else "the test failed"
+    return test.splitlines()[numbers[0] - 1].strip() if numbers and numbers[0] else "the test failed"
 
 
-def verdict(problem: dict[str, str], completion: str, limits: Limits, unsafe: bool) -> dict[str, object]:
-    """The reply to one request."""
-    begin = time.perf_counter()
-    try:
-        try:
-            reason = judge(problem, completion, limits, unsafe)
-        except CandidateKilled:  # if the machine did it, it does it no second time
-            reason = judge(problem, completion, limits, unsafe)
-    except CandidateKilled as failure:
-        reason = str(failure)
-    except SandboxError as error:
-        return {"error": str(error)}
-    return {"passed": reason is None, "reason": reason or "passed", "seconds": time.perf_counter() - begin}
+def printable(text: str) -> str:
+    """Text that a candidate may have written, short and without what a terminal would act upon."""
+    return "".join(character if character.isprintable() else " " for character in text)[:REASON]
 
 
 def main() -> None:
@@ -129,11 +162,10 @@ def main() -> None:
     replies, settings = int(sys.argv[1]), json.loads(sys.argv[2])
     # A signal to the whole job must not end a sandbox and so become a verdict; children inherit what is blocked.
     signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in NOT_FOR_CHILDREN])
-    limits = Limits(**settings["limits"])
+    judge = Judge(Limits(**settings["limits"]), settings["unsafe"])
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        reply = verdict(request["problem"], request["completion"], limits, settings["unsafe"])
-        rest = json.dumps(reply).encode() + b"\n"
+        rest = json.dumps(judge.reply(request["problem"], request["completion"])).encode() + b"\n"
         while rest:
             rest = rest[os.write(replies, rest) :]
 

@@ -47,6 +47,6 @@ class Limits:
         yield f"CPU={self.cpu_seconds}:{self.cpu_seconds + 1}"  # SIGXCPU, then SIGKILL if that is ignored
         fixed = {"AS": self.memory, "NOFILE": self.open_files, "FSIZE": 0, "CORE": 0, "MSGQUEUE": 0, "MEMLOCK": 0}
         if sandboxed:
-            fixed["NPROC"] = self.processes
+            fixed["NPROC"] = self.processes + 1  # process 1 of the sandbox
         for name, most in fixed.items():
             yield f"{name}={most}:{most}"
