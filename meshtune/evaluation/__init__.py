@@ -1,1 +1,1 @@
-"""Benchmarks: what a candidate is asked, what counts as right, and where code that a model wrote is run."""
+"""Benchmarks: their items, prompts, answers and verdicts, and the sandbox for code that models write."""

@@ -21,6 +21,7 @@ INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf i
 INTERPRETERS = ("/usr/bin/python3", "/usr/local/bin/python3")  # one under a home folder cannot be read by `nobody`
 OPTIONS = ("-s", "-S")  # no site packages: the same modules on every machine
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "HOME": "/", "LANG": "C.UTF-8"}  # sets are walked in the same order each time
+PROBE = "import os, resource, socket; os.waitstatus_to_exitcode; socket.recv_fds"  # Python 3.9
 SYSTEM_LINKS = ("/lib", "/lib64", "/lib32")
 
 
@@ -35,7 +36,7 @@ def unavailable() -> str | None:
     if interpreter() is None:
         return f"the sandbox needs a Python that every user can read: {' or '.join(INTERPRETERS)}"
     try:
-        process = start(["-c", "import resource"], subprocess.DEVNULL)
+        process = start(["-c", PROBE], subprocess.DEVNULL)
         said = process.communicate()[1].decode(errors="replace").strip()
     except (OSError, subprocess.SubprocessError) as error:
         process, said = None, str(error)

@@ -22,15 +22,16 @@ import signal
 import socket
 import sys
 import time
-import typing  # noqa: F401
+import typing
 
 DEPTH = 64  # of a value
 SCALARS = ((bool, b"B"), (int, b"I"), (float, b"F"), (complex, b"C"), (str, b"S"), (bytes, b"Y"), (bytearray, b"Y"))
-CONTAINERS = ((list, b"L"), (tuple, b"T"), (dict, b"D"), (set, b"E"), (frozenset, b"Z"))
+CONTAINERS: typing.Any = ((list, b"L"), (tuple, b"T"), (dict, b"D"), (set, b"E"), (frozenset, b"Z"))
 NOT_YET = 256  # no exit code
 
 
 def limit() -> None:
+    """Set the limits of the arguments, none above what is inherited."""
     for argument in sys.argv[1:]:
         name, _, most = argument.partition("=")
         if hasattr(resource, "RLIMIT_" + name):  # not every system has each
@@ -60,28 +61,29 @@ def read(stream: int) -> bytes:
 
 
 def write(stream: int, answer: bytes) -> None:
+    """A frame."""
     rest = len(answer).to_bytes(4, "big") + answer
     while rest:
         rest = rest[os.write(stream, rest) :]
 
 
-def text_of(value: object, kind: type) -> bytes:
+def text_of(value: typing.Any, kind: type) -> bytes:
     """A scalar's bytes, by the built-in type's own methods: those of a subclass are not asked."""
     if kind is str:
-        return str.encode(value, "utf-8", "surrogatepass")  # type: ignore[arg-type]
+        return str.encode(value, "utf-8", "surrogatepass")
     if kind is bool:
-        return b"1" if value is True else b"0"
+        return b"1" if value else b"0"
     if kind is int:
-        return int.__repr__(value).encode()  # type: ignore[arg-type]
+        return int.__repr__(value).encode()
     if kind is float:
-        return float.hex(value).encode()  # type: ignore[arg-type]
+        return float.hex(value).encode()
     if kind is complex:
-        real, imaginary = complex.real.__get__(value), complex.imag.__get__(value)  # type: ignore[attr-defined]
-        return (real.hex() + " " + imaginary.hex()).encode()
-    return memoryview(value).tobytes()  # type: ignore[arg-type]
+        plain = complex.__pos__(value)
+        return (plain.real.hex() + " " + plain.imag.hex()).encode()
+    return memoryview(value).tobytes()
 
 
-def encode(value: object, parts: list, depth: int = 0) -> None:  # type: ignore[type-arg]
+def encode(value: typing.Any, parts: typing.List[bytes], depth: int = 0) -> None:  # noqa: UP006
     """Append a value: tag, size, `:`, then its bytes or its members. Subclasses of built-in types go as those."""
     if depth > DEPTH:
         raise ValueError("the answer is nested too deeply")
@@ -94,19 +96,19 @@ def encode(value: object, parts: list, depth: int = 0) -> None:  # type: ignore[
             text = text_of(value, kind)
             parts.append(tag + str(len(text)).encode() + b":" + text)
             return
-    for kind, tag in CONTAINERS:
-        if kind in kinds:
-            members = list(kind.__iter__(value))  # type: ignore[attr-defined]
+    for container, tag in CONTAINERS:
+        if container in kinds:
+            members = list(container.__iter__(value))
             parts.append(tag + str(len(members)).encode() + b":")
             for member in members:
                 encode(member, parts, depth + 1)
-                if kind is dict:
-                    encode(dict.__getitem__(value, member), parts, depth + 1)  # type: ignore[arg-type]
+                if container is dict:
+                    encode(dict.__getitem__(value, member), parts, depth + 1)
             return
     raise TypeError("the answer is of the type " + type(value).__name__)
 
 
-def attempt(work, *given) -> bytes:  # type: ignore[no-untyped-def]
+def attempt(work: typing.Callable[..., object], *given: object) -> bytes:
     """What `work` returns as an answer, or what it raised: SystemExit and the like too."""
     try:
         parts = [b"="]
@@ -131,11 +133,11 @@ def serve(calls: int, answers: int) -> None:
     names = {"inf": float("inf"), "nan": float("nan")}
     write(answers, b"ready")
     program, entry_point = eval(read(calls), names)
-    defined = {"__name__": "candidate"}
+    defined: typing.Dict[str, typing.Any] = {"__name__": "candidate"}  # noqa: UP006
     write(answers, attempt(lambda: exec(compile(program, "<completion>", "exec"), defined)))
     while True:
         arguments, keywords = eval(read(calls), names)
-        write(answers, attempt(lambda a, k: defined[entry_point](*a, **k), arguments, keywords))  # type: ignore[operator]
+        write(answers, attempt(lambda a, k: defined[entry_point](*a, **k), arguments, keywords))
 
 
 def exit_code(child: int, seconds: float) -> int:
@@ -167,6 +169,7 @@ def end_all(child: int) -> None:
 
 
 def main() -> None:
+    """Fork one child a candidate, until the socket ends."""
     control = socket.socket(fileno=os.dup(0))
     random.seed(0)
     control.sendall(b"ready")
@@ -191,4 +194,5 @@ def main() -> None:
         control.sendall(code.to_bytes(4, "big", signed=True))
 
 
-main()
+if __name__ == "__main__":
+    main()

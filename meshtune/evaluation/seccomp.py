@@ -1,9 +1,9 @@
 """The system calls that a sandboxed process may not make, as the filter that bubblewrap loads. Standard library only.
 
 A second wall: the namespaces already hide other processes, files and networks. It closes what they leave open: sockets
-of any kind, tracing, shared memory and message queues (no resource limit counts them), namespaces of its own, and
-parts of the kernel that such code has no use for. A refused call fails with EPERM; a call of another architecture ends
-the process.
+of any kind, tracing, shared memory and message queues (no resource limit counts them), namespaces of its own, limits
+and priorities of the process that it comes from, and parts of the kernel that such code has no use for. A refused call
+fails with EPERM; a call of another architecture ends the process.
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ REFUSED = {
     "process_madvise": (440, 440),
     "pidfd_getfd": (438, 438),
     "kcmp": (312, 272),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
     "shmget": (29, 194),
     "msgget": (68, 186),
     "semget": (64, 190),
@@ -52,6 +60,7 @@ REFUSED = {
     "fanotify_init": (300, 262),
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
+    "syslog": (103, 116),
     "quotactl": (179, 60),
     "acct": (163, 89),
     "kexec_load": (246, 104),
@@ -62,6 +71,7 @@ REFUSED = {
 CLONE3 = 435  # its flags cannot be read by a filter; C libraries fall back to clone
 CLONE = {"x86_64": 56, "aarch64": 220}
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
+PRLIMIT = {"x86_64": 302, "aarch64": 261}  # allowed on oneself only: process 0
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
 X32 = 0x40000000  # x86-64 numbers from here on name the calls again
 
@@ -98,9 +108,11 @@ def program(machine: str | None = None) -> bytes:
     answer(EQUAL, CLONE3, FAIL | errno.ENOSYS)
     for numbers in REFUSED.values():
         answer(EQUAL, numbers[column], FAIL | errno.EPERM)
-    add(EQUAL, CLONE[machine], 0, 3)
-    add(LOAD, FIRST_ARGUMENT_FIELD)
-    add(ANY_BIT, NEW_NAMESPACES, 0, 1)
-    add(RETURN, FAIL | errno.EPERM)
+    for number, bits in ((CLONE[machine], NEW_NAMESPACES), (PRLIMIT[machine], 0xFFFFFFFF)):
+        add(EQUAL, number, 0, 4)
+        add(LOAD, FIRST_ARGUMENT_FIELD)
+        add(ANY_BIT, bits, 0, 1)
+        add(RETURN, FAIL | errno.EPERM)
+        add(RETURN, ALLOW)
     add(RETURN, ALLOW)
     return bytes(code)
