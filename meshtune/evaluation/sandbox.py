@@ -9,6 +9,7 @@ judge a test that gives its candidate anything but values of built-in types (San
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -100,8 +101,10 @@ def check_many(
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         for checker in checkers:
-            checker.close()
+            checker.end()
         threads.shutdown()
+        for checker in checkers:
+            checker.close()
 
 
 class _Checker:
@@ -138,10 +141,18 @@ class _Checker:
             raise SandboxError(reply["error"])
         return Verdict(**reply)
 
-    def close(self) -> None:
-        """End it; a sandbox ends with its checker."""
+    def end(self) -> None:
+        """Kill it, which ends its sandbox too, and a `judge` that waits for it."""
         self._process.kill()
         self._process.wait()
+
+    def close(self) -> None:
+        """Close what an ended one leaves; no `judge` may be under way."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # part of a request that it did not read
+            self._process.stdin.close()
+        self._said.close()
+        os.close(self._replies)
 
     def _line(self, task: str) -> bytes:
         """The next reply; not a whole line where the process ends."""
