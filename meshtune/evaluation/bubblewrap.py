@@ -25,8 +25,8 @@ PROBE = "import os, resource, socket; os.waitstatus_to_exitcode; socket.recv_fds
 SYSTEM_LINKS = ("/lib", "/lib64", "/lib32")
 
 
-def unavailable() -> str | None:
-    """Why code cannot be sandboxed here, with what to do about it; None where it can. It starts a sandbox to see."""
+def missing() -> str | None:
+    """What the sandbox lacks here, with what to do about it."""
     if sys.platform != "linux":
         return "the sandbox (bubblewrap) exists for Linux only"
     if not seccomp.supported():
@@ -35,13 +35,20 @@ def unavailable() -> str | None:
         return f"bubblewrap is not installed; {INSTALL}"
     if interpreter() is None:
         return f"the sandbox needs a Python that every user can read: {' or '.join(INTERPRETERS)}"
+    return None
+
+
+def unavailable() -> str | None:
+    """Why code cannot be sandboxed here, with what to do about it; None where it can. It starts a sandbox to see."""
+    if (reason := missing()) is not None:
+        return reason
     try:
         process = start(["-c", PROBE], subprocess.DEVNULL)
         said = process.communicate()[1].decode(errors="replace").strip()
+        if process.returncode == 0:
+            return None
     except (OSError, subprocess.SubprocessError) as error:
-        process, said = None, str(error)
-    if process is not None and process.returncode == 0:
-        return None
+        said = str(error)
     return (
         f"bubblewrap is installed but cannot start a sandbox here: {said}. Containers and some systems forbid user "
         "namespaces; allow them (Ubuntu: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0)"
@@ -62,7 +69,7 @@ def start(arguments: Sequence[str], control: int) -> subprocess.Popen[bytes]:
     python = interpreter()
     bwrap = shutil.which("bwrap")
     if bwrap is None or python is None:
-        raise FileNotFoundError("bwrap or the system's Python")
+        raise FileNotFoundError(missing())
     readable, writable = os.pipe()
     try:
         os.write(writable, seccomp.program())  # far smaller than a pipe holds

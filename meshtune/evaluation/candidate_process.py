@@ -125,6 +125,7 @@ def attempt(work: typing.Callable[..., object], *given: object) -> bytes:
 def serve(calls: int, answers: int) -> None:
     """The child: define one candidate, answer calls to it."""
     os.setsid()
+    random.seed(0)  # a fork has seeded it anew
     limit()
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -171,7 +172,6 @@ def end_all(child: int) -> None:
 def main() -> None:
     """Fork one child a candidate, until the socket ends."""
     control = socket.socket(fileno=os.dup(0))
-    random.seed(0)
     control.sendall(b"ready")
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)

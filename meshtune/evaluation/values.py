@@ -7,7 +7,6 @@ no method of the candidate's can be asked whether it is right. Standard library 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 DEPTH = 64
@@ -25,12 +24,10 @@ class NotLiteral(TypeError):
 def literal(value: object) -> str:
     """Python source of a value of exact built-in types; `inf` and `nan` are names. Raises NotLiteral."""
     kind = type(value)
-    if kind in (type(None), bool, int, str, bytes):
+    if kind in (type(None), bool, int, float, str, bytes):
         return repr(value)
-    if kind is float:
-        return repr(value)
-    if kind is complex and math.isfinite(value.real) and math.isfinite(value.imag):  # type: ignore[attr-defined]
-        return repr(value)
+    if kind is complex:
+        return f"complex({value.real!r}, {value.imag!r})"  # type: ignore[attr-defined]
     if kind is dict:
         return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"  # type: ignore[attr-defined]
     if kind in (list, tuple, set, frozenset):
