@@ -101,4 +101,11 @@ def _view(python: Path) -> list[str]:
             options += ["--symlink", os.readlink(path), path]
         elif Path(path).is_dir():
             options += ["--ro-bind", path, path]
-    return [*options, "--dev-bind", "/dev/null", "/dev/null", "--remount-ro", "/", "--chdir", "/"]
+    return [
+        *options,
+        *("--dev-bind", "/dev/null", "/dev/null", "--remount-ro", "/dev/null"),
+        "--remount-ro",
+        "/",
+        "--chdir",
+        "/",
+    ]

@@ -46,7 +46,7 @@ def deadline(seconds: float) -> Iterator[None]:
         raise TimeOver
 
     signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again each second: a finalizer would have swallowed it
     try:
         yield
     finally:

@@ -111,8 +111,8 @@ class _Checker:
     """A checker's process."""
 
     def __init__(self, limits: Limits, unsafe: bool):
-        # Twice, since one that was killed is judged again.
-        self._patience = 2 * (START_SECONDS + limits.wall_seconds) + 30
+        # A start and an end; and twice, since one that was killed is judged again.
+        self._patience = 2 * (2 * START_SECONDS + limits.wall_seconds) + 30
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 closed by close
         self._replies, replies = os.pipe()
         settings = json.dumps({"limits": dataclasses.asdict(limits), "unsafe": unsafe})

@@ -107,6 +107,9 @@ LIBC
     open('{writable}/{marker}', 'w')
 # write to /dev => READ_ONLY
     open('/dev/{marker}', 'w')
+# changing /dev/null => READ_ONLY|REFUSED
+    import os
+    os.chmod('/dev/null', 0o777)
 # shared memory in a file => ABSENT
     open('/dev/shm/{marker}', 'w')
 # symlink race => READ_ONLY

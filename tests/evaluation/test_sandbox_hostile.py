@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from meshtune.evaluation import bubblewrap
+from meshtune.evaluation.sandbox import check
 from tests.evaluation import hostile
 
 ROOT = Path(__file__).parents[2]
@@ -137,8 +138,6 @@ def test_the_attacks_would_work_on_a_machine_without_a_sandbox(tmp_path: Path) -
     """A limiting case: without it the same code reads the file, and a right answer given by an attack does pass."""
     (tmp_path / "secret").write_text(hostile.SECRET)
     code = f"    return open({str(tmp_path / 'secret')!r}).read() if x == 1 else [2]\n"
-    bare, held = (
-        next(hostile.check_many([(hostile.PROBLEM, code)], workers=1, unsafe=unsafe)) for unsafe in (True, False)
-    )
+    bare, held = (check(hostile.PROBLEM, code, unsafe=unsafe) for unsafe in (True, False))
     assert bare.passed
     assert not held.passed
