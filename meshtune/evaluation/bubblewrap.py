@@ -21,7 +21,7 @@ INSTALL = "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf i
 INTERPRETERS = ("/usr/bin/python3", "/usr/local/bin/python3")  # one under a home folder cannot be read by `nobody`
 OPTIONS = ("-s", "-S")  # no site packages: the same modules on every machine
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "HOME": "/", "LANG": "C.UTF-8"}  # sets are walked in the same order each time
-PROBE = "import os, resource, socket; os.waitstatus_to_exitcode; socket.recv_fds"  # Python 3.9
+PROBE = "import os, resource, socket; os.waitstatus_to_exitcode; socket.recv_fds; open(os.devnull)"  # Python 3.9
 SYSTEM_LINKS = ("/lib", "/lib64", "/lib32")
 
 
@@ -101,11 +101,4 @@ def _view(python: Path) -> list[str]:
             options += ["--symlink", os.readlink(path), path]
         elif Path(path).is_dir():
             options += ["--ro-bind", path, path]
-    return [
-        *options,
-        *("--dev-bind", "/dev/null", "/dev/null", "--remount-ro", "/dev/null"),
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/",
-    ]
+    return [*options, "--dev-bind", "/dev/null", "/dev/null", "--remount-ro", "/", "--chdir", "/"]

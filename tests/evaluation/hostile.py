@@ -107,7 +107,7 @@ LIBC
     open('{writable}/{marker}', 'w')
 # write to /dev => READ_ONLY
     open('/dev/{marker}', 'w')
-# changing /dev/null => READ_ONLY|REFUSED
+# changing /dev/null => REFUSED
     import os
     os.chmod('/dev/null', 0o777)
 # shared memory in a file => ABSENT
