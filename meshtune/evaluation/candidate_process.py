@@ -171,6 +171,7 @@ def end_all(child: int) -> None:
 
 def main() -> None:
     """Fork one child a candidate, until the socket ends."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # process 1 is sent what it has a handler for, and Python has one
     control = socket.socket(fileno=os.dup(0))
     control.sendall(b"ready")
     while True:
@@ -182,6 +183,8 @@ def main() -> None:
             try:
                 control.close()
                 serve(*descriptors)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(1)
         for descriptor in descriptors:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import stat
 import tempfile
 import time
@@ -253,3 +254,10 @@ def names_of_processes() -> set[str]:
         except OSError:  # it ended meanwhile
             continue
     return names
+
+
+def test_the_guides_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
+    (code, said) = re.findall(r"```(?:python|text)\n(.*?)```", guide, re.DOTALL)
+    exec(compile(code, "docs/sandbox.md", "exec"), {})
+    assert capsys.readouterr().out == said
