@@ -42,22 +42,21 @@ def limit() -> None:
             resource.setrlimit(which, (soft, hard))
 
 
-def read(stream: int) -> bytes:
-    """The next frame; the process ends with its pipe."""
+def exactly(stream: int, count: int) -> bytes:
+    """The next bytes; the process ends with its pipe."""
     parts = []
-    missing = 4
-    header = True
-    while missing:
-        part = os.read(stream, missing)
+    while count:
+        part = os.read(stream, count)
         if not part:
             os._exit(0)
         parts.append(part)
-        missing -= len(part)
-        if header and not missing:
-            missing = int.from_bytes(b"".join(parts), "big")
-            parts = []
-            header = False
+        count -= len(part)
     return b"".join(parts)
+
+
+def read(stream: int) -> bytes:
+    """The next frame."""
+    return exactly(stream, int.from_bytes(exactly(stream, 4), "big"))
 
 
 def write(stream: int, answer: bytes) -> None:

@@ -139,8 +139,8 @@ def tried(
         return str(failure)
     except TimeOver:
         return f"it took more than {limits.wall_seconds:g} s"
-    except NotLiteral as error:
-        raise SandboxError(f"its test cannot be run on a sandboxed candidate: {error}") from error
+    except (NotLiteral, OSError, MemoryError) as error:  # the latter two: of this process, so the machine's
+        raise SandboxError(f"its test cannot be run on a sandboxed candidate: {error!r}") from error
     except Exception as error:  # the test's: a wrong answer, or one of a type that it cannot work on
         return f"{failed_line(error, problem['test'])} ({type(error).__name__})"
     return None

@@ -77,10 +77,8 @@ def check_many(
     `unsafe` runs them without bubblewrap: they can read, write and send what the user can. Raises SandboxError where
     one cannot be judged; closing the iterator ends all that runs.
     """
-    checkers = [_Checker(limits or Limits(), unsafe) for _ in range(workers)]
+    checkers: list[_Checker] = []
     idle: queue.SimpleQueue[_Checker] = queue.SimpleQueue()
-    for checker in checkers:
-        idle.put(checker)
 
     def judge(problem: Problem, completion: str) -> Verdict:
         checker = idle.get()
@@ -92,6 +90,9 @@ def check_many(
     threads = ThreadPoolExecutor(workers)
     pending: deque[Future[Verdict]] = deque()
     try:
+        for _ in range(workers):
+            checkers.append(_Checker(limits or Limits(), unsafe))
+            idle.put(checkers[-1])
         for problem, completion in pairs:
             pending.append(threads.submit(judge, problem, completion))
             if len(pending) > 2 * workers:
@@ -125,6 +126,10 @@ class _Checker:
                 pass_fds=(replies,),
                 start_new_session=True,
             )
+        except OSError as error:
+            self._said.close()
+            os.close(self._replies)
+            raise SandboxError(f"no checker could be started: {error}") from error
         finally:
             os.close(replies)
 

@@ -147,9 +147,9 @@ LIBC
     raise RuntimeError('connected')
 # killing the parent => WRONG
     import os
-    for n in (1, os.getppid()):
-        for s in (9, 15, 11, 19, 2):
-            os.kill(n, s)
+    for process in (1, os.getppid()):
+        for number in range(1, 65):
+            os.kill(process, number)
     return 0
 # killing all others => ProcessLookupError
     import os
