@@ -7,6 +7,7 @@ What is stopped early keeps its state elsewhere, until it is promoted and has go
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Sequence, Set
@@ -15,13 +16,25 @@ from pathlib import Path
 FOLDER = "checkpoints"
 STOPPED = "stopped"  # in the study's folder; in it a folder a trial
 _RETRIED = "retried"  # holds the attempt that went on from a state, and that state's time
+_REPLICATES = 1000  # more than a trial has
 
 
 def name_of(trials: Sequence[int]) -> str:
-    """The folder of a pack's checkpoint among those of a study; trials below 0 are the baseline outside the space."""
+    """The folder of a pack's checkpoint among those of a study."""
     if min(trials) < 0:
-        return "baseline"
+        return beside(trials[0])
     return str(trials[0]) if len(trials) == 1 else f"{trials[0]}-{trials[-1]}"
+
+
+def replicate(trial: int, index: int) -> int:
+    """The number of a request that trains a trial's point once more: below 0, and of no other such training."""
+    return -(_REPLICATES * (trial + 1) + index)
+
+
+def beside(number: int) -> str:
+    """The name of what is trained beside the trials, with a number below 0: baseline, or replicate-TRIAL-INDEX."""
+    trial, index = divmod(-number, _REPLICATES)
+    return f"replicate-{trial - 1}-{index}" if trial else "baseline"
 
 
 def keep(folder: Path, kept: Path) -> None:
@@ -37,6 +50,15 @@ def tidy(folder: Path, pending: Set[int]) -> None:
         first, _, last = place.name.partition("-")
         if pending.isdisjoint(range(int(first), int(last or first) + 1)):
             forget(place)
+
+
+def tidy_stopped(folder: Path, kept: Set[int]) -> None:
+    """Remove the states of stopped trials but of these, and the folder of all of them once it is empty."""
+    for place in folder.glob("[0-9]*"):
+        if int(place.name) not in kept:
+            forget(place)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def before_attempt(folder: Path, attempt: int) -> None:

@@ -211,8 +211,7 @@ class Trainings:
         if not math.isfinite(trained.loss):
             raise Diverged(f"the loss was {trained.loss}")
         trial = run.request.trial
-        # What is trained beside the trials, with a number below 0, is the baseline outside the space.
-        adapter = self.folder / "adapters" / (str(trial) if trial >= 0 else "baseline")
+        adapter = self.folder / "adapters" / (str(trial) if trial >= 0 else checkpoints.beside(trial))
         save_adapter(adapter, trained.weights, trained.config, self.base.name_or_path)
         place = adapter.relative_to(self.folder).as_posix()
         return run.ended(Ending.COMPLETE, loss=trained.loss, adapter=place, peak_memory=machine.peak(self.device))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from meshtune.config import ModelConfig, TrainingConfig
 from meshtune.objectives import checkpoints
@@ -90,6 +91,18 @@ def test_promoted_without_what_was_kept(make: MakeSpec, capfd: pytest.CaptureFix
     (ended,) = outcomes(LoraObjective(make(), "cpu", 1), [request])
     assert ended.ending is Ending.COMPLETE
     assert "there is no state of trial 0" in capfd.readouterr().err
+
+
+def test_the_timeout_of_a_promoted_trial_begins_anew(make: MakeSpec, tmp_path: Path) -> None:
+    """The time before was that of a whole pack; it still counts among its seconds."""
+    request = replace(four()[0], thresholds=((10, 0.0),))
+    (stopped,) = outcomes(LoraObjective(make(), "cpu", 1), [request])
+    assert stopped.ending is Ending.STOPPED_EARLY
+    state = tmp_path / checkpoints.STOPPED / "0" / FILE
+    torch.save({**torch.load(state, weights_only=True), "seconds": 5000.0}, state)
+    (ended,) = outcomes(LoraObjective(make(), "cpu", 1), [replace(request, promote=True, timeout=1000.0)])
+    assert ended.ending is Ending.COMPLETE
+    assert ended.seconds > 5000
 
 
 @pytest.mark.slow
