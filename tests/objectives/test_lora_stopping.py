@@ -149,6 +149,7 @@ def killed_and_asked_again(spec: ObjectiveSpec, folder: Path, requests: Sequence
                     else:
                         told += event.rung_loss is not None or event.validation_loss is not None
             if len(answers) == len(requests):
+                worker.suspend(60)  # with nothing to save it ends once it has cleared up
                 return kills, answers
             os.kill(worker.pids[0], signal.SIGKILL)
             collect(worker, len(requests) - len(answers))
