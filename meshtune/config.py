@@ -99,6 +99,13 @@ class DataConfig(Section):
     sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     mixture: Literal["union", "cap", "repeat"] = "union"
     rows: PositiveInt | None = None
+    split_rows: (
+        Annotated[
+            Annotated[PositiveInt, Tag("<number>")] | Annotated[Literal["all"], Tag("<all or a number of rows>")],
+            Discriminator(lambda value: "<all or a number of rows>" if isinstance(value, str) else "<number>"),
+        ]
+        | None
+    ) = None  # so many are split, and `rows` of them kept: smaller parts of the same sides; null: `rows` are split
     validation: Validation = 0.1
     test: Test = 0.1
     max_length: Annotated[
@@ -129,6 +136,8 @@ class DataConfig(Section):
         sides = [side for side in (self.validation, self.test) if isinstance(side, float)]
         if sum(sides) >= 1:
             faults.append(f"`validation` and `test` take {sum(sides):g} of the rows: none are left to train on")
+        if isinstance(self.split_rows, int) and (self.rows is None or self.rows > self.split_rows):
+            faults.append(f"`rows` of {self.split_rows:,} `split_rows` are kept: give at most so many")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -225,10 +234,12 @@ class WarmStartConfig(Section):
     """Another study, whose finished trials the sampler knows from the start; `study` is absolute once read.
 
     `as_is`: its values stand as they are. `shifted`: its best few are evaluated again, and the others move with them.
+    `again`: so many of its best are the first trials after the baseline, whatever the sampler.
     """
 
     study: str
     values: Literal["as_is", "shifted"] = "as_is"
+    again: Annotated[int, Field(ge=0)] = 0
 
     @property
     def shown(self) -> str:
@@ -321,6 +332,7 @@ class StudyConfig(Section):
     worker: Annotated[WorkerConfig, BeforeValidator(named)] = WorkerConfig()
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     generation: GenerationConfig = GenerationConfig()
+    rounds: tuple[dict[str, Any], ...] = ()  # changes of the above, a study each; see `meshtune.config_rounds`
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None
     storage: str | None = None

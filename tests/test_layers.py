@@ -34,6 +34,7 @@ LAYERS = [
     {"presets"},
     {"space"},
     {"config_file"},
+    {"config_rounds"},
     {"config_faults"},
     {"metrics"},
     {"config"},
