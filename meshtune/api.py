@@ -63,7 +63,7 @@ def tune(
     """
     _import_optuna()
     from meshtune.commands.interrupts import Interrupts
-    from meshtune.commands.tune import tune as run
+    from meshtune.commands.rounds import tune as run
     from meshtune.display import Display
     from meshtune.study import Opened
 
@@ -178,7 +178,7 @@ class Study:
         """
         from meshtune.results import answer_frame
 
-        return answer_frame(self.folder)
+        return answer_frame(self._located.latest.folder)
 
     @property
     def optuna(self) -> optuna.Study:
@@ -191,12 +191,12 @@ class Study:
 
         from meshtune.storage import open_storage, quiet, storage_errors
 
-        located = self._located
+        located = self._located.latest
         memory = optuna.storages.InMemoryStorage()
         with storage_errors(located.url), quiet():
             source = open_storage(located.url)
-            optuna.copy_study(from_study_name=self.folder.name, from_storage=source, to_storage=memory)
-            return optuna.load_study(study_name=self.folder.name, storage=memory)
+            optuna.copy_study(from_study_name=located.name, from_storage=source, to_storage=memory)
+            return optuna.load_study(study_name=located.name, storage=memory)
 
     # -- pictures
 

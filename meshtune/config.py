@@ -246,6 +246,12 @@ class WarmStartConfig(Section):
         """What messages and the record call it: the last part of its path, so that studies may be moved."""
         return Path(self.study).name
 
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What of it cannot change once the study has begun."""
+        again = {"again": self.again} if self.again else {}  # a study that was begun before there was such a key
+        return {"study": self.shown, "values": self.values, **again}
+
 
 class BudgetConfig(Section):
     """When the search ends: at the first limit that is reached. `trial_hours` is the timeout of one trial."""
