@@ -157,6 +157,11 @@ class Study:
         found = self.status()["best_against_baseline"]
         return Difference(**found) if found else None
 
+    @property
+    def rounds(self) -> tuple[Study, ...]:
+        """The rounds that have begun, each a study of its own; empty where the study has no `rounds`."""
+        return tuple(Study(each.folder) for each in self._located.rounds if each.started)
+
     # -- frames
 
     @property

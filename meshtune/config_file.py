@@ -103,15 +103,19 @@ def _config(document: Document, file: Path | None, folder: Path, overrides: Sequ
 
 def _of_rounds(values: Mapping[str, Any], folder: Path) -> list[tuple[Place, str]]:
     """What is wrong with each round as it is read, once where it stands outside `rounds`."""
-    found = config_rounds.faults(values)
+    found = config_rounds.not_own(values)
+    rest = config_rounds.without(values, [place for place, _ in found])
+    found += config_rounds.endless(values)
     known = [place for place, _ in found]
-    for index, made in enumerate(config_rounds.all_merged(values, SHORT_FORMS, folder)):
+    for index, made in enumerate(config_rounds.all_merged(rest, SHORT_FORMS, folder)):
+        if not isinstance(values["rounds"][index], dict):
+            continue  # a fault of its own
         inside = config_faults.of_values(made)
         try:
             StudyConfig.model_validate_json(json.dumps(made), strict=True)
         except ValidationError as error:
             inside += config_faults.of_types(error)
-        placed = [(config_rounds.place(values, index, place), message) for place, message in inside]
+        placed = [(config_rounds.place(rest, index, place), message) for place, message in inside]
         found += [each for each in placed if each not in found and each[0] not in known]
     return found
 

@@ -10,7 +10,8 @@ with fewer `data.rows` has smaller parts of the same sides, so that no round rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ Found = list[tuple[Place, str]]
 
 AGAIN = 4  # of the last round's best, evaluated again where the round does not say how many
 _FOR_ALL = {
-    "folder": "the folder is that of all rounds",
-    "storage": "one storage holds all rounds",
-    "seed": "one seed splits the rows and starts the adapters of all rounds",
-    "model": "the model is that of all rounds",
-    "rounds": "a round has no rounds",
+    "folder": "the folder is that of all rounds: write it outside `rounds`",
+    "storage": "one storage holds all rounds: write it outside `rounds`",
+    "seed": "one seed splits the rows and starts the adapters of all rounds: write it outside `rounds`",
+    "model": "the model is that of all rounds: write it outside `rounds`",
+    "rounds": "a round has no rounds inside",
 }
 
 
@@ -74,7 +75,8 @@ def all_merged(values: Values, short_forms: Mapping[str, str], folder: Path) -> 
 
 def place(values: Values, index: int, at: Place) -> Place:
     """Where a value of a round stands in the file: among the round's own keys, or outside `rounds`."""
-    own, shared = values["rounds"][index], values
+    own: Any = values["rounds"][index]
+    shared: Any = values
     for depth, part in enumerate(at):
         if not isinstance(own, Mapping):
             break
@@ -88,16 +90,35 @@ def place(values: Values, index: int, at: Place) -> Place:
     return ("rounds", index, *at)
 
 
-def faults(values: Values) -> Found:
-    """What cannot be a round's own, and rounds that would not end by themselves."""
+def not_own(values: Values) -> Found:
+    """What cannot be a round's own."""
     found: Found = []
-    rounds: Sequence[Any] = values["rounds"]
-    for index, own in enumerate(rounds):
+    for index, own in enumerate(values["rounds"]):
         if isinstance(own, Mapping):
             found += [(("rounds", index, *at), message) for at, message in _of_round(own, index, values)]
+    return found
+
+
+def without(values: Values, places: Iterable[Place]) -> dict[str, Any]:
+    """The values without what stands at some places."""
+    left: dict[str, Any] = copy.deepcopy(dict(values))
+    for *around, last in places:
+        inside: Any = left
+        for part in around:
+            inside = inside[part]
+        inside.pop(last)
+    return left
+
+
+def endless(values: Values) -> Found:
+    """Rounds that would not end by themselves, and so keep the next one waiting."""
+    found: Found = []
+    rounds: Sequence[Any] = values["rounds"]
     if _section(values, "budget").get("trials", 30) is None:
         for index, own in enumerate(rounds[:-1]):
-            if not any(_section(own, "budget").get(key) for key in ("trials", "hours", "tokens")):
+            if isinstance(own, Mapping) and not any(
+                _section(own, "budget").get(key) for key in ("trials", "hours", "tokens")
+            ):
                 what = "there is no limit after which the next round begins: give `trials`, `hours` or `tokens`"
                 found.append((("rounds", index, "budget"), what))
     return found
@@ -107,7 +128,7 @@ def _of_round(own: Values, index: int, values: Values) -> Found:
     found: Found = []
     for key, why in _FOR_ALL.items():
         if key in own:
-            found.append(((key,), f"cannot be a round's own: {why}. Write it outside `rounds`"))
+            found.append(((key,), f"cannot be a round's own: {why}"))
     why = "cannot be a round's own: the rounds share the rows and their split, and may differ in `rows` alone"
     found += [(("data", key), why) for key in _section(own, "data") if key != "rows"]
     if "command" in _section(own, "objective") and "command" not in _section(values, "objective"):

@@ -44,8 +44,9 @@ def round_lines(status: Mapping[str, Any]) -> list[str]:
             lines.append(f"{each['name']}: has not begun")
             continue
         state = each["state"] + (f" ({each['reason']})" if each["reason"] else "")
-        best = each["best"]
-        found = f", best {number(best['loss'])} (trial {best['trial']}: {point(best['hyperparameters'])})" if best else ""
+        found = ""
+        if best := each["best"]:
+            found = f", best {number(best['loss'])} (trial {best['trial']}: {point(best['hyperparameters'])})"
         count = each["trials"]["proposed"]
         lines.append(f"{each['name']}: {state}, {count} {'trial' if count == 1 else 'trials'}{found}")
     if lines:

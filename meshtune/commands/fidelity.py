@@ -7,6 +7,7 @@ The points are those that the later round evaluated again, the best of the earli
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def status_of_rounds(whole: Located, *, trials: bool = False) -> dict[str, Any]:
 def agreement(records: Sequence[Record]) -> list[dict[str, Any]]:
     """The rank correlation of each round with the next, over the points that are complete in both."""
     found = []
-    for number, (one, other) in enumerate(zip(records, records[1:], strict=False), start=1):
+    for number, (one, other) in enumerate(itertools.pairwise(records), start=1):
         first, second = _losses(one), _losses(other)
         both = [key for key in first if key in second]
         correlation = rank_correlation([first[key] for key in both], [second[key] for key in both])
@@ -104,7 +105,7 @@ def _listed(whole: Located, each: Located, record: Record | None) -> dict[str, A
     if record is None:
         return entry
     status = _seen_from_outside(of_record(each, record), each.folder.name)
-    return {key: status[key] if key in status else value for key, value in entry.items()}
+    return {key: status.get(key, value) for key, value in entry.items()}
 
 
 def _seen_from_outside(status: dict[str, Any], folder: str) -> dict[str, Any]:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
+from meshtune import config_rounds
 from meshtune.budget import Stop
 from meshtune.commands import tune as single
 from meshtune.commands.fidelity import spent
 from meshtune.commands.locate import Located
 from meshtune.commands.stop import forget, requested
-from meshtune.errors import InputError
+from meshtune.errors import Fault, InputError
 from meshtune.lease import lease
 from meshtune.record import Record
 from meshtune.study import Finished, Opened, Stage, StudyEvent
+
+Made = TypeVar("Made")
 
 
 def tune(
@@ -67,6 +71,28 @@ def tune(
             closed.append(Record(each.url, each.name))
             new_segment = False
         forget(study.folder)
+
+
+def of_each(study: Located, make: Callable[[Located], Made]) -> list[Made]:
+    """What `make` gives of every round, in order. Raises InputError with the faults of all rounds, each once."""
+    made, faults = list[Made](), list[Fault]()
+    values = study.config.model_dump(mode="json")
+    for index, each in enumerate(study.rounds):
+        try:
+            made.append(make(each))
+        except InputError as error:
+            faults += (_placed(fault, values, index) for fault in error.faults)
+    if faults:
+        raise InputError(list(dict.fromkeys(faults)))
+    return made
+
+
+def _placed(fault: Fault, values: Mapping[str, Any], index: int) -> Fault:
+    """A fault with the key that its value has in the study.yaml."""
+    if not fault.key:
+        return fault
+    parts = tuple(int(part) if part.isdigit() else part for part in fault.key.split("."))
+    return dataclasses.replace(fault, key=".".join(map(str, config_rounds.place(values, index, parts))))
 
 
 def _with_the_rest(whole: Located, each: Located, closed: Sequence[Record]) -> Located:

@@ -58,9 +58,7 @@ def tune(
             warm_start_values=prepared.warm.values,
         )
         stack.callback(sampler.close)
-        record = Record(
-            study.url, study.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size}
-        )
+        record = Record(study.url, study.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size})
         if prepared.warm.trials:
             record.begin_with(prepared.warm.trials, prepared.warm.facts)
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
@@ -152,9 +150,7 @@ def _refuse_too_large(study: Located, prepared: Prepared) -> None:
     memory_of(prepared, study.config.seed)
 
 
-def _before(
-    prepared: Prepared, record: Record, how: finals.How, trials: int | None
-) -> Iterator[StudyEvent]:
+def _before(prepared: Prepared, record: Record, how: finals.How, trials: int | None) -> Iterator[StudyEvent]:
     """The untuned model's loss, whether trials can be packed, the baseline: trial 0 where it lies in the space, else
     trained beside them, and what is evaluated again; at most `trials`."""
     baseline = prepared.baseline
