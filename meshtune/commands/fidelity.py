@@ -69,7 +69,7 @@ def agreement(records: Sequence[Record]) -> list[dict[str, Any]]:
 def spent(whole: Located, records: Sequence[Record]) -> str | None:
     """The limit of all rounds together that is reached, in words, or None."""
     hours, tokens = whole.config.budget.hours, whole.config.budget.tokens
-    if hours is not None and hours * 3600 - sum(record.elapsed for record in records) < 2:
+    if hours is not None and hours * 3600 - sum(record.elapsed for record in records) < 1e-6:
         return f"{hours:g} hours are spent"
     if tokens is not None and sum(record.tokens for record in records) >= tokens:
         return f"{tokens:,} tokens are spent"

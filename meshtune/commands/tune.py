@@ -184,7 +184,7 @@ def _again(prepared: Prepared, record: Record, seed: int, trials: int | None) ->
     """Propose the best known points before the sampler proposes any, where there is room for them."""
     if any(trial.origin == "search" for trial in record.trials):
         return
-    for hyperparameters in prepared.warm.best(prepared.space):
+    for hyperparameters in prepared.warm.best(prepared.space, prepared.start):
         full = trials is not None and len(record.trials) >= trials
         if not full and prepared.space.encode(hyperparameters) not in [trial.params for trial in record.trials]:
             record.enqueue(hyperparameters, origin="enqueued", seed=seed)

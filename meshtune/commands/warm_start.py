@@ -34,14 +34,17 @@ class WarmStart:
     facts: Mapping[str, Any] = field(default_factory=dict)
     again: int = 0
 
-    def best(self, space: Space) -> list[dict[str, Any]]:
-        """Hyperparameters of the best `again` of them, best first, to their last digit as they were."""
+    def best(self, space: Space, but: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """Hyperparameters of the best `again` of them, best first, to their last digit as they were.
+
+        `but`: a point that is not among them, as the space encodes it.
+        """
         complete = sorted((t for t in self.trials if t.value is not None), key=lambda t: (t.value, t.number))
         found: list[dict[str, Any]] = []
         for trial in complete:
             decoded, old = space.decode(trial.params), trial.user_attrs["hyperparameters"]
             point = {**decoded, **{name: value for name, value in old.items() if name in decoded}}
-            if point not in found:
+            if point not in found and trial.params != but:
                 found.append(point)
         return found[: self.again]
 
