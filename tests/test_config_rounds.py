@@ -39,7 +39,7 @@ def test_a_round_is_what_stands_outside_with_its_own_keys_in_place(tmp_path: Pat
     text = TOP + (
         "rounds:\n"
         "  - {data: {rows: 200}, training: {epochs: 1}, budget: {trials: 5}}\n"
-        "  - {sampler: tpe, space: {learning_rate: {low: 1e-6, high: 1e-3}}, warm_start: {again: 0}, worker: {threads: 1}}\n"
+        "  - {sampler: tpe, space: {learning_rate: {low: 1e-6, high: 1e-3}}, warm_start: {again: 0}}\n"
     )
     config = read(tmp_path, text)
     first, second = rounds(config, tmp_path)

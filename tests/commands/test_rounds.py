@@ -1,7 +1,6 @@
 """Studies with `rounds`: run, killed, continued, read and taken away as any study."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from meshtune.commands.status import status
 from meshtune.commands.stop import stop
 from meshtune.data import originals
 from meshtune.errors import InputError
-from meshtune.study import Finished, Opened, Stage, StudyEvent, Told
+from meshtune.study import Finished, StudyEvent, Told
 from meshtune.words import agreement, round_lines
 from tests.kill import command_study, record_of, run
 from tests.kill import meshtune as command
@@ -30,9 +29,9 @@ from tests.test_kill_lora import lora_study
 
 ROUNDS = """\
 rounds:
-  - budget: {trials: 8}
+  - budget: {trials: 6}
     space: {x: {high: 3}}
-  - budget: {trials: 12}
+  - budget: {trials: 9}
     warm_start: {values: VALUES}
 """
 
@@ -55,8 +54,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
     assert [(each["state"], each["trials"]["proposed"]) for each in told["rounds"]] == [
-        ("finished", 8),
-        ("finished", 12),
+        ("finished", 6),
+        ("finished", 9),
     ]
     return path
 
@@ -73,8 +72,8 @@ def test_the_second_round_starts_from_the_first(finished: Path) -> None:
     assert told["best"]["loss"] == min(trial["loss"] for trial in second if trial["ending"] == "complete")
     (found,) = told["agreement"]
     assert (found["rounds"], found["points"], found["rho"]) == ([1, 2], 5, pytest.approx(1))  # one program: one loss
-    assert told["all_rounds"]["trials"] == 20
-    assert len(told["all"]) == 12
+    assert told["all_rounds"]["trials"] == 15
+    assert len(told["all"]) == 9
 
 
 def test_one_storage_holds_both_and_readers_take_the_whole_or_a_round(finished: Path) -> None:
@@ -82,15 +81,15 @@ def test_one_storage_holds_both_and_readers_take_the_whole_or_a_round(finished: 
     names = set(optuna.get_all_study_names(f"sqlite:///{folder / 'study.db'}"))
     assert names == {"study.round1", "study.round2", "study.round2.warm_start"}
     study = meshtune.load(finished)
-    assert [len(each.trials) for each in study.rounds] == [8, 12]
-    assert len(study.trials) == 12
+    assert [len(each.trials) for each in study.rounds] == [6, 9]
+    assert len(study.trials) == 9
     assert study.optuna.best_value == study.best.loss == study.rounds[1].best.loss
     assert study.rounds[0].rounds == ()
     assert (study.state, study.rounds[0].state) == ("finished", "finished")
     assert len(study.config.rounds) == 2
     for path in (finished, folder, folder / "study.yaml"):
         done = subprocess.run(command("status", path), capture_output=True, text=True, check=True)
-        assert "round1: finished (8 trials are done), 8 trials, best" in done.stdout
+        assert "round1: finished (6 trials are done), 6 trials, best" in done.stdout
         assert (
             "rank correlation +1.00 (95 % interval +0.16 to +1.00) of 5 points in rounds 1 and 2: round 1"
             in done.stdout
@@ -99,7 +98,7 @@ def test_one_storage_holds_both_and_readers_take_the_whole_or_a_round(finished: 
     assert "<h2>Rounds</h2>" in page.read_text()
     assert "Rank correlation +1.00" in page.read_text()
     lines = (page.parent / "trials.csv").read_text().splitlines()
-    assert [line.partition(",")[0] for line in lines] == ["study", *["round1"] * 8, *["round2"] * 12]
+    assert [line.partition(",")[0] for line in lines] == ["study", *["round1"] * 6, *["round2"] * 9]
     assert "<h2>Rounds</h2>" not in Path(report([folder / "round1"])["page"]).read_text()
 
 
@@ -107,36 +106,44 @@ def test_a_finished_study_runs_nothing_again_and_a_closed_round_stays_closed(fin
     shutil.copytree(finished.parent, tmp_path / "copy")
     path = tmp_path / "copy" / "study.yaml"
     before = record_of_rounds(path)
-    path.write_text(path.read_text().replace("trials: 8", "trials: 30").replace("trials: 12", "trials: 14"))
+    path.write_text(path.read_text().replace("trials: 6", "trials: 30").replace("trials: 9", "trials: 11"))
     events = list(tune(locate(path)))
-    assert [event.trial.number for event in events if isinstance(event, Told)] == [12, 13]
+    assert [event.trial.number for event in events if isinstance(event, Told)] == [9, 10]
     after = record_of_rounds(path)
-    assert (after[0], after[1][:12], len(after[1])) == (*before, 14)
+    assert (after[0], after[1][:9], len(after[1])) == (*before, 11)
 
 
-@pytest.mark.parametrize("sampler", ["mads", "tpe"])
-@pytest.mark.parametrize(("number", "told"), [(1, 3), (2, 0), (2, 1), (2, 7)])
-def test_killed_between_and_inside_rounds_it_goes_on_to_the_same_record(
-    finished: Path, tmp_path: Path, number: int, told: int, sampler: str
-) -> None:
-    """Between them: as the second one is announced. In the enqueued trials, and in the search."""
-    if sampler == "tpe" and (number, told) != (2, 1):
-        pytest.skip("one kill of tpe is enough: what differs is who proposes")
-    whole = finished
-    if sampler == "tpe":
-        whole = two_rounds(tmp_path / "whole", sampler="tpe")
-        assert run(whole).returncode == 0
-    path = two_rounds(tmp_path / "killed", sampler=sampler)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, path, str(number), str(told)], capture_output=True, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(2, 1), *(pytest.param(*at, marks=pytest.mark.slow) for at in ((1, 3), (2, 0), (2, 6)))],
+)
+def test_killed_it_goes_on_to_the_same_record(finished: Path, tmp_path: Path, number: int, told: int) -> None:
+    """In the first round; between them, as the second is announced; in what is evaluated again; in the search."""
+    path = two_rounds(tmp_path)
+    kill(path, number, told)
     if (number, told) == (2, 0):
         assert status(path)["state"] == "stopped"
         assert "round2: has not begun" in round_lines(status(path))
     ended = run(path)
     assert ended.returncode == 0, ended.stderr
+    assert record_of_rounds(path) == record_of_rounds(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sampler", "values"), [("tpe", "as_is"), ("mads", "shifted")])
+def test_so_it_does_with_another_sampler_and_shifted_values(tmp_path: Path, sampler: str, values: str) -> None:
+    whole, path = (two_rounds(tmp_path / name, values, sampler=sampler) for name in ("whole", "killed"))
+    assert run(whole).returncode == 0
+    kill(path, 2, 7)
+    assert run(path).returncode == 0
     assert record_of_rounds(path) == record_of_rounds(whole)
+
+
+def kill(path: Path, number: int, told: int) -> None:
+    """Run it up to so many told trials of a round, and no further."""
+    arguments = [sys.executable, "-c", KILLED, path, str(number), str(told)]
+    killed = subprocess.run(arguments, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 KILLED = """
@@ -199,7 +206,7 @@ def test_a_round_is_not_run_alone(finished: Path) -> None:
 def test_check_looks_at_all_rounds(tmp_path: Path) -> None:
     path = two_rounds(tmp_path)
     text, facts = check(path)
-    assert [each["config"]["budget"]["trials"] for each in facts["rounds"]] == [8, 12]
+    assert [each["config"]["budget"]["trials"] for each in facts["rounds"]] == [6, 9]
     assert "warm start what round1 will have found" in text
     assert "the best 4 of them are evaluated again" in text
     assert not (tmp_path / "study").exists()
@@ -227,13 +234,13 @@ def test_two_rounds_of_a_model(tiny_model_folder: Path, tmp_path: Path) -> None:
     text = text.replace("metrics: {exact: {file: metrics.py}}\n", "").replace("rows: 4, max", "rows: 1, max")
     path.write_text(
         text + "rounds:\n"
-        "  - {data: {rows: 30}, training: {epochs: 1}, budget: {trials: 5}}\n"
-        "  - {training: {epochs: 2}, budget: {trials: 6}, warm_start: {values: shifted, again: 2}}\n"
+        "  - {data: {rows: 30}, training: {epochs: 1}, budget: {trials: 3}}\n"
+        "  - {training: {epochs: 2}, budget: {trials: 4}, warm_start: {values: shifted, again: 2}}\n"
     )
     ended = run(path, "--json")
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
-    assert [each["trials"]["proposed"] for each in told["rounds"]] == [5, 6]
+    assert [each["trials"]["proposed"] for each in told["rounds"]] == [3, 4]
     assert told["agreement"][0]["points"] >= 2
     few, all_of_them = (tmp_path / "lora" / "study" / name / "data" for name in ("round1", "round2"))
     for side in originals.SIDES:
