@@ -143,7 +143,7 @@ def test_so_it_does_with_another_sampler_and_shifted_values(tmp_path: Path, samp
 
 def kill(path: Path, number: int, told: int) -> None:
     """Run it up to so many told trials of a round, and no further."""
-    arguments = [sys.executable, "-c", KILLED, path, str(number), str(told)]
+    arguments = [sys.executable, "-c", KILLED, str(path), str(number), str(told)]
     killed = subprocess.run(arguments, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
