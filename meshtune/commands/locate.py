@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,12 @@ def existing(path: Path, *, folder: Path | None = None) -> Located:
 
 def _round(source: Path, overrides: tuple[str, ...]) -> Located | None:
     """The round whose own folder was named; None where it is none of a study with rounds."""
-    around = source.absolute().parent.parent
-    if source.name != EFFECTIVE or not (around / EFFECTIVE).is_file() or (source.parent / DATABASE).exists():
+    folder, around = source.absolute().parent, source.absolute().parent.parent
+    named = source.name == EFFECTIVE and re.fullmatch(r"round\d+", folder.name) is not None
+    if not named or not (around / EFFECTIVE).is_file() or (folder / DATABASE).exists():
         return None
     whole = Located(around / EFFECTIVE, around, config_file.read(around / EFFECTIVE, overrides))
-    return next((each for each in whole.rounds if each.folder == source.absolute().parent), None)
+    return next((each for each in whole.rounds if each.folder == folder), None)
 
 
 def _yaml_of(path: Path) -> Path:
