@@ -17,7 +17,7 @@ from meshtune.commands.time_limit import time_limit
 from meshtune.display import Display, JsonLines, summary
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.study import Finished, Opened, Started, Told
-from meshtune.words import load_lines, number, point, round_lines, verdict
+from meshtune.words import load_lines, number, point, round_lines, spending, verdict
 
 
 def watch(
@@ -65,6 +65,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     for text in round_lines(status):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     summary(console, status)
+    for name, value in spending(status):
+        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     if status["state"] == "finished":
         if lines := load_lines(status):
             console.print("The best adapter, in plain PEFT:", highlight=False)
