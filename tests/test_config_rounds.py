@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meshtune import config_file, config_rounds, yaml_file
@@ -186,6 +186,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 MAPPINGS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=3)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # drawing recursive values, on a busy machine
 @given(MAPPINGS, MAPPINGS)
 def test_joining_is_idempotent_and_keeps_what_was_given(base: dict[str, Any], own: dict[str, Any]) -> None:
     joined = config_rounds.merged(base, own)
