@@ -46,6 +46,7 @@ class ModelConfig(Section):
     name: str
     revision: str | None = None
     dtype: Precision = "auto"
+    quantization: Literal["int8", "nf4"] | None = None  # of the linear layers' weights, but for the output head
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # the kind; which of them is the worker's affair
     trust_remote_code: bool = False
 

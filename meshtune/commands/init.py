@@ -152,6 +152,7 @@ model:
 {_key("  name", recipe.model)} # embedded (SmolLM2-135M-Instruct), a Hugging Face id, a folder, or a .gguf file
   # revision: null             # branch, tag or commit of a Hugging Face id
   # dtype: auto                # of the frozen base: auto | float32 | bfloat16 | float16
+  # quantization: null         # of its linear layers: null | int8 | nf4 (needs the extra `gpu`)
   # device: auto               # auto | cpu | cuda | mps
   # trust_remote_code: false   # true runs code that comes with the model: only where you trust it
 

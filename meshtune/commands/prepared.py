@@ -150,11 +150,11 @@ def _lora(
     )
     fixed = {
         **fixed,
-        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "model": _fixed_model(config.model),
         "data": data.ref.fingerprint,
         "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
     }
-    fixed["validation_precision"] = validation_precision(config.model.dtype)
+    fixed["validation_precision"] = validation_precision(config.model)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     prepared = Prepared(
@@ -172,6 +172,12 @@ def _lora(
         warm=warm,
     )
     return spread(prepared, config)
+
+
+def _fixed_model(model: ModelConfig) -> dict[str, Any]:
+    """What of the model must not change; records that are older than a key do not hold its default."""
+    values = model.model_dump(mode="json", exclude={"device"})
+    return {key: value for key, value in values.items() if key != "quantization" or value is not None}
 
 
 def need_training() -> None:

@@ -192,9 +192,11 @@ def measured_memory(tried: Tried) -> dict[str, Any] | None:
         return None
     batch = measured.largest
     if at.trainer == "packed":
-        predicted = PackSetting(at.shape, batch, at.device, at.dtype).memory([point] * measured.pack)
+        packs = PackSetting(at.shape, batch, at.device, at.dtype, at.quantization)
+        predicted = packs.memory([point] * measured.pack)
     else:
-        predicted = memory.of_recipe(at.shape, point, batch, device=at.device, dtype=at.dtype)
+        base = {"dtype": at.dtype, "quantization": at.quantization}
+        predicted = memory.of_recipe(at.shape, point, batch, device=at.device, **base)
     facts = {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "pack": measured.pack}
     return {**facts, "batch": asdict(batch)}
 

@@ -3,7 +3,7 @@
 Counted as in `memory.py`, but as the packed trainer computes (the test counts the real tensors and compares):
 
 - the base: its weights as they were loaded, since validation is computed in them; where training computes in a lower
-  type, a copy of all linear weights in that type too, once for the whole pack;
+  type, a copy of all linear weights in that type too, once for the whole pack; of weights in few bits one at a time;
 - an adapter: weight, gradient and Adam's two moments in float32 (16 bytes a parameter), the copy that products of a
   lower type read, and in the CPU's memory the best epoch's where there are several;
 - a pass, whose tokens have a limit however many members there are. Per token a norm keeps its input, linear layers that
@@ -20,7 +20,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from meshtune.training.label_head import CHUNK
-from meshtune.training.memory import BYTES, CPU_OVERHEAD, GPU_OVERHEAD, Batch, Memory, feed_forward, residual_writers
+from meshtune.training.memory import (
+    BYTES,
+    CPU_OVERHEAD,
+    GPU_OVERHEAD,
+    Batch,
+    Memory,
+    of_base,
+    feed_forward,
+    residual_writers,
+    written_out,
+)
 from meshtune.training.packed_rows import LOW_MULTIPLE, token_limit
 from meshtune.training.recipe import Recipe
 from meshtune.training.shape import Shape
@@ -36,13 +46,15 @@ class PackSetting:
     """What decides the memory of packs beside their members.
 
     Attributes:
-        batch: the largest micro-batch of a member. device: as torch names it. dtype: of the base (`auto` is float32).
+        batch: the largest micro-batch of a member. device: as torch names it.
+        dtype, quantization: of the base (`auto` is float32).
     """
 
     shape: Shape
     batch: Batch
     device: str
     dtype: str
+    quantization: str | None = None
 
     def memory(self, members: Sequence[Recipe], pass_tokens: int | None = None) -> Memory:
         """Of a pack at its peak.
@@ -75,9 +87,11 @@ class PackSetting:
 
     def base(self, recipe: Recipe) -> int:
         """Bytes of the base, with the copy of its weights that training computes with."""
-        own = BYTES.get(self.dtype, 4)
-        copied = sum(x.inputs * x.outputs for x in self.shape.linears if not x.lookup)
-        return own * self.shape.parameters + (copied * self._width(recipe) if self._width(recipe) < own else 0)
+        shape, own, low = self.shape, BYTES.get(self.dtype, 4), self._width(recipe)
+        read = [x for x in shape.linears if not x.lookup and (self.quantization is None or x.name == shape.head)]
+        copied = sum(x.inputs * x.outputs for x in read) if low < own else 0
+        written = written_out(shape, own, self.quantization)  # by validation, in the base's type
+        return of_base(shape, self.dtype, self.quantization) + low * copied + written
 
     def adapter(self, recipe: Recipe) -> int:
         """Bytes of one more member, but for the tokens that it brings to a pass."""
