@@ -195,8 +195,9 @@ def measured_memory(tried: Tried) -> dict[str, Any] | None:
         packs = PackSetting(at.shape, batch, at.device, at.dtype, at.quantization)
         predicted = packs.memory([point] * measured.pack)
     else:
-        base = {"dtype": at.dtype, "quantization": at.quantization}
-        predicted = memory.of_recipe(at.shape, point, batch, device=at.device, **base)
+        predicted = memory.of_recipe(
+            at.shape, point, batch, device=at.device, dtype=at.dtype, quantization=at.quantization
+        )
     facts = {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "pack": measured.pack}
     return {**facts, "batch": asdict(batch)}
 

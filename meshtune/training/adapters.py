@@ -73,8 +73,8 @@ class Group:
     Args:
         named: number, name and module of each. low: the type of the products of training. now: shared by all groups.
 
-    In float32 the weights are the base's own. In a lower type one stacked copy serves all products of the group. Those of
-    a quantized base are written out once a pass and direction, for all adapters' rows.
+    In float32 the weights are the base's own. In a lower type one stacked copy serves all products of the group. Those
+    of a quantized base are written out once a pass and direction, for all adapters' rows.
     """
 
     named: Sequence[tuple[int, str, Any]]

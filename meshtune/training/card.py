@@ -113,14 +113,14 @@ def _loading(facts: Mapping[str, Any], name: str) -> str:
     if facts.get("merged") is not None:
         if bits:
             text += (
-                f"\n\nIts weights were {bits} while the adapter was trained, and are written out: this is the model that"
-                " was measured, not the published one with the adapter."
+                f"\n\nIts weights were {bits} while the adapter was trained, and are written out: this is the model"
+                " that was measured, not the published one with the adapter."
             )
         return text
     if bits:
         text += (
-            f"\n\nIt was trained and measured over weights in {bits}. Over the base as it is published it works too, with"
-            " slightly other losses."
+            f"\n\nIt was trained and measured over weights in {bits}. Over the base as it is published it works too,"
+            " with slightly other losses."
         )
     if Path(facts["model"]["name"]).is_absolute():
         text += (

@@ -32,7 +32,8 @@ class Setting:
     """What decides the memory of a study's trials beside their hyperparameters.
 
     Attributes:
-        training: with a resolved precision. device: as torch names it. dtype, quantization: the base's, as in the config.
+        training: with a resolved precision. device: as torch names it.
+        dtype, quantization: the base's, as in the config.
         batch: the largest micro-batch by batch size: `memory.batches_of(rows, ..)`, or `full_batch` of a length.
         available: bytes for each process, or None where that is not known. processes: that share the device.
         trainer: that will train, `packed` or `transformers`. unpackable: why `packed`, which was asked for, will not.

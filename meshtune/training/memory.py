@@ -112,9 +112,7 @@ def of_recipe(
     parameters = sum(recipe.rank * (linear.inputs + linear.outputs) for linear in targets)
     if recipe.use_dora:
         parameters += sum(linear.outputs for linear in targets)
-    # Of a base in few bits no rounded copies are kept, but one weight at a time is written out.
-    copied = () if quantization is not None else shape.linears
-    training = _training(shape, recipe, targets, batch, base_bytes, on_cpu, copied)
+    training = _training(shape, recipe, targets, batch, base_bytes, on_cpu, quantization is not None)
     training += written_out(shape, base_bytes, quantization)
     # A GPU's optimizer steps over all weights at once, when the activations are gone, and needs room for one more copy.
     step = 0 if on_cpu else 4 * parameters
@@ -191,13 +189,10 @@ def _training(
     batch: Batch,
     base_bytes: int,
     on_cpu: bool,
-    copied: Sequence[Linear],
+    quantized: bool,
 ) -> int:
-    """Bytes at the begin of the backward pass, or with checkpoints at its largest layer.
-
-    `copied`: layers of whose weights autocast keeps a rounded copy.
-    """
-    kept = _kept(shape, recipe, targets, batch, base_bytes, on_cpu, copied)
+    """Bytes at the begin of the backward pass, or with checkpoints at its largest layer."""
+    kept = _kept(shape, recipe, targets, batch, base_bytes, on_cpu, quantized)
     tokens, width = batch.rows * batch.length, 2 if recipe.precision != "float32" else base_bytes
     logits = 12 * batch.labels * shape.vocab
     if recipe.gradient_checkpointing:
@@ -213,7 +208,7 @@ def _kept(
     batch: Batch,
     base_bytes: int,
     on_cpu: bool,
-    copied: Sequence[Linear],
+    quantized: bool = False,
 ) -> int:
     """Bytes that are kept for the backward pass, but for what belongs to the logits."""
     autocast = recipe.precision != "float32"
@@ -225,7 +220,8 @@ def _kept(
     if recipe.use_dora:
         kept += sum(4 * linear.inputs**2 for linear in targets)
     if autocast and base_bytes == 4:  # the copy of each product's weight, kept for the gradient of its input
-        kept += sum(2 * linear.inputs * linear.outputs for linear in copied if not linear.lookup)
+        written = {x.name for x in _quantized(shape)} if quantized else set()  # anew for each product, and not kept
+        kept += sum(2 * x.inputs * x.outputs for x in shape.linears if not (x.lookup or x.name in written))
     return kept
 
 

@@ -1,8 +1,8 @@
 """An adapter merged into its base: a full model in a folder that plain Transformers loads, and its loss again.
 
-Weights stay in the data type that the base was loaded in. Those that it keeps in few bits are written out before: merged
-is the base that the adapter was trained over, as it was measured, not the one that was published. What is measured is
-the model as it was written, loaded anew. The whole model is in memory, once at a time.
+Weights stay in the data type that the base was loaded in. Those that it keeps in few bits are written out before:
+merged is the base that the adapter was trained and measured over, not the one that was published. What is measured
+is the model as it was written, loaded anew. The whole model is in memory, once at a time.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from meshtune.training.memory import (
     GPU_OVERHEAD,
     Batch,
     Memory,
-    of_base,
     feed_forward,
+    of_base,
     residual_writers,
     written_out,
 )

@@ -4,10 +4,10 @@ What is kept is what bitsandbytes keeps: `int8` has one scale for each output (L
 arXiv:2208.07339), `nf4` one for each 64 weights (QLoRA, Dettmers et al. 2023, arXiv:2305.14314), without double
 quantization. So weights are those that Transformers loads with `load_in_8bit` or with `load_in_4bit` and `nf4`.
 
-What is computed is not bitsandbytes': its int8 layers round their inputs too, and on a CPU its 4-bit layers are repacked
-in place, so that losses would depend on what computes them. Here a product takes its input as it is and the weight
-written out in the type of the product, on every device, in both trainers and in validation. A weight is written out for
-one product, used for all rows of the pass, whosever they are, and forgotten: once forward and once backward.
+What is computed is not bitsandbytes': its int8 layers round their inputs too, and on a CPU its 4-bit layers are
+repacked in place, so that losses would depend on what computes them. Here a product takes its input as it is and the
+weight written out in the type of the product, on every device, in both trainers and in validation. A weight is written
+out for one product, used for all rows of the pass, whosever they are, and forgotten: once forward and once backward.
 """
 
 from __future__ import annotations
