@@ -61,6 +61,7 @@ HEAVY = {
     "optuna": {"record", "known", "storage", "distributions", "samplers", "study", "selection", "testing", "api"},
     "sqlalchemy": {"storage"},
     "PyNomad": {"samplers"},
+    "bitsandbytes": {"training"},
     "scipy": {"selection", "samplers"},
     "rich": {"display", "live", "commands", "api"},
     "typer": {"cli"},
