@@ -20,6 +20,7 @@ LAYERS = [
     {"display", "testing"},
     {"live"},
     {"words"},
+    {"order"},
     {"finals"},
     {"selection"},
     {"study"},

@@ -38,6 +38,7 @@ class Prepared:
         packing: how blocks are cut into packs. packing_to_be_tried: whether the model may turn out not to allow packs.
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
         answers: validation rows that the finalists answer. warm: what is known from the start.
+        no_exact_room: why there is no memory for the base in float32, where that is known.
     """
 
     space: Space
@@ -52,6 +53,7 @@ class Prepared:
     test_rows: int = 0
     answers: int = 0
     warm: WarmStart = field(default_factory=WarmStart)
+    no_exact_room: str | None = None
 
 
 def prepare(study: Located) -> Prepared:

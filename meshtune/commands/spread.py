@@ -14,7 +14,7 @@ from meshtune.commands.spending import setting
 from meshtune.config import StudyConfig
 from meshtune.space import Space
 from meshtune.training.chosen_trainer import DECIDING
-from meshtune.training.fits import largest
+from meshtune.training.fits import largest, no_exact_room
 from meshtune.workers.places import cores, places
 from meshtune.workers.planner import Packing, cpu_processes, packing
 
@@ -48,7 +48,11 @@ def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
             free=None if whole is None else whole // sharing - most.total,
             extra=found.packs(top.hyperparameters).extra(found.recipe(top.hyperparameters)),
         )
-    return dataclasses.replace(prepared, places=at, packing=packs)
+    # Of the whole machine: each process may measure at the same time.
+    room = None if whole is None else whole // max(sharing, 1)
+    return dataclasses.replace(
+        prepared, places=at, packing=packs, no_exact_room=no_exact_room(found.shape, device, room)
+    )
 
 
 def variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshtune import finals
+from meshtune import finals, order
 from meshtune.commands.facts import versions
 from meshtune.commands.locate import Located, existing
 from meshtune.lease import holder
@@ -33,6 +33,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     integer}` in decoded values) and `space_fixed`, `sampler`, `seed`, `model`, `objective` (lora or command),
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
     `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
+    `order_checked`: whether the finalists' order holds in float32 (`order.checked`), None where that was not asked.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
     """
@@ -79,6 +80,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         result["best_against_baseline"] = dataclasses.asdict(difference)
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
+    result["order_checked"] = order.checked(record, study.folder)
     result["metrics"] = {
         name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
         for name, scored in finals.scores(study.folder).items()

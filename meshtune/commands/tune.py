@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, finals, metrics, whole_file
+from meshtune import config_file, finals, metrics, order, whole_file
 from meshtune.budget import Budget, Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
@@ -130,6 +130,9 @@ def _search(
         yield Stage("letting the finalists answer validation rows")
         made = metrics.stamp(config.metrics, prepared.answers, config.generation.max_new_tokens)
         yield from finals.answer(record, study.folder, how, all_kept=bool(config.metrics), made=made)
+    if order.needed(record):
+        yield Stage("measuring the finalists with the base in float32")
+        yield from order.measure(record, study.folder, how, no_room=prepared.no_exact_room)
     held.check()
     if asked := stopping():
         yield Finished(asked.reason, complete=False)

@@ -16,7 +16,7 @@ from meshtune.config import TrainingConfig
 from meshtune.errors import Fault, InputError
 from meshtune.hyperparameters import WHOLE
 from meshtune.space import Dimension, Space
-from meshtune.training.memory import Batch, Memory, full_batch, predict
+from meshtune.training.memory import Batch, Memory, full_batch, predict, validating
 from meshtune.training.pack_memory import PackSetting
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.shape import Shape
@@ -158,6 +158,15 @@ def largest_length(space: Space, setting: Setting, longest: int) -> int:
         return setting.available is None or largest(space, long).memory.total <= setting.available
 
     return _last(longest, fits)
+
+
+def no_exact_room(shape: Shape, device: str, available: int | None) -> str | None:
+    """Why losses cannot be measured with the base in float32; None where they can, or where that is not known."""
+    needed = validating(shape, device)
+    if available is None or needed <= available:
+        return None
+    there = f"this {'CPU' if device == 'cpu' else 'GPU'} has {gigabytes(available)} a process"
+    return f"that needs about {gigabytes(needed)}, and {there}"
 
 
 def describe(memory: Memory, rank: int, pack: int = 1) -> str:

@@ -147,6 +147,14 @@ def written_out(shape: Shape, width: int, quantization: str | None) -> int:
     return width * max((x.inputs * x.outputs for x in _quantized(shape)), default=0)
 
 
+def validating(shape: Shape, device: str) -> int:
+    """Bytes of a process that only measures, with the base in float32 and every token a label."""
+    on_cpu = device.startswith("cpu")
+    work = _validation(shape, full_batch(1, CPU_TOKENS if on_cpu else GPU_TOKENS), 4, on_cpu)
+    overhead = CPU_OVERHEAD if on_cpu else GPU_OVERHEAD
+    return 4 * shape.parameters + round(work * (CPU_SPARE if on_cpu else GPU_SPARE)) + overhead
+
+
 def _quantized(shape: Shape) -> list[Linear]:
     return [x for x in shape.linears if not x.lookup and x.name != shape.head]
 

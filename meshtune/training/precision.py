@@ -48,6 +48,11 @@ def resolve_precision(precision: str, device: str) -> Precision:
             raise _fault(precision, "allowed are auto, float32, bfloat16 and float16")
 
 
+def exact(model: ModelConfig) -> ModelConfig:
+    """The same model with all its weights in float32."""
+    return model.model_copy(update={"dtype": "float32", "quantization": None})
+
+
 def validation_precision(model: ModelConfig) -> str:
     """The precision in which a study measures all its losses: the base's own, such as `float32 over nf4`."""
     dtype = "float32" if model.dtype == "auto" else model.dtype
