@@ -170,6 +170,7 @@ class TrainingConfig(Section):
     use_dora: bool = False
     init_lora_weights: Annotated[InitLoraWeights, PlainValidator(_init_lora_weights)] = True
     gradient_checkpointing: bool = False
+    pass_tokens: PositiveInt | None = None  # that the packed trainer computes at once; null: by the device's memory
     precision: Precision = "auto"  # of the training's products
     keep_adapters: PositiveInt = 5
     checkpoint_minutes: PositiveReal | None = 10.0  # how often a running trial saves where it is; null: never

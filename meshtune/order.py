@@ -66,7 +66,13 @@ def checked(record: Record, folder: Path) -> dict[str, Any] | None:
     found = _read(folder)
     if not found or not needed(record):
         return None
-    result = {"precision": _precision(record), "models": None, "holds": None, "best": None, "difference": None}
+    result: dict[str, Any] = {
+        "precision": _precision(record),
+        "models": None,
+        "holds": None,
+        "best": None,
+        "difference": None,
+    }
     finalists, measured = _finalists(record, folder), found["measured"]
     if not finalists.keys() <= measured.keys():
         return {**result, "skipped": found["skipped"] or "not all are measured yet"}

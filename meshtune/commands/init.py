@@ -190,6 +190,7 @@ training:
   # use_dora: false            # true: weights are split into magnitude and direction; slower
   # init_lora_weights: true    # PEFT's start weights: true | gaussian | orthogonal | pissa | olora
   # gradient_checkpointing: false  # true: less memory, more time
+  # pass_tokens: null          # of packs at once: fewer take less memory; null: what suits the device and fits
 {_key("  precision", recipe.precision)} # of the products in training: auto | float32 | bfloat16 | float16
   # keep_adapters: 5           # the best so many trials, and the baseline, keep their adapters
   # checkpoint_minutes: 10.0   # how often a running trial saves where it is; null: never

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
 from meshtune.commands.locate import Located
+from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.warm_start import WarmStart, warm_start
 from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig
 from meshtune.errors import Fault, InputError, StudyMismatch, need
@@ -154,7 +155,7 @@ def _lora(
         **fixed,
         "model": _fixed_model(config.model),
         "data": data.ref.fingerprint,
-        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
+        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes", "pass_tokens"}),
     }
     fixed["validation_precision"] = validation_precision(config.model)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
@@ -173,7 +174,7 @@ def _lora(
         answers=answers,
         warm=warm,
     )
-    return spread(prepared, config)
+    return spread(prepared, config, recorded_keys(study))
 
 
 def _fixed_model(model: ModelConfig) -> dict[str, Any]:

@@ -5,16 +5,18 @@ Numbers come from the predicted memory of the study's largest trial and from the
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshtune.commands.spending import setting
 from meshtune.config import StudyConfig
 from meshtune.space import Space
 from meshtune.training.chosen_trainer import DECIDING
-from meshtune.training.fits import largest, no_exact_room
+from meshtune.training.fits import Setting, largest, no_exact_room
+from meshtune.training.pack_memory import LEAST
+from meshtune.training.packed_rows import token_limit
 from meshtune.workers.places import cores, places
 from meshtune.workers.planner import Packing, cpu_processes, packing
 
@@ -22,13 +24,19 @@ if TYPE_CHECKING:
     from meshtune.commands.prepared import Prepared
 
 
-def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
-    """The same study in as many processes, and packs, as this machine has room for; what the config says stands."""
+def spread(prepared: Prepared, config: StudyConfig, recorded: Mapping[str, Any] | None) -> Prepared:
+    """The same study in as many processes, and packs, as this machine has room for; what the config says stands.
+
+    `recorded`: the fixed keys of a study that was begun.
+    """
     device = prepared.places[0].device
     trainer = config.training.trainer
     if trainer.imported is not None:  # whose memory is not known
         return prepared
     found = setting(prepared, config.seed)
+    if tokens := _pass_tokens(prepared, config, found, recorded):
+        prepared = _with_pass_tokens(prepared, tokens)
+        found = setting(prepared, config.seed)
     top = largest(prepared.space, found)
     most = top.memory
     whole = None if found.available is None else found.available * found.processes
@@ -50,9 +58,42 @@ def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
         )
     # Of the whole machine: each process may measure at the same time.
     room = None if whole is None else whole // max(sharing, 1)
-    return dataclasses.replace(
-        prepared, places=at, packing=packs, no_exact_room=no_exact_room(found.shape, device, room)
-    )
+    return replace(prepared, places=at, packing=packs, no_exact_room=no_exact_room(found.shape, device, room))
+
+
+def _pass_tokens(
+    prepared: Prepared, config: StudyConfig, found: Setting, recorded: Mapping[str, Any] | None
+) -> int | None:
+    """Tokens of the packed trainer's passes, where they are not as many as suit the device.
+
+    The config's; else those of a study that was begun; else as many as memory has room for: with the largest trial, or
+    on a GPU, which one alone would leave idle, with two of them.
+    """
+    if config.training.pass_tokens is not None or found.trainer != "packed":
+        return config.training.pass_tokens
+    if recorded is not None:
+        known: int | None = recorded.get("training", {}).get("pass_tokens")
+        return known
+    if found.available is None:
+        return None
+    one_process = found.device == "cpu" and config.worker.processes is None
+    available = found.available * found.processes if one_process else found.available
+    point = largest(prepared.space, found).hyperparameters
+    packs, member = found.packs(point), found.recipe(point)
+    tokens = LEAST
+    for count in sorted({found.pack, 2 if found.device.startswith("cuda") else found.pack}, reverse=True):
+        tokens = packs.pass_tokens([member] * count, available)
+        if packs.memory([replace(member, pass_tokens=tokens)] * count).total <= available:
+            break
+    return tokens if tokens < token_limit(found.device) else None
+
+
+def _with_pass_tokens(prepared: Prepared, tokens: int) -> Prepared:
+    """The same study with them in what crosses to the worker and in what is fixed."""
+    spec, fixed = prepared.objective.spec, prepared.fixed
+    spec = {**spec, "training": {**spec["training"], "pass_tokens": tokens}}
+    fixed = {**fixed, "training": {**fixed["training"], "pass_tokens": tokens}}
+    return replace(prepared, objective=replace(prepared.objective, spec=spec), fixed=fixed)
 
 
 def variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:

@@ -13,9 +13,10 @@ from meshtune.budget import Budget, Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
+from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
-from meshtune.errors import MeshtuneError, StorageError
+from meshtune.errors import StorageError
 from meshtune.lease import Lease, elsewhere, lease
 from meshtune.objectives import checkpoints
 from meshtune.record import Record
@@ -203,12 +204,8 @@ def _tidy(record: Record, folder: Path) -> None:
 
 def _recorded_block_size(study: Located) -> int | None:
     """The block size that the study was made with: it is fixed, however many processes there are now."""
-    if not study.started:
-        return None
-    with contextlib.suppress(MeshtuneError):  # no study of this name yet: nothing was recorded
-        fixed = Record(study.url, study.folder.name).notes.get("fixed", {})
-        return int(fixed["block_size"]) if "block_size" in fixed else None
-    return None
+    fixed = recorded_keys(study) or {}
+    return int(fixed["block_size"]) if "block_size" in fixed else None
 
 
 def _write_effective(study: Located) -> None:

@@ -177,7 +177,7 @@ def _hyperparameters(facts: Mapping[str, Any]) -> str:
     point = {name: _plain(value).replace(" ", "") for name, value in facts["point"]["hyperparameters"].items()}
     # What the point names is told again where it was trained otherwise, as `--epochs` does.
     rest = {n: v for n, v in facts["training"].items() if n not in point or _plain(v).replace(" ", "") != point[n]}
-    fixed = [(name, f"`{_plain(value)}`") for name, value in rest.items()]
+    fixed = [(name, f"`{_plain(value)}`") for name, value in rest.items() if value is not None]
     return (
         "## Hyperparameters\n\n"
         + _table(("of the trial", ""), searched)

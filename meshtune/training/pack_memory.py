@@ -17,7 +17,7 @@ The CUDA side follows from the same counts and has not been run. Errors are in d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshtune.training.label_head import CHUNK
 from meshtune.training.memory import (
@@ -37,6 +37,7 @@ from meshtune.training.shape import Shape
 from meshtune.training.validation import CPU_TOKENS as VALIDATION_CPU_TOKENS
 from meshtune.training.validation import GPU_TOKENS as VALIDATION_GPU_TOKENS
 
+LEAST = 256  # tokens of a pass: below, a core's products are not at their peak any more
 # What allocators lose to holes, as a factor of a pass: sizes differ between passes.
 CPU_SPARE, GPU_SPARE = 1.2, 1.1
 
@@ -60,24 +61,25 @@ class PackSetting:
         """Of a pack at its peak.
 
         Args:
-            members: one at least, all of one precision. pass_tokens: at most in a pass, as `train_pack` takes it.
+            members: one at least, all of one precision. pass_tokens: at most in a pass, as `train_pack` takes it; a
+                member's portion has as many as its recipe says.
         """
         parameters = sum(self.parameters(recipe) for recipe in members)
         return Memory(
             base=self.base(members[0]),
             adapter=sum(self.adapter(recipe) for recipe in members) - 12 * parameters,
             optimizer=12 * parameters,
-            activations=self.activations(members, self.tokens(len(members), pass_tokens)),
+            activations=self.activations(members, self.tokens(members, pass_tokens)),
             overhead=CPU_OVERHEAD if self._on_cpu else GPU_OVERHEAD,
         )
 
     def pass_tokens(self, members: Sequence[Recipe], available: int) -> int:
-        """The tokens of a pass with which this pack fits: the trainer's own limit, or as often halved as is needed.
+        """Tokens for their recipes with which this pack fits: the trainer's own limit, or as often halved as is needed.
 
-        Where nothing fits the smallest is given, which holds one member's micro-batch.
+        Where nothing fits the smallest is given, `LEAST`.
         """
         tokens = token_limit(self.device)
-        while tokens > self.tokens(1, 1) and self.memory(members, tokens).total > available:
+        while tokens > LEAST and self.memory([replace(x, pass_tokens=tokens) for x in members]).total > available:
             tokens //= 2
         return tokens
 
@@ -103,11 +105,13 @@ class PackSetting:
         """Bytes of a second member, with the tokens that it brings to a pass; a further one takes no more."""
         return self.memory([recipe] * 2).total - self.memory([recipe]).total
 
-    def tokens(self, members: int, pass_tokens: int | None = None) -> int:
-        """Tokens of the largest pass: those of all members up to a limit, but of one member's micro-batch at least."""
-        of_one = min(self.batch.rows * self.batch.length, max(token_limit(self.device), self.batch.length))
-        limit = token_limit(self.device) if pass_tokens is None else pass_tokens
-        return max(of_one, min(members * of_one, limit)) + LOW_MULTIPLE * members
+    def tokens(self, members: Sequence[Recipe], pass_tokens: int | None = None) -> int:
+        """Tokens of the largest pass: those of all members up to a limit, but of one member's portion at least."""
+        usual = token_limit(self.device)
+        portion = min(usual, members[0].pass_tokens or usual)
+        of_one = min(self.batch.rows * self.batch.length, max(portion, self.batch.length))
+        limit = portion if pass_tokens is None else pass_tokens
+        return max(of_one, min(len(members) * of_one, limit)) + LOW_MULTIPLE * len(members)
 
     def activations(self, members: Sequence[Recipe], tokens: int) -> int:
         """Bytes at the begin of a pass's backward, or with checkpoints at its largest layer; or of a validation."""

@@ -128,6 +128,7 @@ class _Run:
 
     def events(self, recipes: list[Recipe], checkpoint: Checkpoint | None) -> Events:
         first = recipes[0]
+        self.pass_limit = min(self.pass_limit, first.pass_tokens or self.pass_limit)
         self.kind = torch.bfloat16 if first.precision == "bfloat16" else self.base.dtype
         made_by = ""
         if checkpoint is not None:
@@ -148,7 +149,8 @@ class _Run:
                     self._save_where_due()
 
     def _add(self, recipe: Recipe) -> Member:
-        member = Member(self.base, recipe, self.train_rows, self.at, self.kind, self.limit)
+        limit = min(self.limit, recipe.pass_tokens or self.limit)
+        member = Member(self.base, recipe, self.train_rows, self.at, self.kind, limit)
         self.members[len(self.states)] = member
         self.states.append({"recipe": repr(recipe), "ending": None})
         return member

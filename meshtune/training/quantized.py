@@ -130,8 +130,8 @@ def quantize(base: Any, quantization: Quantization, *, device: str, dtype: torch
     for name, part in list(base.named_modules()):
         if type(part) in (nn.Linear, Conv1D) and part is not head:
             _replace(base, name, QuantizedLinear(part, quantization, dtype, device))
-    for weight in base.parameters():
-        weight.data = weight.data.to(device, dtype)
+    for weight in base.parameters():  # as copies: else the whole file that they were read from stays in memory
+        weight.data = weight.data.to(device, dtype, copy=True)
     return base.to(device)
 
 

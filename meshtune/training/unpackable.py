@@ -36,8 +36,8 @@ def check_packable(base: Any, recipes: Sequence[Recipe]) -> None:
     _check_base(base)
     for recipe in recipes:
         _check_recipe(base, recipe)
-    if len({(recipe.precision, recipe.gradient_checkpointing) for recipe in recipes}) > 1:
-        raise Unpackable("its adapters differ in precision or gradient checkpointing")
+    if len({(recipe.precision, recipe.gradient_checkpointing, recipe.pass_tokens) for recipe in recipes}) > 1:
+        raise Unpackable("its adapters differ in precision, gradient checkpointing or tokens of a pass")
 
 
 def _check_base(base: Any) -> None:
