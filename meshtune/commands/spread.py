@@ -15,8 +15,7 @@ from meshtune.config import StudyConfig
 from meshtune.space import Space
 from meshtune.training.chosen_trainer import DECIDING
 from meshtune.training.fits import Setting, largest, no_exact_room
-from meshtune.training.pack_memory import LEAST
-from meshtune.training.packed_rows import token_limit
+from meshtune.training.passes import fewer_tokens
 from meshtune.workers.places import cores, places
 from meshtune.workers.planner import Packing, cpu_processes, packing
 
@@ -66,8 +65,7 @@ def _pass_tokens(
 ) -> int | None:
     """Tokens of the packed trainer's passes, where they are not as many as suit the device.
 
-    The config's; else those of a study that was begun; else as many as memory has room for: with the largest trial, or
-    on a GPU, which one alone would leave idle, with two of them.
+    The config's; else those of a study that was begun; else as many as memory has room for.
     """
     if config.training.pass_tokens is not None or found.trainer != "packed":
         return config.training.pass_tokens
@@ -77,15 +75,7 @@ def _pass_tokens(
     if found.available is None:
         return None
     one_process = found.device == "cpu" and config.worker.processes is None
-    available = found.available * found.processes if one_process else found.available
-    point = largest(prepared.space, found).hyperparameters
-    packs, member = found.packs(point), found.recipe(point)
-    tokens = LEAST
-    for count in sorted({found.pack, 2 if found.device.startswith("cuda") else found.pack}, reverse=True):
-        tokens = packs.pass_tokens([member] * count, available)
-        if packs.memory([replace(member, pass_tokens=tokens)] * count).total <= available:
-            break
-    return tokens if tokens < token_limit(found.device) else None
+    return fewer_tokens(prepared.space, found, found.available * (found.processes if one_process else 1))
 
 
 def _with_pass_tokens(prepared: Prepared, tokens: int) -> Prepared:

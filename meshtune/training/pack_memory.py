@@ -76,10 +76,10 @@ class PackSetting:
     def pass_tokens(self, members: Sequence[Recipe], available: int) -> int:
         """Tokens for their recipes with which this pack fits: the trainer's own limit, or as often halved as is needed.
 
-        Where nothing fits the smallest is given, `LEAST`.
+        Not below `LEAST`, nor the longest row, which is never cut.
         """
-        tokens = token_limit(self.device)
-        while tokens > LEAST and self.memory([replace(x, pass_tokens=tokens) for x in members]).total > available:
+        tokens, least = token_limit(self.device), max(LEAST, self.batch.length)
+        while tokens > least and self.memory([replace(x, pass_tokens=tokens) for x in members]).total > available:
             tokens //= 2
         return tokens
 
