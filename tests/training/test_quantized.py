@@ -1,6 +1,7 @@
 """A base in few bits: its weights, and that both trainers, packs and validation compute with the same ones."""
 
 import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from meshtune.config import ModelConfig
-from meshtune.errors import InputError
+from meshtune.errors import InputError, MissingExtra
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import chosen_trainer, memory, trainer
 from meshtune.training.checkpoints import attached, save_adapter
@@ -22,7 +23,7 @@ from meshtune.training.merge import merge
 from meshtune.training.models import check_model, load_model
 from meshtune.training.pack_memory import PackSetting
 from meshtune.training.packed_trainer import train, train_pack
-from meshtune.training.quantized import Quantization, QuantizedLinear, dequantize, quantize
+from meshtune.training.quantized import Quantization, QuantizedLinear, check_quantizable, dequantize, quantize
 from meshtune.training.recipe import Recipe
 from meshtune.training.shape import measure
 from meshtune.training.steps import Trained
@@ -199,8 +200,15 @@ def test_what_cannot_be_quantized(tiny_model_folder: Path) -> None:
     base.is_quantized = True
     with pytest.raises(InputError, match="quantized as they are published"):
         quantize(base, "int8", device="cpu", dtype=torch.float32)
-    with pytest.raises(InputError, match="torch sees none here"):
-        check_model(ModelConfig(name=str(tiny_model_folder), quantization="nf4", device="mps"))
+    with pytest.raises(InputError, match="can be had on CPUs and CUDA devices, not on mps"):
+        check_quantizable("nf4", "mps")
+
+
+def test_without_bitsandbytes(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before weights are read, with the line that installs it."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtra, match=r"a base in nf4 needs .*`bitsandbytes`.*pip install 'meshtune\[gpu\]'"):
+        check_model(ModelConfig(name=str(tiny_model_folder), quantization="nf4"))
 
 
 @BOTH
@@ -219,6 +227,20 @@ def test_bytes_are_predicted(name: str, quantization: Quantization, make_recipe:
     assert setting.base(make_recipe()) == held - extra + 4 * largest
     head = next(x.inputs * x.outputs for x in shape.linears if x.name == shape.head)
     assert setting.base(make_recipe({"precision": "bfloat16"})) == held - extra + 4 * largest + 2 * head
+    alone = {
+        kind: memory.of_recipe(
+            shape,
+            make_recipe({"precision": "bfloat16"}),
+            full_batch(4, 20),
+            device="cpu",
+            dtype="auto",
+            quantization=kind,
+        )
+        for kind in (None, quantization)
+    }
+    copied = sum(2 * x.inputs * x.outputs for x in shape.linears if not x.lookup and x.name != shape.head)
+    kept = round(memory.CPU_SPARE * (copied - 4 * largest))  # rounded copies, against one weight at a time
+    assert alone[None].activations - alone[quantization].activations == pytest.approx(kept, abs=1)
 
 
 def _own_buffers(part: nn.Module) -> list[torch.Tensor]:
