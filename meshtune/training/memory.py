@@ -113,14 +113,13 @@ def of_recipe(
     if recipe.use_dora:
         parameters += sum(linear.outputs for linear in targets)
     training = _training(shape, recipe, targets, batch, base_bytes, on_cpu, quantization is not None)
-    training += written_out(shape, base_bytes, quantization)
     # A GPU's optimizer steps over all weights at once, when the activations are gone, and needs room for one more copy.
     step = 0 if on_cpu else 4 * parameters
     # The best epoch's copy stands beside the training of the next one.
     copies = 2 if on_cpu and recipe.epochs > 1 else 1
     spare = CPU_SPARE if on_cpu else GPU_SPARE
     return Memory(
-        base=of_base(shape, dtype, quantization),
+        base=of_base(shape, dtype, quantization) + written_out(shape, base_bytes, quantization),
         adapter=4 * copies * parameters + (_originals(recipe, targets, base_bytes) if on_cpu else 0),
         optimizer=parameters * 12,
         activations=round(spare * max(training, _validation(shape, batch, base_bytes, on_cpu), step)),

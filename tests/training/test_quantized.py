@@ -227,20 +227,13 @@ def test_bytes_are_predicted(name: str, quantization: Quantization, make_recipe:
     assert setting.base(make_recipe()) == held - extra + 4 * largest
     head = next(x.inputs * x.outputs for x in shape.linears if x.name == shape.head)
     assert setting.base(make_recipe({"precision": "bfloat16"})) == held - extra + 4 * largest + 2 * head
-    alone = {
-        kind: memory.of_recipe(
-            shape,
-            make_recipe({"precision": "bfloat16"}),
-            full_batch(4, 20),
-            device="cpu",
-            dtype="auto",
-            quantization=kind,
-        )
-        for kind in (None, quantization)
-    }
-    copied = sum(2 * x.inputs * x.outputs for x in shape.linears if not x.lookup and x.name != shape.head)
-    kept = round(memory.CPU_SPARE * (copied - 4 * largest))  # rounded copies, against one weight at a time
-    assert alone[None].activations - alone[quantization].activations == pytest.approx(kept, abs=1)
+    batch, recipe = full_batch(4, 20), make_recipe({"precision": "bfloat16"})
+    alone = memory.of_recipe(shape, recipe, batch, device="cpu", dtype="auto", quantization=quantization)
+    assert alone.base == held - extra + 4 * largest
+    copies, none = (
+        memory._kept(shape, recipe, shape.targets("all-linear"), batch, 4, True, few_bits) for few_bits in (False, True)
+    )
+    assert copies - none == sum(2 * x.inputs * x.outputs for x in shape.linears if not x.lookup) - 2 * head
 
 
 def _own_buffers(part: nn.Module) -> list[torch.Tensor]:
