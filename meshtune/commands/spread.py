@@ -74,9 +74,11 @@ def _pass_tokens(
         return known
     if found.available is None:
         return None
-    found = found if config.worker.pack == "auto" else replace(found, pack=config.worker.pack)
     one_process = found.device == "cpu" and config.worker.processes is None
-    return fewer_tokens(prepared.space, found, found.available * (found.processes if one_process else 1))
+    available = found.available * (found.processes if one_process else 1)
+    if config.worker.pack != "auto":
+        found = replace(found, pack=config.worker.pack)
+    return fewer_tokens(prepared.space, found, available)
 
 
 def _with_pass_tokens(prepared: Prepared, tokens: int) -> Prepared:
