@@ -154,6 +154,6 @@ def test_a_quantized_study_checks_its_order(tiny_model_folder: Path, tmp_path: P
     for model in found["models"]:
         assert model["loss"] != model["exact"]
         assert model["loss"] == pytest.approx(model["exact"], abs=0.3)
-    assert "Measured again with the base in float32" in ended.stdout
+    assert "Measured again with the base in float32" in ended.stderr
     stored = json.loads((path.parent / "study" / "evaluation" / "order.json").read_text())
     assert all(len(entry["rows"]) == 10 for entry in stored["measured"].values())

@@ -12,7 +12,9 @@ from bitsandbytes import functional
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.config import ModelConfig
+from meshtune.config import DataConfig, ModelConfig, SourceConfig
+from meshtune.data.batches import Rows
+from meshtune.data.build import prepare
 from meshtune.errors import InputError, MissingExtra
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import chosen_trainer, memory, trainer
@@ -234,6 +236,35 @@ def test_bytes_are_predicted(name: str, quantization: Quantization, make_recipe:
         memory._kept(shape, recipe, shape.targets("all-linear"), batch, 4, True, few_bits) for few_bits in (False, True)
     )
     assert copies - none == sum(2 * x.inputs * x.outputs for x in shape.linears if not x.lookup) - 2 * head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantization", "untuned", "adapted"), [("int8", 0.05, 0.01), ("nf4", 0.4, 0.25)])
+def test_the_embedded_model(
+    tmp_path: Path, make_recipe: MakeRecipe, quantization: Quantization, untuned: float, adapted: float
+) -> None:
+    """Losses beside those in float32, and both trainers alike over few bits; 10 steps of two rows."""
+    sources = (SourceConfig(embedded="python-stdlib-describe"),)
+    whole = ModelConfig(name="embedded")
+    few = ModelConfig(name="embedded", quantization=quantization)
+    data = prepare(DataConfig(sources=sources, rows=60, validation=8, test=0), whole, 0, tmp_path).ref
+    rows, validation = (
+        [Rows.open(data, side)[n] for n in range(count)] for side, count in (("train", 20), ("validation", 8))
+    )
+    recipe = make_recipe({"epochs": 1, "batch_size": 2, "gradient_accumulation": 1}, rank=8, learning_rate=1e-3)
+    found = []
+    for model in (whole, few):
+        base = load_model(model, "cpu")
+        before = mean_loss(row_losses(base, validation))
+        *_, trained = train(base, rows, validation, recipe, at="last")
+        assert isinstance(trained, Trained)
+        found.append((before, trained.loss))
+    *_, theirs = trainer.train(base, rows, validation, recipe, at="last")
+    assert isinstance(theirs, Trained)
+    assert found[1][1] == pytest.approx(theirs.loss, abs=1e-4)
+    assert found[1][0] == pytest.approx(found[0][0], abs=untuned)
+    assert found[1][1] == pytest.approx(found[0][1], abs=adapted)
+    assert found[1][1] < found[1][0] - 0.2
 
 
 def _own_buffers(part: nn.Module) -> list[torch.Tensor]:
