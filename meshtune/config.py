@@ -47,6 +47,7 @@ class ModelConfig(Section):
     name: str
     revision: str | None = None
     dtype: Precision = "auto"
+    quantization: Literal["int8", "nf4"] | None = None  # of the linear layers' weights, but for the output head
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # the kind; which of them is the worker's affair
     trust_remote_code: bool = False
 
@@ -179,6 +180,7 @@ class TrainingConfig(Section):
     use_dora: bool = False
     init_lora_weights: Annotated[InitLoraWeights, PlainValidator(_init_lora_weights)] = True
     gradient_checkpointing: bool = False
+    pass_tokens: PositiveInt | None = None  # that the packed trainer computes at once; null: by the device's memory
     precision: Precision = "auto"  # of the training's products
     keep_adapters: PositiveInt = 5
     checkpoint_minutes: PositiveReal | None = 10.0  # how often a running trial saves where it is; null: never

@@ -62,6 +62,11 @@ class Chosen:
         section: Mapping[str, Any] = self.record.notes["fixed"]["training"]
         return section
 
+    @property
+    def as_run(self) -> dict[str, Any]:
+        """What the study's machine chose in this section."""
+        return {"precision": self.training["precision"], "pass_tokens": self.training.get("pass_tokens")}
+
 
 def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None) -> Chosen:
     """The point that `trial` names: `best`, `baseline` or a trial's number.

@@ -102,7 +102,7 @@ def _facts(chosen: Chosen) -> dict[str, Any]:
     if outcome is None:  # `kept_adapter` has refused it
         raise InputError(f"{chosen.name} has not ended yet")
     described = describe(chosen)
-    training = chosen.study.config.training.model_copy(update={"precision": chosen.training["precision"]})
+    training = chosen.study.config.training.model_copy(update=chosen.as_run)
     made = recipe(training, chosen.hyperparameters, chosen.seed)
     return {
         **described,

@@ -152,6 +152,7 @@ model:
 {_key("  name", recipe.model)} # embedded (SmolLM2-135M-Instruct), a Hugging Face id, a folder, or a .gguf file
   # revision: null             # branch, tag or commit of a Hugging Face id
   # dtype: auto                # of the frozen base: auto | float32 | bfloat16 | float16
+  # quantization: null         # of its linear layers: null | int8 | nf4 (needs the extra `gpu`)
   # device: auto               # auto | cpu | cuda | mps
   # trust_remote_code: false   # true runs code that comes with the model: only where you trust it
 
@@ -190,6 +191,7 @@ training:
   # use_dora: false            # true: weights are split into magnitude and direction; slower
   # init_lora_weights: true    # PEFT's start weights: true | gaussian | orthogonal | pissa | olora
   # gradient_checkpointing: false  # true: less memory, more time
+  # pass_tokens: null          # of packs at once: fewer take less memory; null: what suits the device and fits
 {_key("  precision", recipe.precision)} # of the products in training: auto | float32 | bfloat16 | float16
   # keep_adapters: 5           # the best so many trials, and the baseline, keep their adapters
   # checkpoint_minutes: 10.0   # how often a running trial saves where it is; null: never

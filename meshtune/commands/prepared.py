@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
 from meshtune.commands.locate import Located
+from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.warm_start import WarmStart, warm_start
 from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig
 from meshtune.early_stopping import EarlyStopping
@@ -40,6 +41,7 @@ class Prepared:
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
         answers: validation rows that the finalists answer. warm: what is known from the start.
         early: where trials are stopped, if they are.
+        no_exact_room: why there is no memory for the base in float32, where that is known.
     """
 
     space: Space
@@ -55,6 +57,7 @@ class Prepared:
     answers: int = 0
     early: EarlyStopping | None = None
     warm: WarmStart = field(default_factory=WarmStart)
+    no_exact_room: str | None = None
 
 
 def prepare(study: Located) -> Prepared:
@@ -157,15 +160,15 @@ def _lora(
     )
     fixed = {
         **fixed,
-        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "model": _fixed_model(config.model),
         "data": data.ref.fingerprint,
-        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
+        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes", "pass_tokens"}),
     }
     early = None
     if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
         early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
         fixed["early_stopping"] = early.described()
-    fixed["validation_precision"] = validation_precision(config.model.dtype)
+    fixed["validation_precision"] = validation_precision(config.model)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     prepared = Prepared(
@@ -183,7 +186,13 @@ def _lora(
         early=early,
         warm=warm,
     )
-    return spread(prepared, config)
+    return spread(prepared, config, recorded_keys(study))
+
+
+def _fixed_model(model: ModelConfig) -> dict[str, Any]:
+    """What of the model must not change; records that are older than a key do not hold its default."""
+    values = model.model_dump(mode="json", exclude={"device"})
+    return {key: value for key, value in values.items() if key != "quantization" or value is not None}
 
 
 def need_training() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshtune import finals
+from meshtune import finals, order
 from meshtune.commands.facts import versions
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.spent import spent
@@ -43,6 +43,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
     `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
     `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `meshtune.commands.spent`.
+    `order_checked`: whether the finalists' order holds in float32 (`order.checked`), None where that was not asked.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
     """
@@ -90,6 +91,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
     result |= spent(record, (result["baseline"] or {}).get("loss"))
+    result["order_checked"] = order.checked(record, study.folder)
     result["metrics"] = {
         name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
         for name, scored in finals.scores(study.folder).items()

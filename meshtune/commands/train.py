@@ -128,7 +128,8 @@ def _job(chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None
         raise InputError(f"seed {seed}: a whole number at or above 0 is allowed")
     config = chosen.study.config
     device = resolve_device(chosen.model)
-    training = config.training.model_copy(update={"precision": resolve_precision(chosen.training["precision"], device)})
+    as_run = {**chosen.as_run, "precision": resolve_precision(chosen.training["precision"], device)}
+    training = config.training.model_copy(update=as_run)
     changed = {} if epochs is None else {"epochs": epochs}
     made = recipe(training, {**chosen.hyperparameters, **changed}, chosen.seed if seed is None else seed)
     at = "last" if all_data else chosen.record.notes["fixed"]["objective"]["at"]

@@ -8,15 +8,16 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, energy, finals, metrics, whole_file
+from meshtune import config_file, energy, finals, metrics, order, whole_file
 from meshtune.budget import Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
+from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
-from meshtune.errors import MeshtuneError, StorageError
+from meshtune.errors import StorageError
 from meshtune.lease import Lease, elsewhere, lease
 from meshtune.objectives import checkpoints
 from meshtune.promotion import promote
@@ -151,6 +152,9 @@ def _search(
         yield Stage("letting the finalists answer validation rows")
         made = metrics.stamp(config.metrics, prepared.answers, config.generation.max_new_tokens)
         yield from finals.answer(record, study.folder, how, all_kept=bool(config.metrics), made=made)
+    if order.needed(record):
+        yield Stage("measuring the finalists with the base in float32")
+        yield from order.measure(record, study.folder, how, no_room=prepared.no_exact_room)
     held.check()
     if asked := stopping():
         yield Finished(asked.reason, complete=False)
@@ -235,12 +239,8 @@ def _tidy(record: Record, folder: Path) -> None:
 
 def _recorded_block_size(study: Located) -> int | None:
     """The block size that the study was made with: it is fixed, however many processes there are now."""
-    if not (study.started or (study.whole is not None and study.whole.started)):
-        return None
-    with contextlib.suppress(MeshtuneError):  # no study of this name yet: nothing was recorded
-        fixed = Record(study.url, study.name).notes.get("fixed", {})
-        return int(fixed["block_size"]) if "block_size" in fixed else None
-    return None
+    fixed = recorded_keys(study) or {}
+    return int(fixed["block_size"]) if "block_size" in fixed else None
 
 
 def write_effective(study: Located) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from meshtune import order
 from meshtune.commands.locate import EFFECTIVE, Located, locate
 from meshtune.commands.rounds import tune
 from meshtune.commands.signals import GRACE_SECONDS, Signals
@@ -72,6 +73,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
             console.print("The best adapter, in plain PEFT:", highlight=False)
             console.print("    " + lines.replace("\n", "\n    "), markup=False, highlight=False, soft_wrap=True)
         console.print(verdict(status), style="bold", markup=False, highlight=False, soft_wrap=True)
+        if status["order_checked"]:
+            console.print(order.sentence(status["order_checked"]), markup=False, highlight=False, soft_wrap=True)
         console.print(_next(status), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from meshtune import __version__, yaml_file
+from meshtune import __version__, order, yaml_file
 from meshtune.report import answers as answered
 from meshtune.report import figures, tables
 from meshtune.report.bounds import on_bounds, wider_space
@@ -66,6 +66,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         result=tables.result(status),
         tested=tested,
         loss_name=_loss_name(status),
+        order=order.sentence(status["order_checked"]) if status.get("order_checked") else "",
         metrics=answered.metrics(facts.answers),
         models=list(facts.answers),
         answered=min((len(lines) for lines in facts.answers.values()), default=0),
