@@ -27,6 +27,7 @@ LAYERS = [
     {"samplers"},
     {"workers"},
     {"objectives"},
+    {"evaluation"},
     {"training"},
     {"data"},
     {"record"},
