@@ -12,7 +12,7 @@ from pathlib import Path
 
 from meshtune.data.sources import hub_rows
 from meshtune.errors import Fault, InputError, nearest
-from meshtune.evaluation import bbh, drop, files, humaneval, mmlu
+from meshtune.evaluation import bbh, drop, humaneval, mmlu
 from meshtune.evaluation.items import Benchmark
 
 NAMES = ("mmlu", "bbh", "drop", "humaneval")
