@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from meshtune import hyperparameters
+from meshtune.config_evaluation import EvaluationConfig
 from meshtune.config_values import (
     MayImport,
     PositiveReal,
@@ -321,6 +322,7 @@ class StudyConfig(Section):
     worker: Annotated[WorkerConfig, BeforeValidator(named)] = WorkerConfig()
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     generation: GenerationConfig = GenerationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None
     storage: str | None = None

@@ -69,6 +69,15 @@ def place_of(folder: Path, benchmark: Benchmark, candidate: Candidate, how: How)
     return store.Place(folder, INSTRUCT_EVAL, benchmark.name, how.of(benchmark), candidate.name, by)
 
 
+def missing(candidates: Sequence[Candidate], benchmarks: Sequence[Benchmark], folder: Path, how: How) -> bool:
+    """Whether any answer is not stored."""
+    return any(
+        len(store.read(place_of(folder, benchmark, candidate, how))) < len(benchmark.items) * how.samples_of(benchmark)
+        for candidate in candidates
+        for benchmark in benchmarks
+    )
+
+
 def run(
     base: Any,
     tokenizer: Any,
@@ -89,18 +98,18 @@ def run(
         asked = layout.asks(benchmark, tokenizer, window=window, samples=how.samples_of(benchmark))
         plans[benchmark.name] = asked, layout.batches(asked, **sizes(base))
     for candidate in candidates:
-        missing = list[Benchmark]()
+        wanted = list[Benchmark]()
         for benchmark in benchmarks:
             known = len(store.read(place_of(folder, benchmark, candidate, how)))
             total = len(plans[benchmark.name][0])
             if known < total:
-                missing.append(benchmark)
+                wanted.append(benchmark)
             yield Asked(candidate.name, benchmark.name, known, total)
-        if not missing:
+        if not wanted:
             continue
         with adapters.on(base, candidate) as model:
             answerer = Answerer(model, tokenizer, alone=alone)
-            for benchmark in missing:
+            for benchmark in wanted:
                 place = place_of(folder, benchmark, candidate, how)
                 decoding = Decoding(how.temperature, how.seed)
                 yield from _ask(answerer, benchmark, *plans[benchmark.name], place, decoding)
