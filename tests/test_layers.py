@@ -50,6 +50,7 @@ LAYERS = [
 HEAVY = {
     "torch": {"training", "evaluation"},
     "peft": {"training", "evaluation"},
+    "lm_eval": {"evaluation"},
     "accelerate": {"training"},
     "safetensors": {"training"},
     "gguf": {"training"},

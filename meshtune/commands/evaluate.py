@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from meshtune.commands import score_tables
+from meshtune.commands import evaluate_harness, score_tables
 from meshtune.commands.candidates import Listed, adapter_of, candidates, file_name
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.prepared import need_training
@@ -128,11 +128,11 @@ def _of_study(
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")
     with _alone(study.folder / "evaluation"), _stored_on_interrupt():
+        answers = study.folder / FOLDER
         if settings.protocol == "harness":
-            from meshtune.commands.evaluate_harness import scored
+            columns, results = evaluate_harness.scored(answers, model, listed, settings, report)
         else:
-            scored = _by_instruct_eval
-        columns, results = scored(study.folder, model, listed, settings, unsafe, report)
+            columns, results = _by_instruct_eval(answers, model, listed, settings, unsafe, report)
     table = score_tables.table(study.folder.name, settings.protocol, columns, listed, results)
     best = len(listed) if trials else settings.best
     written = study.folder / FOLDER / settings.protocol
@@ -141,7 +141,12 @@ def _of_study(
 
 
 def _by_instruct_eval(
-    folder: Path, model: ModelConfig, listed: Sequence[Listed], settings: EvaluationConfig, unsafe: bool, report: Report
+    answers: Path,
+    model: ModelConfig,
+    listed: Sequence[Listed],
+    settings: EvaluationConfig,
+    unsafe: bool,
+    report: Report,
 ) -> tuple[list[Column], dict[str, dict[str, Result]]]:
     """Columns of the table, and results by candidate and benchmark."""
     from meshtune.data.tokenizer import identity
@@ -157,7 +162,6 @@ def _by_instruct_eval(
     benchmarks = [b.without(out.get(b.name, ())).limited(settings.limit, settings.seed) for b in found]
     asked = [_candidate(one, report) for one in listed]
     how = run.How(f"{identity(model)} {model.dtype}", settings.temperature, settings.seed, settings.samples)
-    answers = folder / FOLDER
     if run.missing(asked, benchmarks, answers, how):
         _run(model, asked, benchmarks, answers, how, report)
     results: dict[str, dict[str, Result]] = {

@@ -36,6 +36,11 @@ class Ask:
     continuations: tuple[tuple[int, ...], ...] = ()
     new_tokens: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Rows that it takes: a further one for each continuation of several tokens but the longest."""
+        return max(1, sum(len(tokens) > 1 for tokens in self.continuations))
+
     def tail(self, shared: int) -> int:
         """Tokens that are computed for it alone, where so many are shared: its prompt's rest and a continuation."""
         return len(self.prompt) - shared + max(map(len, self.continuations), default=0)
@@ -156,7 +161,7 @@ def _cut(members: Sequence[Ask], shared: int, tokens: int, memory: int) -> list[
     found: list[list[Ask]] = []
     for ask in sorted(members, key=lambda ask: (-ask.tail(shared), ask.number, ask.sample)):
         if found:
-            longest, rows = found[-1][0].tail(shared), len(found[-1]) + 1
+            longest, rows = found[-1][0].tail(shared), sum(one.rows for one in found[-1]) + ask.rows
             if rows <= ROWS and longest * rows <= tokens and (shared + longest) * rows <= memory:
                 found[-1].append(ask)
                 continue

@@ -21,7 +21,7 @@ from meshtune.lease import lease
 from tests.conftest import WORDS
 from tests.evaluation.made import make_all
 
-ASKED = {"best": 1, "worst": 1, "limit": 4, "benchmarks": ("mmlu", "bbh", "drop")}
+ASKED = {"best": 1, "worst": 2, "limit": 4, "benchmarks": ("mmlu", "bbh", "drop")}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_killed_evaluation_goes_on(study: Path, data: Path, tmp_path: Path) ->
     other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
     shutil.rmtree(other / "evaluation" / "benchmarks")
     command = [sys.executable, "-m", "meshtune.cli", "evaluate", str(other), "--data", str(data), "--limit", "4"]
-    command += ["--best", "1", "--worst", "1", "--benchmarks", "mmlu,bbh,drop"]
+    command += ["--best", "1", "--worst", "2", "--benchmarks", "mmlu,bbh,drop"]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
     for line in running.stderr:
