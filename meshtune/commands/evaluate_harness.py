@@ -30,7 +30,7 @@ def scored(
     Raises InputError, MissingExtra without the harness, StorageError.
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[eval]'")
+        raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[train,eval]'")
     if settings.temperature or settings.samples > 1:
         raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
     from meshtune.data.tokenizer import identity, load_tokenizer
