@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from meshtune.config_values import Real, Section
+from meshtune.errors import Fault, InputError
 
 
 class EvaluationConfig(Section):
@@ -39,3 +41,13 @@ class EvaluationConfig(Section):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+
+def changed(section: EvaluationConfig, given: Mapping[str, Any]) -> EvaluationConfig:
+    """The section with some keys as a command line gives them. Raises InputError with all faults."""
+    try:
+        return EvaluationConfig.model_validate({**section.model_dump(), **given})
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    told = [(fault.get("ctx", {}).get("error", fault["msg"]), fault["loc"]) for fault in faults]
+    raise InputError([Fault(str(what), key=".".join(["evaluation", *map(str, place)])) for what, place in told])

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from meshtune.commands import evaluate_harness, score_tables
 from meshtune.commands.candidates import Listed, adapter_of, candidates, file_name
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.prepared import need_training
 from meshtune.config import ModelConfig
-from meshtune.config_evaluation import EvaluationConfig
+from meshtune.config_evaluation import EvaluationConfig, changed
 from meshtune.errors import Fault, InputError, Interrupted, StudyBusy
 from meshtune.lease import holder, lease
 from meshtune.selection.candidates import Column, ScoreTable, check_comparable
@@ -81,20 +79,6 @@ def evaluate(
     return Evaluated(tables, max(one.best for one in done), None, {})
 
 
-def settings_of(study: Located, given: Mapping[str, Any]) -> EvaluationConfig:
-    """The section `evaluation` with what the command line gives. Raises InputError with all faults."""
-    try:
-        return EvaluationConfig.model_validate({**study.config.evaluation.model_dump(), **given})
-    except ValidationError as error:
-        faults = error.errors(include_url=False)
-        raise InputError(
-            [
-                Fault(str(fault.get("ctx", {}).get("error", fault["msg"])), key=".".join(map(str, fault["loc"])))
-                for fault in faults
-            ]
-        ) from error
-
-
 def _of_files(paths: Sequence[Path], scores: Sequence[Path], given: Mapping[str, Any]) -> Evaluated:
     from meshtune.report import score_files
 
@@ -122,7 +106,7 @@ def _of_study(
 ) -> Evaluated:
     study = existing(path, folder=folder)
     need_training()
-    settings = settings_of(study, given)
+    settings = changed(study.config.evaluation, given)
     listed = candidates(study.folder, settings.best, settings.worst, trials)
     model = study.config.model
     if model is None:  # `candidates` has refused such a study
