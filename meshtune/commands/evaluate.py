@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune.commands import evaluate_harness, score_tables
 from meshtune.commands.candidates import Listed, adapter_of, candidates, file_name
-from meshtune.commands.locate import Located, existing
+from meshtune.commands.locate import existing
 from meshtune.commands.prepared import need_training
 from meshtune.config import ModelConfig
 from meshtune.config_evaluation import EvaluationConfig, changed
