@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.commands import evaluate_harness, score_tables
+from meshtune.commands import evaluate_harness, evaluate_metrics, score_tables
 from meshtune.commands.candidates import Listed, adapter_of, candidates, file_name
 from meshtune.commands.locate import existing
 from meshtune.commands.prepared import need_training
@@ -117,7 +117,8 @@ def _of_study(
             columns, results = evaluate_harness.scored(answers, model, listed, settings, report)
         else:
             columns, results = _by_instruct_eval(answers, model, listed, settings, unsafe, report)
-    table = score_tables.table(study.folder.name, settings.protocol, columns, listed, results)
+        own, means = evaluate_metrics.scored(study, model, listed, report)
+    table = score_tables.table(study.folder.name, settings.protocol, [*columns, *own], listed, results, means)
     best = len(listed) if trials else settings.best
     written = study.folder / FOLDER / settings.protocol
     score_tables.write(written, table, best, results)

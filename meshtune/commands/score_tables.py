@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from meshtune.errors import StorageError
 from meshtune.report import benchmark_tables
 from meshtune.report.benchmark_tables import TextTable
 from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal, pareto, statistics_of
+from meshtune.selection.statistics import Mean
 
 if TYPE_CHECKING:
     from meshtune.evaluation.items import Benchmark
@@ -52,18 +54,22 @@ def table(
     columns: Sequence[Column],
     listed: Sequence[Listed],
     results: Mapping[str, Mapping[str, Result]],
+    means: Mapping[str, Mapping[str, Mean]],
 ) -> ScoreTable:
-    """The candidates with their scores in points; likelihoods a byte in nats."""
+    """The candidates with their scores in points; likelihoods a byte in nats, and means of the user's metrics."""
     rows = []
     for one in listed:
-        scores = {column.name: _score(results[one.name], column) for column in columns}
+        own = means.get(one.name, {})
+        scores: dict[str, Score | Mean | None] = {
+            column.name: own.get(column.name) or _score(results[one.name], column) for column in columns
+        }
         outcome = one.chosen.outcome if one.chosen is not None else None
         rows.append(
             Scored(
                 one.name,
                 one.rank,
-                {name: score.value for name, score in scores.items() if score is not None},
-                {name: score.error for name, score in scores.items() if score is not None},
+                {name: _value(score) for name, score in scores.items() if score is not None},
+                {name: _error(score) for name, score in scores.items() if score is not None},
                 baseline=one.baseline,
                 trial=one.chosen.trial if one.chosen is not None else None,
                 loss=outcome.loss if outcome is not None else None,
@@ -131,6 +137,14 @@ def _score(results: Mapping[str, Result], column: Column) -> Score | None:
     if result.likelihood is None:
         return None
     return _points(result.likelihood) if column.digits == 2 else result.likelihood
+
+
+def _value(score: Score | Mean) -> float:
+    return score.mean if isinstance(score, Mean) else score.value
+
+
+def _error(score: Score | Mean) -> float | None:
+    return None if score.error is None or math.isnan(score.error) else score.error
 
 
 def _points(score: Score) -> Score:

@@ -100,8 +100,9 @@ def pareto(rows: Sequence[Scored], columns: Sequence[Column]) -> set[str]:
 
 
 def highest(rows: Sequence[Scored], column: Column) -> float | None:
-    """The best score as it is shown, which rounding may share; None without rows."""
-    return max((round(row.scores[column.name], column.digits) for row in rows), default=None)
+    """The best score as it is shown, which rounding may share; None where nobody has one."""
+    known = [row.scores[column.name] for row in rows if column.name in row.scores]
+    return max((round(value, column.digits) for value in known), default=None)
 
 
 def statistics_of(rows: Sequence[Scored], column: Column) -> Statistics:

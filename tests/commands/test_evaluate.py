@@ -171,3 +171,30 @@ def test_refused(study: Path, data: Path) -> None:
     assert isinstance(runner.invoke(app, ["evaluate", str(study), "--trials", "x"]).exception, InputError)
     both = ["evaluate", str(study), "--paper-decoding", "--temperature", "1"]
     assert isinstance(runner.invoke(app, both).exception, InputError)
+
+
+def test_ones_own_metrics_stand_beside(study: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.py").write_text("def score(row, answer):\n    return len(answer) / 10\n")
+    path = study / "study.yaml"
+    text = path.read_text()
+    assert "\nmetrics: {}\n" in text
+    path.write_text(text.replace("\nmetrics: {}\n", f"\nmetrics: {{length: {{file: {tmp_path / 'metrics.py'}}}}}\n"))
+    path.write_text(path.read_text().replace("rows: 0", "rows: 3"))
+    done = evaluate([study], given=given(data, benchmarks=("mmlu",), best=1, worst=0))
+    assert [column.name for column in done.tables[0].columns][-1] == "metrics:length"
+    assert all("metrics:length" in row.scores for row in done.tables[0].rows)
+    assert {column.name for column in done.tables[0].verdicts} == {"mmlu"}
+
+
+def test_tasks_of_the_harness(study: Path, tmp_path: Path) -> None:
+    from tests.evaluation.test_harness import write_tasks
+
+    folder = write_tasks(tmp_path / "tasks")
+    asked = {"protocol": "harness", "tasks": str(folder), "benchmarks": ("own_choice",), "best": 1, "worst": 0}
+    done = evaluate([study], given=asked)
+    (table,) = done.tables
+    assert table.protocol == "harness"
+    assert table.columns[0].chance == 25
+    assert "7 items asked" in table.columns[0].measured
+    with pytest.raises(InputError, match="say how they are decoded"):
+        evaluate([study], given={**asked, "temperature": 0.5})

@@ -42,9 +42,9 @@ metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A user's own tasks, on local files."""
+def write_tasks(tmp_path: Path) -> Path:
+    """A user's own tasks, on local files, in a folder."""
+    tmp_path.mkdir(exist_ok=True)
     for name, count in (("rows", 7), ("shots", 4)):
         lines = []
         for n in range(count):
@@ -56,6 +56,11 @@ def folder(tmp_path: Path) -> Path:
         filled = text.format(rows=tmp_path / "rows.jsonl", shots=tmp_path / "shots.jsonl")
         (tmp_path / f"{name}.yaml").write_text(filled)
     return tmp_path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tasks(tmp_path)
 
 
 def places(folder: Path) -> Callable[[str, Candidate], store.Place]:
