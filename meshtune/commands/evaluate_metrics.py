@@ -6,7 +6,7 @@ asked now. Higher and lower are the metric's own affair: these columns take part
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 

@@ -99,7 +99,8 @@ def as_csv(table: ScoreTable) -> str:
     scores = [name for column in table.columns for name in (column.name, f"{column.name}:se")]
     writer.writerow(["name", "rank", "trial", "loss", *scores, "pareto", "default"])
     for row in table.rows:
-        values = [value for column in table.columns for value in (row.scores.get(column.name), row.errors.get(column.name))]
+        numbers = [(row.scores.get(column.name), row.errors.get(column.name)) for column in table.columns]
+        values = [value for pair in numbers for value in pair]
         marks = [int(row.name in optimal), int(row.baseline)]
         writer.writerow([row.name, row.rank, row.trial, row.loss, *values, *marks])
     for name, told in (("items", [c.items for c in table.columns]), ("measured", [c.measured for c in table.columns])):
