@@ -86,7 +86,7 @@ def write(folder: Path, made: ScoreTable, best: int, results: Mapping[str, Mappi
     for name, one in shown.items():
         texts |= {f"{name}.md": benchmark_tables.markdown(one), f"{name}.tex": benchmark_tables.latex(one)}
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
-    texts["scores.json"] = json.dumps({"protocol": made.protocol, "results": plain}, indent=2) + "\n"
+    texts["scores.json"] = json.dumps({"protocol": made.protocol, "best": best, "results": plain}, indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():

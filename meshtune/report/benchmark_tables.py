@@ -22,6 +22,7 @@ from meshtune.selection.candidates import (
     statistics_of,
 )
 
+META = ("title", "items", "measured", "chance", "digits")  # of a column, one row each
 DAGGER, PLUS_MINUS = "\u2020", "\u00b1"
 _LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", DAGGER: r"$\dagger$", PLUS_MINUS: r"$\pm$", "*": r"$\ast$"}
 
@@ -92,7 +93,7 @@ def statistics(tables: Sequence[ScoreTable], best: int) -> TextTable:
 
 
 def as_csv(table: ScoreTable) -> str:
-    """Table 4 as numbers: a row a candidate, then how many `items` each score is of, and how they were `measured`."""
+    """Table 4 as numbers: a row a candidate, then what is known of each column, as `score_files.read` reads it."""
     optimal = pareto(table.ranked, table.verdicts)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -103,7 +104,8 @@ def as_csv(table: ScoreTable) -> str:
         values = [value for pair in numbers for value in pair]
         marks = [int(row.name in optimal), int(row.baseline)]
         writer.writerow([row.name, row.rank, row.trial, row.loss, *values, *marks])
-    for name, told in (("items", [c.items for c in table.columns]), ("measured", [c.measured for c in table.columns])):
+    for name in META:
+        told = [getattr(column, name) for column in table.columns]
         writer.writerow([name, "", "", "", *(value for each in told for value in (each, "")), "", ""])
     writer.writerow(["protocol", table.protocol])
     return text.getvalue()

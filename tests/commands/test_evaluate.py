@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from meshtune.cli import app
 from meshtune.commands.evaluate import evaluate
 from meshtune.commands.locate import locate
+from meshtune.commands.report import report
 from meshtune.commands.tune import tune
 from meshtune.errors import InputError, StudyBusy
 from meshtune.lease import lease
@@ -77,6 +78,9 @@ def test_scores_of_a_study(study: Path, data: Path) -> None:
         *("candidates.csv", "candidates.md", "candidates.tex", "scores.json"),
         *("statistics.csv", "statistics.md", "statistics.tex"),
     ]
+    page = Path(report([study])["page"]).read_text()
+    assert page.count("Scores of the candidates of study, in points") == 1
+    assert page.count("Statistics of the best candidates, in points") == 1
     stored = {path: path.read_bytes() for path in done.folder.rglob("*.jsonl")}
     assert len(stored) == 3 * len(table.rows)
     again = evaluate([study], given=given(data), report=said.append)
