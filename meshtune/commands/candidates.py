@@ -42,7 +42,7 @@ def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folde
             outcome = record.trials[number].outcome
             how = f"ended as {outcome.ending}" if outcome is not None else "has not ended"
             raise InputError(f"trial {number} {how}: only complete trials are scored")
-    taken = set(named) or {trial.number for trial in [*ranked[:best], *ranked[len(ranked) - worst :]]}
+    taken = set(named) or {trial.number for trial in [*ranked[:best], *ranked[max(0, len(ranked) - worst) :]]}
     base = choose(path, "baseline", folder=folder)
     if base.trial is not None and base.trial in ranks:
         taken.add(base.trial)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,8 @@ def evaluate(
     if len(done) == 1:
         return done[0]
     tables = tuple(table for one in done for table in one.tables)
+    if len({table.label for table in tables}) < len(tables):  # folders of one name
+        tables = tuple(replace(table, label=str(path)) for path, table in zip(paths, tables, strict=True))
     check_comparable(tables)
     return Evaluated(tables, max(one.best for one in done), None, {})
 
@@ -119,7 +121,7 @@ def _of_study(
             columns, results = _by_instruct_eval(answers, model, listed, settings, unsafe, report)
         own, means = evaluate_metrics.scored(study, model, listed, report)
     table = score_tables.table(study.folder.name, settings.protocol, [*columns, *own], listed, results, means)
-    best = len(listed) if trials else settings.best
+    best = max((one.rank or 0 for one in listed), default=0) if trials else settings.best
     written = study.folder / FOLDER / settings.protocol
     score_tables.write(written, table, best, results)
     return Evaluated((table,), best, written, results)

@@ -33,6 +33,8 @@ def scored(
         raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[train,eval]'")
     if settings.temperature or settings.samples > 1:
         raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
+    if settings.guided is not None:
+        raise InputError("`guided` names items of mmlu, bbh, drop and humaneval: the harness's tasks know none of them")
     from meshtune.data.tokenizer import identity, load_tokenizer
     from meshtune.evaluation import harness
     from meshtune.evaluation.adapters import Candidate

@@ -73,11 +73,12 @@ def statistics(tables: Sequence[ScoreTable], best: int) -> TextTable:
     rows = []
     for table in tables:
         chosen = [row for row in table.ranked if row.rank is not None and row.rank <= best]
+        which = "best" if [row.rank for row in chosen] == list(range(1, len(chosen) + 1)) else "named"
         for column in table.verdicts if chosen else ():
             found = statistics_of(chosen, column)
             numbers = (found.low, found.high, found.mean, found.deviation, found.error)
             cells = [Cell("-" if number is None else f"{number:.2f}") for number in numbers]
-            rows.append((Cell(f"{table.label}, {len(chosen)} best"), Cell(column.title), *cells))
+            rows.append((Cell(f"{table.label}, {len(chosen)} {which}"), Cell(column.title), *cells))
     baselines = [(table, row) for table in tables for row in table.rows if row.baseline]
     for table, row in baselines[:1] if _same(baselines) else baselines:
         for column in table.verdicts:

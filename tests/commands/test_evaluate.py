@@ -148,7 +148,7 @@ def test_two_studies_are_compared_only_on_the_same_items(study: Path, data: Path
     other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
     few = given(data, benchmarks=("mmlu",), best=1, worst=0)
     done = evaluate([study, other], given=few)
-    assert [table.label for table in done.tables] == ["study", "study"]
+    assert [table.label for table in done.tables] == [str(study), str(other)]
     (other / "study.yaml").write_text((other / "study.yaml").read_text().replace("seed: 0", "seed: 1", 1))
     text = (other / "study.yaml").read_text()
     assert "seed: 1" in text
