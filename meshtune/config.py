@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from meshtune import hyperparameters
+from meshtune.config_evaluation import EvaluationConfig
 from meshtune.config_spending import BudgetConfig, EarlyStoppingConfig, Replicates, StopWhenConfig, of_rule
 from meshtune.config_values import (
     MayImport,
@@ -329,6 +330,7 @@ class StudyConfig(Section):
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     generation: GenerationConfig = GenerationConfig()
     rounds: tuple[dict[str, Any], ...] = ()  # changes of the above, a study each; see `meshtune.config_rounds`
+    evaluation: EvaluationConfig = EvaluationConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None
     storage: str | None = None

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "meshtune"
 
 # From the top down: a module imports only from layers below its own, or from its own.
 LAYERS = [
-    {"cli", "api"},
+    {"cli", "cli_evaluate", "api"},
     {"commands"},
     {"results", "foreign"},
     {"report"},
@@ -43,7 +43,7 @@ LAYERS = [
     {"config_faults"},
     {"metrics"},
     {"config"},
-    {"config_spending"},
+    {"config_evaluation", "config_spending"},
     {"config_values"},
     {"hyperparameters"},
     {"yaml_file"},
@@ -55,6 +55,7 @@ LAYERS = [
 HEAVY = {
     "torch": {"training", "evaluation"},
     "peft": {"training", "evaluation"},
+    "lm_eval": {"evaluation"},
     "accelerate": {"training"},
     "safetensors": {"training"},
     "gguf": {"training"},
@@ -72,9 +73,9 @@ HEAVY = {
     "scipy": {"selection", "samplers", "stopping"},
     "bitsandbytes": {"training"},
     "rich": {"display", "live", "commands", "api"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_evaluate"},
     "yaml": {"yaml_file"},
-    "pydantic": {"config", "config_spending", "config_values", "config_file", "config_faults", "objectives"},
+    "pydantic": {"config", "config_evaluation", "config_spending", "config_values", "config_file", "config_faults", "objectives"},
 }
 NOT_FOR_HELP = (
     "torch",

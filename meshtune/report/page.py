@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from meshtune import __version__, order, yaml_file
 from meshtune.report import answers as answered
 from meshtune.report import figures, tables
+from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config, without_password
@@ -35,13 +36,14 @@ class StudyFacts:
 
     Attributes:
         status: with all trials. config: study.yaml as plain values. data: the manifest of the prepared data, or None.
-        answers: by model, as `report.answers.read` gives them.
+        answers: by model, as `report.answers.read` gives them. scored: tables of benchmark scores.
     """
 
     status: Status
     config: Mapping[str, Any]
     data: Mapping[str, Any] | None
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    scored: Sequence[TextTable] = ()
 
 
 def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
@@ -69,6 +71,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         order=order.sentence(status["order_checked"]) if status.get("order_checked") else "",
         metrics=answered.metrics(facts.answers),
         models=list(facts.answers),
+        scored=facts.scored,
         answered=min((len(lines) for lines in facts.answers.values()), default=0),
         figures=pictures,
         failed=len(failed(status)),
