@@ -14,9 +14,10 @@ PACKAGE = ROOT / "meshtune"
 # From the top down: a module imports only from layers below its own, or from its own.
 LAYERS = [
     {"cli", "api"},
+    {"cli_prefer"},
     {"commands"},
     {"results", "foreign"},
-    {"report"},
+    {"report", "preference"},
     {"display", "testing"},
     {"live"},
     {"words"},
@@ -61,14 +62,19 @@ HEAVY = {
     "pyarrow": {"data"},
     "pandas": {"results", "api"},
     "plotly": {"report"},
-    "jinja2": {"report"},
+    "jinja2": {"report", "preference"},
     "optuna": {"record", "known", "storage", "distributions", "samplers", "study", "selection", "testing", "api"},
     "pynvml": {"energy"},
     "sqlalchemy": {"storage"},
+    "fastapi": {"preference"},
+    "uvicorn": {"preference"},
+    "markdown_it": {"preference"},
+    "statsmodels": {"preference"},
+    "krippendorff": {"preference"},
     "PyNomad": {"samplers"},
-    "scipy": {"selection", "samplers", "stopping"},
+    "scipy": {"selection", "samplers", "stopping", "preference"},
     "rich": {"display", "live", "commands", "api"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_prefer"},
     "yaml": {"yaml_file"},
     "pydantic": {"config", "config_spending", "config_values", "config_file", "config_faults", "objectives"},
 }
@@ -84,6 +90,8 @@ NOT_FOR_HELP = (
     "sqlalchemy",
     "plotly",
     "jinja2",
+    "fastapi",
+    "uvicorn",
 )
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
