@@ -48,7 +48,8 @@ def serve(folder: Path, host: str, port: int, url: str | None, report: Callable[
             if not annotator.revoked
         }
         report({"url": reached, "admin": f"{reached}/admin/{secrets.admin}", "links": people})
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # the usual end of a server
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 @contextlib.contextmanager
