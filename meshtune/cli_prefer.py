@@ -33,3 +33,23 @@ def serve(
     from meshtune.commands.prefer_serve import serve as run
 
     run(study, host=host, port=port, url=url, as_json=as_json)
+
+
+@app.command()
+def analyze(
+    study: Annotated[Path, typer.Argument(help="The preference study, its study, or a file of votes as JSON lines.")],
+    close: Annotated[bool, typer.Option("--close", help="Close the study first: it takes no more votes.")] = False,
+    origin: Annotated[
+        str | None, typer.Option(help="people, simulated or 'model judgements', where there are several.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write (default: analysis/ in the study's folder).")] = None,
+    as_json: Json = False,
+) -> None:
+    """What the votes say: preference with its interval, tests, agreement, tables, the figure."""
+    from meshtune.commands.prefer_analyze import analyze as run
+
+    result = run(study, close=close, origin=origin, out=out)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join([*(f"{text}." for text in result["verdicts"]), f"wrote {result['files']['index.html']}"]))

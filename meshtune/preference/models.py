@@ -16,7 +16,7 @@ from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
 from meshtune.preference.statistics import LEVEL, Codes, Scores
 
-LARGEST = 20_000  # votes times groups; beyond, a dense fit of crossed effects takes minutes
+LARGEST = 1_000_000  # votes times groups; beyond, a dense fit of crossed effects takes minutes
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def mixed(
     groups = [int(codes.max()) + 1 for codes in (questions, annotators)]
     if min(groups) < 2 or len(scores) < sum(groups) + 4 or np.unique(scores).size < 2:
         return "there are too few votes, questions or annotators"
-    if len(scores) * sum(groups) > LARGEST * 50:
+    if len(scores) * sum(groups) > LARGEST:
         return "there are too many votes for this fit"
     centred = lengths - lengths.mean()
     with_length = bool(np.ptp(centred) > 1e-9)
@@ -77,7 +77,7 @@ def mixed(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            fit = MixedLM(scores, design, groups=np.zeros(len(scores)), exog_vc=spec).fit(reml=True)
+            fit = MixedLM(scores, design, groups=np.zeros(len(scores)), exog_vc=spec).fit(reml=True, method=["lbfgs", "powell"])
         except (np.linalg.LinAlgError, ValueError) as error:
             return f"the fit failed ({error})"
     effects = [_effect(float(v), float(e)) for v, e in zip(fit.fe_params, fit.bse_fe, strict=True)]

@@ -15,7 +15,6 @@ from scipy import optimize, stats
 TARGET = 0.8
 LEVEL = 0.95
 MOST = 100_000
-_CERTAIN = 25  # standard errors; further out the distribution cannot be computed
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ def power(lead: float, questions: int, annotators: int, spread: Spread = ASSUMED
         variance = by_question + by_annotator - rest
         df = variance**2 / (by_question**2 / (questions - 1) + by_annotator**2 / (annotators - 1) + rest**2 / free)
     edge = float(stats.t.ppf((1 + LEVEL) / 2, df))
-    shift = lead / math.sqrt(variance)
-    if abs(shift) > _CERTAIN:
-        return 1.0
-    return float(stats.nct.sf(edge, df, shift) + stats.nct.cdf(-edge, df, shift))
+    shift = abs(lead) / math.sqrt(variance)
+    # Far out the wrong side has no weight (below 1e-7), and cannot be computed either.
+    wrong_side = float(stats.nct.cdf(-edge, df, shift)) if shift < 5 else 0.0
+    return float(stats.nct.sf(edge, df, shift)) + wrong_side
 
 
 def smallest(questions: int, annotators: int, spread: Spread = ASSUMED) -> float | None:
