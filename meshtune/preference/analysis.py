@@ -60,12 +60,13 @@ def analyse(study: Votes, origin: str | None = None) -> dict[str, Any]:
 
 def verdict(pair: Mapping[str, Any], stamp: str) -> str:
     """One sentence about a pair; begins with the stamp where there is one."""
-    net, first, second = pair["net"], pair["first"], pair["second"]
-    interval = f"net preference {100 * net['mean']:+.1f} % [{100 * net['low']:+.1f}, {100 * net['high']:+.1f}]"
-    if net["low"] > 0:
+    first, second = pair["first"], pair["second"]
+    mean, low, high = (100 * pair["net"][key] for key in ("mean", "low", "high"))
+    if high < 0:
+        first, second, mean, low, high = second, first, -mean, -high, -low
+    interval = f"net preference {mean:+.1f} % [{low:+.1f}, {high:+.1f}]"
+    if low > 0:
         text = f"{first} is preferred to {second}: {interval}"
-    elif net["high"] < 0:
-        text = f"{second} is preferred to {first}: {interval} for {first}"
     else:
         text = f"no preference between {first} and {second} is shown: {interval} for {first}"
     return f"{stamp}. {text}" if stamp else text
@@ -76,7 +77,9 @@ def _origin(found: Counter[str], asked: str | None) -> str:
         raise InputError("there are no votes yet")
     if asked is not None:
         if asked not in found:
-            raise InputError(f"--origin {asked}: there are no such votes; there are those of {', '.join(sorted(found))}")
+            raise InputError(
+                f"--origin {asked}: there are no such votes; there are those of {', '.join(sorted(found))}"
+            )
         return asked
     if "people" in found or len(found) == 1:
         return "people" if "people" in found else next(iter(found))
@@ -98,7 +101,10 @@ def _pair(first: str, second: str, votes: Sequence[Vote]) -> dict[str, Any]:
         "without_one_sided": {"annotators": sorted(clickers), "net": _core(first, kept)["net"] if kept else None}
         if clickers
         else None,
-        "without_flagged": {"votes": len(votes) - len(flagged), "net": _core(first, flagged)["net"] if flagged else None}
+        "without_flagged": {
+            "votes": len(votes) - len(flagged),
+            "net": _core(first, flagged)["net"] if flagged else None,
+        }
         if len(flagged) < len(votes)
         else None,
         "mixed": _mixed(first, votes),
@@ -151,7 +157,8 @@ def _by(first: str, votes: Sequence[Vote], key: str) -> list[dict[str, Any]]:
         if key == "annotator":
             most = Counter(vote.choice for vote in own).most_common(1)[0][1]
             seconds = [vote.seconds for vote in own if vote.seconds is not None]
-            enough = left is not None and left["total"] >= FEWEST
+            turned = sum(vote.left == first for vote in own) / len(own)  # one that never changes sides tells nothing
+            enough = left is not None and left["total"] >= FEWEST and 0.25 <= turned <= 0.75
             row["one_sided"] = bool(enough and left is not None and left["p"] < ONE_SIDED)
             row["same_button"] = most / len(own)
             row["median_seconds"] = float(np.median(seconds)) if seconds else None

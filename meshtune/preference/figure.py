@@ -14,7 +14,12 @@ from meshtune.preference.pages import FOLDER
 
 WIDTH, LEFT, RIGHT = 760, 20, 740
 _ROW, _TOP = 150, 64
-_KINDS = (("wins", "#1f5fbf", "#fff"), ("ties", "#c9d1da", "#1b1f24"), ("both_bad", "#8b949e", "#10131a"), ("losses", "#b4560a", "#fff"))
+_KINDS = (
+    ("wins", "#1f5fbf", "#fff"),
+    ("ties", "#c9d1da", "#1b1f24"),
+    ("both_bad", "#8b949e", "#10131a"),
+    ("losses", "#b4560a", "#fff"),
+)
 
 
 def figure(analysis: Mapping[str, Any]) -> str:
@@ -49,7 +54,9 @@ def _row(pair: Mapping[str, Any], top: float) -> dict[str, Any]:
             bars.append({"x": round(left, 1), "width": round(width, 1), "colour": colour, "ink": ink, "label": label})
         left += width
     net = pair["net"]
-    words = f"net preference {100 * net['mean']:+.1f} % (95 % interval {100 * net['low']:+.1f} to {100 * net['high']:+.1f})"
+    words = (
+        f"net preference {100 * net['mean']:+.1f} % (95 % interval {100 * net['low']:+.1f} to {100 * net['high']:+.1f})"
+    )
     return {"top": top, "first": pair["first"], "second": pair["second"], "bars": bars, "words": words}
 
 

@@ -50,9 +50,7 @@ class Mixed:
     note: str
 
 
-def mixed(
-    scores: Scores, on_left: Scores, lengths: Scores, questions: Codes, annotators: Codes
-) -> Mixed | str:
+def mixed(scores: Scores, on_left: Scores, lengths: Scores, questions: Codes, annotators: Codes) -> Mixed | str:
     """Fit by REML, or say why not. `on_left`: 1 where the first model stood on side A, else -1; `lengths`: log ratios.
 
     The vote's three values are taken as numbers. Length is judged with the lead held at the mean of the questions'
@@ -77,7 +75,9 @@ def mixed(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            fit = MixedLM(scores, design, groups=np.zeros(len(scores)), exog_vc=spec).fit(reml=True, method=["lbfgs", "powell"])
+            fit = MixedLM(scores, design, groups=np.zeros(len(scores)), exog_vc=spec).fit(
+                reml=True, method=["lbfgs", "powell"]
+            )
         except (np.linalg.LinAlgError, ValueError) as error:
             return f"the fit failed ({error})"
     effects = [_effect(float(v), float(e)) for v, e in zip(fit.fe_params, fit.bse_fe, strict=True)]
@@ -136,9 +136,7 @@ def bradley_terry(
     return sorted(found, key=lambda strength: -strength.value), side
 
 
-def _reach(
-    names: Sequence[str], left: Codes, right: Codes, scores: Scores
-) -> list[tuple[str, bool, bool]]:
+def _reach(names: Sequence[str], left: Codes, right: Codes, scores: Scores) -> list[tuple[str, bool, bool]]:
     """Whether each model has beaten, and lost to, the rest at least in part (a tie is both)."""
     found = []
     for number, name in enumerate(names):

@@ -82,10 +82,12 @@ def _read(path: Path, parse: Callable[[int, Mapping[str, Any]], _Line]) -> list[
         try:
             value = json.loads(line)
             if not isinstance(value, dict):
-                raise ValueError("is no JSON object; give one such as {\"question_id\": 1, \"text\": \"..\"}")
+                raise ValueError('is no JSON object; give one such as {"question_id": 1, "text": ".."}')
             found.append(parse(number, value))
         except json.JSONDecodeError as error:
-            faults.append(Fault(f"is no JSON ({error.msg} in column {error.colno}); give one object a line", path, number))
+            faults.append(
+                Fault(f"is no JSON ({error.msg} in column {error.colno}); give one object a line", path, number)
+            )
         except ValueError as error:
             faults.append(Fault(str(error), path, number))
     if faults:

@@ -58,7 +58,7 @@ def clustered_mean(scores: Scores, questions: Codes, annotators: Codes) -> Estim
 
     The variance is that of a mean with crossed random effects: between questions plus between annotators minus the
     residual that both contain (Cameron, Gelbach and Miller, 2011, with the small-sample factors of an analysis of
-    variance, and never below either part). Student's t has Satterthwaite's degrees of freedom. Where all votes are
+    variance, and never below either part, nor below that of independent votes). Student's t has Satterthwaite's degrees of freedom. Where all votes are
     the same, the interval is the exact binomial one of as many votes as there are questions.
     """
     count, mean = len(scores), float(scores.mean())
@@ -72,7 +72,7 @@ def clustered_mean(scores: Scores, questions: Codes, annotators: Codes) -> Estim
     usable = [(variance, groups - 1) for variance, groups in parts if groups > 1]
     shared = float((within**2).sum()) / free / count if len(usable) == 2 and free > 0 else 0.0
     total = sum(variance for variance, _ in usable) - shared
-    largest = max(usable, key=lambda part: part[0])
+    largest = max([*usable, (shared, free)], key=lambda part: part[0])
     if total <= largest[0]:
         total, df = largest[0], float(largest[1])
     else:
@@ -159,6 +159,8 @@ def _between(residual: Scores, groups: Codes) -> tuple[float, int]:
 def _unanimous(mean: float, questions: int) -> Estimate:
     far = 2 * ((1 - LEVEL) / 2) ** (1 / questions) - 1
     if mean == 0:
-        return Estimate(0.0, None, None, min(far, 0.0) if questions > 1 else -1.0, max(-far, 0.0) if questions > 1 else 1.0)
+        return Estimate(
+            0.0, None, None, min(far, 0.0) if questions > 1 else -1.0, max(-far, 0.0) if questions > 1 else 1.0
+        )
     low, high = (far, 1.0) if mean > 0 else (-1.0, -far)
     return Estimate(mean, None, None, low, high)

@@ -1,7 +1,7 @@
 """Votes with the names of the models, as they are analysed and exported: from a closed study, or from a file.
 
-A file is JSON lines: votes as they were exported, or reviews of FastChat's kind (two scores in the first line of
-`text`), which are judgements of a model and are called so. Reading a study opens its seal.
+A file is JSON lines: votes as they were exported, or reviews of FastChat's kind (a `score` of two numbers, or
+two numbers before `text`), which are judgements of a model and are called so. Reading a study opens its seal.
 """
 
 from __future__ import annotations
@@ -147,10 +147,12 @@ def _exported(value: Mapping[str, Any]) -> Vote:
 
 
 def _review(value: Mapping[str, Any], names: tuple[str, str]) -> Vote:
-    scores = re.match(r"\s*(\d+(?:\.\d+)?)[\s,]+(\d+(?:\.\d+)?)", value["text"])
-    if scores is None:
-        raise ValueError("`text` does not begin with two scores")
-    left, right = float(scores[1]), float(scores[2])
+    if "score" in value:
+        left, right = (float(score) for score in value["score"])
+    elif match := re.match(r"\s*(\d+(?:\.\d+)?)[\s,]+(\d+(?:\.\d+)?)", value["text"]):
+        left, right = float(match[1]), float(match[2])
+    else:
+        raise ValueError("it has no `score`, and `text` does not begin with two scores")
     choice = "a" if left > right else "b" if right > left else "tie"
     judge = str(value.get("reviewer_id", "judge"))
     return Vote(judge, str(value["question_id"]), *names, choice, origin="model judgements")

@@ -20,9 +20,7 @@ from meshtune.preference.schema import Plan, create
 MODELS = ("secret-model-one", "secret-model-two")
 
 
-def made(
-    folder: Path, questions: int = 6, annotators: int = 2, models: Sequence[str] = MODELS, **plan: Any
-) -> Path:
+def made(folder: Path, questions: int = 6, annotators: int = 2, models: Sequence[str] = MODELS, **plan: Any) -> Path:
     """A study whose answers say, in words that only the tests know, whose they are."""
     asked = [Question(f"q{n}", f"What is {n} times 2?", "sums") for n in range(questions)]
     answers = {
