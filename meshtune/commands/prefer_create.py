@@ -1,4 +1,4 @@
-"""`meshtune prefer create`: questions, two or more models' answers, and a plan that is balanced; and what it can see."""
+"""`meshtune prefer create`: questions, the answers of two or more models, a balanced plan, and what it can see."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ def clustered_mean(scores: Scores, questions: Codes, annotators: Codes) -> Estim
 
     The variance is that of a mean with crossed random effects: between questions plus between annotators minus the
     residual that both contain (Cameron, Gelbach and Miller, 2011, with the small-sample factors of an analysis of
-    variance, and never below either part, nor below that of independent votes). Student's t has Satterthwaite's degrees of freedom. Where all votes are
-    the same, the interval is the exact binomial one of as many votes as there are questions.
+    variance), and never below either part, nor below that of independent votes. Student's t has Satterthwaite's degrees
+    of freedom. Where all votes are the same, the interval is the exact binomial one of as many votes as questions.
     """
     count, mean = len(scores), float(scores.mean())
     if np.all(scores == scores[0]):
