@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from meshtune.commands.locate import locate
 from meshtune.errors import InputError, MissingExtra
 
 FOLDER = "preference"  # in a study's folder
@@ -28,6 +27,8 @@ def find(path: Path) -> Path:
         if (folder / DATABASE).is_file():
             return folder
     if path.is_file() or any(path.glob("*/study.yaml")):
+        from meshtune.commands.locate import locate  # reads the study's config, which takes a while
+
         folder = locate(path).folder / FOLDER
         if (folder / DATABASE).is_file():
             return folder

@@ -58,8 +58,8 @@ def start(folder: Path, *arguments: str, port: int = 0) -> Server:
 
 
 @contextlib.contextmanager
-def served(folder: Path, *arguments: str) -> Iterator[Server]:
-    server = start(folder, *arguments)
+def served(folder: Path, *arguments: str, port: int = 0) -> Iterator[Server]:
+    server = start(folder, *arguments, port=port)
     try:
         yield server
     finally:
@@ -138,7 +138,9 @@ class Browser:
         """Open a link, agree, and go to the first pair."""
         reply = self.get(link)
         if self.at == "/":
-            self.post("/", {**reply.fields("/"), "agree": "yes"})
+            reply = self.post("/", {**reply.fields("/"), "agree": "yes"})
+        if self.at == "/about-you":
+            self.post("/about-you", reply.fields("/about-you"))
         return self.get("/q/1000")
 
     def vote(self, page: Reply, choice: str, **more: str) -> Reply:
