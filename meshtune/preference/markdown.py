@@ -14,7 +14,7 @@ from markdown_it.common.utils import escapeHtml
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
-LONGEST = 30_000  # characters of Markdown; what is longer is shown as it was written, since nesting may cost much time
+LONGEST = 20_000  # characters of Markdown; what is longer is shown as it was written, since nesting may cost much time
 
 
 def render(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ LARGEST = 1_000_000  # votes times groups; beyond, a dense fit of crossed effect
 
 @dataclass(frozen=True)
 class Effect:
-    """A coefficient with its error, interval and two-sided p value (normal)."""
+    """A coefficient with its error, interval and two-sided p value."""
 
     value: float
     error: float
@@ -109,8 +110,8 @@ def bradley_terry(
 ) -> tuple[list[Strength], Effect] | str:
     """Strengths, the strongest first, and the log odds that side A adds; or why there are none.
 
-    Ties and both-bad votes are half a win for each (Bradley and Terry, 1952; the standard errors are those of a
-    quasi-likelihood with two-way clusters). `left`, `right`: numbers of the models; `scores`: 1 where left won.
+    Ties and both-bad votes are half a win for each (Bradley and Terry, 1952). Intervals are clustered, with Student's t
+    of the smaller number of clusters. `left`, `right`: numbers of the models; `scores`: 1 where left won.
     """
     count = len(names)
     for name, beaten, losing in _reach(names, left, right, scores):
@@ -126,13 +127,13 @@ def bradley_terry(
     if np.linalg.matrix_rank(exog) < exog.shape[1]:
         return "the models were not all compared with each other"
     fit = sm.GLM((scores + 1) / 2, exog, family=sm.families.Binomial()).fit()
-    covariance = _two_way(fit, exog, (scores + 1) / 2, questions, annotators)
     to_mean = np.vstack([np.eye(count - 1), np.zeros(count - 1)]) - 1 / count
+    contrasts = np.vstack([np.eye(1, count), np.column_stack([np.zeros(count), to_mean])])  # the side, then the models
+    errors, df = _two_way(fit, exog, (scores + 1) / 2, questions, annotators, contrasts)
     values = to_mean @ fit.params[1:]
-    errors = np.sqrt(np.maximum(np.diag(to_mean @ covariance[1:, 1:] @ to_mean.T), 0))
-    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * errors
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * errors[1:]
     found = [Strength(n, float(v), float(v - h), float(v + h)) for n, v, h in zip(names, values, half, strict=True)]
-    side = _effect(float(fit.params[0]), float(np.sqrt(max(covariance[0, 0], 0.0))))
+    side = _effect(float(fit.params[0]), float(errors[0]), df)
     return sorted(found, key=lambda strength: -strength.value), side
 
 
@@ -145,21 +146,24 @@ def _reach(names: Sequence[str], left: Codes, right: Codes, scores: Scores) -> l
     return found
 
 
-def _two_way(fit: Any, exog: NDArray[Any], won: Scores, questions: Codes, annotators: Codes) -> NDArray[Any]:
-    """The sandwich with clusters of questions and of annotators, less their overlap."""
+def _two_way(
+    fit: Any, exog: NDArray[Any], won: Scores, questions: Codes, annotators: Codes, contrasts: NDArray[Any]
+) -> tuple[NDArray[Any], int]:
+    """Standard errors of the contrasts, clustered by questions and annotators, and degrees of freedom.
+
+    The two sandwiches less that of single votes, and never below any of the three.
+    """
     gradient = exog * (won - fit.fittedvalues)[:, None]
     bread = np.linalg.inv((exog * (fit.fittedvalues * (1 - fit.fittedvalues))[:, None]).T @ exog)
-    cells = questions * (int(annotators.max()) + 1) + annotators
-    meat = np.zeros((exog.shape[1],) * 2)
-    for groups, sign in ((questions, 1), (annotators, 1), (cells, -1)):
-        _, codes = np.unique(groups, return_inverse=True)
-        number = int(codes.max()) + 1
-        if number < 2:
-            continue
-        sums = np.array([np.bincount(codes, weights=column) for column in gradient.T]).T
-        meat += sign * number / (number - 1) * sums.T @ sums
-    covariance: NDArray[Any] = bread @ meat @ bread
-    return covariance
+    variances, sizes = list[NDArray[Any]](), list[int]()
+    for groups in (questions, annotators, np.arange(len(won))):
+        number = int(groups.max()) + 1
+        sums = np.array([np.bincount(groups, weights=column) for column in gradient.T]).T
+        factor = number / (number - 1) if number > 1 else 0.0
+        variances.append(factor * np.diag(contrasts @ bread @ sums.T @ sums @ bread @ contrasts.T))
+        sizes.append(number)
+    both = variances[0] + variances[1] - (variances[2] if min(sizes) > 1 else 0)
+    return np.sqrt(np.max([both, *variances], axis=0)), max(1, min(size for size in sizes if size > 1) - 1)
 
 
 def _indicators(groups: Codes, number: int) -> NDArray[Any]:
@@ -168,9 +172,9 @@ def _indicators(groups: Codes, number: int) -> NDArray[Any]:
     return table
 
 
-def _effect(value: float, error: float) -> Effect:
-    half = float(stats.norm.ppf((1 + LEVEL) / 2)) * error
-    p = float(2 * stats.norm.sf(abs(value) / error)) if error > 0 else float("nan")
+def _effect(value: float, error: float, df: float = math.inf) -> Effect:
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
+    p = float(2 * stats.t.sf(abs(value) / error, df)) if error > 0 else float("nan")
     return Effect(value, error, value - half, value + half, p)
 
 

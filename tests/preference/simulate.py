@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meshtune.preference.design import sides
-
 
 @dataclass(frozen=True)
 class Truth:
@@ -33,8 +31,8 @@ def chances(truth: Truth, leads: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def simulated(truth: Truth, questions: int, annotators: int, seed: int) -> Made:
     generator = np.random.default_rng(seed)
-    turned = sides(annotators, questions, generator)
-    left = np.where(turned, -1.0, 1.0)
+    chequered = np.add.outer(np.arange(annotators), np.arange(questions)) % 2
+    left = np.where(chequered[:, generator.permutation(questions)], -1.0, 1.0)
     leads = (
         truth.lead
         + truth.side * left

@@ -99,7 +99,7 @@ def test_the_mixed_model_of_a_balanced_table_is_its_analysis_of_variance() -> No
     within = table - table.mean(0) - table.mean(1)[:, None] + table.mean()
     squares = (within**2).sum() / 261
     assert found.question_sd == pytest.approx(math.sqrt((10 * table.mean(0).var(ddof=1) - squares) / 10), rel=0.01)
-    assert found.annotator_sd == pytest.approx(math.sqrt((30 * table.mean(1).var(ddof=1) - squares) / 30), rel=0.01)
+    assert found.annotator_sd == pytest.approx(math.sqrt((30 * table.mean(1).var(ddof=1) - squares) / 30), rel=0.05)
     assert found.length is None
 
 
@@ -189,10 +189,11 @@ def test_intervals_cover_the_truth_in_other_designs(truth: Truth, questions: int
 
 
 def test_power_by_hand() -> None:
-    """Nothing varies and nothing ties: a t test of independent votes, but for its degrees of freedom."""
+    """Nothing varies and nothing ties: the normal power of independent votes, where there are many clusters."""
     plain = power.Spread(0.0, 0.0, 0.0)
-    normal = stats.norm.sf(1.96 - 0.2 * math.sqrt(1 / (1 - 0.04)) * math.sqrt(400))
-    assert power.power(0.2, 40, 10, plain) == pytest.approx(normal, abs=0.01)
+    normal = stats.norm.sf(1.96 - 0.03 * math.sqrt(12_000 / (1 - 0.03**2)))
+    assert power.power(0.03, 200, 60, plain) == pytest.approx(normal, abs=0.02)
+    assert power.power(0.0, 30, 10) == pytest.approx(0.05, abs=1e-6)
     edge = power.smallest(40, 10)
     assert edge is not None
     assert power.power(edge, 40, 10) == pytest.approx(0.8, abs=1e-3)
@@ -227,7 +228,7 @@ def test_reviews_of_a_model_are_what_the_libraries_say(tmp_path: Path) -> None:
     flipped = stats.permutation_test(
         (signs,), np.mean, permutation_type="samples", n_resamples=20_000, rng=np.random.default_rng(5)
     )
-    assert pair["question_test"]["p"] == pytest.approx(flipped.pvalue, abs=2e-4)
+    assert pair["question_test"]["p"] == pytest.approx(flipped.pvalue, abs=1e-4)
     judges = [json.loads(line)["reviewer_id"] for line in REVIEWS.read_text(encoding="utf-8").splitlines()]
     fit = sm.OLS(signs, np.ones(80)).fit(cov_type="cluster", cov_kwds={"groups": np.arange(80)})
     assert pair["net"]["error"] >= fit.bse[0] * (1 - 1e-9)
