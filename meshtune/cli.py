@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from meshtune import cli_prefer
 from meshtune.cli_evaluate import evaluate
 from meshtune.errors import InputError, MeshtuneError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_prefer.app)
 
 Study = Annotated[Path, typer.Argument(help="A study.yaml, a study's folder, or a folder that holds one study.")]
 Folder = Annotated[Path | None, typer.Option("--folder", help="The study's folder (default: beside the YAML).")]

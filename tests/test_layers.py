@@ -13,10 +13,11 @@ PACKAGE = ROOT / "meshtune"
 
 # From the top down: a module imports only from layers below its own, or from its own.
 LAYERS = [
-    {"cli", "cli_evaluate", "api"},
+    {"cli", "api"},
+    {"cli_evaluate", "cli_prefer"},
     {"commands"},
     {"results", "foreign"},
-    {"report"},
+    {"report", "preference"},
     {"display", "testing"},
     {"live"},
     {"words"},
@@ -65,17 +66,30 @@ HEAVY = {
     "pyarrow": {"data"},
     "pandas": {"results", "api"},
     "plotly": {"report"},
-    "jinja2": {"report"},
+    "jinja2": {"report", "preference"},
     "optuna": {"record", "known", "storage", "distributions", "samplers", "study", "selection", "testing", "api"},
     "pynvml": {"energy"},
     "sqlalchemy": {"storage"},
+    "fastapi": {"preference"},
+    "uvicorn": {"preference"},
+    "markdown_it": {"preference"},
+    "statsmodels": {"preference"},
+    "krippendorff": {"preference"},
     "PyNomad": {"samplers"},
-    "scipy": {"selection", "samplers", "stopping"},
+    "scipy": {"selection", "samplers", "stopping", "preference"},
     "bitsandbytes": {"training"},
     "rich": {"display", "live", "commands", "api"},
-    "typer": {"cli", "cli_evaluate"},
+    "typer": {"cli", "cli_evaluate", "cli_prefer"},
     "yaml": {"yaml_file"},
-    "pydantic": {"config", "config_evaluation", "config_spending", "config_values", "config_file", "config_faults", "objectives"},
+    "pydantic": {
+        "config",
+        "config_evaluation",
+        "config_spending",
+        "config_values",
+        "config_file",
+        "config_faults",
+        "objectives",
+    },
 }
 NOT_FOR_HELP = (
     "torch",
@@ -89,6 +103,8 @@ NOT_FOR_HELP = (
     "sqlalchemy",
     "plotly",
     "jinja2",
+    "fastapi",
+    "uvicorn",
 )
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))

@@ -1,5 +1,6 @@
 """Answers of a model, decoded greedily: but for rounding they do not depend on what stands beside them in a batch.
 
+Or drawn with a seed: then they are the same again on the same device, with the same prompts, and only so.
 Prompts are tokens, as the model is asked in training. An answer ends at the model's end tokens or at what ends the
 answers that it was trained on. Batches are padded on the left. Runs under no autocast. Not run on a GPU yet.
 """
@@ -7,6 +8,7 @@ answers that it was trained on. Batches are padded on the left. Runs under no au
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +19,15 @@ from meshtune.training.models import quiet
 from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS, batches
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn: at a temperature above 0, from the tokens that hold `top_p` of the weight."""
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
 def generate(
     model: Any,
     prompts: Sequence[NDArray[Any]],
@@ -24,6 +35,7 @@ def generate(
     ends: Sequence[int],
     max_new_tokens: int,
     tick: Callable[[], None] | None = None,
+    sampling: Sampling | None = None,
 ) -> list[list[int]]:
     """For each prompt the tokens of its answer, in order, without what ends it.
 
@@ -32,26 +44,39 @@ def generate(
         prompts: tokens of each. ends: tokens that end an answer, besides the model's own.
         max_new_tokens: of an answer; a longer one is cut.
         tick: called before each step; what it raises ends the generation.
+        sampling: None for greedy decoding.
     """
-    settings = model.generation_config.eos_token_id
-    own = [settings] if isinstance(settings, int) else list(settings or ())
+    ending = model.generation_config.eos_token_id
+    own = [ending] if isinstance(ending, int) else list(ending or ())
     stops = sorted({*ends, *own})
     found: list[list[int]] = [[] for _ in prompts]
     limit = CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
     training = model.training
     model.eval()
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stops, pad_token_id=stops[0]
+    )
+    if sampling is not None:
+        settings.update(do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=0)
     try:
-        for batch in batches([len(prompt) + max_new_tokens for prompt in prompts], limit * 4):
-            chosen = [prompts[index] for index in batch]
-            for index, tokens in zip(batch, _batch(model, chosen, stops, max_new_tokens, tick), strict=True):
-                found[index] = tokens
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            if sampling is not None:
+                torch.manual_seed(sampling.seed)
+            for batch in batches([len(prompt) + max_new_tokens for prompt in prompts], limit * 4):
+                chosen = [prompts[index] for index in batch]
+                for index, tokens in zip(batch, _batch(model, chosen, stops, settings, tick), strict=True):
+                    found[index] = tokens
     finally:
         model.train(training)
     return found
 
 
 def _batch(
-    model: Any, prompts: Sequence[NDArray[Any]], stops: list[int], count: int, tick: Callable[[], None] | None
+    model: Any,
+    prompts: Sequence[NDArray[Any]],
+    stops: list[int],
+    settings: GenerationConfig,
+    tick: Callable[[], None] | None,
 ) -> Iterator[list[int]]:
     longest = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), longest), stops[0], dtype=torch.long)
@@ -59,7 +84,6 @@ def _batch(
     for index, prompt in enumerate(prompts):
         ids[index, longest - len(prompt) :] = torch.tensor(prompt.tolist(), dtype=torch.long)
         mask[index, longest - len(prompt) :] = 1
-    settings = GenerationConfig(max_new_tokens=count, do_sample=False, eos_token_id=stops, pad_token_id=stops[0])
     with quiet(), torch.inference_mode():
         whole = model.generate(
             input_ids=ids.to(model.device),

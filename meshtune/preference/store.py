@@ -1,0 +1,240 @@
+"""What the server reads from and writes to a study's database: annotators, their tasks, their votes.
+
+Guarantees: a vote that `vote` answered is on disk; a vote sent twice is one; a vote from a page that is no longer true
+(another tab was faster) changes nothing. Reads are of one thread, writes of any (`writer`).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from meshtune.errors import Fault, InputError
+from meshtune.preference.schema import DATABASE, LAYOUT
+from meshtune.preference.writer import Writer, connect
+
+Choice = Literal["a", "b", "tie", "bad"]
+CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "bad")
+_Result = TypeVar("_Result")
+
+
+class Saved(Enum):
+    """What became of a vote that was sent."""
+
+    SAVED = "it is on disk"
+    REPEATED = "the same vote was there already"
+    STALE = "another vote was given to this pair in the meantime, and stands"
+    CLOSED = "the annotator has finished, or the study is closed: votes are not changed any more"
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """One person (or what is in the place of one). Times are in seconds since 1970, None where not reached."""
+
+    id: int
+    name: str
+    origin: str
+    version: int
+    revoked: bool
+    consented: float | None
+    said: str | None
+    finished: float | None
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A choice about one pair; `revision` is 1 for the first one, `seconds` from the page to the vote, or None."""
+
+    position: int
+    revision: int
+    choice: Choice
+    strength: int | None
+    comment: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is asked in one position: the question and the ids of the answers on side A and side B."""
+
+    question: str
+    a: str
+    b: str
+
+
+class Store:
+    """The database of the study in `folder`. Raises InputError where there is none, StorageError."""
+
+    def __init__(self, folder: Path):
+        path = folder / DATABASE
+        if not path.is_file():
+            raise InputError(Fault("there is no preference study; `meshtune prefer create` makes one", folder))
+        self._reader = connect(path)
+        self._reader.row_factory = sqlite3.Row
+        layout = self.meta("layout")
+        if layout != str(LAYOUT):
+            raise InputError(Fault(f"was made by another version of meshtune (layout {layout}, not {LAYOUT})", path))
+        self._writer = Writer(path)
+        self.positions = int(self._one("SELECT count(*) FROM question")[0])
+        self.asks: tuple[str, ...] = tuple(json.loads(self.meta("asks") or "[]"))
+
+    def close(self) -> None:
+        """Write what waits, and close."""
+        self._writer.close()
+        self._reader.close()
+
+    def write(self, what: Callable[[sqlite3.Connection], _Result]) -> Future[_Result]:
+        """See `Writer.write`."""
+        return self._writer.write(what)
+
+    # -- reading
+
+    def meta(self, key: str) -> str | None:
+        """A value of the study as a whole, None where there is none."""
+        row = self._reader.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    @property
+    def closed(self) -> bool:
+        """Whether votes are no longer taken."""
+        return self.meta("closed") is not None
+
+    def annotator(self, number: int) -> Annotator | None:
+        """One annotator, None where there is no such."""
+        row = self._reader.execute("SELECT * FROM annotator WHERE id = ?", (number,)).fetchone()
+        return None if row is None else _annotator(row)
+
+    def annotators(self) -> list[Annotator]:
+        """All of them."""
+        return [_annotator(row) for row in self._reader.execute("SELECT * FROM annotator ORDER BY id")]
+
+    def page(self, annotator: int, position: int) -> Page:
+        """What is asked there."""
+        query = "SELECT q.text, t.a, t.b FROM task t JOIN question q ON q.id = t.question"
+        row = self._one(f"{query} WHERE t.annotator = ? AND t.position = ?", annotator, position)
+        return Page(*row)
+
+    def answers(self) -> dict[str, str]:
+        """Text of every answer, by id."""
+        return dict(self._reader.execute("SELECT id, text FROM answer").fetchall())
+
+    def current(self, annotator: int, position: int) -> Vote | None:
+        """The vote that counts, None before there is one."""
+        return _latest(self._reader, annotator, position)
+
+    def answered(self, annotator: int) -> int:
+        """How many of the positions have a vote: they are the first ones."""
+        return _answered(self._reader, annotator)
+
+    def progress(self) -> list[dict[str, Any]]:
+        """Per annotator how far it is and when it last voted: nothing about what was chosen."""
+        query = """
+            SELECT a.*, count(DISTINCT v.position) AS answered, max(v.at) AS last
+            FROM annotator a LEFT JOIN vote v ON v.annotator = a.id GROUP BY a.id ORDER BY a.id"""
+        return [
+            {"annotator": _annotator(row), "answered": row["answered"], "last": row["last"]}
+            for row in self._reader.execute(query)
+        ]
+
+    # -- writing
+
+    def vote(self, annotator: int, vote: Vote) -> Future[Saved]:
+        """Take a vote; `vote.revision` is the one that it makes, as the page that it comes from knew it."""
+
+        def write(connection: sqlite3.Connection) -> Saved:
+            if _is_over(connection, annotator):
+                return Saved.CLOSED
+            now = _latest(connection, annotator, vote.position)
+            if vote.revision != (now.revision if now is not None else 0) + 1:
+                return Saved.REPEATED if now is not None and _same(now, vote) else Saved.STALE
+            if vote.position > _answered(connection, annotator) + 1:
+                return Saved.STALE
+            row = (vote.choice, vote.strength, vote.comment, vote.seconds, time.time())
+            connection.execute(
+                "INSERT INTO vote VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (annotator, vote.position, vote.revision, *row)
+            )
+            return Saved.SAVED
+
+        return self.write(write)
+
+    def consent(self, annotator: int) -> Future[None]:
+        """The annotator agrees to take part; the first time counts."""
+        query = "UPDATE annotator SET consented = coalesce(consented, ?) WHERE id = ?"
+        return self._run(query, time.time(), annotator)
+
+    def say(self, annotator: int, said: dict[str, str]) -> Future[None]:
+        """Keep the answers to the screening questions."""
+        return self._run("UPDATE annotator SET said = ? WHERE id = ?", json.dumps(said), annotator)
+
+    def finish(self, annotator: int) -> Future[bool]:
+        """The annotator is done; False, and nothing is done, while votes are missing."""
+        count = self.positions
+
+        def write(connection: sqlite3.Connection) -> bool:
+            if _answered(connection, annotator) < count:
+                return False
+            query = "UPDATE annotator SET finished = coalesce(finished, ?) WHERE id = ?"
+            connection.execute(query, (time.time(), annotator))
+            return True
+
+        return self.write(write)
+
+    def revoke(self, annotator: int) -> Future[None]:
+        """The annotator's link opens nothing any more. The votes stay."""
+        return self._run("UPDATE annotator SET revoked = 1 WHERE id = ?", annotator)
+
+    def renew(self, annotator: int) -> Future[None]:
+        """Another link; those before it are void."""
+        return self._run("UPDATE annotator SET revoked = 0, version = version + 1 WHERE id = ?", annotator)
+
+    def end(self) -> Future[None]:
+        """Close the study: no vote is taken any more, and the seal may be opened."""
+        return self._run("INSERT OR IGNORE INTO meta VALUES ('closed', ?)", repr(time.time()))
+
+    def _run(self, query: str, *values: object) -> Future[None]:
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(query, values)
+
+        return self.write(write)
+
+    def _one(self, query: str, *values: object) -> sqlite3.Row:
+        row: sqlite3.Row = self._reader.execute(query, values).fetchone()
+        return row
+
+
+def _annotator(row: sqlite3.Row) -> Annotator:
+    keys = ("id", "name", "origin", "version", "revoked", "consented", "said", "finished")
+    values = {key: row[key] for key in keys}
+    return Annotator(**{**values, "revoked": bool(values["revoked"])})
+
+
+def _latest(connection: sqlite3.Connection, annotator: int, position: int) -> Vote | None:
+    query = "SELECT position, revision, choice, strength, comment, seconds FROM vote"
+    row = connection.execute(
+        f"{query} WHERE annotator = ? AND position = ? ORDER BY revision DESC LIMIT 1", (annotator, position)
+    ).fetchone()
+    return None if row is None else Vote(*row)
+
+
+def _answered(connection: sqlite3.Connection, annotator: int) -> int:
+    row = connection.execute("SELECT coalesce(max(position), 0) FROM vote WHERE annotator = ?", (annotator,)).fetchone()
+    return int(row[0])
+
+
+def _is_over(connection: sqlite3.Connection, annotator: int) -> bool:
+    query = """
+        SELECT a.finished IS NOT NULL OR a.revoked OR EXISTS (SELECT 1 FROM meta WHERE key = 'closed')
+        FROM annotator a WHERE a.id = ?"""
+    row = connection.execute(query, (annotator,)).fetchone()
+    return row is None or bool(row[0])
+
+
+def _same(one: Vote, other: Vote) -> bool:
+    return (one.choice, one.strength, one.comment) == (other.choice, other.strength, other.comment)

@@ -1,0 +1,169 @@
+"""Votes with the names of the models, as they are analysed and exported: from a closed study, or from a file.
+
+A file is JSON lines: votes as they were exported, or reviews of FastChat's kind (a `score` of two numbers, or
+two numbers before `text`), which are judgements of a model and are called so. Reading a study opens its seal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import re
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune.errors import Fault, InputError
+from meshtune.preference import private
+from meshtune.preference.schema import DATABASE, ORIGINS
+from meshtune.preference.store import CHOICES
+from meshtune.preference.writer import connect
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One judgement of one pair.
+
+    Attributes:
+        left, right: names of the models on side A and side B. choice: `a`, `b`, `tie` or `bad` (both bad).
+        order: which of the annotator's pairs it was, from 1. strength: 1 to 3, or None. revisions: 1 where never
+            changed. seconds: from page to vote, or None. at: ISO time, or "".
+        left_length, right_length: characters of the answers. flags: what was found about them, such as `cut`.
+        origin: one of `schema.ORIGINS`; only those of people are evidence.
+    """
+
+    annotator: str
+    question: str
+    left: str
+    right: str
+    choice: str
+    order: int = 0
+    strength: int | None = None
+    comment: str = ""
+    seconds: float | None = None
+    at: str = ""
+    revisions: int = 1
+    left_length: int = 0
+    right_length: int = 0
+    flags: str = ""
+    category: str = ""
+    origin: str = "people"
+
+    def score(self, first: str) -> int:
+        """1 where the model `first` won, -1 where the other did, 0 for a tie and for both bad."""
+        side = {"a": 1, "b": -1}.get(self.choice, 0)
+        return side if self.left == first else -side
+
+
+@dataclass(frozen=True)
+class Votes:
+    """All votes of a study, the models in the order in which they were given, and how answers were made."""
+
+    models: tuple[str, ...]
+    votes: tuple[Vote, ...]
+    made: Mapping[str, Any]
+    screening: tuple[Mapping[str, str], ...] = ()
+
+
+def of_study(folder: Path, *, close: bool = False) -> Votes:
+    """The votes of a closed study. Raises InputError where it is open and not to be closed, or its seal was changed."""
+    with contextlib.closing(connect(folder / DATABASE)) as connection:
+        connection.row_factory = sqlite3.Row
+        meta: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+        if "closed" not in meta:
+            if not close:
+                what = "the study is open, and nobody sees its votes before it is closed: close it on the admin page, "
+                raise InputError(Fault(f"{what}or add --close; no more votes are taken then", folder))
+            now = datetime.datetime.now(datetime.UTC).timestamp()
+            connection.execute("INSERT OR IGNORE INTO meta VALUES ('closed', ?)", (repr(now),))
+        seal = private.open_seal(folder, meta["seal"])
+        query = """
+            SELECT n.name, q.source, q.category, t.a, t.b, v.choice, v.position, v.strength, v.comment, v.seconds, v.at,
+                max(v.revision) AS revisions, length(a.text) AS left_length, length(b.text) AS right_length,
+                a.flag AS left_flag, b.flag AS right_flag, a.text = b.text AS same, n.origin
+            FROM vote v JOIN task t USING (annotator, position) JOIN annotator n ON n.id = v.annotator
+                JOIN question q ON q.id = t.question JOIN answer a ON a.id = t.a JOIN answer b ON b.id = t.b
+            GROUP BY v.annotator, v.position ORDER BY v.annotator, v.position"""
+        votes = tuple(_vote(row, seal) for row in connection.execute(query))
+        said = connection.execute("SELECT name, said FROM annotator WHERE said IS NOT NULL ORDER BY id").fetchall()
+    screening = tuple({"annotator": str(name), **json.loads(text)} for name, text in said)
+    return Votes(seal.models, votes, seal.made, screening)
+
+
+def _vote(row: sqlite3.Row, seal: private.Seal) -> Vote:
+    flags = {row["left_flag"], row["right_flag"]} - {""}
+    if row["same"]:
+        flags.add("same")
+    at = datetime.datetime.fromtimestamp(row["at"], datetime.UTC).isoformat(timespec="milliseconds")
+    kept = ("choice", "strength", "comment", "seconds", "revisions", "left_length", "right_length", "category")
+    return Vote(
+        annotator=row["name"],
+        question=row["source"],
+        left=seal.answers[row["a"]],
+        right=seal.answers[row["b"]],
+        order=row["position"],
+        at=at,
+        flags=" ".join(sorted(flags)),
+        origin=row["origin"],
+        **{key: row[key] for key in kept},
+    )
+
+
+def of_file(path: Path) -> Votes:
+    """Votes from JSON lines. Raises InputError with every fault."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(Fault(f"cannot be read ({error})", path)) from error
+    votes, faults = list[Vote](), list[Fault]()
+    names = _names(path)
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+                votes.append(_review(value, names) if "answer1_id" in value else _exported(value))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                what = f"is no vote ({type(error).__name__}: {error}); give lines as `analyze` writes to votes.jsonl"
+                faults.append(Fault(what, path, number))
+    if faults or not votes:
+        raise InputError(faults[:10] or Fault("holds no votes", path))
+    models = tuple(dict.fromkeys(name for vote in votes for name in sorted((vote.left, vote.right))))
+    return Votes(models, tuple(votes), {})
+
+
+def _exported(value: Mapping[str, Any]) -> Vote:
+    vote = Vote(**value)
+    if vote.choice not in CHOICES:
+        raise ValueError(f"`choice` is {vote.choice!r}; allowed are {', '.join(CHOICES)}")
+    if vote.origin not in ORIGINS:
+        raise ValueError(f"`origin` is {vote.origin!r}; allowed are {', '.join(ORIGINS)}")
+    if vote.left == vote.right:
+        raise ValueError("`left` and `right` are the same model")
+    return vote
+
+
+def _review(value: Mapping[str, Any], names: tuple[str, str]) -> Vote:
+    if "score" in value:
+        left, right = (float(score) for score in value["score"])
+    elif match := re.match(r"\s*(\d+(?:\.\d+)?)[\s,]+(\d+(?:\.\d+)?)", value["text"]):
+        left, right = float(match[1]), float(match[2])
+    else:
+        raise ValueError("it has no `score`, and `text` does not begin with two scores")
+    choice = "a" if left > right else "b" if right > left else "tie"
+    judge = str(value.get("reviewer_id", "judge"))
+    return Vote(judge, str(value["question_id"]), *names, choice, origin="model judgements")
+
+
+def _names(path: Path) -> tuple[str, str]:
+    """Models of a file of reviews: `review_A_B.jsonl`."""
+    match = re.fullmatch(r"review_(.+)_(.+)", path.stem)
+    return (match[1], match[2]) if match else ("assistant 1", "assistant 2")
+
+
+def plain(vote: Vote) -> dict[str, Any]:
+    """A vote as a line of the export."""
+    return dataclasses.asdict(vote)
