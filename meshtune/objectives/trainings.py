@@ -20,7 +20,8 @@ from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.training import machine
 from meshtune.training.checkpoints import save_adapter
 from meshtune.training.chosen_trainer import stepwise, trainer_of
-from meshtune.training.packed_trainer import Changes, train_pack
+from meshtune.training.pack_run import Changes
+from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Checkpoint, Diverged, Suspended, Trained

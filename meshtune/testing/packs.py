@@ -10,7 +10,7 @@ import pytest
 
 from meshtune.config import TrainingConfig
 from meshtune.testing.trainers import OnTinyModel
-from meshtune.training.packed_trainer import PackEvent
+from meshtune.training.pack_run import Kept, PackEvent
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged, Step, Trained
 
@@ -94,13 +94,13 @@ class PackContract(OnTinyModel):
         assert not base.training
 
 
-def of(events: Sequence[PackEvent], number: int) -> list[Step | Trained | Diverged]:
+def of(events: Sequence[PackEvent], number: int) -> list[Step | Trained | Diverged | Kept]:
     """What one adapter of a pack says."""
     return [event for owner, event in events if owner == number]
 
 
-def losses(events: Sequence[Step | Trained | Diverged]) -> list[float]:
-    """All losses that were told, in their order."""
+def losses(events: Sequence[Step | Trained | Diverged | Kept]) -> list[float]:
+    """All losses that were told, in their order, but for those at rungs."""
     found: list[float] = []
     for event in events:
         if isinstance(event, Step):
