@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-
 Thresholds = tuple[tuple[int, float | None], ...]
 
 

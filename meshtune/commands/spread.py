@@ -36,9 +36,10 @@ def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
     if device == "cpu" and config.worker.processes is None:
         sharing = cpu_processes(cores(), available=whole, needed=most.total)
         at = places(config.worker.model_copy(update={"processes": sharing}), device)
-    packs = Packing(len(at))
+    uneven = prepared.early is not None
+    packs = Packing(len(at), uneven=uneven)
     if config.worker.pack != "auto":
-        packs = Packing(len(at), config.worker.pack, exact=True)
+        packs = Packing(len(at), config.worker.pack, exact=True, uneven=uneven)
     elif trainer.name == "packed":
         a_row = prepared.data.train.tokens / prepared.data.train.rows
         packs = packing(
@@ -47,6 +48,7 @@ def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
             tokens=a_row * found.batch_size(prepared.baseline or {}),
             free=None if whole is None else whole // sharing - most.total,
             extra=found.packs(top.hyperparameters).extra(found.recipe(top.hyperparameters)),
+            uneven=uneven,
         )
     return dataclasses.replace(prepared, places=at, packing=packs)
 

@@ -24,7 +24,7 @@ from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config, without_password
 from meshtune.report.trials import Status, complete, failed
-from meshtune.words import duration, load_lines, number
+from meshtune.words import duration, load_lines, number, spending
 
 SIDES = ("train", "validation", "test")
 
@@ -182,6 +182,7 @@ def _at_a_glance(status: Status) -> list[tuple[str, str]]:
     facts.append(("search time", duration(status["elapsed_seconds"])))
     if status["tokens"]:
         facts.append(("tokens trained on", f"{status['tokens']:,}"))
+    facts += spending(status)
     if price := status["budget"].get("price_per_hour"):
         facts.append((f"price, at {number(price)} an hour", f"{price * status['elapsed_seconds'] / 3600:,.2f}"))
     return facts

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from meshtune.testing.packs import losses, mean_difference, of
-from meshtune.training.loss import Row, Selected
+from meshtune.testing.trainers import rungs_at
+from meshtune.training.loss import Row
 from meshtune.training.pack_run import PackEvent
 from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained
-from meshtune.training.validation import rung_rows
 
 MakeRecipe = Callable[..., Recipe]
 Sides = tuple[list[Row], list[Row]]
@@ -31,13 +31,6 @@ def recipes(make_recipe: MakeRecipe) -> list[Recipe]:
     return [make_recipe(dropout=0.2), make_recipe({"gradient_accumulation": 1}, rank=8, dropout=0.1)]
 
 
-def rungs_of(sides: Sides, *shares: float) -> Rungs:
-    """Rungs at shares of two epochs' tokens, with half of the validation rows."""
-    total = 2 * sum(len(tokens) for tokens, _ in sides[0])
-    rows = Selected(sides[1], rung_rows(len(sides[1]), len(sides[1]) // 2, 0))
-    return Rungs(tuple(round(share * total) for share in shares), rows)
-
-
 def told_at(events: Sequence[object]) -> list[tuple[int | None, float | None]]:
     """Each rung, and what was told there."""
     return [(event.rung, event.rung_loss) for event in events if isinstance(event, Step) and event.rung is not None]
@@ -45,7 +38,7 @@ def told_at(events: Sequence[object]) -> list[tuple[int | None, float | None]]:
 
 def test_each_tells_its_rungs_and_trains_as_without(base: Any, sides: Sides, recipes: list[Recipe]) -> None:
     """Bitwise; a rung comes after the step that reached it, and those that one step passed have one loss."""
-    rungs = rungs_of(sides, 0.01, 0.02, 0.5, 0.7)  # the first two lie in one step, the third is an epoch's end
+    rungs = rungs_at(sides, 2, 0.01, 0.02, 0.5, 0.7)  # the first two lie in one step, the third is an epoch's end
     told = list(train_pack(base, *sides, recipes, at="best", rungs=rungs))
     plain = list(train_pack(base, *sides, recipes, at="best"))
     for number in range(len(recipes)):
@@ -67,7 +60,7 @@ def test_each_tells_its_rungs_and_trains_as_without(base: Any, sides: Sides, rec
 
 def test_a_rungs_loss_is_that_of_an_epochs_end(base: Any, sides: Sides, recipes: list[Recipe]) -> None:
     """Where all validation rows are measured at it, and the rung is told first."""
-    rungs = Rungs(rungs_of(sides, 0.5).tokens, sides[1])
+    rungs = Rungs(rungs_at(sides, 2, 0.5).tokens, sides[1])
     for number in range(len(recipes)):
         told = of(list(train_pack(base, *sides, recipes, at="best", rungs=rungs)), number)
         at = next(place for place, event in enumerate(told) if isinstance(event, Step) and event.rung is not None)
@@ -98,7 +91,7 @@ def cut(base: Any, given: Any, rungs: Rungs, folder: Path, looks: int) -> list[P
 def test_cut_at_every_look(base: Any, sides: Sides, recipes: list[Recipe], tmp_path: Path) -> None:
     """Before, in and after the measuring at a rung: each is told, with the same loss."""
     given = *sides, recipes
-    rungs = rungs_of(sides, 0.2, 0.5, 0.8)
+    rungs = rungs_at(sides, 2, 0.2, 0.5, 0.8)
     expected = list(train_pack(base, *given, at="best", rungs=rungs))
     looks = 1
     while len(cut(base, given, rungs, tmp_path / str(looks), looks)) < len(expected):
@@ -118,7 +111,7 @@ def test_cut_at_every_look(base: Any, sides: Sides, recipes: list[Recipe], tmp_p
 def test_a_loss_that_is_not_finite_at_a_rung(base: Any, sides: Sides, recipes: list[Recipe]) -> None:
     """That one alone has diverged."""
     wild = replace(recipes[1], learning_rate=1e30, warmup_ratio=0.0)
-    told = list(train_pack(base, *sides, [recipes[0], wild], at="best", rungs=rungs_of(sides, 0.05)))
+    told = list(train_pack(base, *sides, [recipes[0], wild], at="best", rungs=rungs_at(sides, 2, 0.05)))
     assert isinstance(of(told, 0)[-1], Trained)
     assert isinstance(of(told, 1)[-1], Diverged)
     assert "rungs' rows after step 1" in str(of(told, 1)[-1])
