@@ -118,7 +118,7 @@ class Surrogate:
     """Curves at any point; see the module.
 
     Attributes:
-        fractions, tokens: as the table's. deviation: between seeds, of the loss at the end, near the best points.
+        fractions, tokens: as the table's. points: those that it stands on. deviation: between seeds, of the loss at the end, near the best points.
         error: mean absolute difference of the logarithm of the loss at the end, each point predicted without itself, to
             the mean of its two seeds. explained: share of that logarithm's variance which such predictions explain.
     """
@@ -129,6 +129,7 @@ class Surrogate:
         places = np.array([unit(table.params[point, 0]) for point in points])
         both = np.log(np.array([[table.curves[point, seed] for seed in (0, 1)] for point in points]))
         means = both.mean(1)
+        self.points = len(points)
         self._centre = means.mean(0)
         _, sizes, axes = np.linalg.svd(means - self._centre, full_matrices=False)
         kept = int(np.searchsorted(np.cumsum(sizes**2) / (sizes**2).sum(), EXPLAINED)) + 1

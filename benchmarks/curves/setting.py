@@ -25,7 +25,7 @@ SOURCES = {embedded.DESCRIBE: 0.7, embedded.SIGNATURE: 0.3}
 SYSTEM = "Python"
 ROWS, VALIDATION, MAX_LENGTH, DATA_SEED = 52, 16, 56, 0
 MODEL = ModelConfig(name="embedded")
-TRAINING = TrainingConfig(epochs=2, batch_size=4, lr_scheduler="cosine", precision="bfloat16")
+TRAINING = TrainingConfig(epochs=2, batch_size=2, lr_scheduler="cosine", precision="bfloat16")
 FRACTIONS = (0.1, 0.15, 0.3, 0.7)  # of the tokens; an epoch's end is measured on the same rows
 POINTS, BOTH_SEEDS, REPEATS = 150, 100, 20  # points in all, those with two seeds, further seeds of the baseline
 SOBOL_SEED = 6
