@@ -133,7 +133,7 @@ def rounded(value: float) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three seeds, 40 trials, MADS in blocks of 2 and TPE")
+    parser.add_argument("--quick", action="store_true", help="two seeds, 30 trials, MADS in blocks of 2 and TPE")
     parser.add_argument("--seeds", type=int, nargs=2, default=(25, 50), metavar=("FIRST", "END"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--table", type=Path, default=TABLE)
@@ -145,7 +145,7 @@ def main() -> None:
     chosen = {name: getattr(arguments, name) for name in EarlyStoppingConfig.model_fields if name != "rows"}
     config = EarlyStoppingConfig(**{**chosen, "rungs": tuple(chosen["rungs"])})
     searches = [Search("mads", 2), Search("tpe", 1)] if arguments.quick else SEARCHES
-    seeds = range(3) if arguments.quick else range(*arguments.seeds)
+    seeds = range(2) if arguments.quick else range(*arguments.seeds)
     stopping = {Search(each.sampler, each.block, config): each for each in searches}
     alone = Search("tpe", 1)
     sides: dict[Search | str, Search] = {**stopping, **dict.fromkeys(PRUNERS, alone)}
@@ -158,7 +158,7 @@ def main() -> None:
         file=sys.stderr,
     )
     with ProcessPoolExecutor(arguments.processes, get_context("spawn"), begin, (arguments.table,)) as pool:
-        found = raced(pool, sides, seeds, 40 if arguments.quick else TRIALS)
+        found = raced(pool, sides, seeds, 30 if arguments.quick else TRIALS)
     how = f"rule {config.rule}"
     for each in lines(found, how, Search("tpe", 1, config)):
         print(json.dumps(each), flush=True)

@@ -48,7 +48,7 @@ def header(data: Prepared) -> dict[str, Any]:
             "validation": len(validation),
             "validation_labels": validation.label_tokens,
         },
-        "training": setting.TRAINING.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
+        "training": setting.described(),
         "space": "recommended",
         "baseline": presets.RECOMMENDED_BASELINE,
         "sobol_seed": setting.SOBOL_SEED,

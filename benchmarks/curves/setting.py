@@ -66,6 +66,11 @@ def baseline() -> dict[str, Any]:
     return presets.recommended().encode(presets.RECOMMENDED_BASELINE)
 
 
+def described() -> dict[str, Any]:
+    """The training, as plain values."""
+    return TRAINING.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"})
+
+
 def trainings() -> list[tuple[int, int]]:
     """(point, seed) of every training, in the order in which they are made."""
     pairs = [(point, seed) for point in range(BOTH_SEEDS) for seed in (0, 1)]
