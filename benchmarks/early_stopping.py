@@ -152,9 +152,9 @@ def main() -> None:
     begin(arguments.table)
     known = _surrogates[0]
     print(
-        f"{known.points} points with two seeds; without itself a point's loss at the end is predicted to"
-        f" {100 * known.error:.1f} % ({100 * known.explained:.0f} % of the variance of its logarithm);"
-        f" deviation between seeds, near the best, {known.deviation:.4f}",
+        f"{known.points} points with two seeds; each predicted without itself: mean error at the end {known.error:.3f}"
+        f" over the better half, {100 * known.explained:.0f} % of the variance explained; deviation between seeds near"
+        f" the best {known.deviation:.4f}, of which trials of one study have {known.own:.4f}",
         file=sys.stderr,
     )
     with ProcessPoolExecutor(arguments.processes, get_context("spawn"), begin, (arguments.table,)) as pool:

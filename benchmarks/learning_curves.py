@@ -1,17 +1,20 @@
 """Learning curves at any point of the space `recommended`: the stored table of real ones, and a surrogate of it.
 
-A curve is the logarithm of the validation loss at the table's rungs and at the end. The surrogate is a Gaussian process
-(Matern 5/2, a length a variable, likelihood maximised) over log step, log rank, log scale and dropout for each principal
-component of the curves that are the means of two seeds. To it comes what seeds do: the difference of the two seeds at one
-of the nearest points of the table in what the surrogate says of their end, a whole curve at a time, so that it is
-correlated along the curve as it really is. The same point and seed always have the same curve.
+The surrogate is made of logarithms: of the validation loss above a floor, which lies a little below the table's least
+loss at each rung. It is a Gaussian process (Matern 5/2, a length a variable, likelihood maximised) over log step, log
+rank, log scale and dropout for each principal component of the curves that are the means of two seeds.
+
+To it comes what seeds do, from the differences of the table's two seeds. What points of like losses have in common of
+them is what one seed does to all trials of a study, up or down: trials of a study have one seed. What is left of the
+difference at one of these points, drawn by the point and the study's seed, is the trial's own. Both are whole curves, so
+that they are correlated along the curve as they really are. The same point and seed always have the same curve.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.optimize import minimize
 
 TABLE = Path(__file__).parent / "curves" / "embedded.jsonl"
+GAP = 0.2  # of the floor below the least loss, in distances of the median from it
 EXPLAINED = 0.999  # of the variance, by the components that are kept
 NEAREST = 10  # points whose difference between seeds may be drawn
 RANGES = {"rank_log2": (2.0, 8.0), "scale_log2": (-2.0, 5.0), "dropout_index": (0.0, 2.0), "step": (-3.0, 0.0)}
@@ -118,18 +122,24 @@ class Surrogate:
     """Curves at any point; see the module.
 
     Attributes:
-        fractions, tokens: as the table's. points: those that it stands on. deviation: between seeds, of the loss at the end, near the best points.
-        error: mean absolute difference of the logarithm of the loss at the end, each point predicted without itself, to
-            the mean of its two seeds. explained: share of that logarithm's variance which such predictions explain.
+        fractions, tokens: as the table's. points: those that it stands on.
+        deviation: between seeds, of the loss at the end, over the best fifth of the points. own: what of it is not
+            common to all of them.
+        error: of the loss at the end, each point predicted without itself, against the mean of its two seeds: mean
+            absolute difference over the better half of the points. explained: share of the variance of the logarithm
+            that such predictions explain, over all.
     """
 
     def __init__(self, table: Table):
         self.fractions, self.tokens = table.fractions, table.tokens
         points = table.pairs
-        places = np.array([unit(table.params[point, 0]) for point in points])
-        both = np.log(np.array([[table.curves[point, seed] for seed in (0, 1)] for point in points]))
-        means = both.mean(1)
         self.points = len(points)
+        places = np.array([unit(table.params[point, 0]) for point in points])
+        losses = np.array([[table.curves[point, seed] for seed in (0, 1)] for point in points])
+        least = losses.min((0, 1))
+        self._floor = least - GAP * (np.median(losses, (0, 1)) - least)
+        both = np.log(losses - self._floor)
+        means = both.mean(1)
         self._centre = means.mean(0)
         _, sizes, axes = np.linalg.svd(means - self._centre, full_matrices=False)
         kept = int(np.searchsorted(np.cumsum(sizes**2) / (sizes**2).sum(), EXPLAINED)) + 1
@@ -137,32 +147,38 @@ class Surrogate:
         scores = (means - self._centre) @ self._axes.T
         self._surfaces = [Surface(places, score) for score in scores.T]
         left_out = self._centre + np.array([surface.left_out for surface in self._surfaces]).T @ self._axes
-        self.error = float(np.abs(left_out - means)[:, -1].mean())
         self.explained = float(1 - ((left_out - means)[:, -1] ** 2).mean() / means[:, -1].var())
-        self._differences = (both[:, 1] - both[:, 0]) / math.sqrt(2)
-        self._ends = left_out[:, -1]
-        best = np.argsort(means[:, -1])[: max(5, len(points) // 5)]
-        ends = np.exp(both[best, :, -1])
+        order = np.argsort(means[:, -1])
+        half, fifth = order[: max(5, len(points) // 2)], order[: max(5, len(points) // 5)]
+        self.error = float(np.abs(np.exp(left_out) - np.exp(means))[half, -1].mean())
+        ends = losses[fifth, :, -1]
         self.deviation = float(np.sqrt(((ends[:, 1] - ends[:, 0]) ** 2).mean() / 2))
+        self.own = float((ends[:, 1] - ends[:, 0]).std(ddof=1) / math.sqrt(2))
+        self._ends = means[:, -1]
+        differences = (both[:, 1] - both[:, 0]) / math.sqrt(2)
+        near = np.argsort(np.abs(self._ends[:, None] - self._ends), axis=1, kind="stable")[:, :NEAREST]
+        self._common = differences[near].mean(1)
+        self._own = (differences - self._common) * math.sqrt(NEAREST / (NEAREST - 1))
 
     def mean(self, params: Mapping[str, Any]) -> Array:
         """Losses at the fractions, without what seeds do."""
-        return np.exp(self._smooth(params))
+        return self._loss(self._smooth(params))
 
     def curve(self, params: Mapping[str, Any], seed: int) -> Array:
         """Losses at the fractions."""
         smooth = self._smooth(params)
-        words = np.frombuffer(np.array([params[name] for name in sorted(RANGES)], dtype=float).tobytes(), dtype=np.uint32)
-        rng = np.random.default_rng([seed, *words.tolist()])
-        near = np.argsort(np.abs(self._ends - smooth[-1]))[:NEAREST]
-        return np.exp(smooth + rng.choice((-1, 1)) * self._differences[rng.choice(near)])
+        near = np.argsort(np.abs(self._ends - smooth[-1]), kind="stable")[:NEAREST]
+        up = np.random.default_rng(seed).choice((-1.0, 1.0))
+        place = np.array([params[name] for name in sorted(RANGES)], dtype=float)
+        own = np.random.default_rng([seed, *np.frombuffer(place.tobytes(), dtype=np.uint32).tolist()])
+        noise = up * self._common[near].mean(0) + own.choice((-1.0, 1.0)) * self._own[own.choice(near)]
+        return self._loss(smooth + noise)
 
     def _smooth(self, params: Mapping[str, Any]) -> Array:
         place = unit(params)
         smooth: Array = self._centre + np.array([surface(place) for surface in self._surfaces]) @ self._axes
         return smooth
 
-
-def finals(curve: Sequence[float], fractions: Sequence[float], epochs: int) -> list[float]:
-    """Of a curve the losses at the epochs' ends."""
-    return [curve[fractions.index(epoch / epochs)] for epoch in range(1, epochs + 1)]
+    def _loss(self, logarithm: Array) -> Array:
+        loss: Array = self._floor + np.exp(logarithm)
+        return loss
