@@ -68,7 +68,7 @@ def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
         found.append((("early_stopping",), text))
     command = objective["command"] if isinstance(objective["command"], list) else []
     if values.get("replicates") and not any("{seed}" in str(part) for part in command):
-        text = "the command must hold {seed}, such as `--seed={seed}`: without it, replicates are the same program runs"
+        text = "the command must hold {seed}, such as `--seed={seed}`: without it all replicates are one and the same"
         found.append((("replicates",), text))
     return found
 

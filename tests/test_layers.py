@@ -30,6 +30,7 @@ LAYERS = [
     {"samplers"},
     {"workers"},
     {"objectives"},
+    {"evaluation"},
     {"training"},
     {"data"},
     {"record"},

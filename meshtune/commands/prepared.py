@@ -74,9 +74,6 @@ def prepare(study: Located) -> Prepared:
         "warm_start": {"study": config.warm_start.shown, "values": warm.values} if config.warm_start else None,
     }
     if isinstance(config.objective, CommandObjectiveConfig):
-        if config.early_stopping.rule != "none":
-            what = "a program reports no losses on the way, so it cannot be stopped early; write none"
-            raise InputError(Fault(what, key="early_stopping"))
         presets.check_placeholders(config.objective.command, space)
         _check_program(config.objective)
         fields = {

@@ -29,6 +29,8 @@ from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import Packing
 
+STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
+
 
 def tune(
     study: Located, *, new_segment: bool = False, stop: Callable[[], Stop | None] = lambda: None
@@ -125,6 +127,10 @@ def _search(
         if isinstance(event, Told | Finished):  # then too: a trial that ran again for its pack's sake has saved again
             _drop_adapters(record, study.folder, config.training.keep_adapters)
             _tidy(record, study.folder / checkpoints.FOLDER)
+            if prepared.early is not None:
+                pending = {trial.number for trial in record.pending}
+                kept = pending | set(prepared.early.promising(record, STATES * prepared.early.config.promote))
+                checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
             account.save()
         if isinstance(event, Finished):
             finished = event
@@ -135,6 +141,7 @@ def _search(
     if prepared.early is not None:
         for event in promote(record, prepared.early, how, timeout=timeout, holding=held.check):
             if isinstance(event, Promoted):
+                checkpoints.forget(study.folder / checkpoints.STOPPED / str(event.trial.number))
                 _drop_adapters(record, study.folder, config.training.keep_adapters)
                 account.save()
             yield event

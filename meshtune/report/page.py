@@ -143,6 +143,8 @@ def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
         made["parallel"] = (figures.parallel_coordinates(status), label)
     if any(len(trial["losses"]) > 1 for trial in status["all"]):
         made["curves"] = (figures.learning_curves(status), "Validation loss by epoch, a curve a trial")
+    if any(trial["rungs"] for trial in status["all"]):
+        made["rungs"] = (figures.rungs(status), "Losses at the rungs of early stopping, a curve a trial")
     if any(trial["ending"] not in (None, "complete") for trial in status["all"]):
         made["endings"] = (figures.endings(status), "How many trials ended how")
     return made
