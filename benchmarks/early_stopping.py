@@ -1,18 +1,20 @@
 """What early stopping saves: searches replayed on real learning curves, with it and without.
 
 The curves are those of `learning_curves.py`: a surrogate of a table of real trainings. For each search seed a search of
-100 trials at full fidelity says what there is to find: its best loss, give or take the deviation between seeds, is the
+100 trials at full fidelity says what there is to find: its best loss, give or take one deviation between seeds, is the
 target. Counted are the tokens until a finished or promoted trial first has the target, of the search that stops early
-and of the full one. MADS in blocks of 2, 4 and 8, TPE one at a time and in blocks of 2, each against itself at full
-fidelity; TPE with Optuna's SuccessiveHalvingPruner and HyperbandPruner against TPE with the same.
+and of the full one. The deviation is that of one training between seeds; or, a target that is harder to reach, what of
+it is not common to all trials of a study, which share a seed. MADS in blocks of 2, 4 and 8, TPE one at a time and in
+blocks of 2, each against itself at full fidelity; and TPE with Optuna's SuccessiveHalvingPruner and HyperbandPruner.
 
-Prints two JSON lines a setting. The first: medians of tokens to target, in whole trainings, and the median over seeds of
-their paired ratio theirs / ours (above 1: ours is better; 0 where ours has not found it after 400 trials), with its
-quartiles. The second: the share of seeds in which, after 100 trials, one is finished or promoted that is within the
-deviation of the best of all had they been finished.
+Prints JSON lines, a deviation and a setting each: medians of tokens to target, in whole trainings, and the median
+over seeds of their paired ratio theirs / ours (above 1: ours is better; 0 where ours has not found it after 400 trials),
+with its quartiles. Beside each the same for a search that knows more than it can: the full one, had all its trials but
+the baseline and the one that has the target ended at the first rung. And the share of seeds in which, after 100 trials,
+one is finished or promoted that is within the deviation of the best of all, had they been finished.
 
     python benchmarks/early_stopping.py [--quick] [--seeds 25 50] [--processes 2]
-    python benchmarks/early_stopping.py --rule curve --rungs .15 .3 .5 --keep .2 --told failed   # others than the default
+    python benchmarks/early_stopping.py --rule curve --rungs .15 .3 --keep .2 --told failed   # others than the default
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ NAME = "early_stopping"
 TRIALS, MOST = 100, 400
 SEARCHES = (Search("mads", 2), Search("mads", 4), Search("mads", 8), Search("tpe", 1), Search("tpe", 2))
 PRUNERS = ("SuccessiveHalving", "Hyperband")
+Side = Search | str  # a search by meshtune, or one of `PRUNERS`
 _surrogates: list[Surrogate] = []  # of this process
 
 
@@ -57,7 +61,7 @@ def begin(table: Path) -> None:
     _surrogates[:] = [Surrogate(Table.read(table))]
 
 
-def one(job: tuple[Search | str, int, int]) -> Spent:
+def one(job: tuple[Side, int, int]) -> Spent:
     """One search."""
     search, seed, trials = job
     if isinstance(search, str):
@@ -65,49 +69,65 @@ def one(job: tuple[Search | str, int, int]) -> Spent:
     return replayed(search, _surrogates[0], seed, trials)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """One search of one seed: tokens to target, beside those of the full one and of the one that knows; whether it kept
+    a leader."""
+
+    ours: float
+    theirs: float
+    knowing: float
+    kept: bool
+
+
 def raced(
-    pool: ProcessPoolExecutor, sides: Mapping[Search | str, Search], seeds: Sequence[int], trials: int
-) -> dict[Search | str, list[dict[str, Any]]]:
-    """Of each search by seed: tokens to target, those of the full one beside it, and whether it kept a leader."""
-    deviation = _surrogates[0].deviation
+    pool: ProcessPoolExecutor, sides: Mapping[Side, Search], seeds: Sequence[int], trials: int, within: Sequence[float]
+) -> dict[Side, list[list[Compared]]]:
+    """Of each search, against its full one, by seed and deviation."""
     wholes = {full: list(pool.map(one, [(full, seed, trials) for seed in seeds])) for full in set(sides.values())}
     jobs = [(side, seed, trials) for side in sides for seed in seeds]
-    found: dict[Search | str, list[dict[str, Any]]] = {side: [] for side in sides}
+    found: dict[Side, list[list[Compared]]] = {side: [] for side in sides}
     for (side, seed, _), spent in zip(jobs, pool.map(one, jobs), strict=True):
-        whole = wholes[sides[side]][seeds.index(seed)]
-        target = whole.best + deviation
-        reached, longer = spent.reached(target), trials
-        while math.isinf(reached) and longer < MOST:
-            longer = min(2 * longer, MOST)
-            reached = pool.submit(one, (side, seed, longer)).result().reached(target)
-        found[side].append(
-            {
-                "ours": reached / WHOLE,
-                "theirs": whole.reached(target) / WHOLE,
-                "kept": spent.keeps_a_leader(deviation),
-                "spent": spent.tokens[-1] / WHOLE,
-                "regret": spent.best - whole.best,
-            }
-        )
+        whole, longer, most = wholes[sides[side]][seeds.index(seed)], spent, trials
+        while math.isinf(longer.reached(whole.best + min(within))) and most < MOST:
+            most = min(2 * most, MOST)
+            longer = pool.submit(one, (side, seed, most)).result()
+        found[side].append([compared(spent, longer, whole, deviation) for deviation in within])
     return found
 
 
+def compared(spent: Spent, longer: Spent, whole: Spent, deviation: float) -> Compared:
+    target = whole.best + deviation
+    theirs = whole.reached(target) / WHOLE
+    first = _surrogates[0].tokens[0]
+    knowing = 1.0 if theirs == 1 else 2 + first * (theirs - 2)
+    ours = min(spent.reached(target), longer.reached(target)) / WHOLE
+    return Compared(ours, theirs, knowing, spent.keeps_a_leader(deviation))
+
+
 def lines(
-    found: Mapping[Search | str, Sequence[Mapping[str, Any]]], how: str, pruners: Search | None
+    found: Mapping[Side, Sequence[Sequence[Compared]]], how: str, within: Mapping[str, float], alone: Search
 ) -> Iterator[dict[str, Any]]:
-    """What is printed."""
-    for side, each in found.items():
-        what = side if isinstance(side, str) else f"{side.sampler}, blocks of {side.block}, {how}"
-        if isinstance(side, str):
-            what = f"tpe with Optuna's {side}"
-        yield line([x["ours"] for x in each], [x["theirs"] for x in each], f"{what} | the same, full fidelity")
-        kept = statistics.mean(x["kept"] for x in each)
-        yield line([kept], None, f"{what}: share of searches that finish or promote a leader")
-    if pruners is not None:
-        for name in PRUNERS:
-            theirs = [x["ours"] for x in found[name]]
-            mine = [x["ours"] for x in found[pruners]]
-            yield line(mine, theirs, f"tpe, one at a time, {how} | tpe with Optuna's {name}")
+    """What is printed; `alone` is what Optuna's pruners are held against."""
+    for place, name in enumerate(within):
+        by_side = {side: [each[place] for each in seeds] for side, seeds in found.items()}
+        for side, each in by_side.items():
+            what = (
+                f"tpe with Optuna's {side}"
+                if isinstance(side, str)
+                else f"{side.sampler}, blocks of {side.block}, {how}"
+            )
+            theirs = [x.theirs for x in each]
+            yield line([x.ours for x in each], theirs, f"to within {name}: {what} | full fidelity")
+            if isinstance(side, Search):
+                full = f"{side.sampler}, blocks of {side.block}, if it knew | full fidelity"
+                yield line([x.knowing for x in each], theirs, f"to within {name}: {full}")
+            kept = statistics.mean(x.kept for x in each)
+            yield line([kept], None, f"share of searches that finish or promote one within {name}: {what}")
+        mine = [x.ours for x in by_side[alone]]
+        for pruner_name in PRUNERS:
+            others = [x.ours for x in by_side[pruner_name]]
+            yield line(mine, others, f"to within {name}: tpe, blocks of 1, {how} | tpe with Optuna's {pruner_name}")
 
 
 def line(ours: Sequence[float], theirs: Sequence[float] | None, setting: str) -> dict[str, Any]:
@@ -147,8 +167,7 @@ def main() -> None:
     searches = [Search("mads", 2), Search("tpe", 1)] if arguments.quick else SEARCHES
     seeds = range(2) if arguments.quick else range(*arguments.seeds)
     stopping = {Search(each.sampler, each.block, config): each for each in searches}
-    alone = Search("tpe", 1)
-    sides: dict[Search | str, Search] = {**stopping, **dict.fromkeys(PRUNERS, alone)}
+    sides: dict[Side, Search] = {**stopping, **dict.fromkeys(PRUNERS, Search("tpe", 1))}
     begin(arguments.table)
     known = _surrogates[0]
     print(
@@ -157,10 +176,10 @@ def main() -> None:
         f" the best {known.deviation:.4f}, of which trials of one study have {known.own:.4f}",
         file=sys.stderr,
     )
+    within = {"the deviation between seeds": known.deviation, "a trial's own deviation": known.own}
     with ProcessPoolExecutor(arguments.processes, get_context("spawn"), begin, (arguments.table,)) as pool:
-        found = raced(pool, sides, seeds, 30 if arguments.quick else TRIALS)
-    how = f"rule {config.rule}"
-    for each in lines(found, how, Search("tpe", 1, config)):
+        found = raced(pool, sides, seeds, 30 if arguments.quick else TRIALS, list(within.values()))
+    for each in lines(found, f"rule {config.rule}", within, Search("tpe", 1, config)):
         print(json.dumps(each), flush=True)
 
 

@@ -4,10 +4,10 @@ The surrogate is made of logarithms: of the validation loss above a floor, which
 loss at each rung. It is a Gaussian process (Matern 5/2, a length a variable, likelihood maximised) over log step, log
 rank, log scale and dropout for each principal component of the curves that are the means of two seeds.
 
-To it comes what seeds do, from the differences of the table's two seeds. What points of like losses have in common of
-them is what one seed does to all trials of a study, up or down: trials of a study have one seed. What is left of the
-difference at one of these points, drawn by the point and the study's seed, is the trial's own. Both are whole curves, so
-that they are correlated along the curve as they really are. The same point and seed always have the same curve.
+To it comes what seeds do, from the differences of the table's two seeds. What points of like losses have in common
+of them is what one seed does to all trials of a study, up or down: trials of a study have one seed. What is left of the
+difference at one of these points, drawn by the point and the study's seed, is the trial's own. Both are whole curves,
+so that they are correlated along the curve as they really are. The same point and seed always have the same curve.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Table:
         head, *lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
         rungs, epochs = head["rungs"], head["training"]["epochs"]
         ends = [epoch / epochs for epoch in range(1, epochs + 1)]
-        places = sorted([*((share, "rungs", k) for k, share in enumerate(rungs)), *((s, "", k) for k, s in enumerate(ends))])
+        places = sorted(
+            [*((share, "rungs", k) for k, share in enumerate(rungs)), *((s, "", k) for k, s in enumerate(ends))]
+        )
         params, curves, tokens = {}, {}, []
         for line in lines:
             if line["ending"] != "complete":
@@ -70,7 +72,9 @@ class Table:
     @property
     def pairs(self) -> list[int]:
         """Points with curves of two seeds."""
-        return sorted({point for point, _ in self.curves if point >= 0 and {(point, 0), (point, 1)} <= self.curves.keys()})
+        return sorted(
+            {point for point, _ in self.curves if point >= 0 and {(point, 0), (point, 1)} <= self.curves.keys()}
+        )
 
 
 def unit(params: Mapping[str, Any]) -> Array:
@@ -80,12 +84,16 @@ def unit(params: Mapping[str, Any]) -> Array:
 
 
 class Surface:
-    """A Gaussian process over places in the unit cube. `left_out`: what each value would be predicted without itself."""
+    """A Gaussian process over places in the unit cube. `left_out`: each value as it is predicted without itself."""
 
     def __init__(self, places: Array, values: Array):
         self.places, self.mean, self.scale = places, values.mean(), values.std() or 1.0
         self._values = (values - self.mean) / self.scale
-        starts = [np.array([math.log(length)] * places.shape[1] + [0.0, math.log(noise)]) for length in (0.5, 1.5) for noise in (0.01, 0.1)]
+        starts = [
+            np.array([math.log(length)] * places.shape[1] + [0.0, math.log(noise)])
+            for length in (0.5, 1.5)
+            for noise in (0.01, 0.1)
+        ]
         bounds = [(math.log(0.05), math.log(20))] * places.shape[1] + [(-3.0, 4.0), (math.log(1e-5), math.log(2.0))]
         found = [minimize(self._badness, start, bounds=bounds, method="L-BFGS-B") for start in starts]
         self.parameters = min(found, key=lambda each: each.fun).x

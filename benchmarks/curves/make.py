@@ -160,7 +160,12 @@ class Curve:
 
 def drive(data: Prepared, packs: Iterator[list[tuple[int, int]]], table: Path, lock: threading.Lock) -> None:
     """Feed one worker until there are no more packs."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     root = str(Path(__file__).parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
     command = [sys.executable, __file__, "--work", data.ref.folder, data.ref.fingerprint]
