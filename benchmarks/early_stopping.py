@@ -8,7 +8,7 @@ it is not common to all trials of a study, which share a seed. MADS in blocks of
 blocks of 2, each against itself at full fidelity; and TPE with Optuna's SuccessiveHalvingPruner and HyperbandPruner.
 
 Prints JSON lines, a deviation and a setting each: medians of tokens to target, in whole trainings, and the median
-over seeds of their paired ratio theirs / ours (above 1: ours is better; 0 where ours has not found it after 400 trials),
+over seeds of their paired ratio theirs / ours (above 1: ours is better; 0 where ours has not found it by 400 trials),
 with its quartiles. Beside each the same for a search that knows more than it can: the full one, had all its trials but
 the baseline and the one that has the target ended at the first rung. And the share of seeds in which, after 100 trials,
 one is finished or promoted that is within the deviation of the best of all, had they been finished.

@@ -1,4 +1,4 @@
-"""The benchmark of early stopping: its table is what it says, its replays are the tool's loop, its lines hold together."""
+"""The benchmark of early stopping: its table is what it says, its replays are the loop, its lines hold together."""
 
 from __future__ import annotations
 
