@@ -13,7 +13,7 @@ with its quartiles. Beside each the same for a search that knows more than it ca
 the baseline and the one that has the target ended at the first rung. And the share of seeds in which, after 100 trials,
 one is finished or promoted that is within the deviation of the best of all, had they been finished.
 
-    python benchmarks/early_stopping.py [--quick] [--seeds 25 50] [--processes 2]
+    python benchmarks/early_stopping.py [--quick] [--seeds 25 50] [--searches mads-2 tpe-1] [--processes 2]
     python benchmarks/early_stopping.py --rule curve --rungs .15 .3 --keep .2 --told failed   # others than the default
 """
 
@@ -41,7 +41,14 @@ from meshtune.config_spending import EarlyStoppingConfig
 
 NAME = "early_stopping"
 TRIALS, MOST = 100, 400
-SEARCHES = (Search("mads", 2), Search("mads", 4), Search("mads", 8), Search("tpe", 1), Search("tpe", 2))
+SEARCHES = {
+    "mads-2": Search("mads", 2),
+    "mads-4": Search("mads", 4),
+    "mads-8": Search("mads", 8),
+    "tpe-1": Search("tpe", 1),
+    "tpe-2": Search("tpe", 2),
+}
+ALONE = SEARCHES["tpe-1"]  # what Optuna's pruners are held against
 PRUNERS = ("SuccessiveHalving", "Hyperband")
 Side = Search | str  # a search by meshtune, or one of `PRUNERS`
 _surrogates: list[Surrogate] = []  # of this process
@@ -124,9 +131,8 @@ def lines(
                 yield line([x.knowing for x in each], theirs, f"to within {name}: {full}")
             kept = statistics.mean(x.kept for x in each)
             yield line([kept], None, f"share of searches that finish or promote one within {name}: {what}")
-        mine = [x.ours for x in by_side[alone]]
-        for pruner_name in PRUNERS:
-            others = [x.ours for x in by_side[pruner_name]]
+        for pruner_name in PRUNERS if alone in by_side else ():
+            mine, others = ([x.ours for x in by_side[side]] for side in (alone, pruner_name))
             yield line(mine, others, f"to within {name}: tpe, blocks of 1, {how} | tpe with Optuna's {pruner_name}")
 
 
@@ -155,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two seeds, 30 trials, MADS in blocks of 2 and TPE")
     parser.add_argument("--seeds", type=int, nargs=2, default=(25, 50), metavar=("FIRST", "END"))
+    parser.add_argument("--searches", nargs="+", choices=SEARCHES, default=list(SEARCHES))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--table", type=Path, default=TABLE)
     for name, section in EarlyStoppingConfig.model_fields.items():
@@ -164,10 +171,11 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = {name: getattr(arguments, name) for name in EarlyStoppingConfig.model_fields if name != "rows"}
     config = EarlyStoppingConfig(**{**chosen, "rungs": tuple(chosen["rungs"])})
-    searches = [Search("mads", 2), Search("tpe", 1)] if arguments.quick else SEARCHES
+    searches = [SEARCHES[name] for name in (("mads-2", "tpe-1") if arguments.quick else arguments.searches)]
     seeds = range(2) if arguments.quick else range(*arguments.seeds)
-    stopping = {Search(each.sampler, each.block, config): each for each in searches}
-    sides: dict[Side, Search] = {**stopping, **dict.fromkeys(PRUNERS, Search("tpe", 1))}
+    sides: dict[Side, Search] = {Search(each.sampler, each.block, config): each for each in searches}
+    if ALONE in searches:
+        sides |= dict.fromkeys(PRUNERS, ALONE)
     begin(arguments.table)
     known = _surrogates[0]
     print(
