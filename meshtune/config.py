@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from meshtune import hyperparameters
+from meshtune.config_evaluation import EvaluationConfig
 from meshtune.config_spending import BudgetConfig, EarlyStoppingConfig, Replicates, StopWhenConfig, of_rule
 from meshtune.config_values import (
     MayImport,
@@ -326,6 +327,7 @@ class StudyConfig(Section):
     worker: Annotated[WorkerConfig, BeforeValidator(named)] = WorkerConfig()
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     generation: GenerationConfig = GenerationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     rounds: tuple[dict[str, Any], ...] = ()  # changes of the above, a study each; see `meshtune.config_rounds`
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None

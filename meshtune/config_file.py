@@ -205,6 +205,8 @@ def _resolve_paths(values: dict[str, Any], folder: Path, *, of_round: bool = Fal
         sources = data.get("sources")
         for section in (*(sources if isinstance(sources, list) else ()), data.get("validation"), data.get("test")):
             resolve(section, "path")
+    for key in ("data", "tasks", "guided"):
+        resolve(values.get("evaluation"), key)
     metrics = values.get("metrics")
     for section in metrics.values() if isinstance(metrics, dict) else ():
         resolve(section, "file")

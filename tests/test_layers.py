@@ -13,7 +13,7 @@ PACKAGE = ROOT / "meshtune"
 
 # From the top down: a module imports only from layers below its own, or from its own.
 LAYERS = [
-    {"cli", "api"},
+    {"cli", "cli_evaluate", "cli_select", "api"},
     {"commands"},
     {"results", "foreign"},
     {"report"},
@@ -42,7 +42,7 @@ LAYERS = [
     {"config_faults"},
     {"metrics"},
     {"config"},
-    {"config_spending"},
+    {"config_spending", "config_evaluation"},
     {"config_values"},
     {"hyperparameters"},
     {"yaml_file"},
@@ -54,6 +54,7 @@ LAYERS = [
 HEAVY = {
     "torch": {"training", "evaluation"},
     "peft": {"training", "evaluation"},
+    "lm_eval": {"evaluation"},
     "accelerate": {"training"},
     "safetensors": {"training"},
     "gguf": {"training"},
@@ -70,9 +71,17 @@ HEAVY = {
     "PyNomad": {"samplers"},
     "scipy": {"selection", "samplers", "stopping"},
     "rich": {"display", "live", "commands", "api"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_evaluate", "cli_select"},
     "yaml": {"yaml_file"},
-    "pydantic": {"config", "config_spending", "config_values", "config_file", "config_faults", "objectives"},
+    "pydantic": {
+        "config",
+        "config_evaluation",
+        "config_faults",
+        "config_file",
+        "config_spending",
+        "config_values",
+        "objectives",
+    },
 }
 NOT_FOR_HELP = (
     "torch",

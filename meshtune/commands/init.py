@@ -269,6 +269,20 @@ generation:                    # answers to validation rows, by the untuned mode
   # rows: null                 # null: 4, or 64 where there are metrics; 0: none
   # max_new_tokens: 128
 
+evaluation:                    # what `meshtune evaluate` scores: the best and worst trials, the baseline, the untuned
+  # protocol: instruct-eval    # instruct-eval (mmlu, bbh, drop, humaneval) | harness (tasks of lm-evaluation-harness)
+  # benchmarks: []             # such as [mmlu, humaneval]; []: all that the data hold
+  # data: null                 # the folder of their files; null: the Hugging Face hub
+  # tasks: null                # a folder of your own YAML tasks, for the harness
+  # limit: null                # items of each benchmark, chosen by the seed below; null: all
+  # best: 5                    # trials with the lowest loss
+  # worst: 0                   # trials with the highest; adapters that were not kept are trained again
+  # temperature: 0.0           # 0: greedy decoding
+  # samples: 1                 # answers to each problem of HumanEval, for pass_at; needs a temperature above 0
+  # pass_at: []                # such as [1, 10]
+  # guided: null               # a file of items that guided the search (JSON lines: benchmark, item); left out
+  # seed: 0
+
 # rounds:                      # several searches, each from what the last one found; changes of the above for each
 #   - {{data: {{rows: 500}}, training: {{epochs: 1}}, budget: {{trials: 50}}}}  # cheap trials
 #   - {{budget: {{trials: 20}}, warm_start: {{values: shifted}}}}  # then full ones; as_is | shifted, again: 4
