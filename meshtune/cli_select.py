@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from meshtune.errors import Fault, InputError
+from meshtune.errors import Fault, InputError, nearest
+
+Number = TypeVar("Number", int, float)
 
 
 def select(
@@ -91,9 +93,7 @@ def _names(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
-def _pairs[Number: (int, float)](
-    option: str, texts: list[str] | None, read: Callable[[str], Number]
-) -> dict[str, Number]:
+def _pairs(option: str, texts: list[str] | None, read: Callable[[str], Number]) -> dict[str, Number]:
     """`mmlu=2` as a name and its number. Raises InputError with all faults."""
     found, faults = dict[str, Number](), list[Fault]()
     for text in (part.strip() for each in texts or [] for part in each.split(",")):

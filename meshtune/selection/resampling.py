@@ -2,7 +2,7 @@
 
 Where answers are known item by item, items are drawn with replacement within their groups, the same ones for all
 candidates, so that differences are paired. Where only scores are known, each is drawn alone from its own distribution:
-binomial where the number of items is known, normal otherwise; that is not paired and overstates most differences' noise.
+binomial where the number of items is known, normal otherwise; this pairs nothing and mostly overstates the noise.
 """
 
 from __future__ import annotations

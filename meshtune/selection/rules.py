@@ -46,6 +46,9 @@ class Rule:
     order: tuple[str, ...] = ()
 
 
+DEFAULT = Rule()
+
+
 def check(rule: Rule, benchmarks: Sequence[str]) -> None:
     """Refuse what a rule does not know, all at once. Raises InputError."""
     faults = []
