@@ -13,6 +13,7 @@ import typer
 
 from meshtune import cli_prefer
 from meshtune.cli_evaluate import evaluate
+from meshtune.cli_select import select
 from meshtune.errors import InputError, MeshtuneError
 
 app = typer.Typer(
@@ -250,6 +251,7 @@ def report(
 
 
 app.command()(evaluate)
+app.command()(select)
 
 
 @app.command()

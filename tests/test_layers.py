@@ -14,7 +14,7 @@ PACKAGE = ROOT / "meshtune"
 # From the top down: a module imports only from layers below its own, or from its own.
 LAYERS = [
     {"cli", "api"},
-    {"cli_evaluate", "cli_prefer"},
+    {"cli_evaluate", "cli_prefer", "cli_select"},
     {"commands"},
     {"results", "foreign"},
     {"report", "preference"},
@@ -79,7 +79,7 @@ HEAVY = {
     "scipy": {"selection", "samplers", "stopping", "preference"},
     "bitsandbytes": {"training"},
     "rich": {"display", "live", "commands", "api"},
-    "typer": {"cli", "cli_evaluate", "cli_prefer"},
+    "typer": {"cli", "cli_evaluate", "cli_prefer", "cli_select"},
     "yaml": {"yaml_file"},
     "pydantic": {
         "config",

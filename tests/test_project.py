@@ -61,7 +61,7 @@ def test_constraints_pin_every_dependency_to_one_version() -> None:
 
 def test_every_package_that_is_imported_is_declared() -> None:
     """What another package brings along may go with its next version."""
-    spelled = {"yaml": "pyyaml", "PyNomad": "pynomadbbo", "pynvml": "nvidia-ml-py"}
+    spelled = {"yaml": "pyyaml", "PyNomad": "pynomadbbo", "pynvml": "nvidia-ml-py", "markdown_it": "markdown-it-py"}
     extras = PROJECT["project"]["optional-dependencies"].values()
     declared = {name_of(r) for group in (PROJECT["project"]["dependencies"], *extras) for r in group}
     for path in (ROOT / "meshtune").rglob("*.py"):
