@@ -58,6 +58,7 @@ class Likelihood:
         self._spreads = _in_full(SPREADS, self._variables)
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
+        """Value and gradient."""
         n, variables = len(self._values), self._variables
         weights = np.exp(-2.0 * parameters[:variables])
         signal, noise = np.exp(parameters[variables:])
