@@ -40,6 +40,42 @@ def _verdict(status: Mapping[str, Any]) -> str:
     return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
 
 
+def round_lines(status: Mapping[str, Any]) -> list[str]:
+    """A line a round, one of all of them, and one for each two that follow each other: whether they agree."""
+    lines = []
+    for each in status.get("rounds", ()):
+        if each["trials"] is None:
+            lines.append(f"{each['name']}: has not begun")
+            continue
+        state = each["state"] + (f" ({each['reason']})" if each["reason"] else "")
+        found = ""
+        if best := each["best"]:
+            found = f", best {number(best['loss'])} (trial {best['trial']}: {point(best['hyperparameters'])})"
+        count = each["trials"]["proposed"]
+        lines.append(f"{each['name']}: {state}, {count} {'trial' if count == 1 else 'trials'}{found}")
+    if lines:
+        whole = status["all_rounds"]
+        tokens = f", {whole['tokens']:,} tokens" if whole["tokens"] else ""
+        lines.append(f"all rounds: {whole['trials']} trials, {duration(whole['elapsed_seconds'])}{tokens}")
+    return lines + [agreement(each) for each in status.get("agreement", ())]
+
+
+def agreement(found: Mapping[str, Any]) -> str:
+    """Whether two rounds put the same points in the same order, and how sure that is."""
+    one, other = found["rounds"]
+    points, rho, low, high = (found[key] for key in ("points", "rho", "low", "high"))
+    of = f"of {points} {'point' if points == 1 else 'points'} in rounds {one} and {other}"
+    if rho is None or low is None:
+        shown = "" if rho is None else f" {rho:+.2f}"
+        return f"rank correlation{shown} {of}: too few to tell whether round {one} stands for round {other}"
+    evidence = f"rank correlation {rho:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) {of}"
+    if low > 0:
+        return f"{evidence}: round {one} stands for round {other}, as far as these points tell"
+    if high < 0:
+        return f"{evidence}: what round {one} prefers is worse in round {other}; do not trust it"
+    return f"{evidence}: too few, or too alike, to tell whether round {one} stands for round {other}"
+
+
 def beside_seed_noise(status: Mapping[str, Any]) -> str:
     """A sentence: whether the best point is below the baseline with other seeds too. Empty without replicates."""
     noise = status.get("seed_noise")

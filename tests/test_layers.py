@@ -38,6 +38,7 @@ LAYERS = [
     {"presets"},
     {"space"},
     {"config_file"},
+    {"config_rounds"},
     {"config_faults"},
     {"metrics"},
     {"config"},

@@ -68,8 +68,8 @@ def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None)
 
     Raises InputError: no started study, a study of a command, nothing complete, no such trial.
     """
-    study = existing(path, folder=folder)
-    record = Record(study.url, study.folder.name)
+    study = existing(path, folder=folder).latest
+    record = Record(study.url, study.name)
     word = str(trial).strip()
     if isinstance(study.config.objective, CommandObjectiveConfig):
         raise InputError(
@@ -112,7 +112,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
         },
         "study": {
             **shown,
-            "name": study.folder.name,
+            "name": study.name,
             # As `tune` recorded them; those of this installation where it recorded none.
             "versions": status.get("versions") or versions(),
             "sampler": study.config.sampler.shown,

@@ -169,6 +169,7 @@ data:
 {_key("  test", recipe.test)} # the same, never read by the search: best against baseline; 0: none
 {_key("  max_length", recipe.max_length)} # in tokens; longer rows are dropped. auto: so that 99 % of the rows fit
 {_key("  prompt", recipe.prompt)} # auto (the model's chat template if it has one) | chat | alpaca
+  # split_rows: null           # split so many (or all) and keep `rows` of them: smaller parts of the same sides
   # template_arguments: {{}}     # for the chat template, such as {{enable_thinking: false}}
   # train_on: all              # loss on: all (every answer) | last (the last one) | everything (questions too)
   # split_by: null             # a column of the rows: those that share its value stay on one side of the split
@@ -226,6 +227,7 @@ sampler:
 #   study: ../round1           # its folder or YAML; `warm_start: ../round1` is short for this
 #   values: as_is              # as_is | shifted (mads): its best few are evaluated again, since its losses are of
 #                              # other data, epochs or models
+#   again: 0                   # so many of its best are evaluated again first, with any sampler
 
 budget:                        # the first limit that is reached ends the search
 {_key("  trials", recipe.trials)} # with the baseline
@@ -266,6 +268,11 @@ worker:
 generation:                    # answers to validation rows, by the untuned model, the baseline and the best
   # rows: null                 # null: 4, or 64 where there are metrics; 0: none
   # max_new_tokens: 128
+
+# rounds:                      # several searches, each from what the last one found; changes of the above for each
+#   - {{data: {{rows: 500}}, training: {{epochs: 1}}, budget: {{trials: 50}}}}  # cheap trials
+#   - {{budget: {{trials: 20}}, warm_start: {{values: shifted}}}}  # then full ones; as_is | shifted, again: 4
+#                              # `hours` and `tokens` of the budget above are of all rounds together
 
 seed: 0                        # of everything random
 # folder: null                 # of the study; null: beside this file, with its name

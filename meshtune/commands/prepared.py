@@ -71,7 +71,7 @@ def prepare(study: Located) -> Prepared:
         "baseline": dict(baseline) if baseline is not None else None,
         "sampler": portable(config.sampler.model_dump(mode="json", exclude={"block_size"})),
         "seed": config.seed,
-        "warm_start": {"study": config.warm_start.shown, "values": warm.values} if config.warm_start else None,
+        "warm_start": config.warm_start.fixed if config.warm_start else None,
     }
     if isinstance(config.objective, CommandObjectiveConfig):
         presets.check_placeholders(config.objective.command, space)
@@ -202,7 +202,9 @@ def rows(
     from meshtune.data.build import prepare as prepare_rows
 
     folder = study.folder / "data"
-    limit = longest() if data.max_length == "auto" and not folder.exists() else None
+    limit = None
+    if data.max_length == "auto" and not folder.exists():
+        limit = _length_of_rounds(study) or longest()
     try:
         return prepare_rows(data, model, study.config.seed, folder, memory_length=limit)
     except StudyMismatch:
@@ -210,3 +212,13 @@ def rows(
             raise
         shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
         return rows(study, data, model, longest)
+
+
+def _length_of_rounds(study: Located) -> int | None:
+    """The longest row of the first round, which is that of all: other rows would be split into other sides."""
+    if study.whole is None or study.number == 1:
+        return None
+    from meshtune.data.build import load
+
+    folder = study.whole.rounds[0].folder / "data"
+    return load(folder).summary.max_length if folder.exists() else None

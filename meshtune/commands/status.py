@@ -23,8 +23,16 @@ def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> d
 
     Raises InputError where there is no started study.
     """
-    study = existing(path, folder=folder)
-    return of_record(study, Record(study.url, study.folder.name), trials=trials)
+    return status_of(existing(path, folder=folder), trials=trials)
+
+
+def status_of(study: Located, *, trials: bool = False) -> dict[str, Any]:
+    """The status of a started study, in rounds or not."""
+    if study.config.rounds:
+        from meshtune.commands.fidelity import status_of_rounds
+
+        return status_of_rounds(study, trials=trials)
+    return of_record(study, Record(study.url, study.name), trials=trials)
 
 
 def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[str, Any]:

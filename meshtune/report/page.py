@@ -24,7 +24,7 @@ from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config, without_password
 from meshtune.report.trials import Status, complete, failed
-from meshtune.words import duration, load_lines, number, spending
+from meshtune.words import agreement, duration, load_lines, number, point, spending
 
 SIDES = ("train", "validation", "test")
 
@@ -59,6 +59,8 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         name=name,
         status=status,
         state=_state(status),
+        rounds=_rounds(status),
+        agreement=[agreement(each) for each in status.get("agreement", ())],
         headline=tables.headline(status),
         at_a_glance=_at_a_glance(status),
         result=tables.result(status),
@@ -188,6 +190,24 @@ def _at_a_glance(status: Status) -> list[tuple[str, str]]:
     if price := status["budget"].get("price_per_hour"):
         facts.append((f"price, at {number(price)} an hour", f"{price * status['elapsed_seconds'] / 3600:,.2f}"))
     return facts
+
+
+def _rounds(status: Status) -> list[dict[str, Any]]:
+    """Rows of the table of rounds; none where there are none."""
+    return [
+        {
+            "name": each["name"],
+            "state": each["state"],
+            "cells": [
+                str(each["trials"]["proposed"]) if each["trials"] else tables.NONE,
+                duration(each["elapsed_seconds"]),
+                f"{each['tokens']:,}" if each["tokens"] else tables.NONE,
+                tables.loss(each["best"]["loss"]) if each["best"] else tables.NONE,
+            ],
+            "best": point(each["best"]["hyperparameters"]) if each["best"] else "",
+        }
+        for each in status.get("rounds", ())
+    ]
 
 
 def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:
