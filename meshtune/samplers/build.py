@@ -35,9 +35,9 @@ def build(
 ) -> Sampler:
     """The sampler of the config over these distributions.
 
-    `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp` and `tpe` can use; their
-    values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for `tpe`).
-    `pruned`: what `mads` and `batch-gp` take a trial for that was stopped early; the others read its intermediate values.
+    `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp` and `tpe` can use;
+    their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for `tpe`).
+    `pruned`: what `mads` and `batch-gp` take a trial for that was stopped early; the others read intermediate values.
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
