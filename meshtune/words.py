@@ -126,7 +126,10 @@ def with_interval(difference: Mapping[str, Any]) -> str:
 
 
 def result_table(status: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Titles, and a row for each of untuned, baseline, best and, where it is another, recommended; the test columns only where one of them was tested."""
+    """Titles, and a row for each of untuned, baseline, best and, where it is another, recommended.
+
+    The test columns stand only where one of them was tested.
+    """
     names = ("untuned", "baseline", "best", *(("recommended",) if recommendation(status) else ()))
     entries = {name: status[name] for name in names if status.get(name) is not None}
     tested = any(entry.get("test_loss") is not None for entry in entries.values())

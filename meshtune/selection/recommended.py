@@ -12,7 +12,7 @@ from meshtune.trial import Ending
 
 
 def recommended(record: Record) -> Recommendation | None:
-    """The complete trial with the lowest expected loss, for any sampler's record; None while fewer than five have ended.
+    """The complete trial with the lowest expected loss, whoever proposed it; None while fewer than five have ended.
 
     Promoted trials count with what they were trained to; those that stay stopped early are left out.
     """
