@@ -137,6 +137,14 @@ class Study:
         return found
 
     @property
+    def recommended(self) -> Result | None:
+        """The trial with the lowest expected loss by all trials together, which luck moves less than `best`.
+
+        With `expected` and `deviation`. None while fewer than five trials are complete.
+        """
+        return self._result("recommended")
+
+    @property
     def baseline(self) -> Result | None:
         """The point to beat, where the search started; None where the study has none (yet)."""
         return self._result("baseline")

@@ -11,7 +11,16 @@ SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
 def verdict(status: Mapping[str, Any]) -> str:
     """By how much the best beats the baseline on the test rows, or that it does not; and what its replicates say."""
-    return f"{_verdict(status)} {beside_seed_noise(status)}".rstrip()
+    return " ".join(filter(None, (_verdict(status), recommendation(status), beside_seed_noise(status))))
+
+
+def recommendation(status: Mapping[str, Any]) -> str:
+    """A sentence: which trial is likelier to be the best than the one with the lowest loss. Empty where it is that."""
+    best, recommended = status.get("best"), status.get("recommended")
+    if best is None or recommended is None or best["trial"] == recommended["trial"]:
+        return ""
+    expected = f"{number(recommended['expected'])} ± {number(recommended['deviation'], 2)}"
+    return f"Recommended by all trials together: trial {recommended['trial']} (expected loss {expected}), not the best."
 
 
 def _verdict(status: Mapping[str, Any]) -> str:
@@ -117,13 +126,17 @@ def with_interval(difference: Mapping[str, Any]) -> str:
 
 
 def result_table(status: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Titles, and a row for each of untuned, baseline and best; the test columns only where one of them was tested."""
-    entries = {name: status[name] for name in ("untuned", "baseline", "best") if status.get(name) is not None}
+    """Titles, and a row for each of untuned, baseline, best and, where it is another, recommended.
+
+    The test columns stand only where one of them was tested.
+    """
+    names = ("untuned", "baseline", "best", *(("recommended",) if recommendation(status) else ()))
+    entries = {name: status[name] for name in names if status.get(name) is not None}
     tested = any(entry.get("test_loss") is not None for entry in entries.values())
     titles = ["", "hyperparameters", "validation loss", *(["test loss", "best minus this (95 %)"] if tested else [])]
     rows = []
     for name, entry in entries.items():
-        title = f"best (trial {entry['trial']})" if name == "best" else name
+        title = f"{name} (trial {entry['trial']})" if name in ("best", "recommended") else name
         hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
         difference = status.get(f"best_against_{name}")
         interval = with_interval(difference) if difference else ""

@@ -220,7 +220,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-  name: mads                   # mads | tpe | gp | random | qmc; or, in place of it, an Optuna sampler of your own:
+  name: mads                   # mads | batch-gp | tpe | gp | random | qmc; or, instead, an Optuna sampler of yours:
   # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
   # options: {{}}                # of the sampler itself

@@ -15,6 +15,7 @@ from meshtune.commands.spent import spent
 from meshtune.lease import holder
 from meshtune.record import WARM_START, Record
 from meshtune.recorded import RecordedTrial
+from meshtune.selection.recommended import recommended
 from meshtune.space import Dimension, Parameter
 
 
@@ -40,6 +41,8 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
 
     Beside what `status --json` promises: `space` (what is searched, as `{name, low, high, log, choices, power_of,
     integer}` in decoded values) and `space_fixed`, `sampler`, `seed`, `model`, `objective` (lora or command),
+    `recommended`: the trial with the lowest expected loss, `best` or another one (`selection.recommended`), with its
+    `expected` loss, the `deviation` of that, and the `noise` of one training; None while little is known.
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
     `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
     `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `meshtune.commands.spent`.
@@ -64,6 +67,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "elapsed_seconds": record.elapsed,
         "tokens": record.tokens,
         "best": None,
+        "recommended": None,
         "baseline": None,
         "untuned": None,
         "best_against_baseline": None,
@@ -75,6 +79,16 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
             **_entry(best.final.loss, test_loss(finals.name_of(best)), best.hyperparameters),
             "trial": best.number,
             "adapter": best.final.adapter,
+        }
+    if found := recommended(record):
+        trial = record.trials[found.number]
+        result["recommended"] = {
+            **_entry(trial.loss, test_loss(finals.name_of(trial)), trial.hyperparameters),
+            "trial": trial.number,
+            "adapter": trial.final.adapter if trial.final is not None else None,
+            "expected": found.mean,
+            "deviation": found.deviation,
+            "noise": found.noise,
         }
     if baseline is not None:
         loss = baseline.final.loss if baseline.final is not None else None

@@ -76,7 +76,8 @@ def train(
     """Train a point of the study once more into the folder `out`; the same call goes on after an interruption.
 
     Args:
-        path: of the study. trial: `best`, `baseline` or a number. epochs, seed: in place of the trial's own.
+        path: of the study. trial: `best`, `recommended`, `baseline` or a number.
+        epochs, seed: in place of the trial's own.
         all_data: train on the validation and test rows too; then no loss is measured and the last epoch is kept.
         report: is told `Progress` and lines of text.
         signals: takes what asks for an end; None: Ctrl-C alone, without ending the process.
