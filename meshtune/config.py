@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from meshtune import hyperparameters
+from meshtune.config_spending import BudgetConfig, EarlyStoppingConfig, Replicates, StopWhenConfig, of_rule
 from meshtune.config_values import (
     MayImport,
     PositiveReal,
@@ -238,22 +239,6 @@ class WarmStartConfig(Section):
         return Path(self.study).name
 
 
-class BudgetConfig(Section):
-    """When the search ends: at the first limit that is reached. `trial_hours` is the timeout of one trial."""
-
-    trials: PositiveInt | None = 30
-    hours: PositiveReal | None = None
-    tokens: PositiveInt | None = None
-    trial_hours: PositiveReal | None = None
-    price_per_hour: PositiveReal | None = None  # of this machine, in any currency: shown, and decides nothing
-
-    @model_validator(mode="after")
-    def _some_limit(self) -> Self:
-        if self.trials is None and self.hours is None and self.tokens is None:
-            raise ValueError("there is no limit: give at least one of `trials`, `hours` and `tokens`")
-        return self
-
-
 class WorkerConfig(Section):
     """Where trials run."""
 
@@ -320,6 +305,9 @@ class StudyConfig(Section):
     sampler: Annotated[SamplerConfig, BeforeValidator(named_or_imported)] = SamplerConfig()
     warm_start: Annotated[WarmStartConfig, BeforeValidator(of_study)] | None = None
     budget: BudgetConfig = BudgetConfig()
+    stop_when: StopWhenConfig | None = None
+    early_stopping: Annotated[EarlyStoppingConfig, BeforeValidator(of_rule)] = EarlyStoppingConfig(rule="none")
+    replicates: Replicates = 0
     worker: Annotated[WorkerConfig, BeforeValidator(named)] = WorkerConfig()
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     generation: GenerationConfig = GenerationConfig()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from meshtune import hyperparameters
 from meshtune.config import PLACEHOLDERS, StudyConfig, is_command
+from meshtune.config_spending import of_rule
 from meshtune.errors import nearest
 from meshtune.yaml_file import Place
 
@@ -51,7 +52,25 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
             found += [(("space", name), f"`{item}` stands twice: remove one") for item in twice]
     if own and not _searched(own):
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
-    return found + _of_warm_start(values.get("warm_start"), values.get("sampler", "mads"))
+    found += _of_warm_start(values.get("warm_start"), values.get("sampler", "mads"))
+    return found + _of_spending(values)
+
+
+def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
+    """What a program that meshtune knows nothing of cannot give."""
+    objective = values.get("objective")
+    if not isinstance(objective, Mapping) or not is_command(objective):
+        return []
+    found: list[tuple[Place, str]] = []
+    stopping = of_rule(values.get("early_stopping", "none"))
+    if not isinstance(stopping, Mapping) or stopping.get("rule") != "none":
+        text = "a program is told no rungs, so its trials cannot end early: write `none`, or leave it out"
+        found.append((("early_stopping",), text))
+    command = objective["command"] if isinstance(objective["command"], list) else []
+    if values.get("replicates") and not any("{seed}" in str(part) for part in command):
+        text = "the command must hold {seed}, such as `--seed={seed}`: without it all replicates are one and the same"
+        found.append((("replicates",), text))
+    return found
 
 
 def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:

@@ -20,7 +20,7 @@ from meshtune.errors import Fault, InputError
 from meshtune.yaml_file import Document, Place
 
 # `sampler: mads` is short for `sampler: {name: mads}`
-SHORT_FORMS = {"model": "name", "sampler": "name", "worker": "name", "warm_start": "study"}
+SHORT_FORMS = {"model": "name", "sampler": "name", "worker": "name", "warm_start": "study", "early_stopping": "rule"}
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:

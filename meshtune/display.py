@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from rich.text import Text
 from meshtune.live import Panel, RunningTrial
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
-from meshtune.study import Finished, Opened, Proposed, Retried, Running, Stage, Started, StudyEvent, Told
+from meshtune.study import Finished, Opened, Promoted, Proposed, Retried, Running, Stage, Started, StudyEvent, Told
 from meshtune.trial import Ending
 from meshtune.words import duration, point, result_table
 
@@ -33,6 +34,7 @@ class Display:
         self._panel = Panel()
         self._record: Record | None = None
         self._slots = 1
+        self._advised: set[Ending] = set()
         self._begun = time.monotonic()
         self._live = Live(get_renderable=self._drawn, console=console, transient=True)
 
@@ -61,6 +63,8 @@ class Display:
                 self._trial(progress.trial).take(progress)
             case Told(trial):
                 self._told(trial)
+            case Promoted(trial):
+                self._promoted(trial)
             case Retried(outcome):
                 self._panel.running.pop(outcome.trial, None)
                 self._console.print(
@@ -129,6 +133,8 @@ class Display:
         line += f"trial {trial.number:<3} "
         if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
             line += f"loss {outcome.loss:.4f}  "
+        elif outcome.ending is Ending.STOPPED_EARLY and outcome.loss is not None:
+            line += f"stopped early at {outcome.loss:.4f}  "
         else:
             line += f"{outcome.ending.value}  "
         line += f"{point(trial.hyperparameters)}  {outcome.seconds:.0f} s" + self._standing()
@@ -138,7 +144,20 @@ class Display:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold" if best else "")
         if outcome.ending is not Ending.COMPLETE:
             words = f"{outcome.message}. " if outcome.message else ""
-            self._console.print(f"    {words}{outcome.ending.advice}", markup=False, style="yellow", soft_wrap=True)
+            if outcome.ending is not Ending.STOPPED_EARLY or outcome.ending not in self._advised:  # it is no fault
+                words += outcome.ending.advice
+            self._advised.add(outcome.ending)
+            if words:
+                self._console.print(f"    {words}", markup=False, style="yellow", soft_wrap=True)
+
+    def _promoted(self, trial: RecordedTrial) -> None:
+        self._panel.running.pop(trial.number, None)
+        if self._record is None or trial.final is None:
+            return
+        self._stand(self._record)
+        how = trial.final.ending.value if math.isinf(trial.loss) else f"loss {trial.loss:.4f}"
+        line = f"trial {trial.number} trained to the end: {how}{self._standing()}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _standing(self) -> str:
         panel = self._panel
@@ -150,7 +169,7 @@ class Display:
     def _left(self, record: Record) -> float | None:
         """Expected seconds until the last trial, or None where that is not known or nothing is left."""
         total = self._panel.total
-        done = [trial.outcome.seconds for trial in record.told if trial.outcome is not None]
+        done = [trial.final.seconds for trial in record.told if trial.final is not None]
         if total is None or not done or total <= len(done):
             return None
         return sum(done) / len(done) * (total - len(done)) / self._slots
@@ -158,7 +177,7 @@ class Display:
 
 def _baseline_loss(record: Record) -> float | None:
     trial, outside = record.baseline, record.notes.get("baseline") or {}
-    return trial.outcome.loss if trial is not None and trial.outcome is not None else outside.get("loss")
+    return trial.final.loss if trial is not None and trial.final is not None else outside.get("loss")
 
 
 class JsonLines:
@@ -190,8 +209,8 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
             return {"trial": request.trial, "attempt": request.attempt}
         case Running(progress):
             return dataclasses.asdict(progress)
-        case Told(trial) if trial.outcome is not None:
-            outcome = dataclasses.asdict(trial.outcome)
+        case Told(trial) | Promoted(trial) if trial.final is not None:
+            outcome = dataclasses.asdict(trial.final)
             return {name: value for name, value in outcome.items() if name not in ("row_losses", "retry")}
         case Retried(outcome):
             return {"trial": outcome.trial, "attempt": outcome.attempt, "message": outcome.message}

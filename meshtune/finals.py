@@ -53,18 +53,23 @@ class How:
         """A request with this seed and these threads."""
         return Request(number, hyperparameters, self.seed, threads=self.threads, **fields)
 
-    def gather(self, requests: Sequence[Request]) -> Iterator[StudyEvent | Outcome]:
+    def gather(self, requests: Sequence[Request], *, any_ending: bool = False) -> Iterator[StudyEvent | Outcome]:
         """See the function `gather`."""
-        return gather(self.worker, requests, self.attempts, self.stop)
+        return gather(self.worker, requests, self.attempts, self.stop, any_ending=any_ending)
 
 
 def gather(
-    worker: Worker, requests: Sequence[Request], attempts: int, stop: Callable[[], Stop | None] = lambda: None
+    worker: Worker,
+    requests: Sequence[Request],
+    attempts: int,
+    stop: Callable[[], Stop | None] = lambda: None,
+    *,
+    any_ending: bool = False,
 ) -> Iterator[StudyEvent | Outcome]:
     """Run requests that are no trials; yields their progress and outcomes. Ends early where `stop()` says so.
 
-    Raises MeshtuneError where one does not complete, after so many attempts where it crashes; InputError, at once,
-    where the input is at fault.
+    `any_ending`: an outcome may be any; else, raises MeshtuneError where one does not complete, after so many attempts
+    where it crashes; InputError, at once, where the input is at fault.
     """
     queue = list(requests)
     running: dict[int, Request] = {}
@@ -85,13 +90,13 @@ def gather(
                 yield Running(event)
                 continue
             request = running.pop(event.trial)
-            if event.ending is Ending.CRASHED and not event.retry:
-                raise InputError(f"{_WHAT[request.measure]}: {event.message}")
-            if event.ending is Ending.CRASHED and event.attempt < attempts:
+            if event.ending is Ending.CRASHED and event.retry and event.attempt < attempts:
                 queue.append(dataclasses.replace(request, attempt=event.attempt + 1))
                 yield Retried(event)
-            elif event.ending is not Ending.COMPLETE:
+            elif event.ending is not Ending.COMPLETE and not any_ending:
                 what, ending = _WHAT[request.measure], event.ending
+                if ending is Ending.CRASHED and not event.retry:
+                    raise InputError(f"{what}: {event.message}")
                 raise MeshtuneError(f"{what} ended as {ending}: {event.message}. {ending.advice}")
             else:
                 yield event
@@ -111,8 +116,8 @@ def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
     measured = read(folder)
     adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
     for trial in (record.baseline, record.best):
-        if trial is not None and trial.outcome is not None and trial.outcome.adapter is not None:
-            adapters[trial.number] = (name_of(trial), trial.outcome.adapter)
+        if trial is not None and trial.final is not None and trial.final.adapter is not None:
+            adapters[trial.number] = (name_of(trial), trial.final.adapter)
     outside = record.notes.get("baseline") or {}
     if outside.get("adapter"):
         adapters[BASELINE] = ("baseline", outside["adapter"])
@@ -134,7 +139,7 @@ def answer(record: Record, folder: Path, how: How, *, all_kept: bool, made: str)
     adapters: list[str | None] = [None]
     outside = record.notes.get("baseline") or {}
     finalists = record.complete if all_kept else [t for t in (record.baseline, record.best) if t is not None]
-    told = [trial.outcome.adapter for trial in finalists if trial.outcome is not None]
+    told = [trial.final.adapter for trial in finalists if trial.final is not None]
     for adapter in (*told, outside.get("adapter")):
         if adapter is not None and adapter not in adapters and (folder / adapter).exists():
             adapters.append(adapter)

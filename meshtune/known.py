@@ -56,12 +56,12 @@ def known_in(space: Space, trials: Iterable[RecordedTrial]) -> Known:
     """The finished trials of another study as this space has them, in their order.
 
     A point is the same by its decoded hyperparameters, however the other space encodes it. Trials that were stopped
-    early have no value to compare and are left out.
+    early, and not promoted, have no value to compare and are left out.
     """
     known: list[FrozenTrial] = []
     outside: list[tuple[Fault, ...]] = []
     for trial in trials:
-        outcome = trial.outcome
+        outcome = trial.final
         if outcome is None or outcome.ending is Ending.STOPPED_EARLY:
             continue
         try:

@@ -31,11 +31,17 @@ class Pack:
     awaited: set[int] = field(default_factory=set)
     crashed: list[int] = field(default_factory=list)
 
-    def requests(self, record: Record, threads: int | None, timeout: float | None) -> list[Request]:
-        """What is submitted. The timeout of a trial alone becomes that of all of them together."""
+    def requests(
+        self, record: Record, threads: int | None, timeout: float | None, width: int | None = None
+    ) -> list[Request]:
+        """What is submitted. At most `width` are trained at once.
+
+        The timeout of a trial alone becomes that of all of them together.
+        """
         allowed = None if timeout is None else timeout * len(self.trials)
         trials = [record.trials[number] for number in self.trials]
-        return [dataclasses.replace(trial.request(threads, allowed), attempt=self.attempt) for trial in trials]
+        requests = [trial.request(threads, allowed) for trial in trials]
+        return [dataclasses.replace(request, attempt=self.attempt, width=width) for request in requests]
 
 
 class Packs:

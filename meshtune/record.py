@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
@@ -17,17 +17,24 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from meshtune import trial as seam
 from meshtune.distributions import distributions
 from meshtune.errors import InputError, MeshtuneError, SamplerError, StudyMismatch, last_words
 from meshtune.known import KnownTrials, keep, kept
 from meshtune.recorded import RecordedTrial, flatten, read_outcome
 from meshtune.space import Space
 from meshtune.storage import create_aside, open_storage, quiet, storage_errors
-from meshtune.trial import Ending, Outcome, thresholds
+from meshtune.trial import Ending, Outcome, Thresholds
 
+PROMOTED = "promoted"  # with a trial's number: the note of its outcome once it was trained to the end
 WARM_START = "warm_start"  # the note that says that known points were kept, and what they are
 NO_VALUE_YET = 1e6  # told for an infeasible trial where nothing has completed yet
 _STATES = {Ending.STOPPED_EARLY: TrialState.PRUNED, Ending.CRASHED: TrialState.FAIL}
+
+
+def no_rungs(_: Mapping[str, Any]) -> Thresholds:
+    """The thresholds of a trial that is not to be stopped early."""
+    return ()
 
 
 class Record:
@@ -93,7 +100,7 @@ class Record:
     @property
     def complete(self) -> list[RecordedTrial]:
         """Trials that may be the best."""
-        return [t for t in self.trials if t.outcome is not None and t.outcome.ending is Ending.COMPLETE]
+        return [t for t in self.trials if t.final is not None and t.final.ending is Ending.COMPLETE]
 
     @property
     def known(self) -> KnownTrials:
@@ -121,8 +128,8 @@ class Record:
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on in told trials."""
-        return sum(trial.outcome.tokens for trial in self.trials if trial.outcome is not None)
+        """Tokens trained on in told trials, promotions included."""
+        return sum(trial.final.tokens for trial in self.trials if trial.final is not None)
 
     # -- writing
 
@@ -137,13 +144,25 @@ class Record:
             keep(self._storage, self._study.study_name, trials)
         self.note(WARM_START, dict(facts))
 
-    def enqueue(self, hyperparameters: Mapping[str, Any], *, origin: str, seed: int) -> RecordedTrial:
+    def enqueue(
+        self, hyperparameters: Mapping[str, Any], *, origin: str, seed: int, thresholds: Thresholds = ()
+    ) -> RecordedTrial:
         """Propose a given point. Raises InputError where it is outside the space."""
         params = self._required_space().encode(hyperparameters)
-        return self._propose(params, {}, dict(hyperparameters), origin=origin, seed=seed)
+        return self._propose(params, {}, dict(hyperparameters), origin=origin, seed=seed, thresholds=thresholds)
 
-    def propose(self, sampler: BaseSampler, *, seed: int, pack: int | None = None) -> RecordedTrial:
-        """Let the sampler propose one point, and make it durable with its pack (None: it is trained alone)."""
+    def propose(
+        self,
+        sampler: BaseSampler,
+        *,
+        seed: int,
+        pack: int | None = None,
+        thresholds: Callable[[Mapping[str, Any]], Thresholds] = no_rungs,
+    ) -> RecordedTrial:
+        """Let the sampler propose one point, and make it durable with its pack (None: it is trained alone).
+
+        `thresholds` of its hyperparameters: where it is to be stopped early.
+        """
         self.mirror.sampler = sampler
         try:
             trial = self.mirror.ask(self.distributions)
@@ -157,17 +176,26 @@ class Record:
         space = self._required_space()
         decoded = space.decode(frozen.params)
         return self._propose(
-            frozen.params, frozen.system_attrs, decoded, origin="search", seed=seed, pack=pack, mirrored=True
+            frozen.params,
+            frozen.system_attrs,
+            decoded,
+            origin="search",
+            seed=seed,
+            pack=pack,
+            thresholds=thresholds(decoded),
+            mirrored=True,
         )
 
-    def tell(self, outcome: Outcome, *, elapsed: float) -> RecordedTrial | None:
-        """Make an outcome durable. A late one, of a trial that is told already, is discarded: None."""
+    def tell(self, outcome: Outcome, *, elapsed: float, value: float | None = None) -> RecordedTrial | None:
+        """Make an outcome durable. A late one, of a trial that is told already, is discarded: None.
+
+        `value`: what samplers are told of a trial that was stopped early; None: nothing but that it was.
+        """
         trial = self.trials[outcome.trial]
         if trial.outcome is not None:
             return None
-        told = dataclasses.replace(
-            trial, outcome=outcome, order=len(self.told), told=self._value_told(outcome), elapsed=elapsed
-        )
+        value = value if outcome.ending is Ending.STOPPED_EARLY else self._value_told(outcome)
+        told = dataclasses.replace(trial, outcome=outcome, order=len(self.told), told=value, elapsed=elapsed)
         # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
         tell = {**dataclasses.asdict(outcome), "order": told.order, "told": told.told, "elapsed": elapsed}
         with storage_errors():
@@ -176,6 +204,13 @@ class Record:
         self._finish(self.mirror, self._mirror_id(trial.number), told)
         self.trials[trial.number] = told
         return told
+
+    def promote(self, outcome: Outcome) -> RecordedTrial:
+        """Make durable how a trial ended that had been stopped early and was trained on: no sampler is told."""
+        self.note(f"{PROMOTED}:{outcome.trial}", {**dataclasses.asdict(outcome), "row_losses": []})
+        trial = dataclasses.replace(self.trials[outcome.trial], promoted=outcome)
+        self.trials[outcome.trial] = trial
+        return trial
 
     def note(self, key: str, value: Any) -> None:
         """Make a small fact about the study durable."""
@@ -204,13 +239,21 @@ class Record:
         origin: str,
         seed: int,
         pack: int | None = None,
+        thresholds: Thresholds = (),
         mirrored: bool = False,
     ) -> RecordedTrial:
         seen = len(self.told)
         last = self.trials[-1] if self.trials else None
         block = 0 if last is None else last.block + (last.seen != seen)
         pack = len(self.trials) if pack is None else pack
-        proposal = {"origin": origin, "block": block, "seed": seed, "seen": seen, "pack": pack, "thresholds": []}
+        proposal = {
+            "origin": origin,
+            "block": block,
+            "seed": seed,
+            "seen": seen,
+            "pack": pack,
+            "thresholds": [list(pair) for pair in thresholds],
+        }
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
@@ -222,7 +265,7 @@ class Record:
             trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
         if not mirrored:
             self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
-        trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen, pack)
+        trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen, pack, thresholds)
         self.trials.append(trial)
         self._ids.append(trial_id)
         return trial
@@ -242,10 +285,11 @@ class Record:
         if outcome is None:
             return
         storage = study._storage
-        for epoch, loss in enumerate(outcome.losses, start=1):
-            storage.set_trial_intermediate_value(trial_id, epoch, loss)
+        # Optuna compares steps of different trials, which are tokens where there are rungs.
+        for step, loss in outcome.rungs if trial.thresholds else enumerate(outcome.losses, start=1):
+            storage.set_trial_intermediate_value(trial_id, step, loss)
         state = _STATES.get(outcome.ending, TrialState.COMPLETE)
-        if state is TrialState.COMPLETE:  # on all of them: Optuna's samplers want the same constraints on every trial
+        if state is not TrialState.FAIL:  # on all of them: Optuna's samplers want the same constraints on every trial
             optuna.Trial(study, trial_id).set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
         values = None if state is TrialState.FAIL or trial.told is None else [trial.told]
         storage.set_trial_state_values(trial_id, state, values)
@@ -261,11 +305,13 @@ class Record:
             number=frozen.number,
             params=frozen.params,
             hyperparameters=attrs["hyperparameters"],
-            **{**proposal, "thresholds": thresholds(proposal["thresholds"])},
+            **{**proposal, "thresholds": seam.thresholds(proposal["thresholds"])},
         )
         if "outcome" in attrs:
             told = dict(attrs["outcome"])
             extra = {name: told.pop(name) for name in ("order", "told", "elapsed")}
+            promoted = self.notes.get(f"{PROMOTED}:{frozen.number}")
+            extra["promoted"] = None if promoted is None else read_outcome(promoted)
             trial = dataclasses.replace(trial, outcome=read_outcome(told), **extra)
         self.trials.append(trial)
         self._ids.append(frozen._trial_id)

@@ -20,6 +20,7 @@ class RecordedTrial:
         seed: of its training. seen: how many tells it was proposed from. thresholds: as in `Request`.
         pack: the first trial of those that it is trained with; its own number where it is trained alone.
         outcome: how it ended, or None while it is pending.
+        promoted: how it ended once it was trained to the end after it had been stopped early.
         order, told: place and value of its tell. elapsed: search seconds of the study at its tell.
     """
 
@@ -36,6 +37,7 @@ class RecordedTrial:
     order: int | None = None
     told: float | None = None
     elapsed: float = 0.0
+    promoted: Outcome | None = None
 
     def request(self, threads: int | None, timeout: float | None) -> Request:
         """What is submitted for this trial."""
@@ -51,10 +53,25 @@ class RecordedTrial:
         )
 
     @property
+    def final(self) -> Outcome | None:
+        """How it ended in the end; None while it is pending."""
+        return self.promoted or self.outcome
+
+    @property
     def loss(self) -> float:
-        """The objective; infinite where the trial has none."""
-        loss = self.outcome.loss if self.outcome is not None else None
-        return math.inf if loss is None else loss
+        """The objective; infinite where the trial has none, and where it was stopped on the way."""
+        return _loss_of(self.final)
+
+    @property
+    def told_loss(self) -> float:
+        """The objective as it was told, before any promotion; infinite where there was none."""
+        return _loss_of(self.outcome)
+
+
+def _loss_of(outcome: Outcome | None) -> float:
+    if outcome is None or outcome.ending is not Ending.COMPLETE or outcome.loss is None:
+        return math.inf
+    return outcome.loss
 
 
 def read_outcome(fields: Mapping[str, Any]) -> Outcome:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from meshtune.budget import Budget, Limit, Stop
+from meshtune.early_stopping import EarlyStopping
 from meshtune.packs import Packs
-from meshtune.record import Record
+from meshtune.record import Record, no_rungs
 from meshtune.recorded import RecordedTrial
 from meshtune.samplers.seam import Sampler
 from meshtune.trial import Ending, Outcome, Progress, Request
@@ -75,6 +77,13 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Promoted:
+    """A trial that was stopped early has been trained on, and how that ended is recorded."""
+
+    trial: RecordedTrial
+
+
+@dataclass(frozen=True)
 class Retried:
     """An attempt crashed and the trial is tried again."""
 
@@ -89,7 +98,7 @@ class Finished:
     complete: bool
 
 
-StudyEvent = Opened | Stage | Proposed | Started | Running | Told | Retried | Finished
+StudyEvent = Opened | Stage | Proposed | Started | Running | Told | Promoted | Retried | Finished
 
 
 def run(
@@ -100,35 +109,45 @@ def run(
     *,
     seed: int,
     packing: Packing = ALONE,
+    early: EarlyStopping | None = None,
     attempts: int = 3,
     threads: int | None = None,
     timeout: float | None = None,
+    joules: Callable[[], float] = lambda: 0.0,
     stop: Callable[[], Stop | None] = lambda: None,
     holding: Callable[[], None] = lambda: None,
 ) -> Iterator[StudyEvent]:
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
     Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
-    would come again, end a trial as `crashed`. `timeout` is that of a trial trained alone. `holding()` raises where the
-    study is no longer ours to write to; it is asked before anything that arrived is told.
+    would come again, end a trial as `crashed`. `early` says where trials are stopped, and what is told of them.
+    `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far. `holding()` raises where
+    the study is no longer ours to write to; it is asked before anything that arrived is told.
     """
     begun = time.monotonic() - record.elapsed
     packs = Packs(record)
     while True:
-        limit = budget.reached(proposed=len(record.trials), elapsed=time.monotonic() - begun, tokens=record.tokens)
+        limit = budget.reached(
+            proposed=len(record.trials),
+            elapsed=time.monotonic() - begun,
+            tokens=record.tokens,
+            joules=joules(),
+            losses=[trial.told_loss for trial in record.told],
+        )
         if stopping := stop():
             limit = Limit(stopping.reason, hold=True)
         if limit is None:
             count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
             before = record.open_block
             for pack in packing.numbers(len(record.trials) - before, before + count)[before:]:
-                trial = record.propose(sampler, seed=seed, pack=pack)
+                thresholds = no_rungs if early is None else partial(early.thresholds, record)
+                trial = record.propose(sampler, seed=seed, pack=pack, thresholds=thresholds)
                 packs.add(trial)
                 yield Proposed(trial)
             if not (count or packs.waiting or packs.running):
                 limit = Limit("the space is exhausted: every point of it was tried", hold=True)
         while packs.waiting and worker.free() and not (limit and limit.hold):
-            requests = packs.start().requests(record, threads, timeout)
+            requests = packs.start().requests(record, threads, timeout, packing.width)
             worker.submit(requests)
             yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
         if limit and not packs.running and (limit.hold or not packs.waiting):
@@ -153,7 +172,9 @@ def run(
             packs.answered(event.trial, again=again, attempts=attempts)
             if again:
                 yield Retried(event)
-            elif told := record.tell(event, elapsed=time.monotonic() - begun):
+                continue
+            value = None if early is None or not pending else early.value(record, event)
+            if told := record.tell(event, elapsed=time.monotonic() - begun, value=value):
                 yield Told(told)
         if grace is not None:
             packs.abandon()  # what was suspended stays pending

@@ -10,7 +10,11 @@ SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
 
 def verdict(status: Mapping[str, Any]) -> str:
-    """One line: by how much the best beats the baseline on the test rows, or that it does not."""
+    """By how much the best beats the baseline on the test rows, or that it does not; and what its replicates say."""
+    return f"{_verdict(status)} {beside_seed_noise(status)}".rstrip()
+
+
+def _verdict(status: Mapping[str, Any]) -> str:
     best, baseline = status.get("best"), status.get("baseline")
     if best is None:
         return "No trial completed: look at `meshtune status --trials` for what happened."
@@ -34,6 +38,40 @@ def verdict(status: Mapping[str, Any]) -> str:
         return f"The best is worse than the baseline by {mean:.4f} in test loss ({evidence}): keep the baseline."
     side = "lower" if mean <= 0 else "higher"
     return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
+
+
+def beside_seed_noise(status: Mapping[str, Any]) -> str:
+    """A sentence: whether the best point is below the baseline with other seeds too. Empty without replicates."""
+    noise = status.get("seed_noise")
+    if noise is None or noise["above"] is None:
+        return ""
+    mean, low, high = (noise["above"][name] for name in ("mean", "low", "high"))
+    beyond = "above the baseline" if high < 0 else "below the baseline, beyond seed noise"
+    if low <= 0 <= high:
+        beyond = f"{'below' if mean >= 0 else 'above'} the baseline, not beyond seed noise"
+    interval = f"95 % interval {low:+.4f} to {high:+.4f}"
+    loss = "loss" if status.get("objective") == "command" else "validation loss"
+    return f"Over {noise['count']} other seeds its {loss} is on average {abs(mean):.4f} {beyond} ({interval})."
+
+
+def spending(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was saved and taken, and how large seed noise is: names and values, where there are any."""
+    facts = []
+    if saved := status.get("tokens_saved"):
+        count = len(status["promoted"])
+        trained = (
+            f"; {count} stopped {'trial was' if count == 1 else 'trials were'} trained to the end" if count else ""
+        )
+        share = f"{100 * status['share_saved']:.0f} %"
+        facts.append(("tokens saved by early stopping", f"{saved:,} ({share}){trained}"))
+    if noise := status.get("seed_noise"):
+        what = f"{number(noise['deviation'], 2)}, standard deviation of the loss over {noise['count']} other seeds"
+        facts.append(("seed noise", f"{what} of trial {noise['trial']}"))
+    if energy := status.get("energy"):
+        part = energy["seconds"] < 0.95 * status["elapsed_seconds"]
+        of = f", in {duration(energy['seconds'])} of {duration(status['elapsed_seconds'])}" if part else ""
+        facts.append(("energy", f"{number(energy['kilowatt_hours'], 3)} kWh{of}"))
+    return facts
 
 
 def with_interval(difference: Mapping[str, Any]) -> str:

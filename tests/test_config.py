@@ -20,6 +20,7 @@ from meshtune.config import (
     WarmStartConfig,
     WorkerConfig,
 )
+from meshtune.config_spending import EarlyStoppingConfig
 from meshtune.errors import Fault, InputError
 
 MINIMAL = "model: embedded\ndata: {sources: [{path: rows.jsonl}]}\n"
@@ -353,3 +354,47 @@ def test_the_effective_config_reads_as_an_equal_one(tmp_path: Path, data: st.Dat
     values = data.draw(_sections(tmp_path))
     config = config_file.parse(values, tmp_path)
     assert config_file.read(write(tmp_path, config_file.dump(config))) == config
+
+
+def test_early_stopping_is_a_rule_or_a_mapping(tmp_path: Path) -> None:
+    assert config_file.read(write(tmp_path, MINIMAL)).early_stopping.rule == "none"
+    median = config_file.read(write(tmp_path, MINIMAL + "early_stopping: median"), ("early_stopping.keep=0.5",))
+    assert median.early_stopping == EarlyStoppingConfig(rule="median", keep=0.5)
+    given = config_file.read(write(tmp_path, MINIMAL + "early_stopping: {rungs: [0.2, 0.6]}")).early_stopping
+    assert (given.rule, given.rungs) == ("default", (0.2, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "words"),
+    [
+        ("early_stopping: medan", "early_stopping.rule", "Did you mean `median`"),
+        ("early_stopping: {rungs: []}", "early_stopping.rungs", "at least one"),
+        ("early_stopping: {rungs: [0.5, 0.3]}", "early_stopping.rungs", "rungs ascend"),
+        ("early_stopping: {rungs: [0.5, 1]}", "early_stopping.rungs.1", "below 1"),
+        ("early_stopping: {rungs: ['0.5']}", "early_stopping.rungs.0", "a number is"),
+        ("early_stopping: {startup: 0}", "early_stopping.startup", "above 0"),
+        ("early_stopping: {keep: 0}", "early_stopping.keep", "above 0"),
+        ("early_stopping: {keep: 1.5}", "early_stopping.keep", "at most 1"),
+        ("early_stopping: {confidence: 0.5}", "early_stopping.confidence", "above 0.5"),
+        ("early_stopping: {rows: 0}", "early_stopping.rows", "above 0"),
+        ("early_stopping: {promote: -1}", "early_stopping.promote", "at least 0"),
+        ("early_stopping: {told: lost}", "early_stopping.told", "predicted, failed"),
+        ("stop_when: {}", "stop_when", "could end the search"),
+        ("stop_when: {target: 1.5, noise: 0.1}", "stop_when", "belongs to `no_improvement`"),
+        ("stop_when: {no_improvement: 0}", "stop_when.no_improvement", "above 0"),
+        ("replicates: 1", "replicates", "2 or more"),
+        ("budget: {trials: null}", "budget", "`kilowatt_hours`"),
+        ("budget: {kilowatt_hours: 0}", "budget.kilowatt_hours", "above 0"),
+    ],
+)
+def test_faults_of_spending(tmp_path: Path, given: str, key: str, words: str) -> None:
+    found = faults(tmp_path, MINIMAL + given)
+    assert [fault.key for fault in found] == [key]
+    assert words in found[0].message
+
+
+def test_what_a_program_cannot_give(tmp_path: Path) -> None:
+    text = "objective: {command: [run, '{x}']}\nspace: {x: {low: 0, high: 1}}\nreplicates: 3\nearly_stopping: default\n"
+    assert sorted(str(fault.key) for fault in faults(tmp_path, text)) == ["early_stopping", "replicates"]
+    seeded = text.replace("'{x}'", "'{x}', '{seed}'").replace("default", "none")
+    assert config_file.read(write(tmp_path, seeded)).replicates == 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshtune import presets
-from meshtune.budget import Budget, Stop
+from meshtune.budget import Budget, Stop, StopWhen
 from meshtune.config import Interval, SamplerConfig
 from meshtune.distributions import distributions
 from meshtune.errors import LeaseLost
@@ -319,3 +319,56 @@ def test_a_pack_that_crashes_is_tried_again_as_it_was_and_at_last_one_by_one(tmp
     assert [event.outcome.trial for event in events if isinstance(event, Retried)] == [3, 2, 1, 3, 2, 1]
     endings = [trial.outcome.ending for trial in record.trials if trial.outcome is not None]
     assert endings == [Ending.COMPLETE, Ending.COMPLETE, Ending.CRASHED, Ending.COMPLETE]
+
+
+def test_nothing_better_ends_it_with_the_same_words_after_a_resume_and_more_patience_goes_on(tmp_path: Path) -> None:
+    def flat(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=1.0 - 0.01 * (request.trial == 2))
+
+    def searched(patience: int, noise: float = 0.0) -> tuple[StudyEvent, AtOnce]:
+        worker = AtOnce(flat)
+        when = StopWhen(no_improvement=patience, noise=noise)
+        return events_of(opened(tmp_path), worker, sampler("random"), Budget(trials=40, stop_when=when))[-1], worker
+
+    ended, worker = searched(4)
+    assert ended == Finished("no trial of the last 4 bettered the best", complete=True)
+    told = len(worker.submitted)
+    assert told == 8  # trial 2 is the last that was better; those that ran with the last of them have ended too
+    assert not opened(tmp_path).pending
+    ended_again, worker = searched(4)
+    assert (ended_again, worker.submitted) == (ended, [])
+    ended, worker = searched(12)
+    assert ended == Finished("no trial of the last 12 bettered the best", complete=True)
+    assert len(opened(tmp_path).told) == 16
+    ended, worker = searched(12, noise=0.05)
+    assert ended == Finished("no trial of the last 12 bettered the best by more than 0.05", complete=True)
+    assert not worker.submitted
+
+
+def test_a_target_ends_it(tmp_path: Path) -> None:
+    events = events_of(opened(tmp_path), AtOnce(), sampler(), Budget(trials=60, stop_when=StopWhen(target=0.05)))
+    assert events[-1] == Finished("the target is reached: a loss of 0.05", complete=True)
+    record = opened(tmp_path)
+    assert record.best is not None
+    assert record.best.loss <= 0.05
+    assert len(record.told) < 60
+
+
+def test_points_do_not_depend_on_what_ends_the_search(tmp_path: Path) -> None:
+    logs = []
+    for name, when in (("patient", StopWhen()), ("not", StopWhen(no_improvement=3, target=1e-3))):
+        (tmp_path / name).mkdir()
+        record = opened(tmp_path / name)
+        events_of(record, AtOnce(), sampler(), Budget(trials=16, stop_when=when))
+        logs.append([(trial.params, trial.block, trial.seen) for trial in record.trials])
+    assert 0 < len(logs[1]) <= len(logs[0])
+    assert logs[1] == logs[0][: len(logs[1])]
+
+
+def test_kilowatt_hours_end_it(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    made = sampler("random")
+    joules = iter(range(0, 10**9, 10**6))  # a million each time it is asked
+    loop = run(record, made, AtOnce(), Budget(kilowatt_hours=1.0), seed=0, joules=lambda: next(joules))
+    assert list(loop)[-1] == Finished("1 kilowatt-hours are spent", complete=True)
+    made.close()

@@ -9,6 +9,8 @@ from typing import Any
 
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.prepared import Prepared, prepare
+from meshtune.commands.spent import meter_of
+from meshtune.energy import Meter
 from meshtune.space import Dimension
 from meshtune.words import number, point
 
@@ -37,8 +39,9 @@ def check(
     """
     study = locate(path, overrides=overrides, folder=folder)
     prepared = prepare(study)
+    meter = meter_of(study.config, prepared.places)
     _try_sampler(study, prepared)
-    spending = _spending(study, prepared, measure)
+    spending = _spending(study, prepared, measure, meter)
     facts = {**_facts(study, prepared), **spending.facts}
     if show and prepared.data is not None:
         facts["rows"] = _rows(study, prepared, show)
@@ -90,7 +93,7 @@ def _rows(study: Located, prepared: Prepared, count: int) -> list[list[tuple[str
     return list(segments(ref, load_tokenizer(study.config.model), count))
 
 
-def _spending(study: Located, prepared: Prepared, measure: bool) -> _Spending:
+def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | None) -> _Spending:
     """Nothing where a program is the objective, whose memory and time are its own affair, or a trainer of one's own."""
     config = study.config
     if prepared.data is None or config.training.trainer.name == "import":
@@ -100,7 +103,7 @@ def _spending(study: Located, prepared: Prepared, measure: bool) -> _Spending:
     at, largest = spending.memory_of(prepared, config.seed)
     block = config.sampler.block_size or prepared.packing.block_size
     pack = prepared.packing.sizes(block)[0]
-    tried = spending.pilot(prepared, at, config.seed, pack) if measure else None
+    tried = spending.pilot(prepared, at, config.seed, pack, meter) if measure else None
     if tried is not None and tried.at is not at:
         at, largest = tried.at, spending.largest_of(prepared, tried.at)
     memory = spending.memory_facts(largest, at)
@@ -112,11 +115,20 @@ def _spending(study: Located, prepared: Prepared, measure: bool) -> _Spending:
     memory["measured"] = spending.measured_memory(tried)
     if memory["measured"] is not None:
         lines.append(("", spending.measured_line(memory["measured"])))
-    processes = len(prepared.places)
+    processes, after = len(prepared.places), spending.afterwards(config)
     expected = spending.forecast(
-        measured, prepared.data, tried.point.epochs, config.budget, processes=processes, loading=tried.loading
+        measured,
+        prepared.data,
+        tried.point.epochs,
+        config.budget,
+        processes=processes,
+        loading=tried.loading,
+        after=after,
+        watts=tried.watts,
     )
-    lines.append(("time", spending.time_line(measured, expected, config.budget, processes)))
+    lines.append(("time", spending.time_line(measured, expected, config.budget, processes, after)))
+    if config.early_stopping.rule != "none":
+        lines.append(("", "early stopping makes that shorter; what comes at the end is beyond the budget"))
     return _Spending(tuple(lines), {"memory": memory, "time": spending.time_facts(measured, expected)})
 
 
@@ -158,8 +170,15 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     lines.append(f"sampler    {config.sampler.shown}; {at_once} at once on {place.device}{threads}")
     if prepared.warm.trials:
         lines.append(f"warm start {prepared.warm}")
+    if prepared.early is not None:
+        lines.append(f"stopping   {prepared.early}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})
     lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
+    if config.stop_when is not None:
+        when = config.stop_when.model_dump(exclude_defaults=True)
+        lines.append("stop when  " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in when.items()))
+    if config.replicates:
+        lines.append(f"replicates {config.replicates} of the best point with other seeds, at the end")
     lines += (f"{label:<11}{text}" for label, text in spending.lines)
     return "\n".join(lines)
 

@@ -143,7 +143,7 @@ def described_data(folder: Path, config: StudyConfig) -> dict[str, Any]:
 
 def _of_trial(study: Located, record: Record, trial: RecordedTrial) -> Chosen:
     best = record.best is not None and record.best.number == trial.number
-    outcome = trial.outcome
+    outcome = trial.final
     return Chosen(
         study, record, f"trial {trial.number}", trial.number, trial.hyperparameters, trial.seed, outcome, best
     )

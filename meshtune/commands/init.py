@@ -233,8 +233,27 @@ budget:                        # the first limit that is reached ends the search
 {_key("  trials", recipe.trials)} # with the baseline
   # hours: null
   # tokens: null               # trained on, over all trials
+  # kilowatt_hours: null       # of the processors and GPUs, where the machine lets them be read
   # trial_hours: null          # a longer trial ends as timed_out
   # price_per_hour: null       # of this machine, in any currency: shown, and decides nothing
+
+# stop_when:                   # ends the search before the budget is spent
+#   no_improvement: 20         # after so many trials without a better one, beyond noise
+#   noise: 0.0                 # the least gain in loss that counts; what `replicates` measured takes its place
+#   target: null               # once the best loss is as low
+
+# early_stopping: none         # none | default | median | asha | curve, or a mapping:
+# early_stopping:
+#   rule: default
+#   rungs: [0.15, 0.3, 0.5, 0.7]  # shares of a trial's tokens after which it goes on or ends
+#   startup: 5                 # trials that reach their end before any is stopped
+#   keep: 0.25                 # share that goes on from each rung, whatever the rule says
+#   confidence: 0.9            # of the rule curve, that what it stops would not have become the best
+#   rows: 64                   # validation rows that a rung is measured on
+#   promote: 3                 # at most so many stopped trials are trained to the end before anything is chosen
+#   told: predicted            # to the sampler: predicted (the loss at the end) | failed
+
+# replicates: 0                # trainings of the best point with other seeds at the end: how large is seed noise?
 
 worker:
   name: local                  # this machine

@@ -16,6 +16,7 @@ from meshtune.commands.locate import Located
 from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.warm_start import WarmStart, warm_start
 from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig
+from meshtune.early_stopping import EarlyStopping
 from meshtune.errors import Fault, InputError, StudyMismatch, need
 from meshtune.imported import portable
 from meshtune.objectives.build import ObjectiveSpec
@@ -40,6 +41,7 @@ class Prepared:
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
         answers: validation rows that the finalists answer. warm: what is known from the start.
         no_exact_room: why there is no memory for the base in float32, where that is known.
+        early: where trials are stopped, if they are.
     """
 
     space: Space
@@ -53,6 +55,7 @@ class Prepared:
     packing_to_be_tried: bool = False
     test_rows: int = 0
     answers: int = 0
+    early: EarlyStopping | None = None
     warm: WarmStart = field(default_factory=WarmStart)
     no_exact_room: str | None = None
 
@@ -117,7 +120,7 @@ def _lora(
     from meshtune.commands.setting import longest_row
     from meshtune.commands.spread import spread, variants
     from meshtune.objectives.lora import LoraSpec
-    from meshtune.training.chosen_trainer import trainer_of
+    from meshtune.training.chosen_trainer import takes, trainer_of
     from meshtune.training.models import check_model, resolve_device
     from meshtune.training.precision import resolve_precision, validation_precision
     from meshtune.training.recipe import target_modules
@@ -128,7 +131,10 @@ def _lora(
     if not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
-    trainer_of(config.training)  # one that is imported may not be there
+    train = trainer_of(config.training)  # one that is imported may not be there
+    if config.early_stopping.rule != "none" and not takes(train, "rungs"):
+        what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
+        raise InputError(Fault(what, key="early_stopping"))
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     check_model(config.model, None if searched else target_modules(targets))
@@ -150,6 +156,7 @@ def _lora(
         max_new_tokens=config.generation.max_new_tokens,
         metrics=config.metrics,
         variants=tuple(variants(space, baseline)),
+        rung_rows=config.early_stopping.rows,
     )
     fixed = {
         **fixed,
@@ -158,6 +165,10 @@ def _lora(
         "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes", "pass_tokens"}),
     }
     fixed["validation_precision"] = validation_precision(config.model)
+    early = None
+    if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
+        early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
+        fixed["early_stopping"] = early.described()
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     prepared = Prepared(
@@ -168,10 +179,11 @@ def _lora(
         at,
         fixed,
         data.summary,
-        Packing(len(at)),
+        Packing(len(at), uneven=early is not None),
         packing_to_be_tried=training.trainer.name == "packed",
         test_rows=data.summary.test.rows,
         answers=answers,
+        early=early,
         warm=warm,
     )
     return spread(prepared, config, recorded_keys(study))

@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from meshtune.budget import KILOWATT_HOUR
 from meshtune.commands.prepared import Prepared
 from meshtune.commands.setting import setting_of
-from meshtune.config import BudgetConfig
+from meshtune.config import StudyConfig
+from meshtune.config_spending import BudgetConfig
 from meshtune.data.batches import Rows
 from meshtune.data.summary import Summary
+from meshtune.energy import Meter
 from meshtune.errors import Fault, InputError
 from meshtune.objectives.lora import LoraSpec
 from meshtune.training import machine, memory
@@ -39,7 +42,10 @@ class Forecast:
     Attributes:
         seconds_a_trial: training and validation, at the baseline's point. trials: how many the budget allows.
         limited_by: the key of the budget that ends the search. hours: of the whole study, loading and tests included.
-        tokens: trained on in all trials. price: of these hours, where the config says what one costs.
+        afterwards: seconds at most of these hours, for promotions and replicates once the budget is spent.
+        tokens: trained on in all trials, promotions included. price: of these hours, where the config says what one
+            costs. watts: drawn in the batches that were trained, None where that cannot be read. kilowatt_hours: at
+            so many watts.
     """
 
     seconds_a_trial: float
@@ -48,6 +54,22 @@ class Forecast:
     hours: float
     tokens: int
     price: float | None
+    afterwards: float = 0.0
+    watts: float | None = None
+    kilowatt_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Afterwards:
+    """What comes at a search's end, at most: so many promotions, each of a share of a trial, and whole replicates."""
+
+    promotions: int = 0
+    share: float = 1.0
+    replicates: int = 0
+
+    def __str__(self) -> str:
+        counts = ((self.promotions, "promotion"), (self.replicates, "replicate"))
+        return " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts if count)
 
 
 @dataclass(frozen=True)
@@ -56,13 +78,14 @@ class Tried:
 
     Attributes:
         point: its recipe. loading: seconds that the model took. at: with the trainer that was used, which is not the
-            packed one where the model turned out not to be packable.
+            packed one where the model turned out not to be packable. watts: drawn meanwhile, None where not metered.
     """
 
     measured: Pilot
     point: Recipe
     loading: float
     at: Setting
+    watts: float | None = None
 
 
 def setting(prepared: Prepared, seed: int) -> Setting:
@@ -96,7 +119,7 @@ def largest_of(prepared: Prepared, at: Setting) -> Largest:
     return refuse_too_large(prepared.space, at, prepared.baseline)
 
 
-def pilot(prepared: Prepared, at: Setting, seed: int, pack: int) -> Tried:
+def pilot(prepared: Prepared, at: Setting, seed: int, pack: int, meter: Meter | None = None) -> Tried:
     """Measure the baseline's point, with the trainer that the trials will have, in packs of so many where it packs.
 
     Raises InputError where the baseline runs out of memory or does not train at all, and, where the model turns out not
@@ -116,7 +139,10 @@ def pilot(prepared: Prepared, at: Setting, seed: int, pack: int) -> Tried:
             at = replace(at, trainer="transformers", unpackable=reason, pack=1)
             largest_of(prepared, at)
         together = pack if at.trainer == "packed" else None
-        return Tried(measure(base, *rows, point, threads=threads, pack=together), point, loaded, at)
+        begun, before = time.monotonic(), meter.joules() if meter is not None else 0.0
+        measured = measure(base, *rows, point, threads=threads, pack=together)
+        watts = None if meter is None else (meter.joules() - before) / (time.monotonic() - begun)
+        return Tried(measured, point, loaded, at, watts)
     except Diverged as error:
         text = f"{error} at the point to beat: choose another, such as a lower learning rate"
         raise InputError(Fault(text, key="baseline")) from error
@@ -130,9 +156,21 @@ def pilot(prepared: Prepared, at: Setting, seed: int, pack: int) -> Tried:
 
 
 def forecast(
-    measured: Pilot, data: Summary, epochs: int, budget: BudgetConfig, *, processes: int, loading: float
+    measured: Pilot,
+    data: Summary,
+    epochs: int,
+    budget: BudgetConfig,
+    *,
+    processes: int,
+    loading: float,
+    after: Afterwards = Afterwards(),
+    watts: float | None = None,
 ) -> Forecast:
-    """What the budget comes to at these speeds, with all processes busy, and packs full but for the last."""
+    """What the budget comes to at these speeds, with all processes busy, and packs full but for the last.
+
+    No trial is taken to stop early: with early stopping this is the most that it takes. `watts`: of the whole machine
+    while it trains.
+    """
     a_trial = epochs * (data.train.tokens / measured.training + data.validation.tokens / measured.validation)
     tokens = epochs * data.train.tokens
     limits: dict[str, float] = {}
@@ -142,16 +180,35 @@ def forecast(
         limits["tokens"] = math.ceil(budget.tokens / tokens)  # the trial that reaches it still ends
     if budget.hours is not None:
         limits["hours"] = processes * math.ceil(budget.hours * 3600 / a_trial)
+    if budget.kilowatt_hours is not None and watts:
+        limits["kilowatt_hours"] = processes * math.ceil(budget.kilowatt_hours * KILOWATT_HOUR / watts / a_trial)
     limited_by = min(limits, key=lambda name: limits[name])
     trials = int(limits[limited_by])
     # Untuned, baseline and best are measured on the test rows, and untuned on the validation rows.
     finals = (3 * data.test.tokens + data.validation.tokens) / measured.validation
     packs = math.ceil(trials / measured.pack)
     one_after_the_other = min(trials, math.ceil(packs / processes) * measured.pack)
-    seconds = loading + one_after_the_other * a_trial + finals
-    hours = seconds / 3600
-    price = None if budget.price_per_hour is None else hours * budget.price_per_hour
-    return Forecast(a_trial, trials, limited_by, hours, trials * tokens, price)
+    promoted, again = (math.ceil(count / processes) * a_trial for count in (after.promotions, after.replicates))
+    afterwards = promoted * after.share + again
+    seconds = loading + one_after_the_other * a_trial + afterwards + finals
+    return Forecast(
+        seconds_a_trial=a_trial,
+        trials=trials,
+        limited_by=limited_by,
+        hours=seconds / 3600,
+        tokens=trials * tokens + round(after.promotions * after.share * tokens),
+        price=None if budget.price_per_hour is None else seconds / 3600 * budget.price_per_hour,
+        afterwards=afterwards,
+        watts=watts,
+        kilowatt_hours=None if watts is None else watts * seconds / KILOWATT_HOUR,
+    )
+
+
+def afterwards(config: StudyConfig) -> Afterwards:
+    """What a config asks for at the search's end."""
+    early = config.early_stopping
+    promotions = 0 if early.rule == "none" else early.promote
+    return Afterwards(promotions, 1 - early.rungs[0], config.replicates)
 
 
 def trainer_line(unpackable: str) -> str:
@@ -215,13 +272,19 @@ def measured_line(facts: Mapping[str, Any]) -> str:
     return f"measured {peak} in the first steps{of} at the baseline's rank {facts['rank']}, predicted {predicted}"
 
 
-def time_line(measured: Pilot, expected: Forecast, budget: BudgetConfig, processes: int) -> str:
-    """Seconds a trial and hours for the budget, with their price."""
+def time_line(
+    measured: Pilot, expected: Forecast, budget: BudgetConfig, processes: int, after: Afterwards = Afterwards()
+) -> str:
+    """Seconds a trial and hours for the budget, with what comes after it, their energy and their price."""
     of = f" of {budget.trials}" if budget.trials is not None and expected.trials < budget.trials else ""
     on = f" on {processes} processes" if processes > 1 else ""
     about = f"about {duration(expected.seconds_a_trial)} a trial ({number(measured.training, 3)} tokens/s)"
     on = f" in packs of {measured.pack}{on}" if measured.pack > 1 else on
     line = f"{about}, {expected.trials}{of} trials{on}: about {duration(expected.hours * 3600)}"
+    if expected.afterwards:
+        line += f", at most {duration(expected.afterwards)} of it for {after} at the end"
+    if expected.kilowatt_hours is not None:
+        line += f", {number(expected.kilowatt_hours, 2)} kWh"
     if expected.price is not None:
         line += f", {expected.price:,.2f} at {number(budget.price_per_hour)} an hour"
     return line

@@ -43,9 +43,10 @@ def spread(prepared: Prepared, config: StudyConfig, recorded: Mapping[str, Any] 
     if device == "cpu" and config.worker.processes is None:
         sharing = cpu_processes(cores(), available=whole, needed=most.total)
         at = places(config.worker.model_copy(update={"processes": sharing}), device)
-    packs = Packing(len(at))
+    uneven = prepared.early is not None
+    packs = Packing(len(at), uneven=uneven)
     if config.worker.pack != "auto":
-        packs = Packing(len(at), config.worker.pack, exact=True)
+        packs = Packing(len(at), config.worker.pack, exact=True, uneven=uneven)
     elif trainer.name == "packed":
         a_row = prepared.data.train.tokens / prepared.data.train.rows
         packs = packing(
@@ -54,6 +55,7 @@ def spread(prepared: Prepared, config: StudyConfig, recorded: Mapping[str, Any] 
             tokens=a_row * found.batch_size(prepared.baseline or {}),
             free=None if whole is None else whole // sharing - most.total,
             extra=found.packs(top.hyperparameters).extra(found.recipe(top.hyperparameters)),
+            uneven=uneven,
         )
     # Of the whole machine: each process may measure at the same time.
     room = None if whole is None else whole // max(sharing, 1)
@@ -75,7 +77,10 @@ def _pass_tokens(
     if found.available is None:
         return None
     one_process = found.device == "cpu" and config.worker.processes is None
-    return fewer_tokens(prepared.space, found, found.available * (found.processes if one_process else 1))
+    available = found.available * (found.processes if one_process else 1)
+    if config.worker.pack != "auto":
+        found = replace(found, pack=config.worker.pack)
+    return fewer_tokens(prepared.space, found, available)
 
 
 def _with_pass_tokens(prepared: Prepared, tokens: int) -> Prepared:

@@ -11,6 +11,7 @@ from typing import Any
 from meshtune import finals, order
 from meshtune.commands.facts import versions
 from meshtune.commands.locate import Located, existing
+from meshtune.commands.spent import spent
 from meshtune.lease import holder
 from meshtune.record import WARM_START, Record
 from meshtune.recorded import RecordedTrial
@@ -34,6 +35,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
     `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
     `order_checked`: whether the finalists' order holds in float32 (`order.checked`), None where that was not asked.
+    `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `meshtune.commands.spent`.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
     """
@@ -60,14 +62,14 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "best_against_untuned": None,
         **_made_with(record),
     }
-    if best is not None and best.outcome is not None:
+    if best is not None and best.final is not None:
         result["best"] = {
-            **_entry(best.outcome.loss, test_loss(finals.name_of(best)), best.hyperparameters),
+            **_entry(best.final.loss, test_loss(finals.name_of(best)), best.hyperparameters),
             "trial": best.number,
-            "adapter": best.outcome.adapter,
+            "adapter": best.final.adapter,
         }
     if baseline is not None:
-        loss = baseline.outcome.loss if baseline.outcome is not None else None
+        loss = baseline.final.loss if baseline.final is not None else None
         result["baseline"] = {
             **_entry(loss, test_loss(finals.name_of(baseline)), baseline.hyperparameters),
             "trial": baseline.number,
@@ -81,6 +83,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
     result["order_checked"] = order.checked(record, study.folder)
+    result |= spent(record, (result["baseline"] or {}).get("loss"))
     result["metrics"] = {
         name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
         for name, scored in finals.scores(study.folder).items()
@@ -131,12 +134,12 @@ def _entry(loss: float | None, test_loss: float | None, hyperparameters: Any) ->
 
 
 def _counts(record: Record) -> dict[str, int]:
-    endings = Counter(t.outcome.ending.value for t in record.trials if t.outcome is not None)
+    endings = Counter(t.final.ending.value for t in record.trials if t.final is not None)
     return {"complete": 0, **endings, "pending": len(record.pending), "proposed": len(record.trials)}
 
 
 def _trial(trial: RecordedTrial) -> dict[str, Any]:
-    outcome = trial.outcome
+    outcome = trial.final
     return {
         "trial": trial.number,
         "origin": trial.origin,
@@ -146,6 +149,8 @@ def _trial(trial: RecordedTrial) -> dict[str, Any]:
         "loss": outcome.loss if outcome else None,
         "losses": list(outcome.losses) if outcome else [],
         "training_losses": list(outcome.training_losses) if outcome else [],
+        "rungs": [list(rung) for rung in outcome.rungs] if outcome else [],
+        "promoted": trial.promoted is not None,
         "hyperparameters": dict(trial.hyperparameters),
         "seconds": outcome.seconds if outcome else None,
         "tokens": outcome.tokens if outcome else None,

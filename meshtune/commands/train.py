@@ -181,14 +181,14 @@ def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
 def _trained(job: _Job, unfinished: Path, signals: Signals | Interrupts, say: Report) -> Retrained:
     from meshtune.data.batches import Rows
     from meshtune.training import machine
-    from meshtune.training.chosen_trainer import reference, trainer_of
+    from meshtune.training.chosen_trainer import reference, takes, trainer_of
     from meshtune.training.models import load_model
     from meshtune.training.retrain import Joined, retrain
     from meshtune.training.steps import Checkpoint, Diverged
 
     training = job.chosen.study.config.training
     train_rows, validation, test = (Rows.open(job.data, side) for side in ("train", "validation", "test"))
-    trainer, saves = trainer_of(training if job.chosen.record.why_not_packed is None else reference(training))
+    trainer = trainer_of(training if job.chosen.record.why_not_packed is None else reference(training))
     minutes = training.checkpoint_minutes
     checkpoint = Checkpoint(
         unfinished / CHECKPOINT, None if minutes is None else minutes * 60, lambda: signals.stop() is not None
@@ -207,7 +207,7 @@ def _trained(job: _Job, unfinished: Path, signals: Signals | Interrupts, say: Re
             job.recipe,
             at="last" if job.at == "last" else "best",
             trainer=trainer,
-            saves=saves,
+            saves=takes(trainer, "checkpoint"),
             checkpoint=checkpoint,
             report=lambda event: say(_shown(job, event)),
         )

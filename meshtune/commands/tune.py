@@ -8,24 +8,29 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, finals, metrics, order, whole_file
-from meshtune.budget import Budget, Stop
+from meshtune import config_file, energy, finals, metrics, order, whole_file
+from meshtune.budget import Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.recorded_keys import recorded_keys
+from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
 from meshtune.errors import StorageError
 from meshtune.lease import Lease, elsewhere, lease
 from meshtune.objectives import checkpoints
+from meshtune.promotion import promote
 from meshtune.record import Record
+from meshtune.replicates import replicate
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
-from meshtune.study import Finished, Opened, Stage, StudyEvent, Told, run
+from meshtune.study import Finished, Opened, Promoted, Stage, StudyEvent, Told, run
 from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import Packing
+
+STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
 
 
 def tune(
@@ -45,6 +50,7 @@ def tune(
         forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
         prepared = prepare(study)
+        meter = meter_of(config, prepared.places)
         _refuse_too_large(study, prepared)
         recorded = _recorded_block_size(study)
         block_size = config.sampler.block_size or recorded or prepared.packing.block_size
@@ -57,6 +63,7 @@ def tune(
             new_segment=new_segment,
             warm_start=prepared.warm.trials,
             warm_start_values=prepared.warm.values,
+            pruned="value" if prepared.early is not None and prepared.early.config.told == "predicted" else "failed",
         )
         stack.callback(sampler.close)
         record = Record(
@@ -74,7 +81,8 @@ def tune(
         yield Opened(record, study.folder, config.sampler.shown, slots, trials, price)
         if prepared.warm.trials and not record.trials:
             yield Stage(str(prepared.warm))
-        yield from _search(study, prepared, record, sampler, worker, held, stop)
+        account = energy.Account(record, meter)
+        yield from _search(study, prepared, record, sampler, worker, held, account, stop)
 
 
 def _search(
@@ -84,6 +92,7 @@ def _search(
     sampler: Sampler,
     worker: LocalWorker,
     held: Lease,
+    account: energy.Account,
     stop: Callable[[], Stop | None],
 ) -> Iterator[StudyEvent]:
     def stopping() -> Stop | None:
@@ -97,7 +106,6 @@ def _search(
     yield from _before(prepared, record, how)
     if why := record.why_not_packed:
         yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
-    budget = Budget(config.budget.trials, config.budget.hours, config.budget.tokens)
     if record.notes.get("finished"):
         record.note("finished", None)
     finished = None
@@ -105,12 +113,14 @@ def _search(
         record,
         sampler,
         worker,
-        budget,
+        budget_of(config, record),
         seed=config.seed,
         packing=_packing(prepared, record),
+        early=prepared.early,
         attempts=config.worker.attempts,
         threads=threads,
         timeout=timeout,
+        joules=account.joules,
         stop=stopping,
         holding=held.check,
     )
@@ -118,12 +128,25 @@ def _search(
         if isinstance(event, Told | Finished):  # then too: a trial that ran again for its pack's sake has saved again
             _drop_adapters(record, study.folder, config.training.keep_adapters)
             _tidy(record, study.folder / checkpoints.FOLDER)
+            if prepared.early is not None:
+                pending = {trial.number for trial in record.pending}
+                kept = pending | set(prepared.early.promising(record, STATES * prepared.early.config.promote))
+                checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
+            account.save()
         if isinstance(event, Finished):
             finished = event
         yield event
     if finished is None or not finished.complete:
         forget(study.folder)
         return
+    if prepared.early is not None:
+        for event in promote(record, prepared.early, how, timeout=timeout, holding=held.check):
+            if isinstance(event, Promoted):
+                checkpoints.forget(study.folder / checkpoints.STOPPED / str(event.trial.number))
+                _drop_adapters(record, study.folder, config.training.keep_adapters)
+                account.save()
+            yield event
+    yield from replicate(record, study.folder, how, config.replicates, timeout=timeout, holding=held.check)
     if prepared.test_rows:
         yield Stage("measuring on the test rows")
         yield from finals.measure(record, study.folder, how)
@@ -144,7 +167,8 @@ def _search(
 
 def _packing(prepared: Prepared, record: Record) -> Packing:
     """How blocks are cut into packs, as far as it is known whether there can be any."""
-    return Packing(prepared.packing.processes) if record.why_not_packed else prepared.packing
+    packs = prepared.packing
+    return Packing(packs.processes, uneven=packs.uneven) if record.why_not_packed else packs
 
 
 def _refuse_too_large(study: Located, prepared: Prepared) -> None:
@@ -161,7 +185,8 @@ def _before(prepared: Prepared, record: Record, how: finals.How) -> Iterator[Stu
     else trained beside them."""
     baseline = prepared.baseline
     if not record.trials and baseline is not None and prepared.start is not None:
-        record.enqueue(baseline, origin="baseline", seed=how.seed)
+        rungs = () if prepared.early is None else prepared.early.measured(baseline)  # it is trained to its end
+        record.enqueue(baseline, origin="baseline", seed=how.seed, thresholds=rungs)
     if prepared.objective.kind != "lora":
         return
     requests = []
@@ -190,7 +215,7 @@ def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
     ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
     kept = {trial.number for trial in ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
     for trial in record.told:
-        adapter = trial.outcome.adapter if trial.outcome is not None else None
+        adapter = trial.final.adapter if trial.final is not None else None
         if adapter is not None and trial.number not in kept:
             shutil.rmtree(folder / adapter, ignore_errors=True)
 

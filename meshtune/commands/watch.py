@@ -18,7 +18,7 @@ from meshtune.commands.tune import tune
 from meshtune.display import Display, JsonLines, summary
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.study import Finished, Opened, Started, Told
-from meshtune.words import load_lines, number, point, verdict
+from meshtune.words import load_lines, number, point, spending, verdict
 
 
 def watch(
@@ -64,6 +64,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     line = f"{status['folder']}: {state}; trials: {counts or 'none'}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
     summary(console, status)
+    for name, value in spending(status):
+        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     if status["state"] == "finished":
         if lines := load_lines(status):
             console.print("The best adapter, in plain PEFT:", highlight=False)

@@ -2,24 +2,46 @@
 
 A pack that was interrupted goes on from its checkpoint however often. One that crashed goes on from it once: where it
 crashes again without having got to another save, what was saved may be the reason, and the next attempt starts over.
+What is stopped early keeps its state elsewhere, until it is promoted and has gone on from there to its end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 
 FOLDER = "checkpoints"
-_RETRIED = "retried"  # holds the time of the state from which a retry went on
+STOPPED = "stopped"  # in the study's folder; in it a folder a trial
+_RETRIED = "retried"  # holds the attempt that went on from a state, and that state's time
+_REPLICATES = 1000  # more than a trial has
 
 
 def name_of(trials: Sequence[int]) -> str:
-    """The folder of a pack's checkpoint among those of a study; trials below 0 are the baseline outside the space."""
+    """The folder of a pack's checkpoint among those of a study."""
     if min(trials) < 0:
-        return "baseline"
+        return beside(trials[0])
     return str(trials[0]) if len(trials) == 1 else f"{trials[0]}-{trials[-1]}"
+
+
+def replicate(trial: int, index: int) -> int:
+    """The number of a request that trains a trial's point once more: below 0, and of no other such training."""
+    return -(_REPLICATES * (trial + 1) + index)
+
+
+def beside(number: int) -> str:
+    """The name of what is trained beside the trials, with a number below 0: baseline, or replicate-TRIAL-INDEX."""
+    trial, index = divmod(-number, _REPLICATES)
+    return f"replicate-{trial - 1}-{index}" if trial else "baseline"
+
+
+def keep(folder: Path, kept: Path) -> None:
+    """Move a checkpoint, at once, to where its trial goes on once it is promoted."""
+    forget(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    folder.replace(kept)
 
 
 def tidy(folder: Path, pending: Set[int]) -> None:
@@ -30,19 +52,29 @@ def tidy(folder: Path, pending: Set[int]) -> None:
             forget(place)
 
 
+def tidy_stopped(folder: Path, kept: Set[int]) -> None:
+    """Remove the states of stopped trials but of these, and the folder of all of them once it is empty."""
+    for place in folder.glob("[0-9]*"):
+        if int(place.name) not in kept:
+            forget(place)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def before_attempt(folder: Path, attempt: int) -> None:
-    """Throw the checkpoint away where the attempt before this one went on from the same one and crashed."""
+    """Throw the checkpoint away where an attempt before this one went on from the same one and crashed."""
     from meshtune.training.saved_state import FILE  # imports torch, which studies of a program need not have
 
     state, mark = folder / FILE, folder / _RETRIED
     if attempt < 2 or not state.is_file():
         return
     saved = str(state.stat().st_mtime_ns)
-    if mark.is_file() and mark.read_text(encoding="utf-8") == saved:
+    earlier, _, same = mark.read_text(encoding="utf-8").partition(" ") if mark.is_file() else ("", "", "")
+    if same == saved and int(earlier) < attempt:
         print(f"it crashed again after going on from {folder}: starting over", file=sys.stderr, flush=True)
         forget(folder)
     else:
-        mark.write_text(saved, encoding="utf-8")
+        mark.write_text(f"{attempt} {saved}", encoding="utf-8")
 
 
 def forget(folder: Path) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune.objectives import guard
+from meshtune.objectives import checkpoints, guard
 from meshtune.trial import Ending, Outcome, Progress, Request
 
 REPORTABLE = (Ending.DIVERGED, Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.INFEASIBLE)
@@ -57,8 +57,8 @@ class CommandObjective:
     def _evaluate(self, request: Request) -> Iterator[Progress | Outcome]:
         logs = Path(self.spec.folder) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        out_path = logs / f"trial-{request.trial}.out"
-        err_path = logs / f"trial-{request.trial}.err"
+        name = f"trial-{request.trial}" if request.trial >= 0 else checkpoints.beside(request.trial)
+        out_path, err_path = logs / f"{name}.out", logs / f"{name}.err"
         begun = time.monotonic()
         ending: str | None = None
         with out_path.open("wb") as out, err_path.open("wb") as err:

@@ -47,6 +47,7 @@ class LoraSpec(Section):
     folder: str
     answers: int = 0  # validation rows that are answered when that is asked for
     max_new_tokens: int = 128
+    rung_rows: int = 64  # validation rows that are measured at rungs
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     variants: tuple[dict[str, Scalar], ...] = ({},)  # of hyperparameters that decide whether a trial can be packed
 
@@ -115,6 +116,7 @@ class LoraObjective:
             training,
             spec.data,
             at=spec.at,
+            rung_rows=spec.rung_rows,
             folder=Path(spec.folder),
             device=self.device,
             asked=self._suspended.is_set,

@@ -16,7 +16,7 @@ from meshtune.training.steps import Diverged, Step
 from meshtune.training.unpackable import Unpackable
 from meshtune.trial import Ending, Outcome, Progress, Request
 
-PROGRESS_SECONDS = 0.5  # at most one progress in this time, but for validation losses
+PROGRESS_SECONDS = 0.5  # at most one progress in this time, but where a loss was measured
 LAST_STEPS = 10  # whose mean training loss a progress tells
 
 
@@ -52,7 +52,11 @@ def failure_of(error: Exception) -> Failure:
 
 
 class Run:
-    """One evaluation. Any ending reports what it has told so far."""
+    """One evaluation. Any ending reports what it has told so far.
+
+    Attributes:
+        stopped: whether the loss at a rung was above its threshold. Then only further rungs of that step count.
+    """
 
     def __init__(self, request: Request):
         self.request = request
@@ -68,6 +72,8 @@ class Run:
         self.tokens = 0
         self.losses: list[float] = []
         self.training_losses: list[float] = []
+        self.rungs: list[tuple[int, float]] = []
+        self.stopped = False
         self.earlier = 0.0  # seconds, before the checkpoint from which it went on
         self._last: deque[float] = deque(maxlen=LAST_STEPS)
         self._told = -PROGRESS_SECONDS
@@ -79,11 +85,15 @@ class Run:
 
     def told(self, step: Step) -> Iterator[Progress]:
         """Take note of a step; yields a progress if one is due. Raises TimedOut, Diverged."""
+        if self.stopped and step.rung is None:
+            return
         self.tokens, self.earlier = step.tokens, step.earlier
-        for loss in (step.training_loss, step.validation_loss):
+        for loss in (step.training_loss, step.validation_loss, step.rung_loss):
             if loss is not None and not math.isfinite(loss):
                 raise Diverged(f"a loss of step {step.step} was {loss}")
-        if step.validation_loss is not None:
+        if step.rung is not None and step.rung_loss is not None:
+            self._reached(step.rung, step.rung_loss)
+        elif step.validation_loss is not None:
             self.losses.append(step.validation_loss)
             self.training_losses.append(step.training_loss or 0.0)
         elif step.training_loss is not None:
@@ -91,14 +101,30 @@ class Run:
             if not self.training_losses:
                 self.training_losses.append(step.training_loss)
         seconds = self.seconds
-        if self.request.timeout is not None and seconds > self.request.timeout:
+        if self.request.timeout is not None and not self.stopped and seconds > self.request.timeout:
             raise TimedOut(f"not finished after {self.request.timeout:g} s")
-        if step.validation_loss is not None or seconds - self._told >= PROGRESS_SECONDS:
+        measured = step.validation_loss is not None or step.rung_loss is not None
+        if measured or seconds - self._told >= PROGRESS_SECONDS:
             self._told = seconds
             mean = sum(self._last) / len(self._last) if self._last else None
             yield Progress(
-                self.request.trial, self.request.attempt, step.step, step.steps, step.epoch, mean, step.validation_loss
+                self.request.trial,
+                self.request.attempt,
+                step.step,
+                step.steps,
+                step.epoch,
+                mean,
+                step.validation_loss,
+                step.rung_loss,
             )
+
+    def _reached(self, rung: int, loss: float) -> None:
+        """Note a rung of the request's own, and whether the trial ends there."""
+        thresholds = dict(self.request.thresholds)
+        if rung in thresholds:
+            self.rungs.append((rung, loss))
+            threshold = thresholds[rung]
+            self.stopped |= threshold is not None and loss > threshold and not self.request.promote
 
     def ended(self, ending: Ending, **fields: Any) -> Outcome:
         """The outcome, with everything told so far."""
@@ -108,6 +134,7 @@ class Run:
             ending,
             losses=tuple(self.losses),
             training_losses=tuple(self.training_losses),
+            rungs=tuple(self.rungs),
             seconds=self.seconds,
             tokens=self.tokens,
             **fields,

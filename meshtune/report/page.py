@@ -24,7 +24,7 @@ from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config, without_password
 from meshtune.report.trials import Status, complete, failed
-from meshtune.words import duration, load_lines, number
+from meshtune.words import duration, load_lines, number, spending
 
 SIDES = ("train", "validation", "test")
 
@@ -144,6 +144,8 @@ def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
         made["parallel"] = (figures.parallel_coordinates(status), label)
     if any(len(trial["losses"]) > 1 for trial in status["all"]):
         made["curves"] = (figures.learning_curves(status), "Validation loss by epoch, a curve a trial")
+    if any(trial["rungs"] for trial in status["all"]):
+        made["rungs"] = (figures.rungs(status), "Losses at the rungs of early stopping, a curve a trial")
     if any(trial["ending"] not in (None, "complete") for trial in status["all"]):
         made["endings"] = (figures.endings(status), "How many trials ended how")
     return made
@@ -183,6 +185,7 @@ def _at_a_glance(status: Status) -> list[tuple[str, str]]:
     facts.append(("search time", duration(status["elapsed_seconds"])))
     if status["tokens"]:
         facts.append(("tokens trained on", f"{status['tokens']:,}"))
+    facts += spending(status)
     if price := status["budget"].get("price_per_hour"):
         facts.append((f"price, at {number(price)} an hour", f"{price * status['elapsed_seconds'] / 3600:,.2f}"))
     return facts

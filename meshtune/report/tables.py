@@ -16,7 +16,7 @@ from meshtune.report.groups import Group
 from meshtune.report.trials import Status, columns, number_of, ranked
 from meshtune.selection.statistics import Mean
 from meshtune.trial import Ending
-from meshtune.words import number, point, with_interval
+from meshtune.words import beside_seed_noise, number, point, with_interval
 
 NONE = "-"
 FIELDS = ("trial", "origin", "block", "ending", "loss", "seconds", "tokens", "peak_memory")
@@ -44,7 +44,12 @@ class ResultRow:
 
 
 def headline(status: Status) -> tuple[str, str]:
-    """The verdict in one sentence, and the evidence for it in another."""
+    """The verdict in one sentence, and the evidence for it in others."""
+    words, evidence = _headline(status)
+    return words, f"{evidence} {beside_seed_noise(status)}".rstrip()
+
+
+def _headline(status: Status) -> tuple[str, str]:
     best, baseline, difference = status["best"], status["baseline"], status.get("best_against_baseline")
     if best is None:
         done = any(trial["ending"] for trial in status["all"])

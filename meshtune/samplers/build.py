@@ -15,6 +15,7 @@ from meshtune.errors import InputError, MissingExtra, need
 from meshtune.samplers import own
 from meshtune.samplers.rebuilt import Build, NumberedQMC, RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
+from meshtune.samplers.told import Pruned
 
 S = TypeVar("S", bound=BaseSampler)
 
@@ -29,11 +30,13 @@ def build(
     new_segment: bool = False,
     warm_start: Sequence[FrozenTrial] = (),
     warm_start_values: Literal["as_is", "shifted"] = "as_is",
+    pruned: Pruned = "failed",
 ) -> Sampler:
     """The sampler of the config over these distributions.
 
     `warm_start`: finished trials over them that it knows from the start, which `mads` and `tpe` can use; their values
     are as good as this study's (`as_is`), or those of another fidelity (`shifted`, for `mads`).
+    `pruned`: what `mads` takes a trial for that was stopped early; the others read its intermediate values.
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
@@ -54,6 +57,7 @@ def build(
                 new_segment=new_segment,
                 warm_start=warm_start,
                 warm_start_values=warm_start_values,
+                pruned=pruned,
             )
         case "tpe":
             return rebuilt(lambda s, _: TPESampler(seed=s, **options))

@@ -30,6 +30,7 @@ from meshtune.samplers.seam import Sampler
 from meshtune.samplers.search import Search
 from meshtune.samplers.seeds import derived_seed
 from meshtune.samplers.settings import Barrier, Settings
+from meshtune.samplers.told import Pruned
 from meshtune.samplers.warm_start import Values, WarmStart
 
 FILLS = 100  # tries to find a point beyond the block that nobody has
@@ -49,7 +50,8 @@ class MadsSampler(Sampler):
     the real and integer variables; over categories it is a good local search.
 
     With several directions it approximates the Pareto set (DMulti-MADS). Constraints are those of
-    `trial.set_constraint`. Failed and pruned trials count as evaluations without a value, from which MADS moves away.
+    `trial.set_constraint`. Failed trials count as evaluations without a value, from which MADS moves away, and so do
+    pruned ones unless `pruned` says otherwise.
 
     Args:
         x0: the start point by name, of some or all parameters; the rest, or all of it, is the middle of the space.
@@ -66,6 +68,8 @@ class MadsSampler(Sampler):
         barrier: `progressive` lets MADS pass through infeasible points; `extreme` rejects them.
         a_priori: says of a point, by name, whether it is allowed. What it refuses is never evaluated and costs nothing.
         hidden_constraints: names of constraints whose violation means that the trial has no honest value.
+        pruned: `failed`; or `value`: a pruned trial's value is what it would have ended with. Optuna's own pruners
+            leave there what was reported last, which is no such value: set it yourself, above the best complete one.
         nomad_options: further NOMAD parameters by name, such as `{"VNS_MADS_SEARCH": True}`.
         independent_sampler: for parameters outside the search space; random by default.
         warn_independent_sampling: warn where it is used.
@@ -89,13 +93,14 @@ class MadsSampler(Sampler):
         barrier: Barrier = "progressive",
         a_priori: Callable[[dict[str, Any]], bool] | None = None,
         hidden_constraints: Collection[str] = (),
+        pruned: Pruned = "failed",
         nomad_options: Mapping[str, object] | None = None,
         independent_sampler: BaseSampler | None = None,
         warn_independent_sampling: bool = True,
         seed: int | None = None,
         new_segment: bool = False,
     ):
-        _check(block_size, n_startup, warm_start_values, barrier, hidden_constraints, x0, search_space)
+        _check(block_size, n_startup, warm_start_values, barrier, pruned, hidden_constraints, x0, search_space)
         self._settings = Settings(
             seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed),
             x0=dict(x0 or {}),
@@ -105,6 +110,7 @@ class MadsSampler(Sampler):
             barrier=barrier,
             a_priori=a_priori,
             hidden=frozenset(hidden_constraints),
+            pruned=pruned,
             options=option_lines(nomad_options or {}),
         )
         self._space = None if search_space is None else dict(search_space)
@@ -259,6 +265,7 @@ def _check(
     n_startup: int | None,
     warm_start_values: str,
     barrier: str,
+    pruned: str,
     hidden_constraints: Collection[str],
     x0: Mapping[str, Any] | None,
     space: Mapping[str, BaseDistribution] | None,
@@ -273,6 +280,8 @@ def _check(
         faults.append(f"warm_start_values is {warm_start_values!r}; allowed are 'as_is' and 'shifted'")
     if barrier not in ("progressive", "extreme"):
         faults.append(f"barrier is {barrier!r}; allowed are 'progressive' and 'extreme'")
+    if pruned not in ("failed", "value"):
+        faults.append(f"pruned is {pruned!r}; allowed are 'failed' and 'value'")
     if isinstance(hidden_constraints, str):
         faults.append(f"hidden_constraints is {hidden_constraints!r}; it is a list of names: [{hidden_constraints!r}]")
     for name, value in (x0 or {}).items():

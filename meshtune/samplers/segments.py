@@ -109,7 +109,7 @@ class Segments:
     def fits(self, definition: Definition) -> bool:
         """Whether a segment was defined with the present settings, as far as these are given."""
         given = self._given | ({"block_size": self.settings.block_size} if self.settings.block_size else {})
-        return all(value == definition.get(name) for name, value in given.items())
+        return all(value == definition.get(name) for name, value in ({"pruned": None} | given).items())
 
     # -- opening
 
@@ -154,7 +154,7 @@ class Segments:
         return block if len(self._directions) == 1 else max(block, 2 * len(self.encoding.space))
 
     def _teller(self, constraints: Sequence[str]) -> Teller:
-        return Teller(self._directions, tuple(constraints), self.settings.hidden)
+        return Teller(self._directions, tuple(constraints), self.settings.hidden, self.settings.pruned)
 
     def _common(self, ledger: Ledger, empty: int) -> Definition:
         block_size = self.settings.block_size or at_once(ledger.trials)
@@ -169,6 +169,7 @@ class Segments:
             "hidden": sorted(settings.hidden),
             "options": list(settings.options),
             "warm_start": None if settings.warm_start is None else settings.warm_start.digest,
+            **({"pruned": settings.pruned} if settings.pruned != "failed" else {}),
         }
 
     def _seed(self, ledger: Ledger, empty: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from meshtune.samplers.told import Pruned
 from meshtune.samplers.warm_start import WarmStart
 
 Barrier = Literal["progressive", "extreme"]
@@ -25,3 +26,4 @@ class Settings:
     a_priori: APriori | None = None
     hidden: frozenset[str] = frozenset()
     options: tuple[str, ...] = ()
+    pruned: Pruned = "failed"

@@ -1,19 +1,21 @@
 """What MADS is told of a trial: its objectives, minimized, and its constraints; or that it failed.
 
-Failed are trials in the states FAIL and PRUNED, those that lack a constraint which others have, and those that violate
-a hidden constraint, which only says that there is no honest value.
+Failed are trials in the states FAIL and, unless their values are to be believed, PRUNED, those that lack a constraint
+which others have, and those that violate a hidden constraint, which only says that there is no honest value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.nomad import Outputs
 
+Pruned = Literal["failed", "value"]
 LARGE = 1e20  # NOMAD's infinity; told of a start that failed, since NOMAD ends at once where its only start has failed
 
 
@@ -23,17 +25,19 @@ class Teller:
 
     Attributes:
         directions: the study's. constraints: names, in the order in which they are told. hidden: names whose violation
-            means that the trial failed.
+            means that the trial failed. pruned: whether a pruned trial's value is told as if it were complete.
     """
 
     directions: tuple[StudyDirection, ...]
     constraints: tuple[str, ...] = ()
     hidden: frozenset[str] = frozenset()
+    pruned: Pruned = "failed"
 
     def outputs(self, trial: FrozenTrial) -> Outputs | None:
         """Objectives and constraints of a finished trial, finite; None where it failed."""
         constraints = trial.constraints
-        if trial.state is not TrialState.COMPLETE or any(constraints.get(name, 0.0) > 0 for name in self.hidden):
+        told = trial.state is TrialState.COMPLETE or (trial.state is TrialState.PRUNED and self.pruned == "value")
+        if not told or trial.values is None or any(constraints.get(name, 0.0) > 0 for name in self.hidden):
             return None
         if len(trial.values) != len(self.directions) or not all(name in constraints for name in self.constraints):
             return None

@@ -85,3 +85,14 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Mean:
     error = float(np.std(values, ddof=1)) / math.sqrt(count)
     half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
     return Mean(mean, error, mean - half, mean + half, count)
+
+
+def against_replicates(other: float, mean: float, deviation: float, count: int, level: float = 0.95) -> Mean:
+    """How far the loss of a single training lies above the mean of replicates of another point, with its interval.
+
+    Both points are taken to have the replicates' deviation, so that the error is that of one value and of a mean of
+    `count`, with Student's t at count - 1 degrees of freedom. It covers the seeds of training, not the choice of rows.
+    """
+    error = deviation * math.sqrt(1 + 1 / count)
+    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    return Mean(other - mean, error, other - mean - half, other - mean + half, count)

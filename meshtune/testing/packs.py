@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from meshtune.config import TrainingConfig
-from meshtune.testing.trainers import OnTinyModel
-from meshtune.training.packed_trainer import PackEvent
+from meshtune.testing.trainers import OnTinyModel, rungs_at
+from meshtune.training.pack_run import Changes, Kept, PackEvent
 from meshtune.training.recipe import Recipe, recipe
-from meshtune.training.steps import Diverged, Step, Trained
+from meshtune.training.saved_state import write
+from meshtune.training.steps import Checkpoint, Diverged, Step, Trained
 
 TrainPack = Callable[..., Iterator[PackEvent]]
 # Of rank, alpha, dropout and rate as far apart as a search proposes them.
@@ -40,9 +42,9 @@ class PackContract(OnTinyModel):
         training = TrainingConfig(batch_size=4, epochs=self.epochs, precision="float32")
         return recipe(training, {**point, **changed}, 0)
 
-    def run(self, base: Any, recipes: Sequence[Recipe]) -> list[PackEvent]:
+    def run(self, base: Any, recipes: Sequence[Recipe], **given: Any) -> list[PackEvent]:
         """Everything that one pack says."""
-        return list(self.trainer()(base, *self.rows(), recipes, at="last"))
+        return list(self.trainer()(base, *self.rows(), recipes, at="last", **given))
 
     def test_an_adapter_in_a_pack_is_the_one_that_is_trained_alone(self, base: Any) -> None:
         """In the losses that it tells, and in its weights."""
@@ -76,6 +78,49 @@ class PackContract(OnTinyModel):
         alone = of(self.run(base, recipes[2:]), 0)
         assert mean_difference(of(events, 2)[-1], alone[-1]) <= self.weight_difference
 
+    def test_as_many_at_once_as_its_width(self, base: Any) -> None:
+        """In their order, the next as one ends; each as it is alone, and its rungs too."""
+        rungs = rungs_at(self.rows(), self.epochs, 0.3)
+        recipes = [self.recipe(point) for point in POINTS]
+        told = self.run(base, recipes, width=2, rungs=rungs)
+        begun, ended = set[int](), set[int]()
+        for number, event in told:
+            assert number in begun or number == len(begun)
+            begun.add(number)
+            assert len(begun - ended) <= 2
+            if isinstance(event, Trained):
+                ended.add(number)
+        for number, recipe_ in enumerate(recipes):
+            packed, alone = of(told, number), of(self.run(base, [recipe_], rungs=rungs), 0)
+            assert losses(packed) == pytest.approx(losses(alone), abs=self.loss_difference)
+            assert at_rungs(packed) == pytest.approx(at_rungs(alone), abs=self.loss_difference)
+            assert mean_difference(packed[-1], alone[-1]) <= self.weight_difference
+
+    def test_one_that_leaves_goes_on_alone(self, base: Any, tmp_path: Path) -> None:
+        """From a rung, with the state that it left with: to what it would have become; the others stay as they are."""
+        rungs = rungs_at(self.rows(), self.epochs, 0.3, 0.7)
+        recipes = [self.recipe(point) for point in POINTS[:3]]
+        changes, told = Changes(), list[PackEvent]()
+        for number, event in self.trainer()(base, *self.rows(), recipes, at="last", rungs=rungs, changes=changes):
+            told.append((number, event))
+            if number == 1 and isinstance(event, Step) and event.rung is not None:
+                changes.keeping.add(1)
+            if isinstance(event, Kept):
+                assert event.state is not None
+                write(tmp_path, event.made_by, event.state)
+        assert isinstance(of(told, 1)[-1], Kept)
+        assert len(at_rungs(of(told, 1))) == 1
+        checkpoint = Checkpoint(tmp_path, None, lambda: False)
+        after = of(self.run(base, [recipes[1]], rungs=rungs, checkpoint=checkpoint), 0)
+        assert isinstance(after[0], Step)
+        assert after[0].earlier > 0
+        never = self.run(base, recipes, rungs=rungs)
+        assert at_rungs(after) == pytest.approx(at_rungs(of(never, 1)), abs=self.loss_difference)
+        assert losses(after)[-3:] == pytest.approx(losses(of(never, 1))[-3:], abs=self.loss_difference)
+        assert mean_difference(after[-1], of(never, 1)[-1]) <= self.weight_difference
+        for number in (0, 2):
+            assert mean_difference(of(told, number)[-1], of(never, number)[-1]) <= self.weight_difference
+
     def test_the_base_is_left_as_it_was(self, base: Any) -> None:
         """Bitwise, with its own modules and settings, after a whole pack and after one that was closed."""
         before = {name: weight.clone() for name, weight in base.state_dict().items()}
@@ -94,13 +139,13 @@ class PackContract(OnTinyModel):
         assert not base.training
 
 
-def of(events: Sequence[PackEvent], number: int) -> list[Step | Trained | Diverged]:
+def of(events: Sequence[PackEvent], number: int) -> list[Step | Trained | Diverged | Kept]:
     """What one adapter of a pack says."""
     return [event for owner, event in events if owner == number]
 
 
-def losses(events: Sequence[Step | Trained | Diverged]) -> list[float]:
-    """All losses that were told, in their order."""
+def losses(events: Sequence[Step | Trained | Diverged | Kept]) -> list[float]:
+    """All losses that were told, in their order, but for those at rungs."""
     found: list[float] = []
     for event in events:
         if isinstance(event, Step):
@@ -108,6 +153,11 @@ def losses(events: Sequence[Step | Trained | Diverged]) -> list[float]:
         elif isinstance(event, Trained):
             found.append(event.loss)
     return found
+
+
+def at_rungs(events: Sequence[Step | Trained | Diverged | Kept]) -> list[float]:
+    """All losses that were told at rungs, in their order."""
+    return [event.rung_loss for event in events if isinstance(event, Step) and event.rung_loss is not None]
 
 
 def mean_difference(one: object, other: object) -> float:

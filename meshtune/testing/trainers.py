@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,12 +12,12 @@ import pytest
 
 from meshtune.config import ModelConfig, TrainingConfig
 from meshtune.training.checkpoints import attached, save_adapter
-from meshtune.training.chosen_trainer import takes_checkpoint
-from meshtune.training.loss import RowSet
+from meshtune.training.chosen_trainer import takes
+from meshtune.training.loss import RowSet, Selected
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
-from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Train, Trained
-from meshtune.training.validation import mean_loss, row_losses
+from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Train, Trained
+from meshtune.training.validation import mean_loss, row_losses, rung_rows
 
 POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 0.01}
 
@@ -38,6 +39,14 @@ class OnTinyModel(ABC):
         return load_model(ModelConfig(name=str(self.model_folder())), "cpu")
 
 
+def rungs_at(rows: tuple[RowSet, RowSet], epochs: int, *shares: float) -> Rungs:
+    """Rungs at shares of the tokens of so many epochs, with half of the rows to validate on."""
+    train, validation = rows
+    total = epochs * sum(len(train[index][0]) for index in range(len(train)))
+    chosen = rung_rows(len(validation), (len(validation) + 1) // 2, 0)
+    return Rungs(tuple(round(share * total) for share in shares), Selected(validation, chosen))
+
+
 class TrainerContract(OnTinyModel):
     """Subclass it and name the trainer, a model's folder and rows; see `meshtune.training.steps` for what is tested."""
 
@@ -49,10 +58,10 @@ class TrainerContract(OnTinyModel):
 
     def run(self, base: Any, *, at: Literal["best", "last"] = "best", **given: Any) -> list[Step | Trained]:
         """Everything that one training says."""
-        checkpoint = {"checkpoint": given.pop("checkpoint")} if "checkpoint" in given else {}
+        passed = {name: given.pop(name) for name in ("checkpoint", "rungs") if name in given}
         training = TrainingConfig(batch_size=4, epochs=self.epochs, precision="float32")
         made = recipe(training, {**POINT, **given}, 0)
-        return list(self.trainer()(base, *self.rows(), made, at=at, **checkpoint))
+        return list(self.trainer()(base, *self.rows(), made, at=at, **passed))
 
     def test_steps_and_then_what_was_trained(self, base: Any) -> None:
         """A validation loss an epoch, in order, and at the end the loss of the epoch that counts."""
@@ -102,7 +111,7 @@ class TrainerContract(OnTinyModel):
 
     def test_it_goes_on_from_its_checkpoint(self, base: Any, tmp_path: Path) -> None:
         """Asked to stop, it raises `Suspended`; the next run has the losses of one that was never asked."""
-        if not takes_checkpoint(self.trainer()):
+        if not takes(self.trainer(), "checkpoint"):
             pytest.skip("it takes no checkpoint")
         with pytest.raises(Suspended):
             self.run(base, checkpoint=Checkpoint(tmp_path / "state", None, lambda: True))
@@ -118,3 +127,59 @@ class TrainerContract(OnTinyModel):
         assert isinstance(resumed[-1], Trained)
         assert isinstance(whole[-1], Trained)
         assert resumed[-1].loss == whole[-1].loss
+
+    def test_rungs_are_measured_and_change_nothing(self, base: Any) -> None:
+        """Each once, after the step that reached it, two in one step with one loss; what is trained is the same."""
+        if not takes(self.trainer(), "rungs"):
+            pytest.skip("it measures no rungs")
+        rungs = rungs_at(self.rows(), self.epochs, 0.01, 0.02, 0.6)
+        told, plain = self.run(base, rungs=rungs), self.run(base)
+        found = [step for step in told if isinstance(step, Step) and step.rung_loss is not None]
+        assert [step.rung for step in found] == list(rungs.tokens)
+        assert found[0].rung_loss == found[1].rung_loss != found[2].rung_loss
+        for step in found:
+            assert step.training_loss is step.validation_loss is None
+            assert step.rung is not None
+            before = max((s.tokens for s in plain if isinstance(s, Step) and s.step < step.step), default=0)
+            assert before < step.rung <= step.tokens
+        assert losses(told) == losses(plain)
+        assert isinstance(told[-1], Trained)
+        assert isinstance(plain[-1], Trained)
+        assert all(told[-1].weights[name].equal(plain[-1].weights[name]) for name in plain[-1].weights)
+
+    def test_stopped_at_a_rung_it_goes_on_from_there(self, base: Any, tmp_path: Path) -> None:
+        """Asked to stop when it tells a rung; the next run tells that again, and ends as one that was never asked."""
+        if not (takes(self.trainer(), "rungs") and takes(self.trainer(), "checkpoint")):
+            pytest.skip("it measures no rungs, or takes no checkpoint")
+        rungs = rungs_at(self.rows(), self.epochs, 0.2, 0.6, 0.8)
+        training = TrainingConfig(batch_size=4, epochs=self.epochs, precision="float32")
+        told: list[Step | Trained] = []
+        checkpoint = Checkpoint(tmp_path, None, lambda: len(told) > 0 and getattr(told[-1], "rung", None) is not None)
+        given = base, *self.rows(), recipe(training, POINT, 0)
+        with pytest.raises(Suspended):
+            _collect(self.trainer()(*given, at="best", checkpoint=checkpoint, rungs=rungs), told)
+        resumed = self.run(base, rungs=rungs, checkpoint=Checkpoint(tmp_path, None, lambda: False))
+        whole = self.run(base, rungs=rungs)
+        assert isinstance(resumed[0], Step)
+        assert resumed[0].earlier > 0
+        rung_losses = [
+            [(step.rung, step.rung_loss) for step in events if isinstance(step, Step) and step.rung is not None]
+            for events in (told, resumed, whole)
+        ]
+        assert rung_losses[0] == rung_losses[1][:1]
+        assert rung_losses[1] == rung_losses[2]
+        assert isinstance(resumed[-1], Trained)
+        assert isinstance(whole[-1], Trained)
+        assert resumed[-1].loss == whole[-1].loss
+        assert all(resumed[-1].weights[name].equal(whole[-1].weights[name]) for name in whole[-1].weights)
+
+
+def _collect(events: Iterator[Step | Trained], told: list[Step | Trained]) -> None:
+    for event in events:
+        told.append(event)
+
+
+def losses(events: list[Step | Trained]) -> list[tuple[float | None, float | None]]:
+    """What was told of training and validation."""
+    steps = [step for step in events if isinstance(step, Step)]
+    return [(s.training_loss, s.validation_loss) for s in steps if s.training_loss is not None]

@@ -16,26 +16,26 @@ from meshtune.training.loss import RowSet
 from meshtune.training.packed_base import packed
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
-from meshtune.training.steps import Checkpoint, Step, Train, Trained
+from meshtune.training.steps import Checkpoint, Rungs, Step, Train, Trained
 from meshtune.training.unpackable import Unpackable, check_packable
 
 DECIDING = ("target_modules", "use_dora", "init_lora_weights")  # hyperparameters that may keep a trial from a pack
 _ANY: Mapping[str, Any] = {"rank": 8, "alpha": 8.0, "dropout": 0.0, "learning_rate": 1e-4}
 
 
-def trainer_of(training: TrainingConfig) -> tuple[Train, bool]:
-    """The function that trains one adapter, and whether it takes a checkpoint.
+def trainer_of(training: TrainingConfig) -> Train:
+    """The function that trains one adapter; `takes` says what it can.
 
     Raises:
         InputError: what the study imports is not there, or cannot be called.
     """
     name = training.trainer.imported
     if name is None:
-        return (trainer.train if training.trainer.name == "transformers" else packed_if_possible), True
-    found = imported(name, "training.trainer.import")
+        return trainer.train if training.trainer.name == "transformers" else packed_if_possible
+    found: Train = imported(name, "training.trainer.import")
     if not callable(found):
         raise InputError(Fault(f"`{name}` is no function, but {found!r}", key="training.trainer.import"))
-    return found, takes_checkpoint(found)
+    return found
 
 
 def reference(training: TrainingConfig) -> TrainingConfig:
@@ -72,20 +72,21 @@ def packed_if_possible(
     *,
     at: Literal["best", "last"],
     checkpoint: Checkpoint | None = None,
+    rungs: Rungs | None = None,
 ) -> Generator[Step | Trained, None, None]:
     """Train with `packed`; what it cannot train with `transformers`, which is said in the log."""
     rows = train_rows, validation_rows
     try:
-        yield from packed_trainer.train(base, *rows, recipe, at=at, checkpoint=checkpoint)
+        yield from packed_trainer.train(base, *rows, recipe, at=at, checkpoint=checkpoint, rungs=rungs)
     except Unpackable as error:  # which comes before the first step
         say(f"trained by the trainer `transformers`: it cannot be packed, since {error.reason}")
-        yield from trainer.train(base, *rows, recipe, at=at, checkpoint=checkpoint)
+        yield from trainer.train(base, *rows, recipe, at=at, checkpoint=checkpoint, rungs=rungs)
 
 
-def takes_checkpoint(trainer: Train) -> bool:
-    """Whether a trainer has an argument of that name, so that it can go on where it was interrupted."""
-    arguments = inspect.signature(trainer).parameters.values()
-    return any(argument.name == "checkpoint" or argument.kind is argument.VAR_KEYWORD for argument in arguments)
+def takes(trainer: Train, argument: Literal["checkpoint", "rungs"]) -> bool:
+    """Whether a trainer has that argument: can go on where it was interrupted; can be measured at rungs."""
+    found = inspect.signature(trainer).parameters.values()
+    return any(parameter.name == argument or parameter.kind is parameter.VAR_KEYWORD for parameter in found)
 
 
 def stepwise(steps: Iterable[Step | Trained]) -> Generator[Step | Trained, None, None]:

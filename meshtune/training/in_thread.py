@@ -1,7 +1,7 @@
 """A function that hands values over while it runs, as an iterator.
 
 Trainer's loop belongs to Trainer: it calls back and cannot yield. In a thread of its own, its callback hands each step
-over at once; whoever iterates sees it while the training goes on, and can cancel it.
+over and waits until the next is asked for, as a generator would; so whoever iterates decides before it goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Cancelled(BaseException):
-    """Raised inside the function by what it hands over next, once the iterator is closed.
+    """Raised inside the function by what it hands over, once the iterator is closed.
 
     No `Exception`, so that nothing on its way takes it for a failure.
     """
@@ -30,15 +30,17 @@ class _Value(Generic[T]):
 def in_thread(work: Callable[[Callable[[T], None]], None]) -> Generator[T, None, None]:
     """Yields what `work(emit)` emits, as it comes; raises what it raises.
 
-    Closing the iterator makes the next `emit` raise `Cancelled`, and waits until `work` has ended.
+    Closing the iterator makes the `emit` of what came last raise `Cancelled`, and waits until `work` has ended.
     """
     passed: queue.SimpleQueue[_Value[T] | BaseException | None] = queue.SimpleQueue()
-    closed = threading.Event()
+    asked, closed = threading.Semaphore(0), threading.Event()
 
     def emit(value: T) -> None:
+        if not closed.is_set():
+            passed.put(_Value(value))
+            asked.acquire()
         if closed.is_set():
             raise Cancelled
-        passed.put(_Value(value))
 
     def run() -> None:
         try:
@@ -55,6 +57,8 @@ def in_thread(work: Callable[[Callable[[T], None]], None]) -> Generator[T, None,
             if isinstance(item, BaseException):
                 raise item
             yield item.value
+            asked.release()
     finally:
         closed.set()
+        asked.release()
         thread.join()

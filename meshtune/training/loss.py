@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,22 @@ class RowSet(Protocol):
 
     def __getitem__(self, index: int, /) -> Row:
         """Tokens of a row, and which of them are trained."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """Some rows of a set, by their numbers in it."""
+
+    rows: RowSet
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Row:
+        """Tokens of a row, and which of them are trained; IndexError beyond the last."""
+        return self.rows[self.indices[index]]
 
 
 def collate(rows: Sequence[Row], pad: int = 0) -> dict[str, torch.Tensor]:

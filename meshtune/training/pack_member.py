@@ -8,7 +8,7 @@ loss of a step is the mean over all its label tokens.
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from meshtune.training.packed_rows import Portion, in_portions
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
 
-_COUNTS = ("step", "done", "draws", "tokens", "step_loss", "epoch_loss", "epoch_labels", "loss")
+_COUNTS = ("step", "done", "draws", "tokens", "before", "step_loss", "epoch_loss", "epoch_labels", "loss")
 
 
 class Member:
@@ -29,14 +29,25 @@ class Member:
 
     Args:
         base: the model, packed or not. kind: the type of the products of training. limit: tokens of a portion.
+        rungs: after how many tokens it shall be measured, ascending.
 
     Attributes:
         step, steps: optimizer steps done and to be done. done: portions done of the step that comes.
-        draws: portions done in all. history: the first step, and each epoch's end. loss: of the epoch that counts.
+        draws: portions done in all. tokens: of these. before: tokens before the step that was done last.
+        history: the first step, each rung, and each epoch's end. loss: of the epoch that counts.
     """
 
-    def __init__(self, base: Any, recipe: Recipe, rows: RowSet, at: str, kind: torch.dtype, limit: int):
-        self.recipe, self.rows, self.at, self.limit = recipe, rows, at, limit
+    def __init__(
+        self,
+        base: Any,
+        recipe: Recipe,
+        rows: RowSet,
+        at: str,
+        kind: torch.dtype,
+        limit: int,
+        rungs: tuple[int, ...] = (),
+    ):
+        self.recipe, self.rows, self.at, self.limit, self.rungs = recipe, rows, at, limit, rungs
         self.adapter = FlatAdapter(base, recipe, kind)
         weights = [self.adapter.weights]
         self.optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
@@ -49,7 +60,7 @@ class Member:
             num_warmup_steps=math.ceil(recipe.warmup_ratio * self.steps),
             num_training_steps=self.steps,
         )
-        self.step = self.done = self.draws = self.tokens = 0
+        self.step = self.done = self.draws = self.tokens = self.before = 0
         self.step_loss, self.epoch_loss, self.epoch_labels = 0.0, 0.0, 0
         self.loss = math.inf
         self.best: torch.Tensor | None = None
@@ -65,7 +76,16 @@ class Member:
     @property
     def validation_due(self) -> bool:
         """Whether it stands at an epoch's end that is not validated yet."""
-        return self.step % self.steps_an_epoch == 0 and self.step // self.steps_an_epoch >= max(1, len(self.history))
+        validated = sum(step.validation_loss is not None for step in self.history)
+        return self.step == (validated + 1) * self.steps_an_epoch
+
+    @property
+    def rungs_due(self) -> tuple[int, ...]:
+        """The rungs that the last step reached, until they are measured."""
+        if self.done:
+            return ()
+        measured = {step.rung for step in self.history}
+        return tuple(rung for rung in self.rungs if self.before < rung <= self.tokens and rung not in measured)
 
     def portion(self) -> Portion:
         """Its rows of the next pass."""
@@ -89,12 +109,21 @@ class Member:
         self.epoch_loss += loss * self._labels
         self.epoch_labels += self._labels
         self._update()
+        self.before = self.tokens - sum(len(tokens) for rows in self._portions for tokens, _ in rows)
         self.step, self.done, self.step_loss = self.step + 1, 0, 0.0
         step = self.told(training_loss=loss)
         if not self.history:
             self.history.append(step)
         self._cut()
         return step
+
+    def measured(self, loss: float) -> list[Step]:
+        """At rungs: note the loss of their rows; gives what is told of each. Raises Diverged."""
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss of the rungs' rows after step {self.step} was {loss}")
+        steps = [replace(self.told(), rung_loss=loss, rung=rung) for rung in self.rungs_due]
+        self.history += steps
+        return steps
 
     def validated(self, loss: float) -> Step:
         """At an epoch's end: note its loss, and keep the weights where it is what counts. Raises Diverged."""

@@ -68,7 +68,7 @@ def retrain(
 
     Args:
         validation_rows: None where nothing is held out; then `at` must be `last`.
-        trainer, saves: what `trainer_of` gives. checkpoint: a trainer that takes none starts over each time.
+        trainer, saves: and whether it takes the checkpoint; one that does not starts over each time.
         report: is told each step, and each epoch at its end (those before the checkpoint are told again).
 
     Raises:

@@ -22,7 +22,7 @@ import transformers
 from meshtune.training.loss import RowSet
 from meshtune.training.recipe import Recipe
 
-LAYOUT = 1
+LAYOUT = 2
 FILE = "state.pt"
 
 

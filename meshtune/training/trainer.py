@@ -32,7 +32,7 @@ from meshtune.training.recipe import Recipe
 from meshtune.training.resumable import ResumableTrainer
 from meshtune.training.saves import Saves
 from meshtune.training.start_weights import CHANGING
-from meshtune.training.steps import Checkpoint, Step, Trained
+from meshtune.training.steps import Checkpoint, Rungs, Step, Trained
 from meshtune.training.targets import check_targets, targeted
 
 TRAINER_STATE = "trainer_state.json"  # where Trainer looks for the step to go on from
@@ -46,6 +46,7 @@ def train(
     *,
     at: Literal["best", "last"],
     checkpoint: Checkpoint | None = None,
+    rungs: Rungs | None = None,
 ) -> Generator[Step | Trained, None, None]:
     """Train an adapter over the base; see `steps.py` for what comes.
 
@@ -62,7 +63,7 @@ def train(
             arguments = _arguments(recipe, base.device, folder)
             trainer = ResumableTrainer(adapter.model, arguments, train_rows)
             saves = Saves(checkpoint, made_by)
-            progress = Progress(trainer, adapter, validation_rows, at, emit, saves)
+            progress = Progress(trainer, adapter, validation_rows, at, emit, saves, rungs)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(progress)
             saved = None if checkpoint is None else saved_state.read(checkpoint.folder, made_by)

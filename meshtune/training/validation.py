@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from meshtune.training.loss import IGNORED, RowSet, collate, label_losses
@@ -54,6 +55,12 @@ def mean_loss(losses: Sequence[RowLoss]) -> float:
     """The mean over all label tokens of the rows; not a number where there are none."""
     count = sum(count for _, count in losses)
     return math.fsum(total for total, _ in losses) / count if count else math.nan
+
+
+def rung_rows(rows: int, count: int, seed: int) -> tuple[int, ...]:
+    """Numbers of `count` of so many rows, or of all where there are no more, ascending; the seed alone chooses them."""
+    chosen = np.random.default_rng(seed).permutation(rows)[:count]
+    return tuple(sorted(chosen.tolist()))
 
 
 def batches(lengths: Sequence[int], limit: int) -> list[list[int]]:

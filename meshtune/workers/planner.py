@@ -24,29 +24,42 @@ class Packing:
         processes: that evaluate a pack each. most: trials of a pack, at most.
         exact: packs of `most` wherever a block has so many, also where a process then stands idle.
         starved: whether a device gains so much by packs that blocks are made larger for their sake.
+        uneven: whether trials may be stopped early, so that there is more to do for a process that has done its own.
     """
 
     processes: int
     most: int = 1
     exact: bool = False
     starved: bool = False
+    uneven: bool = False
+
+    @property
+    def width(self) -> int | None:
+        """Trials of a pack that are trained at once, where the next one takes the place of one that was stopped."""
+        return self.most if self.uneven and self.most > 1 else None
 
     @property
     def block_size(self) -> int:
-        """Trials of a block where nothing says otherwise: one a process; a poll where packs gain more than blocks cost.
+        """Trials of a block where nothing says otherwise: one a process; a poll where packs gain more than blocks cost;
+        twice as many where trials are uneven.
 
         A larger block costs a search some of its steps: its points are proposed without knowing each other's losses.
         """
+        size = self.processes
         if self.exact:
-            return self.processes * self.most
-        return max(self.processes, min(self.processes * self.most, BLOCK)) if self.starved else self.processes
+            size = self.processes * self.most
+        elif self.starved:
+            size = max(self.processes, min(self.processes * self.most, BLOCK))
+        return 2 * size if self.uneven else size
 
     def sizes(self, count: int) -> list[int]:
         """The sizes of the packs of a block of `count` trials, larger ones first; as even as can be."""
         if count == 0:
             return []
         number = math.ceil(count / self.most)
-        if not self.exact:  # as many rounds as are needed, and every process busy in each
+        if self.width is not None:  # what does not run yet waits in its pack
+            number = min(number if self.exact else count, self.processes)
+        elif not self.exact:  # as many rounds as are needed, and every process busy in each
             number = min(count, self.processes * math.ceil(number / self.processes))
         size, larger = divmod(count, number)
         return [size + 1] * larger + [size] * (number - larger)
@@ -60,20 +73,23 @@ class Packing:
 
     def at_once(self, count: int) -> int:
         """Trials of a block of `count` that run at once."""
-        return sum(self.sizes(count)[: self.processes])
+        return sum(min(size, self.most) for size in self.sizes(count)[: self.processes])
 
 
-def packing(processes: int, *, device: str, tokens: float, free: int | None, extra: int) -> Packing:
+def packing(
+    processes: int, *, device: str, tokens: float, free: int | None, extra: int, uneven: bool = False
+) -> Packing:
     """The packs that serve a device best.
 
     Args:
         device: as torch names it. tokens: of a micro-batch, on average.
         free: bytes that a process may take beside a pack of one; None: not known. extra: bytes of one more adapter.
+        uneven: whether trials may be stopped early.
     """
     fitting = math.inf if free is None else 1 + max(0, free) // max(1, extra)
     starved = device.startswith("cuda")
     useful = math.inf if starved else math.ceil(PEAK_TOKENS / max(1.0, tokens))
-    return Packing(processes, int(max(1, min(fitting, useful, MOST))), starved=starved)
+    return Packing(processes, int(max(1, min(fitting, useful, MOST))), starved=starved, uneven=uneven)
 
 
 def cpu_processes(cores: int, *, available: int | None, needed: int) -> int:

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from meshtune.cli import app
 from meshtune.commands.check import check, print_rows
-from meshtune.commands.spending import forecast
-from meshtune.config import BudgetConfig
+from meshtune.commands.spending import Afterwards, forecast, time_line
+from meshtune.config_spending import BudgetConfig
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
 from meshtune.training.memory import Batch
@@ -192,3 +192,22 @@ def test_a_forecast_of_packs(trials: int, processes: int, one_by_one: int) -> No
 def test_the_price() -> None:
     found = forecast(SPEED, DATA, 2, BudgetConfig(trials=36, price_per_hour=2.5), processes=1, loading=0.0)
     assert found.price == pytest.approx(2.5 * found.hours)
+
+
+def test_a_forecast_of_what_comes_at_the_end() -> None:
+    after = Afterwards(promotions=3, share=0.5, replicates=5)
+    found = forecast(SPEED, DATA, 2, BudgetConfig(trials=7), processes=2, loading=10.0, after=after)
+    assert found.afterwards == 2 * A_TRIAL * 0.5 + 3 * A_TRIAL
+    assert found.hours * 3600 == pytest.approx(10 + 4 * A_TRIAL + found.afterwards + FINALS)
+    assert found.tokens == 7 * 18_000 + 3 * 9_000
+    line = time_line(SPEED, found, BudgetConfig(trials=7), 2, after)
+    assert "for 3 promotions and 5 replicates at the end" in line
+
+
+def test_a_forecast_of_energy() -> None:
+    """200 W for 190 seconds a trial: 38 kJ."""
+    budget = BudgetConfig(trials=None, kilowatt_hours=0.1)
+    found = forecast(SPEED, DATA, 2, budget, processes=1, loading=0.0, watts=200.0)
+    assert (found.limited_by, found.trials) == ("kilowatt_hours", 10)
+    assert found.kilowatt_hours == pytest.approx(200 * found.hours / 1000)
+    assert "kWh" in time_line(SPEED, found, budget, 1)

@@ -1,4 +1,4 @@
-"""The objective `lora` keeps the objective contract."""
+"""The objective `lora` keeps the contract of objectives, and that of early stopping with both trainers."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from meshtune.config import ModelConfig, TrainingConfig
 from meshtune.objectives.lora import LoraObjective, LoraSpec
-from meshtune.testing.objectives import ObjectiveContract
+from meshtune.testing.objectives import ObjectiveContract, StoppingContract
 from meshtune.trial import DataRef, Request
 
 
@@ -27,3 +27,20 @@ class TestContract(ObjectiveContract):
 
     def bad(self, trial: int) -> Request:
         return Request(trial, {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 1e30}, seed=0, threads=1)
+
+
+@pytest.mark.parametrize("trainer", ["packed", "transformers"])
+class TestStopping(StoppingContract):
+    @pytest.fixture(autouse=True)
+    def _tiny(self, trainer: str, tiny_model_folder: Path, tiny_data: DataRef) -> None:
+        self.trainer, self.model, self.data = trainer, tiny_model_folder, tiny_data
+
+    def make(self, folder: Path) -> LoraObjective:
+        values = {"batch_size": 8, "precision": "float32", "epochs": 1, "trainer": {"name": self.trainer}}
+        training = TrainingConfig.model_validate(values)
+        model = ModelConfig(name=str(self.model))
+        spec = LoraSpec(model=model, training=training, data=self.data, at="last", folder=str(folder), rung_rows=5)
+        return LoraObjective(spec, "cpu", 1)
+
+    def good(self, trial: int) -> Request:
+        return Request(trial, {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 0.01}, seed=0, threads=1)

@@ -37,6 +37,7 @@ class Story:
     constrained: bool
     barrier: str
     fails: int
+    pruned: str
     enqueue: tuple[int, ...]
     kills: tuple[int, ...]
 
@@ -47,6 +48,7 @@ class Story:
             block_size=size,
             seed=self.seed,
             barrier=self.barrier,  # type: ignore[arg-type]
+            pruned=self.pruned,  # type: ignore[arg-type]
             a_priori=lambda params: params["rank"] * params["step"] < 400,
         )
 
@@ -54,6 +56,8 @@ class Story:
 def judge(story: Story, trial: optuna.Trial, params: Mapping[str, Any]) -> None:
     study, number = trial.study, trial.number
     if story.fails and number % story.fails == story.fails - 1:
+        if story.objectives == 1:
+            trial.report(number / TOTAL, 1)  # where it is pruned, Optuna makes this its value
         study.tell(trial, state=TrialState.FAIL if number % 2 else TrialState.PRUNED)
         return
     x = abs(params["rank"] - 60) / 100 + params["step"]
@@ -100,6 +104,7 @@ stories = st.builds(
     constrained=st.booleans(),
     barrier=st.sampled_from(["progressive", "extreme"]),
     fails=st.sampled_from([0, 3, 7]),
+    pruned=st.sampled_from(["failed", "value"]),
     enqueue=st.sets(st.integers(1, TOTAL - 1), max_size=2).map(lambda s: tuple(sorted(s))),
     kills=st.sets(st.integers(1, TOTAL - 1), min_size=1, max_size=4).map(lambda s: tuple(sorted(s))),
 )

@@ -15,7 +15,8 @@ from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import packed_rows, trainer
 from meshtune.training.loss import Row
 from meshtune.training.models import load_model
-from meshtune.training.packed_trainer import Changes, train, train_pack
+from meshtune.training.pack_run import Changes
+from meshtune.training.packed_trainer import train, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
 from meshtune.training.unpackable import Unpackable
@@ -192,11 +193,10 @@ def test_one_leaves_and_another_takes_its_place(
     recipes = [make_recipe(epochs=3), make_recipe(rank=8, dropout=0.1), make_recipe(rank=2, dropout=0.2)]
     changes = Changes()
     told = []
-    for event in train_pack(base, train_rows, validation_rows, recipes[:2], at="last", changes=changes):
+    for event in train_pack(base, train_rows, validation_rows, recipes, at="last", changes=changes, width=2):
         told.append(event)
         if len(told) == 4:
             changes.leaving.add(0)
-            changes.joining.append(recipes[2])
     first = of(told, 0)
     assert 0 < len(first) <= 3
     assert all(isinstance(event, Step) for event in first)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from meshtune.config import TrainingConfig
-from meshtune.training.chosen_trainer import trainer_of
+from meshtune.training.chosen_trainer import takes, trainer_of
 from meshtune.training.loss import Row
 from meshtune.training.recipe import Recipe
 from meshtune.training.retrain import Epoch, Joined, retrain
@@ -87,8 +87,8 @@ def saying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     (tmp_path / "saying_trainer.py").write_text(SAYING)
     monkeypatch.syspath_prepend(tmp_path)
     named = {"name": "import", "import": "saying_trainer:train"}
-    found, saves = trainer_of(TrainingConfig.model_validate({"trainer": named}))
-    assert not saves
+    found = trainer_of(TrainingConfig.model_validate({"trainer": named}))
+    assert not takes(found, "checkpoint")
     return found
 
 
