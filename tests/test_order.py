@@ -52,8 +52,11 @@ def measured(folder: Path, record: Record, exact: Mapping[str | None, float], **
 
 def exactly(**changed: float) -> dict[str | None, float]:
     """The study's own losses in float32, but for some trials'."""
-    losses = {f"adapters/{number}": loss for number, loss in enumerate(LOSSES)}
-    return {None: UNTUNED, **losses, **{f"adapters/{name.removeprefix('trial_')}": x for name, x in changed.items()}}
+    losses: dict[str | None, float] = {None: UNTUNED}
+    losses |= {f"adapters/{number}": loss for number, loss in enumerate(LOSSES)}
+    for name, loss in changed.items():
+        losses[f"adapters/{name.removeprefix('trial_')}"] = loss
+    return losses
 
 
 def test_the_same_order(tmp_path: Path) -> None:
@@ -147,13 +150,13 @@ def test_a_quantized_study_checks_its_order(tiny_model_folder: Path, tmp_path: P
     model = f"model={{name: {tiny_model_folder}, quantization: nf4}}"
     ended = run(path, *(word for pair in (*quick, model) for word in ("--set", pair)))
     assert ended.returncode == 0, ended.stderr
-    status: dict[str, Any] = told_status(path)  # type: ignore[assignment]
+    status: dict[str, Any] = told_status(path)
     found = status["order_checked"]
     assert (found["precision"], found["skipped"]) == ("float32 over nf4", None)
     assert {model["name"] for model in found["models"]} >= {"untuned", "trial-0"}
     for model in found["models"]:
         assert model["loss"] != model["exact"]
         assert model["loss"] == pytest.approx(model["exact"], abs=0.3)
-    assert "Measured again with the base in float32" in ended.stdout
+    assert "Measured again with the base in float32" in ended.stderr
     stored = json.loads((path.parent / "study" / "evaluation" / "order.json").read_text())
     assert all(len(entry["rows"]) == 10 for entry in stored["measured"].values())

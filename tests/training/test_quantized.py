@@ -12,7 +12,9 @@ from bitsandbytes import functional
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.config import ModelConfig
+from meshtune.config import DataConfig, ModelConfig, SourceConfig
+from meshtune.data.batches import Rows
+from meshtune.data.build import prepare
 from meshtune.errors import InputError, MissingExtra
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import chosen_trainer, memory, trainer
@@ -60,16 +62,18 @@ def test_a_product_and_its_gradient(quantization: Quantization, kind: torch.dtyp
     """Those of the layer with its weight written out, under autocast too."""
     torch.manual_seed(0)
     layer = QuantizedLinear(nn.Linear(32, 16).requires_grad_(False), quantization, torch.float32, "cpu")
-    rows = [torch.randn(5, 32).requires_grad_() for _ in range(2)]
-    rows[1] = rows[0].detach().clone().requires_grad_()
-    for computed, given in zip((layer, layer.plain()), rows, strict=True):
+    rows = torch.randn(5, 32)
+    outputs, gradients = [], []
+    for computed in (layer, layer.plain()):
+        given = rows.clone().requires_grad_()
         with torch.autocast("cpu", kind) if kind != torch.float32 else contextlib.nullcontext():
-            given.output = computed(given)
-        given.output.float().square().sum().backward()
-    close = {"rtol": 0.02, "atol": 0.02} if kind != torch.float32 else {"rtol": 1e-5, "atol": 1e-6}
-    assert rows[0].output.dtype == kind
-    torch.testing.assert_close(rows[0].output, rows[1].output, **close)
-    torch.testing.assert_close(rows[0].grad, rows[1].grad, **close)
+            outputs.append(computed(given))
+        outputs[-1].float().square().sum().backward()
+        gradients.append(given.grad)
+    close = 1e-5 if kind == torch.float32 else 0.02
+    assert outputs[0].dtype == kind
+    torch.testing.assert_close(*outputs, rtol=close, atol=close)
+    torch.testing.assert_close(*gradients, rtol=close, atol=close)
 
 
 @BOTH
@@ -234,6 +238,34 @@ def test_bytes_are_predicted(name: str, quantization: Quantization, make_recipe:
         memory._kept(shape, recipe, shape.targets("all-linear"), batch, 4, True, few_bits) for few_bits in (False, True)
     )
     assert copies - none == sum(2 * x.inputs * x.outputs for x in shape.linears if not x.lookup) - 2 * head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("quantization", "untuned", "adapted"), [("int8", 0.05, 0.01), ("nf4", 0.4, 0.25)])
+def test_the_embedded_model(
+    tmp_path: Path, make_recipe: MakeRecipe, quantization: Quantization, untuned: float, adapted: float
+) -> None:
+    """Losses beside those in float32, and both trainers alike over few bits; 10 steps of two rows."""
+    sources = (SourceConfig(embedded="python-stdlib-describe"),)
+    whole = ModelConfig(name="embedded")
+    few = ModelConfig(name="embedded", quantization=quantization)
+    data = prepare(DataConfig(sources=sources, rows=60, validation=8, test=0), whole, 0, tmp_path).ref
+    rows = [Rows.open(data, "train")[number] for number in range(20)]
+    validation = [Rows.open(data, "validation")[number] for number in range(8)]
+    recipe = make_recipe({"epochs": 1, "batch_size": 2, "gradient_accumulation": 1}, rank=8, learning_rate=1e-3)
+    found = []
+    for model in (whole, few):
+        base = load_model(model, "cpu")
+        before = mean_loss(row_losses(base, validation))
+        *_, trained = train(base, rows, validation, recipe, at="last")
+        assert isinstance(trained, Trained)
+        found.append((before, trained.loss))
+    *_, theirs = trainer.train(base, rows, validation, recipe, at="last")
+    assert isinstance(theirs, Trained)
+    assert found[1][1] == pytest.approx(theirs.loss, abs=1e-4)
+    assert found[1][0] == pytest.approx(found[0][0], abs=untuned)
+    assert found[1][1] == pytest.approx(found[0][1], abs=adapted)
+    assert found[1][1] < found[1][0] - 0.2
 
 
 def _own_buffers(part: nn.Module) -> list[torch.Tensor]:
