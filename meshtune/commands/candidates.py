@@ -1,7 +1,8 @@
 """The candidates of a study that are scored: which trials, their ranks, and where their adapters are.
 
 The best few by the objective, the worst few, or trials that are named; always the baseline and the untuned model.
-An adapter that was not kept is trained again into `<study>/evaluation/adapters/`, which gives the same one.
+An adapter that was not kept is trained again into `<study>/evaluation/adapters/`, which gives the same one but for
+rounding.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from meshtune.cli import app
-from meshtune.commands.evaluate import evaluate
+from meshtune.commands.evaluate import Evaluated, evaluate
 from meshtune.commands.locate import locate
 from meshtune.commands.report import report
 from meshtune.commands.tune import tune
@@ -60,6 +60,11 @@ def given(data: Path, **changed: Any) -> dict[str, Any]:
     return {**ASKED, "data": str(data), **changed}
 
 
+def scores(done: Evaluated) -> dict[tuple[str, str], float]:
+    """All scores, by candidate and column."""
+    return {(row.name, name): score for row in done.tables[0].rows for name, score in row.scores.items()}
+
+
 def test_scores_of_a_study(study: Path, data: Path) -> None:
     said: list[Any] = []
     done = evaluate([study], given=given(data), report=said.append)
@@ -96,7 +101,8 @@ def test_a_trial_that_is_trained_again_scores_the_same(study: Path, data: Path) 
     shutil.rmtree(study / "evaluation")
     again = evaluate([study], given=given(data))
     assert (study / "evaluation" / "adapters" / f"trial-{kept.trial}" / "adapter_config.json").is_file()
-    assert again.tables == first.tables
+    # What is trained alone, and not in a pack, differs by rounding.
+    assert scores(again) == pytest.approx(scores(first), abs=0.01)
 
 
 def test_a_killed_evaluation_goes_on(study: Path, data: Path, tmp_path: Path) -> None:
@@ -117,9 +123,9 @@ def test_a_killed_evaluation_goes_on(study: Path, data: Path, tmp_path: Path) ->
     assert 0 < len(stored) < 3 * len(whole.tables[0].rows)
     ended = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     told = json.loads(ended.stdout)
-    assert {row["name"]: row["scores"] for row in told["studies"][0]["candidates"]} == {
-        row.name: dict(row.scores) for row in whole.tables[0].rows
-    }
+    rows = told["studies"][0]["candidates"]
+    shown = {(row["name"], name): score for row in rows for name, score in row["scores"].items()}
+    assert shown == pytest.approx(scores(whole), abs=0.01)
     assert {entry["benchmark"] for entry in told["statistics"]} == {"mmlu", "bbh", "drop"}
 
 
@@ -149,9 +155,8 @@ def test_two_studies_are_compared_only_on_the_same_items(study: Path, data: Path
     few = given(data, benchmarks=("mmlu",), best=1, worst=0)
     done = evaluate([study, other], given=few)
     assert [table.label for table in done.tables] == [str(study), str(other)]
-    (other / "study.yaml").write_text((other / "study.yaml").read_text().replace("seed: 0", "seed: 1", 1))
-    text = (other / "study.yaml").read_text()
-    assert "seed: 1" in text
+    before, section, after = (other / "study.yaml").read_text().partition("\nevaluation:\n")
+    (other / "study.yaml").write_text(before + section + after.replace("seed: 0", "seed: 1", 1))
     with pytest.raises(InputError, match="scored in different ways on mmlu"):
         evaluate([study, other], given=few)
 
