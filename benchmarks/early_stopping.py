@@ -88,17 +88,22 @@ class Compared:
 
 
 def raced(
-    pool: ProcessPoolExecutor, sides: Mapping[Side, Search], seeds: Sequence[int], trials: int, within: Sequence[float]
+    pool: ProcessPoolExecutor,
+    sides: Mapping[Side, Search],
+    seeds: Sequence[int],
+    trials: int,
+    most: int,
+    within: Sequence[float],
 ) -> dict[Side, list[list[Compared]]]:
     """Of each search, against its full one, by seed and deviation."""
     wholes = {full: list(pool.map(one, [(full, seed, trials) for seed in seeds])) for full in set(sides.values())}
     jobs = [(side, seed, trials) for side in sides for seed in seeds]
     found: dict[Side, list[list[Compared]]] = {side: [] for side in sides}
     for (side, seed, _), spent in zip(jobs, pool.map(one, jobs), strict=True):
-        whole, longer, most = wholes[sides[side]][seeds.index(seed)], spent, trials
-        while math.isinf(longer.reached(whole.best + min(within))) and most < MOST:
-            most = min(2 * most, MOST)
-            longer = pool.submit(one, (side, seed, most)).result()
+        whole, longer, so_far = wholes[sides[side]][seeds.index(seed)], spent, trials
+        while math.isinf(longer.reached(whole.best + min(within))) and so_far < most:
+            so_far = min(2 * so_far, most)
+            longer = pool.submit(one, (side, seed, so_far)).result()
         found[side].append([compared(spent, longer, whole, deviation) for deviation in within])
     return found
 
@@ -142,7 +147,7 @@ def line(ours: Sequence[float], theirs: Sequence[float] | None, setting: str) ->
     made |= {"low": None, "high": None}
     if theirs is not None:
         ratios = [ratio(mine, other) for mine, other in zip(ours, theirs, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 3 else (min(ratios), 0, max(ratios))
         made |= {"theirs": rounded(statistics.median(theirs)), "ratio": rounded(statistics.median(ratios))}
         made |= {"low": rounded(low), "high": rounded(high)}
     return made | {"setting": setting}
@@ -186,7 +191,8 @@ def main() -> None:
     )
     within = {"the deviation between seeds": known.deviation, "a trial's own deviation": known.own}
     with ProcessPoolExecutor(arguments.processes, get_context("spawn"), begin, (arguments.table,)) as pool:
-        found = raced(pool, sides, seeds, 30 if arguments.quick else TRIALS, list(within.values()))
+        trials, most = (30, 30) if arguments.quick else (TRIALS, MOST)
+        found = raced(pool, sides, seeds, trials, most, list(within.values()))
     for each in lines(found, f"rule {config.rule}", within, Search("tpe", 1, config)):
         print(json.dumps(each), flush=True)
 

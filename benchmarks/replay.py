@@ -16,7 +16,7 @@ from typing import Any, Literal
 import optuna
 from learning_curves import Surrogate
 from optuna.pruners import BasePruner
-from optuna.samplers import TPESampler
+from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from meshtune import presets
@@ -175,10 +175,9 @@ def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise
 
     try:
         log.mirror.enqueue_trial(start)
-        params = log.ask(optuna.samplers.RandomSampler(0))
+        params = log.ask(RandomSampler(0))
         log.add(params, () if early is None else early.measured(SPACE.decode(params)))
-        answer()
-        while len(log.trials) < trials:
+        while len(log.told) < trials:
             for _ in range(min(sampler.available(log.mirror), trials - len(log.trials))):
                 params = log.ask(sampler)
                 log.add(params, () if early is None else early.thresholds(log, SPACE.decode(params)))  # type: ignore[arg-type]

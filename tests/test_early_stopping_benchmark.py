@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,21 +28,19 @@ from meshtune.workers.planner import Packing
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def benchmarks_are_modules(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "curves")
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks_are_modules() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        patch.syspath_prepend(ROOT / "benchmarks" / "curves")
+        yield
 
 
 @pytest.fixture(scope="module")
 def surrogate() -> Any:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        from learning_curves import Surrogate, Table
+    from learning_curves import Surrogate, Table
 
-        return Surrogate(Table.read())
-    finally:
-        sys.path.pop(0)
+    return Surrogate(Table.read())
 
 
 class Answers:

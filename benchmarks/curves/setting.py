@@ -26,6 +26,22 @@ SYSTEM = "Python"
 ROWS, VALIDATION, MAX_LENGTH, DATA_SEED = 52, 16, 56, 0
 MODEL = ModelConfig(name="embedded")
 TRAINING = TrainingConfig(epochs=2, batch_size=2, lr_scheduler="cosine", precision="bfloat16")
+DESCRIBED = {
+    "trainer",
+    "epochs",
+    "batch_size",
+    "gradient_accumulation",
+    "lr_scheduler",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "target_modules",
+    "use_rslora",
+    "use_dora",
+    "init_lora_weights",
+    "gradient_checkpointing",
+    "precision",
+}  # of the section `training`
 FRACTIONS = (0.1, 0.15, 0.3, 0.7)  # of the tokens; an epoch's end is measured on the same rows
 POINTS, BOTH_SEEDS, REPEATS = 150, 100, 20  # points in all, those with two seeds, further seeds of the baseline
 SOBOL_SEED = 6
@@ -68,7 +84,7 @@ def baseline() -> dict[str, Any]:
 
 def described() -> dict[str, Any]:
     """The training, as plain values."""
-    return TRAINING.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"})
+    return TRAINING.model_dump(mode="json", include=DESCRIBED)
 
 
 def trainings() -> list[tuple[int, int]]:
