@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError
 
 Number = TypeVar("Number", int, float)
 
