@@ -156,7 +156,7 @@ def _measure(place: Path, table: ScoreTable, column: Column, common: bool) -> Me
     nearer = min((micro, macro), key=lambda found: away[id(found)])
     if away[id(nearer)] > 1e-6 and not common:
         raise InputError(
-            f"{column.title}: the stored answers are not those of its scores: run `meshtune evaluate` again"
+            f"{column.title}: the stored answers are not those that its scores are of: run `meshtune evaluate` again"
         )
     return nearer
 

@@ -211,7 +211,7 @@ def _gains(
         return ()
     rows = [counted.names.index(name) for name in eligible]
     seen, drawn = counted.scores @ weights, draws @ weights
-    least = float(np.sqrt(sum((w * least_error(m)) ** 2 for w, m in zip(weights, counted.measures, strict=True))))
+    least = _least(counted, weights)
     found = []
     for name in references:
         if name != chosen:
@@ -222,13 +222,18 @@ def _gains(
     return tuple(found)
 
 
+def _least(counted: Measured, weights: Array) -> float:
+    """A standard error that no difference in mean score is below."""
+    return math.hypot(*(w * least_error(measure) for w, measure in zip(weights, counted.measures, strict=True)))
+
+
 def _separate(counted: Measured, draws: Array, weights: Array, two: Sequence[str]) -> int | None:
     sizes = [measure.items for measure in counted.measures]
     if len(two) < 2 or any(size is None for size in sizes):
         return None
     first, second = (counted.names.index(name) for name in two)
     difference = float((counted.scores[first] - counted.scores[second]) @ weights)
-    error = float(((draws[:, first] - draws[:, second]) @ weights).std())
+    error = math.hypot(float(((draws[:, first] - draws[:, second]) @ weights).std()), _least(counted, weights))
     return items_to_separate(difference, error, sum(size or 0 for size in sizes))
 
 

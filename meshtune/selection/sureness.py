@@ -44,8 +44,6 @@ def items_to_separate(difference: float, error: float, items: int, level: float 
     would (there is no difference) or more than a thousand times the present items are needed.
     """
     needed = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(POWER))
-    if error == 0:
-        return 0 if difference else None
-    if abs(difference) * math.sqrt(1000) < needed * error:
+    if abs(difference) < _SAME or abs(difference) * math.sqrt(1000) < needed * error:
         return None
     return max(0, math.ceil(items * ((needed * error / difference) ** 2 - 1)))

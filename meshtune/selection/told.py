@@ -41,7 +41,7 @@ def notes(decision: Decision, titles: Mapping[str, str], replicated: bool = Fals
     if not replicated:
         found.append("Not covered: how much scores move with the seed of training; `--replicates 3` measures it.")
     found.append(
-        f"Thresholds: margin {settings.margin:g} points, 95 % simultaneous bounds (max-t) and 95 % set (comparison with"
+        f"Thresholds: margin {_points(settings.margin)}, 95 % simultaneous bounds (max-t) and 95 % set (comparison with"
         f" the best), {settings.draws:,} resamples with seed {settings.seed}. Gain: {ESTIMAND}."
     )
     return found
@@ -62,7 +62,7 @@ def as_values(decision: Decision, facts: Mapping[str, Facts], told: list[str], s
 
 
 def _nothing(decision: Decision) -> str:
-    margin = f"{decision.settings.margin:g} points"
+    margin = _points(decision.settings.margin)
     if decision.settings.only_kept:
         return f"No candidate is shown to be within {margin} of the references everywhere: keep what you have."
     return f"Every candidate is shown to be worse than a reference by more than {margin}: keep what you have."
@@ -112,7 +112,7 @@ def _safe(decision: Decision, titles: Mapping[str, str]) -> str:
     )
     if standing is None or not own:
         return f"There is no reference that it must not be worse than{worse}."
-    margin = f"{decision.settings.margin:g} point{'s' * (decision.settings.margin != 1)}"
+    margin = _points(decision.settings.margin)
     named = _list(list(dict.fromkeys(one.reference for one in own)))
     if standing.verdict is Verdict.KEPT:
         return f"It is shown to be within {margin} of {named} or better on every benchmark{worse}."
@@ -158,6 +158,10 @@ def _proxy(decision: Decision, titles: Mapping[str, str]) -> str:
 
 def _interval(one: Correlation) -> str:
     return "" if one.low is None else f" [{one.low:+.2f}, {one.high:+.2f}]"
+
+
+def _points(number: float) -> str:
+    return f"{number:g} point{'s' * (number != 1)}"
 
 
 def _called(name: str) -> str:

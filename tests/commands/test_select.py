@@ -1,0 +1,171 @@
+"""`select` as a user meets it: of a file of scores, of a scored study, its files, and what is refused."""
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from meshtune.cli import app
+from meshtune.commands.evaluate import evaluate
+from meshtune.commands.locate import locate
+from meshtune.commands.select import Selected, select
+from meshtune.commands.tune import tune
+from meshtune.errors import InputError
+from meshtune.selection.decide import Settings
+from tests.conftest import WORDS
+from tests.evaluation.made import make_bbh, make_mmlu
+
+SCORES = "rank,mmlu,humaneval,default\n1,45.1,17,0\n2,46,16.5,0\n3,43,15,1\nuntuned,42,14,0\n"
+QUICK = Settings(draws=200)
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of three trials of the tiny model, scored on MMLU of 24 items and BBH of 26."""
+    folder = tmp_path_factory.mktemp("select")
+    rows = [{"instruction": f"{n}: say", "input": "", "output": " ".join(WORDS[: 1 + n % 6])} for n in range(24)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (folder / "study.yaml").write_text(
+        f"model: {tiny_model_folder}\n"
+        "data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"
+        "training: {epochs: 1, batch_size: 8, precision: float32, keep_adapters: 3}\n"
+        "sampler: random\n"
+        "budget: {trials: 3}\n"
+        "worker: {name: local, processes: 1, threads: 1}\n"
+        "generation: {rows: 0}\n"
+    )
+    for _ in tune(locate(folder / "study.yaml")):
+        pass
+    make_mmlu(folder / "data" / "mmlu", items=12)
+    make_bbh(folder / "data" / "bbh", items=16)
+    evaluate([folder / "study"], given={"data": str(folder / "data"), "benchmarks": ("mmlu", "bbh"), "best": 3})
+    return folder / "study"
+
+
+@pytest.fixture
+def study(scored: Path, tmp_path: Path) -> Path:
+    """A copy of it whose answers are right as the test wants: trial n to every item whose number is below 4 + 4 n."""
+    copy = Path(shutil.copytree(scored, tmp_path / "mine"))
+    place = copy / "evaluation" / "benchmarks" / "instruct-eval"
+    right = {path.stem: 4 + 4 * number for number, path in enumerate(sorted((place).glob("mmlu-*/trial-*.jsonl")))}
+    shares = {benchmark: _rewritten(place, benchmark, {**right, "untuned": 4}) for benchmark in ("mmlu", "bbh")}
+    with (place / "candidates.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    for row in rows[1:-3]:
+        for benchmark, found in shares.items():
+            row[rows[0].index(benchmark)] = str(100 * found[row[0].replace(" ", "-")])
+    with (place / "candidates.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    results = json.loads((place / "scores.json").read_text())
+    for name, each in results["results"].items():
+        for benchmark, found in shares.items():
+            each[benchmark] |= {"chance": 0.0, "verdict": {"value": found[name.replace(" ", "-")], "error": 0.01}}
+    (place / "scores.json").write_text(json.dumps(results))
+    return copy
+
+
+def _rewritten(place: Path, benchmark: str, right: Mapping[str, int]) -> dict[str, float]:
+    """Give the stored answers other verdicts; the share of right ones by candidate (groups are of equal size)."""
+    shares = {}
+    for path in place.glob(f"{benchmark}-*/*.jsonl"):
+        head, *lines = map(json.loads, path.read_text().splitlines())
+        for line in lines:
+            line["correct"] = int(line["item"].rpartition("/")[2]) < right[path.stem]
+        path.write_text("\n".join(map(json.dumps, [head, *lines])) + "\n")
+        shares[path.stem] = sum(line["correct"] for line in lines) / len(lines)
+    return shares
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["select", *arguments])
+
+
+def test_of_a_file_of_scores(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text(SCORES)
+    items = ["--items", "mmlu=14042,humaneval=164", "--draws", "200"]
+    done = run("--scores", str(tmp_path / "scores.csv"), *items)
+    assert done.exit_code == 0
+    assert "not beyond noise" in done.stdout
+    assert "nothing is paired" in done.stderr
+    told = json.loads(run("--scores", str(tmp_path / "scores.csv"), *items, "--json").stdout)
+    assert len(told["sentences"]) == 5
+    assert {one["reference"] for one in told["comparisons"]} == {"3", "untuned"}
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_of_a_file_all_faults_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(SCORES)
+    with pytest.raises(InputError) as refused:
+        select(None, QUICK, scores=path, items={"mmul": 3})
+    assert len(refused.value.faults) == 3
+    assert "Did you mean `mmlu`?" in str(refused.value)
+    with pytest.raises(InputError, match="no scores of `mlu`.*Did you mean `mmlu`"):
+        select(None, QUICK, scores=path, benchmarks=["mlu"])
+    with pytest.raises(InputError, match="one of the two"):
+        select(None, QUICK)
+    with pytest.raises(InputError, match="are of a study"):
+        select(None, QUICK, scores=path, common_items=True)
+    for wrong, said in (
+        (["--rule", "mean-rnk"], "Did you mean `mean_rank`"),
+        (["--items", "mmlu"], "such as mmlu=100"),
+        (["--weight", "mmlu=-1"], "it is above 0"),
+    ):
+        done = run("--scores", str(path), *wrong)
+        assert isinstance(done.exception, InputError)
+        assert said in str(done.exception)
+
+
+def test_of_a_study(study: Path) -> None:
+    done = select(study, QUICK)
+    assert done.decision.paired
+    best = sorted(name for name in done.evidence.measured.names if name.startswith("trial"))[-1]
+    assert done.decision.chosen == best
+    assert done.decision.beyond_noise
+    assert done.folder == study / "selection"
+    stored = json.loads((study / "selection" / "selection.json").read_text())
+    assert stored == done.values
+    assert stored["candidates"][0]["cost"] is not None  # the rank of its adapter
+    assert (study / "selection" / "selection.md").read_text().startswith(best.capitalize())
+    with (study / "selection" / "candidates.csv").open() as file:
+        assert next(row["name"] for row in csv.DictReader(file)) == best
+    assert _same(select(study, QUICK), done)
+
+
+def _same(one: Selected, other: Selected) -> bool:
+    return one.values == other.values
+
+
+def test_a_mean_of_means_is_paired_within_its_groups(study: Path) -> None:
+    bbh = next(measure for measure in select(study, QUICK).evidence.measured.measures if measure.name == "bbh")
+    assert bbh.groups is not None
+    assert bbh.items == 26
+
+
+def test_what_a_study_lacks_is_refused(study: Path) -> None:
+    place = study / "evaluation" / "benchmarks"
+    cut = next(place.glob("instruct-eval/mmlu-*/untuned.jsonl"))
+    lines = cut.read_text().splitlines()
+    cut.write_text("\n".join(lines[:-2]) + "\n")
+    with pytest.raises(InputError, match="untuned has no answer to 2 of the 24 items"):
+        select(study, QUICK)
+    assert select(study, QUICK, common_items=True).evidence.measured.measures[0].items == 22
+    cut.write_text("\n".join([*lines[:-1], lines[-1].replace('"correct": false', '"correct": true')]) + "\n")
+    with pytest.raises(InputError, match="not those that its scores are of"):
+        select(study, QUICK)
+    cut.unlink()
+    with pytest.raises(InputError, match="the answers of untuned are gone"):
+        select(study, QUICK)
+    shutil.copytree(place / "instruct-eval", place / "harness")
+    with pytest.raises(InputError, match="never mixed.*harness, instruct-eval"):
+        select(study, QUICK)
+    with pytest.raises(InputError, match="nothing is scored by `harnes`.*Did you mean `harness`"):
+        select(study, QUICK, protocol="harnes")
+    shutil.rmtree(place)
+    with pytest.raises(InputError, match="scored.*meshtune evaluate"):
+        select(study, QUICK)

@@ -1,0 +1,193 @@
+"""A decision: known truths, ties, damaged adapters, the paper's table, what is left out and refused."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from meshtune.errors import InputError
+from meshtune.report import score_files
+from meshtune.selection import told
+from meshtune.selection.decide import Decision, Facts, Settings, decide
+from meshtune.selection.guards import Verdict
+from meshtune.selection.measured import Measured, of_answers, of_scores
+from meshtune.selection.rules import Rule, merits, winners
+from tests.selection.synthetic import KINDS, World, world
+
+PAPER = Path(__file__).parents[3] / "shared" / "data" / "paper"
+ITEMS = {"mmlu": 14042, "bbh": 6430, "drop": 6285, "humaneval": 164}
+needs_paper = pytest.mark.skipif(not PAPER.exists(), reason=f"the paper's tables are not there: {PAPER}")
+
+
+def paper(name: str, best: int | None = 10) -> tuple[Decision, dict[str, Facts]]:
+    table = score_files.read(PAPER / f"table4_{name}.csv")
+    names = tuple(row.name for row in table.rows)
+    measures = tuple(
+        of_scores(n, n, [row.scores[n] for row in table.rows], [0.0] * len(names), count) for n, count in ITEMS.items()
+    )
+    facts = {row.name: Facts(rank=row.rank, baseline=row.baseline) for row in table.rows}
+    references = [row.name for row in table.rows if row.baseline or row.rank is None]
+    return decide(Measured(names, measures), facts, Settings(best=best), references=references), facts
+
+
+@needs_paper
+def test_the_papers_candidates_of_nomad() -> None:
+    decision, facts = paper("nomad")
+    assert decision.chosen == "7"
+    assert decision.standing is not None
+    assert decision.standing.chance_best == pytest.approx(0.35, abs=0.03)
+    assert not decision.beyond_noise
+    assert not decision.paired
+    assert set(decision.pareto) == {"2", "4", "6", "7", "8", "94", "95"}
+    assert [round(one.value or 0, 3) for one in decision.correlations] == [-0.663, -0.323, -0.466, -0.628]
+    assert [round(one.value or 0, 3) for one in decision.correlations_top] == [0.091, 0.139, -0.049, -0.330]
+    assert len(said := told.sentences(decision, facts, {})) == 5
+    assert "not beyond noise" in said[1]
+    assert "nothing is paired" in " ".join(told.notes(decision, {}))
+    for rule in ("ideal_point", "weighted_sum"):
+        again = decide_with(decision, rule)
+        assert again == "7"
+
+
+def decide_with(decision: Decision, rule: str) -> str | None:
+    """What another rule chooses of the paper's ten best."""
+    table = score_files.read(PAPER / "table4_nomad.csv")
+    names = [one.name for one in decision.candidates]
+    rows = {row.name: row for row in table.rows}
+    scores = np.array([[rows[name].scores[n] for n in ITEMS] for name in names])
+    found = merits(Rule(rule), scores, list(ITEMS))  # type: ignore[arg-type]
+    return names[int(found.argmax())]
+
+
+@needs_paper
+def test_the_papers_candidates_of_tpe() -> None:
+    decision, _ = paper("tpe")
+    assert set(decision.pareto) == {"1", "2", "3", "4", "5", "6", "8", "9", "98", "99"}
+    assert [round(one.value or 0, 3) for one in decision.correlations] == [-0.647, -0.762, -0.104, -0.304]
+    assert [round(one.value or 0, 3) for one in decision.correlations_top] == [-0.818, 0.091, 0.030, 0.197]
+
+
+def simulate(seeds: range, draws: int) -> dict[str, dict[str, float]]:
+    """By kind of world: how often the 95 % set holds a best one, bias of the raw and corrected gain, damaged chosen."""
+    found = {}
+    for kind in KINDS:
+        held, raw, corrected, inside, damaged = 0, 0.0, 0.0, 0, 0
+        for seed in seeds:
+            one = world(kind, seed)
+            decision = decide(one.measured, one.facts, Settings(draws=draws, seed=seed), references=["base"])
+            (gain,) = decision.gains
+            chosen = int(decision.chosen or -1)
+            true = float(one.truth[chosen].mean() - one.base.mean())
+            held += holds_a_best(decision, one)
+            raw, corrected = raw + gain.raw - true, corrected + gain.corrected - true
+            inside += gain.low <= true <= gain.high
+            damaged += chosen == len(one.truth) - 1
+        count = len(seeds)
+        found[kind] = {
+            "held": held / count,
+            "raw": raw / count,
+            "corrected": corrected / count,
+            "inside": inside / count,
+            "damaged": damaged,
+        }
+    return found
+
+
+def holds_a_best(decision: Decision, one: World) -> bool:
+    best = winners(merits(Rule(), one.truth, decision.benchmarks))
+    return any(standing.may_be_best and best[int(standing.name)] for standing in decision.candidates)
+
+
+def average(found: dict[str, dict[str, float]], key: str) -> float:
+    return sum(each[key] for each in found.values()) / len(found)
+
+
+def test_known_truths_in_short() -> None:
+    found = simulate(range(8), 300)
+    assert average(found, "held") >= 0.93
+    assert average(found, "damaged") == 0
+    assert abs(average(found, "corrected")) < average(found, "raw")
+
+
+@pytest.mark.slow
+def test_a_thousand_known_truths() -> None:
+    """The set holds the best, the corrected gain is nearly unbiased, a damaged adapter is never chosen."""
+    found = simulate(range(200), 500)
+    print(found)
+    assert average(found, "held") >= 0.93
+    assert min(each["held"] for each in found.values()) >= 0.93
+    assert average(found, "damaged") == 0
+    assert average(found, "inside") >= 0.93
+    assert abs(average(found, "corrected")) <= average(found, "raw") / 4
+
+
+def test_a_damaged_adapter_is_dropped_and_a_good_one_kept() -> None:
+    one = world("ties", 3, items=4000)
+    decision = decide(one.measured, one.facts, Settings(draws=500), references=["base"])
+    verdicts = {standing.name: standing.verdict for standing in decision.candidates}
+    assert verdicts.pop("6") is Verdict.DROPPED
+    assert set(verdicts.values()) == {Verdict.KEPT}
+    said = told.sentences(decision, one.facts, {})
+    assert "6 is shown to be worse and dropped" in said[2]
+    assert "or better on every benchmark" in said[2]
+
+
+def test_too_few_items_leave_it_undecided() -> None:
+    one = world("ties", 4, items=60)
+    settings = Settings(draws=500)
+    decision = decide(one.measured, one.facts, settings, references=["base"])
+    assert decision.standing is not None
+    assert decision.standing.verdict is Verdict.UNDECIDED
+    nothing = decide(one.measured, one.facts, replace(settings, only_kept=True), references=["base"])
+    assert nothing.chosen is None
+    assert nothing.gains == ()
+    assert nothing.items_to_separate is None
+    assert "keep what you have" in told.sentences(nothing, one.facts, {})[0]
+
+
+def test_where_all_are_worse_nothing_is_chosen() -> None:
+    one = world("ties", 5, items=1000)
+    facts = {name: replace(fact, rank=None if name != "6" else 1) for name, fact in one.facts.items()}
+    decision = decide(one.measured, facts, Settings(draws=300), references=["base"])
+    assert decision.chosen is None
+    assert told.sentences(decision, facts, {}) == [
+        "Every candidate is shown to be worse than a reference by more than 1 point: keep what you have."
+    ]
+
+
+def test_equal_candidates_are_tied_and_the_cheapest_is_taken() -> None:
+    answers = {str(n): float(n % 3 == 0) for n in range(60)}
+    measured = Measured(("a", "b", "c"), (of_answers("x", "X", dict.fromkeys("abc", answers)),))
+    facts = {"a": Facts(1, cost=64.0), "b": Facts(2, cost=8.0), "c": Facts(3, cost=16.0)}
+    decision = decide(measured, facts, Settings(draws=200))
+    assert (decision.chosen, decision.tied) == ("b", ("c", "a"))
+    assert [round(one.chance_best, 6) for one in decision.candidates] == [round(1 / 3, 6)] * 3
+    assert all(one.may_be_best for one in decision.candidates)
+    assert decision.items_to_separate is None
+    said = told.sentences(decision, facts, {})
+    assert "it is tied with c and a, and the cheapest of them is taken" in said[0]
+    assert "no realistic number of items" in said[1]
+
+
+def test_benchmarks_that_say_nothing_are_left_out() -> None:
+    one = world("spread", 1, benchmarks=2)
+    few = of_answers("few", "Few", {name: {str(n): 1.0 for n in range(19)} for name in one.measured.names})
+    measured = Measured(one.measured.names, (*one.measured.measures, few))
+    decision = decide(measured, one.facts, Settings(draws=200), silent=["b0"])
+    assert decision.benchmarks == ("b1",)
+    assert set(decision.left_out) == {"few", "b0"}
+    assert "Few is left out: 19 items are fewer than 20." in told.notes(decision, {"few": "Few"})
+    with pytest.raises(InputError, match="no benchmark is left to choose by"):
+        decide(measured, one.facts, silent=["b0", "b1"])
+
+
+def test_unknown_quantities_are_refused_with_the_nearest_name() -> None:
+    one = world("spread", 1)
+    rule = Rule("weighted_sum", weights={"bb0": 1.0, "b1": -1.0}, tolerance=-1)
+    with pytest.raises(InputError) as refused:
+        decide(one.measured, one.facts, Settings(rule=rule))
+    assert len(refused.value.faults) == 3
+    assert "Did you mean `b0`?" in str(refused.value)
+    with pytest.raises(InputError, match="needs the loss of every candidate"):
+        merits(Rule("validation_loss"), one.measured.scores, ["b0", "b1", "b2"])
