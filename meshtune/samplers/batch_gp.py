@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 
 from meshtune.samplers import gp_belief
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement
+from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement, log_news
 from meshtune.samplers.gp_belief import Fit, Fits
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.gp_told import NOTE, Pruned, Told, note_of, told
@@ -34,6 +34,7 @@ from meshtune.samplers.warm_start import Values, WarmStart
 N_STARTUP = 8
 BEST = 5  # rows of the lowest means, around which is looked
 LIKELY = np.log(0.5)  # log probability from which a point counts as feasible
+KNOWN = 0.5  # of the noise: what is known better, as by four evaluations, is not evaluated for its lower bound
 TRIES = 100  # to draw a point that nobody has
 
 
@@ -234,8 +235,10 @@ class BatchGPSampler(Sampler):
             if incumbent is None:
                 return chance
             if improve:
-                return log_improvement(mean, deviation, incumbent) + chance
+                worth = log_improvement(mean, deviation, incumbent) + log_news(deviation, belief.noise)
+                return worth + chance
             within = (incumbent - mean + deviation) / belief.scale
+            within = np.where(deviation >= KNOWN * belief.noise, within, within - 1e3)
             return within if not limits else np.where(chance >= LIKELY, within, chance - 1e6)
 
         order = np.lexsort((means, ~likely)) if likely.any() else np.argsort(-chances, kind="stable")
