@@ -17,7 +17,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers import gp_belief
 from meshtune.samplers.encoding import Encoding
@@ -98,8 +98,9 @@ class BatchGPSampler(Sampler):
         0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
         """
         trials = study.get_trials(deepcopy=False)
-        in_block = len(trials) % self._block_size
-        if in_block == 0 and not all(trial.state.is_finished() for trial in trials):
+        begun = [trial for trial in trials if trial.state is not TrialState.WAITING]  # else enqueued, asked for by none
+        in_block = len(begun) % self._block_size
+        if in_block == 0 and not all(trial.state.is_finished() for trial in begun):
             return 0
         free = self._block_size - in_block
         if self._space is not None and (cube := Cube(Encoding(self._space))).encoding.size < float("inf"):

@@ -1,7 +1,7 @@
 """Where to look next: log expected improvement, lower confidence bound, and a search for the best point by them.
 
-Source: Jones, Schonlau and Welch 1998 (expected improvement); Huang et al. 2006 (under noise); Ament et al. 2023 (its logarithm); Gardner et al. 2014
-(times the probability of being feasible).
+Source: Jones, Schonlau and Welch 1998 (expected improvement); Huang et al. 2006 (under noise); Ament et al. 2023 (its
+logarithm); Gardner et al. 2014 (times the probability of being feasible).
 """
 
 from __future__ import annotations
