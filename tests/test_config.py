@@ -226,7 +226,7 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
         (
             MINIMAL + "warm_start: {study: x, values: shifted}\nsampler: tpe",
             "warm_start.values",
-            "for the sampler mads",
+            "for the samplers mads and batch-gp",
         ),
         (MINIMAL + "objective: {at: best, result: x}", "objective.result", "unknown key; there are at."),
     ],
