@@ -52,6 +52,16 @@ def check_pareto_set(printed: str) -> None:
     assert seconds == sorted(seconds, reverse=True)
 
 
+def test_batch_gp_in_plain_optuna_loads_no_heavy_library() -> None:
+    command = [sys.executable, "-c", WITHOUT_HEAVY, str(ROOT / "examples" / "optuna_batch_gp.py"), *HEAVY]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr
+    best = re.search(r"^best (\{.*\}) (.*)$", ended.stdout, re.MULTILINE)
+    assert best
+    assert float(best[2]) < 0.3
+    assert "recommended {" in ended.stdout
+
+
 def test_mads_in_plain_optuna_loads_no_heavy_library() -> None:
     command = [sys.executable, "-c", WITHOUT_HEAVY, str(MADS), *HEAVY]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -17,11 +17,11 @@ from optuna import Study
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers import gp_belief
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement
+from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement, log_news
 from meshtune.samplers.gp_belief import Fit, Fits
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.gp_told import NOTE, Pruned, Told, note_of, told
@@ -34,6 +34,7 @@ from meshtune.samplers.warm_start import Values, WarmStart
 N_STARTUP = 8
 BEST = 5  # rows of the lowest means, around which is looked
 LIKELY = np.log(0.5)  # log probability from which a point counts as feasible
+KNOWN = 0.5  # of the noise: what is known better, as by four evaluations, is not evaluated for its lower bound
 TRIES = 100  # to draw a point that nobody has
 
 
@@ -97,8 +98,9 @@ class BatchGPSampler(Sampler):
         0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
         """
         trials = study.get_trials(deepcopy=False)
-        in_block = len(trials) % self._block_size
-        if in_block == 0 and not all(trial.state.is_finished() for trial in trials):
+        begun = [trial for trial in trials if trial.state is not TrialState.WAITING]  # else enqueued, asked for by none
+        in_block = len(begun) % self._block_size
+        if in_block == 0 and not all(trial.state.is_finished() for trial in begun):
             return 0
         free = self._block_size - in_block
         if self._space is not None and (cube := Cube(Encoding(self._space))).encoding.size < float("inf"):
@@ -234,8 +236,10 @@ class BatchGPSampler(Sampler):
             if incumbent is None:
                 return chance
             if improve:
-                return log_improvement(mean, deviation, incumbent) + chance
+                worth = log_improvement(mean, deviation, incumbent) + log_news(deviation, belief.noise)
+                return worth + chance
             within = (incumbent - mean + deviation) / belief.scale
+            within = np.where(deviation >= KNOWN * belief.noise, within, within - 1e3)
             return within if not limits else np.where(chance >= LIKELY, within, chance - 1e6)
 
         order = np.lexsort((means, ~likely)) if likely.any() else np.argsort(-chances, kind="stable")

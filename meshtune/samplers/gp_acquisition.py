@@ -1,7 +1,7 @@
 """Where to look next: log expected improvement, lower confidence bound, and a search for the best point by them.
 
-Source: Jones, Schonlau and Welch 1998 (expected improvement); Ament et al. 2023 (its logarithm); Gardner et al. 2014
-(times the probability of being feasible).
+Source: Jones, Schonlau and Welch 1998 (expected improvement); Huang et al. 2006 (under noise); Ament et al. 2023 (its
+logarithm); Gardner et al. 2014 (times the probability of being feasible).
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ def log_improvement(mean: Array, deviation: Array, incumbent: float) -> Array:
     tail = np.log1p(np.sqrt(0.5 * np.pi) * np.minimum(near, 30.0) * erfcx(-np.minimum(near, 30.0) / np.sqrt(2.0)))
     log_h = -0.5 * z**2 - 0.5 * np.log(2.0 * np.pi) + np.where(z > FAR, tail, -2.0 * np.log(np.maximum(-z, 1.0)))
     return np.log(deviation) + np.where(z > 30.0, np.log(np.maximum(z, 1.0)), log_h)
+
+
+def log_news(deviation: Array, noise: float) -> Array:
+    """Logarithm of the share that another noisy value leaves to be gained: nothing where the point is known."""
+    found: Array = np.log1p(-noise / np.hypot(deviation, noise) * (1 - 1e-12))
+    return found
 
 
 def log_feasible(mean: Array, deviation: Array, limit: float) -> Array:

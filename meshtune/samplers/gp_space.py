@@ -37,7 +37,9 @@ class Cube:
         distributions = list(encoding.space.values())
         self._counts = [len(d.choices) if isinstance(d, CategoricalDistribution) else 0 for d in distributions]
         self._log_integer = [i for i, d in enumerate(distributions) if isinstance(d, IntDistribution) and d.log]
-        self._ends = [None if isinstance(d, CategoricalDistribution) else (d.low, d.high) for d in distributions]
+        self._ends = [
+            (d.low, d.high) if isinstance(d, FloatDistribution | IntDistribution) else None for d in distributions
+        ]
         self.wide = tuple(
             index
             for index, d in enumerate(distributions)

@@ -54,7 +54,8 @@ def recommend(
     teller = Teller((direction,), names, frozenset(hidden_constraints), "value" if pruned == "value" else "failed")
     known = told(trials, cube, teller, space="", leave_pruned_out=pruned == "left_out")
     states = {trial.number: trial.state for trial in trials}
-    allowed = np.isfinite(known.objectives) & [states[number] is TrialState.COMPLETE for number in known.numbers]
+    ended = np.array([states[number] is TrialState.COMPLETE for number in known.numbers], dtype=bool)
+    allowed = np.isfinite(known.objectives) & ended
     for values in known.constraints.values():
         allowed &= values <= 0
     if not allowed.any() or np.isfinite(known.objectives).sum() < FEWEST:
