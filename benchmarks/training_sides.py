@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,8 @@ class Spec:
 
     Attributes:
         side: `ours` or `trainer`. model: `embedded` or a folder. rows: a name of `SETS`. steps: to be made in all.
-        precision: `float32` or `bfloat16`. adapters: trained together (ours). grouped: rows by length (Trainer).
+        precision: `float32` or `bfloat16`. adapters: trained together (ours). quantization: of the base (ours).
+        grouped: rows by length (Trainer).
     """
 
     side: str
@@ -62,6 +63,7 @@ class Spec:
     grouped: bool = False
     device: str = "cpu"
     steps: int = 60
+    quantization: Literal["int8", "nf4"] | None = None
 
 
 def folder_of(model: str) -> str:
@@ -114,7 +116,7 @@ Tick = Callable[[int, int], None]  # after each step: its real and its padded to
 
 
 def train_ours(spec: Spec, rows: Sequence[Row], tick: Tick) -> None:
-    base = load_model(ModelConfig(name=spec.model), spec.device)
+    base = load_model(ModelConfig(name=spec.model, quantization=spec.quantization), spec.device)
     recipes = [our_recipe(spec.precision)] * spec.adapters
     before = 0
     for number, event in train_pack(base, our_order(rows), rows[:1], recipes, at="last"):

@@ -63,7 +63,7 @@ def tune(
     """
     _import_optuna()
     from meshtune.commands.interrupts import Interrupts
-    from meshtune.commands.tune import tune as run
+    from meshtune.commands.rounds import tune as run
     from meshtune.display import Display
     from meshtune.study import Opened
 
@@ -137,6 +137,14 @@ class Study:
         return found
 
     @property
+    def recommended(self) -> Result | None:
+        """The trial with the lowest expected loss by all trials together, which luck moves less than `best`.
+
+        With `expected` and `deviation`. None while fewer than five trials are complete.
+        """
+        return self._result("recommended")
+
+    @property
     def baseline(self) -> Result | None:
         """The point to beat, where the search started; None where the study has none (yet)."""
         return self._result("baseline")
@@ -156,6 +164,11 @@ class Study:
 
         found = self.status()["best_against_baseline"]
         return Difference(**found) if found else None
+
+    @property
+    def rounds(self) -> tuple[Study, ...]:
+        """The rounds that have begun, each a study of its own; empty where the study has no `rounds`."""
+        return tuple(Study(each.folder) for each in self._located.rounds if each.started)
 
     # -- frames
 
@@ -178,7 +191,7 @@ class Study:
         """
         from meshtune.results import answer_frame
 
-        return answer_frame(self.folder)
+        return answer_frame(self._located.latest.folder)
 
     @property
     def optuna(self) -> optuna.Study:
@@ -191,12 +204,12 @@ class Study:
 
         from meshtune.storage import open_storage, quiet, storage_errors
 
-        located = self._located
+        located = self._located.latest
         memory = optuna.storages.InMemoryStorage()
         with storage_errors(located.url), quiet():
             source = open_storage(located.url)
-            optuna.copy_study(from_study_name=self.folder.name, from_storage=source, to_storage=memory)
-            return optuna.load_study(study_name=self.folder.name, storage=memory)
+            optuna.copy_study(from_study_name=located.name, from_storage=source, to_storage=memory)
+            return optuna.load_study(study_name=located.name, storage=memory)
 
     # -- pictures
 

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from meshtune import cli_prefer
+from meshtune.cli_evaluate import evaluate
+from meshtune.cli_select import select
 from meshtune.errors import InputError, MeshtuneError
 
 app = typer.Typer(
@@ -246,6 +248,10 @@ def report(
         print(json.dumps(made, indent=2))
     else:
         print(f"{made['verdict']}. {made['evidence']}\nwrote {made['page']}\nwrote {made['csv']}")
+
+
+app.command()(evaluate)
+app.command()(select)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from meshtune import hyperparameters
+from meshtune.config_evaluation import EvaluationConfig
 from meshtune.config_spending import BudgetConfig, EarlyStoppingConfig, Replicates, StopWhenConfig, of_rule
 from meshtune.config_values import (
     MayImport,
@@ -47,6 +48,7 @@ class ModelConfig(Section):
     name: str
     revision: str | None = None
     dtype: Precision = "auto"
+    quantization: Literal["int8", "nf4"] | None = None  # of the linear layers' weights, but for the output head
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # the kind; which of them is the worker's affair
     trust_remote_code: bool = False
 
@@ -100,6 +102,13 @@ class DataConfig(Section):
     sources: Annotated[tuple[SourceConfig, ...], Field(min_length=1)]
     mixture: Literal["union", "cap", "repeat"] = "union"
     rows: PositiveInt | None = None
+    split_rows: (
+        Annotated[
+            Annotated[PositiveInt, Tag("<number>")] | Annotated[Literal["all"], Tag("<all or a number of rows>")],
+            Discriminator(lambda value: "<all or a number of rows>" if isinstance(value, str) else "<number>"),
+        ]
+        | None
+    ) = None  # so many are split, and `rows` of them kept: smaller parts of the same sides; null: `rows` are split
     validation: Validation = 0.1
     test: Test = 0.1
     max_length: Annotated[
@@ -130,6 +139,8 @@ class DataConfig(Section):
         sides = [side for side in (self.validation, self.test) if isinstance(side, float)]
         if sum(sides) >= 1:
             faults.append(f"`validation` and `test` take {sum(sides):g} of the rows: none are left to train on")
+        if isinstance(self.split_rows, int) and (self.rows is None or self.rows > self.split_rows):
+            faults.append(f"`rows` of {self.split_rows:,} `split_rows` are kept: give at most so many")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -170,6 +181,7 @@ class TrainingConfig(Section):
     use_dora: bool = False
     init_lora_weights: Annotated[InitLoraWeights, PlainValidator(_init_lora_weights)] = True
     gradient_checkpointing: bool = False
+    pass_tokens: PositiveInt | None = None  # that the packed trainer computes at once; null: by the device's memory
     precision: Precision = "auto"  # of the training's products
     keep_adapters: PositiveInt = 5
     checkpoint_minutes: PositiveReal | None = 10.0  # how often a running trial saves where it is; null: never
@@ -217,7 +229,7 @@ class CommandObjectiveConfig(Section):
 class SamplerConfig(MayImport):
     """The sampler and its options; `import` names a sampler of one's own (a file's path is absolute once read)."""
 
-    name: Literal["mads", "tpe", "random", "qmc", "gp", "import"] = "mads"
+    name: Literal["mads", "batch-gp", "tpe", "random", "qmc", "gp", "import"] = "mads"
     block_size: PositiveInt | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -226,15 +238,23 @@ class WarmStartConfig(Section):
     """Another study, whose finished trials the sampler knows from the start; `study` is absolute once read.
 
     `as_is`: its values stand as they are. `shifted`: its best few are evaluated again, and the others move with them.
+    `again`: so many of its best are the first trials after the baseline, whatever the sampler.
     """
 
     study: str
     values: Literal["as_is", "shifted"] = "as_is"
+    again: Annotated[int, Field(ge=0)] = 0
 
     @property
     def shown(self) -> str:
         """What messages and the record call it: the last part of its path, so that studies may be moved."""
         return Path(self.study).name
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What of it cannot change once the study has begun."""
+        again = {"again": self.again} if self.again else {}  # a study that was begun before there was such a key
+        return {"study": self.shown, "values": self.values, **again}
 
 
 class WorkerConfig(Section):
@@ -309,6 +329,8 @@ class StudyConfig(Section):
     worker: Annotated[WorkerConfig, BeforeValidator(named)] = WorkerConfig()
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     generation: GenerationConfig = GenerationConfig()
+    rounds: tuple[dict[str, Any], ...] = ()  # changes of the above, a study each; see `meshtune.config_rounds`
+    evaluation: EvaluationConfig = EvaluationConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None
     storage: str | None = None

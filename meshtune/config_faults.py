@@ -68,7 +68,7 @@ def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
         found.append((("early_stopping",), text))
     command = objective["command"] if isinstance(objective["command"], list) else []
     if values.get("replicates") and not any("{seed}" in str(part) for part in command):
-        text = "the command must hold {seed}, such as `--seed={seed}`: without it, replicates are the same program runs"
+        text = "the command must hold {seed}, such as `--seed={seed}`: without it all replicates are one and the same"
         found.append((("replicates",), text))
     return found
 
@@ -77,12 +77,12 @@ def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:
     """What only some samplers can use."""
     section = sampler if isinstance(sampler, Mapping) else {"name": sampler}
     name = section.get("import") or section.get("name", "mads")
-    if given is None or not isinstance(name, str) or name == "mads":
+    if given is None or not isinstance(name, str) or name in ("mads", "batch-gp"):
         return []
     if name != "tpe":
-        return [(("warm_start",), f"the sampler `{name}` can use no known points; mads and tpe can")]
+        return [(("warm_start",), f"the sampler `{name}` can use no known points; mads, batch-gp and tpe can")]
     if isinstance(given, Mapping) and given.get("values") == "shifted":
-        return [(("warm_start", "values"), "`shifted` is for the sampler mads; tpe takes values as_is")]
+        return [(("warm_start", "values"), "`shifted` is for the samplers mads and batch-gp; tpe takes values as_is")]
     return []
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from meshtune import config_faults, yaml_file
+from meshtune import config_faults, config_rounds, yaml_file
 from meshtune.config import StudyConfig
 from meshtune.errors import Fault, InputError
 from meshtune.yaml_file import Document, Place
@@ -36,6 +36,15 @@ def parse(values: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
 def dump(config: StudyConfig) -> str:
     """The effective config as YAML; reading it gives an equal config."""
     return yaml_file.dump(config.model_dump(mode="json"))
+
+
+def round_config(config: StudyConfig, index: int, folder: Path) -> StudyConfig:
+    """The config of one of the `rounds`, from 0; `folder` holds all of them. Its own `rounds` and `folder` are empty.
+
+    Limits of hours and tokens outside `rounds` are those of all rounds together: they stand in each round's budget.
+    """
+    values = config_rounds.all_merged(config.model_dump(mode="json"), SHORT_FORMS, folder)[index]
+    return StudyConfig.model_validate_json(json.dumps(values), strict=True)
 
 
 def study_folder(path: Path, config: StudyConfig, given: Path | None = None) -> Path:
@@ -75,17 +84,54 @@ def _config(document: Document, file: Path | None, folder: Path, overrides: Sequ
     sources = _Sources(file, document.lines)
     faults = _override(values, overrides, sources)
     values = {key: value for key, value in values.items() if value is not None}  # `training:` with nothing under it
-    found = config_faults.of_values(values)
+    rounds = isinstance(values.get("rounds"), list) and bool(values["rounds"])
+    found = [] if rounds else config_faults.of_values(values)
     _resolve_paths(values, folder)
     config = None
     try:
         config = StudyConfig.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         found += config_faults.of_types(error)
+    if rounds:
+        found += [each for each in _of_rounds(values, folder) if each not in found]
+        faults += _of_trials(values, sources)
     faults += [sources.fault(place, message) for place, message in found]
     if config is None or faults:
         raise InputError(sorted(faults, key=lambda fault: fault.line or 0))
     return config
+
+
+def _of_rounds(values: Mapping[str, Any], folder: Path) -> list[tuple[Place, str]]:
+    """What is wrong with each round as it is read, once where it stands outside `rounds`."""
+    found = config_rounds.not_own(values)
+    rest = config_rounds.without(values, [place for place, _ in found])
+    found += config_rounds.endless(values)
+    known = [place for place, _ in found]
+    for index, made in enumerate(config_rounds.all_merged(rest, SHORT_FORMS, folder)):
+        if not isinstance(values["rounds"][index], dict):
+            continue  # a fault of its own
+        inside = config_faults.of_values(made)
+        try:
+            StudyConfig.model_validate_json(json.dumps(made), strict=True)
+        except ValidationError as error:
+            inside += config_faults.of_types(error)
+        placed = [(config_rounds.place(rest, index, place), message) for place, message in inside]
+        found += [each for each in placed if each not in found and each[0] not in known]
+    return found
+
+
+def _of_trials(values: Mapping[str, Any], sources: _Sources) -> list[Fault]:
+    """A total of trials on the command line, which no round would follow that has its own."""
+    text = sources.overrides.get(("budget", "trials"))
+    own = [
+        index
+        for index, each in enumerate(values["rounds"])
+        if isinstance(each, dict) and isinstance(each.get("budget"), dict) and "trials" in each["budget"]
+    ]
+    if text is None or not own:
+        return []
+    instead = " or ".join(f"--set rounds.{index}.budget.trials=N" for index in own)
+    return [Fault(f"each round has its own number of trials: {instead}", f"--set {text}", None, "budget.trials")]
 
 
 def _plain(value: Any) -> str:
@@ -136,8 +182,11 @@ def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> Place:
     return tuple(place)
 
 
-def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    """Make paths absolute. A model's name is a path where it looks like one or such a folder or file is there."""
+def _resolve_paths(values: dict[str, Any], folder: Path, *, of_round: bool = False) -> None:
+    """Make paths absolute. A model's name is a path where it looks like one or such a folder or file is there.
+
+    A round's program runs where that of the whole does, unless it says otherwise.
+    """
 
     def resolve(section: Any, key: str) -> None:
         if isinstance(section, dict) and isinstance(section.get(key), str):
@@ -148,13 +197,16 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
         *((values, "warm_start") if isinstance(values.get("warm_start"), str) else (values.get("warm_start"), "study"))
     )
     if isinstance(objective := values.get("objective"), dict) and "command" in objective:
-        objective.setdefault("directory", ".")
+        if not of_round:
+            objective.setdefault("directory", ".")
         resolve(objective, "directory")
     data = values.get("data")
     if isinstance(data, dict):
         sources = data.get("sources")
         for section in (*(sources if isinstance(sources, list) else ()), data.get("validation"), data.get("test")):
             resolve(section, "path")
+    for key in ("data", "tasks", "guided"):
+        resolve(values.get("evaluation"), key)
     metrics = values.get("metrics")
     for section in metrics.values() if isinstance(metrics, dict) else ():
         resolve(section, "file")
@@ -167,3 +219,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     looks = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".gguf"))
     if looks or (isinstance(name, str) and name != "embedded" and (folder / name).is_dir()):
         resolve(section, key)
+    rounds = values.get("rounds")
+    for own in rounds if isinstance(rounds, list) else ():
+        if isinstance(own, dict):
+            _resolve_paths(own, folder, of_round=True)

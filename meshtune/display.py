@@ -34,6 +34,7 @@ class Display:
         self._panel = Panel()
         self._record: Record | None = None
         self._slots = 1
+        self._advised: set[Ending] = set()
         self._begun = time.monotonic()
         self._live = Live(get_renderable=self._drawn, console=console, transient=True)
 
@@ -132,6 +133,8 @@ class Display:
         line += f"trial {trial.number:<3} "
         if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
             line += f"loss {outcome.loss:.4f}  "
+        elif outcome.ending is Ending.STOPPED_EARLY and outcome.loss is not None:
+            line += f"stopped early at {outcome.loss:.4f}  "
         else:
             line += f"{outcome.ending.value}  "
         line += f"{point(trial.hyperparameters)}  {outcome.seconds:.0f} s" + self._standing()
@@ -141,7 +144,11 @@ class Display:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold" if best else "")
         if outcome.ending is not Ending.COMPLETE:
             words = f"{outcome.message}. " if outcome.message else ""
-            self._console.print(f"    {words}{outcome.ending.advice}", markup=False, style="yellow", soft_wrap=True)
+            if outcome.ending is not Ending.STOPPED_EARLY or outcome.ending not in self._advised:  # it is no fault
+                words += outcome.ending.advice
+            self._advised.add(outcome.ending)
+            if words:
+                self._console.print(f"    {words}", markup=False, style="yellow", soft_wrap=True)
 
     def _promoted(self, trial: RecordedTrial) -> None:
         self._panel.running.pop(trial.number, None)

@@ -48,8 +48,10 @@ class EarlyStopping:
 
     def rungs(self, hyperparameters: Mapping[str, Any]) -> tuple[int, ...]:
         """The tokens after which a trial is measured."""
-        whole = self.tokens(hyperparameters)
-        return tuple(sorted({math.ceil(fraction * whole) for fraction in self.config.rungs}))
+        whole, found = self.tokens(hyperparameters), list[int]()
+        for fraction in self.config.rungs:
+            found.append(max(math.ceil(fraction * whole), found[-1] + 1 if found else 1))
+        return tuple(found)
 
     def tokens(self, hyperparameters: Mapping[str, Any]) -> int:
         """Of a whole trial."""

@@ -32,15 +32,30 @@ class Counter:
 
 
 class Meter:
-    """Joules since it was made. Read it more often than a counter wraps, which takes minutes at least."""
+    """Joules since it was made. Read it more often than a counter wraps, which takes minutes at least.
 
-    def __init__(self, counters: Sequence[Counter]):
-        self._counters = counters
+    Where a counter cannot be read any more it raises MeshtuneError if it is `needed`, else it stands still and is
+    `broken`.
+    """
+
+    def __init__(self, counters: Sequence[Counter], *, needed: bool = True):
+        self._counters, self._needed = counters, needed
+        self.broken = False
         self._last = [_read(counter) for counter in counters]
         self._joules = 0.0
 
     def joules(self) -> float:
-        """Up to now. Raises MeshtuneError where a counter cannot be read any more."""
+        """Up to now."""
+        if not self.broken:
+            try:
+                self._read_all()
+            except MeshtuneError:
+                if self._needed:
+                    raise
+                self.broken = True
+        return self._joules
+
+    def _read_all(self) -> None:
         for index, counter in enumerate(self._counters):
             now = _read(counter)
             more = now - self._last[index]
@@ -48,7 +63,6 @@ class Meter:
                 more = now if counter.wraps is None else more + counter.wraps
             self._last[index] = now
             self._joules += more * counter.joules
-        return self._joules
 
 
 def _read(counter: Counter) -> int:
@@ -69,7 +83,7 @@ def meter(gpus: Sequence[str], *, needed: bool, powercap: Path = POWERCAP) -> Me
         of_gpus, also = _of_gpus(gpus)
         counters, missing = [*counters, *of_gpus], [*missing, *also]
     if not missing:
-        return Meter(counters)
+        return Meter(counters, needed=needed)
     if needed:
         text = "the energy of this machine cannot be read: {}; set a limit in `hours` or `tokens` in place of it"
         raise InputError([Fault(text.format(what), key="budget.kilowatt_hours") for what in missing])
@@ -104,7 +118,7 @@ def _of_gpus(names: Sequence[str]) -> tuple[list[Counter], list[str]]:
     try:
         import pynvml
     except ImportError:
-        return [], ["GPUs are read with the package nvidia-ml-py, which is not installed: `pip install nvidia-ml-py`"]
+        return [], ["the package that reads GPUs is not installed: `pip install 'meshtune[energy]'`"]
     counters: list[Counter] = []
     missing = []
     try:
@@ -150,6 +164,7 @@ class Account:
 
     def save(self) -> None:
         """Make it durable."""
-        if self._meter is not None:
+        joules = self.joules()
+        if self._meter is not None and not self._meter.broken:
             seconds = self._before["seconds"] + time.monotonic() - self._begun
-            self._record.note(NOTE, {"joules": self.joules(), "seconds": seconds})
+            self._record.note(NOTE, {"joules": joules, "seconds": seconds})

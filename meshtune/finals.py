@@ -29,6 +29,7 @@ _WHAT = {
     "validation": "measuring on the validation rows",
     "test": "measuring on the test rows",
     "answers": "answering validation rows",
+    "order": "measuring with the base in float32",
     "trainer": "trying whether trials can be packed",
 }
 

@@ -1,7 +1,8 @@
 """Stopped trials that may still be the best are trained to their end, before anything is chosen.
 
-Each goes on from the checkpoint that it was stopped with, whatever stopped it. Which they are is decided from what was
-told, so that a run which is interrupted here goes on with the same ones. No sampler learns of it, no budget ends it.
+Each goes on from the checkpoint that it was stopped with, whatever stopped it. Which they are is decided once for what
+was told, and noted, so that a run which is interrupted goes on with the same ones, and one that is finished does no
+more. No sampler learns of it, no budget ends it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from meshtune.finals import How
 from meshtune.record import Record
 from meshtune.study import Promoted, Stage, StudyEvent
 from meshtune.trial import Outcome
+
+CHOSEN = "promoting"  # the note: which trials, and how many were told when that was decided
 
 
 def promote(
@@ -31,7 +34,12 @@ def promote(
     `timeout`: of each. `holding()` raises where the study is no longer ours to write to.
     """
     begun = time.monotonic() - record.elapsed
-    trials = [record.trials[number] for number in early.promising(record) if record.trials[number].promoted is None]
+    told = len(record.told)
+    chosen = record.notes.get(CHOSEN) or {}
+    if chosen.get("told") != told:
+        chosen = {"told": told, "trials": early.promising(record)}
+        record.note(CHOSEN, chosen)
+    trials = [record.trials[number] for number in chosen["trials"] if record.trials[number].promoted is None]
     if not trials:
         return
     yield Stage(f"training {_count(len(trials))} to the end that stopped early and may be the best")

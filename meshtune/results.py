@@ -29,15 +29,16 @@ WHOLE = ("number", "block", "pack", "tokens", "peak_memory", "order", "row")  # 
 
 @dataclass(frozen=True)
 class Result:
-    """What one model of a study reached: the best trial's, the baseline's, or the untuned one.
+    """What one model of a study reached: the best or recommended trial's, the baseline's, or the untuned one.
 
     Attributes:
-        name: best, baseline or untuned.
+        name: best, recommended, baseline or untuned.
         trial: number of its trial; None where it is no trial of the search (untuned; a baseline outside the space).
         loss: the objective, on the validation rows. test_loss: on rows that the search never saw; None until the
             study is finished, or where there are none.
         hyperparameters: decoded values by name; empty for untuned.
         adapter: folder of its PEFT adapter, or None where none is kept.
+        expected, deviation: of `recommended`, the loss by the evidence of all trials, and its standard deviation.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Result:
     test_loss: float | None
     hyperparameters: Values
     adapter: Path | None
+    expected: float | None = None
+    deviation: float | None = None
 
 
 def result(folder: Path, name: str, status: Values) -> Result | None:
@@ -61,6 +64,8 @@ def result(folder: Path, name: str, status: Values) -> Result | None:
         test_loss=entry["test_loss"],
         hyperparameters=entry.get("hyperparameters", {}),
         adapter=adapter if adapter is not None and adapter.is_dir() else None,
+        expected=entry.get("expected"),
+        deviation=entry.get("deviation"),
     )
 
 

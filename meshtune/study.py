@@ -151,7 +151,7 @@ def run(
             worker.submit(requests)
             yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
         if limit and not packs.running and (limit.hold or not packs.waiting):
-            if stopping:
+            if limit.hold:
                 record.note("elapsed", time.monotonic() - begun)
             yield Finished(limit.reason, complete=not stopping)
             return

@@ -40,7 +40,7 @@ class Ending(StrEnum):
 
 _ADVICE = {
     Ending.COMPLETE: "Trained and validated to the end; its loss counts.",
-    Ending.STOPPED_EARLY: "Stopped at a rung because others were better at the same point; lower `keep` to stop fewer.",
+    Ending.STOPPED_EARLY: "Stopped at a rung because others were better at the same point; raise `keep` to stop fewer.",
     Ending.DIVERGED: "The loss was not finite; lower the upper bound of the learning rate or of the scale.",
     Ending.OUT_OF_MEMORY: "The device's memory was too small; lower the largest rank, batch_size or max_length.",
     Ending.TIMED_OUT: "Not finished within the trial's timeout; raise `budget.trial_hours` or train on fewer rows.",
@@ -76,7 +76,8 @@ class Request:
             rows is measured, and a higher one than this ends the trial; None: it goes on whatever it is.
         promote: whether the trial was stopped early and shall go on from there to its end, past all thresholds.
         width: trials of its pack that are trained at once, as one leaves the next joins; None: all.
-        measure: instead of training, measure `adapter`: its loss on the `validation` or `test` rows, or its `answers`;
+        measure: instead of training, measure `adapter`: its loss on the `validation` or `test` rows, its `answers`, or
+            in `order` that on the validation rows with the base in float32;
             or ask whether the `trainer` can pack trials (the outcome's message says why not); else None.
         adapter: folder of the adapter to measure, relative to the study's folder; None for the untuned model.
     """

@@ -11,7 +11,16 @@ SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
 def verdict(status: Mapping[str, Any]) -> str:
     """By how much the best beats the baseline on the test rows, or that it does not; and what its replicates say."""
-    return f"{_verdict(status)} {beside_seed_noise(status)}".rstrip()
+    return " ".join(filter(None, (_verdict(status), recommendation(status), beside_seed_noise(status))))
+
+
+def recommendation(status: Mapping[str, Any]) -> str:
+    """A sentence: which trial is likelier to be the best than the one with the lowest loss. Empty where it is that."""
+    best, recommended = status.get("best"), status.get("recommended")
+    if best is None or recommended is None or best["trial"] == recommended["trial"]:
+        return ""
+    expected = f"{number(recommended['expected'])} ± {number(recommended['deviation'], 2)}"
+    return f"Recommended by all trials together: trial {recommended['trial']} (expected loss {expected}), not the best."
 
 
 def _verdict(status: Mapping[str, Any]) -> str:
@@ -38,6 +47,42 @@ def _verdict(status: Mapping[str, Any]) -> str:
         return f"The best is worse than the baseline by {mean:.4f} in test loss ({evidence}): keep the baseline."
     side = "lower" if mean <= 0 else "higher"
     return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
+
+
+def round_lines(status: Mapping[str, Any]) -> list[str]:
+    """A line a round, one of all of them, and one for each two that follow each other: whether they agree."""
+    lines = []
+    for each in status.get("rounds", ()):
+        if each["trials"] is None:
+            lines.append(f"{each['name']}: has not begun")
+            continue
+        state = each["state"] + (f" ({each['reason']})" if each["reason"] else "")
+        found = ""
+        if best := each["best"]:
+            found = f", best {number(best['loss'])} (trial {best['trial']}: {point(best['hyperparameters'])})"
+        count = each["trials"]["proposed"]
+        lines.append(f"{each['name']}: {state}, {count} {'trial' if count == 1 else 'trials'}{found}")
+    if lines:
+        whole = status["all_rounds"]
+        tokens = f", {whole['tokens']:,} tokens" if whole["tokens"] else ""
+        lines.append(f"all rounds: {whole['trials']} trials, {duration(whole['elapsed_seconds'])}{tokens}")
+    return lines + [agreement(each) for each in status.get("agreement", ())]
+
+
+def agreement(found: Mapping[str, Any]) -> str:
+    """Whether two rounds put the same points in the same order, and how sure that is."""
+    one, other = found["rounds"]
+    points, rho, low, high = (found[key] for key in ("points", "rho", "low", "high"))
+    of = f"of {points} {'point' if points == 1 else 'points'} in rounds {one} and {other}"
+    if rho is None or low is None:
+        shown = "" if rho is None else f" {rho:+.2f}"
+        return f"rank correlation{shown} {of}: too few to tell whether round {one} stands for round {other}"
+    evidence = f"rank correlation {rho:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) {of}"
+    if low > 0:
+        return f"{evidence}: round {one} stands for round {other}, as far as these points tell"
+    if high < 0:
+        return f"{evidence}: what round {one} prefers is worse in round {other}; do not trust it"
+    return f"{evidence}: too few, or too alike, to tell whether round {one} stands for round {other}"
 
 
 def beside_seed_noise(status: Mapping[str, Any]) -> str:
@@ -81,13 +126,17 @@ def with_interval(difference: Mapping[str, Any]) -> str:
 
 
 def result_table(status: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Titles, and a row for each of untuned, baseline and best; the test columns only where one of them was tested."""
-    entries = {name: status[name] for name in ("untuned", "baseline", "best") if status.get(name) is not None}
+    """Titles, and a row for each of untuned, baseline, best and, where it is another, recommended.
+
+    The test columns stand only where one of them was tested.
+    """
+    names = ("untuned", "baseline", "best", *(("recommended",) if recommendation(status) else ()))
+    entries = {name: status[name] for name in names if status.get(name) is not None}
     tested = any(entry.get("test_loss") is not None for entry in entries.values())
     titles = ["", "hyperparameters", "validation loss", *(["test loss", "best minus this (95 %)"] if tested else [])]
     rows = []
     for name, entry in entries.items():
-        title = f"best (trial {entry['trial']})" if name == "best" else name
+        title = f"{name} (trial {entry['trial']})" if name in ("best", "recommended") else name
         hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
         difference = status.get(f"best_against_{name}")
         interval = with_interval(difference) if difference else ""

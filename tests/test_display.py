@@ -13,7 +13,7 @@ from meshtune.display import Display, JsonLines, summary
 from meshtune.live import BARS, Panel, RunningTrial, sparkline
 from meshtune.study import Finished, Running, Stage, Started
 from meshtune.trial import Progress, Request
-from meshtune.words import duration, load_lines, number, point, verdict
+from meshtune.words import duration, load_lines, number, point, spending, verdict
 
 BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.1, "hyperparameters": {"rank": 16, "learning_rate": 2e-4}}
 BEST = {"trial": 3, "loss": 1.8, "test_loss": 1.9, "hyperparameters": {"rank": 64, "learning_rate": 4.33e-4}}
@@ -42,6 +42,40 @@ def test_the_verdict(given: dict[str, Any], words: str) -> None:
     line = verdict(given)
     assert words in line
     assert "\n" not in line
+
+
+def noise(low: float, high: float) -> dict[str, Any]:
+    return {"trial": 3, "count": 5, "deviation": 0.00512, "above": {"mean": (low + high) / 2, "low": low, "high": high}}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        (
+            noise(0.1, 0.3),
+            "Over 5 other seeds its validation loss is on average 0.2000 below the baseline, beyond seed",
+        ),
+        (noise(-0.1, 0.3), "on average 0.1000 below the baseline, not beyond seed noise"),
+        (noise(-0.3, 0.1), "on average 0.1000 above the baseline, not beyond seed noise"),
+        (noise(-0.3, -0.1), "on average 0.2000 above the baseline (95 %"),
+    ],
+)
+def test_the_verdict_says_what_replicates_do(seeds: dict[str, Any], words: str) -> None:
+    plain = verdict(status(-0.3, -0.1))
+    assert verdict(status(-0.3, -0.1, seed_noise=seeds)).startswith(f"{plain} ")
+    assert words in verdict(status(-0.3, -0.1, seed_noise=seeds))
+    assert verdict(status(-0.3, -0.1, seed_noise={**seeds, "above": None})) == plain
+
+
+def test_what_was_spent_and_saved() -> None:
+    assert spending(status(-0.3, -0.1)) == []
+    found = {"tokens_saved": 1_234_567, "share_saved": 0.543, "promoted": [4], "seed_noise": noise(0.1, 0.3)}
+    found |= {"energy": {"kilowatt_hours": 0.12345, "seconds": 1800.0}, "elapsed_seconds": 7200.0}
+    assert dict(spending(found)) == {
+        "tokens saved by early stopping": "1,234,567 (54 %); 1 stopped trial was trained to the end",
+        "seed noise": "0.0051, standard deviation of the loss over 5 other seeds of trial 3",
+        "energy": "0.123 kWh, in 30 min of 2.0 h",
+    }
 
 
 def test_one_row_has_no_interval() -> None:

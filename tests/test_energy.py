@@ -62,7 +62,7 @@ def test_what_is_missing_is_said_where_it_is_needed(tmp_path: Path) -> None:
 def test_a_gpu_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     powercap(tmp_path, package_0=0.1)
     assert energy.meter(("99",), needed=False, powercap=tmp_path) is None
-    words = "nvidia-ml-py|NVIDIA's driver does not answer|GPU 99 has no energy counter"
+    words = "the package that reads GPUs|NVIDIA's driver does not answer|GPU 99 has no energy counter"
     with pytest.raises(InputError, match=words):
         energy.meter(("99",), needed=True, powercap=tmp_path)
 
@@ -80,6 +80,16 @@ def test_a_counter_that_goes_away_ends_the_search_with_words(tmp_path: Path) -> 
     (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
     with pytest.raises(MeshtuneError, match="package-0 cannot be read any more"):
         meter.joules()
+
+
+def test_a_counter_that_is_not_needed_may_go_away(tmp_path: Path) -> None:
+    meter = energy.meter((), needed=False, powercap=powercap(tmp_path, package_0=0.1))
+    assert meter is not None
+    powercap(tmp_path, package_0=0.3)
+    assert meter.joules() == pytest.approx(0.2)
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    assert meter.joules() == pytest.approx(0.2)
+    assert meter.broken
 
 
 def test_a_study_adds_up_what_its_runs_took(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_constraints_pin_every_dependency_to_one_version() -> None:
 
 def test_every_package_that_is_imported_is_declared() -> None:
     """What another package brings along may go with its next version."""
-    spelled = {"yaml": "pyyaml", "PyNomad": "pynomadbbo"}
+    spelled = {"yaml": "pyyaml", "PyNomad": "pynomadbbo", "pynvml": "nvidia-ml-py", "markdown_it": "markdown-it-py"}
     extras = PROJECT["project"]["optional-dependencies"].values()
     declared = {name_of(r) for group in (PROJECT["project"]["dependencies"], *extras) for r in group}
     for path in (ROOT / "meshtune").rglob("*.py"):
@@ -111,7 +111,13 @@ def test_nothing_is_left_to_do_later() -> None:
         assert not words.search(path.read_text(encoding="utf-8")), path
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/data.md", "docs/python.md", "docs/cluster.md", "docs/samplers.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        *(f"docs/{page}.md" for page in ("data", "python", "cluster", "samplers", "spending", "early-stopping")),
+    ],
+)
 def test_the_configs_in_readme_and_docs_are_valid(name: str, tmp_path: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks or name != "README.md"

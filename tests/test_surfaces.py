@@ -53,7 +53,7 @@ def test_the_race_prints_one_line_a_setting() -> None:
     program = [sys.executable, "benchmarks/optimizers.py", "--quick", "--seeds", "1", "--block", "8", "--no-times"]
     said = subprocess.run(program, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     lines = [json.loads(line) for line in said.splitlines()]
-    assert len(lines) == 2 * 3 * 3  # starts, other sides, budgets
+    assert len(lines) == 2 * 4 * 2 * 3  # starts, other sides, points taken, budgets
     for line in lines:
         assert set(line) == {"name", "ours", "theirs", "ratio", "low", "high", "setting"}
         assert line["ratio"] == pytest.approx(line["theirs"] / line["ours"], rel=0.02)

@@ -1,74 +1,33 @@
-"""The paper's two rounds (`examples/two_rounds`), warm-started in both ways, killed and continued."""
+"""The paper's two rounds (`examples/two_rounds`) from one study.yaml: as in the paper, and with shifted values."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from meshtune.record import Record
-from meshtune.recorded import RecordedTrial
-from tests.kill import meshtune, record_of, run
+from meshtune.commands.status import status
+from tests.kill import run
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "two_rounds"
 
 
-@pytest.fixture(scope="module")
-def round1(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the two rounds, the first of which is done."""
-    folder = tmp_path_factory.mktemp("two") / "rounds"
-    shutil.copytree(EXAMPLE, folder)
-    ended = run(folder / "round1.yaml", "--json")
+@pytest.mark.parametrize(("values", "again"), [("as_is", 0), pytest.param("shifted", 4, marks=pytest.mark.slow)])
+def test_two_rounds(tmp_path: Path, values: str, again: int) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "example")
+    changes = (f"rounds.1.warm_start.values={values}", f"rounds.1.warm_start.again={again}")
+    ended = run(tmp_path / "example" / "study.yaml", "--json", *(word for text in changes for word in ("--set", text)))
     assert ended.returncode == 0, ended.stderr
-    trials = json.loads(ended.stdout)["all"]
-    assert (len(trials), max(trial["hyperparameters"]["rank"] for trial in trials)) == (50, 128)
-    return folder
-
-
-@pytest.mark.parametrize("values", ["as_is", pytest.param("shifted", marks=pytest.mark.slow)])
-def test_two_rounds(round1: Path, tmp_path: Path, values: str) -> None:
-    folder = tmp_path / "rounds"
-    shutil.copytree(round1, folder)
-    second, options = folder / "round2.yaml", ("--set", f"warm_start.values={values}")
-    ended = run(second, "--json", *options)
-    assert ended.returncode == 0, ended.stderr
-    status = json.loads(ended.stdout)
-    assert (len(status["all"]), status["trials"]["complete"]) == (100, 100)
-    assert {"complete": 50, "failed": 0, "outside": 0, "values": values}.items() <= status["warm_start"].items()
-    old, new = (record_of(folder / name) for name in ("round1", "round2"))
-    assert status["best"]["loss"] == min(trial["loss"] for trial in new)  # and not one of the first round
-    assert max(trial["hyperparameters"]["rank"] for trial in new) > 128
-    best = min(old, key=lambda trial: trial["loss"])["hyperparameters"]
+    told = json.loads(ended.stdout)
+    old, new = (status(tmp_path / "example" / "study" / name, trials=True)["all"] for name in ("round1", "round2"))
+    assert (len(old), len(new), told["trials"]["complete"]) == (50, 100, 100)
+    ranks = [max(trial["hyperparameters"]["rank"] for trial in trials) for trials in (old, new)]
+    assert ranks[0] == 128 < ranks[1]
+    expected = {"study": "round1", "values": values, "complete": 50, "failed": 0, "outside": 0}
+    assert told["warm_start"] == expected
+    assert told["best"]["loss"] == min(trial["loss"] for trial in new)  # and not one of the first round
     known = [trial["hyperparameters"] for trial in old[1:]]  # the baseline is evaluated in any case
-    again = [trial["hyperparameters"] for trial in new if trial["hyperparameters"] in known]
-    assert (best in again, len(again)) == ((False, 0) if values == "as_is" else (True, 4))
-
-    killed = tmp_path / "killed"
-    arguments = meshtune("tune", second, "--folder", killed, *options)
-    coordinator = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for_told(killed, 10)
-    os.kill(coordinator.pid, signal.SIGKILL)
-    coordinator.wait(timeout=60)
-    total = len(record_of(killed)) + 6
-    assert total < 100
-    shutil.rmtree(folder / "round1")  # what it knows is its own by now
-    ended = run(second, "--folder", killed, "--trials", total, *options)
-    assert ended.returncode == 0, ended.stderr
-    assert record_of(killed) == new[:total]
-
-
-def wait_for_told(folder: Path, count: int) -> None:
-    """Until so many trials of a running study have ended."""
-    deadline = time.monotonic() + 60
-    while not (folder / "study.yaml").exists() or len(told(folder)) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def told(folder: Path) -> list[RecordedTrial]:
-    """The trials that have ended, as the record of a running study has them."""
-    return Record(f"sqlite:///{folder / 'study.db'}", folder.name).told
+    repeated = [trial["hyperparameters"] for trial in new if trial["hyperparameters"] in known]
+    best = min(old, key=lambda trial: trial["loss"])["hyperparameters"]
+    assert (best in repeated, len(repeated) >= again) == (values == "shifted", True)
+    assert told["agreement"][0]["points"] == 1 + len(repeated)

@@ -9,6 +9,7 @@ from typing import Any
 
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.prepared import Prepared, prepare
+from meshtune.commands.rounds import of_each
 from meshtune.commands.spent import meter_of
 from meshtune.energy import Meter
 from meshtune.space import Dimension
@@ -38,6 +39,23 @@ def check(
         show: how many prepared rows come among the plain values (`rows`), for `print_rows`.
     """
     study = locate(path, overrides=overrides, folder=folder)
+    if study.config.rounds:
+        return _of_rounds(study, of_each(study, lambda each: _of_one(each, measure, show)))
+    return _of_one(study, measure, show)
+
+
+def _of_rounds(study: Located, found: Sequence[tuple[str, dict[str, Any]]]) -> tuple[str, dict[str, Any]]:
+    """All rounds together: their lines one after the other, and as plain values `rounds`, each as that of a study."""
+    lines = [f"{study.source}: no faults"]
+    for each, (text, _) in zip(study.rounds, found, strict=True):
+        lines += ["", each.folder.name, *text.splitlines()[1:]]
+    rows = [values.pop("rows", []) for _, values in found]
+    config = study.config.model_dump(mode="json", exclude_none=True)
+    values = {"config": config, "folder": str(study.folder), "rounds": [values for _, values in found]}
+    return "\n".join(lines), {**values, "rows": rows[0]}
+
+
+def _of_one(study: Located, measure: bool, show: int) -> tuple[str, dict[str, Any]]:
     prepared = prepare(study)
     meter = meter_of(study.config, prepared.places)
     _try_sampler(study, prepared)
@@ -170,6 +188,10 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     lines.append(f"sampler    {config.sampler.shown}; {at_once} at once on {place.device}{threads}")
     if prepared.warm.trials:
         lines.append(f"warm start {prepared.warm}")
+    elif config.warm_start is not None:
+        lines.append(f"warm start what {config.warm_start.shown} will have found")
+    if prepared.warm.again:
+        lines.append(f"           the best {prepared.warm.again} of them are evaluated again")
     if prepared.early is not None:
         lines.append(f"stopping   {prepared.early}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})

@@ -19,9 +19,10 @@ from meshtune.config import CommandObjectiveConfig, ModelConfig, StudyConfig
 from meshtune.errors import InputError, nearest
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial, read_outcome
+from meshtune.selection.recommended import recommended
 from meshtune.trial import Ending, Outcome
 
-WORDS = ("best", "baseline")
+WORDS = ("best", "recommended", "baseline")
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,19 @@ class Chosen:
         section: Mapping[str, Any] = self.record.notes["fixed"]["training"]
         return section
 
+    @property
+    def as_run(self) -> dict[str, Any]:
+        """What the study's machine chose in this section."""
+        return {"precision": self.training["precision"], "pass_tokens": self.training.get("pass_tokens")}
+
 
 def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None) -> Chosen:
-    """The point that `trial` names: `best`, `baseline` or a trial's number.
+    """The point that `trial` names: `best`, `recommended`, `baseline` or a trial's number.
 
     Raises InputError: no started study, a study of a command, nothing complete, no such trial.
     """
-    study = existing(path, folder=folder)
-    record = Record(study.url, study.folder.name)
+    study = existing(path, folder=folder).latest
+    record = Record(study.url, study.name)
     word = str(trial).strip()
     if isinstance(study.config.objective, CommandObjectiveConfig):
         raise InputError(
@@ -81,10 +87,18 @@ def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None)
             what = "`meshtune status --trials` shows how its trials ended" if record.trials else "no trial has begun"
             raise InputError(f"{path}: the study has no complete trial, so it has no best: {what}")
         return _of_trial(study, record, record.best)
+    if word == "recommended":
+        found = recommended(record)
+        if found is None:
+            what = "five complete trials are needed to tell luck from a good point; take `best`"
+            raise InputError(f"{path}: nothing can be recommended yet: {what}")
+        return _of_trial(study, record, record.trials[found.number])
     if word == "baseline":
         return _baseline(path, study, record)
     if not word.isdecimal():
-        raise InputError(f"--trial {word}: allowed are best, baseline or a trial's number.{nearest(word, WORDS)}")
+        raise InputError(
+            f"--trial {word}: allowed are best, recommended, baseline or a trial's number.{nearest(word, WORDS)}"
+        )
     if int(word) >= len(record.trials):
         held = f"its trials are 0 to {len(record.trials) - 1}" if record.trials else "it has none yet"
         raise InputError(f"--trial {word}: the study has no such trial; {held}")
@@ -112,7 +126,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
         },
         "study": {
             **shown,
-            "name": study.folder.name,
+            "name": study.name,
             # As `tune` recorded them; those of this installation where it recorded none.
             "versions": status.get("versions") or versions(),
             "sampler": study.config.sampler.shown,

@@ -45,7 +45,8 @@ def export(
     """Write an adapter, or with `merge` the full model, into the folder `out`, which must be free.
 
     Args:
-        path: of the study, or a folder that `train` or `export` wrote. trial: `best`, `baseline` or a number.
+        path: of the study, or a folder that `train` or `export` wrote.
+        trial: `best`, `recommended`, `baseline` or a number.
         report: is told what is being done.
 
     Returns what `training.json` holds, and `folder`, `load` (Python that loads it) and `warnings`.
@@ -102,7 +103,7 @@ def _facts(chosen: Chosen) -> dict[str, Any]:
     if outcome is None:  # `kept_adapter` has refused it
         raise InputError(f"{chosen.name} has not ended yet")
     described = describe(chosen)
-    training = chosen.study.config.training.model_copy(update={"precision": chosen.training["precision"]})
+    training = chosen.study.config.training.model_copy(update=chosen.as_run)
     made = recipe(training, chosen.hyperparameters, chosen.seed)
     return {
         **described,

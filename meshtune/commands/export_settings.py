@@ -73,7 +73,7 @@ def _of_point(chosen: Chosen) -> foreign.ForeignStudy:
     mixed = [source.format for source in summary.sources if source.side == "mix"]
     sources = config.data.sources if config.data is not None else ()
     facts = {
-        "study": chosen.study.folder.name,
+        "study": chosen.study.name,
         "trial": chosen.trial,
         "loss": outcome.loss if outcome is not None else None,
         "epoch": kept_epoch(outcome, at) if outcome is not None and outcome.ending is Ending.COMPLETE else None,

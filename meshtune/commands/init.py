@@ -152,6 +152,7 @@ model:
 {_key("  name", recipe.model)} # embedded (SmolLM2-135M-Instruct), a Hugging Face id, a folder, or a .gguf file
   # revision: null             # branch, tag or commit of a Hugging Face id
   # dtype: auto                # of the frozen base: auto | float32 | bfloat16 | float16
+  # quantization: null         # of its linear layers: null | int8 | nf4 (needs the extra `gpu`)
   # device: auto               # auto | cpu | cuda | mps
   # trust_remote_code: false   # true runs code that comes with the model: only where you trust it
 
@@ -169,6 +170,7 @@ data:
 {_key("  test", recipe.test)} # the same, never read by the search: best against baseline; 0: none
 {_key("  max_length", recipe.max_length)} # in tokens; longer rows are dropped. auto: so that 99 % of the rows fit
 {_key("  prompt", recipe.prompt)} # auto (the model's chat template if it has one) | chat | alpaca
+  # split_rows: null           # split so many (or all) and keep `rows` of them: smaller parts of the same sides
   # template_arguments: {{}}     # for the chat template, such as {{enable_thinking: false}}
   # train_on: all              # loss on: all (every answer) | last (the last one) | everything (questions too)
   # split_by: null             # a column of the rows: those that share its value stay on one side of the split
@@ -189,6 +191,7 @@ training:
   # use_dora: false            # true: weights are split into magnitude and direction; slower
   # init_lora_weights: true    # PEFT's start weights: true | gaussian | orthogonal | pissa | olora
   # gradient_checkpointing: false  # true: less memory, more time
+  # pass_tokens: null          # of packs at once: fewer take less memory; null: what suits the device and fits
 {_key("  precision", recipe.precision)} # of the products in training: auto | float32 | bfloat16 | float16
   # keep_adapters: 5           # the best so many trials, and the baseline, keep their adapters
   # checkpoint_minutes: 10.0   # how often a running trial saves where it is; null: never
@@ -217,7 +220,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-  name: mads                   # mads | tpe | gp | random | qmc; or, in place of it, an Optuna sampler of your own:
+  name: mads                   # mads | batch-gp | tpe | gp | random | qmc; or, instead, an Optuna sampler of yours:
   # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
   # options: {{}}                # of the sampler itself
@@ -226,6 +229,7 @@ sampler:
 #   study: ../round1           # its folder or YAML; `warm_start: ../round1` is short for this
 #   values: as_is              # as_is | shifted (mads): its best few are evaluated again, since its losses are of
 #                              # other data, epochs or models
+#   again: 0                   # so many of its best are evaluated again first, with any sampler
 
 budget:                        # the first limit that is reached ends the search
 {_key("  trials", recipe.trials)} # with the baseline
@@ -266,6 +270,25 @@ worker:
 generation:                    # answers to validation rows, by the untuned model, the baseline and the best
   # rows: null                 # null: 4, or 64 where there are metrics; 0: none
   # max_new_tokens: 128
+
+# rounds:                      # several searches, each from what the last one found; changes of the above for each
+#   - {{data: {{rows: 500}}, training: {{epochs: 1}}, budget: {{trials: 50}}}}  # cheap trials
+#   - {{budget: {{trials: 20}}, warm_start: {{values: shifted}}}}  # then full ones; as_is | shifted, again: 4
+#                              # `hours` and `tokens` of the budget above are of all rounds together
+
+evaluation:                    # what `meshtune evaluate` scores: the best and worst trials, the baseline, the untuned
+  # protocol: instruct-eval    # instruct-eval (mmlu, bbh, drop, humaneval) | harness (tasks of lm-evaluation-harness)
+  # benchmarks: []             # such as [mmlu, humaneval]; []: all that the data hold
+  # data: null                 # the folder of their files; null: the Hugging Face hub
+  # tasks: null                # a folder of your own YAML tasks, for the harness
+  # limit: null                # items of each benchmark, chosen by the seed below; null: all
+  # best: 5                    # trials with the lowest loss
+  # worst: 0                   # trials with the highest; adapters that were not kept are trained again
+  # temperature: 0.0           # 0: greedy decoding
+  # samples: 1                 # answers to each problem of HumanEval, for pass_at; needs a temperature above 0
+  # pass_at: []                # such as [1, 10]
+  # guided: null               # a file of items that guided the search (JSON lines: benchmark, item); left out
+  # seed: 0
 
 seed: 0                        # of everything random
 # folder: null                 # of the study; null: beside this file, with its name

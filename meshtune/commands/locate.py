@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune import config_file
+from meshtune import config_file, config_rounds
 from meshtune.config import StudyConfig
 from meshtune.errors import Fault, InputError
 
@@ -17,26 +18,61 @@ DATABASE = "study.db"
 
 @dataclass(frozen=True)
 class Located:
-    """A study: its config and its folder. `source` is the YAML that was read."""
+    """A study: its config and its folder. `source` is the YAML that was read.
+
+    Where the config has `rounds`, these are studies of their own in folders inside; `whole` is what a round is one of,
+    and `number` its place in it, from 1.
+    """
 
     source: Path
     folder: Path
     config: StudyConfig
+    whole: Located | None = None
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """The record's, in its storage."""
+        return self.folder.name if self.whole is None else f"{self.whole.name}.{self.folder.name}"
 
     @property
     def url(self) -> str:
-        """The Optuna storage of the record."""
-        return self.config.storage or f"sqlite:///{self.folder / DATABASE}"
+        """The Optuna storage of the record; all rounds share one."""
+        return self.config.storage or f"sqlite:///{self._database}"
 
     @property
     def started(self) -> bool:
         """Whether there is a record (a storage elsewhere is taken to hold one)."""
-        return (self.folder / DATABASE).exists() or (self.config.storage is not None and self.folder.exists())
+        if self.whole is not None:
+            return (self.folder / EFFECTIVE).exists() and self.whole.started
+        return self._database.exists() or (self.config.storage is not None and self.folder.exists())
+
+    @property
+    def rounds(self) -> tuple[Located, ...]:
+        """The rounds in their order; empty where there are none."""
+        found = []
+        for index in range(len(self.config.rounds)):
+            folder = self.folder / config_rounds.name(index + 1)
+            config = config_file.round_config(self.config, index, self.folder)
+            found.append(Located(self.source, folder, config, self, index + 1))
+        return tuple(found)
+
+    @property
+    def latest(self) -> Located:
+        """The last round that has begun, else the first; the study itself where it has no rounds."""
+        rounds = self.rounds
+        return next((each for each in reversed(rounds) if each.started), rounds[0] if rounds else self)
+
+    @property
+    def _database(self) -> Path:
+        return (self.folder if self.whole is None else self.whole.folder) / DATABASE
 
 
 def locate(path: Path, *, overrides: tuple[str, ...] = (), folder: Path | None = None) -> Located:
     """Find and read the study that `path` names. Raises InputError with every fault at once."""
     source = _yaml_of(path)
+    if folder is None and (found := _round(source, overrides)) is not None:
+        return found
     config = config_file.read(source, overrides)
     if (source.parent / DATABASE).exists() and source.name == EFFECTIVE and folder is None:
         return Located(source, source.parent.absolute(), config)  # a study's own folder was named
@@ -57,14 +93,24 @@ def locate_values(values: Mapping[str, Any], *, overrides: tuple[str, ...] = (),
 
 
 def existing(path: Path, *, folder: Path | None = None) -> Located:
-    """As `locate`, for a study that was started; its effective config is read."""
+    """As `locate`, for a study that was started; its effective config is read. Of one with rounds it is the whole."""
     found = locate(path, folder=folder)
     if not found.started:
         raise InputError(f"{path}: this study has not been started. Start it with `meshtune tune {path}`")
     effective = found.folder / EFFECTIVE
-    if effective.exists() and effective != found.source:
+    if found.whole is None and effective.exists() and effective != found.source:
         found = Located(effective, found.folder, config_file.read(effective))
     return found
+
+
+def _round(source: Path, overrides: tuple[str, ...]) -> Located | None:
+    """The round whose own folder was named; None where it is none of a study with rounds."""
+    folder, around = source.absolute().parent, source.absolute().parent.parent
+    named = source.name == EFFECTIVE and re.fullmatch(r"round\d+", folder.name) is not None
+    if not named or not (around / EFFECTIVE).is_file() or (folder / DATABASE).exists():
+        return None
+    whole = Located(around / EFFECTIVE, around, config_file.read(around / EFFECTIVE, overrides))
+    return next((each for each in whole.rounds if each.folder == folder), None)
 
 
 def _yaml_of(path: Path) -> Path:

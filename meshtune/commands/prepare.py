@@ -13,6 +13,7 @@ from typing import Any
 from meshtune import presets
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.prepared import need_training, rows
+from meshtune.commands.rounds import of_each
 from meshtune.config import DataConfig, ModelConfig, is_command
 from meshtune.errors import InputError
 
@@ -20,6 +21,13 @@ from meshtune.errors import InputError
 def prepare(path: Path, *, folder: Path | None = None, overrides: tuple[str, ...] = ()) -> tuple[str, dict[str, Any]]:
     """Fetch and tokenize; returns what there is now, for people and as plain values. Raises InputError."""
     study = locate(path, overrides=overrides, folder=folder)
+    if study.config.rounds:
+        found = of_each(study, lambda each: _of_one(each, path))
+        return found[-1][0], {"folder": str(study.folder), "rounds": [facts for _, facts in found]}
+    return _of_one(study, path)
+
+
+def _of_one(study: Located, path: Path) -> tuple[str, dict[str, Any]]:
     config = study.config
     command = is_command(config.objective)
     presets.build(config.space, lora=not command)  # a fault of the space is better known before the queue

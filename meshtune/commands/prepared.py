@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
 from meshtune.commands.locate import Located
+from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.warm_start import WarmStart, warm_start
 from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig
 from meshtune.early_stopping import EarlyStopping
@@ -40,6 +41,7 @@ class Prepared:
         data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
         answers: validation rows that the finalists answer. warm: what is known from the start.
         early: where trials are stopped, if they are.
+        no_exact_room: why there is no memory for the base in float32, where that is known.
     """
 
     space: Space
@@ -55,6 +57,7 @@ class Prepared:
     answers: int = 0
     early: EarlyStopping | None = None
     warm: WarmStart = field(default_factory=WarmStart)
+    no_exact_room: str | None = None
 
 
 def prepare(study: Located) -> Prepared:
@@ -71,12 +74,9 @@ def prepare(study: Located) -> Prepared:
         "baseline": dict(baseline) if baseline is not None else None,
         "sampler": portable(config.sampler.model_dump(mode="json", exclude={"block_size"})),
         "seed": config.seed,
-        "warm_start": {"study": config.warm_start.shown, "values": warm.values} if config.warm_start else None,
+        "warm_start": config.warm_start.fixed if config.warm_start else None,
     }
     if isinstance(config.objective, CommandObjectiveConfig):
-        if config.early_stopping.rule != "none":
-            what = "a program reports no losses on the way, so it cannot be stopped early; write none"
-            raise InputError(Fault(what, key="early_stopping"))
         presets.check_placeholders(config.objective.command, space)
         _check_program(config.objective)
         fields = {
@@ -131,7 +131,7 @@ def _lora(
     if not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("this is no LoRA objective")
     device = resolve_device(config.model)
-    train, _ = trainer_of(config.training)  # one that is imported may not be there
+    train = trainer_of(config.training)  # one that is imported may not be there
     if config.early_stopping.rule != "none" and not takes(train, "rungs"):
         what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
         raise InputError(Fault(what, key="early_stopping"))
@@ -160,15 +160,15 @@ def _lora(
     )
     fixed = {
         **fixed,
-        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "model": _fixed_model(config.model),
         "data": data.ref.fingerprint,
-        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes"}),
+        "training": training.model_dump(mode="json", exclude={"keep_adapters", "checkpoint_minutes", "pass_tokens"}),
     }
     early = None
     if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
         early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
         fixed["early_stopping"] = early.described()
-    fixed["validation_precision"] = validation_precision(config.model.dtype)
+    fixed["validation_precision"] = validation_precision(config.model)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
     prepared = Prepared(
@@ -186,7 +186,13 @@ def _lora(
         early=early,
         warm=warm,
     )
-    return spread(prepared, config)
+    return spread(prepared, config, recorded_keys(study))
+
+
+def _fixed_model(model: ModelConfig) -> dict[str, Any]:
+    """What of the model must not change; records that are older than a key do not hold its default."""
+    values = model.model_dump(mode="json", exclude={"device"})
+    return {key: value for key, value in values.items() if key != "quantization" or value is not None}
 
 
 def need_training() -> None:
@@ -205,7 +211,9 @@ def rows(
     from meshtune.data.build import prepare as prepare_rows
 
     folder = study.folder / "data"
-    limit = longest() if data.max_length == "auto" and not folder.exists() else None
+    limit = None
+    if data.max_length == "auto" and not folder.exists():
+        limit = _length_of_rounds(study) or longest()
     try:
         return prepare_rows(data, model, study.config.seed, folder, memory_length=limit)
     except StudyMismatch:
@@ -213,3 +221,13 @@ def rows(
             raise
         shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
         return rows(study, data, model, longest)
+
+
+def _length_of_rounds(study: Located) -> int | None:
+    """The longest row of the first round, which is that of all: other rows would be split into other sides."""
+    if study.whole is None or study.number == 1:
+        return None
+    from meshtune.data.build import load
+
+    folder = study.whole.rounds[0].folder / "data"
+    return load(folder).summary.max_length if folder.exists() else None

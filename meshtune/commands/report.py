@@ -13,7 +13,7 @@ from typing import Any
 
 from meshtune import whole_file
 from meshtune.commands.locate import Located, existing
-from meshtune.commands.status import of_record
+from meshtune.commands.status import of_record, status_of
 from meshtune.errors import InputError, StorageError, need
 from meshtune.record import Record
 
@@ -44,21 +44,26 @@ def report(
 
 
 def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
-    from meshtune.report import answers, tables
+    from meshtune.report import answers, score_files, tables
     from meshtune.report.page import StudyFacts, study_page
     from meshtune.report.public import hidden
 
-    status = of_record(study, Record(study.url, study.folder.name), trials=True)
+    status = status_of(study, trials=True)
     page, csv = _places(out or study.folder / DEFAULT)
+    latest = study.latest
     facts = StudyFacts(
         status=status,
         config=study.config.model_dump(mode="json"),
-        data=_manifest(study),
-        answers=answers.read(study.folder, status),
+        data=_manifest(latest),
+        answers=answers.read(latest.folder, status),
+        scored=score_files.of_study(latest.folder),
     )
     text = study_page(facts, csv=csv.name, public=public)
-    shown = hidden(status) if public else status
-    table = tables.as_csv({study.folder.name: shown}, messages=not public)
+    statuses = {study.folder.name: status}
+    if study.rounds:
+        statuses = {each.folder.name: status_of(each, trials=True) for each in study.rounds if each.started}
+    shown = {name: hidden(held) if public else held for name, held in statuses.items()}
+    table = tables.as_csv(shown, messages=not public)
     return _written(page, text, csv, table, tables.headline(status), [study])
 
 
@@ -69,8 +74,9 @@ def _several(studies: Sequence[Located], out: Path | None, *, public: bool) -> d
     from meshtune.report.public import hidden
 
     compared = []
-    for study, name in zip(studies, _names(studies), strict=True):
-        record = Record(study.url, study.folder.name)
+    for whole, name in zip(studies, _names(studies), strict=True):
+        study = whole.latest
+        record = Record(study.url, study.name)
         status = of_record(study, record, trials=True)
         data = study.config.data.model_dump(mode="json") if study.config.data is not None else None
         status = hidden(status) if public else status  # a hyperparameter can be a path

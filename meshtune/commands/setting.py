@@ -44,6 +44,7 @@ def setting_of(
         trainer=trainer if unpackable is None else "transformers",
         unpackable=unpackable,
         pack=pack if unpackable is None else 1,
+        quantization=model.quantization,
     )
 
 

@@ -28,6 +28,7 @@ from meshtune.training.chosen_trainer import why_not_packed
 from meshtune.training.fits import Largest, Setting, describe, gigabytes, refuse_too_large
 from meshtune.training.models import load_model
 from meshtune.training.pack_memory import PackSetting
+from meshtune.training.packed_rows import token_limit
 from meshtune.training.pilot import Pilot, measure
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged
@@ -223,6 +224,10 @@ def memory_line(found: Largest, at: Setting) -> str:
         there = f"this {'CPU' if at.device == 'cpu' else 'GPU'} has {gigabytes(at.available)}{share}"
     parts = describe(found.memory, found.hyperparameters["rank"], at.pack)
     line = f"{parts} = {gigabytes(found.memory.total)}; {there}"
+    if at.trainer == "packed" and (tokens := at.training.pass_tokens) is not None and tokens < token_limit(at.device):
+        line += f"\n           passes of {tokens:,} tokens, where {token_limit(at.device):,} would be faster"
+        if not at.training.gradient_checkpointing:
+            line += "; `training.gradient_checkpointing: true` takes less memory too, and more time"
     if found.close:
         line += "\n           warning: that is close; the largest trials may run out of memory"
     return line
@@ -233,6 +238,7 @@ def memory_facts(found: Largest, at: Setting) -> dict[str, Any]:
     return {
         "trainer": at.trainer,
         "pack": at.pack,
+        "pass_tokens": at.training.pass_tokens,
         "hyperparameters": dict(found.hyperparameters),
         "batch": asdict(at.batch(at.batch_size(found.hyperparameters))),
         "predicted": found.memory.to_dict(),
@@ -249,9 +255,12 @@ def measured_memory(tried: Tried) -> dict[str, Any] | None:
         return None
     batch = measured.largest
     if at.trainer == "packed":
-        predicted = PackSetting(at.shape, batch, at.device, at.dtype).memory([point] * measured.pack)
+        packs = PackSetting(at.shape, batch, at.device, at.dtype, at.quantization)
+        predicted = packs.memory([point] * measured.pack)
     else:
-        predicted = memory.of_recipe(at.shape, point, batch, device=at.device, dtype=at.dtype)
+        predicted = memory.of_recipe(
+            at.shape, point, batch, device=at.device, dtype=at.dtype, quantization=at.quantization
+        )
     facts = {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "pack": measured.pack}
     return {**facts, "batch": asdict(batch)}
 

@@ -5,16 +5,17 @@ Numbers come from the predicted memory of the study's largest trial and from the
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from meshtune.commands.spending import setting
 from meshtune.config import StudyConfig
 from meshtune.space import Space
 from meshtune.training.chosen_trainer import DECIDING
-from meshtune.training.fits import largest
+from meshtune.training.fits import Setting, largest, no_exact_room
+from meshtune.training.passes import fewer_tokens
 from meshtune.workers.places import cores, places
 from meshtune.workers.planner import Packing, cpu_processes, packing
 
@@ -22,13 +23,19 @@ if TYPE_CHECKING:
     from meshtune.commands.prepared import Prepared
 
 
-def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
-    """The same study in as many processes, and packs, as this machine has room for; what the config says stands."""
+def spread(prepared: Prepared, config: StudyConfig, recorded: Mapping[str, Any] | None) -> Prepared:
+    """The same study in as many processes, and packs, as this machine has room for; what the config says stands.
+
+    `recorded`: the fixed keys of a study that was begun.
+    """
     device = prepared.places[0].device
     trainer = config.training.trainer
     if trainer.imported is not None:  # whose memory is not known
         return prepared
     found = setting(prepared, config.seed)
+    if tokens := _pass_tokens(prepared, config, found, recorded):
+        prepared = _with_pass_tokens(prepared, tokens)
+        found = setting(prepared, config.seed)
     top = largest(prepared.space, found)
     most = top.memory
     whole = None if found.available is None else found.available * found.processes
@@ -50,7 +57,38 @@ def spread(prepared: Prepared, config: StudyConfig) -> Prepared:
             extra=found.packs(top.hyperparameters).extra(found.recipe(top.hyperparameters)),
             uneven=uneven,
         )
-    return dataclasses.replace(prepared, places=at, packing=packs)
+    # Of the whole machine: each process may measure at the same time.
+    room = None if whole is None else whole // max(sharing, 1)
+    return replace(prepared, places=at, packing=packs, no_exact_room=no_exact_room(found.shape, device, room))
+
+
+def _pass_tokens(
+    prepared: Prepared, config: StudyConfig, found: Setting, recorded: Mapping[str, Any] | None
+) -> int | None:
+    """Tokens of the packed trainer's passes, where they are not as many as suit the device.
+
+    The config's; else those of a study that was begun; else as many as memory has room for.
+    """
+    if config.training.pass_tokens is not None or found.trainer != "packed":
+        return config.training.pass_tokens
+    if recorded is not None:
+        known: int | None = recorded.get("training", {}).get("pass_tokens")
+        return known
+    if found.available is None:
+        return None
+    one_process = found.device == "cpu" and config.worker.processes is None
+    available = found.available * (found.processes if one_process else 1)
+    if config.worker.pack != "auto":
+        found = replace(found, pack=config.worker.pack)
+    return fewer_tokens(prepared.space, found, available)
+
+
+def _with_pass_tokens(prepared: Prepared, tokens: int) -> Prepared:
+    """The same study with them in what crosses to the worker and in what is fixed."""
+    spec, fixed = prepared.objective.spec, prepared.fixed
+    spec = {**spec, "training": {**spec["training"], "pass_tokens": tokens}}
+    fixed = {**fixed, "training": {**fixed["training"], "pass_tokens": tokens}}
+    return replace(prepared, objective=replace(prepared.objective, spec=spec), fixed=fixed)
 
 
 def variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshtune import finals
+from meshtune import finals, order
 from meshtune.commands.facts import versions
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.spent import spent
 from meshtune.lease import holder
 from meshtune.record import WARM_START, Record
 from meshtune.recorded import RecordedTrial
+from meshtune.selection.recommended import recommended
 from meshtune.space import Dimension, Parameter
 
 
@@ -23,8 +24,16 @@ def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> d
 
     Raises InputError where there is no started study.
     """
-    study = existing(path, folder=folder)
-    return of_record(study, Record(study.url, study.folder.name), trials=trials)
+    return status_of(existing(path, folder=folder), trials=trials)
+
+
+def status_of(study: Located, *, trials: bool = False) -> dict[str, Any]:
+    """The status of a started study, in rounds or not."""
+    if study.config.rounds:
+        from meshtune.commands.fidelity import status_of_rounds
+
+        return status_of_rounds(study, trials=trials)
+    return of_record(study, Record(study.url, study.name), trials=trials)
 
 
 def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[str, Any]:
@@ -32,9 +41,12 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
 
     Beside what `status --json` promises: `space` (what is searched, as `{name, low, high, log, choices, power_of,
     integer}` in decoded values) and `space_fixed`, `sampler`, `seed`, `model`, `objective` (lora or command),
+    `recommended`: the trial with the lowest expected loss, `best` or another one (`selection.recommended`), with its
+    `expected` loss, the `deviation` of that, and the `noise` of one training; None while little is known.
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
     `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
     `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `meshtune.commands.spent`.
+    `order_checked`: whether the finalists' order holds in float32 (`order.checked`), None where that was not asked.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
     """
@@ -55,6 +67,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "elapsed_seconds": record.elapsed,
         "tokens": record.tokens,
         "best": None,
+        "recommended": None,
         "baseline": None,
         "untuned": None,
         "best_against_baseline": None,
@@ -66,6 +79,16 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
             **_entry(best.final.loss, test_loss(finals.name_of(best)), best.hyperparameters),
             "trial": best.number,
             "adapter": best.final.adapter,
+        }
+    if found := recommended(record):
+        trial = record.trials[found.number]
+        result["recommended"] = {
+            **_entry(trial.loss, test_loss(finals.name_of(trial)), trial.hyperparameters),
+            "trial": trial.number,
+            "adapter": trial.final.adapter if trial.final is not None else None,
+            "expected": found.mean,
+            "deviation": found.deviation,
+            "noise": found.noise,
         }
     if baseline is not None:
         loss = baseline.final.loss if baseline.final is not None else None
@@ -82,6 +105,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
     result |= spent(record, (result["baseline"] or {}).get("loss"))
+    result["order_checked"] = order.checked(record, study.folder)
     result["metrics"] = {
         name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
         for name, scored in finals.scores(study.folder).items()

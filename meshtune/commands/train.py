@@ -76,7 +76,8 @@ def train(
     """Train a point of the study once more into the folder `out`; the same call goes on after an interruption.
 
     Args:
-        path: of the study. trial: `best`, `baseline` or a number. epochs, seed: in place of the trial's own.
+        path: of the study. trial: `best`, `recommended`, `baseline` or a number.
+        epochs, seed: in place of the trial's own.
         all_data: train on the validation and test rows too; then no loss is measured and the last epoch is kept.
         report: is told `Progress` and lines of text.
         signals: takes what asks for an end; None: Ctrl-C alone, without ending the process.
@@ -128,7 +129,8 @@ def _job(chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None
         raise InputError(f"seed {seed}: a whole number at or above 0 is allowed")
     config = chosen.study.config
     device = resolve_device(chosen.model)
-    training = config.training.model_copy(update={"precision": resolve_precision(chosen.training["precision"], device)})
+    as_run = {**chosen.as_run, "precision": resolve_precision(chosen.training["precision"], device)}
+    training = config.training.model_copy(update=as_run)
     changed = {} if epochs is None else {"epochs": epochs}
     made = recipe(training, {**chosen.hyperparameters, **changed}, chosen.seed if seed is None else seed)
     at = "last" if all_data else chosen.record.notes["fixed"]["objective"]["at"]

@@ -8,15 +8,16 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, energy, finals, metrics, whole_file
+from meshtune import config_file, energy, finals, metrics, order, whole_file
 from meshtune.budget import Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
+from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
-from meshtune.errors import MeshtuneError, StorageError
+from meshtune.errors import StorageError
 from meshtune.lease import Lease, elsewhere, lease
 from meshtune.objectives import checkpoints
 from meshtune.promotion import promote
@@ -29,6 +30,8 @@ from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import Packing
 
+STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
+
 
 def tune(
     study: Located, *, new_segment: bool = False, stop: Callable[[], Stop | None] = lambda: None
@@ -40,7 +43,7 @@ def tune(
     """
     config = study.config
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_folder(study.folder))
+        stack.enter_context(made_folder(study.folder))
         if other := elsewhere(study.folder):
             yield Stage(f"waiting for a sign of life of process {other.pid} on {other.host}, which held the study")
         held = stack.enter_context(lease(study.folder))
@@ -63,13 +66,11 @@ def tune(
             pruned="value" if prepared.early is not None and prepared.early.config.told == "predicted" else "failed",
         )
         stack.callback(sampler.close)
-        record = Record(
-            study.url, study.folder.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size}
-        )
+        record = Record(study.url, study.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size})
         if prepared.warm.trials:
             record.begin_with(prepared.warm.trials, prepared.warm.facts)
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
-        _write_effective(study)
+        write_effective(study)
         stack.callback(_tidy, record, study.folder / checkpoints.FOLDER)
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         stack.callback(worker.close)
@@ -100,7 +101,7 @@ def _search(
     hours = config.budget.trial_hours
     timeout = None if hours is None else hours * 3600
     how = finals.How(worker, config.seed, threads, config.worker.attempts, stopping)
-    yield from _before(prepared, record, how)
+    yield from _before(prepared, record, how, config.budget.trials)
     if why := record.why_not_packed:
         yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
     if record.notes.get("finished"):
@@ -125,6 +126,10 @@ def _search(
         if isinstance(event, Told | Finished):  # then too: a trial that ran again for its pack's sake has saved again
             _drop_adapters(record, study.folder, config.training.keep_adapters)
             _tidy(record, study.folder / checkpoints.FOLDER)
+            if prepared.early is not None:
+                pending = {trial.number for trial in record.pending}
+                kept = pending | set(prepared.early.promising(record, STATES * prepared.early.config.promote))
+                checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
             account.save()
         if isinstance(event, Finished):
             finished = event
@@ -135,6 +140,7 @@ def _search(
     if prepared.early is not None:
         for event in promote(record, prepared.early, how, timeout=timeout, holding=held.check):
             if isinstance(event, Promoted):
+                checkpoints.forget(study.folder / checkpoints.STOPPED / str(event.trial.number))
                 _drop_adapters(record, study.folder, config.training.keep_adapters)
                 account.save()
             yield event
@@ -146,6 +152,9 @@ def _search(
         yield Stage("letting the finalists answer validation rows")
         made = metrics.stamp(config.metrics, prepared.answers, config.generation.max_new_tokens)
         yield from finals.answer(record, study.folder, how, all_kept=bool(config.metrics), made=made)
+    if order.needed(record):
+        yield Stage("measuring the finalists with the base in float32")
+        yield from order.measure(record, study.folder, how, no_room=prepared.no_exact_room)
     held.check()
     if asked := stopping():
         yield Finished(asked.reason, complete=False)
@@ -169,13 +178,14 @@ def _refuse_too_large(study: Located, prepared: Prepared) -> None:
     memory_of(prepared, study.config.seed)
 
 
-def _before(prepared: Prepared, record: Record, how: finals.How) -> Iterator[StudyEvent]:
-    """The untuned model's loss, whether trials can be packed, and the baseline: trial 0 where it lies in the space,
-    else trained beside them."""
+def _before(prepared: Prepared, record: Record, how: finals.How, trials: int | None) -> Iterator[StudyEvent]:
+    """The untuned model's loss, whether trials can be packed, the baseline: trial 0 where it lies in the space, else
+    trained beside them, and what is evaluated again; at most `trials`."""
     baseline = prepared.baseline
     if not record.trials and baseline is not None and prepared.start is not None:
         rungs = () if prepared.early is None else prepared.early.measured(baseline)  # it is trained to its end
         record.enqueue(baseline, origin="baseline", seed=how.seed, thresholds=rungs)
+    _again(prepared, record, how.seed, trials)
     if prepared.objective.kind != "lora":
         return
     requests = []
@@ -199,6 +209,17 @@ def _before(prepared: Prepared, record: Record, how: finals.How) -> Iterator[Stu
             record.note("baseline", note)
 
 
+def _again(prepared: Prepared, record: Record, seed: int, trials: int | None) -> None:
+    """Propose the best known points before the sampler proposes any, where there is room for them."""
+    if any(trial.origin == "search" for trial in record.trials):
+        return
+    for hyperparameters in prepared.warm.best(prepared.space, prepared.start):
+        full = trials is not None and len(record.trials) >= trials
+        if not full and prepared.space.encode(hyperparameters) not in [trial.params for trial in record.trials]:
+            rungs = () if prepared.early is None else prepared.early.measured(hyperparameters)  # trained to its end
+            record.enqueue(hyperparameters, origin="enqueued", seed=seed, thresholds=rungs)
+
+
 def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
     """Keep the adapters of the best few trials and of the baseline."""
     ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
@@ -218,15 +239,12 @@ def _tidy(record: Record, folder: Path) -> None:
 
 def _recorded_block_size(study: Located) -> int | None:
     """The block size that the study was made with: it is fixed, however many processes there are now."""
-    if not study.started:
-        return None
-    with contextlib.suppress(MeshtuneError):  # no study of this name yet: nothing was recorded
-        fixed = Record(study.url, study.folder.name).notes.get("fixed", {})
-        return int(fixed["block_size"]) if "block_size" in fixed else None
-    return None
+    fixed = recorded_keys(study) or {}
+    return int(fixed["block_size"]) if "block_size" in fixed else None
 
 
-def _write_effective(study: Located) -> None:
+def write_effective(study: Located) -> None:
+    """Write the config that is in force into the study's folder."""
     path = study.folder / EFFECTIVE
     text = config_file.dump(study.config)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -234,7 +252,7 @@ def _write_effective(study: Located) -> None:
 
 
 @contextlib.contextmanager
-def _folder(folder: Path) -> Iterator[None]:
+def made_folder(folder: Path) -> Iterator[None]:
     """Make the study's folder; take it away again where nothing came to be in it."""
     made = not folder.exists()
     try:

@@ -26,11 +26,27 @@ class WarmStart:
     Attributes:
         trials: what the sampler is given, Optuna's finished trials. values: as `WarmStartConfig.values`.
         facts: `study` (where they come from), `values`, `complete`, `failed` and `outside` (numbers of trials).
+        again: so many of the best are evaluated again.
     """
 
     trials: KnownTrials = ()
     values: Literal["as_is", "shifted"] = "as_is"
     facts: Mapping[str, Any] = field(default_factory=dict)
+    again: int = 0
+
+    def best(self, space: Space, but: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """Hyperparameters of the best `again` of them, best first, to their last digit as they were.
+
+        `but`: a point that is not among them, as the space encodes it.
+        """
+        complete = sorted((t for t in self.trials if t.value is not None), key=lambda t: (t.value, t.number))
+        found: list[dict[str, Any]] = []
+        for trial in complete:
+            decoded, old = space.decode(trial.params), trial.user_attrs["hyperparameters"]
+            point = {**decoded, **{name: value for name, value in old.items() if name in decoded}}
+            if point not in found and trial.params != but:
+                found.append(point)
+        return found[: self.again]
 
     def __str__(self) -> str:
         failed, outside = self.facts["failed"], self.facts["outside"]
@@ -42,13 +58,16 @@ class WarmStart:
 def warm_start(study: Located, space: Space) -> WarmStart:
     """The known points of a study: from its record where it has begun, else from the study that it names.
 
-    Raises InputError where there is no such study, or where no finished trial of it lies in the space.
+    Raises InputError where there is no such study, or where no finished trial of it lies in the space. A round that
+    waits for the one before it knows nothing yet.
     """
     config = study.config.warm_start
     if config is None:
         return WarmStart()
     if study.started and (begun := _recorded(study, config)):
         return begun
+    if _waits(study):
+        return WarmStart(values=config.values, again=config.again)
     known, finished = _of_other(study, config, space)
     if not known.complete:
         raise InputError(Fault(_nothing_known(config, known, finished), key="warm_start"))
@@ -59,25 +78,33 @@ def warm_start(study: Located, space: Space) -> WarmStart:
         "failed": len(known.trials) - known.complete,
         "outside": len(known.outside),
     }
-    return WarmStart(known.trials, config.values, facts)
+    return WarmStart(known.trials, config.values, facts, config.again)
 
 
 def _recorded(study: Located, config: WarmStartConfig) -> WarmStart | None:
     try:
-        record = Record(study.url, study.folder.name)
+        record = Record(study.url, study.name)
     except InputError:  # no study of this name in the storage yet
         return None
     facts = record.notes.get(WARM_START)
-    return WarmStart(record.known, config.values, facts) if facts else None
+    return WarmStart(record.known, config.values, facts, config.again) if facts else None
+
+
+def _waits(study: Located) -> bool:
+    """Whether a study is a round before which another one has not ended."""
+    if study.whole is None or study.number == 1:
+        return False
+    before = study.whole.rounds[study.number - 2]
+    return not before.started or not Record(before.url, before.name).notes.get("finished")
 
 
 def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[Known, int]:
     """What the other study knows, and how many of its trials have finished."""
     try:
-        other = existing(Path(config.study))
+        other = existing(Path(config.study)).latest
         if other.folder.resolve() == study.folder.resolve():
             raise InputError("this is the study itself; name another one's folder or YAML")
-        told = Record(other.url, other.folder.name).told
+        told = Record(other.url, other.name).told
     except InputError as error:
         what = f"no study to start from: {error}"
         raise InputError(Fault(what, key="warm_start")) from error

@@ -9,15 +9,16 @@ from typing import Any
 
 from rich.console import Console
 
+from meshtune import order
 from meshtune.commands.locate import EFFECTIVE, Located, locate
+from meshtune.commands.rounds import tune
 from meshtune.commands.signals import GRACE_SECONDS, Signals
 from meshtune.commands.status import status as read_status
 from meshtune.commands.time_limit import time_limit
-from meshtune.commands.tune import tune
 from meshtune.display import Display, JsonLines, summary
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.study import Finished, Opened, Started, Told
-from meshtune.words import load_lines, number, point, spending, verdict
+from meshtune.words import load_lines, number, point, round_lines, spending, verdict
 
 
 def watch(
@@ -62,6 +63,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     state = status["state"] + (f" ({status['reason']})" if status["state"] == "finished" else "")
     line = f"{status['folder']}: {state}; trials: {counts or 'none'}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for text in round_lines(status):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     summary(console, status)
     for name, value in spending(status):
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
@@ -70,6 +73,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
             console.print("The best adapter, in plain PEFT:", highlight=False)
             console.print("    " + lines.replace("\n", "\n    "), markup=False, highlight=False, soft_wrap=True)
         console.print(verdict(status), style="bold", markup=False, highlight=False, soft_wrap=True)
+        if status["order_checked"]:
+            console.print(order.sentence(status["order_checked"]), markup=False, highlight=False, soft_wrap=True)
         console.print(_next(status), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -104,6 +109,7 @@ def _run(study: Located, view: Display | JsonLines, *, new_segment: bool, limit:
                 match event:
                     case Opened():
                         signals.cooperative = True
+                        running.clear()
                     case Started(request):
                         running.add(request.trial)
                     case Told(trial):

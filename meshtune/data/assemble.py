@@ -146,6 +146,7 @@ def _refuse_empty(sources: Sequence[Loaded], pool: Pool, longest: int) -> None:
 
 def _sides(data: DataConfig, pool: Pool, sides: Sequence[str], seed: int) -> dict[str, Indices]:
     """The rows of each side: indices into the pool."""
+    rows = data.rows if data.split_rows is None else None if data.split_rows == "all" else data.split_rows
     mixed = sides.count("mix")
     mix = np.flatnonzero(pool.kept & (pool.source < mixed))
     sizes = np.bincount(pool.source[mix], minlength=mixed).tolist()
@@ -153,15 +154,18 @@ def _sides(data: DataConfig, pool: Pool, sides: Sequence[str], seed: int) -> dic
     wanted = [None if isinstance(side, RowsFile) else side for side in (data.validation, data.test)]
     rng = np.random.default_rng([seed, 0])
     if data.mixture == "repeat":
-        counts = split.side_sizes(data.rows or len(mix), *wanted, exact=True)
+        counts = split.side_sizes(rows or len(mix), *wanted, exact=True)
         drawn = mixture.draw(pool.source[mix], pool.group[mix], shares or [1.0], counts, rng)
         parts = [mix[side] for side in drawn]
     else:
-        chosen = mix[mixture.choose(data.mixture, sizes, shares, data.rows, rng)]
+        chosen = mix[mixture.choose(data.mixture, sizes, shares, rows, rng)]
         _, validation, test = split.side_sizes(len(chosen), *wanted, exact=False)
         together = f"rows of one `{data.split_by}`, and equal texts," if data.split_by else "equal texts"
         found = split.split(pool.source[chosen], pool.group[chosen], validation, test, rng, together)
         parts = [chosen[side] for side in found]
+    if data.split_rows is not None and data.rows is not None and data.rows < (total := sum(map(len, parts))):
+        kept = split.side_sizes(min(data.rows, total), *wanted, exact=data.mixture == "repeat")
+        parts = [side[split.smaller(pool.source[side], count, rng)] for side, count in zip(parts, kept, strict=True)]
     own = {side: np.array(pool.of(number)) for number, side in enumerate(sides) if side != "mix"}
     return {**dict(zip(SIDES, parts, strict=True)), **own}
 

@@ -21,7 +21,7 @@ from meshtune.errors import Fault, InputError, StudyMismatch
 from meshtune.trial import DataRef
 
 # Settings that data of meshtune 0.1 do not name: they were made with these.
-_LATER = {"template_arguments": dict[str, Any](), "train_on": "all", "split_by": None}
+_LATER = {"template_arguments": dict[str, Any](), "train_on": "all", "split_by": None, "split_rows": None}
 
 
 @dataclass(frozen=True)

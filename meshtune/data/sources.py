@@ -51,7 +51,7 @@ def load(source: SourceConfig) -> Loaded:
         items, faults = files.read(path)
     elif source.dataset is not None:
         name, place = source.dataset, Place(source.dataset, "row")
-        items = _dataset(source.dataset, source.subset, source.split)
+        items = hub_rows(source.dataset, source.subset, source.split)
     else:
         name = source.embedded or ""
         place = Place(name, "row")
@@ -82,7 +82,7 @@ def _some(rows: Sequence[Row | Conversation], place: Place) -> Sequence[Row | Co
     return rows
 
 
-def _dataset(name: str, subset: str | None, split: str) -> list[tuple[int, object]]:
+def hub_rows(name: str, subset: str | None, split: str) -> list[tuple[int, object]]:
     """Rows of a data set of the hub, or of the local cache, numbered from 1."""
     try:
         import datasets

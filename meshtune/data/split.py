@@ -73,6 +73,19 @@ def side_sizes(
     return training, counts[0], counts[1]
 
 
+def smaller(sources: Indices, count: int, rng: np.random.Generator) -> Indices:
+    """At most `count` rows of a side, sorted: indices into it. The shares of its sources stay.
+
+    Args:
+        sources: for each row of the side, its source.
+    """
+    if count >= len(sources):
+        return np.arange(len(sources), dtype=np.int64)
+    counts = allocate(count, np.bincount(sources).tolist())
+    kept = [rng.permutation(np.flatnonzero(sources == source))[:wanted] for source, wanted in enumerate(counts)]
+    return np.sort(np.concatenate(kept)).astype(np.int64)
+
+
 def split(
     sources: Indices,
     groups: Indices,

@@ -70,7 +70,9 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
 
 def _lora(study: ForeignStudy, notes: list[str]) -> dict[str, Any]:
     recipe, modules = study.recipe, say.targets(study)
-    values: dict[str, Any] = {"load_in_8bit": False, "load_in_4bit": False, "adapter": "lora", "lora_r": recipe.rank}
+    int8, nf4 = (study.model.quantization == kind for kind in ("int8", "nf4"))
+    values: dict[str, Any] = {"load_in_8bit": int8, "load_in_4bit": nf4, "adapter": "qlora" if nf4 else "lora"}
+    values["lora_r"] = recipe.rank
     values |= {"lora_alpha": say.rounded(study, notes, "Axolotl"), "lora_dropout": recipe.dropout}
     values |= {"lora_target_linear": True} if modules is None else {"lora_target_modules": modules}
     values |= {"peft_use_rslora": True} if recipe.use_rslora else {}
@@ -132,7 +134,7 @@ def read(keys: Keys) -> dict[str, Any]:
     if adapter not in ("lora", "qlora"):
         keys.fault("adapter", f"is {adapter or 'not given'}; meshtune tunes LoRA: `adapter: lora` is needed")
     elif adapter == "qlora":
-        keys.leave("adapter", "read as lora: the base model is not quantized here")
+        keys.leave("adapter", "read as lora: the base model is not quantized unless `model.quantization` says so")
     values: dict[str, Any] = {"model": {"name": place_of(keys.text("base_model"), keys.folder)}}
     revision = keys.take("revision_of_model", keys.take("model_revision"))  # two names of one key
     values["model"] |= {"revision": str(revision)} if revision is not None else {}

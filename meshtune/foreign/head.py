@@ -69,6 +69,11 @@ def of_model(study: ForeignStudy) -> list[str]:
             "model: the study trained over the weights that meshtune dequantizes from a GGUF file; the published "
             "ones, which are named here, differ a little."
         )
+    if study.model.quantization is not None:
+        found.append(
+            f"model: the study trained and measured over weights in {study.model.quantization}, written out for each "
+            "product; bitsandbytes' own layers, which other tools compute with, round a little more."
+        )
     if study.model.name.endswith(".gguf"):
         found.append("model: a .gguf file, which this tool does not train: name the same model in another format.")
     return found

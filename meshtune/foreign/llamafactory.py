@@ -58,6 +58,8 @@ def _lora(study: ForeignStudy, notes: list[str]) -> dict[str, Any]:
     recipe = study.recipe
     values: dict[str, Any] = {"stage": "sft", "do_train": True, "finetuning_type": "lora", "lora_rank": recipe.rank}
     values |= {"lora_alpha": say.rounded(study, notes, "LLaMA-Factory"), "lora_dropout": recipe.dropout}
+    bits = {"int8": 8, "nf4": 4}.get(study.model.quantization or "")
+    values |= {"quantization_bit": bits, "quantization_method": "bnb", "double_quantization": False} if bits else {}
     modules = say.targets(study)
     values["lora_target"] = "all" if modules is None else ",".join(modules)
     values |= {"use_rslora": True} if recipe.use_rslora else {}

@@ -16,6 +16,8 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     values: dict[str, Any] = {"model_name_or_path": study.model_name}
     values |= {} if study.model.revision is None else {"model_revision": study.model.revision}
     values |= {"trust_remote_code": True} if study.model.trust_remote_code else {}
+    values |= {"load_in_8bit": True} if study.model.quantization == "int8" else {}
+    values |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"} if study.model.quantization == "nf4" else {}
     values |= {"dtype": study.model.dtype, "use_peft": True, "lora_r": recipe.rank}
     values |= {"lora_alpha": say.rounded(study, notes, "TRL"), "lora_dropout": recipe.dropout}
     values["lora_target_modules"] = say.targets(study) or "all-linear"

@@ -31,7 +31,8 @@ def write(study: ForeignStudy) -> tuple[str, list[str]]:
     loading: dict[str, Any] = {"model_name": study.model_name, "max_seq_length": study.max_length}
     loading |= {"revision": model.revision} if model.revision else {}
     loading |= {"trust_remote_code": True} if model.trust_remote_code else {}
-    loading |= {"dtype": None, "load_in_4bit": False}
+    loading |= {"dtype": None, "load_in_4bit": model.quantization == "nf4"}
+    loading |= {"load_in_8bit": True} if model.quantization == "int8" else {}
     lora: dict[str, Any] = {"r": recipe.rank, "lora_alpha": recipe.alpha, "lora_dropout": recipe.dropout}
     lora |= {"target_modules": modules or MODULES, "bias": "none", "use_rslora": recipe.use_rslora}
     lora |= {"init_lora_weights": start, "use_gradient_checkpointing": recipe.gradient_checkpointing}

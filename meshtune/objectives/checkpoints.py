@@ -7,15 +7,16 @@ What is stopped early keeps its state elsewhere, until it is promoted and has go
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Sequence, Set
 from pathlib import Path
 
 FOLDER = "checkpoints"
-_REPLICATES = 1000  # more than a trial has
 STOPPED = "stopped"  # in the study's folder; in it a folder a trial
 _RETRIED = "retried"  # holds the attempt that went on from a state, and that state's time
+_REPLICATES = 1000  # more than a trial has
 
 
 def name_of(trials: Sequence[int]) -> str:
@@ -49,6 +50,15 @@ def tidy(folder: Path, pending: Set[int]) -> None:
         first, _, last = place.name.partition("-")
         if pending.isdisjoint(range(int(first), int(last or first) + 1)):
             forget(place)
+
+
+def tidy_stopped(folder: Path, kept: Set[int]) -> None:
+    """Remove the states of stopped trials but of these, and the folder of all of them once it is empty."""
+    for place in folder.glob("[0-9]*"):
+        if int(place.name) not in kept:
+            forget(place)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def before_attempt(folder: Path, attempt: int) -> None:

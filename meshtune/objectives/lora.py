@@ -30,7 +30,7 @@ from meshtune.training.checkpoints import attached
 from meshtune.training.chosen_trainer import reference, why_not_packed
 from meshtune.training.in_thread import in_thread
 from meshtune.training.models import load_model
-from meshtune.training.precision import resolve_precision
+from meshtune.training.precision import exact, resolve_precision
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Step, Suspended
 from meshtune.training.validation import mean_loss, row_losses
@@ -64,6 +64,7 @@ class LoraObjective:
         self.device = device
         self.threads = threads
         self._base: Any = None
+        self._loaded = spec.model  # what the base is
         self._trainings: Trainings | None = None
         self._why_not_packed: str | None = None
         self._suspended = threading.Event()
@@ -90,9 +91,12 @@ class LoraObjective:
         """Have the base, and know how it is trained over; says what kept it from that."""
         try:
             machine.use_threads(request.threads or self.threads)
-            if self._base is None:
-                self._base = load_model(self.spec.model, self.device)
-            if self._trainings is None:
+            wanted = exact(self.spec.model) if request.measure == "order" else self.spec.model
+            if self._base is None or wanted != self._loaded:
+                self._base = self._trainings = None  # there may be no room for two
+                machine.free(self.device)
+                self._base, self._loaded = load_model(wanted, self.device), wanted
+            if self._trainings is None and request.measure != "order":
                 self._trainings = self._made()
         except Exception as error:
             return failure_of(error)
@@ -140,8 +144,9 @@ class LoraObjective:
         request = run.request
         if request.measure == "trainer":
             return run.ended(Ending.COMPLETE, message=self._why_not_packed or "")
-        if request.measure not in ("validation", "test", "answers"):
-            raise InputError(f"`{request.measure}` cannot be measured; there are validation, test, answers and trainer")
+        if request.measure not in ("validation", "test", "answers", "order"):
+            known = "validation, test, answers, order and trainer"
+            raise InputError(f"`{request.measure}` cannot be measured; there are {known}")
         folder = None if request.adapter is None else Path(self.spec.folder) / request.adapter
         if folder is not None and not (folder / "adapter_config.json").is_file():
             raise InputError(f"there is no adapter in {folder}")
@@ -164,7 +169,8 @@ class LoraObjective:
         """Fields of the outcome of a measurement of the base as it stands."""
         spec = self.spec
         if request.measure != "answers":
-            losses = row_losses(self._base, Rows.open(spec.data, cast(Side, request.measure)), tick=tick)
+            side = "validation" if request.measure == "order" else cast(Side, request.measure)
+            losses = row_losses(self._base, Rows.open(spec.data, side), tick=tick)
             return {"loss": mean_loss(losses), "row_losses": tuple(losses)}
         means = answer(
             self._base,

@@ -101,7 +101,9 @@ class Run:
             if not self.training_losses:
                 self.training_losses.append(step.training_loss)
         seconds = self.seconds
-        if self.request.timeout is not None and not self.stopped and seconds > self.request.timeout:
+        # A promoted trial's time begins anew: before it was stopped, it shared its pack's.
+        used = seconds - self.earlier if self.request.promote else seconds
+        if self.request.timeout is not None and not self.stopped and used > self.request.timeout:
             raise TimedOut(f"not finished after {self.request.timeout:g} s")
         measured = step.validation_loss is not None or step.rung_loss is not None
         if measured or seconds - self._told >= PROGRESS_SECONDS:

@@ -23,6 +23,8 @@ COLOURS = {
     "baseline": "#b4560a",
     "untuned": "#6b7280",
     "trial": "#8fa6c4",
+    "stopped": "#b8bec9",
+    "finished": "#137a5b",
     "failed": "#b42318",
 }
 ENDING_COLOURS = {
@@ -120,29 +122,43 @@ def learning_curves(status: Status) -> go.Figure:
     ]:
         if not trials:
             continue
-        x, y, text = list[Any](), list[Any](), list[Any]()
-        for trial in trials:
-            x += [*range(1, len(trial["losses"]) + 1), None]
-            y += [*trial["losses"], None]
-            text += [f"trial {trial['trial']}"] * len(trial["losses"]) + [None]
         faint = role == "trial"
-        trace = go.Scatter(
-            x=x,
-            y=y,
-            text=text,
-            mode="lines+markers",
-            line={"color": COLOURS[role], "width": 1 if faint else 2.5},
-            marker={"size": 4 if faint else 7, "color": COLOURS[role]},
-            opacity=_faint(len(trials)) if faint else 1.0,
-            name="other trials" if faint else f"{role} (trial {trials[0]['trial']})",
-            hovertemplate="%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
-            meta={"role": role},
+        figure.add_trace(
+            _curves(
+                [(trial["trial"], list(enumerate(trial["losses"], start=1))) for trial in trials],
+                role,
+                "other trials" if faint else f"{role} (trial {trials[0]['trial']})",
+                "epoch",
+                faint=faint,
+            )
         )
-        figure.add_trace(trace)
     if edge is not None:
         low = min(loss for trial in curves for loss in trial["losses"])
         figure.update_yaxes(range=[low - 0.05 * (edge - low), edge])
     figure.update_xaxes(dtick=_whole(max((len(t["losses"]) for t in curves), default=1)))
+    return figure
+
+
+def rungs(status: Status) -> go.Figure:
+    """Losses at the rungs of early stopping by tokens: trials that were stopped, those that were not, and the best."""
+    measured = [trial for trial in status["all"] if trial["rungs"]]
+    best = number_of(status, "best")
+    groups = {
+        "stopped": [t for t in measured if t["ending"] == "stopped_early"],
+        "finished": [t for t in measured if t["ending"] == "complete" and t["trial"] != best],
+        "best": [t for t in measured if t["trial"] == best],
+    }
+    names = {"stopped": "stopped early", "finished": "trained to the end", "best": f"best (trial {best})"}
+    figure = _figure(x="tokens", y="loss at rungs", height=380)
+    for role, trials in groups.items():
+        if trials:
+            curves = [(trial["trial"], [(tokens, loss) for tokens, loss in trial["rungs"]]) for trial in trials]
+            figure.add_trace(_curves(curves, role, names[role], "tokens", faint=role != "best"))
+    losses = [loss for trial in measured for _, loss in trial["rungs"]]
+    edge = upper_edge(losses)
+    if edge is not None:
+        figure.update_yaxes(range=[min(losses) - 0.05 * (edge - min(losses)), edge])
+    figure.update_xaxes(rangemode="tozero")
     return figure
 
 
@@ -213,6 +229,29 @@ def _figure(*, x: str, y: str, height: int) -> go.Figure:
 def _references(status: Status) -> list[tuple[str, Any]]:
     named = [(name, status.get(name)) for name in ("baseline", "untuned")]
     return [(name, entry) for name, entry in named if entry is not None and entry["loss"] is not None]
+
+
+def _curves(
+    curves: Sequence[tuple[int, Sequence[tuple[float, float]]]], role: str, name: str, unit: str, *, faint: bool
+) -> go.Scatter:
+    """Curves of trials, given by number and points, as one trace."""
+    x, y, text = list[Any](), list[Any](), list[Any]()
+    for trial, points in curves:
+        x += [*(place for place, _ in points), None]
+        y += [*(loss for _, loss in points), None]
+        text += [f"trial {trial}"] * len(points) + [None]
+    return go.Scatter(
+        x=x,
+        y=y,
+        text=text,
+        mode="lines+markers",
+        line={"color": COLOURS[role], "width": 1 if faint else 2.5},
+        marker={"size": 4 if faint else 7, "color": COLOURS[role]},
+        opacity=_faint(len(curves)) if faint else 1.0,
+        name=name,
+        hovertemplate=f"%{{text}}<br>{unit} %{{x}}: %{{y:.4f}}<extra></extra>",
+        meta={"role": role},
+    )
 
 
 def _points(trials: Sequence[Trial], y: Sequence[float | None], role: str, name: str, symbol: str) -> go.Scatter:

@@ -17,14 +17,15 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from meshtune import __version__, yaml_file
+from meshtune import __version__, order, yaml_file
 from meshtune.report import answers as answered
 from meshtune.report import figures, tables
+from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config, without_password
 from meshtune.report.trials import Status, complete, failed
-from meshtune.words import duration, load_lines, number, spending
+from meshtune.words import agreement, duration, load_lines, number, point, spending
 
 SIDES = ("train", "validation", "test")
 
@@ -35,13 +36,14 @@ class StudyFacts:
 
     Attributes:
         status: with all trials. config: study.yaml as plain values. data: the manifest of the prepared data, or None.
-        answers: by model, as `report.answers.read` gives them.
+        answers: by model, as `report.answers.read` gives them. scored: tables of benchmark scores.
     """
 
     status: Status
     config: Mapping[str, Any]
     data: Mapping[str, Any] | None
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    scored: Sequence[TextTable] = ()
 
 
 def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
@@ -59,13 +61,17 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         name=name,
         status=status,
         state=_state(status),
+        rounds=_rounds(status),
+        agreement=[agreement(each) for each in status.get("agreement", ())],
         headline=tables.headline(status),
         at_a_glance=_at_a_glance(status),
         result=tables.result(status),
         tested=tested,
         loss_name=_loss_name(status),
+        order=order.sentence(status["order_checked"]) if status.get("order_checked") else "",
         metrics=answered.metrics(facts.answers),
         models=list(facts.answers),
+        scored=facts.scored,
         answered=min((len(lines) for lines in facts.answers.values()), default=0),
         figures=pictures,
         failed=len(failed(status)),
@@ -143,6 +149,8 @@ def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
         made["parallel"] = (figures.parallel_coordinates(status), label)
     if any(len(trial["losses"]) > 1 for trial in status["all"]):
         made["curves"] = (figures.learning_curves(status), "Validation loss by epoch, a curve a trial")
+    if any(trial["rungs"] for trial in status["all"]):
+        made["rungs"] = (figures.rungs(status), "Losses at the rungs of early stopping, a curve a trial")
     if any(trial["ending"] not in (None, "complete") for trial in status["all"]):
         made["endings"] = (figures.endings(status), "How many trials ended how")
     return made
@@ -186,6 +194,24 @@ def _at_a_glance(status: Status) -> list[tuple[str, str]]:
     if price := status["budget"].get("price_per_hour"):
         facts.append((f"price, at {number(price)} an hour", f"{price * status['elapsed_seconds'] / 3600:,.2f}"))
     return facts
+
+
+def _rounds(status: Status) -> list[dict[str, Any]]:
+    """Rows of the table of rounds; none where there are none."""
+    return [
+        {
+            "name": each["name"],
+            "state": each["state"],
+            "cells": [
+                str(each["trials"]["proposed"]) if each["trials"] else tables.NONE,
+                duration(each["elapsed_seconds"]),
+                f"{each['tokens']:,}" if each["tokens"] else tables.NONE,
+                tables.loss(each["best"]["loss"]) if each["best"] else tables.NONE,
+            ],
+            "best": point(each["best"]["hyperparameters"]) if each["best"] else "",
+        }
+        for each in status.get("rounds", ())
+    ]
 
 
 def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError, MissingExtra, need
 from meshtune.samplers import own
+from meshtune.samplers.batch_gp import BatchGPSampler
 from meshtune.samplers.rebuilt import Build, NumberedQMC, RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
 from meshtune.samplers.told import Pruned
@@ -34,9 +35,9 @@ def build(
 ) -> Sampler:
     """The sampler of the config over these distributions.
 
-    `warm_start`: finished trials over them that it knows from the start, which `mads` and `tpe` can use; their values
-    are as good as this study's (`as_is`), or those of another fidelity (`shifted`, for `mads`).
-    `pruned`: what `mads` takes a trial for that was stopped early; the others read its intermediate values.
+    `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp` and `tpe` can use;
+    their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for `tpe`).
+    `pruned`: what `mads` and `batch-gp` take a trial for that was stopped early; the others read intermediate values.
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
@@ -58,6 +59,21 @@ def build(
                 warm_start=warm_start,
                 warm_start_values=warm_start_values,
                 pruned=pruned,
+            )
+        case "batch-gp":
+            return _try(
+                config,
+                lambda: BatchGPSampler(
+                    search_space,
+                    x0=x0,
+                    block_size=block_size,
+                    seed=seed,
+                    warm_start=warm_start or None,
+                    warm_start_values=warm_start_values,
+                    hidden_constraints=("ending",),
+                    pruned=pruned,
+                    **options,
+                ),
             )
         case "tpe":
             return rebuilt(lambda s, _: TPESampler(seed=s, **options))

@@ -125,7 +125,7 @@ def _bounds(distribution: BaseDistribution) -> tuple[float, float]:
             return 0.0, float(round((distribution.high - distribution.low) / distribution.step))
         case FloatDistribution():
             return float(distribution.low), float(distribution.high)
-    raise SamplerError(f"MADS cannot search {distribution}")
+    raise SamplerError(f"a distribution that cannot be searched: {distribution}")
 
 
 def _to_number(value: Any, distribution: BaseDistribution, low: float, high: float) -> float:
@@ -154,4 +154,4 @@ def _from_number(number: float, distribution: BaseDistribution) -> Any:
         case FloatDistribution():
             value = 10.0**number if distribution.log else number + 0.0  # NOMAD knows -0.0
             return min(max(value, distribution.low), distribution.high)
-    raise SamplerError(f"MADS cannot search {distribution}")
+    raise SamplerError(f"a distribution that cannot be searched: {distribution}")

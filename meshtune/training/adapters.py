@@ -15,7 +15,7 @@ another size may be summed in another order. Experts, whose rows are not those o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from meshtune.training.dropout import mask
 from meshtune.training.flat_adapter import FlatAdapter, Pair
+from meshtune.training.quantized import QuantizedLinear
 from meshtune.training.unpackable import Unpackable
 
 
@@ -72,7 +73,8 @@ class Group:
     Args:
         named: number, name and module of each. low: the type of the products of training. now: shared by all groups.
 
-    In float32 the weights are the base's own. In a lower type one stacked copy serves all products of the group.
+    In float32 the weights are the base's own. In a lower type one stacked copy serves all products of the group. Those
+    of a quantized base are written out once a pass and direction, for all adapters' rows.
     """
 
     named: Sequence[tuple[int, str, Any]]
@@ -93,14 +95,17 @@ class Group:
         self.dtype = own.dtype
         self.dummy = torch.zeros((), device=own.device, requires_grad=True)
         self._stacked = None
-        if self.low != own.dtype:
+        if self.low != own.dtype and not isinstance(self.parts[0].module, QuantizedLinear):
             self._stacked = torch.cat([weight_of(part.module).detach().to(self.low) for part in self.parts])
 
-    def blocks(self, kind: torch.dtype) -> list[tuple[slice, torch.Tensor]]:
-        """The weights, (outputs, inputs), with their columns in the output."""
+    def blocks(self, kind: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The weights, (outputs, inputs), with their columns in the output; quantized ones written out one by one."""
         if self._stacked is not None and kind == self.low:
-            return [(slice(0, self.outputs), self._stacked)]
-        return [(part.columns, weight_of(part.module)) for part in self.parts]
+            yield slice(0, self.outputs), self._stacked
+            return
+        for part in self.parts:
+            quantized = isinstance(part.module, QuantizedLinear)
+            yield part.columns, part.module.dequantized(kind) if quantized else weight_of(part.module)
 
     def clear(self) -> None:
         """Forget outputs that nobody fetched."""
@@ -133,7 +138,7 @@ def weight_of(module: Any) -> torch.Tensor:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether the pack computes such a module."""
-    return type(module) in (nn.Linear, Conv1D)
+    return type(module) in (nn.Linear, Conv1D, QuantizedLinear)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ from meshtune import yaml_file
 from meshtune.data.embedded import GGUF
 
 ORIGINAL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of which the embedded model is a 4-bit copy
+_CONFIG = {
+    "int8": "BitsAndBytesConfig(load_in_8bit=True)",
+    "nf4": 'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")',
+}
 _METHOD = (
     "Method: Tribes, Benarroch-Lelong, Lu and Kobyzev, Hyperparameter Optimization for Large Language Model"
     " Instruction-Tuning (2023)."
@@ -47,6 +51,13 @@ def load_lines(facts: Mapping[str, Any], name: str) -> str:
             f'base = AutoModelForCausalLM.from_pretrained("{file.parent}", gguf_file="{file.name}", dtype="{dtype}",\n'
             "                                            quantization_config=GgufConfig(dequantize=True))\n"
             f'model = PeftModel.from_pretrained(base, "{name}")\n{tokenizer}'
+        )
+    if model.get("quantization"):
+        return (
+            "from peft import AutoPeftModelForCausalLM\n"
+            "from transformers import AutoTokenizer, BitsAndBytesConfig\n"
+            f'model = AutoPeftModelForCausalLM.from_pretrained("{name}", dtype="{dtype}"{remote},\n'
+            f"    quantization_config={_CONFIG[model['quantization']]})\n{tokenizer}"
         )
     return (
         "from peft import AutoPeftModelForCausalLM\n"
@@ -98,8 +109,19 @@ def _loading(facts: Mapping[str, Any], name: str) -> str:
         text += "\n\nAsk it through the tokenizer's chat template (`tokenizer.apply_chat_template`), as it was trained."
     elif style == "alpaca":
         text += "\n\nIt was trained on prompts in Stanford Alpaca's template, and is to be asked in the same."
+    bits = facts["model"].get("quantization")
     if facts.get("merged") is not None:
+        if bits:
+            text += (
+                f"\n\nIts weights were {bits} while the adapter was trained, and are written out: this is the model"
+                " that was measured, not the published one with the adapter."
+            )
         return text
+    if bits:
+        text += (
+            f"\n\nIt was trained and measured over weights in {bits}. Over the base as it is published it works too,"
+            " with slightly other losses."
+        )
     if Path(facts["model"]["name"]).is_absolute():
         text += (
             "\n\nThe base model was a folder or file of the machine that trained this: elsewhere, write where yours is"
@@ -155,7 +177,7 @@ def _hyperparameters(facts: Mapping[str, Any]) -> str:
     point = {name: _plain(value).replace(" ", "") for name, value in facts["point"]["hyperparameters"].items()}
     # What the point names is told again where it was trained otherwise, as `--epochs` does.
     rest = {n: v for n, v in facts["training"].items() if n not in point or _plain(v).replace(" ", "") != point[n]}
-    fixed = [(name, f"`{_plain(value)}`") for name, value in rest.items()]
+    fixed = [(name, f"`{_plain(value)}`") for name, value in rest.items() if value is not None]
     return (
         "## Hyperparameters\n\n"
         + _table(("of the trial", ""), searched)

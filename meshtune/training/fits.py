@@ -16,7 +16,7 @@ from meshtune.config import TrainingConfig
 from meshtune.errors import Fault, InputError
 from meshtune.hyperparameters import WHOLE
 from meshtune.space import Dimension, Space
-from meshtune.training.memory import Batch, Memory, full_batch, predict
+from meshtune.training.memory import Batch, Memory, full_batch, predict, validating
 from meshtune.training.pack_memory import PackSetting
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.shape import Shape
@@ -32,7 +32,8 @@ class Setting:
     """What decides the memory of a study's trials beside their hyperparameters.
 
     Attributes:
-        training: with a resolved precision. device: as torch names it. dtype: the base's, as in the config.
+        training: with a resolved precision. device: as torch names it.
+        dtype, quantization: the base's, as in the config.
         batch: the largest micro-batch by batch size: `memory.batches_of(rows, ..)`, or `full_batch` of a length.
         available: bytes for each process, or None where that is not known. processes: that share the device.
         trainer: that will train, `packed` or `transformers`. unpackable: why `packed`, which was asked for, will not.
@@ -49,18 +50,27 @@ class Setting:
     trainer: str = "transformers"
     unpackable: str | None = None
     pack: int = 1
+    quantization: str | None = None
 
     def memory(self, hyperparameters: Mapping[str, Any]) -> Memory:
         """Of the trial with these hyperparameters, or of a pack of such."""
         if self.trainer == "packed":
             return self.packs(hyperparameters).memory([self.recipe(hyperparameters)] * self.pack)
         batch = self.batch(self.batch_size(hyperparameters))
-        return predict(self.shape, self.training, hyperparameters, batch, device=self.device, dtype=self.dtype)
+        return predict(
+            self.shape,
+            self.training,
+            hyperparameters,
+            batch,
+            device=self.device,
+            dtype=self.dtype,
+            quantization=self.quantization,
+        )
 
     def packs(self, hyperparameters: Mapping[str, Any]) -> PackSetting:
         """What decides the memory of packs whose members have the batches of these hyperparameters."""
         batch = self.batch(self.batch_size(hyperparameters))
-        return PackSetting(self.shape, batch, self.device, self.dtype)
+        return PackSetting(self.shape, batch, self.device, self.dtype, self.quantization)
 
     def recipe(self, hyperparameters: Mapping[str, Any]) -> Recipe:
         """Of the trial with these hyperparameters."""
@@ -150,6 +160,15 @@ def largest_length(space: Space, setting: Setting, longest: int) -> int:
     return _last(longest, fits)
 
 
+def no_exact_room(shape: Shape, device: str, available: int | None) -> str | None:
+    """Why losses cannot be measured with the base in float32; None where they can, or where that is not known."""
+    needed = validating(shape, device)
+    if available is None or needed <= available:
+        return None
+    there = f"this {'CPU' if device == 'cpu' else 'GPU'} has {gigabytes(available)} a process"
+    return f"that needs about {gigabytes(needed)}, and {there}"
+
+
 def describe(memory: Memory, rank: int, pack: int = 1) -> str:
     """`base 0.54 GB + adapter at rank 256 1.2 GB + activations 0.4 GB + process 0.6 GB`."""
     parts = {
@@ -230,6 +249,8 @@ def _ways(found: Largest, setting: Setting) -> Iterator[str]:
 
     if setting.dtype in ("auto", "float32") and fits(dtype="bfloat16"):
         yield "model.dtype: bfloat16"
+    if setting.quantization is None and fits(quantization="nf4"):
+        yield "model.quantization: nf4"
     checkpoints = setting.training.model_copy(update={"gradient_checkpointing": True})
     if not setting.training.gradient_checkpointing and fits(training=checkpoints):
         yield "training.gradient_checkpointing: true"

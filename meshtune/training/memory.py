@@ -35,6 +35,8 @@ from meshtune.training.shape import Linear, Shape
 from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Bytes of a weight in few bits, and how many have a scale of 4 bytes; None: those of an output.
+CODES: dict[str, tuple[float, int | None]] = {"int8": (1, None), "nf4": (0.5, 64)}
 # What a process holds before there is a model: Python, torch and Transformers with their libraries (measured), or on a
 # GPU the context and the libraries' workspaces (as NVIDIA's tools show it).
 CPU_OVERHEAD = 600 << 20
@@ -81,18 +83,28 @@ class Memory:
 
 
 def predict(
-    shape: Shape, training: TrainingConfig, hyperparameters: Mapping[str, Any], batch: Batch, *, device: str, dtype: str
+    shape: Shape,
+    training: TrainingConfig,
+    hyperparameters: Mapping[str, Any],
+    batch: Batch,
+    *,
+    device: str,
+    dtype: str,
+    quantization: str | None = None,
 ) -> Memory:
     """The memory of a trial.
 
     Args:
         training: with a resolved precision. hyperparameters: decoded, as `recipe` takes them.
-        batch: the largest. device: as torch names it. dtype: of the base (`auto` is float32).
+        batch: the largest. device: as torch names it. dtype, quantization: of the base (`auto` is float32).
     """
-    return of_recipe(shape, recipe(training, hyperparameters, 0), batch, device=device, dtype=dtype)
+    made = recipe(training, hyperparameters, 0)
+    return of_recipe(shape, made, batch, device=device, dtype=dtype, quantization=quantization)
 
 
-def of_recipe(shape: Shape, recipe: Recipe, batch: Batch, *, device: str, dtype: str) -> Memory:
+def of_recipe(
+    shape: Shape, recipe: Recipe, batch: Batch, *, device: str, dtype: str, quantization: str | None = None
+) -> Memory:
     """As `predict`, for what one adapter is trained with."""
     base_bytes = BYTES.get(dtype, 4)
     on_cpu = device.startswith("cpu")
@@ -100,19 +112,50 @@ def of_recipe(shape: Shape, recipe: Recipe, batch: Batch, *, device: str, dtype:
     parameters = sum(recipe.rank * (linear.inputs + linear.outputs) for linear in targets)
     if recipe.use_dora:
         parameters += sum(linear.outputs for linear in targets)
-    training = _training(shape, recipe, targets, batch, base_bytes, on_cpu)
+    training = _training(shape, recipe, targets, batch, base_bytes, on_cpu, quantization is not None)
     # A GPU's optimizer steps over all weights at once, when the activations are gone, and needs room for one more copy.
     step = 0 if on_cpu else 4 * parameters
     # The best epoch's copy stands beside the training of the next one.
     copies = 2 if on_cpu and recipe.epochs > 1 else 1
     spare = CPU_SPARE if on_cpu else GPU_SPARE
     return Memory(
-        base=shape.parameters * base_bytes,
+        base=of_base(shape, dtype, quantization) + written_out(shape, base_bytes, quantization),
         adapter=4 * copies * parameters + (_originals(recipe, targets, base_bytes) if on_cpu else 0),
         optimizer=parameters * 12,
         activations=round(spare * max(training, _validation(shape, batch, base_bytes, on_cpu), step)),
         overhead=CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
     )
+
+
+def of_base(shape: Shape, dtype: str, quantization: str | None) -> int:
+    """Bytes of the frozen base: in few bits its linear layers but for the output head, else all of it in its type."""
+    own = BYTES.get(dtype, 4)
+    if quantization is None:
+        return own * shape.parameters
+    a_weight, with_scale = CODES[quantization]
+    held = _quantized(shape)
+    weights = sum(x.inputs * x.outputs for x in held)
+    scales = sum(x.outputs if with_scale is None else -(-x.inputs * x.outputs // with_scale) for x in held)
+    return round(own * (shape.parameters - weights) + a_weight * weights + 4 * scales)
+
+
+def written_out(shape: Shape, width: int, quantization: str | None) -> int:
+    """Bytes of the largest weight in few bits while it is written out in values of so many bytes."""
+    if quantization is None:
+        return 0
+    return width * max((x.inputs * x.outputs for x in _quantized(shape)), default=0)
+
+
+def validating(shape: Shape, device: str) -> int:
+    """Bytes of a process that only measures, with the base in float32 and every token a label."""
+    on_cpu = device.startswith("cpu")
+    work = _validation(shape, full_batch(1, CPU_TOKENS if on_cpu else GPU_TOKENS), 4, on_cpu)
+    overhead = CPU_OVERHEAD if on_cpu else GPU_OVERHEAD
+    return 4 * shape.parameters + round(work * (CPU_SPARE if on_cpu else GPU_SPARE)) + overhead
+
+
+def _quantized(shape: Shape) -> list[Linear]:
+    return [x for x in shape.linears if not x.lookup and x.name != shape.head]
 
 
 def batches_of(rows: RowSet, seed: int, epochs: int) -> Callable[[int], Batch]:
@@ -147,10 +190,16 @@ def _originals(recipe: Recipe, targets: Sequence[Linear], base_bytes: int) -> in
 
 
 def _training(
-    shape: Shape, recipe: Recipe, targets: Sequence[Linear], batch: Batch, base_bytes: int, on_cpu: bool
+    shape: Shape,
+    recipe: Recipe,
+    targets: Sequence[Linear],
+    batch: Batch,
+    base_bytes: int,
+    on_cpu: bool,
+    quantized: bool,
 ) -> int:
     """Bytes at the begin of the backward pass, or with checkpoints at its largest layer."""
-    kept = _kept(shape, recipe, targets, batch, base_bytes, on_cpu)
+    kept = _kept(shape, recipe, targets, batch, base_bytes, on_cpu, quantized)
     tokens, width = batch.rows * batch.length, 2 if recipe.precision != "float32" else base_bytes
     logits = 12 * batch.labels * shape.vocab
     if recipe.gradient_checkpointing:
@@ -159,7 +208,15 @@ def _training(
     return kept + max(logits, 2 * width * tokens * feed_forward(shape) // shape.layers)
 
 
-def _kept(shape: Shape, recipe: Recipe, targets: Sequence[Linear], batch: Batch, base_bytes: int, on_cpu: bool) -> int:
+def _kept(
+    shape: Shape,
+    recipe: Recipe,
+    targets: Sequence[Linear],
+    batch: Batch,
+    base_bytes: int,
+    on_cpu: bool,
+    quantized: bool = False,
+) -> int:
     """Bytes that are kept for the backward pass, but for what belongs to the logits."""
     autocast = recipe.precision != "float32"
     width = 2 if autocast else base_bytes  # of what matrix products give
@@ -170,7 +227,8 @@ def _kept(shape: Shape, recipe: Recipe, targets: Sequence[Linear], batch: Batch,
     if recipe.use_dora:
         kept += sum(4 * linear.inputs**2 for linear in targets)
     if autocast and base_bytes == 4:  # the copy of each product's weight, kept for the gradient of its input
-        kept += sum(2 * linear.inputs * linear.outputs for linear in shape.linears if not linear.lookup)
+        written = {x.name for x in _quantized(shape)} if quantized else set()  # anew for each product, and not kept
+        kept += sum(2 * x.inputs * x.outputs for x in shape.linears if not (x.lookup or x.name in written))
     return kept
 
 

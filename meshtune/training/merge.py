@@ -1,7 +1,8 @@
 """An adapter merged into its base: a full model in a folder that plain Transformers loads, and its loss again.
 
-Weights stay in the data type that the base was loaded in. What is measured is the model as it was written, loaded anew.
-The whole model is in memory, once at a time.
+Weights stay in the data type that the base was loaded in. Those that it keeps in few bits are written out before:
+merged is the base that the adapter was trained and measured over, not the one that was published. What is measured
+is the model as it was written, loaded anew. The whole model is in memory, once at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from meshtune.training import machine
 from meshtune.training.checkpoints import attached
 from meshtune.training.loss import RowSet
 from meshtune.training.models import load_model, quiet
+from meshtune.training.quantized import dequantize
 from meshtune.training.validation import mean_loss, row_losses
 
 
@@ -60,7 +62,7 @@ def merge(
         with attached(base, adapter):
             adapter_loss = mean_loss(row_losses(base, rows))
     report("merging")
-    merged = _merged(base, adapter)
+    merged = _merged(dequantize(base), adapter)
     _name(merged, model)
     _write(merged, folder)
     _copy_code(model, folder)

@@ -2,7 +2,7 @@
 
 Weights are float32 unless the config says otherwise, so that losses of two machines can be compared; a GGUF file's are
 dequantized. A model whose weights are incomplete is refused, never filled up with random ones. Nothing is printed.
-Quantized bases and models spread over several devices are not handled here.
+Models spread over several devices are not handled here.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
 from meshtune.data.hub import explain
 from meshtune.errors import Fault, InputError, StorageError
 from meshtune.training import machine
+from meshtune.training.quantized import check_quantizable, quantize
 from meshtune.training.targets import ALL_LINEAR, check_targets
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -71,6 +72,8 @@ def check_model(model: ModelConfig, targets: str | Sequence[str] | None = None) 
     A model of the Hub that is not in the cache has its configuration fetched, not its weights. With the names of its
     target modules given, or `all-linear`, these are checked too, where the model comes with no code of its own.
     """
+    if model.quantization is not None:
+        check_quantizable(model.quantization, resolve_device(model))
     if model.name == "embedded" and (targets is None or targets == ALL_LINEAR):
         embedded_gguf()
         return
@@ -111,15 +114,20 @@ def load_model(model: ModelConfig, device: str) -> Any:
     """
     name, arguments = _source(model)
     dtype = torch.float32 if model.dtype == "auto" else getattr(torch, model.dtype)
+    # What is quantized is read as it is published: a model whose float32 weights have no room may be the reason for it.
+    read = dtype if model.quantization is None or "gguf_file" in arguments else "auto"
     with quiet(), contextlib.redirect_stderr(io.StringIO()), _explained(model):  # see _convert
         base, told = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, trust_remote_code=model.trust_remote_code, output_loading_info=True, **arguments
+            name, dtype=read, trust_remote_code=model.trust_remote_code, output_loading_info=True, **arguments
         )
     if missing := sorted(told["missing_keys"]):
         raise _fault(f"`{name}` is incomplete: it lacks {len(missing)} weights, such as `{missing[0]}`")
     _forget_quantization(base)
     base.name_or_path = name if "gguf_file" not in arguments else model.name
-    return base.requires_grad_(False).eval().to(device)
+    base.requires_grad_(False).eval()
+    if model.quantization is not None:
+        return quantize(base, model.quantization, device=device, dtype=dtype)
+    return base.to(device)
 
 
 def embedded_folder() -> Path:

@@ -3,7 +3,7 @@
 Counted as in `memory.py`, but as the packed trainer computes (the test counts the real tensors and compares):
 
 - the base: its weights as they were loaded, since validation is computed in them; where training computes in a lower
-  type, a copy of all linear weights in that type too, once for the whole pack;
+  type, a copy of all linear weights in that type too, once for the whole pack; of weights in few bits one at a time;
 - an adapter: weight, gradient and Adam's two moments in float32 (16 bytes a parameter), the copy that products of a
   lower type read, and in the CPU's memory the best epoch's where there are several;
 - a pass, whose tokens have a limit however many members there are. Per token a norm keeps its input, linear layers that
@@ -17,16 +17,27 @@ The CUDA side follows from the same counts and has not been run. Errors are in d
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshtune.training.label_head import CHUNK
-from meshtune.training.memory import BYTES, CPU_OVERHEAD, GPU_OVERHEAD, Batch, Memory, feed_forward, residual_writers
+from meshtune.training.memory import (
+    BYTES,
+    CPU_OVERHEAD,
+    GPU_OVERHEAD,
+    Batch,
+    Memory,
+    feed_forward,
+    of_base,
+    residual_writers,
+    written_out,
+)
 from meshtune.training.packed_rows import LOW_MULTIPLE, token_limit
 from meshtune.training.recipe import Recipe
 from meshtune.training.shape import Shape
 from meshtune.training.validation import CPU_TOKENS as VALIDATION_CPU_TOKENS
 from meshtune.training.validation import GPU_TOKENS as VALIDATION_GPU_TOKENS
 
+LEAST = 256  # tokens of a pass: below, a core's products are not at their peak any more
 # What allocators lose to holes, as a factor of a pass: sizes differ between passes.
 CPU_SPARE, GPU_SPARE = 1.2, 1.1
 
@@ -36,36 +47,39 @@ class PackSetting:
     """What decides the memory of packs beside their members.
 
     Attributes:
-        batch: the largest micro-batch of a member. device: as torch names it. dtype: of the base (`auto` is float32).
+        batch: the largest micro-batch of a member. device: as torch names it.
+        dtype, quantization: of the base (`auto` is float32).
     """
 
     shape: Shape
     batch: Batch
     device: str
     dtype: str
+    quantization: str | None = None
 
     def memory(self, members: Sequence[Recipe], pass_tokens: int | None = None) -> Memory:
         """Of a pack at its peak.
 
         Args:
-            members: one at least, all of one precision. pass_tokens: at most in a pass, as `train_pack` takes it.
+            members: one at least, all of one precision. pass_tokens: at most in a pass, as `train_pack` takes it; a
+                member's portion has as many as its recipe says.
         """
         parameters = sum(self.parameters(recipe) for recipe in members)
         return Memory(
             base=self.base(members[0]),
             adapter=sum(self.adapter(recipe) for recipe in members) - 12 * parameters,
             optimizer=12 * parameters,
-            activations=self.activations(members, self.tokens(len(members), pass_tokens)),
+            activations=self.activations(members, self.tokens(members, pass_tokens)),
             overhead=CPU_OVERHEAD if self._on_cpu else GPU_OVERHEAD,
         )
 
     def pass_tokens(self, members: Sequence[Recipe], available: int) -> int:
-        """The tokens of a pass with which this pack fits: the trainer's own limit, or as often halved as is needed.
+        """Tokens for their recipes with which this pack fits: the trainer's own limit, or as often halved as is needed.
 
-        Where nothing fits the smallest is given, which holds one member's micro-batch.
+        Not below `LEAST`, nor the longest row, which is never cut.
         """
-        tokens = token_limit(self.device)
-        while tokens > self.tokens(1, 1) and self.memory(members, tokens).total > available:
+        tokens, least = token_limit(self.device), max(LEAST, self.batch.length)
+        while tokens > least and self.memory([replace(x, pass_tokens=tokens) for x in members]).total > available:
             tokens //= 2
         return tokens
 
@@ -75,9 +89,11 @@ class PackSetting:
 
     def base(self, recipe: Recipe) -> int:
         """Bytes of the base, with the copy of its weights that training computes with."""
-        own = BYTES.get(self.dtype, 4)
-        copied = sum(x.inputs * x.outputs for x in self.shape.linears if not x.lookup)
-        return own * self.shape.parameters + (copied * self._width(recipe) if self._width(recipe) < own else 0)
+        shape, own, low = self.shape, BYTES.get(self.dtype, 4), self._width(recipe)
+        read = [x for x in shape.linears if not x.lookup and (self.quantization is None or x.name == shape.head)]
+        copied = sum(x.inputs * x.outputs for x in read) if low < own else 0
+        written = written_out(shape, own, self.quantization)  # by validation, in the base's type
+        return of_base(shape, self.dtype, self.quantization) + low * copied + written
 
     def adapter(self, recipe: Recipe) -> int:
         """Bytes of one more member, but for the tokens that it brings to a pass."""
@@ -89,11 +105,13 @@ class PackSetting:
         """Bytes of a second member, with the tokens that it brings to a pass; a further one takes no more."""
         return self.memory([recipe] * 2).total - self.memory([recipe]).total
 
-    def tokens(self, members: int, pass_tokens: int | None = None) -> int:
-        """Tokens of the largest pass: those of all members up to a limit, but of one member's micro-batch at least."""
-        of_one = min(self.batch.rows * self.batch.length, max(token_limit(self.device), self.batch.length))
-        limit = token_limit(self.device) if pass_tokens is None else pass_tokens
-        return max(of_one, min(members * of_one, limit)) + LOW_MULTIPLE * members
+    def tokens(self, members: Sequence[Recipe], pass_tokens: int | None = None) -> int:
+        """Tokens of the largest pass: those of all members up to a limit, but of one member's portion at least."""
+        usual = token_limit(self.device)
+        portion = min(usual, members[0].pass_tokens or usual)
+        of_one = min(self.batch.rows * self.batch.length, max(portion, self.batch.length))
+        limit = portion if pass_tokens is None else pass_tokens
+        return max(of_one, min(len(members) * of_one, limit)) + LOW_MULTIPLE * len(members)
 
     def activations(self, members: Sequence[Recipe], tokens: int) -> int:
         """Bytes at the begin of a pass's backward, or with checkpoints at its largest layer; or of a validation."""

@@ -78,6 +78,7 @@ class Run:
     def events(self, recipes: list[Recipe], checkpoint: Checkpoint | None) -> Events:
         """As `packed_trainer.train_pack` says."""
         first = recipes[0]
+        self.pass_limit = min(self.pass_limit, first.pass_tokens or self.pass_limit)
         self.kind = torch.bfloat16 if first.precision == "bfloat16" else self.base.dtype
         made_by = "" if checkpoint is None else self._identity(first)
         self.saves = Saves(checkpoint, made_by)
@@ -99,7 +100,8 @@ class Run:
 
     def _add(self, recipe: Recipe) -> Member:
         rungs = () if self.rungs is None else self.rungs.tokens
-        member = Member(self.base, recipe, self.train_rows, self.at, self.kind, self.limit, rungs)
+        limit = min(self.limit, recipe.pass_tokens or self.limit)
+        member = Member(self.base, recipe, self.train_rows, self.at, self.kind, limit, rungs)
         self.members[len(self.states)] = member
         self.states.append({"recipe": repr(recipe), "ending": None})
         return member

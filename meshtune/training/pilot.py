@@ -20,6 +20,7 @@ from meshtune.data.batches import epoch_order
 from meshtune.training import machine
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.memory import Batch
+from meshtune.training.pack_run import Kept
 from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
@@ -110,7 +111,7 @@ def _packs_of(members: int) -> Train:
             for number, event in events:
                 if isinstance(event, Diverged):
                     raise event
-                if number == members - 1:
+                if number == members - 1 and not isinstance(event, Kept):
                     yield event
 
     return train

@@ -14,6 +14,7 @@ from typing import Literal
 
 import torch
 
+from meshtune.config import ModelConfig
 from meshtune.errors import Fault, InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -47,9 +48,15 @@ def resolve_precision(precision: str, device: str) -> Precision:
             raise _fault(precision, "allowed are auto, float32, bfloat16 and float16")
 
 
-def validation_precision(dtype: str) -> str:
-    """The precision in which a study measures all its losses, by the config's `model.dtype`."""
-    return "float32" if dtype == "auto" else dtype
+def exact(model: ModelConfig) -> ModelConfig:
+    """The same model with all its weights in float32."""
+    return model.model_copy(update={"dtype": "float32", "quantization": None})
+
+
+def validation_precision(model: ModelConfig) -> str:
+    """The precision in which a study measures all its losses: the base's own, such as `float32 over nf4`."""
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    return dtype if model.quantization is None else f"{dtype} over {model.quantization}"
 
 
 def _fast_bfloat16(kind: str) -> bool:

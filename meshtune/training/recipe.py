@@ -28,6 +28,8 @@ class Recipe:
         use_rslora, use_dora, init_lora_weights: as PEFT's `LoraConfig` names them.
         target_modules: `all-linear` (the output head excepted) or names of modules.
         seed: of the adapter's start, the dropout masks and the order of the rows.
+        pass_tokens: that the packed trainer computes at once, at most; None: what suits the device. Rows are cut by it,
+            on which the dropout masks depend.
     """
 
     rank: int
@@ -48,6 +50,7 @@ class Recipe:
     gradient_checkpointing: bool
     precision: str
     seed: int
+    pass_tokens: int | None = None
 
 
 def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: int) -> Recipe:

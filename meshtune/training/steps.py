@@ -4,9 +4,10 @@
 last value is `Trained`. Closing it ends the training within a step and leaves the base as it was; a loss that is not
 finite raises `Diverged`. With a `Checkpoint` it saves itself, and where the folder holds what it saved, it goes on from
 there to the same losses: it first tells the steps of its history again (the first, each rung, each epoch's end), then
-where it stands. With `Rungs` it measures also between the epochs' ends, and what it trains does not depend on that. A
-trainer that has no `checkpoint` argument starts over, and one without `rungs` cannot be stopped early.
-`meshtune.testing.trainers` holds the contract. The `transformers` trainer is in `trainer.py`.
+where it stands. With `Rungs` it measures also between the epochs' ends, and what it trains does not depend on that; it
+is stopped at a rung by being asked for its checkpoint there. A trainer that has no `checkpoint` argument starts over,
+and one without `rungs` cannot be stopped early. `meshtune.testing.trainers` holds the contract. The `transformers`
+trainer is in `trainer.py`.
 """
 
 from __future__ import annotations

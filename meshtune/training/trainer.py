@@ -27,6 +27,7 @@ from meshtune.training.in_thread import in_thread
 from meshtune.training.loss import RowSet
 from meshtune.training.models import quiet
 from meshtune.training.progress import Emit, Progress
+from meshtune.training.quantized import QuantizedLinear
 from meshtune.training.recipe import Recipe
 from meshtune.training.resumable import ResumableTrainer
 from meshtune.training.saves import Saves
@@ -106,6 +107,8 @@ def _check_start(base: Any, recipe: Recipe) -> None:
         message = f"`orthogonal` needs an even rank, not {recipe.rank}"
     elif start in CHANGING:
         parts = targeted(base, recipe.target_modules)
+        if any(isinstance(part, QuantizedLinear) for _, part in parts):
+            message = f"`{start}` changes the base's weights, which `model.quantization` keeps in few bits"
         if start == "olora" and any(isinstance(part, Conv1D) for _, part in parts):
             message = "`olora` cannot be had for a model with transposed weights (Conv1D), such as GPT-2"
         embeddings = base.get_input_embeddings().weight

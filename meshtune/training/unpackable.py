@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from meshtune.training.quantized import QuantizedLinear
 from meshtune.training.recipe import Recipe
 from meshtune.training.targets import ALL_LINEAR, targeted
 
@@ -35,13 +36,13 @@ def check_packable(base: Any, recipes: Sequence[Recipe]) -> None:
     _check_base(base)
     for recipe in recipes:
         _check_recipe(base, recipe)
-    if len({(recipe.precision, recipe.gradient_checkpointing) for recipe in recipes}) > 1:
-        raise Unpackable("its adapters differ in precision or gradient checkpointing")
+    if len({(recipe.precision, recipe.gradient_checkpointing, recipe.pass_tokens) for recipe in recipes}) > 1:
+        raise Unpackable("its adapters differ in precision, gradient checkpointing or tokens of a pass")
 
 
 def _check_base(base: Any) -> None:
     if getattr(base, "is_quantized", False):
-        raise Unpackable("the base is quantized")
+        raise Unpackable("the base is published quantized")
     if base.dtype not in (torch.float32, torch.bfloat16):
         raise Unpackable(f"the base's weights are {str(base.dtype).removeprefix('torch.')}")
     if any(weight.dim() > 2 and "expert" in name for name, weight in base.named_parameters()):
@@ -67,7 +68,7 @@ def _check_recipe(base: Any, recipe: Recipe) -> None:
     for name, part in targeted(base, recipe.target_modules):
         if part is head:
             raise Unpackable(f"an adapter on the output head (`{name}`)")
-        if type(part) not in (nn.Linear, Conv1D):
+        if type(part) not in (nn.Linear, Conv1D, QuantizedLinear):
             raise Unpackable(f"`{name}` is a linear layer of its own kind, {type(part).__name__}")
     if recipe.target_modules != ALL_LINEAR:
         for name, part in base.named_modules():

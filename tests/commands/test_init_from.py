@@ -33,7 +33,7 @@ def test_from_axolotl(tmp_path: Path) -> None:
     assert (config.training.epochs, config.training.batch_size, config.training.gradient_checkpointing) == (4, 2, True)
     assert (config.data.validation, config.data.test, config.data.max_length) == (0.05, 0.1, 4096)
     assert [source.format for source in config.data.sources] == ["alpaca", "sharegpt"]
-    assert "# - load_in_4bit: true (the base model is not quantized here" in written
+    assert "# - load_in_4bit: true (the base model is not quantized unless" in written
     assert "abc123" not in written
     start = presets.baseline(config.space, config.baseline, lora=True, training=config.training)
     assert start is not None

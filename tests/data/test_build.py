@@ -223,3 +223,25 @@ def test_the_config_of_the_embedded_sources(chat_model: ModelConfig, tmp_path: P
     data = DataConfig.model_validate({"sources": sources, "mixture": "cap", "rows": 400})
     summary = prepare(data, chat_model, 0, tmp_path / "data").summary
     assert (summary.train.by_source, summary.validation.rows, summary.test.rows) == ((224, 96), 40, 40)
+
+
+@pytest.mark.parametrize("mixture", ["union", "cap", "repeat"])
+def test_fewer_rows_of_the_same_split_are_parts_of_the_same_sides(
+    mixture: str, write: Write, chat_model: ModelConfig, tmp_path: Path
+) -> None:
+    """So that no study trains on, or chooses by, what another one of these holds back."""
+    share = {} if mixture == "union" else {"share": 1.0}
+    data = config(write(alpaca(80)), mixture=mixture, test=0.2, validation=0.2)
+    data = data.model_copy(update={"sources": tuple(s.model_copy(update=share) for s in data.sources)})
+    sides = {}
+    for rows, split_rows in ((60, None), (40, 60), (20, 60)):
+        changed = data.model_copy(update={"rows": rows, "split_rows": split_rows})
+        made = prepare(changed, chat_model, 0, tmp_path / str(rows))
+        sides[rows] = {side: texts(made.ref, side, chat_model) for side in SIDES}
+        assert [len(held) for held in sides[rows].values()] == [rows * 6 // 10, rows // 5, rows // 5]
+    for fewer in (40, 20):
+        assert all(set(sides[fewer][side]) <= set(sides[60][side]) for side in SIDES)
+        assert not set(sides[60]["test"]) & {*sides[fewer]["train"], *sides[fewer]["validation"]}
+    whole = prepare(data, chat_model, 0, tmp_path / "all")
+    part = prepare(data.model_copy(update={"rows": 20, "split_rows": "all"}), chat_model, 0, tmp_path / "part")
+    assert set(texts(part.ref, "test", chat_model)) <= set(texts(whole.ref, "test", chat_model))

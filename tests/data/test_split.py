@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtune.data.split import group, side_sizes, split
+from meshtune.data.split import group, side_sizes, smaller, split
 from meshtune.errors import InputError
 
 
@@ -67,3 +67,14 @@ def test_sides_have_the_shares_of_the_mix() -> None:
         [70, 30],
         [35, 15],
     ]
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.integers(0, 70))
+def test_a_smaller_side_has_so_many_rows_at_the_same_shares(numbers: list[int], count: int) -> None:
+    sources = np.array(numbers, dtype=np.int64)
+    kept = smaller(sources, count, np.random.default_rng(0))
+    assert len(set(kept.tolist())) == len(kept) == min(count, len(sources))
+    assert kept.tolist() == sorted(kept.tolist())
+    for source in range(3):
+        share = np.count_nonzero(sources == source) * len(kept) / len(sources)
+        assert abs(np.count_nonzero(sources[kept] == source) - share) < 1

@@ -42,6 +42,8 @@ RICH: dict[str, Any] = {
     },
 }
 
+FEW_BITS = [{"model": {"name": "some-org/base-7b", "quantization": kind}} for kind in ("int8", "nf4")]
+
 
 def written(tool: str, **given: Any) -> dict[str, Any]:
     return yaml_file.parse(foreign.settings(tool, study(**given))).values
@@ -51,7 +53,7 @@ def keys_of(entries: list[dict[str, Any]]) -> set[str]:
     return {key for entry in entries for key in entry}
 
 
-@pytest.mark.parametrize("given", [{}, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("given", [{}, RICH, *FEW_BITS], ids=["plain", "rich", "int8", "nf4"])
 def test_every_key_is_one_of_axolotl(given: dict[str, Any]) -> None:
     values = written("axolotl", **given)
     assert set(values) <= known("axolotl")
@@ -60,7 +62,7 @@ def test_every_key_is_one_of_axolotl(given: dict[str, Any]) -> None:
     assert keys_of(types) <= known("axolotl datasets type")
 
 
-@pytest.mark.parametrize("given", [{}, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("given", [{}, RICH, *FEW_BITS], ids=["plain", "rich", "int8", "nf4"])
 def test_every_key_is_one_of_llamafactory(given: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
     arguments = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
@@ -73,7 +75,7 @@ def test_every_key_is_one_of_llamafactory(given: dict[str, Any]) -> None:
     assert keys_of([entry.get("tags", {}) for entry in info.values()]) <= known("llamafactory tags")
 
 
-@pytest.mark.parametrize("given", [{}, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("given", [{}, RICH, *FEW_BITS], ids=["plain", "rich", "int8", "nf4"])
 def test_every_key_is_one_of_trl(given: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
     arguments = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
@@ -82,7 +84,7 @@ def test_every_key_is_one_of_trl(given: dict[str, Any]) -> None:
     assert keys_of(values["datasets"]) <= known("trl datasets")
 
 
-@pytest.mark.parametrize("given", [{}, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("given", [{}, RICH, *FEW_BITS], ids=["plain", "rich", "int8", "nf4"])
 def test_every_key_is_one_of_unsloth(given: dict[str, Any]) -> None:
     transformers = pytest.importorskip("transformers")
     arguments = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
@@ -91,6 +93,20 @@ def test_every_key_is_one_of_unsloth(given: dict[str, Any]) -> None:
     assert set(constants["LORA"]) <= known("unsloth get_peft_model")
     assert set(constants["TRAINING"]) <= arguments
     assert {"max_length"} <= known("trl")  # which the script gives to SFTConfig itself
+
+
+@pytest.mark.parametrize("given", FEW_BITS, ids=["int8", "nf4"])
+def test_a_base_in_few_bits(given: dict[str, Any]) -> None:
+    """By each tool's own keys, with a note."""
+    nf4 = given["model"]["quantization"] == "nf4"
+    axolotl = written("axolotl", **given)
+    assert (axolotl["load_in_8bit"], axolotl["load_in_4bit"]) == (not nf4, nf4)
+    assert axolotl["adapter"] == ("qlora" if nf4 else "lora")
+    assert written("llamafactory", **given)["quantization_bit"] == (4 if nf4 else 8)
+    assert written("trl", **given)["load_in_4bit" if nf4 else "load_in_8bit"] is True
+    assert ("load_in_8bit" in foreign.settings("unsloth", study(**given))) is not nf4
+    for tool in ("axolotl", "llamafactory", "trl", "unsloth"):
+        assert "weights in" in foreign.settings(tool, study(**given))
 
 
 @pytest.mark.parametrize("given", [{}, {**RICH, "model": "some-org/base-7b"}], ids=["plain", "rich"])

@@ -114,7 +114,7 @@ def test_one_that_timed_out_before_an_interruption_has_its_outcome_again(make: M
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
 def test_a_pack_that_is_too_large_is_trained_in_halves(make: MakeSpec, tmp_path: Path) -> None:
-    """For real: the process may not have memory for four, and has it for two."""
+    """For real: the process may not have memory for four at once, and has it for two."""
     script = """
 import json, resource, sys
 from meshtune.objectives.build import ObjectiveSpec, build
@@ -122,7 +122,7 @@ from meshtune.trial import Outcome, Request, to_json
 objective = build(ObjectiveSpec("lora", json.loads(sys.argv[1])), device="cpu", threads=1)
 points = json.loads(sys.argv[2])
 def run(points):
-    requests = [Request(trial, point, 0) for trial, point in enumerate(points)]
+    requests = [Request(trial, point, 0, width=4) for trial, point in enumerate(points)]
     return [event for event in objective.evaluate(requests) if isinstance(event, Outcome)]
 run([{**points[0], "rank": 4}])  # loads the base
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -137,7 +137,7 @@ for outcome in run(points):
     spec = spec.model_copy(update={"data": prepare(few, spec.model, 0, tmp_path / "data").ref})
     # Each takes some 90 MB: 16 bytes a parameter, the best epoch's copy, and what is kept for the backward pass.
     points = [{**OTHER, "rank": 4096, "alpha": 4096.0, "learning_rate": rate} for rate in (1e-4, 2e-4, 3e-4, 4e-4)]
-    arguments = [json.dumps(spec.model_dump(mode="json")), json.dumps(points), str(250 << 20)]
+    arguments = [json.dumps(spec.model_dump(mode="json")), json.dumps(points), str(180 << 20)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     told = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True, env=environment

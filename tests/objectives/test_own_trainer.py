@@ -1,6 +1,7 @@
 """A trainer of one's own: a file beside the study, named by `training.trainer: {import: ..}`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ def train(base, train_rows, validation_rows, recipe, *, at):
             if validation < best or at == "last":
                 best, weights = validation, tensors(adapter.model)
         yield Trained(best, weights, adapter.saved_config)
+
+
+def measured(base, train_rows, validation_rows, recipe, *, at, rungs=None):
+    for rung in rungs.tokens:
+        yield Step(1, 80, 0.1, rung, rung_loss=5.0 + rung / 100, rung=rung)
+    yield from train(base, train_rows, validation_rows, recipe, at=at)
 
 
 def silent(base, train_rows, validation_rows, recipe, *, at):
@@ -125,6 +132,19 @@ def test_it_can_be_suspended_and_starts_over(objective: Any) -> None:
     next(events)
     one.suspend()
     assert not [event for event in events if isinstance(event, Outcome)]
+
+
+def test_it_is_stopped_early_where_it_measures_rungs(objective: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """One that takes no checkpoint keeps nothing, and is promoted from the beginning; one without rungs just ends."""
+    request = Request(0, POINT, seed=0, thresholds=((50, 6.0), (100, 5.5), (200, 1.0)))
+    *_, stopped = objective("measured").evaluate([request])
+    assert (stopped.ending, stopped.loss, stopped.rungs) == (Ending.STOPPED_EARLY, 6.0, ((50, 5.5), (100, 6.0)))
+    assert (stopped.tokens, stopped.adapter) == (100, None)
+    *_, promoted = objective("measured").evaluate([replace(request, promote=True)])
+    assert (promoted.ending, len(promoted.rungs)) == (Ending.COMPLETE, 3)
+    assert "it is trained from the beginning" in capfd.readouterr().err
+    *_, plain = objective("train").evaluate([request])
+    assert (plain.ending, plain.loss, plain.rungs) == (Ending.COMPLETE, promoted.loss, ())
 
 
 @pytest.mark.parametrize(

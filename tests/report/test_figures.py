@@ -126,3 +126,18 @@ def test_the_band_is_there_where_seeds_are(status: dict[str, Any]) -> None:
     assert line.name.endswith("2 seeds")
     assert line.y[-1] == pytest.approx(status["best"]["loss"] + 0.05)
     assert len(figures.comparison(grouped(both[:1])).data) == 1
+
+
+def test_curves_at_rungs_are_in_the_group_of_their_ending(status: dict[str, Any]) -> None:
+    best = status["best"]["trial"]
+    trials = [
+        {**trial, "rungs": [[100, 3.0], [200, 2.5]][: 1 if trial["trial"] % 2 else 2]} for trial in complete(status)
+    ]
+    stopped = [t["trial"] for t in trials if t["trial"] % 2 and t["trial"] != best]
+    changed = [{**t, "ending": "stopped_early"} if t["trial"] in stopped else t for t in trials]
+    figure = figures.rungs({**status, "all": changed})
+    named = {name: {text for text in trace(figure, name).text if text} for name in ("stopped", "trained", "best")}
+    assert named["stopped"] == {f"trial {number}" for number in stopped}
+    assert named["best"] == {f"trial {best}"}
+    assert sum(map(len, named.values())) == len(trials)
+    assert max(x for x in trace(figure, "stopped").x if x) == 100

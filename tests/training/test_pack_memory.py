@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from meshtune.training.flat_adapter import FlatAdapter
 from meshtune.training.loss import Row
 from meshtune.training.memory import Batch, full_batch
-from meshtune.training.pack_memory import PackSetting
+from meshtune.training.pack_memory import LEAST, PackSetting
 from meshtune.training.packed_base import PackedBase, packed
 from meshtune.training.packed_rows import CPU_TOKENS, Pass, Portion, lay_out
 from meshtune.training.packed_trainer import train_pack
@@ -135,16 +135,18 @@ def test_a_pack_is_less_than_its_members_alone(make_recipe: Callable[..., Recipe
 
 
 def test_smaller_passes_where_memory_is_short(make_recipe: Callable[..., Recipe]) -> None:
-    """To the byte."""
-    setting = setting_of(make(PACKABLE["llama"]()))
-    recipe = make_recipe()
-    five = [recipe] * 5
-    whole = setting.memory(five)
-    assert setting.memory(five, 1).total < whole.total
-    assert setting.pass_tokens(five, whole.total) == CPU_TOKENS
-    assert setting.pass_tokens(five, whole.total - 1) == CPU_TOKENS // 2
-    least = setting.pass_tokens(five, 0)
-    assert setting.tokens(5, least) == setting.tokens(5, 1) < setting.tokens(5)
+    """To the byte; of several members, and of one whose batch is cut."""
+    setting = replace(setting_of(make(PACKABLE["llama"]())), batch=Batch(32, 60, 700))
+    for members in ([make_recipe()] * 5, [make_recipe()]):
+        whole = setting.memory(members)
+        assert setting.pass_tokens(members, whole.total) == CPU_TOKENS
+        assert setting.pass_tokens(members, whole.total - 1) == CPU_TOKENS // 2
+        halved = [replace(member, pass_tokens=CPU_TOKENS // 2) for member in members]
+        assert setting.tokens(halved) == CPU_TOKENS // 2 + 8 * len(members)
+        assert setting.memory(halved).total < whole.total
+        assert setting.pass_tokens(members, 0) == LEAST
+    setting = replace(setting, batch=Batch(4, 60, 140))
+    assert setting.memory([make_recipe()] * 5, 1).total < setting.memory([make_recipe()] * 5).total
 
 
 def test_smaller_passes_train_the_same(
@@ -176,6 +178,12 @@ def test_smaller_passes_train_the_same(
     small, fewest = trained(1)
     assert small == pytest.approx(whole, abs=1e-5)
     assert fewest <= 4 * 40 < most
+    recipes = [replace(recipe, dropout=0.0) for recipe in recipes]
+    whole, _ = trained(None)
+    recipes = [replace(recipe, pass_tokens=50) for recipe in recipes]
+    small, fewest = trained(None)
+    assert small == pytest.approx(whole, abs=1e-5), "steps that are cut"
+    assert fewest <= 50
 
 
 def test_checkpoints_and_logits(make_recipe: Callable[..., Recipe]) -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.testing.trainers import rungs_at
+from meshtune.training import saved_state
 from meshtune.training.loss import Row
-from meshtune.training.pack_run import PackEvent
+from meshtune.training.pack_run import Changes, Kept, PackEvent
 from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained
@@ -70,42 +72,69 @@ def test_a_rungs_loss_is_that_of_an_epochs_end(base: Any, sides: Sides, recipes:
         assert loss == pytest.approx(end.validation_loss, abs=1e-6)
 
 
-def cut(base: Any, given: Any, rungs: Rungs, folder: Path, looks: int) -> list[PackEvent]:
-    """What a pack tells that is asked to stop at the `looks`-th look."""
+def stopping(base: Any, given: Any, rungs: Rungs, folder: Path, looks: int | None = None) -> list[PackEvent]:
+    """What a pack of width two tells whose first member leaves at the second rung, where it is not asked to stop first.
+
+    That one's state goes to `<folder>/kept`, the pack's to `<folder>/pack` at the `looks`-th look.
+    """
     told: list[PackEvent] = []
     seen = 0
 
     def asked() -> bool:
         nonlocal seen
         seen += 1
-        return seen >= looks
+        return looks is not None and seen >= looks
 
+    checkpoint, changes = Checkpoint(folder / "pack", None, asked), Changes()
+    events = train_pack(base, *given, at="best", rungs=rungs, checkpoint=checkpoint, changes=changes, width=2)
     try:
-        for event in train_pack(base, *given, at="best", rungs=rungs, checkpoint=Checkpoint(folder, None, asked)):
-            told.append(event)
+        for number, event in events:
+            told.append((number, event))
+            if number == 0 and isinstance(event, Step) and event.rung == rungs.tokens[1]:
+                changes.keeping.add(0)
+            if isinstance(event, Kept) and event.state is not None:
+                saved_state.write(folder / "kept", event.made_by, event.state)
     except Suspended:
         pass
     return told
 
 
+def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state that the first member left, with its weights and moments apart."""
+    (member,) = torch.load(folder / "kept" / saved_state.FILE, weights_only=True)["members"]
+    moments = member["optimizer"]["state"][0]
+    return member["counts"], {"weights": member["weights"], **moments}
+
+
 def test_cut_at_every_look(base: Any, sides: Sides, recipes: list[Recipe], tmp_path: Path) -> None:
-    """Before, in and after the measuring at a rung: each is told, with the same loss."""
+    """Before, in and after the measuring at a rung, before and after one left: each is told, with the same loss."""
+    recipes = [recipes[1], recipes[0], replace(recipes[1], rank=2, seed=1)]
+    sides = sides[0][:6], sides[1][:4]
     given = *sides, recipes
-    rungs = rungs_at(sides, 2, 0.2, 0.5, 0.8)
-    expected = list(train_pack(base, *given, at="best", rungs=rungs))
+    rungs = rungs_at(sides, 2, 0.2, 0.5, 0.8)  # the second is an epoch's end, which is not validated any more
+    expected = stopping(base, given, rungs, tmp_path / "whole")
+    counts, tensors = kept(tmp_path / "whole")
+    ends = set()
     looks = 1
-    while len(cut(base, given, rungs, tmp_path / str(looks), looks)) < len(expected):
-        never = Checkpoint(tmp_path / str(looks), None, lambda: False)
-        after = list(train_pack(base, *given, at="best", rungs=rungs, checkpoint=never))
+    while len(told := stopping(base, given, rungs, tmp_path / str(looks), looks)) < len(expected):
+        after = stopping(base, given, rungs, tmp_path / str(looks))
         for number in range(len(recipes)):
             wanted, found = of(expected, number), of(after, number)
             assert told_at(found) == told_at(wanted)
-            assert losses(found)[-1] == losses(wanted)[-1]
-            assert mean_difference(found[-1], wanted[-1]) == 0
             epochs = [e.validation_loss for e in found if isinstance(e, Step) and e.validation_loss is not None]
-            assert len(epochs) == recipes[number].epochs
+            assert len(epochs) == (0 if number == 0 else recipes[number].epochs)
+            if number == 0:
+                assert isinstance(found[-1], Kept)
+            else:
+                assert losses(found)[-1] == losses(wanted)[-1]
+                assert mean_difference(found[-1], wanted[-1]) == 0
+        found_counts, found_tensors = kept(tmp_path / str(looks))
+        assert found_counts == counts
+        assert all(found_tensors[name].equal(tensors[name]) for name in tensors)
+        ends |= {number for number, event in told if not isinstance(event, Step)}
         looks += 1
     assert looks > 10
+    assert {0, 1} <= ends  # some cuts were made after they had ended
 
 
 def test_a_loss_that_is_not_finite_at_a_rung(base: Any, sides: Sides, recipes: list[Recipe]) -> None:

@@ -1,0 +1,213 @@
+"""A search replayed on learning curves: what meshtune's loop would do, without training anything, in memory.
+
+`EarlyStopping` decides and tells as in a study, from a log that has of the record what it reads; samplers are built as
+a study builds them and see the trials as the record writes them (its test holds the two against each other). Optuna's
+pruners get the same curves one rung at a time, from its own TPE, one trial after the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import optuna
+from learning_curves import Surrogate
+from optuna.pruners import BasePruner
+from optuna.samplers import TPESampler
+from optuna.trial import TrialState
+
+from meshtune import presets
+from meshtune.config import SamplerConfig
+from meshtune.config_spending import EarlyStoppingConfig
+from meshtune.distributions import distributions
+from meshtune.early_stopping import EarlyStopping
+from meshtune.recorded import RecordedTrial
+from meshtune.samplers.build import build
+from meshtune.trial import Ending, Outcome, Thresholds
+
+EPOCH_TOKENS = 100_000  # of a made-up training: shares of it are told apart to a thousandth of a percent
+EPOCHS = 2
+WHOLE = EPOCHS * EPOCH_TOKENS
+SPACE = presets.recommended()
+
+
+@dataclass(frozen=True)
+class Course:
+    """The curves of one study, whose trials have all the same seed."""
+
+    surrogate: Surrogate
+    seed: int
+    known: dict[Any, Any] = field(default_factory=dict)
+
+    def curve(self, params: Mapping[str, Any]) -> list[float]:
+        key = tuple(sorted(params.items()))
+        if key not in self.known:
+            self.known[key] = self.surrogate.curve(params, self.seed).tolist()
+        found: list[float] = self.known[key]
+        return found
+
+    def final(self, params: Mapping[str, Any]) -> float:
+        """The objective: the loss of the best epoch."""
+        fractions = self.surrogate.fractions
+        return min(self.curve(params)[fractions.index(epoch / EPOCHS)] for epoch in range(1, EPOCHS + 1))
+
+    def at(self, params: Mapping[str, Any], share: float) -> float:
+        return self.curve(params)[self.surrogate.fractions.index(share)]
+
+    def spent(self, share: float) -> int:
+        """Tokens that a trial has trained on when it is measured at a rung: a step goes past it."""
+        return round(WHOLE * self.surrogate.tokens[self.surrogate.fractions.index(share)])
+
+    def outcome(self, trial: RecordedTrial, shares: tuple[float, ...]) -> Outcome:
+        """Of a trial with thresholds at these rungs."""
+        reached: list[tuple[int, float]] = []
+        for share, (tokens, threshold) in zip(shares, trial.thresholds, strict=True):
+            reached.append((tokens, self.at(trial.params, share)))
+            if threshold is not None and reached[-1][1] > threshold:
+                ending, loss, spent = Ending.STOPPED_EARLY, reached[-1][1], self.spent(share)
+                return Outcome(trial.number, 1, ending, loss=loss, rungs=tuple(reached), tokens=spent)
+        loss = self.final(trial.params)
+        return Outcome(trial.number, 1, Ending.COMPLETE, loss=loss, rungs=tuple(reached), tokens=WHOLE)
+
+
+class Log:
+    """Of a record what early stopping reads, and an Optuna study as the record's mirror holds it."""
+
+    def __init__(self, noise: float | None = None):
+        self.space = distributions(SPACE)
+        self.mirror = optuna.create_study()
+        self.trials: list[RecordedTrial] = []
+        self.told: list[RecordedTrial] = []
+        self.notes: dict[str, Any] = {} if noise is None else {"seed_noise": {"deviation": noise}}
+
+    def ask(self, sampler: Any) -> dict[str, Any]:
+        self.mirror.sampler = sampler
+        return self.mirror.ask(self.space).params
+
+    def add(self, params: Mapping[str, Any], thresholds: Thresholds) -> None:
+        number, seen = len(self.trials), len(self.told)
+        trial = RecordedTrial(number, params, SPACE.decode(params), "search", 0, 0, seen, thresholds=thresholds)
+        self.trials.append(trial)
+
+    def tell(self, outcome: Outcome, value: float | None) -> None:
+        stopped = outcome.ending is Ending.STOPPED_EARLY
+        value = value if stopped else outcome.loss
+        trial = dataclasses.replace(self.trials[outcome.trial], outcome=outcome, order=len(self.told), told=value)
+        self.trials[outcome.trial] = trial
+        self.told.append(trial)
+        storage, number = self.mirror._storage, self.mirror.trials[outcome.trial]._trial_id
+        for step, loss in outcome.rungs:
+            storage.set_trial_intermediate_value(number, step, loss)
+        optuna.Trial(self.mirror, number).set_constraint("ending", 0.0)
+        state = TrialState.PRUNED if stopped else TrialState.COMPLETE
+        storage.set_trial_state_values(number, state, None if value is None else [value])
+
+
+@dataclass
+class Spent:
+    """One search, trial by trial.
+
+    Attributes:
+        tokens: spent in all when the trial ended. loss: its objective had it been trained to its end.
+        finished: whether it was. promoted: tokens and loss of what was trained on after the search.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    finished: list[bool] = field(default_factory=list)
+    promoted: list[tuple[int, float]] = field(default_factory=list)
+
+    def add(self, tokens: int, loss: float, finished: bool) -> None:
+        self.tokens.append((self.tokens[-1] if self.tokens else 0) + tokens)
+        self.loss.append(loss)
+        self.finished.append(finished)
+
+    @property
+    def best(self) -> float:
+        """Of what was finished or promoted."""
+        done = [loss for loss, finished in zip(self.loss, self.finished, strict=True) if finished]
+        return min(done + [loss for _, loss in self.promoted])
+
+    def reached(self, target: float) -> float:
+        """Tokens when a finished or promoted trial first had the target or less; infinite where none had."""
+        ends = zip(self.tokens, self.loss, self.finished, strict=True)
+        first = next((tokens for tokens, loss, finished in ends if finished and loss <= target), math.inf)
+        if math.isinf(first):
+            spent = self.tokens[-1]
+            for tokens, loss in self.promoted:
+                spent += tokens
+                if loss <= target:
+                    return spent
+        return first
+
+    def keeps_a_leader(self, within: float) -> bool:
+        """Whether one is finished or promoted that is as good as the best of all trials, had all been finished."""
+        return self.best <= min(self.loss) + within
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search by meshtune: sampler, trials proposed together, and the section `early_stopping` (None: without)."""
+
+    sampler: Literal["mads", "tpe"]
+    block: int
+    stopping: EarlyStoppingConfig | None = None
+
+
+def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise: float | None = None) -> Spent:
+    """A search of so many trials, the baseline first, then what is promoted."""
+    course, log, spent = Course(surrogate, seed), Log(noise), Spent()
+    early = None if search.stopping is None else EarlyStopping(search.stopping, EPOCHS, EPOCH_TOKENS)
+    shares = () if search.stopping is None else search.stopping.rungs
+    start = SPACE.encode(presets.RECOMMENDED_BASELINE)
+    told: Literal["value", "failed"] = "value" if search.stopping and search.stopping.told == "predicted" else "failed"
+    config = SamplerConfig(name=search.sampler)
+    sampler = build(config, log.space, x0=start, block_size=search.block, seed=seed, pruned=told)
+
+    def answer() -> None:
+        for trial in list(log.trials[len(log.told) :]):
+            outcome = course.outcome(trial, shares if trial.thresholds else ())
+            log.tell(outcome, None if early is None else early.value(log, outcome))  # type: ignore[arg-type]
+            spent.add(outcome.tokens, course.final(trial.params), outcome.ending is Ending.COMPLETE)
+
+    try:
+        log.mirror.enqueue_trial(start)
+        params = log.ask(optuna.samplers.RandomSampler(0))
+        log.add(params, () if early is None else early.measured(SPACE.decode(params)))
+        answer()
+        while len(log.trials) < trials:
+            for _ in range(min(sampler.available(log.mirror), trials - len(log.trials))):
+                params = log.ask(sampler)
+                log.add(params, () if early is None else early.thresholds(log, SPACE.decode(params)))  # type: ignore[arg-type]
+            answer()
+    finally:
+        sampler.close()
+    if early is not None:
+        for number in early.promising(log):  # type: ignore[arg-type]
+            trial = log.trials[number]
+            assert trial.outcome is not None
+            spent.promoted.append((WHOLE - trial.outcome.tokens, course.final(trial.params)))
+    return spent
+
+
+def pruned(pruner: BasePruner, surrogate: Surrogate, seed: int, trials: int) -> Spent:
+    """A search by Optuna's TPE with one of its pruners, asked at each rung; steps are percent of a training."""
+    course, spent = Course(surrogate, seed), Spent()
+    study = optuna.create_study(sampler=TPESampler(seed=seed), pruner=pruner)
+    study.enqueue_trial(SPACE.encode(presets.RECOMMENDED_BASELINE))
+    for _ in range(trials):
+        trial = study.ask(distributions(SPACE))
+        final = course.final(trial.params)
+        for share in surrogate.fractions:
+            trial.report(course.at(trial.params, share), round(100 * share))
+            if share < 1 and trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                spent.add(course.spent(share), final, False)
+                break
+        else:
+            study.tell(trial, final)
+            spent.add(WHOLE, final, True)
+    return spent

@@ -1,0 +1,85 @@
+"""The candidates of a study that are scored: which trials, their ranks, and where their adapters are.
+
+The best few by the objective, the worst few, or trials that are named; always the baseline and the untuned model.
+An adapter that was not kept is trained again into `<study>/evaluation/adapters/`, which gives the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshtune.commands.chosen import Chosen, choose, kept_adapter
+from meshtune.commands.train import train
+from meshtune.errors import InputError
+from meshtune.trial import Ending
+
+ADAPTERS = Path("evaluation") / "adapters"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A candidate: `chosen` is None for the untuned model. `rank` by the objective, from 1, among complete trials."""
+
+    name: str
+    chosen: Chosen | None
+    rank: int | None
+    baseline: bool
+
+
+def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folder: Path | None = None) -> list[Listed]:
+    """The candidates by rank, then a baseline outside the space, then the untuned model.
+
+    `named`: trials, in place of the best and worst ones. Raises InputError where there is no such trial, or none that
+    is complete.
+    """
+    record = choose(path, folder=folder).record
+    ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
+    ranks = {trial.number: rank for rank, trial in enumerate(ranked, start=1)}
+    for number in named:
+        if choose(path, number, folder=folder).trial not in ranks:
+            outcome = record.trials[number].outcome
+            how = f"ended as {outcome.ending}" if outcome is not None else "has not ended"
+            raise InputError(f"trial {number} {how}: only complete trials are scored")
+    taken = set(named) or {trial.number for trial in [*ranked[:best], *ranked[max(0, len(ranked) - worst) :]]}
+    base = choose(path, "baseline", folder=folder)
+    if base.trial is not None and base.trial in ranks:
+        taken.add(base.trial)
+    found = [
+        Listed(f"trial {number}", choose(path, number, folder=folder), ranks[number], number == base.trial)
+        for number in sorted(taken, key=ranks.__getitem__)
+    ]
+    if base.trial is None and base.outcome is not None and base.outcome.ending is Ending.COMPLETE:
+        found.append(Listed("baseline", base, None, True))
+    return [*found, Listed("untuned", None, None, False)]
+
+
+def adapter_of(listed: Listed, report: Callable[[str], None]) -> Path | None:
+    """The folder of the candidate's adapter, trained again where it was not kept; None for the untuned model.
+
+    Raises what `train` raises.
+    """
+    chosen = listed.chosen
+    if chosen is None:
+        return None
+    try:
+        return kept_adapter(chosen)
+    except InputError:
+        folder = chosen.study.folder / ADAPTERS / file_name(listed)
+    if not (folder / "adapter_config.json").is_file():
+        report(f"{listed.name}: its adapter was not kept, so it is trained again")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        trial = "baseline" if chosen.trial is None else chosen.trial
+        train(
+            chosen.study.folder,
+            folder,
+            trial=trial,
+            report=lambda said: report(f"{listed.name}: {said}") if isinstance(said, str) else None,
+        )
+    return folder
+
+
+def file_name(listed: Listed) -> str:
+    """What files call the candidate: `trial-3`, `baseline`, `untuned`."""
+    return listed.name.replace(" ", "-")

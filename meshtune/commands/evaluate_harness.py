@@ -1,0 +1,71 @@
+"""`meshtune evaluate --protocol harness`: candidates scored on tasks of lm-evaluation-harness, or of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meshtune.commands.candidates import Listed, adapter_of, file_name
+from meshtune.config import ModelConfig
+from meshtune.config_evaluation import EvaluationConfig
+from meshtune.errors import InputError, MissingExtra
+from meshtune.selection.candidates import Column
+from meshtune.workers.places import cores
+
+if TYPE_CHECKING:
+    from meshtune.evaluation.scoring import Result
+
+
+def scored(
+    answers: Path,
+    model: ModelConfig,
+    listed: Sequence[Listed],
+    settings: EvaluationConfig,
+    report: Callable[[Any], None],
+) -> tuple[list[Column], dict[str, dict[str, Result]]]:
+    """Columns of the table, and results by candidate and task. Answers are stored in `answers`.
+
+    Raises InputError, MissingExtra without the harness, StorageError.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[train,eval]'")
+    if settings.temperature or settings.samples > 1:
+        raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
+    if settings.guided is not None:
+        raise InputError("`guided` names items of mmlu, bbh, drop and humaneval: the harness's tasks know none of them")
+    from meshtune.data.tokenizer import identity, load_tokenizer
+    from meshtune.evaluation import harness
+    from meshtune.evaluation.adapters import Candidate
+    from meshtune.training import machine
+    from meshtune.training.models import load_model, resolve_device
+
+    if settings.data is not None:
+        report("the harness's tasks name their data themselves: `data` is not read")
+    tasks = Path(settings.tasks) if settings.tasks is not None else None
+    found = harness.tasks(settings.benchmarks, tasks, settings.limit, settings.seed)
+    asked = [Candidate(file_name(one), adapter_of(one, report)) for one in listed]
+    report("loading the model")
+    machine.use_threads(cores())
+    base = load_model(model, resolve_device(model))
+    named = f"{identity(model)} {model.dtype}"
+    told = harness.run(
+        base,
+        load_tokenizer(model),
+        asked,
+        found,
+        lambda task, one: harness.place_of(answers, task, one, {"limit": settings.limit, "seed": settings.seed}, named),
+        report,
+    )
+    results = {
+        one.name: {name: result for name, (result, _) in told[candidate.name].items()}
+        for one, candidate in zip(listed, asked, strict=True)
+    }
+    columns = []
+    for name in found.names:
+        first, digest = told[asked[0].name][name]
+        subset = "" if settings.limit is None else f"; {settings.limit:,} of them, chosen with seed {settings.seed}"
+        measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
+        columns.append(Column(name, name, first.items, measured, 100 * first.chance))
+    return columns, results

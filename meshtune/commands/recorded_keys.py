@@ -1,0 +1,21 @@
+"""What a study that was begun is fixed to, read before its parts are made: some were chosen by the machine of then."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+from meshtune.commands.locate import Located
+from meshtune.errors import MeshtuneError
+from meshtune.record import Record
+
+
+def recorded_keys(study: Located) -> Mapping[str, Any] | None:
+    """The fixed keys of a study; None where nothing was recorded yet."""
+    if not (study.started or (study.whole is not None and study.whole.started)):
+        return None
+    with contextlib.suppress(MeshtuneError):  # no study of this name yet
+        found: Mapping[str, Any] | None = Record(study.url, study.name).notes.get("fixed")
+        return found
+    return None

@@ -1,0 +1,104 @@
+"""`meshtune select`: one model of those that were scored, with the evidence, from stored answers or a file of scores.
+
+Of a study, the decision is written to `<study>/selection/`: `selection.json` with everything, `selection.md` with the
+sentences, `candidates.csv` with a row a candidate. Nothing is trained and nothing is asked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune import whole_file
+from meshtune.commands.locate import existing
+from meshtune.commands.select_answers import Evidence, of_file, of_study
+from meshtune.errors import InputError, StorageError
+from meshtune.selection import told
+from meshtune.selection.decide import Decision, Settings, decide
+
+FOLDER = "selection"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A decision in all its forms. `values`: everything, as plain values. `folder`: where it is written, or None."""
+
+    decision: Decision
+    evidence: Evidence
+    sentences: tuple[str, ...]
+    notes: tuple[str, ...]
+    values: Mapping[str, Any]
+    folder: Path | None
+
+
+def select(
+    path: Path | None,
+    settings: Settings,
+    *,
+    scores: Path | None = None,
+    items: Mapping[str, int] | None = None,
+    benchmarks: Sequence[str] = (),
+    protocol: str | None = None,
+    common_items: bool = False,
+    folder: Path | None = None,
+) -> Selected:
+    """Choose a model of a study, or of a file of scores.
+
+    Args:
+        scores: a file, in place of a study. items: how many each of its benchmarks has. benchmarks: that count.
+        protocol: of the study's scores, where there are several. common_items: pair on the items that all answered.
+
+    Raises InputError with what is missing; StorageError where the decision cannot be written.
+    """
+    if (path is None) == (scores is None):
+        raise InputError("name a study, or a file of scores with `--scores`: one of the two")
+    if scores is not None:
+        if protocol is not None or common_items or folder is not None:
+            raise InputError("`--protocol`, `--common-items` and `--folder` are of a study, not of a file of scores")
+        evidence, out = of_file(scores, benchmarks, items or {}), None
+    else:
+        if items:
+            raise InputError("`--items` is of a file of scores: a study knows its own")
+        study = existing(path or Path(), folder=folder)
+        evidence, out = of_study(study, protocol, benchmarks, common=common_items), study.folder / FOLDER
+    decision = decide(
+        evidence.measured, evidence.facts, settings, references=evidence.references, silent=evidence.silent
+    )
+    said = told.sentences(decision, evidence.facts, evidence.titles)
+    notes = told.notes(decision, evidence.titles)
+    values = {**told.as_values(decision, evidence.facts, said, notes), "scores": _scores(evidence)}
+    values = json.loads(json.dumps(values))
+    if out is not None:
+        _write(out, values)
+    return Selected(decision, evidence, tuple(said), tuple(notes), values, out)
+
+
+def _scores(evidence: Evidence) -> dict[str, dict[str, float]]:
+    measures = evidence.measured.measures
+    return {
+        name: {measure.name: round(float(measure.scores[row]), 6) for measure in measures}
+        for row, name in enumerate(evidence.measured.names)
+    }
+
+
+def _write(folder: Path, values: Mapping[str, Any]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = ["name", "trial", "rank", "loss", "cost", "verdict", "merit", "chance_best", "chance_pareto", "may_be_best"]
+    benchmarks = list(next(iter(values["scores"].values())))
+    writer.writerow([*keys, *benchmarks])
+    for one in values["candidates"]:
+        writer.writerow([*(one[key] for key in keys), *(values["scores"][one["name"]][name] for name in benchmarks)])
+    page = "\n\n".join([" ".join(values["sentences"]), *(f"- {note}" for note in values["notes"])])
+    files = {"selection.json": json.dumps(values, indent=2), "candidates.csv": text.getvalue(), "selection.md": page}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            whole_file.write(folder / name, content.rstrip("\n") + "\n")
+    except OSError as error:
+        raise StorageError(f"{folder}: the decision cannot be written ({error.strerror})") from error

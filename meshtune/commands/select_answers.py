@@ -1,0 +1,196 @@
+"""What `select` chooses from: stored answers of `evaluate` item by item, or a file of scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune.commands.locate import Located
+from meshtune.errors import Fault, InputError, nearest
+from meshtune.record import Record
+from meshtune.report import score_files
+from meshtune.selection.candidates import Column, Scored, ScoreTable
+from meshtune.selection.decide import Facts
+from meshtune.selection.measured import POINTS, Measure, Measured, of_answers, of_scores
+
+ANSWERS = Path("evaluation") / "benchmarks"
+_TABLE, _RESULTS = "candidates.csv", "scores.json"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Scores, what else is known of each candidate, benchmarks without signal, titles, and whom to be no worse than."""
+
+    measured: Measured
+    facts: dict[str, Facts]
+    silent: tuple[str, ...]
+    titles: dict[str, str]
+    references: tuple[str, ...]
+
+
+def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *, common: bool = False) -> Evidence:
+    """The answers that the last `evaluate` of the study made its tables from.
+
+    Args:
+        protocol: where there are several. benchmarks: these alone; none: all. common: only items that all answered.
+
+    Raises InputError: nothing evaluated, several protocols, unknown names, missing items, answers of other tables.
+    """
+    folder = study.folder / ANSWERS
+    made = sorted(path.parent.name for path in folder.glob(f"*/{_TABLE}"))
+    if not made:
+        raise InputError(
+            f"{study.folder}: its candidates have not been scored; `meshtune evaluate {study.folder}` does"
+        )
+    if protocol is None and len(made) > 1:
+        raise InputError(
+            f"scores of different protocols are never mixed: name one with `--protocol`: {', '.join(made)}"
+        )
+    if protocol is not None and protocol not in made:
+        raise InputError(f"nothing is scored by `{protocol}`; there is {', '.join(made)}.{nearest(protocol, made)}")
+    place = folder / (protocol or made[0])
+    table = _only(score_files.read(place / _TABLE), benchmarks)
+    results = _results(place / _RESULTS)
+    measures, faults = list[Measure](), list[Fault]()
+    for column in table.verdicts:
+        try:
+            measures.append(_measure(place, table, column, common))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    record = Record(study.url, study.folder.name)
+    outside = (record.notes.get("baseline") or {}).get("hyperparameters", {})
+    costs = {
+        row.name: (record.trials[row.trial].hyperparameters if row.trial is not None else outside).get("rank")
+        for row in table.rows
+        if row.trial is not None or row.baseline
+    }
+    silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
+    return _evidence(table, measures, costs, silent)
+
+
+def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
+    """The scores of a file, with the numbers of `items` where the file does not say them.
+
+    Raises InputError: faults of the file, unknown names, scores whose noise is not known.
+    """
+    table = _only(score_files.read(path), benchmarks)
+    names = [column.name for column in table.verdicts]
+    faults = [
+        Fault(f"--items {name}={count}: {path.name} has no scores of it.{nearest(name, names)}")
+        for name, count in items.items()
+        if name not in names
+    ]
+    measures = []
+    for column in table.verdicts:
+        count = items.get(column.name, column.items)
+        errors = [row.errors.get(column.name) for row in table.rows]
+        if count is None and None in errors:
+            what = f"of how many items {column.name} is is not known, so its noise is not: add a row `items`"
+            faults.append(Fault(f"{what}, or `--items {column.name}=N`", path))
+        scores = [row.scores[column.name] for row in table.rows]
+        known = [_error(score, error, count) for score, error in zip(scores, errors, strict=True)]
+        measures.append(of_scores(column.name, column.title, scores, known, count))
+    if faults:
+        raise InputError(faults)
+    return _evidence(table, measures, {}, ())
+
+
+def _evidence(
+    table: ScoreTable, measures: Sequence[Measure], costs: Mapping[str, float | None], silent: tuple[str, ...]
+) -> Evidence:
+    names = tuple(row.name for row in table.rows)
+    facts = {row.name: Facts(row.rank, row.loss, costs.get(row.name), row.trial, row.baseline) for row in table.rows}
+    references = tuple(row.name for row in table.rows if row.baseline or row.rank is None)
+    titles = {column.name: column.title for column in table.columns}
+    return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references)
+
+
+def _only(table: ScoreTable, benchmarks: Sequence[str]) -> ScoreTable:
+    known = [column.name for column in table.verdicts]
+    unknown = [name for name in benchmarks if name not in known]
+    if unknown:
+        there = ", ".join(known)
+        raise InputError(
+            [Fault(f"there are no scores of `{name}`, but of {there}.{nearest(name, known)}") for name in unknown]
+        )
+    columns = tuple(column for column in table.columns if not benchmarks or column.name in benchmarks)
+    return ScoreTable(table.label, columns, table.rows, table.protocol)
+
+
+def _results(path: Path) -> Mapping[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["results"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(Fault(f"cannot be read ({error}): run `meshtune evaluate` again", path)) from error
+
+
+def _silent(results: Mapping[str, Any], benchmark: str) -> bool:
+    """Whether no candidate is above chance by more than two standard errors."""
+    found = [each[benchmark] for each in results.values() if benchmark in each]
+    return bool(found) and all(
+        one["verdict"]["value"] - one["chance"] <= 2 * (one["verdict"]["error"] or 0.0) for one in found
+    )
+
+
+def _measure(place: Path, table: ScoreTable, column: Column, common: bool) -> Measure:
+    answers = {row.name: found for row in table.rows if (found := _answers(place, row, column)) is not None}
+    if not answers:  # the harness's own tasks: their scores alone are known
+        scores = [row.scores[column.name] for row in table.rows]
+        errors = [_error(row.scores[column.name], row.errors.get(column.name), column.items) for row in table.rows]
+        return of_scores(column.name, column.title, scores, errors, None)
+    missing = [row.name for row in table.rows if row.name not in answers]
+    if missing:
+        what = f"{column.title}: the answers of {', '.join(missing)} are gone: run `meshtune evaluate` again"
+        raise InputError(what)
+    micro = of_answers(column.name, column.title, answers, common=common)
+    groups = {item: item.rpartition("/")[0] for each in answers.values() for item in each}
+    macro = of_answers(column.name, column.title, answers, groups=groups, common=common)
+    told = [row.scores[column.name] for row in table.rows]
+    away = {id(found): max(abs(a - b) for a, b in zip(found.scores, told, strict=True)) for found in (micro, macro)}
+    nearer = min((micro, macro), key=lambda found: away[id(found)])
+    if away[id(nearer)] > 1e-6 and not common:
+        raise InputError(
+            f"{column.title}: the stored answers are not those of its scores: run `meshtune evaluate` again"
+        )
+    return nearer
+
+
+def _answers(place: Path, row: Scored, column: Column) -> dict[str, float] | None:
+    """The share of right answers by item, from the file that the scores are of; None where there is none."""
+    from meshtune.evaluation import store
+
+    for path in sorted(place.glob(f"{column.name}-*/{row.name.replace(' ', '-')}.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            head = json.loads(file.readline() or "{}")
+        if "asked" not in head or not _is_of(head["asked"], column.measured):
+            continue
+        at = store.Place(place.parent, place.name, head["benchmark"], head["asked"], head["candidate"], head["by"])
+        found: dict[str, list[bool]] = {}
+        for (item, _), line in store.read(at).items():
+            if "correct" not in line:
+                return None
+            found.setdefault(item, []).append(line["correct"])
+        return {item: sum(right) / len(right) for item, right in found.items()}
+    return None
+
+
+def _is_of(asked: Mapping[str, Any], measured: str) -> bool:
+    """Whether answers asked so are what a table's line on how it was measured says."""
+    if f"({asked.get('digest')})" not in measured:
+        return False
+    greedy = asked["temperature"] == 0
+    told = "greedy" if greedy else f"temperature {asked['temperature']:g}, seed {asked['seed']}"
+    samples = f", {asked['samples']} samples" if asked["samples"] > 1 else ""
+    return measured.endswith(f"{told}{samples}")
+
+
+def _error(score: float, error: float | None, items: int | None) -> float:
+    if error is not None:
+        return error
+    return math.nan if items is None else math.sqrt(score * (POINTS - score) / items)

@@ -1,0 +1,113 @@
+"""BIG-Bench Hard (Suzgun et al. 2022, arXiv:2210.09261): 27 tasks, whose first 3 items are the shots of the others.
+
+Prompts are those of Instruct-Eval's protocol: no task description, no chain of thought. Read from the published files
+(`<task>.json` with `examples`), or from rows of the Hugging Face data set (`input`, `target`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from meshtune.errors import Fault, InputError
+from meshtune.evaluation import files, verdicts
+from meshtune.evaluation.items import PER_BYTE, Benchmark, Item, Shots, guesses
+
+SHOTS = 3
+PUBLISHED = 6_430  # of 6,511, without 3 shots of each of 27 tasks
+TASKS = (
+    "boolean_expressions",
+    "causal_judgement",
+    "date_understanding",
+    "disambiguation_qa",
+    "dyck_languages",
+    "formal_fallacies",
+    "geometric_shapes",
+    "hyperbaton",
+    "logical_deduction_five_objects",
+    "logical_deduction_seven_objects",
+    "logical_deduction_three_objects",
+    "movie_recommendation",
+    "multistep_arithmetic_two",
+    "navigate",
+    "object_counting",
+    "penguins_in_a_table",
+    "reasoning_about_colored_objects",
+    "ruin_names",
+    "salient_translation_error_detection",
+    "snarks",
+    "sports_understanding",
+    "temporal_sequences",
+    "tracking_shuffled_objects_five_objects",
+    "tracking_shuffled_objects_seven_objects",
+    "tracking_shuffled_objects_three_objects",
+    "web_of_lies",
+    "word_sorting",
+)
+
+
+def read_folder(folder: Path) -> Benchmark:
+    """The benchmark of a folder with one `<task>.json` a task. Raises InputError."""
+    tasks, faults = dict[str, Sequence[Any]](), list[Fault]()
+    for path in sorted(folder.glob("*.json")):
+        try:
+            value = files.read_json(path)
+        except InputError as error:
+            faults += error.faults
+            continue
+        examples = value.get("examples") if isinstance(value, dict) else None
+        if isinstance(examples, list):
+            tasks[path.stem] = examples
+        else:
+            faults.append(Fault("is no task of BBH: it has no list `examples`", path))
+    return from_tasks(tasks, folder, faults)
+
+
+def read_parquet(folder: Path) -> Benchmark:
+    """The benchmark of the Hugging Face layout: `<task>/test-*.parquet`. Raises InputError."""
+    tasks: dict[str, list[Any]] = {}
+    for path in sorted(folder.glob("*/test-*.parquet")):
+        tasks.setdefault(path.parent.name, []).extend(row for _, row in files.read_rows(path))
+    return from_tasks(tasks, folder, [])
+
+
+def from_tasks(tasks: Mapping[str, Sequence[Any]], place: Path | str, faults: list[Fault]) -> Benchmark:
+    """The benchmark of rows by task; `faults` are what was found before. Raises InputError."""
+    if not tasks and not faults:
+        faults = [Fault("holds no task of BBH: `<task>.json` or `<task>/test-*.parquet`", place)]
+    faults = list(faults)
+    for task, rows in tasks.items():
+        for number, row in enumerate(rows):
+            faults += files.texts(row, ("input", "target"), f"{place}: {task}: example {number}", None)
+        if len(rows) <= SHOTS:
+            faults.append(Fault(f"the task `{task}` has {len(rows)} items: {SHOTS} are shots, and none is left", place))
+    files.refuse(faults)
+    items = [
+        Item(f"{task}/{number}", task, _block(row), f" {row['target']}", truth={"target": row["target"]})
+        for task, rows in tasks.items()
+        for number, row in enumerate(rows)
+        if number >= SHOTS
+    ]
+    return Benchmark(
+        name="bbh",
+        title="BBH",
+        kind="tasks",
+        all_items=tuple(items),
+        shots={
+            task: Shots(blocks=tuple(f"{_block(row)} {row['target']}\n\n" for row in rows[:SHOTS]))
+            for task, rows in tasks.items()
+        },
+        new_tokens=32,
+        prompt_tokens=2048,
+        average="macro",
+        chance=guesses(items, lambda item: str(item.truth["target"])),
+        likelihood=PER_BYTE,
+        published=PUBLISHED,
+        judge=verdicts.judge_begins,
+        decided=verdicts.decided_begins,
+    )
+
+
+def _block(row: Mapping[str, str]) -> str:
+    return f"{row['input']}\nAnswer:"

@@ -1,0 +1,327 @@
+"""Tasks of lm-evaluation-harness (Gao et al., Apache-2.0), asked by our answerer over one loaded base.
+
+The harness makes the prompts, its filters and metrics judge; what it asks the model for, likelihoods and greedy text,
+is computed with shared shots and stored as it arrives, so that a killed run goes on. What it samples or searches with
+beams is left to its own model class. Tasks that run code which a model wrote are refused: `instruct-eval` has one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import random
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.tasks import TaskManager
+
+from meshtune.data.hub import explain
+from meshtune.errors import Fault, InputError, StorageError, nearest
+from meshtune.evaluation import adapters, layout, store
+from meshtune.evaluation.adapters import Candidate
+from meshtune.evaluation.answers import Answerer, Decoding, sizes, sound
+from meshtune.evaluation.layout import Ask
+from meshtune.evaluation.run import Asked
+from meshtune.evaluation.scoring import Result, Score
+
+HARNESS = "harness"
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Named tasks or groups of the harness: how many documents of each are asked, as `simple_evaluate` takes them."""
+
+    manager: Any
+    names: tuple[str, ...]
+    chosen: Mapping[str, Mapping[str, list[int]] | None]
+
+
+def tasks(names: Sequence[str], folder: Path | None, limit: int | None, seed: int) -> Tasks:
+    """Find tasks by name, in the user's own folder of YAML files first. Loads their data. Raises InputError."""
+    if not names:
+        raise InputError("the harness has thousands of tasks: name some with `benchmarks`, such as mmlu or hellaswag")
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder of tasks")
+    with _quiet():
+        manager = TaskManager(include_defaults=False, include_path=None if folder is None else str(folder))
+        if any(name not in manager.all_tasks for name in names):
+            manager = TaskManager(include_path=None if folder is None else str(folder))
+    unknown = [name for name in names if name not in manager.all_tasks]
+    if unknown:
+        what = "the harness has no task called"
+        raise InputError([Fault(f"{what} `{name}`.{nearest(name, manager.all_tasks)}") for name in unknown])
+    chosen: dict[str, Mapping[str, list[int]] | None] = {}
+    for name in names:
+        loaded = _loaded(manager, name)
+        if unsafe := [key for key, task in loaded.items() if getattr(task, "UNSAFE_CODE", False)]:
+            what = f"`{unsafe[0]}` runs code that the models wrote, without a sandbox; `instruct-eval` has humaneval"
+            raise InputError(what)
+        chosen[name] = None if limit is None else _subset({k: len(t.eval_docs) for k, t in loaded.items()}, limit, seed)
+    return Tasks(manager, tuple(names), chosen)
+
+
+def place_of(folder: Path, task: str, candidate: Candidate, asked: Mapping[str, Any], model: str) -> store.Place:
+    """Where a candidate's answers to a task stand; `asked`: how many items, chosen how."""
+    by = {"model": model, "adapter": candidate.identity}
+    return store.Place(folder, HARNESS, task, asked, candidate.name, by)
+
+
+def run(
+    base: Any,
+    tokenizer: Any,
+    candidates: Sequence[Candidate],
+    found: Tasks,
+    place: Callable[[str, Candidate], store.Place],
+    report: Callable[[Asked], None],
+) -> dict[str, dict[str, tuple[Result, str]]]:
+    """Ask all candidates all tasks; by candidate and task, the result and a hash of what was asked.
+
+    `place(task, candidate)` is where its answers stand. Raises InputError; StorageError.
+    """
+    adapters.check(candidates, base)
+    alone = not sound(base, tokenizer)
+    results: dict[str, dict[str, tuple[Result, str]]] = {}
+    for candidate in candidates:
+        with adapters.on(base, candidate) as model:
+            for name in found.names:
+                at = place(name, candidate)
+                with store.writing(at) as (known, writer):
+                    asking = _Asking(Answerer(model, tokenizer, alone=alone), known, writer, at, report)
+                    told = _evaluated(_Model(model, tokenizer, asking), found, name)
+                _write_samples(at.path.with_suffix(".samples.jsonl"), told["samples"])
+                results.setdefault(candidate.name, {})[name] = _result(told, name), _hash(told)
+    return results
+
+
+class _Asking:
+    """Asks what is not stored yet, and stores it."""
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        known: Mapping[store.Key, store.Line],
+        writer: store.Writer,
+        place: store.Place,
+        report: Callable[[Asked], None],
+    ):
+        self.answerer, self.known, self.writer, self.place, self.report = answerer, dict(known), writer, place, report
+        self._stderr = sys.stderr  # which is shut while the harness talks
+
+    def lines(self, asked: Sequence[tuple[str, Ask]], stop: Sequence[str] = ()) -> list[store.Line]:
+        """The answer to each ask, whose key stands before it."""
+        total = len({key for key, _ in asked})
+        missing = {key: ask for key, ask in asked if (key, 0) not in self.known}
+        keys = {ask.number: key for key, ask in missing.items()}
+        self._tell(total - len(missing), total)
+        for batch in layout.batches(list(missing.values()), **sizes(self.answerer.model)):
+            said = self.answerer.answer(batch, Decoding(), lambda _, text: any(end in text for end in stop))
+            lines = []
+            for ask, answer in zip(batch.asks, said, strict=True):
+                line = {
+                    "item": keys[ask.number],
+                    "sample": 0,
+                    "prompt": self.answerer.tokenizer.decode(ask.prompt),
+                    "answer": answer.text,
+                    "cut": answer.cut,
+                    "log_likelihoods": list(answer.log_likelihoods),
+                    "greedy": list(answer.greedy),
+                }
+                self.known[line["item"], 0] = line
+                lines.append(line)
+            self.writer.add(lines)
+            missing = {key: ask for key, ask in missing.items() if (key, 0) not in self.known}
+            self._tell(total - len(missing), total)
+        return [self.known[key, 0] for key, _ in asked]
+
+    def _tell(self, done: int, total: int) -> None:
+        with contextlib.redirect_stderr(self._stderr):
+            self.report(Asked(self.place.candidate, self.place.benchmark, done, total))
+
+
+class _Model(HFLM):  # type: ignore[misc]  # untyped
+    """The harness's model class, whose tokens, limits and templates stay; likelihoods and greedy text are ours."""
+
+    def __init__(self, model: Any, tokenizer: Any, asking: _Asking):
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1)
+        self.asking = asking
+
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        contexts: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+        pairs = []
+        for _, before, after in requests:
+            before, after = tuple(before)[-(self.max_length + 1 - len(after)) :], tuple(after)
+            pairs.append((before, after))
+            contexts.setdefault(before, [])
+            if after not in contexts[before]:
+                contexts[before].append(after)
+        asked = [
+            (_key(before, after), Ask(number, 0, 0, before, tuple(after)))
+            for number, (before, after) in enumerate(contexts.items())
+        ]
+        lines = dict(zip(contexts, self.asking.lines(asked), strict=True))
+        found = []
+        for before, after in pairs:
+            place = contexts[before].index(after)
+            found.append((lines[before]["log_likelihoods"][place], lines[before]["greedy"][place]))
+        return found
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        found: list[str] = [""] * len(requests)
+        groups: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
+        eos = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        for members in groups.values():
+            given = requests[members[0]].args[1]
+            settings = normalize_gen_kwargs(given, self.max_gen_toks)
+            stop = handle_stop_sequences(settings.pop("until", None), eos=eos)
+            most = settings.pop("max_gen_toks")
+            if settings.pop("do_sample", False) or {name for name in settings if name != "temperature"}:
+                texts = super().generate_until([requests[number] for number in members], disable_tqdm=True)
+            else:
+                texts = self._greedy([requests[number].args[0] for number in members], stop, most)
+            for number, text in zip(members, texts, strict=True):
+                found[number] = text
+        return found
+
+    def _greedy(self, contexts: Sequence[str], stop: Sequence[str], most: int) -> list[str]:
+        asked = []
+        for number, context in enumerate(contexts):
+            ids, _ = self.tok_batch_encode(
+                [context], left_truncate_len=self.max_length - most, truncation=self.truncation
+            )
+            prompt = tuple(ids[0].tolist())
+            asked.append((_key(prompt, (tuple(stop), most)), Ask(number, 0, 0, prompt, (), most)))
+        lines = self.asking.lines(asked, [text for text in stop if text])
+        return [postprocess_generated_text(line["answer"], list(stop), None) for line in lines]
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+
+def _loaded(manager: Any, name: str) -> dict[str, Any]:
+    """The tasks of a name, with their data. Raises InputError."""
+    try:
+        with _quiet():
+            found: dict[str, Any] = manager.load([name])["tasks"]
+    # The harness and what it loads data with raise errors of many families; all become one message.
+    except Exception as error:
+        raise InputError(explain(error, name, "data set", key="benchmarks")) from error
+    return found
+
+
+def _subset(counts: Mapping[str, int], limit: int, seed: int) -> dict[str, list[int]]:
+    """Documents of each task: `limit` in all, spread evenly over the tasks."""
+    chance = random.Random(f"{seed}")
+    mixed = [(name, number) for name in counts for number in chance.sample(range(counts[name]), counts[name])]
+    chosen = {mixed[place * len(mixed) // limit] for place in range(limit)} if limit < len(mixed) else set(mixed)
+    return {name: sorted(number for task, number in chosen if task == name) for name in counts}
+
+
+def _evaluated(model: _Model, found: Tasks, name: str) -> dict[str, Any]:
+    chosen = found.chosen[name]
+    empty = [key for key, numbers in (chosen or {}).items() if not numbers]
+    if empty:
+        what = f"the limit leaves {len(empty)} of the tasks of `{name}` without an item, such as `{empty[0]}`"
+        raise InputError(f"{what}: raise it to {len(chosen or {})} at least, or name fewer tasks")
+    with _quiet():
+        told: dict[str, Any] = simple_evaluate(
+            model=model,
+            tasks=[name],
+            task_manager=found.manager,
+            samples=None if chosen is None else {key: list(numbers) for key, numbers in chosen.items()},
+            bootstrap_iters=1000,
+            log_samples=True,
+        )
+    return told
+
+
+def _result(told: Mapping[str, Any], name: str) -> Result:
+    """The scores of a task, or of a group: its own mean, or that of its tasks where the harness has none."""
+    tasks = {key: told["results"][key] for key in told["samples"]}
+    own = {**told.get("groups", {}), **told["results"]}.get(name, {})
+    metric, filtered = _metric(told, next(iter(tasks)))
+    values = {key: float(scores[f"{metric},{filtered}"]) for key, scores in tasks.items()}
+    value = own.get(f"{metric},{filtered}")
+    value = statistics.fmean(values.values()) if value is None else float(value)
+    error = own.get(f"{metric}_stderr,{filtered}")
+    if not 0 <= value <= 1:
+        raise InputError(
+            f"the metric `{metric}` of `{name}` is {value:g}: only shares from 0 to 1 are scored in tables"
+        )
+    if not isinstance(error, float):
+        errors = [scores.get(f"{metric}_stderr,{filtered}") for scores in tasks.values()]
+        known = [each for each in errors if isinstance(each, float)]
+        error = sum(each**2 for each in known) ** 0.5 / len(errors) if len(known) == len(errors) else None
+    samples = [sample for of in told["samples"].values() for sample in of]
+    choices = [len(sample["resps"]) if isinstance(sample["resps"][0][0], list | tuple) else 0 for sample in samples]
+    return Result(
+        verdict=Score(value, error),
+        chance=statistics.fmean(1 / count if count > 1 else 0.0 for count in choices),
+        others={},
+        likelihood=None,
+        items=len(samples),
+        too_long=0,
+        cut=0,
+        groups=values,
+    )
+
+
+def _metric(told: Mapping[str, Any], task: str) -> tuple[str, str]:
+    """The first metric of a task that is better the higher it is, and its filter."""
+    higher = told["higher_is_better"][task]
+    for name in told["results"][task]:
+        metric, _, filtered = name.partition(",")
+        if filtered and not metric.endswith("_stderr") and higher.get(metric):
+            return metric, filtered
+    raise InputError(f"`{task}` has no metric that is better the higher it is")
+
+
+def _hash(told: Mapping[str, Any]) -> str:
+    """A hash of what was asked: documents, prompts and targets of all tasks."""
+    content = hashlib.sha256()
+    for name in sorted(told["samples"]):
+        for sample in told["samples"][name]:
+            content.update(
+                json.dumps([name, sample["doc_hash"], sample["prompt_hash"], sample["target_hash"]]).encode()
+            )
+    return content.hexdigest()[:12]
+
+
+def _write_samples(path: Path, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Every document with its prompt, answer and verdict, as the harness has them."""
+    lines = [
+        json.dumps({"task": name, **sample}, default=str, ensure_ascii=False)
+        for name, of in samples.items()
+        for sample in of
+    ]
+    try:
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The harness without its bars and log."""
+    log = logging.getLogger("lm_eval")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)

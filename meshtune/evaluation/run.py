@@ -1,0 +1,173 @@
+"""Ask candidates over one loaded base all items of some benchmarks, judge and store the answers.
+
+What is stored is not asked again. Batches depend on the items alone: one that a kill cut short is answered whole again,
+and what it lacks is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune.evaluation import adapters, layout, store
+from meshtune.evaluation.adapters import Candidate
+from meshtune.evaluation.answers import Answerer, Decoding, Said, sizes, sound
+from meshtune.evaluation.items import Benchmark, Judged
+from meshtune.evaluation.layout import Ask, Batch
+
+INSTRUCT_EVAL = "instruct-eval"
+TOO_LONG = "the prompt does not fit the model even without shots"
+
+
+@dataclass(frozen=True)
+class How:
+    """How all items are asked.
+
+    Attributes:
+        temperature: 0 decodes greedily. seed: of sampled answers. samples: answers an item, of HumanEval alone.
+        model: what names the base in the files of answers.
+    """
+
+    model: str
+    temperature: float = 0.0
+    seed: int = 0
+    samples: int = 1
+
+    def of(self, benchmark: Benchmark) -> Mapping[str, Any]:
+        """What a file of answers says about how its benchmark was asked."""
+        greedy = self.temperature == 0
+        return {
+            "set": benchmark.set_name,
+            "digest": benchmark.digest,
+            "new_tokens": benchmark.new_tokens,
+            "prompt_tokens": benchmark.prompt_tokens,
+            "temperature": self.temperature,
+            "seed": None if greedy else self.seed,
+            "samples": self.samples_of(benchmark),
+        }
+
+    def samples_of(self, benchmark: Benchmark) -> int:
+        """Answers to each of its items."""
+        return self.samples if benchmark.name == "humaneval" else 1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How far it is: answers of a candidate to a benchmark that are stored, of how many."""
+
+    candidate: str
+    benchmark: str
+    done: int
+    total: int
+
+
+def place_of(folder: Path, benchmark: Benchmark, candidate: Candidate, how: How) -> store.Place:
+    """Where the answers stand."""
+    by = {"model": how.model, "adapter": candidate.identity}
+    return store.Place(folder, INSTRUCT_EVAL, benchmark.name, how.of(benchmark), candidate.name, by)
+
+
+def missing(candidates: Sequence[Candidate], benchmarks: Sequence[Benchmark], folder: Path, how: How) -> bool:
+    """Whether any answer is not stored."""
+    return any(
+        len(store.read(place_of(folder, benchmark, candidate, how))) < len(benchmark.items) * how.samples_of(benchmark)
+        for candidate in candidates
+        for benchmark in benchmarks
+    )
+
+
+def run(
+    base: Any,
+    tokenizer: Any,
+    window: int | None,
+    candidates: Sequence[Candidate],
+    benchmarks: Sequence[Benchmark],
+    folder: Path,
+    how: How,
+) -> Iterator[Asked]:
+    """Ask what is not stored yet; yields after each batch. Closing it leaves the base as it was.
+
+    Raises InputError where an adapter is of another base; StorageError; SandboxError.
+    """
+    adapters.check(candidates, base)
+    alone = not sound(base, tokenizer)
+    plans = {}
+    for benchmark in benchmarks:
+        asked = layout.asks(benchmark, tokenizer, window=window, samples=how.samples_of(benchmark))
+        plans[benchmark.name] = asked, layout.batches(asked, **sizes(base))
+    for candidate in candidates:
+        wanted = list[Benchmark]()
+        for benchmark in benchmarks:
+            known = len(store.read(place_of(folder, benchmark, candidate, how)))
+            total = len(plans[benchmark.name][0])
+            if known < total:
+                wanted.append(benchmark)
+            yield Asked(candidate.name, benchmark.name, known, total)
+        if not wanted:
+            continue
+        with adapters.on(base, candidate) as model:
+            answerer = Answerer(model, tokenizer, alone=alone)
+            for benchmark in wanted:
+                place = place_of(folder, benchmark, candidate, how)
+                decoding = Decoding(how.temperature, how.seed)
+                yield from _ask(answerer, benchmark, *plans[benchmark.name], place, decoding)
+
+
+def _ask(
+    answerer: Answerer,
+    benchmark: Benchmark,
+    asked: Sequence[Ask],
+    batches: Sequence[Batch],
+    place: store.Place,
+    decoding: Decoding,
+) -> Iterator[Asked]:
+    items = benchmark.items
+
+    def key(ask: Ask) -> store.Key:
+        return items[ask.number].id, ask.sample
+
+    def decided(ask: Ask, text: str) -> bool:
+        return benchmark.decided(items[ask.number], text)
+
+    with store.writing(place) as (known, writer):
+        done = set(known)
+
+        def add(asks: Sequence[Ask], said: Sequence[Said | None], judged: Sequence[Judged]) -> Asked:
+            lines = {
+                key(ask): _line(benchmark, ask, answer, verdict)
+                for ask, answer, verdict in zip(asks, said, judged, strict=True)
+            }
+            writer.add([line for name, line in lines.items() if name not in done])
+            done.update(lines)
+            return Asked(place.candidate, benchmark.name, len(done), len(asked))
+
+        long = [ask for ask in asked if ask.shots is None]
+        yield add(long, [None] * len(long), [Judged(False, reason=TOO_LONG)] * len(long))
+        for batch in batches:
+            if all(key(ask) in done for ask in batch.asks):
+                continue
+            said = answerer.answer(batch, decoding, decided)
+            pairs = [(items[ask.number], answer.text) for ask, answer in zip(batch.asks, said, strict=True)]
+            yield add(batch.asks, said, benchmark.judge(pairs))
+
+
+def _line(benchmark: Benchmark, ask: Ask, said: Said | None, judged: Judged) -> store.Line:
+    item = benchmark.items[ask.number]
+    told = None
+    if said is not None and said.log_likelihoods:
+        told = dict(zip(item.choices or (item.gold,), said.log_likelihoods, strict=True))
+    return {
+        "item": item.id,
+        "sample": ask.sample,
+        "shots": ask.shots,
+        "prompt": benchmark.prompt(item, ask.shots or 0),
+        "right": item.gold,
+        "answer": None if said is None else said.text,
+        "cut": said is not None and said.cut,
+        "correct": judged.correct,
+        "scores": dict(judged.others),
+        "reason": judged.reason,
+        "log_likelihoods": told,
+    }

@@ -1,0 +1,183 @@
+"""The two tables of a scoring, as the paper has them, for people, CSV, Markdown and LaTeX.
+
+Its Table 4: every candidate with its scores and their standard errors; an asterisk marks the Pareto-optimal ones of the
+ranked candidates over all benchmarks, a dagger the baseline, bold the best score of each column. Its Table 1: minimum,
+maximum, mean and sample standard deviation of the best few, with the standard error of the mean, beside the baseline.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from meshtune.selection.candidates import (
+    Column,
+    Scored,
+    ScoreTable,
+    highest,
+    no_signal,
+    pareto,
+    statistics_of,
+)
+
+META = ("title", "items", "measured", "chance", "digits")  # of a column, one row each
+DAGGER, PLUS_MINUS = "\u2020", "\u00b1"
+_LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", DAGGER: r"$\dagger$", PLUS_MINUS: r"$\pm$", "*": r"$\ast$"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text that is shown, perhaps in bold."""
+
+    text: str
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table for people. `notes` stand below it."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def candidates(table: ScoreTable) -> TextTable:
+    """Table 4."""
+    optimal = pareto(table.ranked, table.verdicts)
+    top = {column.name: highest(table.ranked, column) for column in table.columns}
+    with_loss = any(row.loss is not None for row in table.rows)
+    rows = []
+    for row in table.rows:
+        mark = ("*" if row.name in optimal and row.rank is not None else "") + (DAGGER if row.baseline else "")
+        cells = [Cell(row.name), Cell("" if row.rank is None else str(row.rank)), Cell(mark)]
+        if with_loss:
+            cells.append(Cell("" if row.loss is None else f"{row.loss:.4f}"))
+        rows.append((*cells, *(_score(row, column, top[column.name]) for column in table.columns)))
+    silent = [column.title for column in table.verdicts if no_signal(table, column)]
+    notes = [
+        f"*: Pareto-optimal among the ranked ones; {DAGGER}: the baseline; {PLUS_MINUS}: standard error over items.",
+        *(f"no signal in {title}: no candidate is above chance by two standard errors." for title in silent),
+        *_measured(table),
+    ]
+    titles = (f"{column.title} (no signal)" if column.title in silent else column.title for column in table.columns)
+    head = ("candidate", "rank", "", *(("loss",) if with_loss else ()), *titles)
+    return TextTable(f"Scores of the candidates of {table.label}, in points", head, tuple(rows), tuple(notes))
+
+
+def statistics(tables: Sequence[ScoreTable], best: int) -> TextTable:
+    """Table 1: over the `best` candidates of each search. The tables are comparable."""
+    rows = []
+    for table in tables:
+        chosen = [row for row in table.ranked if row.rank is not None and row.rank <= best]
+        which = "best" if [row.rank for row in chosen] == list(range(1, len(chosen) + 1)) else "named"
+        for column in table.verdicts if chosen else ():
+            found = statistics_of(chosen, column)
+            numbers = (found.low, found.high, found.mean, found.deviation, found.error)
+            cells = [Cell("-" if number is None else f"{number:.2f}") for number in numbers]
+            rows.append((Cell(f"{table.label}, {len(chosen)} {which}"), Cell(column.title), *cells))
+    baselines = [(table, row) for table in tables for row in table.rows if row.baseline]
+    for table, row in baselines[:1] if _same(baselines) else baselines:
+        for column in table.verdicts:
+            error = row.errors.get(column.name)
+            texts = ("", "", f"{row.scores[column.name]:.2f}", "", "" if error is None else f"{error:.2f}")
+            rows.append((Cell(f"{row.name} {DAGGER}"), Cell(column.title), *map(Cell, texts)))
+    notes = (
+        "st. d.: of a sample, over candidates. s. e.: of the mean over candidates; of the baseline, over items.",
+        "The candidates answered the same items, so their scores share those items' noise.",
+    )
+    head = ("candidates", "benchmark", "min", "max", "avg.", "st. d.", "s. e.")
+    return TextTable("Statistics of the best candidates, in points", head, tuple(rows), notes)
+
+
+def as_csv(table: ScoreTable) -> str:
+    """Table 4 as numbers: a row a candidate, then what is known of each column, as `score_files.read` reads it."""
+    optimal = pareto(table.ranked, table.verdicts)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    scores = [name for column in table.columns for name in (column.name, f"{column.name}:se")]
+    writer.writerow(["name", "rank", "trial", "loss", *scores, "pareto", "default"])
+    for row in table.rows:
+        numbers = [(row.scores.get(column.name), row.errors.get(column.name)) for column in table.columns]
+        values = [value for pair in numbers for value in pair]
+        marks = [int(row.name in optimal), int(row.baseline)]
+        writer.writerow([row.name, row.rank, row.trial, row.loss, *values, *marks])
+    for name in META:
+        told = [getattr(column, name) for column in table.columns]
+        writer.writerow([name, "", "", "", *(value for each in told for value in (each, "")), "", ""])
+    writer.writerow(["protocol", table.protocol])
+    return text.getvalue()
+
+
+def plain_csv(table: TextTable) -> str:
+    """A table for people as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.head, *([cell.text for cell in row] for row in table.rows)])
+    return text.getvalue()
+
+
+def markdown(table: TextTable) -> str:
+    """A table in Markdown, with its title and notes."""
+
+    def line(texts: Sequence[str]) -> str:
+        return f"| {' | '.join(text.replace('|', chr(92) + '|').replace('*', chr(92) + '*') for text in texts)} |"
+
+    rows = ["| " + " | ".join(_bold(cell, "**", "**") for cell in row) + " |" for row in table.rows]
+    rule = "|" + "|".join("---" if number == 0 else "---:" for number in range(len(table.head))) + "|"
+    notes = [note.replace("*", chr(92) + "*") for note in table.notes]
+    return "\n".join([f"{table.title}", "", line(table.head), rule, *rows, "", *(f"{note}  " for note in notes), ""])
+
+
+def latex(table: TextTable) -> str:
+    """A table in LaTeX (booktabs), with its title as the caption and its notes below it."""
+    columns = "l" + "r" * (len(table.head) - 1)
+    rows = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in table.rows]
+    head = " & ".join(_latex(Cell(text)) for text in table.head) + r" \\"
+    notes = [r"\\[2pt] \footnotesize " + _latex(Cell(note)) for note in table.notes]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{_latex(Cell(table.title))}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *notes,
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _score(row: Scored, column: Column, top: float | None) -> Cell:
+    value, error = row.scores.get(column.name), row.errors.get(column.name)
+    if value is None:
+        return Cell("-")
+    text = f"{value:.{column.digits}f}" + ("" if error is None else f" {PLUS_MINUS} {error:.{column.digits}f}")
+    return Cell(text, row.rank is not None and round(value, column.digits) == top)
+
+
+def _measured(table: ScoreTable) -> list[str]:
+    told = [f"{column.title}: {column.measured}." for column in table.verdicts if column.measured]
+    return [*([f"Protocol: {table.protocol}."] if table.protocol else []), *told]
+
+
+def _same(baselines: Sequence[tuple[ScoreTable, Scored]]) -> bool:
+    """Whether the searches have one baseline: the same scores."""
+    return all(dict(row.scores) == dict(baselines[0][1].scores) for _, row in baselines)
+
+
+def _bold(cell: Cell, before: str, after: str) -> str:
+    text = cell.text.replace("|", r"\|").replace("*", r"\*")
+    return f"{before}{text}{after}" if cell.bold and text else text
+
+
+def _latex(cell: Cell) -> str:
+    text = "".join(_LATEX.get(character, character) for character in cell.text)
+    return rf"\textbf{{{text}}}" if cell.bold and text else text

@@ -1,0 +1,114 @@
+"""Files of scores, `meshtune evaluate --scores table.csv`: ours, or any with a row a candidate and a column a score.
+
+A column `rank` (by the objective, from 1) or `name` names the candidate; `default` marks the baseline with 1. Scores
+are in points, 0 to 100; a column with a colon in its name stands beside a benchmark's own score. A row called `items`
+says how many items each score is of, from which standard errors follow where the file has none; a row called `untuned`
+is the model without an adapter, which is not ranked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from meshtune.errors import Fault, InputError
+from meshtune.report.benchmark_tables import META, TextTable, candidates, statistics
+from meshtune.selection.candidates import Column, Scored, ScoreTable
+
+TITLES = {"mmlu": "MMLU", "bbh": "BBH", "drop": "DROP", "humaneval": "HumanEval"}
+_OTHER = ("name", "rank", "trial", "loss", "pareto", "default")
+_ERROR = ":se"
+
+
+def read(path: Path) -> ScoreTable:
+    """The table of a file. Raises InputError with all its faults."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(Fault(f"cannot be read ({error})", path)) from error
+    lines = list(csv.reader(io.StringIO(text)))
+    head = lines[0] if lines else []
+    names = [name for name in head if name not in _OTHER and not name.endswith(_ERROR)]
+    if all(":" in name for name in names) or not {"name", "rank"} & set(head):
+        what = "needs a first line with `rank` or `name` and a column for each benchmark, such as `rank,mmlu`"
+        raise InputError(Fault(what, path, 1))
+    known: dict[str, dict[str, str]] = {}
+    rows, faults, protocol = list[Scored](), list[Fault](), ""
+    for number, fields in enumerate(lines[1:], start=2):
+        row = dict(zip(head, fields, strict=False))
+        name = row.get("name") or row.get("rank", "")
+        if name in META:
+            known[name] = row
+        elif name == "protocol":
+            protocol = "".join(fields[1:2])
+        elif fields:
+            rows += _row(row, name, names, faults, path, number)
+    if not rows and not faults:
+        faults.append(Fault("has no candidate", path))
+    columns = [_column(name, {key: row.get(name, "") for key, row in known.items()}, faults, path) for name in names]
+    if faults:
+        raise InputError(faults)
+    return ScoreTable(path.stem, tuple(columns), tuple(_with_errors(row, columns) for row in rows), protocol)
+
+
+def of_study(folder: Path) -> list[TextTable]:
+    """The tables that `meshtune evaluate` left in a study's folder, of each protocol; its files say the same."""
+    found = list[TextTable]()
+    for path in sorted((folder / "evaluation" / "benchmarks").glob("*/candidates.csv")):
+        table = replace(read(path), label=folder.name)
+        best = json.loads((path.parent / "scores.json").read_text(encoding="utf-8"))["best"]
+        found += [candidates(table), statistics([table], best)]
+    return found
+
+
+def _row(
+    row: Mapping[str, str], name: str, names: list[str], faults: list[Fault], path: Path, line: int
+) -> list[Scored]:
+    scores, errors, before = dict[str, float](), dict[str, float | None](), len(faults)
+    for column in names:
+        text, beside = row.get(column, ""), ":" in column
+        if beside and not text:
+            continue
+        try:
+            scores[column] = float(text)
+            errors |= {column: float(error)} if (error := row.get(column + _ERROR)) else {}
+        except ValueError:
+            faults.append(Fault(f"`{text}` is no score of {column}", path, line))
+            continue
+        if not beside and not 0 <= scores[column] <= 100:
+            faults.append(Fault(f"{column} is {scores[column]:g}: scores are in points, 0 to 100", path, line))
+    if len(faults) > before:
+        return []
+    number, trial = (int(text) if text.isdecimal() else None for text in (row.get("rank", ""), row.get("trial", "")))
+    loss = float(row["loss"]) if row.get("loss") else None
+    return [Scored(name, number, scores, errors, row.get("default") == "1", trial, loss)]
+
+
+def _column(name: str, known: Mapping[str, str], faults: list[Fault], path: Path) -> Column:
+    items, digits = known.get("items", ""), known.get("digits", "")
+    if items and not (items.isdecimal() and int(items) > 0):
+        faults.append(Fault(f"`{items}` is no number of items of {name}", path))
+        return Column(name, name)
+    return Column(
+        name,
+        known.get("title") or TITLES.get(name, name),
+        int(items) if items else None,
+        known.get("measured", ""),
+        float(known["chance"]) if known.get("chance") else None,
+        int(digits) if digits.isdecimal() else 2,
+    )
+
+
+def _with_errors(row: Scored, columns: Sequence[Column]) -> Scored:
+    """Standard errors of shares, where the file has none and the number of items is known."""
+    errors = dict(row.errors)
+    for column in columns:
+        if column.verdict and column.name not in errors and column.items is not None:
+            value = row.scores[column.name]
+            errors[column.name] = math.sqrt(value * (100 - value) / column.items)
+    return replace(row, errors=errors)

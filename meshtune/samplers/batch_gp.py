@@ -1,0 +1,295 @@
+"""A Gaussian process for few, noisy, parallel trials, as an Optuna sampler.
+
+Two views of the values propose in turn, each by improvement and by lower bound, so that a block's points differ and no
+single belief decides. Measured against other samplers in docs/decisions/2026-11-26-batch-gp.md. Several objectives are
+refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.trial import FrozenTrial
+
+from meshtune.samplers import gp_belief
+from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement
+from meshtune.samplers.gp_belief import Fit, Fits
+from meshtune.samplers.gp_space import Array, Cube
+from meshtune.samplers.gp_told import NOTE, Pruned, Told, note_of, told
+from meshtune.samplers.ledger import FIXED
+from meshtune.samplers.seam import Sampler
+from meshtune.samplers.seeds import derived_seed
+from meshtune.samplers.told import Teller, constraint_names
+from meshtune.samplers.warm_start import Values, WarmStart
+
+N_STARTUP = 8
+BEST = 5  # rows of the lowest means, around which is looked
+LIKELY = np.log(0.5)  # log probability from which a point counts as feasible
+TRIES = 100  # to draw a point that nobody has
+
+
+@final
+class BatchGPSampler(Sampler):
+    """Bayesian optimization in blocks of points that do not wait for each other.
+
+    Works with `study.optimize`, also with `n_jobs`, and with ask and tell. Proposals follow from the study's trials,
+    the seed and the trial's number: a fresh sampler goes on exactly where another one was interrupted. Parameters are
+    floats, integers, categories and booleans; a linear range that is wide and positive is seen in logarithms where that
+    fits better. Constraints are those of `trial.set_constraint`. A failed trial counts as the worst success.
+
+    Args:
+        x0: the start point by name, of some or all parameters; the rest, or all of it, is the middle of the space.
+        search_space: Optuna distributions by name. Left out, it is what the complete trials have in common, so the
+            first trial is random. Where it is given and finite, `available` ends at its last point.
+        block_size: points that are proposed before an answer is needed; one by default.
+        n_startup: points before the first model: the start point and a Latin hypercube.
+        warm_start: an earlier study, or finished trials, whose points are known from the start.
+        warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
+            again, and the others are moved by the median difference.
+        hidden_constraints: names of constraints whose violation means that the trial has no honest value.
+        pruned: `failed`; `left_out`, as if it had not been; or `value`: a pruned trial's value is what it would have
+            ended with. Optuna's own pruners leave there what was reported last, which is no such value.
+        seed: of all that is random; drawn where it is left out.
+
+    Raises:
+        ValueError: an argument is not allowed, or the study has several objectives.
+    """
+
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        *,
+        x0: Mapping[str, Any] | None = None,
+        block_size: int | None = None,
+        n_startup: int = N_STARTUP,
+        warm_start: Study | Sequence[FrozenTrial] | None = None,
+        warm_start_values: Values = "as_is",
+        hidden_constraints: Collection[str] = (),
+        pruned: Pruned = "failed",
+        seed: int | None = None,
+    ):
+        _check(block_size, n_startup, warm_start_values, pruned, hidden_constraints, x0, search_space)
+        self._space = None if search_space is None else dict(search_space)
+        self._x0 = dict(x0 or {})
+        self._block_size = 1 if block_size is None else int(block_size)
+        self._n_startup = n_startup
+        self._warm = None if warm_start is None else WarmStart.of(warm_start, warm_start_values)
+        self._hidden = frozenset(hidden_constraints)
+        self._pruned = pruned
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+        self._common = IntersectionSearchSpace()
+        self._lock = threading.RLock()
+
+    # -- the sampler seam
+
+    def available(self, study: Study) -> int:
+        """Points of the open block that can be proposed without waiting: blocks are ranges of trial numbers.
+
+        0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
+        """
+        trials = study.get_trials(deepcopy=False)
+        in_block = len(trials) % self._block_size
+        if in_block == 0 and not all(trial.state.is_finished() for trial in trials):
+            return 0
+        free = self._block_size - in_block
+        if self._space is not None and (cube := Cube(Encoding(self._space))).encoding.size < float("inf"):
+            visited = self._told(study, cube, trials).visited
+            free = min(free, max(0, int(cube.encoding.size) - len(visited)))
+        return free
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    # -- Optuna's
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The space that was given, or what the complete trials have in common."""
+        with self._lock:
+            return dict(Encoding(self._common.calculate(study) if self._space is None else self._space).space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The point of this trial's place in its block. Of an enqueued trial only what is left open is chosen."""
+        self._raise_error_if_multi_objective(study)
+        if self._warm is not None and self._warm.directions not in (None, tuple(study.directions)):
+            raise ValueError("the study of `warm_start` has other directions than this one")
+        cube = Cube(Encoding(search_space))
+        names = list(cube.encoding.space)
+        given = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+        if all(name in given for name in names):
+            return {}
+        middle = cube.encoding.decode(cube.encoding.middle)
+        inside = {name: value for name, value in given.items() if _has(cube, name, value)}
+        row = cube.rows([{**middle, **inside}])[0]
+        fixed = {names.index(name): float(row[names.index(name)]) for name in names if name in inside}
+        trials = study.get_trials(deepcopy=False)
+        known = self._told(study, cube, trials, but=trial.number)
+        fits: Fits = {}
+        found = self._opening(cube, known, self._teller(study, trials), trial.number, fixed)
+        if found is None:
+            found = self._modelled(cube, known, trial.number, fixed, _fits(trials, trial.number, _name(cube)), fits)
+        note = {"trial": trial.number, "space": _name(cube), "point": found.tolist()}
+        if fits:
+            note["fits"] = {name: fit.to_json() for name, fit in fits.items()}
+        study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
+        return cube.encoding.decode(found.tolist())
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter outside the search space: at random."""
+        self._raise_error_if_multi_objective(study)
+        sampler: BaseSampler = RandomSampler(seed=derived_seed(self._seed, trial.number, param_name))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
+
+    # -- inside
+
+    def _teller(self, study: Study, trials: Sequence[FrozenTrial]) -> Teller:
+        names = constraint_names(trials, self._hidden)
+        return Teller(tuple(study.directions), names, self._hidden, "value" if self._pruned == "value" else "failed")
+
+    def _told(self, study: Study, cube: Cube, trials: Sequence[FrozenTrial], but: int = -1) -> Told:
+        return told(
+            trials,
+            cube,
+            self._teller(study, trials),
+            space=_name(cube),
+            but=but,
+            leave_pruned_out=self._pruned == "left_out",
+            warm=self._warm,
+        )
+
+    def _opening(
+        self, cube: Cube, known: Told, teller: Teller, number: int, fixed: Mapping[int, float]
+    ) -> Array | None:
+        """A point before there is a model: the start, known points again, a Latin hypercube; None: there is one."""
+        starts = self._starts(cube, known, teller)
+        if starts and not fixed:
+            return starts[0]
+        if known.succeeded and known.size >= self._n_startup:
+            return None
+        size = max(self._n_startup, 1)
+        rng = np.random.default_rng([self._seed, number // size, 1])
+        cells = np.array([rng.permutation(size) for _ in range(len(cube))]).T
+        shares = (cells + rng.random((size, len(cube)))) / size
+        row = cube.at(shares)[number % size]
+        rng = np.random.default_rng([self._seed, number, 2])
+        for _ in range(TRIES):
+            row[list(fixed)] = list(fixed.values())
+            if cube.keys(row[None])[0] not in known.visited:
+                break
+            row = cube.at(rng.random((1, len(cube))))[0]
+        return row
+
+    def _starts(self, cube: Cube, known: Told, teller: Teller) -> list[Array]:
+        """Points to begin with that have no trial yet."""
+        encoding = cube.encoding
+        points = [trial.params for trial in self._warm.again(encoding, teller)] if self._warm else []
+        if self._x0 or (self._warm is None and self._n_startup > 0):
+            given = {name: value for name, value in self._x0.items() if name in encoding.space}
+            points.insert(0, {**encoding.decode(encoding.middle), **given})
+        rows = [cube.snapped(cube.rows([point]))[0] for point in points]
+        return [row for row in rows if cube.keys(row[None])[0] not in known.visited]
+
+    def _modelled(
+        self, cube: Cube, known: Told, number: int, fixed: Mapping[int, float], earlier: Mapping[str, Fit], fits: Fits
+    ) -> Array:
+        """The best point by the view and the rule of its place in the block."""
+        place, half = number % self._block_size, (self._block_size + 1) // 2
+        improve = (place if place < half else place - half) % 2 == 0
+        steady = place < half
+        if self._block_size == 1:
+            improve, steady = number % 2 == 0, number % 2 == 1
+        belief = gp_belief.objective(cube, known, "steady" if steady else "raw", earlier, fits)
+        limits = [gp_belief.constraint(cube, known, name, earlier, fits) for name in known.constraints]
+
+        def feasible(rows: Array) -> Array:
+            return sum((log_feasible(*limit(rows), 0.0) for limit in limits), np.zeros(len(rows)))
+
+        seen = np.concatenate([known.rows, known.pending])
+        means = belief(seen)[0]
+        chances = feasible(seen)
+        likely = chances >= LIKELY
+        incumbent = float(means[likely].min()) if likely.any() else None
+
+        def score(rows: Array) -> Array:
+            mean, deviation = belief(rows)
+            chance = feasible(rows)
+            if incumbent is None:
+                return chance
+            if improve:
+                return log_improvement(mean, deviation, incumbent) + chance
+            within = (incumbent - mean + deviation) / belief.scale
+            return within if not limits else np.where(chance >= LIKELY, within, chance - 1e6)
+
+        order = np.lexsort((means, ~likely)) if likely.any() else np.argsort(-chances, kind="stable")
+        rng = np.random.default_rng([self._seed, number, 0])
+        return best_point(cube, score, seen[order[:BEST]], known.visited, fixed, rng)
+
+
+def _fits(trials: Sequence[FrozenTrial], number: int, space: str) -> dict[str, Fit]:
+    """The last fit of each name before a trial."""
+    found: dict[str, Fit] = {}
+    for trial in reversed(trials[:number]):
+        for name, fit in note_of(trial, space).get("fits", {}).items():
+            found.setdefault(name, Fit.from_json(fit))
+    return found
+
+
+def _name(cube: Cube) -> str:
+    """What notes call the space."""
+    described = repr([(name, distribution_to_json(d)) for name, d in cube.encoding.space.items()])
+    return hashlib.sha256(described.encode()).hexdigest()[:8]
+
+
+def _has(cube: Cube, name: str, value: Any) -> bool:
+    space = cube.encoding.space
+    return name in space and Encoding({name: space[name]}).has({name: value})
+
+
+def _check(
+    block_size: int | None,
+    n_startup: int,
+    warm_start_values: str,
+    pruned: str,
+    hidden_constraints: Collection[str],
+    x0: Mapping[str, Any] | None,
+    space: Mapping[str, BaseDistribution] | None,
+) -> None:
+    """Raise ValueError with all that is not allowed."""
+    faults = []
+    if block_size is not None and block_size < 1:
+        faults.append(f"block_size is {block_size}; it is at least 1")
+    if n_startup < 0:
+        faults.append(f"n_startup is {n_startup}; it is at least 0")
+    if warm_start_values not in ("as_is", "shifted"):
+        faults.append(f"warm_start_values is {warm_start_values!r}; allowed are 'as_is' and 'shifted'")
+    if pruned not in ("failed", "value", "left_out"):
+        faults.append(f"pruned is {pruned!r}; allowed are 'failed', 'value' and 'left_out'")
+    if isinstance(hidden_constraints, str):
+        faults.append(f"hidden_constraints is {hidden_constraints!r}; it is a list of names: [{hidden_constraints!r}]")
+    for name, value in (x0 or {}).items():
+        if space is None:
+            break
+        if name not in space:
+            faults.append(f"x0 names {name!r}, which is not in the search space")
+        elif not space[name].single() and not Encoding({name: space[name]}).has({name: value}):
+            faults.append(f"x0 has {name}={value!r}, which is outside {space[name]}")
+    if faults:
+        raise ValueError("; ".join(faults))

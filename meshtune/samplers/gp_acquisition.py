@@ -1,0 +1,78 @@
+"""Where to look next: log expected improvement, lower confidence bound, and a search for the best point by them.
+
+Source: Jones, Schonlau and Welch 1998 (expected improvement); Ament et al. 2023 (its logarithm); Gardner et al. 2014
+(times the probability of being feasible).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+from scipy.special import erfcx, log_ndtr
+
+from meshtune.samplers.gp_space import Array, Cube
+
+RANDOM, AROUND, ROUNDS = 400, 60, 2  # points at random, around each of the best, and rounds of moving the best few
+FEW, MOVES = 4, 40
+FAR = -100.0  # deviations below the incumbent from where on the expansion of the tail is exact
+
+Score = Callable[[Array], Array]  # of rows, higher is better
+
+
+def log_improvement(mean: Array, deviation: Array, incumbent: float) -> Array:
+    """Logarithm of the expected improvement on the incumbent, for minimisation."""
+    z = (incumbent - mean) / deviation
+    near = np.maximum(z, FAR)
+    tail = np.log1p(np.sqrt(0.5 * np.pi) * np.minimum(near, 30.0) * erfcx(-np.minimum(near, 30.0) / np.sqrt(2.0)))
+    log_h = -0.5 * z**2 - 0.5 * np.log(2.0 * np.pi) + np.where(z > FAR, tail, -2.0 * np.log(np.maximum(-z, 1.0)))
+    return np.log(deviation) + np.where(z > 30.0, np.log(np.maximum(z, 1.0)), log_h)
+
+
+def log_feasible(mean: Array, deviation: Array, limit: float) -> Array:
+    """Logarithm of the probability that a constraint is at most its limit."""
+    found: Array = log_ndtr((limit - mean) / deviation)
+    return found
+
+
+def best_point(
+    cube: Cube,
+    score: Score,
+    around: Array,
+    taken: Collection[tuple[float, ...]],
+    fixed: Mapping[int, float],
+    rng: np.random.Generator,
+) -> Array:
+    """The row with the best score that is not taken, if any such row is found; else the best one.
+
+    Args:
+        around: rows near which the best may lie. fixed: values of coordinates that are given.
+    """
+
+    def held(rows: Array) -> Array:
+        for index, value in fixed.items():
+            rows[:, index] = value
+        return rows
+
+    if cube.finite:
+        rows = held(cube.points())
+        scores = score(rows)
+    else:
+        drawn = cube.at(rng.random((RANDOM, len(cube))))
+        rows = held(np.concatenate([drawn, cube.moved(np.repeat(around, AROUND, axis=0), rng)]))
+        scores = _scored(cube, score, rows, taken)
+        for _ in range(ROUNDS):
+            few = rows[np.argsort(-scores, kind="stable")[:FEW]]
+            more = held(cube.moved(np.repeat(few, MOVES, axis=0), rng))
+            rows = np.concatenate([rows, more])
+            scores = np.concatenate([scores, _scored(cube, score, more, taken)])
+        if np.isfinite(scores).any():
+            return rows[int(np.argmax(scores))]
+        scores = score(rows)
+    free = np.array([key not in taken for key in cube.keys(rows)])
+    return rows[int(np.argmax(np.where(free, scores, -np.inf) if free.any() else scores))]
+
+
+def _scored(cube: Cube, score: Score, rows: Array, taken: Collection[tuple[float, ...]]) -> Array:
+    free = np.array([key not in taken for key in cube.keys(rows)])
+    return np.where(free, score(rows), -np.inf)

@@ -1,0 +1,148 @@
+"""Candidates by their scores: who is Pareto-optimal, who is best at what, and statistics of the best few.
+
+Scores are in points, 0 to 100, higher is better. Tables are compared only where they are of the same items.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from meshtune.errors import Fault, InputError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A score of a table.
+
+    Attributes:
+        name: such as `mmlu`, or `mmlu:probability` for what stands beside the verdict of `mmlu`. title: for people.
+        items: that it is measured on, None where that is not known.
+        measured: what was asked and how, in one line; tables are comparable where it is the same. "" is not known.
+        chance: what guessing scores; None where that is not known.
+        digits: behind the point.
+    """
+
+    name: str
+    title: str
+    items: int | None = None
+    measured: str = ""
+    chance: float | None = None
+    digits: int = 2
+
+    @property
+    def verdict(self) -> bool:
+        """Whether it is a benchmark's own score, which Pareto sets and statistics are made of."""
+        return ":" not in self.name
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate with its scores and their standard errors, by column.
+
+    `rank` by the objective, from 1; None for what was not ranked, as the untuned model.
+    """
+
+    name: str
+    rank: int | None
+    scores: Mapping[str, float]
+    errors: Mapping[str, float | None] = field(default_factory=dict)
+    baseline: bool = False
+    trial: int | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Candidates of one search, called `label`. `protocol` is that of its scores, "" where it is not known."""
+
+    label: str
+    columns: tuple[Column, ...]
+    rows: tuple[Scored, ...]
+    protocol: str = ""
+
+    @property
+    def verdicts(self) -> tuple[Column, ...]:
+        """The benchmarks' own scores."""
+        return tuple(column for column in self.columns if column.verdict)
+
+    @property
+    def ranked(self) -> tuple[Scored, ...]:
+        """Candidates that the search ranked, best first."""
+        ranked = [row for row in self.rows if row.rank is not None]
+        return tuple(sorted(ranked, key=lambda row: row.rank or 0))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one score over some candidates; `deviation` and `error` (of the mean) are None for a single one."""
+
+    low: float
+    high: float
+    mean: float
+    deviation: float | None
+    error: float | None
+    count: int
+
+
+def pareto(rows: Sequence[Scored], columns: Sequence[Column]) -> set[str]:
+    """Names of the candidates that no other one equals or exceeds in all scores and exceeds in one."""
+    points = {row.name: [row.scores[column.name] for column in columns] for row in rows}
+
+    def beaten(mine: Sequence[float]) -> bool:
+        return any(
+            all(a >= b for a, b in zip(other, mine, strict=True)) and list(other) != list(mine)
+            for other in points.values()
+        )
+
+    return {name for name, mine in points.items() if not beaten(mine)}
+
+
+def highest(rows: Sequence[Scored], column: Column) -> float | None:
+    """The best score as it is shown, which rounding may share; None where nobody has one."""
+    known = [row.scores[column.name] for row in rows if column.name in row.scores]
+    return max((round(value, column.digits) for value in known), default=None)
+
+
+def statistics_of(rows: Sequence[Scored], column: Column) -> Statistics:
+    """Of at least one candidate; the deviation is that of a sample."""
+    values = [row.scores[column.name] for row in rows]
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    error = None if deviation is None else deviation / len(values) ** 0.5
+    return Statistics(min(values), max(values), statistics.fmean(values), deviation, error, len(values))
+
+
+def no_signal(table: ScoreTable, column: Column) -> bool:
+    """Whether no candidate is above chance by more than two standard errors; False where chance is not known."""
+    if column.chance is None:
+        return False
+    chance, name = column.chance, column.name
+    return all(row.scores[name] - chance <= 2 * (row.errors.get(name) or 0.0) for row in table.rows)
+
+
+def check_comparable(tables: Sequence[ScoreTable]) -> None:
+    """Refuse tables of different protocols, benchmarks, sets or limits. Raises InputError with every difference."""
+    faults = list[Fault]()
+    first = tables[0]
+    mine = {column.name: column for column in first.verdicts}
+    for other in tables[1:]:
+        where = f"{first.label} and {other.label}"
+        if first.protocol and other.protocol and first.protocol != other.protocol:
+            what = (
+                f"are scored by different protocols, `{first.protocol}` and `{other.protocol}`: score one of them again"
+            )
+            faults.append(Fault(f"{where} {what}"))
+        theirs = {column.name: column for column in other.verdicts}
+        for name in dict.fromkeys([*mine, *theirs]):
+            if name not in mine or name not in theirs:
+                lacking = other.label if name in mine else first.label
+                faults.append(Fault(f"{lacking} has no score of {name}: score the same benchmarks, or leave it out"))
+                continue
+            one, two = mine[name], theirs[name]
+            if None not in (one.items, two.items) and one.items != two.items:
+                faults.append(Fault(f"{where} are scored on different items of {name}: {one.items} and {two.items}"))
+            elif one.measured and two.measured and one.measured != two.measured:
+                faults.append(Fault(f"{where} are scored in different ways on {name}: {one.measured}; {two.measured}"))
+    if faults:
+        raise InputError(faults)

@@ -1,0 +1,244 @@
+"""One decision: from scores of candidates to the model that is chosen, with all the evidence, as plain values.
+
+Steps, each in its own file: benchmarks that say nothing are left out; candidates that are shown to be worse than a
+reference are dropped (`guards`); one of the others is chosen by a rule (`rules`), exact ties going to the cheaper one;
+how sure that is (`sureness`), what it gains (`gain`), and whether the validation loss could have told (`proxy`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from meshtune.errors import InputError
+from meshtune.selection.gain import Gain, gain
+from meshtune.selection.guards import MARGIN, Comparison, Verdict, guard
+from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
+from meshtune.selection.proxy import Correlation, correlation
+from meshtune.selection.resampling import DRAWS, least_error, resample
+from meshtune.selection.rules import DEFAULT, Rule, check, merits, pareto, weights_of
+from meshtune.selection.sureness import chance_best, confidence_set, items_to_separate
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a candidate beside its scores.
+
+    `rank` by validation loss, from 1. `cost`: what it takes to serve, such as its LoRA rank; lower is cheaper. `trial`:
+    its number. None where it is not known.
+    """
+
+    rank: int | None = None
+    loss: float | None = None
+    cost: float | None = None
+    trial: int | None = None
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is decided.
+
+    Attributes:
+        best: so many with the lowest validation loss can be chosen; None: all ranked. margin: of the guard, points.
+        only_kept: choose only what is shown to be no worse, not what is undecided. draws, seed: of the resampling.
+    """
+
+    rule: Rule = DEFAULT
+    best: int | None = None
+    margin: float = MARGIN
+    only_kept: bool = False
+    draws: int = DRAWS
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a candidate that can be chosen stands; shares of draws for the chances. `merit`: higher is better."""
+
+    name: str
+    verdict: Verdict
+    merit: float | None
+    chance_best: float
+    chance_pareto: float
+    pareto: bool
+    may_be_best: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The choice and its evidence.
+
+    Attributes:
+        chosen: None where every candidate is dropped. tied: others with the same merit. runner_up: the next by merit.
+        candidates: by merit, dropped ones last. pareto: of all ranked candidates, choosable or not.
+        items_to_separate: see `sureness`, of chosen and runner-up by mean score. correlations: by benchmark, over all
+            ranked candidates and over the choosable ones. left_out: why, by benchmark. paired: item by item.
+    """
+
+    chosen: str | None
+    tied: tuple[str, ...]
+    runner_up: str | None
+    candidates: tuple[Standing, ...]
+    pareto: tuple[str, ...]
+    comparisons: tuple[Comparison, ...]
+    gains: tuple[Gain, ...]
+    items_to_separate: int | None
+    correlations: tuple[Correlation, ...]
+    correlations_top: tuple[Correlation, ...]
+    benchmarks: tuple[str, ...]
+    left_out: dict[str, str]
+    paired: bool
+    settings: Settings
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether no other candidate may be the best."""
+        return self.chosen is not None and sum(standing.may_be_best for standing in self.candidates) == 1
+
+    @property
+    def standing(self) -> Standing | None:
+        """That of the chosen one."""
+        return next((standing for standing in self.candidates if standing.name == self.chosen), None)
+
+
+def decide(
+    measured: Measured,
+    facts: dict[str, Facts],
+    settings: Settings = Settings(),
+    *,
+    references: Sequence[str] = (),
+    silent: Sequence[str] = (),
+) -> Decision:
+    """Choose one candidate.
+
+    Args:
+        measured: ranked candidates and references. facts: of each. references: that it must not be worse than, such as
+            the baseline and the untuned model. silent: benchmarks without signal.
+
+    Raises InputError where no benchmark says anything, the rule is unknown, or there is no candidate.
+    """
+    left_out = _left_out(measured, silent)
+    counted = measured.only([measure.name for measure in measured.measures if measure.name not in left_out])
+    benchmarks = [measure.name for measure in counted.measures]
+    if not benchmarks:
+        why = "; ".join(f"{name}: {text}" for name, text in left_out.items())
+        raise InputError(f"no benchmark is left to choose by ({why}): score more items, or other benchmarks")
+    check(settings.rule, benchmarks)
+    ranked = sorted((name for name in measured.names if facts[name].rank is not None), key=lambda n: facts[n].rank or 0)
+    choosable = [name for name in ranked if settings.best is None or (facts[name].rank or 0) <= settings.best]
+    if not choosable:
+        raise InputError("there is no ranked candidate to choose from: score some trials")
+    draws = resample(counted, settings.draws, settings.seed)
+    judged = guard(counted, draws, choosable, references, settings.margin)
+    allowed = {Verdict.KEPT} if settings.only_kept else {Verdict.KEPT, Verdict.UNDECIDED}
+    eligible = [name for name in choosable if judged.verdicts[name] in allowed]
+    place = {name: number for number, name in enumerate(measured.names)}
+    rows = [place[name] for name in ranked]
+    front = tuple(name for name, on in zip(ranked, pareto(counted.scores[rows]), strict=True) if on)
+    found = _standings(counted, draws, eligible, facts, settings, benchmarks) if eligible else []
+    chosen = found[0].name if found else None
+    rest = [name for name in choosable if name not in eligible]
+    dropped = [Standing(name, judged.verdicts[name], None, 0.0, 0.0, name in front, False) for name in rest]
+    standings = [replace(one, verdict=judged.verdicts[one.name], pareto=one.name in front) for one in found]
+    weights = weights_of(settings.rule, benchmarks)
+    return Decision(
+        chosen=chosen,
+        tied=tuple(one.name for one in found[1:] if one.merit == found[0].merit),
+        runner_up=found[1].name if len(found) > 1 else None,
+        candidates=(*standings, *dropped),
+        pareto=front,
+        comparisons=judged.comparisons,
+        gains=_gains(counted, draws, weights, eligible, chosen, references),
+        items_to_separate=_separate(counted, draws, weights, [one.name for one in found[:2]]),
+        correlations=_correlations(counted, ranked, facts),
+        correlations_top=_correlations(counted, choosable, facts) if len(choosable) < len(ranked) else (),
+        benchmarks=tuple(benchmarks),
+        left_out=left_out,
+        paired=counted.paired,
+        settings=settings,
+    )
+
+
+def _left_out(measured: Measured, silent: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for measure in measured.measures:
+        if measure.items is not None and measure.items < FEWEST_ITEMS:
+            found[measure.name] = f"{measure.items} items are fewer than {FEWEST_ITEMS}"
+        elif measure.name in silent:
+            found[measure.name] = "no signal, no candidate is above chance by two standard errors"
+    return found
+
+
+def _standings(
+    counted: Measured,
+    draws: Array,
+    eligible: Sequence[str],
+    facts: dict[str, Facts],
+    settings: Settings,
+    benchmarks: Sequence[str],
+) -> list[Standing]:
+    """The eligible ones by merit, ties by cost, then validation loss."""
+    rows = [counted.names.index(name) for name in eligible]
+    losses = np.array([_number(facts[name].loss, facts[name].rank) for name in eligible])
+    seen = counted.scores[rows]
+    merit = np.round(merits(settings.rule, seen, benchmarks, losses), 9)
+    drawn = merits(settings.rule, draws[:, rows], benchmarks, losses)
+    order = sorted(
+        range(len(rows)),
+        key=lambda n: (-merit[n], _number(facts[eligible[n]].cost, math.inf), facts[eligible[n]].rank or 0),
+    )
+    best, optimal = chance_best(drawn), pareto(draws[:, rows]).mean(axis=0)
+    may = confidence_set(drawn, order[0])
+    return [
+        Standing(eligible[n], Verdict.KEPT, float(merit[n]), float(best[n]), float(optimal[n]), False, bool(may[n]))
+        for n in order
+    ]
+
+
+def _gains(
+    counted: Measured,
+    draws: Array,
+    weights: Array,
+    eligible: Sequence[str],
+    chosen: str | None,
+    references: Sequence[str],
+) -> tuple[Gain, ...]:
+    if chosen is None:
+        return ()
+    rows = [counted.names.index(name) for name in eligible]
+    seen, drawn = counted.scores @ weights, draws @ weights
+    least = float(np.sqrt(sum((w * least_error(m)) ** 2 for w, m in zip(weights, counted.measures, strict=True))))
+    found = []
+    for name in references:
+        if name != chosen:
+            other = counted.names.index(name)
+            among = [row for row in rows if row != other]
+            number = among.index(counted.names.index(chosen))
+            found.append(gain(name, seen[among], drawn[:, among], number, seen[other], drawn[:, other], least))
+    return tuple(found)
+
+
+def _separate(counted: Measured, draws: Array, weights: Array, two: Sequence[str]) -> int | None:
+    sizes = [measure.items for measure in counted.measures]
+    if len(two) < 2 or any(size is None for size in sizes):
+        return None
+    first, second = (counted.names.index(name) for name in two)
+    difference = float((counted.scores[first] - counted.scores[second]) @ weights)
+    error = float(((draws[:, first] - draws[:, second]) @ weights).std())
+    return items_to_separate(difference, error, sum(size or 0 for size in sizes))
+
+
+def _correlations(counted: Measured, names: Sequence[str], facts: dict[str, Facts]) -> tuple[Correlation, ...]:
+    rows = [counted.names.index(name) for name in names]
+    order = [float(facts[name].rank or 0) for name in names]
+    return tuple(correlation(m.name, order, list(m.scores[rows])) for m in counted.measures)
+
+
+def _number(value: float | None, other: float | None) -> float:
+    if value is not None:
+        return float(value)
+    return math.nan if other is None else float(other)

@@ -1,0 +1,37 @@
+"""The recommended trial of a record: the lowest loss by all evidence, where the best is the lowest noisy one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from meshtune.record import Record
+from meshtune.samplers.recommend import Recommendation, recommend
+from meshtune.trial import Ending
+
+
+def recommended(record: Record) -> Recommendation | None:
+    """The complete trial with the lowest expected loss, whoever proposed it; None while fewer than five have ended.
+
+    Promoted trials count with what they were trained to; those that stay stopped early are left out.
+    """
+    trials = list(_trials(record))
+    return recommend(trials, trials[0].distributions) if trials else None
+
+
+def _trials(record: Record) -> Iterator[FrozenTrial]:
+    """As they ended in the end, losses as they are, not as samplers were told."""
+    for trial, frozen in zip(record.trials, record.mirror.get_trials(deepcopy=False), strict=True):
+        final = trial.final
+        if final is None or final.ending is Ending.STOPPED_EARLY:
+            continue
+        complete = final.ending is Ending.COMPLETE and final.loss is not None
+        made = create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.FAIL,
+            value=final.loss if complete else None,
+            params=frozen.params,
+            distributions=frozen.distributions,
+        )
+        made.number = trial.number
+        yield made

@@ -1,0 +1,169 @@
+"""A decision in sentences that can be cited, and as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from meshtune.selection.decide import Decision, Facts
+from meshtune.selection.gain import ESTIMAND
+from meshtune.selection.guards import Verdict
+from meshtune.selection.proxy import Correlation
+from meshtune.selection.rules import DESCRIBED
+
+
+def sentences(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str, str]) -> list[str]:
+    """Five: what is chosen, how sure that is, whether it is safe, what it gains, and what the loss was worth.
+
+    One where nothing can be chosen. `titles`: of benchmarks.
+    """
+    if decision.chosen is None:
+        return [_nothing(decision)]
+    return [
+        _choice(decision, facts, titles),
+        _sure(decision, facts),
+        _safe(decision, titles),
+        _gain(decision),
+        _proxy(decision, titles),
+    ]
+
+
+def notes(decision: Decision, titles: Mapping[str, str], replicated: bool = False) -> list[str]:
+    """What the sentences rest on, and what they leave out."""
+    settings = decision.settings
+    found = [f"{titles.get(name, name)} is left out: {why}." for name, why in decision.left_out.items()]
+    if not decision.paired:
+        found.append(
+            "Only scores are known, not answers item by item: nothing is paired, each score varies alone, and small"
+            " differences look less certain than they may be."
+        )
+    if not replicated:
+        found.append("Not covered: how much scores move with the seed of training; `--replicates 3` measures it.")
+    found.append(
+        f"Thresholds: margin {settings.margin:g} points, 95 % simultaneous bounds (max-t) and 95 % set (comparison with"
+        f" the best), {settings.draws:,} resamples with seed {settings.seed}. Gain: {ESTIMAND}."
+    )
+    return found
+
+
+def as_values(decision: Decision, facts: Mapping[str, Facts], told: list[str], said: list[str]) -> dict[str, Any]:
+    """Everything as plain JSON values."""
+    values = dataclasses.asdict(decision)
+    for standing in values["candidates"]:
+        standing.update(dataclasses.asdict(facts[standing["name"]]))
+    return {
+        **values,
+        "beyond_noise": decision.beyond_noise,
+        "best_set": [one.name for one in decision.candidates if one.may_be_best],
+        "sentences": told,
+        "notes": said,
+    }
+
+
+def _nothing(decision: Decision) -> str:
+    margin = f"{decision.settings.margin:g} points"
+    if decision.settings.only_kept:
+        return f"No candidate is shown to be within {margin} of the references everywhere: keep what you have."
+    return f"Every candidate is shown to be worse than a reference by more than {margin}: keep what you have."
+
+
+def _choice(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str, str]) -> str:
+    chosen = decision.chosen or ""
+    count = sum(one.merit is not None for one in decision.candidates)
+    rank = facts[chosen].rank
+    by = DESCRIBED[decision.settings.rule.name]
+    over = _list([titles.get(name, name) for name in decision.benchmarks])
+    where = "" if rank is None else f", number {rank} by validation loss"
+    tie = ""
+    if decision.tied:
+        others = _list(list(decision.tied))
+        cheaper = any(facts[name].cost != facts[chosen].cost for name in decision.tied)
+        why = "the cheapest of them is taken" if cheaper else "they cost the same, the lower validation loss is taken"
+        tie = f"; it is tied with {others}, and {why}"
+    return f"{_called(chosen)} is chosen by {by} over {over}, of {count} candidates{where}{tie}."
+
+
+def _sure(decision: Decision, facts: Mapping[str, Facts]) -> str:
+    standing = decision.standing
+    if standing is None:
+        return ""
+    share = f"It comes out best in {100 * standing.chance_best:.0f} % of resamples of the items"
+    others = [one.name for one in decision.candidates if one.may_be_best and one.name != decision.chosen]
+    if decision.beyond_noise:
+        return f"{share}, and no other candidate may be the best at 95 % confidence: the choice is beyond noise."
+    text = f"{share}; with 95 % confidence the best is among it and {_list(others)}, so the choice is not beyond noise"
+    own = facts[standing.name].cost
+    cheap = [name for name in others if own is not None and (facts[name].cost or own) < own]
+    if cheap:
+        text += f"; {min(cheap, key=lambda name: facts[name].cost or 0.0)} is the cheapest of these"
+    if decision.runner_up is not None:
+        more = decision.items_to_separate
+        needs = "no realistic number of items" if more is None else f"about {more:,} more items"
+        text += f"; {needs} would separate it from {decision.runner_up}" if more != 0 else ""
+    return f"{text}."
+
+
+def _safe(decision: Decision, titles: Mapping[str, str]) -> str:
+    standing, own = decision.standing, [one for one in decision.comparisons if one.candidate == decision.chosen]
+    dropped = [one.name for one in decision.candidates if one.verdict is Verdict.DROPPED]
+    worse = (
+        f"; {_list(dropped)} {'is' if len(dropped) == 1 else 'are'} shown to be worse and dropped" if dropped else ""
+    )
+    if standing is None or not own:
+        return f"There is no reference that it must not be worse than{worse}."
+    margin = f"{decision.settings.margin:g} point{'s' * (decision.settings.margin != 1)}"
+    named = _list(list(dict.fromkeys(one.reference for one in own)))
+    if standing.verdict is Verdict.KEPT:
+        return f"It is shown to be within {margin} of {named} or better on every benchmark{worse}."
+    open_ = [one for one in own if one.low <= -decision.settings.margin]
+    parts = [f"{titles.get(one.benchmark, one.benchmark)} against {one.reference} ({one.low:+.1f})" for one in open_]
+    return f"It is not shown to be within {margin} of {named}: undecided on {_list(parts)}, lower bounds{worse}."
+
+
+def _gain(decision: Decision) -> str:
+    parts = [
+        f"{one.raw:+.2f} points over {one.reference} as observed, {one.corrected:+.2f} corrected for having been chosen"
+        f" (95 % interval {one.low:+.2f} to {one.high:+.2f})"
+        for one in decision.gains
+    ]
+    return f"Its mean score is {_list(parts)}." if parts else "There is no other model to tell a gain over."
+
+
+def _proxy(decision: Decision, titles: Mapping[str, str]) -> str:
+    def over(found: tuple[Correlation, ...]) -> str:
+        known = [one for one in found if one.value is not None]
+        shown = [f"{titles.get(one.benchmark, one.benchmark)} {one.value:+.2f}{_interval(one)}" for one in known]
+        return _list(shown)
+
+    whole, top = decision.correlations, decision.correlations_top
+    told = over(whole)
+    if not told:
+        return "The validation loss cannot be compared with the scores: too few candidates, or all are alike."
+    text = f"Spearman's correlation of the rank by validation loss with the scores is {told} over {whole[0].candidates}"
+    last = whole
+    if top and over(top):
+        text += f", and {over(top)} among the best {top[0].candidates}"
+        last = top
+    good = [titles.get(one.benchmark, one.benchmark) for one in last if one.trusted]
+    among = "among the best" if last is top else "here"
+    if len(good) == len(last):
+        verdict = f"the loss could be trusted {among}"
+    else:
+        verdict = (
+            f"{among} the loss is {f'trusted on {_list(good)} alone' if good else 'not shown to tell who is better'}"
+        )
+    return f"{text}: {verdict}."
+
+
+def _interval(one: Correlation) -> str:
+    return "" if one.low is None else f" [{one.low:+.2f}, {one.high:+.2f}]"
+
+
+def _called(name: str) -> str:
+    text = f"Candidate {name}" if name.isdecimal() else name
+    return text[:1].upper() + text[1:]
+
+
+def _list(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

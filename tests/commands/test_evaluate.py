@@ -1,0 +1,204 @@
+"""`evaluate` as a user meets it: the tables of a study, a kill on the way, and what is refused."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from meshtune.cli import app
+from meshtune.commands.evaluate import evaluate
+from meshtune.commands.locate import locate
+from meshtune.commands.report import report
+from meshtune.commands.tune import tune
+from meshtune.errors import InputError, StudyBusy
+from meshtune.lease import lease
+from tests.conftest import WORDS
+from tests.evaluation.made import make_all
+
+ASKED = {"best": 1, "worst": 2, "limit": 4, "benchmarks": ("mmlu", "bbh", "drop")}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of the tiny model: four trials, of which the best and the baseline keep their adapters."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    rows = [{"instruction": f"{n}: say", "input": "", "output": " ".join(WORDS[: 1 + n % 6])} for n in range(40)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (folder / "study.yaml").write_text(
+        f"model: {tiny_model_folder}\n"
+        "data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"
+        "training: {epochs: 1, batch_size: 8, precision: float32, keep_adapters: 1}\n"
+        "sampler: random\n"
+        "budget: {trials: 4}\n"
+        "worker: {name: local, processes: 1, threads: 1}\n"
+        "generation: {rows: 0}\n"
+    )
+    for _ in tune(locate(folder / "study.yaml")):
+        pass
+    return folder / "study"
+
+
+@pytest.fixture
+def study(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "mine" / "study"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return make_all(tmp_path / "data")
+
+
+def given(data: Path, **changed: Any) -> dict[str, Any]:
+    return {**ASKED, "data": str(data), **changed}
+
+
+def test_scores_of_a_study(study: Path, data: Path) -> None:
+    said: list[Any] = []
+    done = evaluate([study], given=given(data), report=said.append)
+    (table,) = done.tables
+    names = [row.name for row in table.rows]
+    assert names[-1] == "untuned"
+    assert {1, 4} <= {row.rank for row in table.ranked}
+    assert sum(row.baseline for row in table.rows) == 1
+    assert [column.name for column in table.columns] == [
+        *("mmlu", "mmlu:likelihood", "bbh", "bbh:likelihood", "drop", "drop:F1", "drop:likelihood"),
+    ]
+    assert all("4 of them, chosen with seed 0" in column.measured for column in table.verdicts)
+    assert any("is trained again" in event for event in said if isinstance(event, str))  # the worst one's adapter
+    assert done.folder is not None
+    assert sorted(path.name for path in done.folder.glob("*.*")) == [
+        *("candidates.csv", "candidates.md", "candidates.tex", "scores.json"),
+        *("statistics.csv", "statistics.md", "statistics.tex"),
+    ]
+    page = Path(report([study])["page"]).read_text()
+    assert page.count("Scores of the candidates of study, in points") == 1
+    assert page.count("Statistics of the best candidates, in points") == 1
+    stored = {path: path.read_bytes() for path in done.folder.rglob("*.jsonl")}
+    assert len(stored) == 3 * len(table.rows)
+    again = evaluate([study], given=given(data), report=said.append)
+    assert again.tables == done.tables
+    assert {path: path.read_bytes() for path in done.folder.rglob("*.jsonl")} == stored
+    assert said.count("loading the model") == 1  # nothing was left to ask
+
+
+def test_a_trial_that_is_trained_again_scores_the_same(study: Path, data: Path) -> None:
+    first = evaluate([study], given=given(data))
+    kept = next(row for row in first.tables[0].rows if row.rank == 1)
+    shutil.rmtree(study / "adapters" / str(kept.trial))
+    shutil.rmtree(study / "evaluation")
+    again = evaluate([study], given=given(data))
+    assert (study / "evaluation" / "adapters" / f"trial-{kept.trial}" / "adapter_config.json").is_file()
+    assert again.tables == first.tables
+
+
+def test_a_killed_evaluation_goes_on(study: Path, data: Path, tmp_path: Path) -> None:
+    whole = evaluate([study], given=given(data))
+    other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
+    shutil.rmtree(other / "evaluation" / "benchmarks")
+    command = [sys.executable, "-m", "meshtune.cli", "evaluate", str(other), "--data", str(data), "--limit", "4"]
+    command += ["--best", "1", "--worst", "2", "--benchmarks", "mmlu,bbh,drop"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "answers" in line:  # the first file is whole
+            running.send_signal(signal.SIGKILL)
+            break
+    running.wait()
+    running.stderr.close()
+    stored = list((other / "evaluation" / "benchmarks").rglob("*.jsonl"))
+    assert 0 < len(stored) < 3 * len(whole.tables[0].rows)
+    ended = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    told = json.loads(ended.stdout)
+    assert {row["name"]: row["scores"] for row in told["studies"][0]["candidates"]} == {
+        row.name: dict(row.scores) for row in whole.tables[0].rows
+    }
+    assert {entry["benchmark"] for entry in told["statistics"]} == {"mmlu", "bbh", "drop"}
+
+
+def test_code_is_run_in_the_sandbox(study: Path, data: Path) -> None:
+    asked = given(data, benchmarks=("humaneval",), best=0, worst=0, temperature=0.8, samples=2, pass_at=(1, 2))
+    done = evaluate([study], given=asked)
+    assert [column.name for column in done.tables[0].columns] == [
+        *("humaneval", "humaneval:pass@1", "humaneval:pass@2", "humaneval:likelihood"),
+    ]
+    lines = [json.loads(line) for path in (study / "evaluation").rglob("untuned.jsonl") for line in path.open()][1:]
+    assert len(lines) == 8
+    assert all(not line["correct"] and line["reason"] for line in lines)
+
+
+def test_named_trials_and_guided_items(study: Path, data: Path, tmp_path: Path) -> None:
+    items = [{"benchmark": "mmlu", "item": f"logic/{n}"} for n in range(5)]
+    (tmp_path / "guided.jsonl").write_text("\n".join(map(json.dumps, items)))
+    asked = given(data, benchmarks=("mmlu",), guided=str(tmp_path / "guided.jsonl"), limit=None)
+    done = evaluate([study], given=asked, trials=[0])
+    assert "5 left out that guided the search" in done.tables[0].columns[0].measured
+    assert done.tables[0].columns[0].items == 7
+    assert [row.name for row in done.tables[0].rows] == ["trial 0", "untuned"]
+
+
+def test_two_studies_are_compared_only_on_the_same_items(study: Path, data: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
+    few = given(data, benchmarks=("mmlu",), best=1, worst=0)
+    done = evaluate([study, other], given=few)
+    assert [table.label for table in done.tables] == [str(study), str(other)]
+    (other / "study.yaml").write_text((other / "study.yaml").read_text().replace("seed: 0", "seed: 1", 1))
+    text = (other / "study.yaml").read_text()
+    assert "seed: 1" in text
+    with pytest.raises(InputError, match="scored in different ways on mmlu"):
+        evaluate([study, other], given=few)
+
+
+def test_refused(study: Path, data: Path) -> None:
+    with pytest.raises(InputError, match="Did you mean `mmlu`"):
+        evaluate([study], given=given(data, benchmarks=("mmlx",)))
+    with pytest.raises(InputError, match="no such trial"):
+        evaluate([study], given=given(data), trials=[9])
+    with pytest.raises(InputError, match="pass@10 needs at least 10"):
+        evaluate([study], given=given(data, temperature=0.8, samples=2, pass_at=(10,)))
+    with pytest.raises(InputError, match="greedy answers are all the same"):
+        evaluate([study], given=given(data, pass_at=(1,)))
+    with pytest.raises(InputError, match="are of HumanEval"):
+        evaluate([study], given=given(data, samples=2, temperature=0.8))
+    with pytest.raises(InputError, match="name a study"):
+        evaluate([])
+    with lease(study / "evaluation"), pytest.raises(StudyBusy, match="evaluates this study"):
+        evaluate([study], given=given(data))
+    runner = CliRunner(env={"PATH": os.environ["PATH"]})
+    assert isinstance(runner.invoke(app, ["evaluate", str(study), "--trials", "x"]).exception, InputError)
+    both = ["evaluate", str(study), "--paper-decoding", "--temperature", "1"]
+    assert isinstance(runner.invoke(app, both).exception, InputError)
+
+
+def test_ones_own_metrics_stand_beside(study: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.py").write_text("def score(row, answer):\n    return len(answer) / 10\n")
+    path = study / "study.yaml"
+    text = path.read_text()
+    assert "\nmetrics: {}\n" in text
+    path.write_text(text.replace("\nmetrics: {}\n", f"\nmetrics: {{length: {{file: {tmp_path / 'metrics.py'}}}}}\n"))
+    path.write_text(path.read_text().replace("rows: 0", "rows: 3"))
+    done = evaluate([study], given=given(data, benchmarks=("mmlu",), best=1, worst=0))
+    assert [column.name for column in done.tables[0].columns][-1] == "metrics:length"
+    assert all("metrics:length" in row.scores for row in done.tables[0].rows)
+    assert {column.name for column in done.tables[0].verdicts} == {"mmlu"}
+
+
+def test_tasks_of_the_harness(study: Path, tmp_path: Path) -> None:
+    from tests.evaluation.test_harness import write_tasks
+
+    folder = write_tasks(tmp_path / "tasks")
+    asked = {"protocol": "harness", "tasks": str(folder), "benchmarks": ("own_choice",), "best": 1, "worst": 0}
+    done = evaluate([study], given=asked)
+    (table,) = done.tables
+    assert table.protocol == "harness"
+    assert table.columns[0].chance == 25
+    assert "7 items asked" in table.columns[0].measured
+    with pytest.raises(InputError, match="say how they are decoded"):
+        evaluate([study], given={**asked, "temperature": 0.5})

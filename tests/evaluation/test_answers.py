@@ -1,0 +1,119 @@
+"""Answers in batches are the answers that each prompt gets alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+
+from meshtune.evaluation import answers, layout
+from meshtune.evaluation.adapters import Candidate, on
+from meshtune.evaluation.answers import Answerer, Decided, Decoding, Said
+from meshtune.evaluation.items import Benchmark
+from meshtune.evaluation.layout import Ask, Batch
+
+
+def all_said(answerer: Answerer, asked: Sequence[Ask], decoding: Decoding, decided: Any, tokens: int) -> list[Said]:
+    found = {}
+    for batch in layout.batches(asked, tokens=tokens, memory=20 * tokens):
+        for ask, said in zip(batch.asks, answerer.answer(batch, decoding, decided), strict=True):
+            found[ask.number, ask.sample] = said
+    return [found[ask.number, ask.sample] for ask in asked]
+
+
+def short(asked: Sequence[Ask]) -> list[Ask]:
+    return [replace(ask, new_tokens=min(12, ask.new_tokens)) for ask in asked]
+
+
+def decided_of(benchmark: Benchmark) -> Decided:
+    return lambda ask, text: benchmark.decided(benchmark.items[ask.number], text)
+
+
+def never(*_: Any) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_as_transformers_answers_one_prompt(
+    base: Any, tokenizer: Any, candidates: Sequence[Candidate], benchmarks: Sequence[Benchmark], which: int
+) -> None:
+    """Greedy answers and likelihoods of all four kinds, without and with an adapter, by the plainest of means."""
+    assert answers.sound(base, tokenizer)
+    with on(base, candidates[which]) as model:
+        answerer = Answerer(model, tokenizer)
+        for benchmark in benchmarks:
+            asked = short(layout.asks(benchmark, tokenizer, window=512))
+            for ask, said in zip(asked, all_said(answerer, asked, Decoding(), never, 2000), strict=True):
+                settings = {
+                    "max_new_tokens": ask.new_tokens,
+                    "do_sample": False,
+                    "eos_token_id": tokenizer.eos_token_id,
+                }
+                whole = model.generate(input_ids=torch.tensor([ask.prompt]), **settings)[0]
+                assert said.text == tokenizer.decode(whole[len(ask.prompt) :], skip_special_tokens=True)
+                for continuation, value in zip(ask.continuations, said.log_likelihoods, strict=True):
+                    logits = model(torch.tensor([[*ask.prompt, *continuation]])).logits[0, len(ask.prompt) - 1 : -1]
+                    logs = torch.log_softmax(logits, -1).gather(1, torch.tensor(continuation)[:, None])
+                    assert value == pytest.approx(logs.sum().item(), abs=1e-4)
+
+
+def test_cut_answers_have_the_same_verdict(base: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> None:
+    answerer, some = Answerer(base, tokenizer), 0
+    for benchmark in benchmarks:
+        decided = decided_of(benchmark)
+        asked = short(layout.asks(benchmark, tokenizer, window=512))
+        full = all_said(answerer, asked, Decoding(), never, 2000)
+        cut = all_said(answerer, asked, Decoding(), decided, 2000)
+        for ask, one, other in zip(asked, full, cut, strict=True):
+            item = benchmark.items[ask.number]
+            assert benchmark.judge([(item, one.text)]) == benchmark.judge([(item, other.text)])
+            assert other.cut or one.text == other.text
+            assert one.text.startswith(other.text.rstrip("\ufffd"))
+        some += sum(said.cut for said in cut)
+    assert some > 5
+
+
+def test_samples_do_not_depend_on_the_batch(base: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> None:
+    humaneval = benchmarks[3]
+    asked = short(layout.asks(humaneval, tokenizer, window=512, samples=3))
+    decoding = Decoding(temperature=0.8, seed=1)
+    together = all_said(Answerer(base, tokenizer), asked, decoding, never, 4000)
+    apart = all_said(Answerer(base, tokenizer), asked, decoding, never, 1)
+    assert [said.text for said in together] == [said.text for said in apart]
+    assert len({said.text for said in together}) > 8
+    other = all_said(Answerer(base, tokenizer), asked, Decoding(temperature=0.8, seed=2), never, 4000)
+    assert [said.text for said in together] != [said.text for said in other]
+
+
+def test_continuations_of_several_tokens(base: Any, tokenizer: Any) -> None:
+    """Rows of their own for each; the likeliest is known as such."""
+    prompt = tuple(range(40, 70))
+    first = Answerer(base, tokenizer).answer(Batch(0, (Ask(0, 0, 0, prompt, (), 3),)), Decoding(), never)[0]
+    likely = tuple(tokenizer(first.text, add_special_tokens=False)["input_ids"])[:3]
+    ask = Ask(0, 0, 0, prompt, (likely, (5, 6), (7,), (*likely[:2], 9)), 3)
+    both = [
+        Answerer(base, tokenizer, alone=alone).answer(Batch(0, (ask, ask)), Decoding(), never)
+        for alone in (False, True)
+    ]
+    for batched, alone in zip(*both, strict=True):
+        assert batched.log_likelihoods == pytest.approx(alone.log_likelihoods, abs=1e-4)
+        assert batched.greedy == alone.greedy
+        assert batched.text == alone.text
+        assert math.fsum(batched.log_likelihoods) < 0
+
+
+def test_models_of_other_kinds(tokenizer: Any) -> None:
+    """Learned positions are answered in batches; a recurrent state, which padding would spoil, one by one."""
+    torch.manual_seed(0)
+    size = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=40, **size)).eval()
+    assert answers.sound(gpt2, tokenizer)
+    mamba = MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=2, **size)).eval()
+    assert not answers.sound(mamba, tokenizer)
+    said = Answerer(mamba, tokenizer, alone=True).answer(
+        Batch(0, (Ask(0, 0, 0, (5, 6, 7), ((8,),), 4),)), Decoding(), never
+    )
+    assert said[0].log_likelihoods[0] < 0

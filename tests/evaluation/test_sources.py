@@ -1,0 +1,120 @@
+"""Benchmarks out of folders: what they hold, both formats, and what is wrong with damaged ones."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from meshtune.errors import InputError
+from meshtune.evaluation import sources
+from meshtune.evaluation.items import Benchmark
+from tests.evaluation import made
+
+
+def load(folder: Path, *names: str) -> list[Benchmark]:
+    return sources.load(names, folder, made.no_check)
+
+
+@made.needs_real_files
+def test_the_real_sets_are_named_by_their_counts() -> None:
+    names = {b.name: b.set_name for b in load(made.REAL)}
+    assert names == {
+        "mmlu": "mmlu: 57 subjects, 14,079 items, not the published 14,042",
+        "bbh": "bbh: 27 tasks, 6,430 items",
+        "drop": "drop: 1 item, not the published 6,285",
+        "humaneval": "humaneval: 164 items",
+    }
+
+
+def test_prompts(tmp_path: Path) -> None:
+    mmlu, bbh, drop, humaneval = load(made.make_all(tmp_path))
+    item = next(item for item in mmlu.items if item.id == "simple_sums/2")
+    block = "What is 2 + 1?\nA. 2\nB. 3\nC. 0\nD. none\nAnswer:"
+    header = "The following are multiple choice questions (with answers) about  simple sums.\n\n"
+    assert mmlu.prompt(item, 0) == header + block
+    assert mmlu.prompt(item, 1) == header + "What is 0 + 1?\nA. 0\nB. 1\nC. 0\nD. none\nAnswer: B\n\n" + block
+    assert mmlu.prompt(item).count("Answer: B\n\n") == 5
+    assert (item.gold, item.choices) == (" B", (" A", " B", " C", " D"))
+    assert bbh.items[0].id == "boolean_expressions/3"
+    assert bbh.prompt(bbh.items[0], 1) == "boolean_expressions 0\nAnswer: True\n\nboolean_expressions 3\nAnswer:"
+    shots = drop.shots[""].blocks
+    assert len(shots) == 3
+    assert all(item.text.partition(".")[0] not in "".join(shots) for item in drop.items)
+    assert all("When?" not in item.text for item in drop.items)
+    assert humaneval.prompt(humaneval.items[1]).endswith('\ndef add1(x):\n    """ Add 1. """\n')
+
+
+def test_rows_of_the_hub_are_the_same_items(tmp_path: Path) -> None:
+    from meshtune.evaluation import bbh, drop, mmlu
+
+    read = {b.name: b for b in load(made.make_all(tmp_path))}
+    rows = {
+        side: [
+            ("x", n, {"question": q[0], "subject": subject, "choices": q[1:5], "answer": "ABCD".index(q[5])})
+            for subject in ("logic", "simple_sums")
+            for n, q in enumerate(map(made.question, range(count)))
+        ]
+        for side, count in (("dev", 5), ("test", 6))
+    }
+    assert mmlu.from_rows(rows["dev"], rows["test"], "x").digest == read["mmlu"].digest
+    tasks = {path.stem: json.loads(path.read_text())["examples"] for path in sorted((tmp_path / "bbh").glob("*.json"))}
+    assert bbh.from_tasks(tasks, "x", []).digest == read["bbh"].digest
+    questions = []
+    for section in made.drop_passages(6).values():
+        for pair in section["qa_pairs"]:
+            spans = [pair["answer"]["number"]] if pair["question"] != "When?" else ["1 May 1900", "0"]
+            row = {"query_id": pair["query_id"], "passage": section["passage"], "question": pair["question"]}
+            questions.append((1, {**row, "answers_spans": {"spans": spans}}))
+    assert drop.from_rows(questions, "x").digest == read["drop"].digest
+
+
+def test_a_limit_is_a_fixed_subset_spread_over_the_groups(tmp_path: Path) -> None:
+    (mmlu,) = load(made.make_mmlu(tmp_path / "mmlu", subjects=[f"s{n}" for n in range(10)]).parent, "mmlu")
+    few = mmlu.limited(20, 0)
+    assert few.limited(20, 0).digest == few.digest == mmlu.limited(20, 0).digest != mmlu.limited(20, 1).digest
+    assert len(few.items) == len({item.id for item in few.items}) == 20
+    assert {sum(item.group == group for item in few.items) for group in mmlu.shots} == {2}
+    assert few.set_name.endswith("60 items, not the published 14,042; 20 of them, chosen with seed 0")
+    left = mmlu.without({"s0/0", "s3/1"})
+    assert len(left.items) == 58
+    assert "2 left out that guided the search" in left.limited(5, 0).set_name
+    assert mmlu.limited(60, 0) is mmlu
+
+
+def test_names_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"`mmul`; there are mmlu, bbh, drop, humaneval\. Did you mean `mmlu`"):
+        load(tmp_path, "mmul", "bbh")
+    with pytest.raises(InputError, match=r"holds no data of bbh: `<task>\.json`"):
+        load(made.make_mmlu(tmp_path / "mmlu").parent, "mmlu", "bbh")
+    with pytest.raises(InputError, match="no such folder"):
+        load(tmp_path / "nowhere")
+
+
+def test_damage_is_reported_all_at_once(tmp_path: Path) -> None:
+    made.make_all(tmp_path)
+    (tmp_path / "mmlu" / "dev" / "logic_dev.csv").unlink()
+    path = tmp_path / "mmlu" / "test" / "simple_sums_test.csv"
+    path.write_text(path.read_text().replace(",B", ",E", 1) + "cut off,1\n")
+    (tmp_path / "bbh" / "navigate.json").write_text('{"examples": [{"input": "a", "tar')
+    whole = (tmp_path / "humaneval" / "HumanEval.jsonl.gz").read_bytes()
+    (tmp_path / "humaneval" / "HumanEval.jsonl.gz").write_bytes(whole[:-20])
+    (tmp_path / "drop" / "drop_dataset_dev.json").write_text(json.dumps({"p": {"passage": "x", "qa_pairs": [{}]}}))
+    with pytest.raises(InputError) as raised:
+        load(tmp_path)
+    text = str(raised.value)
+    assert f"{path}:7: has 2 fields instead of 6" in text
+    assert "navigate.json:1: is no whole JSON file" in text
+    assert "HumanEval.jsonl.gz: is no whole gzip file" in text
+    assert "question 0 of the passage `p` needs texts" in text
+    path.write_text(path.read_text().replace("cut off,1\n", ""))
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, "mmlu")
+    assert f"{path}:1: `E` is no answer" in str(raised.value)
+    assert "the subject `logic` has 0 of the 5 shots" in str(raised.value)
+
+
+def test_problems_lacking_a_field(tmp_path: Path) -> None:
+    (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(b'{"task_id": "a", "prompt": "b"}\n'))
+    with pytest.raises(InputError, match="has no text `canonical_solution`"):
+        load(tmp_path, "humaneval")

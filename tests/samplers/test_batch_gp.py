@@ -1,0 +1,195 @@
+"""BatchGPSampler: the sampler contract, what it is told, constraints, and spaces of all kinds."""
+
+import math
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from meshtune.config import SamplerConfig
+from meshtune.errors import InputError
+from meshtune.samplers import BatchGPSampler
+from meshtune.samplers.build import build
+from meshtune.samplers.gp_told import NOTE
+from meshtune.samplers.seam import Sampler
+from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search, valley
+
+PLANE: Space = {"x": FloatDistribution(-1.0, 1.0), "y": FloatDistribution(-1.0, 1.0)}
+
+
+class TestContract(SamplerContract):
+    def make(self, space: Space, block_size: int, seed: int) -> Sampler:
+        return build(SamplerConfig(name="batch-gp"), space, x0=None, block_size=block_size, seed=seed)
+
+
+class TestContractOfKnownPoints(SamplerContract):
+    def make(self, space: Space, block_size: int, seed: int) -> Sampler:
+        earlier = build(SamplerConfig(name="random"), MIXED, x0=None, block_size=1, seed=9)
+        given = search(optuna.create_study(), earlier, MIXED, 12).trials
+        return BatchGPSampler(space, block_size=block_size, seed=seed, warm_start=given, warm_start_values="shifted")
+
+
+def bowl(params: dict[str, Any]) -> float:
+    return float((params["x"] - 0.3) ** 2 + (params["y"] + 0.4) ** 2)
+
+
+@pytest.mark.parametrize("block_size", [1, 8])
+def test_it_finds_the_bottom_of_a_noisy_bowl(block_size: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, 40)
+    sampler = BatchGPSampler(PLANE, block_size=block_size, seed=1)
+    study = search(optuna.create_study(), sampler, PLANE, 40, lambda n, p: bowl(dict(p)) + noise[n])
+    assert np.median([bowl(trial.params) for trial in study.trials[-8:]]) < 0.05
+    assert len({tuple(trial.params.items()) for trial in study.trials}) == 40
+
+
+def test_maximize_is_minimize_turned_round() -> None:
+    runs = []
+    for direction, sign in (("minimize", 1.0), ("maximize", -1.0)):
+        study = optuna.create_study(direction=direction)
+        judge = lambda _, params, sign=sign: sign * bowl(dict(params))  # noqa: E731
+        runs.append(points(search(study, BatchGPSampler(PLANE, block_size=4, seed=2), PLANE, 20, judge)))
+    assert runs[0] == runs[1]
+
+
+def test_the_start_point_comes_first_unless_it_has_a_trial() -> None:
+    study = optuna.create_study(sampler=BatchGPSampler(MIXED, x0={"rank_log2": 4, "kind": "c"}, seed=0))
+    first = study.ask(dict(MIXED)).params
+    assert (first["rank_log2"], first["kind"], first["scale"]) == (4, "c", 1.5)
+    assert study.ask(dict(MIXED)).params != first
+    other = optuna.create_study(sampler=BatchGPSampler(MIXED, x0=first, seed=0))
+    other.enqueue_trial(first)
+    assert other.ask(dict(MIXED)).params == first != other.ask(dict(MIXED)).params
+
+
+def test_what_an_enqueued_trial_gives_is_kept_and_the_rest_is_chosen() -> None:
+    study = search(optuna.create_study(), BatchGPSampler(MIXED, seed=0), MIXED, 12)
+    study.enqueue_trial({"kind": "c", "rank_log2": 9})
+    trial = study.ask(dict(MIXED))
+    assert (trial.params["kind"], trial.params["rank_log2"]) == ("c", 9)
+    assert NOTE in study.trials[-1].system_attrs
+
+
+def test_a_constraint_is_learned_and_kept() -> None:
+    """The minimum is where x + y <= -.5 holds with equality: most later points are feasible, and the best is near."""
+    study = optuna.create_study(sampler=BatchGPSampler(PLANE, seed=3))
+    for _ in range(40):
+        trial = study.ask(dict(PLANE))
+        trial.set_constraint("line", trial.params["x"] + trial.params["y"] + 0.5)
+        study.tell(trial, bowl(trial.params))
+    feasible = [trial for trial in study.trials if trial.params["x"] + trial.params["y"] <= -0.5]
+    least = 2 * 0.2**2  # at (.1, -.6)
+    assert min(bowl(trial.params) for trial in feasible) < least + 0.01
+    assert sum(trial in feasible for trial in study.trials[20:]) >= 6  # of 20, at a boundary
+
+
+def test_where_nothing_is_feasible_yet_it_looks_for_what_is() -> None:
+    study = optuna.create_study(sampler=BatchGPSampler(PLANE, seed=3))
+    for _ in range(25):
+        trial = study.ask(dict(PLANE))
+        trial.set_constraint("corner", 1.6 - trial.params["x"] - trial.params["y"])
+        study.tell(trial, bowl(trial.params))
+    assert any(trial.params["x"] + trial.params["y"] >= 1.6 for trial in study.trials)
+
+
+def test_failures_are_avoided() -> None:
+    def judge(number: int, params: Any) -> float | TrialState:
+        return TrialState.FAIL if params["x"] < 0 else bowl(dict(params))
+
+    study = search(optuna.create_study(), BatchGPSampler(PLANE, block_size=4, seed=0), PLANE, 32, judge)
+    assert sum(trial.params["x"] < 0 for trial in study.trials[16:]) <= 4
+
+
+def test_a_finite_space_is_searched_to_its_end() -> None:
+    space: Space = {"a": IntDistribution(0, 3), "b": CategoricalDistribution((False, True)), "c": IntDistribution(1, 1)}
+    sampler = BatchGPSampler(space, block_size=3, seed=0)
+    study = search(optuna.create_study(), sampler, space, 20, lambda _, p: float(p["a"] + p["b"]))
+    assert len(study.trials) == len({tuple(trial.params.items()) for trial in study.trials}) == 8
+    assert sampler.available(study) == 0
+    assert study.ask(dict(space)).params["a"] in range(4)  # beyond it one is evaluated again
+
+
+def test_a_category_of_no_order_is_found() -> None:
+    space: Space = {"kind": CategoricalDistribution(tuple("abcdefgh")), "x": FloatDistribution(-1.0, 1.0)}
+    cost = dict(zip("abcdefgh", (1.0, 0.3, 1.0, 0.8, 0.0, 1.0, 0.9, 0.7), strict=True))
+    study = search(
+        optuna.create_study(), BatchGPSampler(space, seed=1), space, 30, lambda _, p: cost[p["kind"]] + p["x"] ** 2
+    )
+    assert study.best_params["kind"] == "e"
+
+
+def test_a_wide_linear_range_is_seen_in_logarithms_where_that_fits() -> None:
+    space: Space = {"alpha": IntDistribution(1, 512), "x": FloatDistribution(0.0, 1.0)}
+    judge = lambda _, p: (math.log2(p["alpha"]) - 3) ** 2 + p["x"]  # noqa: E731
+    study = search(optuna.create_study(), BatchGPSampler(space, seed=1), space, 30, judge)
+    notes = [trial.system_attrs[NOTE] for trial in study.trials]
+    logged = [fit[1] for note in notes for fit in note.get("fits", {}).values()]
+    assert logged[-1] == [0]
+    assert abs(math.log2(study.best_params["alpha"]) - 3) < 0.5
+
+
+@pytest.mark.parametrize("pruned", ["failed", "value", "left_out"])
+def test_pruned_trials(pruned: str) -> None:
+    def judge(number: int, params: Any) -> float | TrialState:
+        return bowl(dict(params)) if bowl(dict(params)) < 0.3 else TrialState.PRUNED
+
+    sampler = BatchGPSampler(PLANE, block_size=4, seed=0, pruned=pruned)  # type: ignore[arg-type]
+    study = search(optuna.create_study(), sampler, PLANE, 28, judge)
+    assert study.best_value < 0.05
+
+
+def test_known_points_take_the_opening_away() -> None:
+    earlier = search(optuna.create_study(), BatchGPSampler(PLANE, seed=5), PLANE, 20, lambda _, p: bowl(dict(p)))
+    study = optuna.create_study(sampler=BatchGPSampler(PLANE, seed=6, warm_start=earlier))
+    assert bowl(study.ask(dict(PLANE)).params) < 0.1
+
+
+def test_known_points_of_another_fidelity_are_moved() -> None:
+    earlier = search(optuna.create_study(), BatchGPSampler(PLANE, seed=5), PLANE, 20, lambda _, p: bowl(dict(p)))
+    sampler = BatchGPSampler(PLANE, seed=6, block_size=4, warm_start=earlier, warm_start_values="shifted")
+    study = search(optuna.create_study(), sampler, PLANE, 8, lambda _, p: 5 + bowl(dict(p)))
+    best = sorted(earlier.trials, key=lambda trial: trial.value or 0.0)[:4]
+    assert [tuple(trial.params.values()) for trial in study.trials[:4]] == [
+        pytest.approx(tuple(trial.params.values())) for trial in best
+    ]
+    assert max(bowl(trial.params) for trial in study.trials[4:]) < 0.3
+
+
+def test_proposals_need_no_search_space() -> None:
+    study = optuna.create_study(sampler=BatchGPSampler(seed=0))
+    study.optimize(lambda trial: (trial.suggest_float("x", -1, 1) - 0.5) ** 2, n_trials=15)
+    assert abs(study.best_params["x"] - 0.5) < 0.1
+
+
+def test_arguments_that_are_not_allowed_are_told_together() -> None:
+    with pytest.raises(ValueError, match=r"block_size is 0.*n_startup is -1.*x0 names 'z'.*x0 has x=7"):
+        BatchGPSampler(PLANE, block_size=0, n_startup=-1, x0={"z": 1, "x": 7})
+    with pytest.raises(InputError, match=r"sampler\.options of `batch-gp`"):
+        build(SamplerConfig(name="batch-gp", options={"colour": 3}), MIXED, x0=None, block_size=1, seed=0)
+    earlier = optuna.create_study(direction="maximize")
+    search(earlier, BatchGPSampler(PLANE, seed=5), PLANE, 3, lambda _, p: bowl(dict(p)))
+    study = optuna.create_study(sampler=BatchGPSampler(PLANE, warm_start=earlier))
+    with pytest.raises(ValueError, match="other directions"):
+        study.ask(dict(PLANE))
+
+
+def test_a_trial_that_ends_before_it_asks_for_all_has_the_point_that_it_was_given() -> None:
+    space: dict[str, BaseDistribution] = {**PLANE}
+
+    def objective(trial: optuna.Trial) -> float:
+        if trial.suggest_float("x", -1, 1) < 0:
+            raise optuna.TrialPruned
+        return bowl({"x": trial.params["x"], "y": trial.suggest_float("y", -1, 1)})
+
+    study = optuna.create_study(sampler=BatchGPSampler(space, seed=0))
+    study.optimize(objective, n_trials=24)
+    assert study.best_value < 0.02
+    assert answer_all(study) == 0
+
+
+def test_valley_of_the_contract_is_found() -> None:
+    study = search(optuna.create_study(), BatchGPSampler(MIXED, block_size=4, seed=0), MIXED, 36)
+    assert study.best_value < 0.15
+    assert isinstance(valley(0, study.best_params), float)
