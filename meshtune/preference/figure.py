@@ -11,7 +11,6 @@ from typing import Any
 
 import jinja2
 
-
 FOLDER = Path(__file__).parent / "templates"
 WIDTH, LEFT, RIGHT = 760, 20, 740
 _ROW, _TOP = 150, 64
