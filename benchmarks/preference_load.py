@@ -3,7 +3,7 @@
 Three settings, each with a line of JSON at the end:
 - durable votes a second of 48 annotators that vote as fast as the server answers, over durable inserts (WAL, FULL) of
   one process into a table of the same shape. To reach: half.
-- median time of a page with one annotator over that with 50, each thinking for 1 to 3 seconds (people need longer).
+- median time of a page with one annotator over that with 50, each thinking for 5 to 10 seconds (people need longer).
   To reach: a third.
 - 50 kB over the size of the largest page of two answers of 2,000 characters each. To reach: 1.
 Both sides run interleaved, on the disk of the temporary folder. Clients are threads of this process, and share its
@@ -62,26 +62,26 @@ def together(servers: Server, names: Sequence[str], one: Callable[[str], None]) 
 
 
 def votes_a_second(server: Server, names: Sequence[str], seconds: float) -> float:
-    counts = list[int]()
-    ends = time.perf_counter() + seconds
+    rates, ready = list[float](), threading.Barrier(len(names))
 
     def vote(link: str) -> None:
         browser = Browser(server.url)
         page = browser.begin(link)
         fields, count = page.fields(browser.at), 0
         at = int(browser.at.rpartition("/")[2])
-        while time.perf_counter() < ends:
+        ready.wait()
+        begun = time.perf_counter()
+        while (passed := time.perf_counter() - begun) < seconds:
             reply = browser.once("POST", f"/q/{at}", "&".join(f"{k}={v}" for k, v in fields.items()) + "&choice=a")
             assert reply.status == 303, reply.body
             assert reply.headers["location"] == f"/q/{at + 1}"
             at, count = at + 1, count + 1
             time.sleep(0.055)  # below the limit of requests of one annotator
         browser.close()
-        counts.append(count)
+        rates.append(count / passed)
 
-    begun = time.perf_counter()
     together(server, names, vote)
-    return sum(counts) / (time.perf_counter() - begun)
+    return sum(rates)
 
 
 def page_seconds(server: Server, names: Sequence[str], pages: int) -> tuple[float, int]:
@@ -92,7 +92,7 @@ def page_seconds(server: Server, names: Sequence[str], pages: int) -> tuple[floa
         browser = Browser(server.url)
         browser.begin(link)
         for _ in range(pages):
-            time.sleep(random.uniform(1, 3) if len(names) > 1 else 0.05)
+            time.sleep(random.uniform(5, 10) if len(names) > 1 else 0.05)
             begun = time.perf_counter()
             page = browser.get(browser.at)
             times.append(time.perf_counter() - begun)
@@ -124,7 +124,7 @@ def main() -> None:
                 names = list(server.links)
                 rates.append(votes_a_second(server, names[:FAST], arguments.seconds))
                 alone.append(page_seconds(server, names[-1:], 40)[0])
-                found, size = page_seconds(server, names[FAST : FAST + PEOPLE], 8)
+                found, size = page_seconds(server, names[FAST : FAST + PEOPLE], 4)
                 crowd.append(found)
         print(
             f"{repeat + 1}: {rates[-1]:.0f} votes/s, {inserts[-1]:.0f} bare inserts/s, a page"
