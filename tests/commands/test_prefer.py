@@ -32,7 +32,7 @@ def study(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         f"model: {tiny_model_folder}\n"
         "data: {sources: [{path: rows.jsonl}], validation: 4, test: 0}\n"
         "training: {epochs: 1, batch_size: 8, precision: float32}\n"
-        "space: {rank: 4, learning_rate: {low: 1e-3, high: 3e-3, log: true}}\n"
+        "space: {rank: 4, learning_rate: {low: 1e-6, high: 3e-3, log: true}}\n"
         "baseline: {rank: 4, alpha: 32, learning_rate: 1e-6}\n"
         "sampler: random\n"
         "budget: {trials: 2}\n"
