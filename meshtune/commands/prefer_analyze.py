@@ -17,7 +17,7 @@ def analyze(path: Path, *, close: bool = False, origin: str | None = None, out: 
 
     Raises InputError: nothing there, an open study, no votes.
     """
-    need_preference("statsmodels", "krippendorff", "jinja2", "fastapi")
+    need_preference("statsmodels", "krippendorff", "jinja2")
     from meshtune.preference import votes, written
     from meshtune.preference.analysis import analyse, verdict
 

@@ -74,6 +74,10 @@ def add(app: FastAPI, store: Store, pages: Pages, secrets: Secrets, *, secure: b
             if fields.get("sure") != "yes":
                 raise Refused(400, "Tick that you are sure: a closed study takes no more votes.", onward="/admin")
             await asyncio.wrap_future(store.end())
+        elif action == "withdraw" and annotator is not None:
+            if fields.get("sure") != "yes":
+                raise Refused(400, "Tick that you are sure: the answers are removed for good.", onward="/admin")
+            await asyncio.wrap_future(store.withdraw(annotator))
         elif action == "revoke" and annotator is not None:
             await asyncio.wrap_future(store.revoke(annotator))
         elif action == "renew" and annotator is not None:

@@ -6,12 +6,12 @@ Votes that are no evidence carry their stamp inside the picture. Plain text: it 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from meshtune.preference.pages import FOLDER
-
+FOLDER = Path(__file__).parent / "templates"
 WIDTH, LEFT, RIGHT = 760, 20, 740
 _ROW, _TOP = 150, 64
 _KINDS = (

@@ -83,7 +83,7 @@ def mixed(scores: Scores, on_left: Scores, lengths: Scores, questions: Codes, an
             return f"the fit failed ({error})"
     effects = [_effect(float(v), float(e)) for v, e in zip(fit.fe_params, fit.bse_fe, strict=True)]
     annotator, question = (float(np.sqrt(max(v, 0.0))) for v in fit.vcomp)
-    notes = sorted({str(warning.message).split("\n")[0][:120] for warning in told})
+    notes = sorted({str(warning.message).split("\n")[0][:120].rstrip(".") for warning in told})
     return Mixed(
         effects[0],
         effects[1],

@@ -1,6 +1,6 @@
 """The database of a preference study: its tables, and how it is made. It knows answers by id, never whose they are.
 
-`vote` is only ever added to: a changed vote is another revision, and the last one counts. Standard library only.
+A changed vote is another revision in `vote`, and the last one counts; votes are removed only where who gave them asks.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ def serve(folder: Path, host: str, port: int, url: str | None, report: Callable[
             server_header=False,
             lifespan="off",
             limit_concurrency=AT_ONCE,
+            timeout_keep_alive=75,  # people read for longer than the 5 s that are usual
             timeout_graceful_shutdown=5,
         )
         people = {

@@ -194,6 +194,16 @@ class Store:
         """Another link; those before it are void."""
         return self._run("UPDATE annotator SET revoked = 0, version = version + 1 WHERE id = ?", annotator)
 
+    def withdraw(self, annotator: int) -> Future[None]:
+        """Remove all that the annotator gave, and revoke the link: for who asks to be left out."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM vote WHERE annotator = ?", (annotator,))
+            query = "UPDATE annotator SET revoked = 1, consented = NULL, said = NULL, finished = NULL WHERE id = ?"
+            connection.execute(query, (annotator,))
+
+        return self.write(write)
+
     def end(self) -> Future[None]:
         """Close the study: no vote is taken any more, and the seal may be opened."""
         return self._run("INSERT OR IGNORE INTO meta VALUES ('closed', ?)", repr(time.time()))

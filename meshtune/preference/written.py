@@ -18,8 +18,7 @@ from markupsafe import Markup
 from meshtune import __version__, whole_file
 from meshtune.errors import StorageError
 from meshtune.preference.analysis import verdict
-from meshtune.preference.figure import figure
-from meshtune.preference.pages import FOLDER
+from meshtune.preference.figure import FOLDER, figure
 from meshtune.preference.votes import Vote, Votes, plain
 
 PAGE, FIGURE = "index.html", "figure3.svg"

@@ -146,7 +146,7 @@ def test_two_tabs_and_double_clicks(study: Path, server: Server) -> None:
     assert held(study, 6) == [("b", 1)]
 
 
-def test_the_admin_revokes_renews_and_closes(server: Server) -> None:
+def test_the_admin_revokes_renews_and_removes(study: Path, server: Server) -> None:
     admin = Browser(server.url)
     page = admin.get(server.admin)
     person = Browser(server.url)
@@ -163,8 +163,14 @@ def test_the_admin_revokes_renews_and_closes(server: Server) -> None:
     renewed = page.body.partition('aria-label="Link of p03"')[0].rpartition('href="')[2].partition('"')[0]
     person.get(renewed)
     assert person.at == "/q/2"
-    admin.close()
-    person.close()
+    gone = Browser(server.url)
+    gone.vote(gone.begin(server.links["p09"]), "a")
+    assert admin.post("/admin/withdraw", {**fields, "annotator": "9"}).status == 400
+    admin.post("/admin/withdraw", {**fields, "annotator": "9", "sure": "yes"})
+    assert gone.get("/q/2").status == 401
+    assert held(study, 9) == []
+    for one in (admin, person, gone):
+        one.close()
 
 
 def test_a_killed_server_has_every_vote_that_it_answered_and_a_closed_one_takes_none(tmp_path: Path) -> None:
