@@ -10,10 +10,10 @@ quickstart: $(VENV)/installed
 	$(BIN)/meshtune quickstart
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=20
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

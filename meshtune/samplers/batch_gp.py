@@ -197,7 +197,7 @@ class BatchGPSampler(Sampler):
             if cube.keys(row[None])[0] not in known.visited:
                 break
             row = cube.at(rng.random((1, len(cube))))[0]
-        return row
+        return np.asarray(row)
 
     def _starts(self, cube: Cube, known: Told, teller: Teller) -> list[Array]:
         """Points to begin with that have no trial yet."""

@@ -17,7 +17,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
-from meshtune.samplers.gp_space import Array
+from meshtune.samplers.gp_space import Array, Indices
 
 LENGTH, SIGNAL, NOISE = 0.6, 1.0, 0.01  # medians of the priors; the length's for four variables
 SPREADS = (0.8, 1.0, 1.5)  # their deviations in logarithms
@@ -47,7 +47,7 @@ class Likelihood:
         features: (n, columns). columns: the variable of each column. values: (n,), standardised.
     """
 
-    def __init__(self, features: Array, columns: Array, values: Array):
+    def __init__(self, features: Array, columns: Indices, values: Array):
         n, self._variables = len(values), int(columns.max()) + 1
         self._values = values
         self._below = np.tril_indices(n, -1)
@@ -86,7 +86,7 @@ class Likelihood:
         return float(value), gradient
 
 
-def fitted(features: Array, columns: Array, values: Array, start: Array | None = None) -> tuple[Array, float]:
+def fitted(features: Array, columns: Indices, values: Array, start: Array | None = None) -> tuple[Array, float]:
     """The most likely parameters, and how likely they are: their negative log posterior.
 
     `start`: earlier parameters, from which a few steps are enough.
@@ -128,7 +128,7 @@ class Process:
     """
 
     parameters: Array
-    columns: Array
+    columns: Indices
     features: Array
     values: Array
     pending: Array
@@ -159,7 +159,7 @@ class Process:
         points = np.concatenate([self.features, self.pending])
         matrix = self._kernel(points, points)
         matrix[np.diag_indices(len(points))] += np.exp(self.parameters[-1]) + JITTER
-        return np.linalg.cholesky(matrix)
+        return np.asarray(np.linalg.cholesky(matrix), dtype=np.float64)
 
     @cached_property
     def _solved(self) -> tuple[float, Array]:

@@ -16,6 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from meshtune.samplers.encoding import Encoding
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.signedinteger[Any]]
 
 WIDE = 10.0  # high over low from which a linear range may be seen in logarithms
 FINITE = 1000  # points of a space that are looked at one by one

@@ -135,7 +135,11 @@ def test_code_is_run_in_the_sandbox(study: Path, data: Path) -> None:
     assert [column.name for column in done.tables[0].columns] == [
         *("humaneval", "humaneval:pass@1", "humaneval:pass@2", "humaneval:likelihood"),
     ]
-    lines = [json.loads(line) for path in (study / "evaluation").rglob("untuned.jsonl") for line in path.open()][1:]
+    lines = [
+        json.loads(line)
+        for path in (study / "evaluation").rglob("untuned.jsonl")
+        for line in path.read_text().splitlines()
+    ][1:]
     assert len(lines) == 8
     assert all(not line["correct"] and line["reason"] for line in lines)
 

@@ -243,8 +243,8 @@ def test_in_a_notebook_interrupts_end_the_call_and_not_the_process(study: Path, 
     ("trial", "message"),
     [
         ("99", "no such trial; its trials are 0 to 2"),
-        ("bset", "allowed are best, baseline or a trial's number. Did you mean `best`?"),
-        ("-1", "allowed are best, baseline or a trial's number"),
+        ("bset", "allowed are best, recommended, baseline or a trial's number. Did you mean `best`?"),
+        ("-1", "allowed are best, recommended, baseline or a trial's number"),
     ],
 )
 def test_a_trial_that_there_is_not(study: Path, tmp_path: Path, trial: str, message: str) -> None:
