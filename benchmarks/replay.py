@@ -195,7 +195,8 @@ def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise
 def pruned(pruner: BasePruner, surrogate: Surrogate, seed: int, trials: int) -> Spent:
     """A search by Optuna's TPE with one of its pruners, asked at each rung; steps are percent of a training."""
     course, spent = Course(surrogate, seed), Spent()
-    study = optuna.create_study(sampler=TPESampler(seed=seed), pruner=pruner)
+    name = f"search {seed}"  # which Hyperband draws the brackets by
+    study = optuna.create_study(study_name=name, sampler=TPESampler(seed=seed), pruner=pruner)
     study.enqueue_trial(SPACE.encode(presets.RECOMMENDED_BASELINE))
     for _ in range(trials):
         trial = study.ask(distributions(SPACE))

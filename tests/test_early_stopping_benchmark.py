@@ -193,3 +193,20 @@ def test_what_a_search_spent() -> None:
     promoted = dataclasses.replace(spent, promoted=[(80, 2.0)])
     assert promoted.reached(2.0) == 300
     assert promoted.keeps_a_leader(0.1)
+
+
+@pytest.mark.slow
+def test_a_training_of_the_table(tmp_path: Path) -> None:
+    """The first pack, from the embedded model and data; where the data are the table's, so are the curves."""
+    program = [sys.executable, str(ROOT / "benchmarks" / "curves" / "make.py"), "--workers", "1", "--first", "4"]
+    made = tmp_path / "table.jsonl"
+    subprocess.run([*program, "--table", str(made), "--data", str(tmp_path / "data")], check=True)
+    from learning_curves import Table
+
+    new, old = Table.read(made), Table.read()
+    assert list(new.curves) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert new.fractions == old.fractions
+    assert all(np.isfinite(curve).all() for curve in new.curves.values())
+    if new.header["data"] == old.header["data"]:
+        assert new.tokens == pytest.approx(old.tokens, abs=0.02)
+        assert new.curves[1, 0] == pytest.approx(old.curves[1, 0], abs=0.05)
