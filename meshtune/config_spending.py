@@ -96,9 +96,9 @@ class EarlyStoppingConfig(Section):
     """
 
     rule: Literal["none", "default", "median", "asha", "curve"] = "default"
-    rungs: Rungs = (0.15, 0.3, 0.5, 0.7)
-    startup: PositiveInt = 5
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.25
+    rungs: Rungs = (0.1, 0.15, 0.3, 0.5, 0.7)
+    startup: PositiveInt = 1
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.5
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     rows: PositiveInt = 64
     promote: Annotated[int, Field(ge=0)] = 3

@@ -18,7 +18,7 @@ from meshtune.recorded import RecordedTrial
 from meshtune.stopping import Curve, Stopping
 from meshtune.trial import Ending, Outcome, Thresholds
 
-DEFAULT: Literal["median", "asha", "curve"] = "curve"  # docs/decisions/2026-11-26-early-stopping.md
+DEFAULT: Literal["median", "asha", "curve"] = "asha"  # docs/decisions/2026-11-26-early-stopping.md
 SCHEDULE = ("epochs", "batch_size", "warmup_ratio", "lr_scheduler")  # hyperparameters that may make it another one
 
 

@@ -117,16 +117,16 @@ def test_trials_are_stopped_and_the_best_is_one_that_was_not(tmp_path: Path, rul
 def test_a_proposal_holds_its_thresholds_and_a_resume_reads_them(asha: Path) -> None:
     record = opened(asha)
     last = record.trials[-1]
-    assert [tokens for tokens, _ in last.thresholds] == [150, 300, 500, 700]
+    assert [tokens for tokens, _ in last.thresholds] == [100, 150, 300, 500, 700]
     assert last.thresholds[0][1] is not None
     assert last.request(1, None).thresholds == last.thresholds
 
 
 def test_the_baseline_is_measured_at_rungs_and_never_stopped(asha: Path) -> None:
     baseline = opened(asha).trials[0]
-    assert baseline.thresholds == ((150, None), (300, None), (500, None), (700, None))
+    assert baseline.thresholds == ((100, None), (150, None), (300, None), (500, None), (700, None))
     assert baseline.outcome is not None
-    assert len(baseline.outcome.rungs) == 4
+    assert len(baseline.outcome.rungs) == 5
 
 
 def test_optuna_sees_a_pruned_trial_with_its_rungs(asha: Path) -> None:
@@ -182,7 +182,7 @@ def test_only_trials_of_one_schedule_are_compared(asha: Path) -> None:
     rules = early(rule="asha")
     assert any(loss is not None for _, loss in rules.thresholds(record, START))
     other = rules.thresholds(record, {**START, "epochs": 1})
-    assert other == ((75, None), (150, None), (250, None), (350, None))
+    assert other == ((50, None), (75, None), (150, None), (250, None), (350, None))
 
 
 def test_a_promoted_trial_may_be_the_best_and_no_sampler_is_told(copied: Path) -> None:

@@ -247,9 +247,9 @@ budget:                        # the first limit that is reached ends the search
 # early_stopping: none         # none | default | median | asha | curve, or a mapping:
 # early_stopping:
 #   rule: default
-#   rungs: [0.15, 0.3, 0.5, 0.7]  # shares of a trial's tokens after which it goes on or ends
-#   startup: 5                 # trials that reach their end before any is stopped
-#   keep: 0.25                 # share that goes on from each rung, whatever the rule says
+#   rungs: [0.1, 0.15, 0.3, 0.5, 0.7]  # shares of a trial's tokens after which it goes on or ends
+#   startup: 1                 # trials that reach their end before any is stopped
+#   keep: 0.5                  # share that goes on from each rung, whatever the rule says
 #   confidence: 0.9            # of the rule curve, that what it stops would not have become the best
 #   rows: 64                   # validation rows that a rung is measured on
 #   promote: 3                 # at most so many stopped trials are trained to the end before anything is chosen
