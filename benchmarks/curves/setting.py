@@ -2,8 +2,8 @@
 
 The rows are those of `model: embedded`'s own data in their shortest form: the two sources without the sentence that
 says the task (the input shows which it is), under a system message of one word, since the model's own one is as long
-as a row. So a training of two epochs takes about 10 seconds on one thread of a CPU with bf16 units, and has the shape
-of a real one: two epochs, a warm-up, a cosine. The points are scrambled Sobol points of the space `recommended`.
+as a row. So a training takes 10 to 20 seconds on one thread of a CPU with bf16 units, and has the shape of a real one:
+36 steps in two epochs, a warm-up, a cosine. The points are scrambled Sobol points of the space `recommended`.
 """
 
 from __future__ import annotations
