@@ -114,14 +114,20 @@ class Stopping:
         """Which stopped trials could still be the best, as positions in `curves`, at most `limit`.
 
         Those whose chance to end below the best loss plus `noise` is at least 1 - `confidence`, largest chance first.
+        What is expected to end above the median of those that finished is not among them: far from all others the
+        chance comes from knowing nothing.
         """
         extrapolation = Extrapolation(curves, len(self.rungs))
+        finals = [curve.final for curve in curves if curve.final is not None]
+        typical = float(np.median(finals)) if finals else math.inf
         chances = [
             (-chance, curve.rungs, position)
             for position, curve in enumerate(curves)
             if curve.final is None
             and (chance := extrapolation.chance(curve, noise)) is not None
             and chance >= 1 - self.confidence
+            and (expected := extrapolation.predicted(curve)) is not None
+            and expected.mean <= max(typical, extrapolation.best + noise)
         ]
         return [position for _, _, position in sorted(chances)[:limit]]
 

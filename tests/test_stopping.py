@@ -316,3 +316,11 @@ def test_a_study_finds_the_best_for_less(rule: Rule, most: float) -> None:
         regrets.append(found - min(ends))
     assert np.mean(spent) < most
     assert sum(regret <= 0.005 for regret in regrets) >= 9
+
+
+def test_what_is_far_above_all_that_finished_is_not_promising() -> None:
+    """Where little is known the deviation far away is so large that a chance is left."""
+    finished = [Curve((2.9 + x, 2.7 + x), 2.5 + x) for x in (0.0, 0.1, 0.02, 0.3, 0.15)]
+    stopped = [Curve((2.95,)), Curve((7.0,)), Curve((30.0,))]
+    rules = Stopping("asha", (0.2, 0.5), startup=1, keep=0.5)
+    assert set(rules.promising([*finished, *stopped], 3)) <= {5}
