@@ -50,7 +50,7 @@ def scored(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def study(scored: Path, tmp_path: Path) -> Path:
     """A copy of it whose answers are right as the test wants: trial n to every item whose number is below 4 + 4 n."""
-    copy = Path(shutil.copytree(scored, tmp_path / "mine"))
+    copy = Path(shutil.copytree(scored, tmp_path / "mine" / "study"))
     place = copy / "evaluation" / "benchmarks" / "instruct-eval"
     right = {path.stem: 4 + 4 * number for number, path in enumerate(sorted((place).glob("mmlu-*/trial-*.jsonl")))}
     shares = {benchmark: _rewritten(place, benchmark, {**right, "untuned": 4}) for benchmark in ("mmlu", "bbh")}
@@ -105,7 +105,7 @@ def test_of_a_file_all_faults_are_told(tmp_path: Path) -> None:
         select(None, QUICK, scores=path, items={"mmul": 3})
     assert len(refused.value.faults) == 3
     assert "Did you mean `mmlu`?" in str(refused.value)
-    with pytest.raises(InputError, match="no scores of `mlu`.*Did you mean `mmlu`"):
+    with pytest.raises(InputError, match=r"no scores of `mlu`.*Did you mean `mmlu`"):
         select(None, QUICK, scores=path, benchmarks=["mlu"])
     with pytest.raises(InputError, match="one of the two"):
         select(None, QUICK)
@@ -162,10 +162,10 @@ def test_what_a_study_lacks_is_refused(study: Path) -> None:
     with pytest.raises(InputError, match="the answers of untuned are gone"):
         select(study, QUICK)
     shutil.copytree(place / "instruct-eval", place / "harness")
-    with pytest.raises(InputError, match="never mixed.*harness, instruct-eval"):
+    with pytest.raises(InputError, match=r"never mixed.*harness, instruct-eval"):
         select(study, QUICK)
-    with pytest.raises(InputError, match="nothing is scored by `harnes`.*Did you mean `harness`"):
+    with pytest.raises(InputError, match=r"nothing is scored by `harnes`.*Did you mean `harness`"):
         select(study, QUICK, protocol="harnes")
     shutil.rmtree(place)
-    with pytest.raises(InputError, match="scored.*meshtune evaluate"):
+    with pytest.raises(InputError, match=r"scored.*meshtune evaluate"):
         select(study, QUICK)
