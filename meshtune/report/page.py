@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from meshtune import __version__, yaml_file
 from meshtune.report import answers as answered
 from meshtune.report import figures, tables
+from meshtune.report import selection as selected
 from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config, without_password
@@ -35,20 +36,22 @@ class StudyFacts:
 
     Attributes:
         status: with all trials. config: study.yaml as plain values. data: the manifest of the prepared data, or None.
-        answers: by model, as `report.answers.read` gives them.
+        answers: by model, as `report.answers.read` gives them. choice: as `report.selection.read` gives it.
     """
 
     status: Status
     config: Mapping[str, Any]
     data: Mapping[str, Any] | None
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    choice: selected.Choice | None = None
 
 
 def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
     """The page of one study. `csv`: the name of the file with its trials."""
     status = _public_status(facts.status) if public else facts.status
     name = Path(status["folder"]).name
-    pictures = {key: _figure(key, *made) for key, made in _pictures(status).items()}
+    found = _pictures(status) | (selected.pictures(facts.choice) if facts.choice is not None else {})
+    pictures = {key: _figure(key, *made) for key, made in found.items()}
     bounds = on_bounds(status)
     head, rows = tables.trials(status)
     endings = tables.endings(status, messages=not public)
@@ -67,6 +70,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         tested=tested,
         loss_name=_loss_name(status),
         metrics=answered.metrics(facts.answers),
+        choice=facts.choice,
         models=list(facts.answers),
         answered=min((len(lines) for lines in facts.answers.values()), default=0),
         figures=pictures,
