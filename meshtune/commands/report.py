@@ -44,7 +44,7 @@ def report(
 
 
 def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
-    from meshtune.report import answers, tables
+    from meshtune.report import answers, selection, tables
     from meshtune.report.page import StudyFacts, study_page
     from meshtune.report.public import hidden
 
@@ -56,6 +56,7 @@ def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
         config=study.config.model_dump(mode="json"),
         data=_manifest(latest),
         answers=answers.read(latest.folder, status),
+        choice=selection.read(latest.folder),
     )
     text = study_page(facts, csv=csv.name, public=public)
     statuses = {study.folder.name: status}

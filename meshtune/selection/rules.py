@@ -75,7 +75,7 @@ def weights_of(rule: Rule, benchmarks: Sequence[str]) -> Array:
         weights = np.ones(len(benchmarks))
     if weights.sum() == 0:
         raise InputError("all benchmarks weigh 0: give one of them a weight")
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 def merits(rule: Rule, scores: Array, benchmarks: Sequence[str], losses: Array | None = None) -> Array:
@@ -130,8 +130,8 @@ def pareto(scores: Array) -> NDArray[np.bool_]:
     for first in range(0, len(flat), step):
         part = flat[first : first + step]
         ahead = part[:, None] - part[:, :, None]
-        beaten = (ahead >= -_SAME).all(axis=3) & (ahead > _SAME).any(axis=3)
-        parts.append(~beaten.any(axis=2))
+        beaten = np.all(ahead >= -_SAME, axis=3) & np.any(ahead > _SAME, axis=3)
+        parts.append(~np.any(beaten, axis=2))
     return np.asarray(np.concatenate(parts).reshape(scores.shape[:-1]))
 
 
