@@ -44,7 +44,7 @@ def report(
 
 
 def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
-    from meshtune.report import answers, score_files, tables
+    from meshtune.report import answers, score_files, selection, tables
     from meshtune.report.page import StudyFacts, study_page
     from meshtune.report.public import hidden
 
@@ -57,6 +57,7 @@ def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
         data=_manifest(latest),
         answers=answers.read(latest.folder, status),
         scored=score_files.of_study(latest.folder),
+        choice=selection.read(latest.folder),
     )
     text = study_page(facts, csv=csv.name, public=public)
     statuses = {study.folder.name: status}

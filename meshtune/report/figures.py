@@ -53,7 +53,7 @@ def history(status: Status) -> go.Figure:
     shown = [trial["loss"] for trial in inside] + [loss for _, loss in references] or [0.0, 1.0]
     low, top = min(shown), edge if edge is not None else max(shown)
     span = (top - low) or 0.1 * abs(top) or 1.0
-    figure = _figure(x="trial", y="loss", height=380)
+    figure = empty_figure(x="trial", y="loss", height=380)
     figure.update_layout(meta={"above": len(above)})
     figure.update_yaxes(range=[low - 0.06 * span, top + 0.14 * span])
     figure.add_trace(_points(inside, [trial["loss"] for trial in inside], "trial", "trial", "circle"))
@@ -86,7 +86,7 @@ def parallel_coordinates(status: Status) -> go.Figure:
     edge = upper_edge([trial["loss"] for trial in done])
     shown = sorted((t for t in done if edge is None or t["loss"] <= edge), key=lambda t: -t["loss"])
     losses = [trial["loss"] for trial in shown]
-    figure = _figure(x="", y="", height=420)
+    figure = empty_figure(x="", y="", height=420)
     figure.update_layout(meta={"left_out": len(done) - len(shown)}, margin={"l": 60, "r": 60, "t": 50, "b": 30})
     if not shown:
         return figure
@@ -114,7 +114,9 @@ def learning_curves(status: Status) -> go.Figure:
     """Validation loss after each epoch: all trials in one faint trace, baseline and best over them."""
     curves = [trial for trial in status["all"] if trial["losses"]]
     edge = upper_edge([loss for trial in curves for loss in trial["losses"]])
-    figure = _figure(x="epoch", y="loss" if status.get("objective") == "command" else "validation loss", height=380)
+    figure = empty_figure(
+        x="epoch", y="loss" if status.get("objective") == "command" else "validation loss", height=380
+    )
     marked = {number_of(status, name): name for name in ("baseline", "best")}  # the best last: it may be the baseline
     others = [trial for trial in curves if trial["trial"] not in marked]
     for role, trials in [("trial", others)] + [
@@ -149,7 +151,7 @@ def rungs(status: Status) -> go.Figure:
         "best": [t for t in measured if t["trial"] == best],
     }
     names = {"stopped": "stopped early", "finished": "trained to the end", "best": f"best (trial {best})"}
-    figure = _figure(x="tokens", y="loss at rungs", height=380)
+    figure = empty_figure(x="tokens", y="loss at rungs", height=380)
     for role, trials in groups.items():
         if trials:
             curves = [(trial["trial"], [(tokens, loss) for tokens, loss in trial["rungs"]]) for trial in trials]
@@ -165,7 +167,7 @@ def rungs(status: Status) -> go.Figure:
 def endings(status: Status) -> go.Figure:
     """How many trials ended how, as one bar."""
     counts = Counter(trial["ending"] or "pending" for trial in status["all"])
-    figure = _figure(x="trials", y="", height=150)
+    figure = empty_figure(x="trials", y="", height=150)
     for name, colour in ENDING_COLOURS.items():
         if counts[name]:
             trace = go.Bar(
@@ -186,7 +188,7 @@ def endings(status: Status) -> go.Figure:
 
 def comparison(groups: Sequence[Group]) -> go.Figure:
     """Best loss so far by number of trials: a line a group, the mean over its seeds with its 95 % interval."""
-    figure = _figure(x="trials", y="best loss so far", height=420)
+    figure = empty_figure(x="trials", y="best loss so far", height=420)
     for index, group in enumerate(groups):
         curve = group.curve
         colour, name = SERIES[index % len(SERIES)], group.title
@@ -207,7 +209,8 @@ def comparison(groups: Sequence[Group]) -> go.Figure:
 # -- parts
 
 
-def _figure(*, x: str, y: str, height: int) -> go.Figure:
+def empty_figure(*, x: str, y: str, height: int) -> go.Figure:
+    """Axes with these titles in the page's style; nothing is drawn yet."""
     figure = go.Figure()
     axis = {"gridcolor": "#e7e9ee", "zeroline": False, "linecolor": "#c9cdd6", "automargin": True}
     figure.update_layout(

@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from meshtune import __version__, order, yaml_file
 from meshtune.report import answers as answered
 from meshtune.report import figures, tables
+from meshtune.report import selection as selected
 from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
@@ -37,6 +38,7 @@ class StudyFacts:
     Attributes:
         status: with all trials. config: study.yaml as plain values. data: the manifest of the prepared data, or None.
         answers: by model, as `report.answers.read` gives them. scored: tables of benchmark scores.
+        choice: as `report.selection.read` gives it.
     """
 
     status: Status
@@ -44,13 +46,15 @@ class StudyFacts:
     data: Mapping[str, Any] | None
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
     scored: Sequence[TextTable] = ()
+    choice: selected.Choice | None = None
 
 
 def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
     """The page of one study. `csv`: the name of the file with its trials."""
     status = _public_status(facts.status) if public else facts.status
     name = Path(status["folder"]).name
-    pictures = {key: _figure(key, *made) for key, made in _pictures(status).items()}
+    found = _pictures(status) | (selected.pictures(facts.choice) if facts.choice is not None else {})
+    pictures = {key: _figure(key, *made) for key, made in found.items()}
     bounds = on_bounds(status)
     head, rows = tables.trials(status)
     endings = tables.endings(status, messages=not public)
@@ -70,6 +74,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         loss_name=_loss_name(status),
         order=order.sentence(status["order_checked"]) if status.get("order_checked") else "",
         metrics=answered.metrics(facts.answers),
+        choice=facts.choice,
         models=list(facts.answers),
         scored=facts.scored,
         answered=min((len(lines) for lines in facts.answers.values()), default=0),

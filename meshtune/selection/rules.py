@@ -75,8 +75,7 @@ def weights_of(rule: Rule, benchmarks: Sequence[str]) -> Array:
         weights = np.ones(len(benchmarks))
     if weights.sum() == 0:
         raise InputError("all benchmarks weigh 0: give one of them a weight")
-    shares: Array = weights / weights.sum()
-    return shares
+    return np.asarray(weights / weights.sum())
 
 
 def merits(rule: Rule, scores: Array, benchmarks: Sequence[str], losses: Array | None = None) -> Array:

@@ -50,7 +50,7 @@ def scored(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def study(scored: Path, tmp_path: Path) -> Path:
     """A copy of it whose answers are right as the test wants: trial n to every item whose number is below 4 + 4 n."""
-    copy = Path(shutil.copytree(scored, tmp_path / "mine"))
+    copy = Path(shutil.copytree(scored, tmp_path / "mine" / "study"))
     place = copy / "evaluation" / "benchmarks" / "instruct-eval"
     right = {path.stem: 4 + 4 * number for number, path in enumerate(sorted((place).glob("mmlu-*/trial-*.jsonl")))}
     shares = {benchmark: _rewritten(place, benchmark, {**right, "untuned": 4}) for benchmark in ("mmlu", "bbh")}
