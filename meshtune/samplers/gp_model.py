@@ -17,7 +17,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
-from meshtune.samplers.gp_space import Array
+from meshtune.samplers.gp_space import Array, Indices
 
 LENGTH, SIGNAL, NOISE = 0.6, 1.0, 0.01  # medians of the priors; the length's for four variables
 SPREADS = (0.8, 1.0, 1.5)  # their deviations in logarithms
@@ -47,7 +47,7 @@ class Likelihood:
         features: (n, columns). columns: the variable of each column. values: (n,), standardised.
     """
 
-    def __init__(self, features: Array, columns: Array, values: Array):
+    def __init__(self, features: Array, columns: Indices, values: Array):
         n, self._variables = len(values), int(columns.max()) + 1
         self._values = values
         self._below = np.tril_indices(n, -1)
@@ -86,7 +86,7 @@ class Likelihood:
         return float(value), gradient
 
 
-def fitted(features: Array, columns: Array, values: Array, start: Array | None = None) -> tuple[Array, float]:
+def fitted(features: Array, columns: Indices, values: Array, start: Array | None = None) -> tuple[Array, float]:
     """The most likely parameters, and how likely they are: their negative log posterior.
 
     `start`: earlier parameters, from which a few steps are enough.
@@ -128,7 +128,7 @@ class Process:
     """
 
     parameters: Array
-    columns: Array
+    columns: Indices
     features: Array
     values: Array
     pending: Array
@@ -139,7 +139,9 @@ class Process:
         across = self._kernel(np.concatenate([self.features, self.pending]), features)
         solved = solve_triangular(self._lower, across, lower=True, check_finite=False)
         variance = self._signal - np.einsum("ij,ij->j", solved, solved)
-        return self._mean + across[:n].T @ self._weights, np.sqrt(np.maximum(variance, 1e-12))
+        deviation: Array = np.sqrt(np.maximum(variance, 1e-12))
+        mean: Array = self._mean + across[:n].T @ self._weights
+        return mean, deviation
 
     @property
     def noise(self) -> float:
