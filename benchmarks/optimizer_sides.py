@@ -63,7 +63,7 @@ class Course:
         """A noisy loss, or nan."""
         point = {"rank": 2**rank_log2, "alpha": alpha, "dropout": dropout, "learning_rate": learning_rate}
         loss = self._surface(point)
-        noisy = loss + self._noise[len(self._seen)]
+        noisy = float(loss + self._noise[len(self._seen)])
         params = {"rank_log2": rank_log2, "dropout": dropout, "alpha": alpha, "learning_rate": learning_rate}
         failed = math.isnan(loss)
         trial = optuna.trial.create_trial(
@@ -94,9 +94,7 @@ class Course:
 
 
 def batch_gp(surface: Surface, seed: int, setting: Setting) -> Regrets:
-    start = sensible() if setting.sensible else None
-    sampler = BatchGPSampler(SPACE, block_size=setting.block, x0=start, seed=seed)
-    return by_optuna(sampler, surface, seed, setting, enqueue=False)
+    return by_optuna(gp(seed, setting), surface, seed, setting, enqueue=False)
 
 
 def ours(surface: Surface, seed: int, setting: Setting) -> Regrets:
@@ -113,6 +111,10 @@ def mads(seed: int, setting: Setting) -> BaseSampler:
     return MadsSampler(
         search_space=SPACE, block_size=setting.block, x0=sensible() if setting.sensible else None, seed=seed
     )
+
+
+def gp(seed: int, setting: Setting) -> BaseSampler:
+    return BatchGPSampler(SPACE, block_size=setting.block, x0=sensible() if setting.sensible else None, seed=seed)
 
 
 def sensible() -> dict[str, float]:
@@ -176,11 +178,11 @@ def bare_main(what: str) -> None:
     waits: list[float] = []
     answered = time.perf_counter()
 
-    def evaluate(asked: object) -> list[bool] | int:
+    def evaluate(asked: Any) -> list[bool] | int:
         nonlocal answered
         waits.append(time.perf_counter() - answered)
         several = hasattr(asked, "get_x")
-        points = [asked.get_x(i) for i in range(asked.size())] if several else [asked]  # type: ignore[attr-defined]
+        points = [asked.get_x(i) for i in range(asked.size())] if several else [asked]
         succeeded = []
         for point in points:
             rank, dropout, alpha, rate = (point.get_coord(i) for i in range(4))

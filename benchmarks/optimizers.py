@@ -34,15 +34,27 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import optuna
-from optimizer_sides import BLOCK, BUDGETS, SIDES, SPACE, Course, Regrets, Setting, ask_and_tell, bare_run, close, mads
+from optimizer_sides import (
+    BLOCK,
+    BUDGETS,
+    SIDES,
+    SPACE,
+    Course,
+    Regrets,
+    Setting,
+    ask_and_tell,
+    bare_run,
+    close,
+    gp,
+    mads,
+)
+from optuna.samplers import BaseSampler
 from surfaces import QUICK, SURFACES, Surface
-
-from meshtune.samplers.batch_gp import BatchGPSampler
 
 RECORDED, TIMED, REPEATS = 300, 20, 5  # of the times
 POINTS = ("best", "recommended")
@@ -112,7 +124,7 @@ def bootstrap(log_ratios: np.ndarray) -> tuple[float, float]:
 
 def times(setting: Setting) -> Iterator[dict[str, object]]:
     """Milliseconds a proposal after 300 trials, beside bare PyNomad; seconds until a fresh sampler's first."""
-    makers = {"mads": mads, "batch-gp": lambda seed, s: BatchGPSampler(SPACE, block_size=s.block, seed=seed)}
+    makers: dict[str, Callable[[int, Setting], BaseSampler]] = {"mads": mads, "batch-gp": gp}
     surface = SURFACES[0]
     waits = [bare_run(surface, seed, setting, RECORDED + TIMED)["waits"] for seed in range(REPEATS)]
     for name, make in makers.items():

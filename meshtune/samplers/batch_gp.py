@@ -190,14 +190,14 @@ class BatchGPSampler(Sampler):
         rng = np.random.default_rng([self._seed, number // size, 1])
         cells = np.array([rng.permutation(size) for _ in range(len(cube))]).T
         shares = (cells + rng.random((size, len(cube)))) / size
-        row = cube.at(shares)[number % size]
+        row = cube.at(shares)[number % size, :]
         rng = np.random.default_rng([self._seed, number, 2])
         for _ in range(TRIES):
             row[list(fixed)] = list(fixed.values())
             if cube.keys(row[None])[0] not in known.visited:
                 break
-            row = cube.at(rng.random((1, len(cube))))[0]
-        return np.asarray(row)
+            row = cube.at(rng.random((1, len(cube))))[0, :]
+        return row
 
     def _starts(self, cube: Cube, known: Told, teller: Teller) -> list[Array]:
         """Points to begin with that have no trial yet."""

@@ -73,10 +73,10 @@ def best_point(
             rows = np.concatenate([rows, more])
             scores = np.concatenate([scores, _scored(cube, score, more, taken)])
         if np.isfinite(scores).any():
-            return np.asarray(rows[int(np.argmax(scores))])
+            return rows[int(np.argmax(scores)), :]
         scores = score(rows)
     free = np.array([key not in taken for key in cube.keys(rows)])
-    return np.asarray(rows[int(np.argmax(np.where(free, scores, -np.inf) if free.any() else scores))])
+    return rows[int(np.argmax(np.where(free, scores, -np.inf) if free.any() else scores)), :]
 
 
 def _scored(cube: Cube, score: Score, rows: Array, taken: Collection[tuple[float, ...]]) -> Array:

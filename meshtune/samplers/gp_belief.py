@@ -107,7 +107,7 @@ def _belief(
     if fit is None or (fit.values < known and (known < EVERY or known >= fit.values + min(3, known // EVERY))):
         fit = fits[name] = _refitted(cube, rows, standard, fit)
     process = Process(
-        np.array(fit.parameters),
+        np.array(fit.parameters, dtype=np.float64),
         cube.columns,
         cube.features(rows, fit.logged),
         standard,
@@ -119,7 +119,7 @@ def _belief(
 def _refitted(cube: Cube, rows: Array, values: Array, earlier: Fit | None) -> Fit:
     """Fitted on; wide variables change to their other scale where that is likelier, one a time once there is a fit."""
     logged = set(earlier.logged) if earlier else set()
-    start = np.array(earlier.parameters) if earlier else None
+    start = np.array(earlier.parameters, dtype=np.float64) if earlier else None
     parameters, cost = fitted(cube.features(rows, sorted(logged)), cube.columns, values, start)
     for variable in cube.wide if earlier is None else cube.wide[len(values) % max(len(cube.wide), 1) :][:1]:
         other = logged ^ {variable}

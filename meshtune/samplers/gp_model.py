@@ -139,7 +139,9 @@ class Process:
         across = self._kernel(np.concatenate([self.features, self.pending]), features)
         solved = solve_triangular(self._lower, across, lower=True, check_finite=False)
         variance = self._signal - np.einsum("ij,ij->j", solved, solved)
-        return self._mean + across[:n].T @ self._weights, np.sqrt(np.maximum(variance, 1e-12))
+        deviation: Array = np.sqrt(np.maximum(variance, 1e-12))
+        mean: Array = self._mean + across[:n].T @ self._weights
+        return mean, deviation
 
     @property
     def noise(self) -> float:

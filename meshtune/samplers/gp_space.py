@@ -16,7 +16,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from meshtune.samplers.encoding import Encoding
 
 Array = NDArray[np.float64]
-Indices = NDArray[np.signedinteger[Any]]
+Indices = NDArray[np.intp]
 
 WIDE = 10.0  # high over low from which a linear range may be seen in logarithms
 FINITE = 1000  # points of a space that are looked at one by one
@@ -46,7 +46,7 @@ class Cube:
             for index, d in enumerate(distributions)
             if isinstance(d, FloatDistribution | IntDistribution) and not d.log and 0 < WIDE * d.low <= d.high
         )
-        self.columns = np.repeat(np.arange(len(distributions)), [max(count, 1) for count in self._counts])
+        self.columns: Indices = np.repeat(np.arange(len(distributions)), [max(count, 1) for count in self._counts])
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -99,7 +99,7 @@ class Cube:
     def features(self, rows: Array, logged: Sequence[int] = ()) -> Array:
         """Features, (points, columns); the `logged` ones of `wide` on a logarithmic scale."""
         unit = (rows - self.lower) / (self.upper - self.lower)
-        blocks = []
+        blocks: list[Array] = []
         for index, count in enumerate(self._counts):
             column = unit[:, index]
             if count:

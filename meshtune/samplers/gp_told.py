@@ -120,4 +120,4 @@ def _row(trial: FrozenTrial, cube: Cube, space: str) -> Array | None:
         params = {**cube.encoding.decode(note["point"]), **params}
         if not cube.encoding.has(params):
             return None
-    return np.asarray(cube.rows([params])[0])
+    return cube.rows([params])[0, :]

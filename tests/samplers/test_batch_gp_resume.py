@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import pytest
@@ -34,7 +34,7 @@ class Story:
     block_size: int
     later_block_size: int
     seed: int
-    direction: str
+    direction: Literal["minimize", "maximize"]
     constrained: bool
     fails: int
     pruned: str
