@@ -62,6 +62,7 @@ def test_agreement_on_a_few_items_is_not_certainty() -> None:
 
 
 @given(SCORES)
+@settings(deadline=None)
 def test_ranks_are_those_of_scipy(scores: Array) -> None:
     expected = stats.rankdata(-scores, axis=0)
     assert np.array_equal(ranks(scores[None])[0], expected)
@@ -69,13 +70,14 @@ def test_ranks_are_those_of_scipy(scores: Array) -> None:
 
 
 @given(SCORES, st.sampled_from(["mean_rank", "ideal_point", "weighted_sum"]))
+@settings(deadline=None)
 def test_what_a_rule_chooses_is_pareto_optimal_unless_tied(scores: Array, name: str) -> None:
     found = winners(merits(Rule(name), scores, ["a", "b", "c"]))  # type: ignore[arg-type]
     assert (found & pareto(scores)).any()
 
 
 @given(SCORES)
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_many_tables_at_once_are_as_one_by_one(scores: Array) -> None:
     many = np.stack([scores, scores[::-1]])
     for rule in (Rule(), Rule("ideal_point"), Rule("lexicographic"), Rule("weighted_sum", {"a": 3})):
