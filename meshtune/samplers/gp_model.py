@@ -140,8 +140,7 @@ class Process:
         solved = solve_triangular(self._lower, across, lower=True, check_finite=False)
         variance = self._signal - np.einsum("ij,ij->j", solved, solved)
         deviation: Array = np.sqrt(np.maximum(variance, 1e-12))
-        mean: Array = self._mean + across[:n].T @ self._weights
-        return mean, deviation
+        return self._mean + across[:n].T @ self._weights, deviation
 
     @property
     def noise(self) -> float:
@@ -161,7 +160,7 @@ class Process:
         points = np.concatenate([self.features, self.pending])
         matrix = self._kernel(points, points)
         matrix[np.diag_indices(len(points))] += np.exp(self.parameters[-1]) + JITTER
-        return np.asarray(np.linalg.cholesky(matrix), dtype=np.float64)
+        return cast("Array", np.linalg.cholesky(matrix))
 
     @cached_property
     def _solved(self) -> tuple[float, Array]:
