@@ -56,7 +56,7 @@ def study(scored: Path, tmp_path: Path) -> Path:
     shares = {benchmark: _rewritten(place, benchmark, {**right, "untuned": 4}) for benchmark in ("mmlu", "bbh")}
     with (place / "candidates.csv").open(newline="") as file:
         rows = list(csv.reader(file))
-    for row in rows[1:-3]:
+    for row in rows[1 : 1 + len(shares["mmlu"])]:
         for benchmark, found in shares.items():
             row[rows[0].index(benchmark)] = str(100 * found[row[0].replace(" ", "-")])
     with (place / "candidates.csv").open("w", newline="") as file:

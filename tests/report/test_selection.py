@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_choice_is_on_the_page(folder: Path, status: dict[str, Any]) -> None:
     choice = selection.read(folder)
     assert choice is not None
-    page = study_page(StudyFacts(status, {}, None, {}, choice), csv="trials.csv", public=True)
+    page = study_page(StudyFacts(status, {}, None, {}, choice=choice), csv="trials.csv", public=True)
     assert "The choice by benchmark scores" in page
     assert all(sentence.replace("'", "&#39;") in page for sentence in choice["sentences"])
     assert "figure-chances" in page
