@@ -74,6 +74,7 @@ def by_peft(study: Path, word: str, prompt: str, count: int) -> str:
     return str(tokenizer.decode(given, skip_special_tokens=True)).strip()
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # inside PEFT
 def test_two_models_of_a_study_answer(study: Path, questions: Path) -> None:
     result = create(study, questions, annotators=2, sample=4, max_new_tokens=8)
     assert result["models"] == ["best (trial 1)", "baseline (trial 0)"]
