@@ -13,7 +13,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=20 $(SLOW)
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
