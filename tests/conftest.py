@@ -4,12 +4,15 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from meshtune.trial import DataRef
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+hypothesis.settings.register_profile("tests", deadline=None)  # no test looks at the clock
+hypothesis.settings.load_profile("tests")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<s>' + message['role'] + '\n' + message['content'] + '</s>\n' }}{% endfor %}"

@@ -39,7 +39,7 @@ def notes(decision: Decision, titles: Mapping[str, str], replicated: bool = Fals
             " differences look less certain than they may be."
         )
     if not replicated:
-        found.append("Not covered: how much scores move with the seed of training; `--replicates 3` measures it.")
+        found.append("Not covered: how much scores move with the seed of training.")
     found.append(
         f"Thresholds: margin {_points(settings.margin)}, 95 % simultaneous bounds (max-t) and 95 % set (comparison with"
         f" the best), {settings.draws:,} resamples with seed {settings.seed}. Gain: {ESTIMAND}."
