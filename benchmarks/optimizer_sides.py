@@ -187,7 +187,8 @@ def bare_main(what: str) -> None:
         for point in points:
             rank, dropout, alpha, rate = (point.get_coord(i) for i in range(4))
             first = len(course) == 0
-            loss = course.evaluate(round(rank), round(dropout) * DROPOUT[2], round(alpha), 10**rate)
+            share = min(round(dropout) * DROPOUT[2], DROPOUT[1])  # six steps of .05 are a little over .3
+            loss = course.evaluate(round(rank), share, round(alpha), 10**rate)
             succeeded.append(first or not math.isnan(loss))
             if succeeded[-1]:
                 point.setBBO(("1e20" if math.isnan(loss) else f"{loss:.17g}").encode())
