@@ -182,10 +182,11 @@ def best_against(record: Record, folder: Path, other: str) -> Difference | None:
     best = record.best
     if best is None or name_of(best) not in measured or other not in measured or name_of(best) == other:
         return None
-    return paired_difference(_rows(measured[name_of(best)]), _rows(measured[other]))
+    return paired_difference(rows_of(measured[name_of(best)]), rows_of(measured[other]))
 
 
-def _rows(entry: dict[str, Any]) -> list[tuple[float, int]]:
+def rows_of(entry: Mapping[str, Any]) -> list[tuple[float, int]]:
+    """Per row of what was measured the summed loss and the number of label tokens, out of JSON's lists."""
     return [(float(total), int(count)) for total, count in entry["rows"]]
 
 

@@ -9,7 +9,7 @@ base in float32, where there is memory for that. Nothing is chosen again: what w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from meshtune import whole_file
 from meshtune.errors import MeshtuneError
-from meshtune.finals import UNTUNED, How, name_of
+from meshtune.finals import UNTUNED, How, name_of, rows_of
 from meshtune.record import Record
 from meshtune.selection.statistics import paired_difference
 from meshtune.study import StudyEvent
@@ -84,7 +84,7 @@ def checked(record: Record, folder: Path) -> dict[str, Any] | None:
     result |= {"models": models, "best": first, "skipped": None}
     result["holds"] = all(one["exact"] <= other["exact"] for one, other in pairwise(models))
     if first != models[0]["name"]:
-        result["difference"] = asdict(paired_difference(_rows(measured[first]), _rows(measured[models[0]["name"]])))
+        result["difference"] = asdict(paired_difference(rows_of(measured[first]), rows_of(measured[models[0]["name"]])))
     return result
 
 
@@ -130,14 +130,10 @@ def _finalists(record: Record, folder: Path) -> dict[str, tuple[float, str | Non
     ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
     first = record.baseline
     for trial in [*ranked[:MOST], *([] if first is None or first in ranked[:MOST] else [first])]:
-        adapter = trial.outcome.adapter if trial.outcome is not None else None
-        if adapter is not None and trial.loss is not None and (folder / adapter / "adapter_config.json").is_file():
+        adapter = trial.final.adapter if trial.final is not None else None  # a promoted trial has it from then on
+        if adapter is not None and (folder / adapter / "adapter_config.json").is_file():
             found[name_of(trial)] = trial.loss, adapter
     return found
-
-
-def _rows(entry: Mapping[str, Any]) -> Sequence[tuple[float, int]]:
-    return [(float(total), int(count)) for total, count in entry["rows"]]
 
 
 def _read(folder: Path) -> dict[str, Any]:

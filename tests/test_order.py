@@ -160,3 +160,19 @@ def test_a_quantized_study_checks_its_order(tiny_model_folder: Path, tmp_path: P
     assert "Measured again with the base in float32" in ended.stderr
     stored = json.loads((path.parent / "study" / "evaluation" / "order.json").read_text())
     assert all(len(entry["rows"]) == 10 for entry in stored["measured"].values())
+
+
+def test_a_promoted_trial_is_a_finalist(tmp_path: Path) -> None:
+    record = study(tmp_path)
+    number = len(LOSSES)
+    record.enqueue({"x": 0.05, "k": 1}, origin="start", seed=0, thresholds=((10, 0.0),))
+    record.tell(Outcome(number, 1, Ending.STOPPED_EARLY, loss=4.0, rungs=((10, 4.0),)), elapsed=1.0)
+    place = tmp_path / "adapters" / str(number)
+    place.mkdir()
+    (place / "adapter_config.json").touch()
+    record.promote(Outcome(number, 1, Ending.COMPLETE, loss=0.5, adapter=f"adapters/{number}"))
+    asked = measured(tmp_path, record, {**exactly(), f"adapters/{number}": 0.5})
+    assert f"adapters/{number}" in {request.adapter for request in asked}
+    found = order.checked(record, tmp_path)
+    assert found is not None
+    assert found["models"][0]["name"] == f"trial-{number}"

@@ -40,7 +40,7 @@ def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folde
     ranks = {trial.number: rank for rank, trial in enumerate(ranked, start=1)}
     for number in named:
         if choose(path, number, folder=folder).trial not in ranks:
-            outcome = record.trials[number].outcome
+            outcome = record.trials[number].final
             how = f"ended as {outcome.ending}" if outcome is not None else "has not ended"
             raise InputError(f"trial {number} {how}: only complete trials are scored")
     taken = set(named) or {trial.number for trial in [*ranked[:best], *ranked[max(0, len(ranked) - worst) :]]}
