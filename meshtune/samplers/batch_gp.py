@@ -7,26 +7,26 @@ refused.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 from optuna import Study
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from meshtune.samplers import gp_belief
+from meshtune.samplers.arguments import check
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement, log_news
 from meshtune.samplers.gp_belief import Fit, Fits
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.gp_told import NOTE, Pruned, Told, note_of, told
 from meshtune.samplers.ledger import FIXED
-from meshtune.samplers.seam import Sampler
+from meshtune.samplers.seam import Sampler, left_in_block
 from meshtune.samplers.seeds import derived_seed
 from meshtune.samplers.told import Teller, constraint_names
 from meshtune.samplers.warm_start import Values, WarmStart
@@ -78,7 +78,16 @@ class BatchGPSampler(Sampler):
         pruned: Pruned = "failed",
         seed: int | None = None,
     ):
-        _check(block_size, n_startup, warm_start_values, pruned, hidden_constraints, x0, search_space)
+        check(
+            least={"block_size": (block_size, 1), "n_startup": (n_startup, 0)},
+            words={
+                "warm_start_values": (warm_start_values, ("as_is", "shifted")),
+                "pruned": (pruned, ("failed", "value", "left_out")),
+            },
+            hidden_constraints=hidden_constraints,
+            x0=x0,
+            space=search_space,
+        )
         self._space = None if search_space is None else dict(search_space)
         self._x0 = dict(x0 or {})
         self._block_size = 1 if block_size is None else int(block_size)
@@ -98,12 +107,8 @@ class BatchGPSampler(Sampler):
         0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
         """
         trials = study.get_trials(deepcopy=False)
-        begun = [trial for trial in trials if trial.state is not TrialState.WAITING]  # else enqueued, asked for by none
-        in_block = len(begun) % self._block_size
-        if in_block == 0 and not all(trial.state.is_finished() for trial in begun):
-            return 0
-        free = self._block_size - in_block
-        if self._space is not None and (cube := Cube(Encoding(self._space))).encoding.size < float("inf"):
+        free = left_in_block(trials, self._block_size)
+        if free and self._space is not None and (cube := Cube(Encoding(self._space))).encoding.size < float("inf"):
             visited = self._told(study, cube, trials).visited
             free = min(free, max(0, int(cube.encoding.size) - len(visited)))
         return free
@@ -137,10 +142,11 @@ class BatchGPSampler(Sampler):
         trials = study.get_trials(deepcopy=False)
         known = self._told(study, cube, trials, but=trial.number)
         fits: Fits = {}
+        space = cube.encoding.name()
         found = self._opening(cube, known, self._teller(study, trials), trial.number, fixed)
         if found is None:
-            found = self._modelled(cube, known, trial.number, fixed, _fits(trials, trial.number, _name(cube)), fits)
-        note = {"trial": trial.number, "space": _name(cube), "point": found.tolist()}
+            found = self._modelled(cube, known, trial.number, fixed, _fits(trials, trial.number, space), fits)
+        note = {"trial": trial.number, "space": space, "point": found.tolist()}
         if fits:
             note["fits"] = {name: fit.to_json() for name, fit in fits.items()}
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
@@ -171,7 +177,7 @@ class BatchGPSampler(Sampler):
             trials,
             cube,
             self._teller(study, trials),
-            space=_name(cube),
+            space=cube.encoding.name(),
             but=but,
             leave_pruned_out=self._pruned == "left_out",
             warm=self._warm,
@@ -256,44 +262,6 @@ def _fits(trials: Sequence[FrozenTrial], number: int, space: str) -> dict[str, F
     return found
 
 
-def _name(cube: Cube) -> str:
-    """What notes call the space."""
-    described = repr([(name, distribution_to_json(d)) for name, d in cube.encoding.space.items()])
-    return hashlib.sha256(described.encode()).hexdigest()[:8]
-
-
 def _has(cube: Cube, name: str, value: Any) -> bool:
     space = cube.encoding.space
     return name in space and Encoding({name: space[name]}).has({name: value})
-
-
-def _check(
-    block_size: int | None,
-    n_startup: int,
-    warm_start_values: str,
-    pruned: str,
-    hidden_constraints: Collection[str],
-    x0: Mapping[str, Any] | None,
-    space: Mapping[str, BaseDistribution] | None,
-) -> None:
-    """Raise ValueError with all that is not allowed."""
-    faults = []
-    if block_size is not None and block_size < 1:
-        faults.append(f"block_size is {block_size}; it is at least 1")
-    if n_startup < 0:
-        faults.append(f"n_startup is {n_startup}; it is at least 0")
-    if warm_start_values not in ("as_is", "shifted"):
-        faults.append(f"warm_start_values is {warm_start_values!r}; allowed are 'as_is' and 'shifted'")
-    if pruned not in ("failed", "value", "left_out"):
-        faults.append(f"pruned is {pruned!r}; allowed are 'failed', 'value' and 'left_out'")
-    if isinstance(hidden_constraints, str):
-        faults.append(f"hidden_constraints is {hidden_constraints!r}; it is a list of names: [{hidden_constraints!r}]")
-    for name, value in (x0 or {}).items():
-        if space is None:
-            break
-        if name not in space:
-            faults.append(f"x0 names {name!r}, which is not in the search space")
-        elif not space[name].single() and not Encoding({name: space[name]}).has({name: value}):
-            faults.append(f"x0 has {name}={value!r}, which is outside {space[name]}")
-    if faults:
-        raise ValueError("; ".join(faults))

@@ -9,12 +9,19 @@ Several coordinates may decode to one point. What makes two points the same is t
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
 
 from meshtune.errors import SamplerError
 
@@ -50,6 +57,13 @@ class Encoding:
         if not all(self.integer):
             return math.inf
         return math.prod(high - low + 1 for low, high in zip(self.lower, self.upper, strict=True))
+
+    def name(self, fixed: Mapping[str, Any] | None = None) -> str:
+        """What notes on trials call the space, with the values by name that are fixed beside it."""
+        described = repr([(name, distribution_to_json(distribution)) for name, distribution in self.space.items()])
+        if fixed:
+            described += repr(sorted(fixed.items()))
+        return hashlib.sha256(described.encode()).hexdigest()[:8]
 
     def points(self) -> Iterator[Point]:
         """All points of a finite space."""

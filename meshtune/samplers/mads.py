@@ -23,6 +23,7 @@ from optuna.samplers._base import _INDEPENDENT_SAMPLING_WARNING_TEMPLATE as INDE
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
+from meshtune.samplers.arguments import check
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.ledger import FIXED
 from meshtune.samplers.nomad import option_lines
@@ -100,7 +101,17 @@ class MadsSampler(Sampler):
         seed: int | None = None,
         new_segment: bool = False,
     ):
-        _check(block_size, n_startup, warm_start_values, barrier, pruned, hidden_constraints, x0, search_space)
+        check(
+            least={"block_size": (block_size, 1), "n_startup": (n_startup, 0)},
+            words={
+                "warm_start_values": (warm_start_values, ("as_is", "shifted")),
+                "barrier": (barrier, ("progressive", "extreme")),
+                "pruned": (pruned, ("failed", "value")),
+            },
+            hidden_constraints=hidden_constraints,
+            x0=x0,
+            space=search_space,
+        )
         self._settings = Settings(
             seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed),
             x0=dict(x0 or {}),
@@ -258,38 +269,3 @@ class MadsSampler(Sampler):
             sampler = TPESampler(seed=seed, constant_liar=True) if attempt == 0 else RandomSampler(seed=seed)
         space = search.encoding.space
         return {name: sampler.sample_independent(study, trial, name, d) for name, d in space.items()}
-
-
-def _check(
-    block_size: int | None,
-    n_startup: int | None,
-    warm_start_values: str,
-    barrier: str,
-    pruned: str,
-    hidden_constraints: Collection[str],
-    x0: Mapping[str, Any] | None,
-    space: Mapping[str, BaseDistribution] | None,
-) -> None:
-    """Raise ValueError with all that is not allowed."""
-    faults = []
-    if block_size is not None and block_size < 1:
-        faults.append(f"block_size is {block_size}; it is at least 1")
-    if n_startup is not None and n_startup < 0:
-        faults.append(f"n_startup is {n_startup}; it is at least 0")
-    if warm_start_values not in ("as_is", "shifted"):
-        faults.append(f"warm_start_values is {warm_start_values!r}; allowed are 'as_is' and 'shifted'")
-    if barrier not in ("progressive", "extreme"):
-        faults.append(f"barrier is {barrier!r}; allowed are 'progressive' and 'extreme'")
-    if pruned not in ("failed", "value"):
-        faults.append(f"pruned is {pruned!r}; allowed are 'failed' and 'value'")
-    if isinstance(hidden_constraints, str):
-        faults.append(f"hidden_constraints is {hidden_constraints!r}; it is a list of names: [{hidden_constraints!r}]")
-    for name, value in (x0 or {}).items():
-        if space is None:
-            break
-        if name not in space:
-            faults.append(f"x0 names {name!r}, which is not in the search space")
-        elif not Encoding({name: space[name]}).has({name: value}):
-            faults.append(f"x0 has {name}={value!r}, which is outside {space[name]}")
-    if faults:
-        raise ValueError("; ".join(faults))

@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, QMCSampler
 from optuna.trial import FrozenTrial
 
 from meshtune import storage
-from meshtune.samplers.seam import Sampler
+from meshtune.samplers.seam import Sampler, left_in_block
 from meshtune.samplers.seeds import derived_seed
 
 Build = Callable[[int, int], BaseSampler]  # (seed of this proposal, trial number)
@@ -62,11 +62,7 @@ class RebuiltSampler(Sampler):
 
     def available(self, study: Study) -> int:
         """Points of the open block that can be proposed without waiting; these samplers are never exhausted."""
-        trials = study.get_trials(deepcopy=False)
-        in_block = len(trials) % self._block_size
-        if in_block == 0 and not all(trial.state.is_finished() for trial in trials):
-            return 0
-        return self._block_size - in_block
+        return left_in_block(study.get_trials(deepcopy=False), self._block_size)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """As the sampler built for this trial prepares it: some note on the trial what they will propose."""

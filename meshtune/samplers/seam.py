@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from optuna import Study
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
 
 class Sampler(BaseSampler):
@@ -24,3 +26,14 @@ class Sampler(BaseSampler):
     @abstractmethod
     def close(self) -> None:
         """Let go of processes. May be called twice; a closed sampler opens again when it is asked."""
+
+
+def left_in_block(trials: Sequence[FrozenTrial], block_size: int) -> int:
+    """What can be proposed without waiting where blocks are ranges of trial numbers: a block opens when all before it
+    have ended. Trials that are enqueued and that nobody has asked for do not count yet.
+    """
+    begun = [trial for trial in trials if trial.state is not TrialState.WAITING]
+    in_block = len(begun) % block_size
+    if in_block == 0 and not all(trial.state.is_finished() for trial in begun):
+        return 0
+    return block_size - in_block

@@ -11,13 +11,11 @@ one knows, and when the sampler's settings have changed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna import Study
-from optuna.distributions import distribution_to_json
 from optuna.logging import get_logger
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial
@@ -69,10 +67,7 @@ class Search:
         new_segment: bool = False,
     ):
         self.encoding = encoding
-        described = repr([(name, distribution_to_json(d)) for name, d in encoding.space.items()])
-        if fixed:
-            described += repr(sorted(fixed.items()))
-        self._space = hashlib.sha256(described.encode()).hexdigest()[:8]
+        self._space = encoding.name(fixed)
         self.ledger = Ledger(encoding, self._space, fixed or {})
         self._segments = Segments(settings, encoding, study.directions)
         self._shared = not isinstance(study._storage, InMemoryStorage)

@@ -2,6 +2,8 @@
 
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.samplers import RandomSampler
 
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError
@@ -86,3 +88,13 @@ def test_unknown_options_are_faults() -> None:
         build(SamplerConfig(name="tpe", options={"n_startups": 3}), MIXED, x0=None, block_size=1, seed=0)
     with pytest.raises(InputError, match=r"sampler\.options of `mads`"):
         build(SamplerConfig(name="mads", options={"colour": 3}), MIXED, x0=None, block_size=1, seed=0)
+
+
+def test_an_enqueued_trial_that_nobody_has_asked_for_blocks_nothing() -> None:
+    """It is neither proposed nor awaited: with a block of one there would be nothing to wait for, for ever."""
+    study = optuna.create_study()
+    study.enqueue_trial({"x": 0.5})
+    sampler = RebuiltSampler(lambda seed, _: RandomSampler(seed=seed), {"x": FloatDistribution(0, 1)}, seed=0)
+    assert sampler.available(study) == 1
+    study.ask({"x": FloatDistribution(0, 1)})
+    assert sampler.available(study) == 0

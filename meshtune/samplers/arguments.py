@@ -1,0 +1,45 @@
+"""What the samplers of one's own refuse of their arguments, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from meshtune.samplers.encoding import Encoding
+
+
+def check(
+    *,
+    least: Mapping[str, tuple[int | None, int]],
+    words: Mapping[str, tuple[str, Sequence[str]]],
+    hidden_constraints: Collection[str],
+    x0: Mapping[str, Any] | None,
+    space: Mapping[str, BaseDistribution] | None,
+) -> None:
+    """Raise ValueError with all that is not allowed.
+
+    Args:
+        least: arguments by name with the least that they may be; None is allowed. words: with those that are allowed.
+        x0: values by name; looked at where the `space` is known.
+    """
+    faults = [
+        f"{name} is {value}; it is at least {low}"
+        for name, (value, low) in least.items()
+        if value is not None and value < low
+    ]
+    for name, (value, (*others, last)) in words.items():
+        if value not in (*others, last):
+            faults.append(f"{name} is {value!r}; allowed are {', '.join(map(repr, others))} and {last!r}")
+    if isinstance(hidden_constraints, str):
+        faults.append(f"hidden_constraints is {hidden_constraints!r}; it is a list of names: [{hidden_constraints!r}]")
+    for name, value in (x0 or {}).items():
+        if space is None:
+            break
+        if name not in space:
+            faults.append(f"x0 names {name!r}, which is not in the search space")
+        elif not Encoding({name: space[name]}).has({name: value}):
+            faults.append(f"x0 has {name}={value!r}, which is outside {space[name]}")
+    if faults:
+        raise ValueError("; ".join(faults))
