@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from meshtune.config_spending import EarlyStoppingConfig
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
-from meshtune.stopping import Curve, Stopping
+from meshtune.stopping import Curve, Rule, Stopping
 from meshtune.trial import Ending, Outcome, Thresholds
 
-DEFAULT: Literal["median", "asha", "curve"] = "asha"  # docs/decisions/2026-11-26-early-stopping.md
+DEFAULT: Rule = "asha"  # docs/decisions/2026-11-26-early-stopping.md
 SCHEDULE = ("epochs", "batch_size", "warmup_ratio", "lr_scheduler")  # hyperparameters that may make it another one
 
 
@@ -63,7 +63,7 @@ class EarlyStopping:
 
     def thresholds(self, record: Record, hyperparameters: Mapping[str, Any]) -> Thresholds:
         """Of a trial that is proposed now."""
-        losses = self._rules.thresholds([self._curve(trial) for trial in self._alike(record.told, hyperparameters)])
+        losses = self._rules.thresholds(_curves(_alike(record.told, hyperparameters)))
         return tuple(zip(self.rungs(hyperparameters), losses, strict=True))
 
     def value(self, record: Record, outcome: Outcome) -> float | None:
@@ -72,8 +72,7 @@ class EarlyStopping:
             return None
         trial = record.trials[outcome.trial]
         known = record.told[: trial.seen]  # as when it was proposed: in its block the order of arrival decides nothing
-        others = self._alike(known, trial.hyperparameters)
-        return self._rules.told([self._curve(trial) for trial in others], Curve(_losses(outcome)))
+        return self._rules.told(_curves(_alike(known, trial.hyperparameters)), Curve(_losses(outcome)))
 
     def promising(self, record: Record, limit: int | None = None) -> list[int]:
         """Numbers of the stopped trials that may still be the best, the likeliest first, at most `promote` of them.
@@ -84,8 +83,8 @@ class EarlyStopping:
         limit = self.config.promote if limit is None else limit
         found = []
         noise = float((record.notes.get("seed_noise") or {}).get("deviation") or 0.0)
-        for group in self._groups(record):
-            curves = [self._curve(trial) for trial in group]
+        for group in _groups(record.told).values():
+            curves = _curves(group)
             for index in self._rules.promising(curves, limit, noise):
                 prediction = self._rules.predicted(curves, curves[index])
                 found.append((math.inf if prediction is None else prediction.mean, group[index].number))
@@ -94,7 +93,7 @@ class EarlyStopping:
     # -- inside
 
     @property
-    def _rule(self) -> Literal["median", "asha", "curve"]:
+    def _rule(self) -> Rule:
         rule = self.config.rule
         assert rule != "none"
         return DEFAULT if rule == "default" else rule
@@ -106,26 +105,31 @@ class EarlyStopping:
             self._rule, config.rungs, startup=config.startup, keep=config.keep, confidence=config.confidence
         )
 
-    def _alike(self, told: Sequence[RecordedTrial], hyperparameters: Mapping[str, Any]) -> list[RecordedTrial]:
-        """Of these trials those of the same schedule that can be compared, in the order of their tells."""
-        schedule = _schedule(hyperparameters)
-        return [trial for trial in _comparable(told) if _schedule(trial.hyperparameters) == schedule]
 
-    def _groups(self, record: Record) -> list[list[RecordedTrial]]:
-        groups: dict[tuple[Any, ...], list[RecordedTrial]] = {}
-        for trial in _comparable(record.told):
+def _groups(told: Sequence[RecordedTrial]) -> dict[tuple[Any, ...], list[RecordedTrial]]:
+    """Trials that can be compared, by schedule, in the order of their tells.
+
+    They have rungs, and ended by themselves or by a rule; one that diverged says nothing of the others.
+    """
+    groups: dict[tuple[Any, ...], list[RecordedTrial]] = {}
+    for trial in told:
+        if trial.outcome and trial.outcome.rungs and trial.outcome.ending.feasible:
             groups.setdefault(_schedule(trial.hyperparameters), []).append(trial)
-        return list(groups.values())
-
-    def _curve(self, trial: RecordedTrial) -> Curve:
-        outcome = trial.outcome
-        assert outcome is not None
-        return Curve(_losses(outcome), outcome.loss if outcome.ending is Ending.COMPLETE else None)
+    return groups
 
 
-def _comparable(told: Sequence[RecordedTrial]) -> list[RecordedTrial]:
-    """Trials with rungs that ended by themselves or by a rule; one that diverged says nothing of the others."""
-    return [trial for trial in told if trial.outcome and trial.outcome.rungs and trial.outcome.ending.feasible]
+def _alike(told: Sequence[RecordedTrial], hyperparameters: Mapping[str, Any]) -> list[RecordedTrial]:
+    """Of these trials those of the same schedule."""
+    return _groups(told).get(_schedule(hyperparameters), [])
+
+
+def _curves(trials: Sequence[RecordedTrial]) -> list[Curve]:
+    """Their losses as they were told, whatever was promoted since."""
+    return [
+        Curve(_losses(trial.outcome), trial.outcome.loss if trial.outcome.ending is Ending.COMPLETE else None)
+        for trial in trials
+        if trial.outcome is not None
+    ]
 
 
 def _losses(outcome: Outcome) -> tuple[float, ...]:

@@ -139,8 +139,8 @@ def run(
         if limit is None:
             count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
             before = record.open_block
+            thresholds = no_rungs if early is None else partial(early.thresholds, record)
             for pack in packing.numbers(len(record.trials) - before, before + count)[before:]:
-                thresholds = no_rungs if early is None else partial(early.thresholds, record)
                 trial = record.propose(sampler, seed=seed, pack=pack, thresholds=thresholds)
                 packs.add(trial)
                 yield Proposed(trial)

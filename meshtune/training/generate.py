@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from meshtune.training.models import quiet
-from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS, batches
+from meshtune.training.validation import batch_limit, batches
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def generate(
     own = [ending] if isinstance(ending, int) else list(ending or ())
     stops = sorted({*ends, *own})
     found: list[list[int]] = [[] for _ in prompts]
-    limit = CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
+    limit = batch_limit(model.device)
     training = model.training
     model.eval()
     settings = GenerationConfig(

@@ -20,7 +20,7 @@ from meshtune.training.packed_rows import LOW_MULTIPLE, Portion, gathered, in_po
 from meshtune.training.recipe import Recipe
 from meshtune.training.saves import Saves
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained
-from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS, RowLoss, mean_loss
+from meshtune.training.validation import RowLoss, batch_limit, mean_loss
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Run:
                 yield from self._pass(pack)
                 yield from self._validate(pack)
                 if self.members or self.waiting:  # else there is nothing to go on with
-                    self._save_where_due()
+                    self.saves.where_due(self._save)
 
     def _identity(self, recipe: Recipe) -> str:
         return saved_state.identity(recipe, f"packed {self.at}", self.train_rows, self.validation_rows)
@@ -173,7 +173,7 @@ class Run:
         """The mean loss of each over some rows. Raises Suspended, with the state saved as it is."""
         losses: dict[int, list[RowLoss]] = {number: [] for number in members}
         numbers = {id(member.adapter): number for number, member in members.items()}
-        limit = _validation_limit(self.base.device)
+        limit = batch_limit(self.base.device)
         for together in gathered(list(_portions(members, rows, limit)), limit):
             for number in sorted({numbers[id(portion.adapter)] for portion in together}):
                 yield number, members[number].told()
@@ -194,13 +194,6 @@ class Run:
         history = [] if member is None else member.snapshot()["history"]
         self.states[number] |= {"history": history, **ending}
         del self.members[number]
-
-    def _save_where_due(self) -> None:
-        asked = self.saves.asked
-        if asked or self.saves.due:
-            self._save()
-        if asked:
-            raise Suspended
 
     def _save(self) -> None:
         running = {number: member.snapshot() for number, member in self.members.items()}
@@ -246,7 +239,3 @@ def _portions(members: dict[int, Member], rows: RowSet, limit: int) -> Iterator[
     for member in members.values():
         for part in in_portions(range(len(rows)), lengths, len(rows), limit):
             yield Portion(member.adapter, [rows[row] for row in part])
-
-
-def _validation_limit(device: torch.device) -> int:
-    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS

@@ -25,7 +25,7 @@ from meshtune.training.packed_trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
 from meshtune.training.trainer import train as train_with_transformers
-from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS
+from meshtune.training.validation import batch_limit
 
 Train = Callable[..., Iterator[Step | Trained]]
 STEPS = 2  # timed, after the one that warms up
@@ -86,7 +86,7 @@ def measure(
     machine.use_threads(threads)
     batches = _batches(train_rows, recipe)
     recipe = replace(recipe, epochs=1, gradient_accumulation=1, batch_size=len(batches[0]))
-    timed = _timed_rows(validation_rows, CPU_TOKENS if base.device.type == "cpu" else GPU_TOKENS)
+    timed = _timed_rows(validation_rows, batch_limit(base.device))
     device = str(base.device)
     machine.free(device)
     machine.reset_peak(device)

@@ -92,7 +92,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
             self.history.append(step)
         self.before, self.after = self.after, trainer.tokens
         self._measure_rungs()
-        self._save_where_due()
+        self.saves.where_due(self._save)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Between micro-batches."""
@@ -106,7 +106,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
                 self.loss, self.weights = loss, tensors(self.trainer.model)
         training, self.epoch_loss, labels, self.epoch_labels = self.epoch_loss, 0.0, self.epoch_labels, 0
         self.history.append(self._say(training_loss=training / labels, validation_loss=loss))
-        self._save_where_due()
+        self.saves.where_due(self._save)
 
     def _measure_rungs(self) -> None:
         """Those that the last step reached, until they are measured."""
@@ -140,13 +140,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
     def _tick(self) -> None:
         self._say()
         if self.saves.asked:
-            raise Suspended
-
-    def _save_where_due(self) -> None:
-        asked = self.saves.asked
-        if asked or self.saves.due:
-            self._save()
-        if asked:
             raise Suspended
 
     def _save(self) -> None:

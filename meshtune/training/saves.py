@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from meshtune.training import saved_state
-from meshtune.training.steps import Checkpoint
+from meshtune.training.steps import Checkpoint, Suspended
 
 
 class Saves:
@@ -33,6 +34,14 @@ class Saves:
     def seconds(self) -> float:
         """Of the training so far, in all processes."""
         return self.earlier + time.monotonic() - self.begun
+
+    def where_due(self, save: Callable[[], None]) -> None:
+        """Call `save` where it is time to. Raises Suspended after it where that was asked for."""
+        asked = self.asked
+        if asked or self.due:
+            save()
+        if asked:
+            raise Suspended
 
     def save(self, values: dict[str, Any]) -> None:
         """Write a state; nothing without a checkpoint."""

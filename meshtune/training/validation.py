@@ -33,7 +33,7 @@ def row_losses(
     """
     losses: list[RowLoss] = [(0.0, 0)] * len(rows)
     lengths = [len(rows[index][0]) for index in range(len(rows))]
-    limit = batch_tokens or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
+    limit = batch_tokens or batch_limit(model.device)
     training = model.training
     model.eval()
     try:
@@ -49,6 +49,11 @@ def row_losses(
     finally:
         model.train(training)
     return losses
+
+
+def batch_limit(device: torch.device) -> int:
+    """Tokens of a batch that suit a device."""
+    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
 
 
 def mean_loss(losses: Sequence[RowLoss]) -> float:
