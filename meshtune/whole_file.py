@@ -1,10 +1,13 @@
-"""Files that are there whole or not at all: written beside their place, then renamed into it. Standard library only."""
+"""Files that are there whole or not at all: written beside their place, then renamed into it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+from meshtune.errors import StorageError
 
 
 def write(path: Path, text: str) -> None:
@@ -17,3 +20,13 @@ def write(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):  # the fault that is reported is the first one
             aside.unlink()
         raise
+
+
+def write_all(folder: Path, texts: Mapping[str, str], what: str) -> None:
+    """Write text files by name into a folder, which is made. Raises StorageError; `what` they are is said in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write(folder / name, text)
+    except OSError as error:
+        raise StorageError(f"{folder}: {what} cannot be written ({error.strerror})") from error

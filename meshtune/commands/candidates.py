@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from meshtune.commands.chosen import Chosen, choose, kept_adapter
+from meshtune.commands.chosen import Chosen, choose, kept_adapter, pick
 from meshtune.commands.train import train
 from meshtune.errors import InputError
 from meshtune.trial import Ending
@@ -35,20 +36,22 @@ def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folde
     `named`: trials, in place of the best and worst ones. Raises InputError where there is no such trial, or none that
     is complete.
     """
-    record = choose(path, folder=folder).record
+    chosen = choose(path, folder=folder)
+    record = chosen.record
+    of_study = partial(pick, path, chosen.study, record)
     ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
     ranks = {trial.number: rank for rank, trial in enumerate(ranked, start=1)}
     for number in named:
-        if choose(path, number, folder=folder).trial not in ranks:
+        if of_study(number).trial not in ranks:
             outcome = record.trials[number].final
             how = f"ended as {outcome.ending}" if outcome is not None else "has not ended"
             raise InputError(f"trial {number} {how}: only complete trials are scored")
     taken = set(named) or {trial.number for trial in [*ranked[:best], *ranked[max(0, len(ranked) - worst) :]]}
-    base = choose(path, "baseline", folder=folder)
+    base = of_study("baseline")
     if base.trial is not None and base.trial in ranks:
         taken.add(base.trial)
     found = [
-        Listed(f"trial {number}", choose(path, number, folder=folder), ranks[number], number == base.trial)
+        Listed(f"trial {number}", of_study(number), ranks[number], number == base.trial)
         for number in sorted(taken, key=ranks.__getitem__)
     ]
     if base.trial is None and base.outcome is not None and base.outcome.ending is Ending.COMPLETE:

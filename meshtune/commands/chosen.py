@@ -75,7 +75,11 @@ def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None)
     Raises InputError: no started study, a study of a command, nothing complete, no such trial.
     """
     study = existing(path, folder=folder).latest
-    record = Record(study.url, study.name)
+    return pick(path, study, Record(study.url, study.name), trial)
+
+
+def pick(path: Path, study: Located, record: Record, trial: str | int) -> Chosen:
+    """As `choose`, of a study whose record is open; `path` is what the user called it."""
     word = str(trial).strip()
     if isinstance(study.config.objective, CommandObjectiveConfig):
         raise InputError(

@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn, TaskID
+
+from meshtune.commands.bar_view import BarView
 
 if TYPE_CHECKING:
     from meshtune.evaluation.run import Asked
 
 
-class EvaluateView:
-    """Shows what `evaluate` reports. Use as a context manager; `show` is the callback."""
+class EvaluateView(BarView):
+    """Shows what `evaluate` reports. `show` is the callback."""
 
     def __init__(self, console: Console):
-        self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        super().__init__(console, MofNCompleteColumn())
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._told: set[tuple[str, str]] = set()
-
-    def __enter__(self) -> EvaluateView:
-        self._bar.start()
-        return self
-
-    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
-        self._bar.stop()
 
     def show(self, event: Asked | str) -> None:
         """Show one event."""
@@ -58,6 +34,3 @@ class EvaluateView:
             self._told.add(name)
             self._bar.update(self._tasks[name], visible=False)
             self._print(f"{event.candidate}: {event.benchmark}, {event.total:,} answers")
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

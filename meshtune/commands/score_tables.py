@@ -16,7 +16,6 @@ from rich.text import Text
 
 from meshtune import whole_file
 from meshtune.commands.candidates import Listed
-from meshtune.errors import StorageError
 from meshtune.report import benchmark_tables
 from meshtune.report.benchmark_tables import TextTable
 from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal, pareto, statistics_of
@@ -87,12 +86,7 @@ def write(folder: Path, made: ScoreTable, best: int, results: Mapping[str, Mappi
         texts |= {f"{name}.md": benchmark_tables.markdown(one), f"{name}.tex": benchmark_tables.latex(one)}
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
     texts["scores.json"] = json.dumps({"protocol": made.protocol, "best": best, "results": plain}, indent=2) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            whole_file.write(folder / name, text)
-    except OSError as error:
-        raise StorageError(f"{folder}: the tables cannot be written ({error.strerror})") from error
+    whole_file.write_all(folder, texts, "the tables")
 
 
 def show(tables: Sequence[ScoreTable], best: int, console: Console) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from meshtune import whole_file
 from meshtune.commands.locate import existing
 from meshtune.commands.select_answers import Evidence, of_file, of_study
-from meshtune.errors import InputError, StorageError
+from meshtune.errors import InputError
 from meshtune.selection import told
 from meshtune.selection.decide import Decision, Settings, decide
 
@@ -96,9 +96,5 @@ def _write(folder: Path, values: Mapping[str, Any]) -> None:
         writer.writerow([*(one[key] for key in keys), *(values["scores"][one["name"]][name] for name in benchmarks)])
     page = "\n\n".join([" ".join(values["sentences"]), *(f"- {note}" for note in values["notes"])])
     files = {"selection.json": json.dumps(values, indent=2), "candidates.csv": text.getvalue(), "selection.md": page}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            whole_file.write(folder / name, content.rstrip("\n") + "\n")
-    except OSError as error:
-        raise StorageError(f"{folder}: the decision cannot be written ({error.strerror})") from error
+    texts = {name: content.rstrip("\n") + "\n" for name, content in files.items()}
+    whole_file.write_all(folder, texts, "the decision")

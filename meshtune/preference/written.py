@@ -16,7 +16,6 @@ import jinja2
 from markupsafe import Markup
 
 from meshtune import __version__, whole_file
-from meshtune.errors import StorageError
 from meshtune.preference.analysis import verdict
 from meshtune.preference.figure import FOLDER, figure
 from meshtune.preference.votes import Vote, Votes, plain
@@ -37,12 +36,7 @@ def write(folder: Path, study: Votes, analysis: Mapping[str, Any]) -> dict[str, 
         "annotators.csv": _table(analysis, "per_annotator"),
         "analysis.json": json.dumps(analysis, indent=2) + "\n",
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            whole_file.write(folder / name, text)
-    except OSError as error:
-        raise StorageError(f"{folder}: the analysis cannot be written ({error.strerror})") from error
+    whole_file.write_all(folder, texts, "the analysis")
     return {name: str((folder / name).absolute()) for name in texts}
 
 
