@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,6 +21,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<s>' + message['role'] + '\n' + message['content'] + '</s>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
 )
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WORDS = ["red", "green", "blue", "one", "two", "three", "sun", "moon", "star", "tree", "leaf", "root"]
 
 
@@ -68,3 +72,14 @@ def tiny_data(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     data = DataConfig(sources=(SourceConfig(path=str(folder / "rows.json")),), validation=10, test=10)
     return prepare(data, ModelConfig(name=str(tiny_model_folder)), 0, folder / "data").ref
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()

@@ -69,9 +69,10 @@ def test_damaged_bytes_are_a_value_or_malformed(value: Any, data: st.DataObject)
     at = data.draw(st.integers(0, len(good) - 1))
     good[at] = data.draw(st.integers(0, 255))
     try:
-        decode(bytes(good[: data.draw(st.integers(0, len(good)))]))
+        found = decode(bytes(good[: data.draw(st.integers(0, len(good)))]))
     except Malformed:
         return
+    assert shape(decode(encoded(found))) == shape(found)
 
 
 @pytest.mark.parametrize(

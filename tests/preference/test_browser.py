@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from meshtune.preference.store import Store
 from tests.preference.made import MODELS, Server, served, start
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 AXE = Path(os.environ.get("AXE", ROOT / "build" / "npm" / "node_modules" / "axe-core" / "axe.min.js"))
 WIDE, PHONE = (1280, 800), (390, 844)
 WORDS = {"a": "A is better", "b": "B is better", "tie": "Tie", "bad": "Both bad"}
@@ -47,23 +44,13 @@ def made(folder: Path, count: int, annotators: int) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium on this machine")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
 def agree(page: Any, link: str) -> None:
     page.goto(link)
     page.check("#agree")
     page.click("button.main")
     page.click("button.main")
     page.click("a.main")
+    page.wait_for_url("**/q/*")  # and loaded: a key that is pressed before that goes nowhere
 
 
 def number(page: Any) -> int:

@@ -1,10 +1,9 @@
 """Exact resume of BatchGPSampler: whatever happens in a study, a fresh sampler goes on as the one that was killed."""
 
 import copy
-import itertools
 import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from meshtune.samplers import BatchGPSampler
+from tests.samplers import stories
 
 SPACE: dict[str, BaseDistribution] = {
     "kind": CategoricalDistribution((False, True)),
@@ -42,12 +42,12 @@ class Story:
     kills: tuple[int, ...]
 
     def sampler(self, number: int) -> BatchGPSampler:
-        size = self.block_size if number < 16 else self.later_block_size
+        size = self.block_size if number < stories.CHANGED else self.later_block_size
         return BatchGPSampler(SPACE, block_size=size, seed=self.seed, pruned=self.pruned)  # type: ignore[arg-type]
 
 
-def judge(story: Story, trial: optuna.Trial, params: Mapping[str, Any]) -> None:
-    study, number = trial.study, trial.number
+def judge(story: Story, trial: optuna.Trial) -> None:
+    study, number, params = trial.study, trial.number, trial.params
     if story.fails and number % story.fails == story.fails - 1:
         trial.report(number / TOTAL, 1)  # where it is pruned, Optuna makes this its value
         study.tell(trial, state=TrialState.FAIL if number % 2 else TrialState.PRUNED)
@@ -61,60 +61,41 @@ def judge(story: Story, trial: optuna.Trial, params: Mapping[str, Any]) -> None:
 
 
 def play(story: Story, kills: tuple[int, ...], storage: str | None = None) -> list[dict[str, Any]]:
-    """The points of the study; the sampler is replaced after the trials in `kills`, and before trial 16 in any case.
-
-    In a `storage` the study is loaded anew, too.
-    """
-    study = optuna.create_study(direction=story.direction, storage=storage, study_name="story")
-    sampler = story.sampler(0)
-    pending: list[int] = []
-    for number in itertools.count():
-        if number in kills or number == 16:
-            sampler.close()
-            sampler = story.sampler(number)
-            if storage is not None:
-                study = optuna.load_study(study_name="story", storage=storage)
-        if number == TOTAL:
-            break
-        if number in story.enqueue:
-            study.enqueue_trial(
-                {"kind": True, "rank": 60 + number, "rate": 1e-4, **({"step": 0.25} if number % 2 else {})}
-            )
-        study.sampler = sampler
-        if sampler.available(study) == 0:
-            assert pending, "neither a point nor anything to wait for"
-            for waiting in pending:
-                trial = optuna.Trial(study, study.trials[waiting]._trial_id)
-                judge(story, trial, trial.params)
-            pending.clear()
-            assert sampler.available(study) > 0
-        pending.append(study.ask(SPACE).number)
-    return [trial.params for trial in study.trials]
+    return stories.play(
+        story.sampler,
+        partial(judge, story),
+        space=SPACE,
+        directions=[story.direction],
+        total=TOTAL,
+        enqueue=story.enqueue,
+        kills=kills,
+        storage=storage,
+    )
 
 
-stories = st.builds(
+drawn = st.builds(
     Story,
-    block_size=st.sampled_from([1, 3, 8]),
-    later_block_size=st.sampled_from([1, 3, 8]),
+    block_size=stories.block_sizes,
+    later_block_size=stories.block_sizes,
     seed=st.integers(0, 10**9),
     direction=st.sampled_from(["minimize", "maximize"]),
     constrained=st.booleans(),
     fails=st.sampled_from([0, 3, 7]),
     pruned=st.sampled_from(["failed", "value", "left_out"]),
-    enqueue=st.sets(st.integers(1, TOTAL - 1), max_size=2).map(lambda s: tuple(sorted(s))),
-    kills=st.sets(st.integers(1, TOTAL - 1), min_size=1, max_size=4).map(lambda s: tuple(sorted(s))),
+    enqueue=stories.numbers(TOTAL, most=2),
+    kills=stories.numbers(TOTAL, least=1, most=4),
 )
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-@given(stories)
+@given(drawn)
 def test_the_same_continuation_after_any_kill(story: Story) -> None:
     assert play(story, story.kills) == play(story, ())
 
 
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(stories)
+@given(drawn)
 def test_the_same_continuation_after_any_kill_in_many_stories(story: Story) -> None:
     assert play(story, story.kills) == play(story, ())
 

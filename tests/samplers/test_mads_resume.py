@@ -1,10 +1,9 @@
 """Exact resume: whatever happens in a study, a fresh sampler goes on as the one that was killed would have."""
 
 import copy
-import itertools
 import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
@@ -16,6 +15,7 @@ from optuna.trial import TrialState
 
 from meshtune.samplers import MadsSampler
 from meshtune.samplers.ledger import NOTE
+from tests.samplers import stories
 
 SPACE: dict[str, BaseDistribution] = {
     "kind": CategoricalDistribution((False, True)),
@@ -42,7 +42,7 @@ class Story:
     kills: tuple[int, ...]
 
     def sampler(self, number: int) -> MadsSampler:
-        size = self.block_size if number < 16 else self.later_block_size
+        size = self.block_size if number < stories.CHANGED else self.later_block_size
         return MadsSampler(
             search_space=SPACE,
             block_size=size,
@@ -53,8 +53,8 @@ class Story:
         )
 
 
-def judge(story: Story, trial: optuna.Trial, params: Mapping[str, Any]) -> None:
-    study, number = trial.study, trial.number
+def judge(story: Story, trial: optuna.Trial) -> None:
+    study, number, params = trial.study, trial.number, trial.params
     if story.fails and number % story.fails == story.fails - 1:
         if story.objectives == 1:
             trial.report(number / TOTAL, 1)  # where it is pruned, Optuna makes this its value
@@ -69,56 +69,41 @@ def judge(story: Story, trial: optuna.Trial, params: Mapping[str, Any]) -> None:
 
 
 def play(story: Story, kills: tuple[int, ...]) -> list[dict[str, Any]]:
-    """The points of the study; the sampler is replaced after the trials in `kills`, and before trial 16 in any case."""
-    study = optuna.create_study(directions=["minimize"] * story.objectives)
-    sampler = story.sampler(0)
-    pending: list[optuna.Trial] = []
-    for number in itertools.count():
-        if number in kills or number == 16:
-            sampler.close()
-            sampler = story.sampler(number)
-        if number == TOTAL:
-            break
-        if number in story.enqueue:
-            study.enqueue_trial(
-                {"kind": True, "rank": 60 + number, "rate": 1e-4, **({"step": 0.25} if number % 2 else {})}
-            )
-        study.sampler = sampler
-        if sampler.available(study) == 0:
-            assert pending, "neither a point nor anything to wait for"
-            for trial in pending:
-                judge(story, trial, trial.params)
-            pending.clear()
-            assert sampler.available(study) > 0
-        pending.append(study.ask(SPACE))
-    sampler.close()
-    return [trial.params for trial in study.trials]
+    return stories.play(
+        story.sampler,
+        partial(judge, story),
+        space=SPACE,
+        directions=["minimize"] * story.objectives,
+        total=TOTAL,
+        enqueue=story.enqueue,
+        kills=kills,
+    )
 
 
-stories = st.builds(
+drawn = st.builds(
     Story,
-    block_size=st.sampled_from([1, 3, 8]),
-    later_block_size=st.sampled_from([1, 3, 8]),
+    block_size=stories.block_sizes,
+    later_block_size=stories.block_sizes,
     seed=st.integers(0, 10**9),
     objectives=st.sampled_from([1, 2]),
     constrained=st.booleans(),
     barrier=st.sampled_from(["progressive", "extreme"]),
     fails=st.sampled_from([0, 3, 7]),
     pruned=st.sampled_from(["failed", "value"]),
-    enqueue=st.sets(st.integers(1, TOTAL - 1), max_size=2).map(lambda s: tuple(sorted(s))),
-    kills=st.sets(st.integers(1, TOTAL - 1), min_size=1, max_size=4).map(lambda s: tuple(sorted(s))),
+    enqueue=stories.numbers(TOTAL, most=2),
+    kills=stories.numbers(TOTAL, least=1, most=4),
 )
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-@given(stories)
+@given(drawn)
 def test_the_same_continuation_after_any_kill(story: Story) -> None:
     assert play(story, story.kills) == play(story, ())
 
 
 @pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(stories)
+@given(drawn)
 def test_the_same_continuation_after_any_kill_in_many_stories(story: Story) -> None:
     assert play(story, story.kills) == play(story, ())
 
