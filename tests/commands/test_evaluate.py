@@ -14,12 +14,10 @@ from typer.testing import CliRunner
 
 from meshtune.cli import app
 from meshtune.commands.evaluate import Evaluated, evaluate
-from meshtune.commands.locate import locate
 from meshtune.commands.report import report
-from meshtune.commands.tune import tune
 from meshtune.errors import InputError, StudyBusy
 from meshtune.lease import lease
-from tests.conftest import WORDS
+from tests.commands.made import finished_study
 from tests.evaluation.made import make_all
 
 ASKED = {"best": 1, "worst": 2, "limit": 4, "benchmarks": ("mmlu", "bbh", "drop")}
@@ -29,20 +27,14 @@ ASKED = {"best": 1, "worst": 2, "limit": 4, "benchmarks": ("mmlu", "bbh", "drop"
 def finished(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished study of the tiny model: four trials, of which the best and the baseline keep their adapters."""
     folder = tmp_path_factory.mktemp("evaluate")
-    rows = [{"instruction": f"{n}: say", "input": "", "output": " ".join(WORDS[: 1 + n % 6])} for n in range(40)]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (folder / "study.yaml").write_text(
-        f"model: {tiny_model_folder}\n"
+    settings = (
         "data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"
         "training: {epochs: 1, batch_size: 8, precision: float32, keep_adapters: 1}\n"
         "sampler: random\n"
         "budget: {trials: 4}\n"
-        "worker: {name: local, processes: 1, threads: 1}\n"
         "generation: {rows: 0}\n"
     )
-    for _ in tune(locate(folder / "study.yaml")):
-        pass
-    return folder / "study"
+    return finished_study(folder, tiny_model_folder, settings, rows=40)
 
 
 @pytest.fixture

@@ -11,37 +11,26 @@ from typer.testing import CliRunner
 
 from meshtune.cli import app
 from meshtune.commands.chosen import choose, kept_adapter
-from meshtune.commands.locate import locate
 from meshtune.commands.prefer import find
 from meshtune.commands.prefer_create import create, design
-from meshtune.commands.tune import tune
 from meshtune.errors import InputError
 from meshtune.preference.private import open_seal
-from tests.conftest import WORDS
+from tests.commands.made import finished_study
 
 
 @pytest.fixture(scope="module")
 def study(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished study of two trials, of which the second is the best."""
     folder = tmp_path_factory.mktemp("preferred")
-    rows = [
-        {"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % len(WORDS)])} for n in range(24)
-    ]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (folder / "study.yaml").write_text(
-        f"model: {tiny_model_folder}\n"
+    settings = (
         "data: {sources: [{path: rows.jsonl}], validation: 4, test: 0}\n"
         "training: {epochs: 1, batch_size: 8, precision: float32}\n"
         "space: {rank: 4, learning_rate: {low: 1e-6, high: 3e-3, log: true}}\n"
         "baseline: {rank: 4, alpha: 32, learning_rate: 1e-6}\n"
         "sampler: random\n"
         "budget: {trials: 2}\n"
-        "worker: {name: local, processes: 1, threads: 1}\n",
-        encoding="utf-8",
     )
-    for _ in tune(locate(folder / "study.yaml")):
-        pass
-    return folder / "study"
+    return finished_study(folder, tiny_model_folder, settings, rows=24)
 
 
 @pytest.fixture(scope="module")

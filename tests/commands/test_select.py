@@ -12,12 +12,10 @@ from typer.testing import CliRunner
 
 from meshtune.cli import app
 from meshtune.commands.evaluate import evaluate
-from meshtune.commands.locate import locate
 from meshtune.commands.select import Selected, select
-from meshtune.commands.tune import tune
 from meshtune.errors import InputError
 from meshtune.selection.decide import Settings
-from tests.conftest import WORDS
+from tests.commands.made import finished_study
 from tests.evaluation.made import make_bbh, make_mmlu
 
 SCORES = "rank,mmlu,humaneval,default\n1,45.1,17,0\n2,46,16.5,0\n3,43,15,1\nuntuned,42,14,0\n"
@@ -28,23 +26,18 @@ QUICK = Settings(draws=200)
 def scored(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of three trials of the tiny model, scored on MMLU of 24 items and BBH of 26."""
     folder = tmp_path_factory.mktemp("select")
-    rows = [{"instruction": f"{n}: say", "input": "", "output": " ".join(WORDS[: 1 + n % 6])} for n in range(24)]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (folder / "study.yaml").write_text(
-        f"model: {tiny_model_folder}\n"
+    settings = (
         "data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"
         "training: {epochs: 1, batch_size: 8, precision: float32, keep_adapters: 3}\n"
         "sampler: random\n"
         "budget: {trials: 3}\n"
-        "worker: {name: local, processes: 1, threads: 1}\n"
         "generation: {rows: 0}\n"
     )
-    for _ in tune(locate(folder / "study.yaml")):
-        pass
+    study = finished_study(folder, tiny_model_folder, settings, rows=24)
     make_mmlu(folder / "data" / "mmlu", items=12)
     make_bbh(folder / "data" / "bbh", items=16)
     evaluate([folder / "study"], given={"data": str(folder / "data"), "benchmarks": ("mmlu", "bbh"), "best": 3})
-    return folder / "study"
+    return study
 
 
 @pytest.fixture

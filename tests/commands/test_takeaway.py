@@ -23,7 +23,7 @@ from meshtune.errors import InputError, StorageError, StudyBusy
 from meshtune.lease import lease
 from meshtune.training.trainer import train as trainer
 from meshtune.trial import Progress
-from tests.conftest import WORDS
+from tests.commands.made import finished_study
 from tests.kill import command_study, meshtune
 
 PLAIN = """
@@ -51,23 +51,15 @@ def finish(path: Path) -> None:
 def study(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished study of the tiny model: three trials; the best and the baseline keep their adapters."""
     folder = tmp_path_factory.mktemp("takeaway")
-    rows = [
-        {"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % len(WORDS)])} for n in range(40)
-    ]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (folder / "study.yaml").write_text(
-        f"model: {tiny_model_folder}\n"
+    settings = (
         "data: {sources: [{path: rows.jsonl}], validation: 8, test: 8}\n"
         "training: {epochs: 2, batch_size: 8, precision: float32, keep_adapters: 1}\n"
         "space: {rank: {low: 2, high: 16, power_of: 2}, learning_rate: {low: 1e-4, high: 3e-2, log: true}}\n"
         "baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}\n"
         "sampler: random\n"
         "budget: {trials: 3}\n"
-        "worker: {name: local, processes: 1, threads: 1}\n",
-        encoding="utf-8",
     )
-    finish(folder / "study.yaml")
-    return folder / "study"
+    return finished_study(folder, tiny_model_folder, settings, rows=40)
 
 
 def record(study: Path) -> dict[str, Any]:

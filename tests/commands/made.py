@@ -1,0 +1,22 @@
+"""A finished study of the tiny model, for tests of what is done with one."""
+
+import json
+from pathlib import Path
+
+from meshtune.commands.locate import locate
+from meshtune.commands.tune import tune
+from tests.conftest import WORDS
+
+
+def finished_study(folder: Path, model: Path, settings: str, *, rows: int) -> Path:
+    """The study's folder. `settings` are the sections of its study.yaml but for the model and the worker."""
+    lines = [
+        {"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % len(WORDS)])}
+        for n in range(rows)
+    ]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    worker = "worker: {name: local, processes: 1, threads: 1}\n"
+    (folder / "study.yaml").write_text(f"model: {model}\n{settings}{worker}", encoding="utf-8")
+    for _ in tune(locate(folder / "study.yaml")):
+        pass
+    return folder / "study"
