@@ -207,8 +207,9 @@ def test_a_problem_that_cannot_be_judged_is_named(broken: Problem, message: str)
 KILL_SANDBOX = """\
 import os, signal
 with open(f"/proc/{os.getpid()}/task/{os.getpid()}/children") as file:
-    for child in file.read().split():
-        os.kill(int(child), signal.SIGKILL)
+    for child in map(int, file.read().split()):
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 """
 
 
