@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import meshtune
 from meshtune.cli import app
 from meshtune.commands.evaluate import Evaluated, evaluate
 from meshtune.commands.report import report
@@ -155,6 +156,24 @@ def test_two_studies_are_compared_only_on_the_same_items(study: Path, data: Path
     (other / "study.yaml").write_text(before + section + after.replace("seed: 0", "seed: 1", 1))
     with pytest.raises(InputError, match="scored in different ways on mmlu"):
         evaluate([study, other], given=few)
+
+
+def test_in_python(study: Path, data: Path) -> None:
+    """The scores of the command, as a frame."""
+    found = meshtune.load(study)
+    assert list(found.scores.columns) == ["name", "rank", "trial", "loss", "baseline", "pareto"]
+    assert found.scores.empty
+    frame = found.evaluate(**{**ASKED, "data": data}, progress=False)
+    frame = frame.set_index("name")
+    done = evaluate([study], given=given(data))
+    assert {(name, column): frame.loc[name, column] for name, column in scores(done)} == pytest.approx(scores(done))
+    assert frame["baseline"].sum() == 1
+    assert frame.loc["untuned", ["rank", "trial", "loss"]].isna().all()
+    assert "mmlu:se" in frame.columns
+    assert found.scores.attrs["protocol"] == "instruct-eval"
+    assert "12 items" in found.scores.attrs["sets"]["mmlu"]
+    with pytest.raises(InputError, match="bset"):
+        found.evaluate(bset=3, progress=False)
 
 
 def test_refused(study: Path, data: Path) -> None:
