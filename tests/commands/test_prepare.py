@@ -118,7 +118,7 @@ def test_benchmarks_of_the_hub_come_from_the_local_cache(tiny_model_folder: Path
     assert json.loads(named.stdout)["benchmarks"] == ["humaneval: 3 items, not the published 164"]
     absent = call("prepare", path, "--set", "evaluation.benchmarks=[humaneval, drop]", home=home)
     assert absent.returncode == 2
-    assert "the data set `ucinlp/drop` is not in the local cache, and the Hugging Face hub cannot be reached" in absent.stderr
+    assert "`ucinlp/drop` is not in the local cache, and the Hugging Face hub cannot be reached" in absent.stderr
     assert "Traceback" not in absent.stderr
 
 
