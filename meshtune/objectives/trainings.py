@@ -4,12 +4,14 @@ A pack's members end each by itself. Where memory runs out with several, those t
 halves, and each half so again. A training saves itself in `<folder>/checkpoints/`, a pack as a whole, and the same
 requests go on from there; what ends takes its checkpoint away, but for a crash, after which the next attempt goes on.
 A trial that is stopped early leaves its state in `<folder>/stopped/<trial>`; promoted, it goes on from there, alone.
+Where quantities guide the search, they are measured of what is complete once the base is free of the pack.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any, Literal
 from meshtune.config import TrainingConfig
 from meshtune.data.batches import Rows
 from meshtune.objectives import checkpoints
+from meshtune.objectives.guiding import Guiding
 from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.training import machine, saved_state
 from meshtune.training.checkpoints import save_adapter
@@ -43,7 +46,7 @@ class Trainings:
     Args:
         training: with a resolved precision, and the trainer that is used. data: the rows. at: the epoch that counts.
         rung_rows: validation rows that are measured at rungs. folder: the study's. device: of the base.
-        asked: whether to save and stop.
+        asked: whether to save and stop. guiding: measures what guides the search, but of replicates.
     """
 
     def __init__(
@@ -57,9 +60,10 @@ class Trainings:
         folder: Path,
         device: str,
         asked: Callable[[], bool],
+        guiding: Guiding | None = None,
     ):
         self.base, self.training, self.data, self.at, self.rung_rows = base, training, data, at, rung_rows
-        self.folder, self.device, self.asked = folder, device, asked
+        self.folder, self.device, self.asked, self.guiding = folder, device, asked, guiding
 
     def events(self, requests: Sequence[Request]) -> Events:
         """As the objective seam says."""
@@ -98,20 +102,28 @@ class Trainings:
         checkpoint = self._checkpoint(requests)
         waiting = dict(enumerate(members))
         failure = None
+        ended = self._trained_before([run for run, _ in members], checkpoint)
+        if ended:
+            waiting.clear()
         try:
-            yield from self._trained(members, waiting, checkpoint, width)
+            if waiting:
+                yield from self._trained(members, waiting, ended, checkpoint, width)
         except Suspended:
             return
         except Exception as error:
             failure = failure_of(error)
         machine.free(self.device)
+        try:
+            crashed = yield from self._guided(ended, checkpoint if failure is None else None)
+        except Suspended:
+            return
         if failure is not None and failure.ending is Ending.OUT_OF_MEMORY and len(waiting) > 1:
             checkpoints.forget(checkpoint.folder)
             yield from self._halves(list(waiting.values()), None if width is None else (width + 1) // 2)
             return
         for run, _ in waiting.values():
             yield run.failed(failure or _LEFT)
-        if failure is None or failure.ending is not Ending.CRASHED:
+        if not crashed and (failure is None or failure.ending is not Ending.CRASHED):
             checkpoints.forget(checkpoint.folder)
 
     def _halves(self, members: Members, width: int | None) -> Events:
@@ -124,9 +136,14 @@ class Trainings:
                 yield from self._pack(half, width)
 
     def _trained(
-        self, members: Members, waiting: dict[int, tuple[Run, Recipe]], checkpoint: Checkpoint, width: int | None
+        self,
+        members: Members,
+        waiting: dict[int, tuple[Run, Recipe]],
+        ended: list[tuple[Run, Outcome]],
+        checkpoint: Checkpoint,
+        width: int | None,
     ) -> Events:
-        """Train a pack; takes out of `waiting` what has ended."""
+        """Train a pack; takes out of `waiting` what has ended, and tells it, or puts it to `ended` to be measured."""
         changes = Changes()
         rungs = self._rungs([run.request for run, _ in members])
         given: dict[str, Any] = {"checkpoint": checkpoint, "rungs": rungs, "changes": changes, "width": width}
@@ -155,7 +172,10 @@ class Trainings:
                     outcome = run.failed(failure_of(error))
                     changes.leaving.add(number)
                 del waiting[number]
-                yield outcome
+                if self.guiding is None:
+                    yield outcome
+                else:
+                    ended.append((run, outcome))
 
     # -- alone
 
@@ -165,17 +185,22 @@ class Trainings:
         run.begin()
         yield Progress(request.trial, request.attempt)
         checkpoint = self._checkpoint([request])
+        ended = self._trained_before([run], checkpoint)
         try:
-            outcome = yield from self._steps(run, checkpoint)
+            if not ended:
+                ended = [(run, (yield from self._steps(run, checkpoint)))]
         except Suspended:
             return
         except Exception as error:
-            outcome = run.failed(failure_of(error))
+            ended = [(run, run.failed(failure_of(error)))]
         machine.free(self.device)
+        crashed = True
         try:
-            yield outcome
+            crashed = yield from self._guided(ended, checkpoint)
+        except Suspended:
+            return
         finally:  # once it was handed over
-            if outcome.ending is not Ending.CRASHED:
+            if not crashed:
                 checkpoints.forget(checkpoint.folder)
 
     def _steps(self, run: Run, checkpoint: Checkpoint) -> Generator[Progress, None, Outcome]:
@@ -206,6 +231,50 @@ class Trainings:
         raise RuntimeError("the trainer ended without a result")
 
     # -- of both
+
+    def _trained_before(self, runs: Sequence[Run], checkpoint: Checkpoint) -> list[tuple[Run, Outcome]]:
+        """What was trained before an interruption and has only to be measured; nothing where not all of it was."""
+        known = {} if self.guiding is None else checkpoints.trained(checkpoint.folder, [run.request for run in runs])
+        if any(outcome.adapter and not (self.folder / outcome.adapter).is_dir() for outcome in known.values()):
+            return []
+        return [(run, known[run.request.trial]) for run in runs if known]
+
+    def _guided(
+        self, ended: Sequence[tuple[Run, Outcome]], checkpoint: Checkpoint | None
+    ) -> Generator[Progress | Outcome, None, bool]:
+        """Tell what has ended, with what guides the search measured of what is complete; whether any has crashed.
+
+        `checkpoint`: where they are kept meanwhile; None: they are not all of the pack. Raises Suspended.
+        """
+        if self.guiding is not None and checkpoint is not None:
+            checkpoints.keep_trained(checkpoint.folder, [outcome for _, outcome in ended])
+        crashed = False
+        for run, outcome in ended:
+            told = outcome
+            guided = self.guiding is not None and not checkpoints.is_replicate(run.request.trial)
+            if guided and outcome.ending is Ending.COMPLETE:
+                try:
+                    told = yield from self._measured(run, outcome)
+                except Suspended:
+                    raise
+                except Exception as error:
+                    failure = failure_of(error)
+                    told = replace(outcome, ending=failure.ending, loss=None, adapter=None)
+                    told = replace(told, message=failure.message, retry=failure.retry)
+                machine.free(self.device)
+            crashed |= told.ending is Ending.CRASHED
+            yield told
+        return crashed
+
+    def _measured(self, run: Run, outcome: Outcome) -> Generator[Progress, None, Outcome]:
+        """The outcome with what guides the search."""
+        guiding, begun = self.guiding, time.monotonic()
+        if guiding is None:
+            return outcome
+        name = checkpoints.name_of([outcome.trial])
+        extra = yield from run.watch(lambda tick: guiding.measure(name, outcome.adapter, tick), self.asked)
+        peak, seconds = machine.peak(self.device), outcome.seconds + time.monotonic() - begun
+        return replace(outcome, extra=extra, seconds=seconds, peak_memory=peak)
 
     def _complete(self, run: Run, trained: Trained) -> Outcome:
         if not math.isfinite(trained.loss):
