@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from meshtune.config import TrainingConfig
 from meshtune.data.batches import Rows
 from meshtune.objectives import checkpoints
+from meshtune.objectives.afterwards import Afterwards
 from meshtune.objectives.guiding import Guiding
 from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.training import machine, saved_state
@@ -63,7 +63,8 @@ class Trainings:
         guiding: Guiding | None = None,
     ):
         self.base, self.training, self.data, self.at, self.rung_rows = base, training, data, at, rung_rows
-        self.folder, self.device, self.asked, self.guiding = folder, device, asked, guiding
+        self.folder, self.device, self.asked = folder, device, asked
+        self.after = Afterwards(guiding, folder, device, asked)
 
     def events(self, requests: Sequence[Request]) -> Events:
         """As the objective seam says."""
@@ -102,7 +103,7 @@ class Trainings:
         checkpoint = self._checkpoint(requests)
         waiting = dict(enumerate(members))
         failure = None
-        ended = self._trained_before([run for run, _ in members], checkpoint)
+        ended = self.after.trained_before([run for run, _ in members], checkpoint)
         if ended:
             waiting.clear()
         try:
@@ -114,7 +115,7 @@ class Trainings:
             failure = failure_of(error)
         machine.free(self.device)
         try:
-            crashed = yield from self._guided(ended, checkpoint if failure is None else None)
+            crashed = yield from self.after.tell(ended, checkpoint if failure is None else None)
         except Suspended:
             return
         if failure is not None and failure.ending is Ending.OUT_OF_MEMORY and len(waiting) > 1:
@@ -172,7 +173,7 @@ class Trainings:
                     outcome = run.failed(failure_of(error))
                     changes.leaving.add(number)
                 del waiting[number]
-                if self.guiding is None:
+                if not self.after.measures:
                     yield outcome
                 else:
                     ended.append((run, outcome))
@@ -185,7 +186,7 @@ class Trainings:
         run.begin()
         yield Progress(request.trial, request.attempt)
         checkpoint = self._checkpoint([request])
-        ended = self._trained_before([run], checkpoint)
+        ended = self.after.trained_before([run], checkpoint)
         try:
             if not ended:
                 ended = [(run, (yield from self._steps(run, checkpoint)))]
@@ -194,13 +195,15 @@ class Trainings:
         except Exception as error:
             ended = [(run, run.failed(failure_of(error)))]
         machine.free(self.device)
-        crashed = True
+        told: Progress | Outcome | None = None
         try:
-            crashed = yield from self._guided(ended, checkpoint)
+            with contextlib.closing(self.after.tell(ended, checkpoint)) as events:
+                for told in events:
+                    yield told
         except Suspended:
             return
         finally:  # once it was handed over
-            if not crashed:
+            if isinstance(told, Outcome) and told.ending is not Ending.CRASHED:
                 checkpoints.forget(checkpoint.folder)
 
     def _steps(self, run: Run, checkpoint: Checkpoint) -> Generator[Progress, None, Outcome]:
@@ -231,50 +234,6 @@ class Trainings:
         raise RuntimeError("the trainer ended without a result")
 
     # -- of both
-
-    def _trained_before(self, runs: Sequence[Run], checkpoint: Checkpoint) -> list[tuple[Run, Outcome]]:
-        """What was trained before an interruption and has only to be measured; nothing where not all of it was."""
-        known = {} if self.guiding is None else checkpoints.trained(checkpoint.folder, [run.request for run in runs])
-        if any(outcome.adapter and not (self.folder / outcome.adapter).is_dir() for outcome in known.values()):
-            return []
-        return [(run, known[run.request.trial]) for run in runs if known]
-
-    def _guided(
-        self, ended: Sequence[tuple[Run, Outcome]], checkpoint: Checkpoint | None
-    ) -> Generator[Progress | Outcome, None, bool]:
-        """Tell what has ended, with what guides the search measured of what is complete; whether any has crashed.
-
-        `checkpoint`: where they are kept meanwhile; None: they are not all of the pack. Raises Suspended.
-        """
-        if self.guiding is not None and checkpoint is not None:
-            checkpoints.keep_trained(checkpoint.folder, [outcome for _, outcome in ended])
-        crashed = False
-        for run, outcome in ended:
-            told = outcome
-            guided = self.guiding is not None and not checkpoints.is_replicate(run.request.trial)
-            if guided and outcome.ending is Ending.COMPLETE:
-                try:
-                    told = yield from self._measured(run, outcome)
-                except Suspended:
-                    raise
-                except Exception as error:
-                    failure = failure_of(error)
-                    told = replace(outcome, ending=failure.ending, loss=None, adapter=None)
-                    told = replace(told, message=failure.message, retry=failure.retry)
-                machine.free(self.device)
-            crashed |= told.ending is Ending.CRASHED
-            yield told
-        return crashed
-
-    def _measured(self, run: Run, outcome: Outcome) -> Generator[Progress, None, Outcome]:
-        """The outcome with what guides the search."""
-        guiding, begun = self.guiding, time.monotonic()
-        if guiding is None:
-            return outcome
-        name = checkpoints.name_of([outcome.trial])
-        extra = yield from run.watch(lambda tick: guiding.measure(name, outcome.adapter, tick), self.asked)
-        peak, seconds = machine.peak(self.device), outcome.seconds + time.monotonic() - begun
-        return replace(outcome, extra=extra, seconds=seconds, peak_memory=peak)
 
     def _complete(self, run: Run, trained: Trained) -> Outcome:
         if not math.isfinite(trained.loss):
