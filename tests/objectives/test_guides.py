@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +105,8 @@ def test_each_trial_has_what_its_adapter_has_alone(make: Make) -> None:
     spec = make(*QUANTITIES)
     folder = Path(spec.folder)
     again = Request(checkpoints.replicate(0, 1), GOOD, 1)
-    untuned, one, other, replicate = outcomes(spec, UNTUNED, Request(0, GOOD, 0), Request(1, OTHER, 0), again)
+    untuned, one, other = outcomes(spec, UNTUNED, Request(0, GOOD, 0), Request(1, OTHER, 0))
+    (replicate,) = outcomes(spec, again)
     (alone,) = outcomes(make(*QUANTITIES, trainer="transformers"), Request(2, GOOD, 0))
     assert replicate.ending is Ending.COMPLETE
     assert replicate.extra == {}
@@ -149,28 +152,48 @@ def test_a_metric_guides_by_its_mean(make: Make, tmp_path: Path) -> None:
     assert len(guide_files.differences(Path(spec.folder), 0)["length"].differences) == 3
 
 
+WAITS = """
+import pathlib, time
+
+def score(row, answer):
+    here = pathlib.Path(__file__).parent
+    (here / "measuring").touch()
+    while not (here / "go").exists():
+        time.sleep(0.01)
+    return len(answer)
+"""
+
+
 @pytest.mark.parametrize("trainer", ["packed", "transformers"])
-def test_interrupted_while_it_measures_it_trains_nothing_again(make: Make, trainer: str) -> None:
+def test_interrupted_while_it_measures_it_trains_nothing_again(make: Make, trainer: str, tmp_path: Path) -> None:
     """And ends as one that was never interrupted."""
-    spec = make("perplexity", "mmlu", trainer=trainer)
+    (tmp_path / "own.py").write_text(WAITS, encoding="utf-8")
+    own = {"metrics": {"length": MetricConfig(file=str(tmp_path / "own.py"))}, "answers": 3, "max_new_tokens": 5}
+    quantities = ("perplexity", "mmlu", "length")
+    spec = make(*quantities, trainer=trainer, **own)
     requests = [Request(0, GOOD, 0, pack=0), Request(1, OTHER, 0, pack=0)][: 2 if trainer == "packed" else 1]
     first = LoraObjective(spec, "cpu", 1)
-    saved = Path(spec.folder) / checkpoints.FOLDER / checkpoints.name_of([r.trial for r in requests])
-    told = list[Event]()
-    for event in first.evaluate(requests):
-        told.append(event)
-        if (saved / "trained.jsonl").exists():
-            first.suspend()
-    if any(isinstance(event, Outcome) for event in told):
-        assert len(told) < 99
+
+    def interrupt() -> None:
+        while not (tmp_path / "measuring").exists():
+            time.sleep(0.01)
+        first.suspend()
+        (tmp_path / "go").touch()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert not any(isinstance(event, Outcome) for event in first.evaluate(requests))
+    thread.join()
     weights = {path: path.stat().st_mtime_ns for path in Path(spec.folder).rglob("adapter_model.safetensors")}
     assert len(weights) == len(requests)
-    resumed = [event for event in events(spec, *requests) if isinstance(event, Outcome)]
+    resumed = outcomes(spec, *requests)
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
-    whole = outcomes(make("perplexity", "mmlu", trainer=trainer), *requests)
-    for outcome, other in zip(resumed, whole, strict=True):
-        assert (outcome.loss, outcome.losses, outcome.extra) == (other.loss, other.losses, other.extra)
     assert not any((Path(spec.folder) / checkpoints.FOLDER).iterdir())
+    shutil.rmtree(spec.folder)
+    for outcome, other in zip(resumed, outcomes(spec, *requests), strict=True):
+        assert outcome.ending is Ending.COMPLETE, outcome.message
+        assert (outcome.loss, outcome.losses, outcome.extra) == (other.loss, other.losses, other.extra)
+        assert outcome.extra.keys() == set(quantities)
 
 
 def test_what_it_is_measured_on_is_chosen_once(make: Make, tmp_path: Path, benchmarks: Path) -> None:
