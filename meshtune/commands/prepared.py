@@ -28,9 +28,8 @@ from meshtune.workers.places import places
 from meshtune.workers.planner import Packing
 
 if TYPE_CHECKING:
-    from meshtune.objectives.guides import GuideSpec
-
     from meshtune.data.build import Prepared as PreparedRows
+    from meshtune.objectives.guides import GuideSpec
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def _lora(
         metrics=config.metrics,
         variants=tuple(variants(space, baseline)),
         rung_rows=config.early_stopping.rows,
-        **({} if guides is None else {"guides": guides}),
+        guides=guides,
     )
     fixed = {
         **fixed,
