@@ -91,6 +91,8 @@ def build(
             return _grid(config, search_space, block_size=block_size, seed=seed)
         case "qmc":
             return rebuilt(lambda _, number: NumberedQMC(seed, number, **options))
+        case "auto":
+            raise InputError("the sampler `auto` stands for another one, which must be chosen before it is built")
         case "import":
             name = config.imported or ""
             return own.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed)
