@@ -78,9 +78,7 @@ def tune(
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
         slots = _packing(prepared, record).at_once(prepared.block_size)
-        yield Opened(record, study.folder, prepared.sampler.shown, slots, trials, price)
-        if prepared.why:
-            yield Stage(f"sampler {prepared.sampler.shown}: {prepared.why}")
+        yield Opened(record, study.folder, prepared.sampler.shown, slots, trials, price, prepared.why)
         if prepared.warm.trials and not record.trials:
             yield Stage(str(prepared.warm))
         account = energy.Account(record, meter)
