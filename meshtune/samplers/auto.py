@@ -46,7 +46,23 @@ class Choice:
 def choose(study: Situation) -> Choice:
     """The sampler that the measurements speak for."""
     if study.objectives > 1:
+        what = f"{study.objectives} objectives, which batch-gp cannot search"
         if study.nomad:
-            return Choice("mads", f"{study.objectives} objectives, which batch-gp cannot search; not raced")
-        return Choice("tpe", f"{study.objectives} objectives, which batch-gp cannot search, and no PyNomad; not raced")
-    return Choice("batch-gp", "")
+            return Choice("mads", f"{what}; not raced")
+        return Choice("tpe", f"{what}, and mads needs PyNomad, which is not installed; not raced")
+    if study.block_size > 1:
+        found = f"{study.block_size} trials at once: in blocks its regret was the lowest"
+    elif study.start:
+        found = (
+            "one trial at a time from a start point: its regret was as low as that of mads, and lower than that of tpe"
+        )
+    else:
+        found = "one trial at a time without a start point: its regret was the lowest"
+    beyond = []
+    if study.dimension > MEASURED_DIMENSION:
+        beyond.append(f"{study.dimension} hyperparameters")
+    if study.trials is not None and study.trials > MEASURED_TRIALS:
+        beyond.append(f"{study.trials} trials")
+    if study.constraints:
+        beyond.append("constraints")
+    return Choice("batch-gp", found + (f" (not measured: {', '.join(beyond)})" if beyond else ""))
