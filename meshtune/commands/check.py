@@ -72,13 +72,12 @@ def _try_sampler(study: Located, prepared: Prepared) -> None:
     from meshtune.samplers.build import build
 
     config = study.config
-    block_size = config.sampler.block_size or prepared.packing.block_size
     space = distributions(prepared.space)
     build(
-        config.sampler,
+        prepared.sampler,
         space,
         x0=prepared.start,
-        block_size=block_size,
+        block_size=prepared.block_size,
         seed=config.seed,
         warm_start=prepared.warm.trials,
         warm_start_values=prepared.warm.values,
@@ -119,7 +118,7 @@ def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | 
     from meshtune.commands import spending
 
     at, largest = spending.memory_of(prepared, config.seed)
-    block = config.sampler.block_size or prepared.packing.block_size
+    block = prepared.block_size
     pack = prepared.packing.sizes(block)[0]
     tried = spending.pilot(prepared, at, config.seed, pack, meter) if measure else None
     if tried is not None and tried.at is not at:
@@ -157,6 +156,7 @@ def _facts(study: Located, prepared: Prepared) -> dict[str, Any]:
         "fixed": dict(prepared.fixed),
         "baseline": None if prepared.baseline is None else dict(prepared.baseline),
         "baseline_in_space": prepared.start is not None,
+        "sampler": {"name": prepared.sampler.shown, "why": prepared.why},
         "warm_start": dict(prepared.warm.facts) or None,
         "processes": [{"device": place.device, "threads": place.threads} for place in prepared.places],
     }
@@ -184,8 +184,10 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         lines.append(f"baseline   {point(prepared.baseline)} ({where})")
     place = prepared.places[0]
     threads = f" with {place.threads} threads" if place.threads else ""
-    at_once = prepared.packing.at_once(config.sampler.block_size or prepared.packing.block_size)
-    lines.append(f"sampler    {config.sampler.shown}; {at_once} at once on {place.device}{threads}")
+    at_once = prepared.packing.at_once(prepared.block_size)
+    lines.append(f"sampler    {prepared.sampler.shown}; {at_once} at once on {place.device}{threads}")
+    if prepared.why:
+        lines.append(f"           {prepared.why}")
     if prepared.warm.trials:
         lines.append(f"warm start {prepared.warm}")
     elif config.warm_start is not None:

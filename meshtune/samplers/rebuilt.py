@@ -13,9 +13,9 @@ from typing import Any, final
 
 import optuna
 from optuna import Study
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, QMCSampler
+from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler
 from optuna.trial import FrozenTrial
 
 from meshtune import storage
@@ -112,3 +112,15 @@ class NumberedQMC(QMCSampler):
 
     def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
         return self._number
+
+
+@final
+class NumericCmaEs(CmaEsSampler):
+    """Optuna's CMA-ES, whose mean and covariance stand in the study; categories, which it cannot move, are random."""
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The numbers among the parameters."""
+        numeric = {name: d for name, d in search_space.items() if not isinstance(d, CategoricalDistribution)}
+        return super().sample_relative(study, trial, numeric)
