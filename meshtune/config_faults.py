@@ -77,7 +77,7 @@ def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:
     """What only some samplers can use."""
     section = sampler if isinstance(sampler, Mapping) else {"name": sampler}
     name = section.get("import") or section.get("name", "mads")
-    if given is None or not isinstance(name, str) or name in ("mads", "batch-gp"):
+    if given is None or not isinstance(name, str) or name in ("auto", "mads", "batch-gp"):
         return []
     if name != "tpe":
         return [(("warm_start",), f"the sampler `{name}` can use no known points; mads, batch-gp and tpe can")]

@@ -30,9 +30,9 @@ from meshtune.guided import (
 )
 
 DECODED = ("rank", "alpha", "dropout", "learning_rate")  # hyperparameters that every point of a LoRA space has
-SEVERAL = ("mads", "tpe", "nsga2", "gp", "random", "qmc")  # samplers that can search a Pareto set, or look at no value
-BLIND = ("random", "qmc")  # samplers that look at no value
-MEASURED = ("mads", "batch-gp", *SEVERAL[1:])  # samplers that know what a violated constraint is, or look at no value
+# Samplers that search a Pareto set, and that know what a violated constraint is; or that look at no value.
+SEVERAL = ("auto", "mads", "tpe", "nsga2", "gp", "random", "qmc", "grid")
+MEASURED = ("auto", "mads", "batch-gp", *SEVERAL[2:])
 
 Found = list[tuple[tuple[str | int, ...], str]]
 

@@ -31,7 +31,10 @@ ALONE = Packing(1)
 
 @dataclass(frozen=True)
 class Opened:
-    """The study is open and its workers are starting: `slots` trials run at once; `price` is that of an hour."""
+    """The study is open and its workers are starting: `slots` trials run at once; `price` is that of an hour.
+
+    `why`: the reason for the sampler, where that was not named.
+    """
 
     record: Record
     folder: Path
@@ -39,6 +42,7 @@ class Opened:
     slots: int
     trials: int | None
     price: float | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,17 @@ from meshtune import metrics, presets
 from meshtune.commands.guided import Guided, guidance_of, guided
 from meshtune.commands.locate import Located
 from meshtune.commands.recorded_keys import recorded_keys
+from meshtune.commands.sampler import fixed as fixed_sampler
+from meshtune.commands.sampler import with_sampler
 from meshtune.commands.warm_start import WarmStart, warm_start
-from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig
+from meshtune.config import (
+    CommandObjectiveConfig,
+    DataConfig,
+    LoraObjectiveConfig,
+    ModelConfig,
+    SamplerConfig,
+    StudyConfig,
+)
 from meshtune.config_guided import GuideConfig
 from meshtune.early_stopping import EarlyStopping
 from meshtune.errors import Fault, InputError, StudyMismatch, need
@@ -46,6 +55,7 @@ class Prepared:
         early: where trials are stopped, if they are.
         no_exact_room: why there is no memory for the base in float32, where that is known.
         guided: objectives and constraints.
+        sampler: that proposes, in blocks of `block_size`. why: where `auto` chose it, the reason.
     """
 
     space: Space
@@ -63,10 +73,17 @@ class Prepared:
     warm: WarmStart = field(default_factory=WarmStart)
     no_exact_room: str | None = None
     guided: Guided = field(default_factory=Guided)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    block_size: int = 1
+    why: str | None = None
 
 
 def prepare(study: Located) -> Prepared:
     """Build the parts; loads and tokenizes the data. Raises InputError on whatever is wrong with the input."""
+    return with_sampler(study, _parts(study))
+
+
+def _parts(study: Located) -> Prepared:
     config = study.config
     lora = not isinstance(config.objective, CommandObjectiveConfig)
     space = presets.build(config.space, lora=lora)
@@ -77,7 +94,7 @@ def prepare(study: Located) -> Prepared:
         "objective": config.objective.model_dump(mode="json", exclude={"directory"}),
         "space": space.describe(),
         "baseline": dict(baseline) if baseline is not None else None,
-        "sampler": portable(config.sampler.model_dump(mode="json", exclude={"block_size"})),
+        "sampler": fixed_sampler(config.sampler),
         "seed": config.seed,
         "warm_start": config.warm_start.fixed if config.warm_start else None,
     }

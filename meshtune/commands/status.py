@@ -12,6 +12,7 @@ from meshtune import finals, order
 from meshtune.commands.facts import versions
 from meshtune.commands.guided_facts import guided_facts, of_trial, shown
 from meshtune.commands.locate import Located, existing
+from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import spent
 from meshtune.guided import Quantities
 from meshtune.lease import holder
@@ -42,7 +43,8 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     """The status of an open record: plain JSON values, which reports, figures and the Python interface are made from.
 
     Beside what `status --json` promises: `space` (what is searched, as `{name, low, high, log, choices, power_of,
-    integer}` in decoded values) and `space_fixed`, `sampler`, `seed`, `model`, `objective` (lora or command),
+    integer}` in decoded values) and `space_fixed`, `sampler`, `why_sampler` (where
+    `auto` chose it), `seed`, `model`, `objective` (lora or command),
     `recommended`: the trial with the lowest expected loss, `best` or another one (`selection.recommended`), with its
     `expected` loss, the `deviation` of that, and the `noise` of one training; None while little is known.
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
@@ -137,6 +139,7 @@ def _made_with(record: Record) -> dict[str, Any]:
     ran_on = record.notes.get("ran_on") or []
     return {
         "sampler": fixed.get("sampler", {}).get("import") or fixed.get("sampler", {}).get("name"),
+        "why_sampler": record.notes.get(REASON),
         "seed": fixed.get("seed"),
         "warm_start": record.notes.get(WARM_START),
         "model": model.get("name") if model else None,

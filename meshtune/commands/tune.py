@@ -13,7 +13,7 @@ from meshtune.budget import Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
-from meshtune.commands.recorded_keys import recorded_keys
+from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
@@ -52,13 +52,11 @@ def tune(
         prepared = prepare(study)
         meter = meter_of(config, prepared.places)
         _refuse_too_large(study, prepared)
-        recorded = _recorded_block_size(study)
-        block_size = config.sampler.block_size or recorded or prepared.packing.block_size
         sampler = build_sampler(
-            config.sampler,
+            prepared.sampler,
             distributions(prepared.space),
             x0=prepared.start,
-            block_size=block_size,
+            block_size=prepared.block_size,
             seed=config.seed,
             new_segment=new_segment,
             warm_start=prepared.warm.trials,
@@ -67,8 +65,10 @@ def tune(
             allows=prepared.guided.allows(prepared.space),
         )
         stack.callback(sampler.close)
-        fixed = {**prepared.fixed, "block_size": block_size}
+        fixed = {**prepared.fixed, "block_size": prepared.block_size}
         record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known)
+        if prepared.why and not record.trials:
+            record.note(REASON, prepared.why)
         if prepared.warm.trials:
             record.begin_with(prepared.warm.trials, prepared.warm.facts)
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
@@ -77,8 +77,8 @@ def tune(
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
-        slots = _packing(prepared, record).at_once(block_size)
-        yield Opened(record, study.folder, config.sampler.shown, slots, trials, price)
+        slots = _packing(prepared, record).at_once(prepared.block_size)
+        yield Opened(record, study.folder, prepared.sampler.shown, slots, trials, price, prepared.why)
         if prepared.warm.trials and not record.trials:
             yield Stage(str(prepared.warm))
         account = energy.Account(record, meter)
@@ -239,12 +239,6 @@ def _tidy(record: Record, folder: Path) -> None:
     checkpoints.tidy(folder, {trial.number for trial in record.pending})
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def _recorded_block_size(study: Located) -> int | None:
-    """The block size that the study was made with: it is fixed, however many processes there are now."""
-    fixed = recorded_keys(study) or {}
-    return int(fixed["block_size"]) if "block_size" in fixed else None
 
 
 def write_effective(study: Located) -> None:

@@ -80,6 +80,10 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     summary(console, status)
     for text in guided_lines(status):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
+    if status.get("why_sampler"):
+        console.print(
+            f"sampler {status['sampler']}: {status['why_sampler']}", markup=False, highlight=False, soft_wrap=True
+        )
     for name, value in spending(status):
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     if status["state"] == "finished":

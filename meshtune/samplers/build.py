@@ -11,11 +11,12 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from meshtune.config import SamplerConfig
-from meshtune.errors import InputError, MissingExtra, need
+from meshtune.errors import Fault, InputError, MissingExtra, need
 from meshtune.samplers import own
 from meshtune.samplers.allowed import Allows
 from meshtune.samplers.batch_gp import BatchGPSampler
-from meshtune.samplers.rebuilt import Build, ForgetfulNSGAII, NumberedQMC, RebuiltSampler, quiet
+from meshtune.samplers.grid import GridSampler
+from meshtune.samplers.rebuilt import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
 from meshtune.samplers.told import Pruned
 
@@ -91,8 +92,16 @@ def build(
         case "gp":
             need("the sampler `gp`", "torch")
             return rebuilt(lambda s, _: GPSampler(seed=s, **options))
+        case "cma-es":
+            if importlib.util.find_spec("cmaes") is None:
+                raise MissingExtra("the sampler `cma-es`", "cmaes", "pip install 'meshtune[cma-es]'")
+            return rebuilt(lambda s, _: NumericCmaEs(seed=s, warn_independent_sampling=False, **options))
+        case "grid":
+            return _grid(config, search_space, block_size=block_size, seed=seed, allows=allows)
         case "qmc":
             return rebuilt(lambda _, number: NumberedQMC(seed, number, **options))
+        case "auto":
+            raise InputError("the sampler `auto` stands for another one, which must be chosen before it is built")
         case "import":
             name = config.imported or ""
             return own.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed, allows=allows)
@@ -112,6 +121,15 @@ def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], *
         config,
         lambda: MadsSampler(search_space=search_space, hidden_constraints=("ending",), **given, **config.options),
     )
+
+
+def _grid(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:
+    if config.options:
+        raise InputError(Fault("the sampler `grid` takes none: remove them", key="sampler.options"))
+    try:
+        return GridSampler(search_space, **given)
+    except ValueError as error:
+        raise InputError(Fault(str(error), key="space")) from error
 
 
 def _try(config: SamplerConfig, make: Callable[[], S]) -> S:

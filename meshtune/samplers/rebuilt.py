@@ -14,9 +14,9 @@ from typing import Any, final
 import numpy as np
 import optuna
 from optuna import Study
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler
 from optuna.trial import FrozenTrial
 
 from meshtune import storage
@@ -159,3 +159,15 @@ class ForgetfulNSGAII(NSGAIISampler):
     def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
         """Of a generation, from the trials as they are."""
         return self.select_parent(study, generation) if generation else []
+
+
+@final
+class NumericCmaEs(CmaEsSampler):
+    """Optuna's CMA-ES, whose mean and covariance stand in the study; categories, which it cannot move, are random."""
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The numbers among the parameters."""
+        numeric = {name: d for name, d in search_space.items() if not isinstance(d, CategoricalDistribution)}
+        return super().sample_relative(study, trial, numeric)
