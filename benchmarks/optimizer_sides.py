@@ -105,12 +105,15 @@ def plain(make: Callable[[int, Setting], BaseSampler], surface: Surface, seed: i
     return by_optuna(make(seed, setting), surface, seed, setting, enqueue=setting.sensible)
 
 
-def mads(seed: int, setting: Setting) -> BaseSampler:
+def filled(surface: Surface, seed: int, setting: Setting, **fills: Any) -> Regrets:
+    return by_optuna(mads(seed, setting, **fills), surface, seed, setting, enqueue=False)
+
+
+def mads(seed: int, setting: Setting, **fills: Any) -> BaseSampler:
     from meshtune.samplers.mads import MadsSampler
 
-    return MadsSampler(
-        search_space=SPACE, block_size=setting.block, x0=sensible() if setting.sensible else None, seed=seed
-    )
+    x0 = sensible() if setting.sensible else None
+    return MadsSampler(search_space=SPACE, block_size=setting.block, x0=x0, seed=seed, **fills)
 
 
 def gp(seed: int, setting: Setting) -> BaseSampler:
@@ -223,6 +226,9 @@ def drawn(seed: int) -> dict[str, float]:
 SIDES: dict[str, Callable[[Surface, int, Setting], Regrets]] = {
     "batch-gp": batch_gp,
     "mads": ours,
+    "mads, fill tpe": partial(filled, fill="tpe"),
+    "mads, fill batch-gp": partial(filled, fill="batch-gp"),
+    "mads, 4 fills batch-gp": partial(filled, fill="batch-gp", least_fills=4),
     "Optuna TPE": partial(plain, lambda seed, setting: TPESampler(seed=seed, constant_liar=setting.block > 1)),
     "Optuna GP": partial(plain, lambda seed, _: GPSampler(seed=seed)),
     "bare PyNomad": bare,

@@ -133,7 +133,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
             "name": study.name,
             # As `tune` recorded them; those of this installation where it recorded none.
             "versions": status.get("versions") or versions(),
-            "sampler": study.config.sampler.shown,
+            "sampler": status["sampler"],
             "seed": study.config.seed,
             "at": record.notes["fixed"]["objective"]["at"],
             "best_against_untuned": None if difference is None else dataclasses.asdict(difference),

@@ -220,7 +220,8 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-  name: mads                   # mads | batch-gp | tpe | gp | random | qmc; or, instead, an Optuna sampler of yours:
+  name: mads                   # auto | mads | batch-gp | tpe | gp | cma-es | grid | random | qmc
+                               # or, instead, an Optuna sampler of yours:
   # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
   # options: {{}}                # of the sampler itself
