@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from meshtune.guided import LOSS, violation
 from meshtune.trial import Ending, Outcome, Request, Thresholds
 
 
@@ -21,7 +22,9 @@ class RecordedTrial:
         pack: the first trial of those that it is trained with; its own number where it is trained alone.
         outcome: how it ended, or None while it is pending.
         promoted: how it ended once it was trained to the end after it had been stopped early.
-        order, told: place and value of its tell. elapsed: search seconds of the study at its tell.
+        order, told: place and value of its tell; of several objectives the first one's, the others' are `told_also`.
+        elapsed: search seconds of the study at its tell.
+        violations: of a complete trial, by the text of each measured constraint how far it is violated.
     """
 
     number: int
@@ -38,6 +41,8 @@ class RecordedTrial:
     told: float | None = None
     elapsed: float = 0.0
     promoted: Outcome | None = None
+    told_also: tuple[float, ...] = ()
+    violations: Mapping[str, float] = field(default_factory=dict)
 
     def request(self, threads: int | None, timeout: float | None) -> Request:
         """What is submitted for this trial."""
@@ -63,15 +68,34 @@ class RecordedTrial:
         return _loss_of(self.final)
 
     @property
+    def violation(self) -> float:
+        """All violations of measured constraints together; 0 where it keeps them."""
+        return violation(self.violations.values())
+
+    @property
+    def quantities(self) -> dict[str, float]:
+        """What is known of it by name, the validation loss among it; empty while it has none."""
+        return quantities_of(self.final)
+
+    @property
     def told_loss(self) -> float:
-        """The objective as it was told, before any promotion; infinite where there was none."""
-        return _loss_of(self.outcome)
+        """The objective as it was told, before any promotion; infinite where there was none, or a constraint is not
+        kept.
+        """
+        return math.inf if self.violation > 0 else _loss_of(self.outcome)
 
 
 def _loss_of(outcome: Outcome | None) -> float:
     if outcome is None or outcome.ending is not Ending.COMPLETE or outcome.loss is None:
         return math.inf
     return outcome.loss
+
+
+def quantities_of(outcome: Outcome | None) -> dict[str, float]:
+    """The quantities of a complete outcome by name, the validation loss among them."""
+    if outcome is None or outcome.ending is not Ending.COMPLETE or outcome.loss is None:
+        return {}
+    return {**outcome.extra, LOSS: outcome.loss}
 
 
 def read_outcome(fields: Mapping[str, Any]) -> Outcome:

@@ -203,6 +203,19 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   result: loss               # the key to minimise
 #   directory: .               # where it runs
 
+# objectives: [validation_loss]  # several: the Pareto set is searched. Also adapter_parameters, predicted_memory,
+                               # perplexity (of general text), mmlu, bbh, drop, humaneval (the share of right answers),
+                               # mmlu.gold (how likely the right one is), your metrics, hyperparameters
+# constraints:                 # <= or >= a number; or, of what is measured, of `untuned` or `baseline` with + - or *
+#   - adapter_parameters <= 5e6  # known before training, as predicted_memory <= 24 GiB or rank <= 64: costs no trial
+#   - mmlu >= untuned - 0.01
+#   - perplexity <= untuned * 1.02  # the model has not forgotten its language
+# guide:                       # how these are measured with each trial
+#   benchmarks: null           # the folder of their files, as `evaluation.data` below
+#   limit: 40                  # items of each benchmark; `meshtune evaluate` asks others
+#   text: embedded             # of the perplexity: embedded (the standard library's documentation) or a file
+#   measure: []                # further quantities to measure and show, such as [perplexity]
+
 {_key("space", recipe.space)} # recommended | tribes2024 | tribes2024-128, or a mapping such as the one below:
 # space:                       # an interval, a list of choices or a fixed value each; the rest stays at its default
 #   rank: {{low: 4, high: 256, power_of: 2}}
@@ -220,7 +233,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-  name: mads                   # auto | mads | batch-gp | tpe | gp | cma-es | grid | random | qmc
+  name: mads                   # auto | mads | batch-gp | tpe | nsga2 | gp | cma-es | grid | random | qmc
                                # or, instead, an Optuna sampler of yours:
   # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once

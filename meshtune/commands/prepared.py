@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
+from meshtune.commands.guided import Guided, guidance_of, guided
 from meshtune.commands.locate import Located
 from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.sampler import fixed as fixed_sampler
@@ -25,6 +26,7 @@ from meshtune.config import (
     SamplerConfig,
     StudyConfig,
 )
+from meshtune.config_guided import GuideConfig
 from meshtune.early_stopping import EarlyStopping
 from meshtune.errors import Fault, InputError, StudyMismatch, need
 from meshtune.imported import portable
@@ -36,6 +38,7 @@ from meshtune.workers.planner import Packing
 
 if TYPE_CHECKING:
     from meshtune.data.build import Prepared as PreparedRows
+    from meshtune.objectives.guides import GuideSpec
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Prepared:
         answers: validation rows that the finalists answer. warm: what is known from the start.
         early: where trials are stopped, if they are.
         no_exact_room: why there is no memory for the base in float32, where that is known.
+        guided: objectives and constraints.
         sampler: that proposes, in blocks of `block_size`. why: where `auto` chose it, the reason.
     """
 
@@ -68,6 +72,7 @@ class Prepared:
     early: EarlyStopping | None = None
     warm: WarmStart = field(default_factory=WarmStart)
     no_exact_room: str | None = None
+    guided: Guided = field(default_factory=Guided)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     block_size: int = 1
     why: str | None = None
@@ -101,11 +106,13 @@ def _parts(study: Located) -> Prepared:
             "result": config.objective.result,
             "folder": str(study.folder),
             "directory": config.objective.directory,
+            "also": list(guidance_of(config)[1]),
         }
         objective = ObjectiveSpec("command", fields)
         at = places(config.worker, "cpu")
         _check_pack(config, packs=False)
-        return Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
+        prepared = Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
+        return guided(prepared, config)
     return _lora(study, space, baseline, start, fixed, warm)
 
 
@@ -163,6 +170,7 @@ def _lora(
     metrics.load(config.metrics)  # finds their faults now, and not at the end of the search
     asked = config.generation.rows
     answers = min((64 if config.metrics else 4) if asked is None else asked, data.summary.validation.rows)
+    guides = _guides(config)
     spec = LoraSpec(
         model=config.model,
         training=training,
@@ -174,6 +182,7 @@ def _lora(
         metrics=config.metrics,
         variants=tuple(variants(space, baseline)),
         rung_rows=config.early_stopping.rows,
+        guides=guides,
     )
     fixed = {
         **fixed,
@@ -185,6 +194,9 @@ def _lora(
     if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
         early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
         fixed["early_stopping"] = early.described()
+    if guides is not None:
+        moved = {"benchmarks": guides.benchmarks and Path(guides.benchmarks).name, "text": Path(guides.text).name}
+        fixed["guides"] = {**guides.model_dump(mode="json"), **moved}  # folders may be moved
     fixed["validation_precision"] = validation_precision(config.model)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
@@ -203,7 +215,21 @@ def _lora(
         early=early,
         warm=warm,
     )
-    return spread(prepared, config, recorded_keys(study))
+    return guided(spread(prepared, config, recorded_keys(study)), config)
+
+
+def _guides(config: StudyConfig) -> GuideSpec | None:
+    """What each trial is measured by beside the loss; None: nothing. Raises InputError where it cannot be measured."""
+    from meshtune.objectives import guides
+
+    measured = guidance_of(config)[1]
+    if not measured:
+        return None
+    section = config.guide or GuideConfig()
+    spec = guides.GuideSpec(quantities=measured, **section.model_dump(exclude={"measure"}))
+    if faults := guides.faults(spec):
+        raise InputError(faults)
+    return spec
 
 
 def _fixed_model(model: ModelConfig) -> dict[str, Any]:

@@ -54,5 +54,7 @@ def _situation(config: StudyConfig, prepared: Prepared) -> Situation:
         dimension=len(prepared.space.dimensions),
         block_size=prepared.block_size,
         start=prepared.start is not None,
+        objectives=len(prepared.guided.guidance.objectives),
+        constraints=len(prepared.guided.guidance.measured),
         nomad=importlib.util.find_spec("PyNomad") is not None,
     )
