@@ -33,6 +33,8 @@ def with_sampler(study: Located, prepared: Prepared) -> Prepared:
     keys = notes.get("fixed", {})
     block_size = config.block_size or keys.get("block_size") or prepared.packing.block_size
     prepared = replace(prepared, sampler=config, block_size=int(block_size))
+    if prepared.guided.guidance.several and config.options.get("fill") == "batch-gp":
+        raise InputError(Fault("`batch-gp` is for one objective: leave `fill` out", key="sampler.options"))
     if config.name != "auto":
         return prepared
     if config.options:
@@ -49,6 +51,7 @@ def with_sampler(study: Located, prepared: Prepared) -> Prepared:
 
 
 def _situation(config: StudyConfig, prepared: Prepared) -> Situation:
+    guidance = prepared.guided.guidance
     return Situation(
         trials=config.budget.trials,
         dimension=len(prepared.space.dimensions),
@@ -56,5 +59,7 @@ def _situation(config: StudyConfig, prepared: Prepared) -> Situation:
         start=prepared.start is not None,
         objectives=len(prepared.guided.guidance.objectives),
         constraints=len(prepared.guided.guidance.measured),
+        objectives=len(guidance.objectives),
+        constraints=sum(not one.known for one in guidance.constraints),
         nomad=importlib.util.find_spec("PyNomad") is not None,
     )

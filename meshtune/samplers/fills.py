@@ -62,6 +62,7 @@ def _batch_gp(settings: Settings) -> BatchGPSampler:
         n_startup=0,
         warm_start=None if warm is None else warm.trials,
         warm_start_values="as_is" if warm is None else warm.values,
+        a_priori=settings.a_priori,
         hidden_constraints=settings.hidden,
         pruned=settings.pruned,
         seed=settings.seed,
