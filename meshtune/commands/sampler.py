@@ -51,7 +51,6 @@ def with_sampler(study: Located, prepared: Prepared) -> Prepared:
 
 
 def _situation(config: StudyConfig, prepared: Prepared) -> Situation:
-    guidance = prepared.guided.guidance
     return Situation(
         trials=config.budget.trials,
         dimension=len(prepared.space.dimensions),
@@ -59,7 +58,5 @@ def _situation(config: StudyConfig, prepared: Prepared) -> Situation:
         start=prepared.start is not None,
         objectives=len(prepared.guided.guidance.objectives),
         constraints=len(prepared.guided.guidance.measured),
-        objectives=len(guidance.objectives),
-        constraints=sum(not one.known for one in guidance.constraints),
         nomad=importlib.util.find_spec("PyNomad") is not None,
     )
