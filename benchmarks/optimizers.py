@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["mads", "Optuna TPE", "bare PyNomad", "random"])
     parser.add_argument("--seeds", type=int, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--block", type=int, choices=(1, BLOCK), help="only one at a time, or only in blocks")
+    parser.add_argument("--block", type=int, help="only with so many at once (default: both 1 and 8)")
     parser.add_argument("--surfaces", action="store_true", help="a line for each surface, too")
     parser.add_argument("--results", type=Path, help="keep runs here (JSON lines)")
     parser.add_argument("--no-times", action="store_true", help="races only")

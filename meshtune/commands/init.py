@@ -41,6 +41,7 @@ class Recipe:
     space: str = "recommended"
     trials: int = 30
     processes: str = "null"
+    sampler: str = "auto"
 
 
 DEFAULT = Recipe()
@@ -79,6 +80,7 @@ TRIBES = Recipe(
     at="last",
     space="tribes2024-128",
     trials=50,
+    sampler="mads",
 )
 
 RECIPES = {"default": DEFAULT, "quickstart": QUICKSTART, "tribes2024": TRIBES}
@@ -233,15 +235,15 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-  name: mads                   # auto | mads | batch-gp | tpe | nsga2 | gp | cma-es | grid | random | qmc
+{_key("  name", recipe.sampler)} # auto | mads | batch-gp | tpe | nsga2 | gp | cma-es | grid | random | qmc
                                # or, instead, an Optuna sampler of yours:
   # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
   # options: {{}}                # of the sampler itself
 
-# warm_start:                  # another study, whose finished trials the sampler (mads or tpe) knows from the start
+# warm_start:                  # another study, whose finished trials the sampler knows from the start
 #   study: ../round1           # its folder or YAML; `warm_start: ../round1` is short for this
-#   values: as_is              # as_is | shifted (mads): its best few are evaluated again, since its losses are of
+#   values: as_is              # as_is | shifted (no tpe): its best few are evaluated again, since its losses are of
 #                              # other data, epochs or models
 #   again: 0                   # so many of its best are evaluated again first, with any sampler
 
