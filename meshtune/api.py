@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from meshtune.selection.statistics import Difference
 
 Values = Mapping[str, Any]
+PATHS = {"data", "tasks", "guided"}  # keys of the section `evaluation` that are paths
 
 
 def tune(
@@ -194,6 +195,18 @@ class Study:
         return answer_frame(self._located.latest.folder)
 
     @property
+    def scores(self) -> pandas.DataFrame:
+        """Scores of candidates on benchmarks, one row each, as they were evaluated last; empty before.
+
+        Columns: `name`, `rank`, `trial`, `loss`, `baseline`, `pareto`; for each benchmark its score in points and, as
+        `BENCHMARK:se`, its standard error; the same of what stands beside it, such as `mmlu:likelihood`. The frame's
+        `attrs` are the `protocol` and, by benchmark, the `sets` that were asked.
+        """
+        from meshtune.results import score_frame
+
+        return score_frame(self.folder)
+
+    @property
     def optuna(self) -> optuna.Study:
         """A copy in memory as an Optuna study, for Optuna's plots and importances; changing it changes no record.
 
@@ -284,6 +297,47 @@ class Study:
         except Interrupted as error:
             raise KeyboardInterrupt(str(error)) from None
         return done
+
+    def evaluate(
+        self,
+        *,
+        trials: Sequence[int] = (),
+        progress: bool = True,
+        unsafe_no_sandbox: bool = False,
+        **settings: Any,
+    ) -> pandas.DataFrame:
+        """Score the best and worst trials, the baseline and the untuned model on benchmarks; returns `scores`.
+
+        Answers are kept: after an interruption the same call goes on, and a second one asks nothing again.
+
+        Args:
+            trials: numbers, in place of the best and worst ones.
+            progress: show the run, on standard error (in a notebook: below the cell).
+            unsafe_no_sandbox: run code that models wrote with all your rights, on a machine without a sandbox.
+            settings: keys of the section `evaluation` in place of what the study says, such as `benchmarks`, `data`
+                (relative to the working directory), `limit`, `best`, `worst`, `protocol`.
+
+        Raises:
+            InputError: wrong settings, data that cannot be read, no complete trial. StudyBusy: another process does it.
+            KeyboardInterrupt: it was interrupted; what is stored stays.
+        """
+        from meshtune.commands.evaluate import evaluate
+        from meshtune.commands.evaluate_view import EvaluateView
+
+        for key in PATHS & settings.keys():
+            settings[key] = settings[key] and str(Path(settings[key]).expanduser().absolute())
+        with EvaluateView(_console(progress)) as view:
+            try:
+                evaluate(
+                    [self.folder],
+                    given=settings,
+                    trials=trials,
+                    unsafe=unsafe_no_sandbox,
+                    report=view.show,
+                )
+            except Interrupted as error:
+                raise KeyboardInterrupt(str(error)) from None
+        return self.scores
 
     # -- how it shows itself
 
