@@ -48,18 +48,23 @@ SOBOL_SEED = 6
 BASELINE = -1  # its number as a point
 
 
-def rows(folder: Path) -> Prepared:
-    """The prepared rows, made or found in a folder."""
-    sources = []
+def sources(folder: Path) -> list[dict[str, Any]]:
+    """The two sources as files in a folder, made or found there, and their shares."""
+    made = []
     for name, share in SOURCES.items():
         path = folder / f"{name}.jsonl"
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             whole_file.write(path, "".join(f"{json.dumps(row)}\n" for row in _messages(name)))
-        sources.append({"path": str(path), "share": share})
+        made.append({"path": str(path), "share": share})
+    return made
+
+
+def rows(folder: Path) -> Prepared:
+    """The prepared rows, made or found in a folder."""
     data = DataConfig.model_validate(
         {
-            "sources": sources,
+            "sources": sources(folder),
             "mixture": "cap",
             "rows": ROWS,
             "validation": VALIDATION,
