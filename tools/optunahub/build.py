@@ -29,8 +29,9 @@ class Package:
     """A package of the registry.
 
     Attributes:
-        name: by which users load it: never to be changed. sampler: its class. exports: what can be imported from it, by
-            module; the first one is the sampler's. child: a program that is started by its path, hence imported by none.
+        name: by which users load it: never to be changed. sampler: its class.
+        exports: what can be imported from it, by module; the first one is the sampler's.
+        child: a program that is started by its path, hence imported by none.
     """
 
     name: str

@@ -5,7 +5,6 @@ import random
 import optuna
 import optunahub
 
-
 package = optunahub.load_module(package="samplers/batch_gp")
 space = {
     "x": optuna.distributions.FloatDistribution(1e-4, 1, log=True),
