@@ -5,7 +5,7 @@ says the task (the input shows which it is), under a system message of one word,
 as a row. So a training takes 10 to 20 seconds on one thread of a CPU with bf16 units, and has the shape of a real one:
 36 steps in two epochs, a warm-up, a cosine. The points are scrambled Sobol points of the space `recommended`.
 
-One table serves two benchmarks. Early stopping is replayed on the points that have two seeds (the first 100); the race's
+One table serves two benchmarks. Early stopping is replayed on the points that have two seeds, the first 100; the race's
 surface `measured` (problems.py) stands on all 150, and takes its noise from the twenty seeds of the baseline.
 """
 
