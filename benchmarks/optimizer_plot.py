@@ -13,7 +13,7 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 460, 340, 52, 118, 40, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 472, 340, 52, 130, 40, 44
 FIRST = 5  # trials from which the lines are drawn
 TICKS = (5, 20, 50, 100)
 COLOURS = {"batch-gp": "one", "mads": "two", "Optuna TPE": "three"}  # the others are grey, and named at their ends
@@ -81,7 +81,7 @@ def panel(title: str, courses: Courses, ends: tuple[float, float]) -> list[str]:
             ]
     parts += [
         f'<text x="{LEFT + width / 2}" y="{TOP + height + 34}" text-anchor="middle">trials</text>',
-        f'<text x="{LEFT - 44}" y="{TOP - 8}">regret, of what there is to gain</text>',
+        f'<text x="{LEFT - 44}" y="{TOP - 8}">regret, in percent of what there is to gain</text>',
         "</g>",
         f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{TOP + height}H{LEFT + width}"/>',
     ]
@@ -95,7 +95,7 @@ def panel(title: str, courses: Courses, ends: tuple[float, float]) -> list[str]:
         parts.append(f'<polyline class="side {kind}" stroke-dasharray="{dash}" points="{points}"/>')
         for tick in (tick for tick in TICKS[1:] if tick <= trials):
             low, high = interval(course[:, tick - 1])
-            at = x(tick) + 2.4 * (place - len(courses) / 2)
+            at = x(tick) + 2.4 * (place + 1 - len(courses) / (1 if tick == trials else 2))
             low, high = max(low, 10 ** ends[0]), min(high, 10 ** ends[1])
             parts.append(f'<line class="bar {kind}" x1="{at:.1f}" x2="{at:.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}"/>')
         labels.append((y(medians[-1]), side, kind, dash))
