@@ -6,7 +6,7 @@ noisy value or the *recommended* one (`meshtune.samplers.recommend`, for all ali
 above the minimum (at least 1e-4, a fiftieth of the noise, or what the problem says). Prints one JSON line a
 setting: geometric means of both regrets over problems and seeds, their paired ratio theirs / ours (above 1: ours is
 better), its 95 % interval by the bootstrap, and how many of the pairs were won and lost; with `--surfaces` also one for
-each problem.
+each problem. The same as Markdown tables goes to standard error.
 
 - Spaces are what a user of Optuna writes: log2 of the rank (integer), dropout with a step, alpha an integer and the
   learning rate a real, both in log. Bare PyNomad gets the paper's: codes for rank and dropout, alpha an integer,
@@ -45,6 +45,7 @@ from pathlib import Path
 
 import numpy as np
 import optimizer_plot
+import optimizer_tables
 import optuna
 from optimizer_sides import (
     BLOCK,
@@ -135,7 +136,7 @@ def lines(
         for point in POINTS if side != ours else ():
             for column, budget in enumerate(BUDGETS):
                 mine, other = (logs[name][point][..., column].ravel() for name in (ours, side))
-                low, high = bootstrap(other - mine)
+                low, high = optimizer_tables.bootstrap(other - mine)
                 yield {
                     "name": "optimizers",
                     "ours": round(math.exp(mine.mean()), 5),
@@ -147,14 +148,6 @@ def lines(
                     "lost": int((mine > other).sum()),
                     "setting": f"regret of the {point} point after {budget}, {ours} against {side}, {setting}, {what}",
                 }
-
-
-def bootstrap(log_ratios: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the geometric mean."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(log_ratios, (4000, len(log_ratios))).mean(axis=1)
-    low, high = np.exp(np.quantile(means, (0.025, 0.975)))
-    return float(low), float(high)
 
 
 def times(setting: Setting) -> Iterator[dict[str, object]]:
@@ -232,16 +225,24 @@ def main() -> None:
     settings = [Setting(block, start) for start, block in product(starts, blocks)]
     results, asked = Results(arguments.results), list(dict.fromkeys([arguments.ours, *arguments.sides]))
     sides = entered(results, asked, [each.name for each in problems], list(product(seeds, settings)))
-    panels = {}
+    panels, raced = {}, {}
     for setting in settings:
         logs = race(results, sides, setting, problems, seeds)
-        panels[str(setting)] = courses(logs, problems)
+        panels[str(setting)], raced[str(setting)] = courses(logs, problems), logs
         for line in lines(logs, arguments.ours, setting, f"{len(problems)} problems x {len(seeds)}"):
             print(json.dumps(line), flush=True)
         for index, each in enumerate(problems if arguments.surfaces else ()):
             one = {side: {point: log[:, index] for point, log in of.items()} for side, of in logs.items()}
             for line in lines(one, arguments.ours, setting, f"{each.name} x {len(seeds)}"):
                 print(json.dumps(line), flush=True)
+    for point in POINTS:
+        table = {title: {side: of[point] for side, of in logs.items()} for title, logs in raced.items()}
+        print(f"\nRegret of the {point} point, {arguments.ours} over the others'\n", file=sys.stderr)
+        print(*optimizer_tables.overall(table, arguments.ours, BUDGETS), sep="\n", file=sys.stderr)
+        for side in sides if arguments.surfaces else ():
+            if side != arguments.ours:
+                rows = optimizer_tables.by_problem(table, arguments.ours, side, [each.name for each in problems])
+                print("", *rows, sep="\n", file=sys.stderr)
     if arguments.plot is not None:
         note = (
             f"Median over {len(problems)} problems x {len(seeds)} seeds of the point with the best noisy value; bars:"

@@ -125,6 +125,20 @@ def test_the_picture_is_whole_and_its_names_do_not_overlap() -> None:
     assert min(np.diff(heights)) > 13.9
 
 
+def test_tables_show_ratios_and_who_won() -> None:
+    from optimizer_tables import by_problem, overall
+
+    theirs = np.log(np.full((3, 2, 1), 0.02))
+    ours = theirs + np.log([[[0.5], [2.0]]] * 3)  # half of it on one problem, twice on the other
+    settings = {"one at a time": {"us": ours, "them": theirs}, "blocks": {"us": theirs, "them": theirs}}
+    rows = list(overall(settings, "us", (20,)))
+    assert len(rows) == 2 + 2 + 1
+    assert rows[2].startswith("| one at a time: them | 1.00 (.")
+    assert rows[2].endswith(") 3-3 |")
+    assert rows[3] == "| blocks: them | 1.00 (1.00-1.00) 0-0 |"
+    assert list(by_problem(settings, "us", "them", ("a", "b")))[2:] == ["| `a` | .50 | 1.00 |", "| `b` | 2.00 | 1.00 |"]
+
+
 def test_a_side_that_is_not_installed_is_left_out_unless_its_runs_are_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
