@@ -29,7 +29,6 @@ from typing import Any
 import meshtune
 from meshtune import whole_file
 from meshtune.data.build import load
-from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.trial import Ending, Outcome, Request
 
 sys.path.insert(0, str(Path(__file__).with_name("curves")))
@@ -77,6 +76,8 @@ def measure(study: meshtune.Study, status: Mapping[str, Any]) -> float:
         return float(recommended["test_loss"])
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if known.get("trial") != recommended["trial"]:
+        from meshtune.objectives.lora import LoraObjective, LoraSpec
+
         config = study.config
         spec = LoraSpec(
             model=config.model or setting.MODEL,
