@@ -17,7 +17,8 @@ def objective(trial: optuna.Trial) -> float:
     """A noisy value to minimise; the constraint `size` is kept where it is at most 0."""
     x, kind = trial.params["x"], trial.params["kind"]
     trial.set_constraint("size", x - 0.5)
-    return (x - 0.1) ** 2 + (0.05 if kind == "a" else 0.0) + noise.gauss(0, 0.01)
+    value = (x - 0.1) ** 2 + (0.05 if kind == "a" else 0.0) + noise.gauss(0, 0.01)
+    return float(value)
 
 
 study = optuna.create_study(sampler=package.BatchGPSampler(space, block_size=4, seed=0))
