@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import html
-import io
-import json
-import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meshtune.api_calls import console, find, import_optuna
 from meshtune.errors import InputError, Interrupted, MeshtuneError, need
 
 if TYPE_CHECKING:
     import optuna
     import pandas
-    from rich.console import Console
 
     from meshtune.commands.locate import Located
     from meshtune.config import StudyConfig
@@ -62,25 +58,25 @@ def tune(
         KeyboardInterrupt: it was interrupted; the same call continues. Running trials had some seconds to save where
             they are, unless a second interrupt came.
     """
-    _import_optuna()
+    import_optuna()
     from meshtune.commands.interrupts import Interrupts
     from meshtune.commands.rounds import tune as run
     from meshtune.display import Display
     from meshtune.study import Opened
 
-    located = _find(study, trials, folder, overrides)
-    console = _console(progress)
+    located = find(study, trials, folder, overrides)
+    shown = console(progress)
     interrupts = Interrupts()
     events = run(located, stop=interrupts.stop)
     try:
-        with contextlib.closing(events), interrupts.taken(), Display(console) as view:
+        with contextlib.closing(events), interrupts.taken(), Display(shown) as view:
             for event in events:
                 view.show(event)
                 interrupts.cooperative = interrupts.cooperative or isinstance(event, Opened)
         if interrupts.count:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
-        console.print("interrupted; what was finished is saved, and the same call continues", style="yellow")
+        shown.print("interrupted; what was finished is saved, and the same call continues", style="yellow")
         raise
     return Study(located.folder)
 
@@ -90,7 +86,7 @@ def load(study: str | Path, *, folder: str | Path | None = None) -> Study:
 
     Raises InputError where there is none.
     """
-    _import_optuna()
+    import_optuna()
     from meshtune.commands.locate import existing
 
     found = existing(Path(study).expanduser(), folder=None if folder is None else Path(folder).expanduser())
@@ -326,7 +322,7 @@ class Study:
 
         for key in PATHS & settings.keys():
             settings[key] = settings[key] and str(Path(settings[key]).expanduser().absolute())
-        with EvaluateView(_console(progress)) as view:
+        with EvaluateView(console(progress)) as view:
             try:
                 evaluate(
                     [self.folder],
@@ -376,39 +372,3 @@ class Study:
 
         draw: Callable[[Values], Any] = getattr(figures, name)
         return draw(self.status())
-
-
-def _find(
-    study: str | Path | Values, trials: int | None, folder: str | Path | None, overrides: Sequence[str] | Values
-) -> Located:
-    from meshtune.commands.locate import locate, locate_values
-
-    if isinstance(overrides, Mapping):
-        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
-    changes = (overrides,) if isinstance(overrides, str) else tuple(overrides)
-    if trials is not None:
-        changes = (*changes, f"budget.trials={trials}")
-    at = None if folder is None else Path(folder).expanduser()
-    if isinstance(study, Mapping):
-        return locate_values(study, overrides=changes, folder=at)
-    return locate(Path(study).expanduser(), overrides=changes, folder=at)
-
-
-def _import_optuna() -> None:
-    """Import Optuna without the warning that a notebook without ipywidgets gets about bars that nobody shows."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        import optuna  # noqa: F401
-
-
-def _console(progress: bool) -> Console:
-    """Where the run is shown: standard error; in a notebook below the cell, as plain lines; or nowhere."""
-    from rich.console import Console
-
-    from meshtune.commands.watch import console_for
-
-    if not progress:
-        return Console(file=io.StringIO(), quiet=True)
-    if Console().is_jupyter:  # its streams call themselves terminals, and cannot redraw lines
-        return Console(file=sys.stdout, force_jupyter=False, force_terminal=False, width=160)
-    return console_for(stderr=True)

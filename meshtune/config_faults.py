@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from meshtune import hyperparameters
+from meshtune import config_guided, hyperparameters
 from meshtune.config import PLACEHOLDERS, StudyConfig, is_command
 from meshtune.config_spending import of_rule
 from meshtune.errors import nearest
@@ -52,8 +52,8 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
             found += [(("space", name), f"`{item}` stands twice: remove one") for item in twice]
     if own and not _searched(own):
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
-    found += _of_warm_start(values.get("warm_start"), values.get("sampler", "mads"))
-    return found + _of_spending(values)
+    found += _of_warm_start(values.get("warm_start"), values.get("sampler", "auto"))
+    return found + config_guided.faults(values) + _of_spending(values)
 
 
 def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
@@ -76,8 +76,8 @@ def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
 def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:
     """What only some samplers can use."""
     section = sampler if isinstance(sampler, Mapping) else {"name": sampler}
-    name = section.get("import") or section.get("name", "mads")
-    if given is None or not isinstance(name, str) or name in ("mads", "batch-gp"):
+    name = section.get("import") or section.get("name", "auto")
+    if given is None or not isinstance(name, str) or name in ("auto", "mads", "batch-gp"):
         return []
     if name != "tpe":
         return [(("warm_start",), f"the sampler `{name}` can use no known points; mads, batch-gp and tpe can")]

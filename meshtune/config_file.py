@@ -207,6 +207,10 @@ def _resolve_paths(values: dict[str, Any], folder: Path, *, of_round: bool = Fal
             resolve(section, "path")
     for key in ("data", "tasks", "guided"):
         resolve(values.get("evaluation"), key)
+    guide = values.get("guide")
+    resolve(guide, "benchmarks")
+    if isinstance(guide, dict) and guide.get("text") != "embedded":
+        resolve(guide, "text")
     metrics = values.get("metrics")
     for section in metrics.values() if isinstance(metrics, dict) else ():
         resolve(section, "file")

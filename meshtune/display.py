@@ -99,6 +99,10 @@ class Display:
         self._console.print(
             f"study {opened.folder} ({opened.sampler}, {opened.slots} at once{continued})", markup=False, soft_wrap=True
         )
+        if opened.why:
+            self._console.print(
+                f"sampler {opened.sampler}: {opened.why}", markup=False, highlight=False, soft_wrap=True
+            )
 
     def _proposed(self, trial: RecordedTrial) -> None:
         panel = self._panel
@@ -133,6 +137,7 @@ class Display:
         line += f"trial {trial.number:<3} "
         if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
             line += f"loss {outcome.loss:.4f}  "
+            line += "".join(f"violates {text}  " for text, by in trial.violations.items() if by > 0)
         elif outcome.ending is Ending.STOPPED_EARLY and outcome.loss is not None:
             line += f"stopped early at {outcome.loss:.4f}  "
         else:
@@ -202,7 +207,7 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
         case Opened():
             done = len(event.record.told)
             opened = {"folder": str(event.folder), "sampler": event.sampler, "slots": event.slots}
-            return {**opened, "trials": event.trials, "done": done}
+            return {**opened, "trials": event.trials, "done": done, "why_sampler": event.why}
         case Proposed(trial):
             return {"trial": trial.number, "block": trial.block, "hyperparameters": dict(trial.hyperparameters)}
         case Started(request):

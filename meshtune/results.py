@@ -72,12 +72,16 @@ def result(folder: Path, name: str, status: Values) -> Result | None:
 
 
 def trial_frame(status: Values) -> pandas.DataFrame:
-    """One row a trial of a status with trials; hyperparameters are columns called `params_NAME`."""
+    """One row a trial of a status with trials; hyperparameters are columns called `params_NAME`.
+
+    What guides the search stands in `quantities_NAME` and `violations_CONSTRAINT`.
+    """
     rows = []
     for trial in status["all"]:
         rest = dict(trial)
         head = {"number": rest.pop("trial"), **{name: rest.pop(name) for name in BEFORE[1:]}}
-        rows.append({**head, **_prefixed("params_", rest.pop("hyperparameters")), **rest})
+        guiding = _prefixed("quantities_", rest.pop("quantities")) | _prefixed("violations_", rest.pop("violations"))
+        rows.append({**head, **_prefixed("params_", rest.pop("hyperparameters")), **guiding, **rest})
     return _frame(rows, (*BEFORE, *AFTER))
 
 

@@ -31,7 +31,10 @@ ALONE = Packing(1)
 
 @dataclass(frozen=True)
 class Opened:
-    """The study is open and its workers are starting: `slots` trials run at once; `price` is that of an hour."""
+    """The study is open and its workers are starting: `slots` trials run at once; `price` is that of an hour.
+
+    `why`: the reason for the sampler, where that was not named.
+    """
 
     record: Record
     folder: Path
@@ -39,6 +42,7 @@ class Opened:
     slots: int
     trials: int | None
     price: float | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,9 @@ def run(
         if stopping := stop():
             limit = Limit(stopping.reason, hold=True)
         if limit is None:
-            count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
+            count = 0
+            if not record.awaits_baseline:  # against which trials are judged: its block is its own
+                count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
             before = record.open_block
             thresholds = no_rungs if early is None else partial(early.thresholds, record)
             for pack in packing.numbers(len(record.trials) - before, before + count)[before:]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.commands import evaluate_harness, evaluate_metrics, score_tables
 from meshtune.commands.candidates import Listed, adapter_of, candidates, file_name
-from meshtune.commands.locate import existing
+from meshtune.commands.locate import Located, existing
 from meshtune.commands.prepared import need_training
 from meshtune.config import ModelConfig
 from meshtune.config_evaluation import EvaluationConfig, changed
@@ -71,7 +71,8 @@ def evaluate(
     if len(paths) > 1 and (folder is not None or trials):
         raise InputError("`--folder` and `--trials` are of one study")
     say = report or (lambda _: None)
-    done = [_of_study(path, given or {}, trials, folder, unsafe, say) for path in paths]
+    guided = _guided([existing(path, folder=folder) for path in paths])
+    done = [_of_study(path, given or {}, trials, folder, guided, unsafe, say) for path in paths]
     if len(done) == 1:
         return done[0]
     tables = tuple(table for one in done for table in one.tables)
@@ -103,6 +104,7 @@ def _of_study(
     given: Mapping[str, Any],
     trials: Sequence[int],
     folder: Path | None,
+    guided: Mapping[str, Collection[str]],
     unsafe: bool,
     report: Report,
 ) -> Evaluated:
@@ -116,9 +118,9 @@ def _of_study(
     with _alone(study.folder / "evaluation"), _stored_on_interrupt():
         answers = study.folder / FOLDER
         if settings.protocol == "harness":
-            columns, results = evaluate_harness.scored(answers, model, listed, settings, report)
+            columns, results = evaluate_harness.scored(answers, model, listed, settings, guided, report)
         else:
-            columns, results = _by_instruct_eval(answers, model, listed, settings, unsafe, report)
+            columns, results = _by_instruct_eval(answers, model, listed, settings, guided, unsafe, report)
         own, means = evaluate_metrics.scored(study, model, listed, report)
     table = score_tables.table(study.folder.name, settings.protocol, [*columns, *own], listed, results, means)
     best = max((one.rank or 0 for one in listed), default=0) if trials else settings.best
@@ -132,10 +134,11 @@ def _by_instruct_eval(
     model: ModelConfig,
     listed: Sequence[Listed],
     settings: EvaluationConfig,
+    guided: Mapping[str, Collection[str]],
     unsafe: bool,
     report: Report,
 ) -> tuple[list[Column], dict[str, dict[str, Result]]]:
-    """Columns of the table, and results by candidate and benchmark."""
+    """Columns of the table, and results by candidate and benchmark, without the items that guided the search."""
     from meshtune.data.tokenizer import identity
     from meshtune.evaluation import run, scoring, sources, store
 
@@ -145,8 +148,11 @@ def _by_instruct_eval(
         _need_sandbox()
     if settings.samples > 1 and all(benchmark.name != "humaneval" for benchmark in found):
         raise InputError("`samples` and `pass_at` are of HumanEval, which is not among the benchmarks")
-    out = _guided(settings.guided)
-    benchmarks = [b.without(out.get(b.name, ())).limited(settings.limit, settings.seed) for b in found]
+    named = _named(settings.guided)
+    left = [one.without({*guided.get(one.name, ()), *named.get(one.name, ())}) for one in found]
+    if none := [benchmark.name for benchmark in left if not benchmark.items]:
+        raise InputError(f"all items of {', '.join(none)} guided the search, so none can score it: leave it out")
+    benchmarks = [benchmark.limited(settings.limit, settings.seed) for benchmark in left]
     asked = [_candidate(one, report) for one in listed]
     how = run.How(f"{identity(model)} {model.dtype}", settings.temperature, settings.seed, settings.samples)
     if run.missing(asked, benchmarks, answers, how):
@@ -219,8 +225,19 @@ def _need_sandbox() -> None:
         )
 
 
-def _guided(path: str | None) -> dict[str, set[str]]:
-    """The items that guided the search, by benchmark."""
+def _guided(studies: Sequence[Located]) -> dict[str, set[str]]:
+    """The items that guided any of these studies, or a round of one, by benchmark: all are scored on the same."""
+    from meshtune.objectives import guides
+
+    found: dict[str, set[str]] = {}
+    for each in (one for study in studies for one in study.rounds or (study,)):
+        for name, items in guides.items(each.folder).items():
+            found.setdefault(name, set()).update(items)
+    return found
+
+
+def _named(path: str | None) -> dict[str, set[str]]:
+    """The items that a file says to have guided the search, by benchmark."""
     from meshtune.evaluation import files
 
     found: dict[str, set[str]] = {}

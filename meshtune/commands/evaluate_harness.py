@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,12 @@ def scored(
     model: ModelConfig,
     listed: Sequence[Listed],
     settings: EvaluationConfig,
+    guided: Collection[str],
     report: Callable[[Any], None],
 ) -> tuple[list[Column], dict[str, dict[str, Result]]]:
     """Columns of the table, and results by candidate and task. Answers are stored in `answers`.
+
+    `guided`: benchmarks of which some items guided the search; the harness's tasks cannot leave these out.
 
     Raises InputError, MissingExtra without the harness, StorageError.
     """
@@ -41,6 +44,9 @@ def scored(
     from meshtune.training import machine
     from meshtune.training.models import load_model, resolve_device
 
+    if guided:
+        names = ", ".join(guided)
+        report(f"items of {names} guided the search, and the harness's tasks of the same data hold them too")
     if settings.data is not None:
         report("the harness's tasks name their data themselves: `data` is not read")
     found = tasks_of(settings)

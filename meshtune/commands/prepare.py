@@ -1,8 +1,8 @@
 """`meshtune prepare`: on a machine with network, everything that a study needs from it, so that `tune` needs none.
 
 Fetches the model, the data sets and the benchmarks that `evaluation` names, converts the embedded model, and tokenizes
-the rows into the study's folder. Trains nothing, needs no GPU, and fixes nothing that depends on the device: the
-precision is the affair of the node that trains. A second call finds everything there.
+the rows, and the text that guides the search, into the study's folder. Trains nothing, needs no GPU, and fixes nothing
+that depends on the device: the precision is the affair of the node that trains. A second call finds everything there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from meshtune import presets
+from meshtune.commands.guides import guides_of
 from meshtune.commands.locate import Located, locate
-from meshtune.commands.prepared import need_training, rows
+from meshtune.commands.prepared import answered, need_training, rows
 from meshtune.commands.rounds import of_each
 from meshtune.config import DataConfig, ModelConfig, is_command
 from meshtune.config_evaluation import EvaluationConfig
@@ -54,6 +55,7 @@ def _facts(study: Located, model: ModelConfig, data: DataConfig) -> dict[str, An
     benchmarks = _benchmarks(study.config.evaluation)
     prepared = rows(study, data, model)
     summary, place = prepared.summary, Path(prepared.ref.folder)
+    guides = guides_of(study, model, answered(study.config, summary.validation.rows))
     return {
         "folder": str(study.folder),
         "model": {"name": model.name, "place": str(fetched.place), "bytes": fetched.size},
@@ -67,6 +69,7 @@ def _facts(study: Located, model: ModelConfig, data: DataConfig) -> dict[str, An
                 "test": summary.test.rows,
             },
         },
+        "guides": [] if guides is None else guides.chosen.lines(),
         "benchmarks": benchmarks,
         "caches": {"HF_HOME": str(hub_folder()), "MESHTUNE_CACHE": str(cache_folder())},
     }
@@ -94,6 +97,7 @@ def _lines(facts: dict[str, Any], path: Path) -> str:
         [
             f"model      {model['name']}, {_size(model['bytes'])} in {model['place']}",
             f"data       rows: {counts}; {_size(data['bytes'])} in {data['place']}",
+            *(f"{'' if index else 'guided by':<10} {text}" for index, text in enumerate(facts["guides"])),
             *(f"{'' if number else 'benchmarks':<10} {name}" for number, name in enumerate(facts["benchmarks"] or ())),
             *(f"{'caches' if name == 'HF_HOME' else '':<10} {name}={place}" for name, place in caches.items()),
             f"next       HF_HUB_OFFLINE=1 meshtune tune {path}",

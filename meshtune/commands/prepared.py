@@ -12,10 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
+from meshtune.commands.guided import Guided, guidance_of, guided
+from meshtune.commands.guides import Guides, guides_of
 from meshtune.commands.locate import Located
 from meshtune.commands.recorded_keys import recorded_keys
+from meshtune.commands.sampler import fixed as fixed_sampler
+from meshtune.commands.sampler import with_sampler
 from meshtune.commands.warm_start import WarmStart, warm_start
-from meshtune.config import CommandObjectiveConfig, DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig
+from meshtune.config import (
+    CommandObjectiveConfig,
+    DataConfig,
+    LoraObjectiveConfig,
+    ModelConfig,
+    SamplerConfig,
+    StudyConfig,
+)
 from meshtune.early_stopping import EarlyStopping
 from meshtune.errors import Fault, InputError, StudyMismatch, need
 from meshtune.imported import portable
@@ -42,6 +53,8 @@ class Prepared:
         answers: validation rows that the finalists answer. warm: what is known from the start.
         early: where trials are stopped, if they are.
         no_exact_room: why there is no memory for the base in float32, where that is known.
+        guided: objectives and constraints. guides: what each trial is measured by beside the loss, and on what.
+        sampler: that proposes, in blocks of `block_size`. why: where `auto` chose it, the reason.
     """
 
     space: Space
@@ -58,10 +71,19 @@ class Prepared:
     early: EarlyStopping | None = None
     warm: WarmStart = field(default_factory=WarmStart)
     no_exact_room: str | None = None
+    guided: Guided = field(default_factory=Guided)
+    guides: Guides | None = None
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    block_size: int = 1
+    why: str | None = None
 
 
 def prepare(study: Located) -> Prepared:
     """Build the parts; loads and tokenizes the data. Raises InputError on whatever is wrong with the input."""
+    return with_sampler(study, _parts(study))
+
+
+def _parts(study: Located) -> Prepared:
     config = study.config
     lora = not isinstance(config.objective, CommandObjectiveConfig)
     space = presets.build(config.space, lora=lora)
@@ -72,7 +94,7 @@ def prepare(study: Located) -> Prepared:
         "objective": config.objective.model_dump(mode="json", exclude={"directory"}),
         "space": space.describe(),
         "baseline": dict(baseline) if baseline is not None else None,
-        "sampler": portable(config.sampler.model_dump(mode="json", exclude={"block_size"})),
+        "sampler": fixed_sampler(config.sampler),
         "seed": config.seed,
         "warm_start": config.warm_start.fixed if config.warm_start else None,
     }
@@ -84,11 +106,13 @@ def prepare(study: Located) -> Prepared:
             "result": config.objective.result,
             "folder": str(study.folder),
             "directory": config.objective.directory,
+            "also": list(guidance_of(config)[1]),
         }
         objective = ObjectiveSpec("command", fields)
         at = places(config.worker, "cpu")
         _check_pack(config, packs=False)
-        return Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
+        prepared = Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
+        return guided(prepared, config)
     return _lora(study, space, baseline, start, fixed, warm)
 
 
@@ -144,8 +168,8 @@ def _lora(
     model = config.model
     data = rows(study, config.data, model, lambda: longest_row(space, model, training, at))
     metrics.load(config.metrics)  # finds their faults now, and not at the end of the search
-    asked = config.generation.rows
-    answers = min((64 if config.metrics else 4) if asked is None else asked, data.summary.validation.rows)
+    answers = answered(config, data.summary.validation.rows)
+    guides = guides_of(study, model, answers)
     spec = LoraSpec(
         model=config.model,
         training=training,
@@ -157,6 +181,7 @@ def _lora(
         metrics=config.metrics,
         variants=tuple(variants(space, baseline)),
         rung_rows=config.early_stopping.rows,
+        guides=None if guides is None else guides.spec,
     )
     fixed = {
         **fixed,
@@ -168,6 +193,8 @@ def _lora(
     if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
         early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
         fixed["early_stopping"] = early.described()
+    if guides is not None:
+        fixed["guides"] = guides.fixed
     fixed["validation_precision"] = validation_precision(config.model)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
@@ -185,8 +212,15 @@ def _lora(
         answers=answers,
         early=early,
         warm=warm,
+        guides=guides,
     )
-    return spread(prepared, config, recorded_keys(study))
+    return guided(spread(prepared, config, recorded_keys(study)), config)
+
+
+def answered(config: StudyConfig, validation_rows: int) -> int:
+    """How many of the validation rows are answered."""
+    asked = config.generation.rows
+    return min((64 if config.metrics else 4) if asked is None else asked, validation_rows)
 
 
 def _fixed_model(model: ModelConfig) -> dict[str, Any]:

@@ -13,9 +13,14 @@ from meshtune.record import Record
 
 def recorded_keys(study: Located) -> Mapping[str, Any] | None:
     """The fixed keys of a study; None where nothing was recorded yet."""
+    found: Mapping[str, Any] | None = (recorded_notes(study) or {}).get("fixed")
+    return found
+
+
+def recorded_notes(study: Located) -> Mapping[str, Any] | None:
+    """The notes of a study's record, its fixed keys among them; None where nothing was recorded yet."""
     if not (study.started or (study.whole is not None and study.whole.started)):
         return None
     with contextlib.suppress(MeshtuneError):  # no study of this name yet
-        found: Mapping[str, Any] | None = Record(study.url, study.name).notes.get("fixed")
-        return found
+        return Record(study.url, study.name).notes
     return None

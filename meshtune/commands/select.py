@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from meshtune import whole_file
 from meshtune.commands.locate import existing
 from meshtune.commands.select_answers import Evidence, of_file, of_study
 from meshtune.errors import InputError
-from meshtune.selection import told
+from meshtune.record import Record
+from meshtune.selection import feasible, told
 from meshtune.selection.decide import Decision, Settings, decide
 
 FOLDER = "selection"
@@ -55,6 +56,7 @@ def select(
 
     Raises InputError with what is missing; StorageError where the decision cannot be written.
     """
+    kept: dict[str, list[feasible.Chance]] = {}
     if (path is None) == (scores is None):
         raise InputError("name a study, or a file of scores with `--scores`: one of the two")
     if scores is not None:
@@ -66,12 +68,17 @@ def select(
             raise InputError("`--items` is of a file of scores: a study knows its own")
         study = existing(path or Path(), folder=folder)
         evidence, out = of_study(study, protocol, benchmarks, common=common_items), study.folder / FOLDER
+        trials = {name: fact.trial for name, fact in evidence.facts.items() if fact.trial is not None}
+        kept = feasible.chances(Record(study.url, study.name), study.folder, evidence.measured, trials)
+        settings = replace(settings, barred=feasible.barred(kept))
     decision = decide(
         evidence.measured, evidence.facts, settings, references=evidence.references, silent=evidence.silent
     )
     said = told.sentences(decision, evidence.facts, evidence.titles)
     notes = told.notes(decision, evidence.titles)
+    notes += feasible.notes(kept, decision.chosen)
     values = {**told.as_values(decision, evidence.facts, said, notes), "scores": _scores(evidence)}
+    values["constraints"] = {name: [asdict(one) for one in each] for name, each in kept.items() if each}
     values = json.loads(json.dumps(values))
     if out is not None:
         _write(out, values)

@@ -13,7 +13,7 @@ from meshtune.budget import Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, Located
 from meshtune.commands.prepared import Prepared, prepare
-from meshtune.commands.recorded_keys import recorded_keys
+from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
@@ -52,21 +52,23 @@ def tune(
         prepared = prepare(study)
         meter = meter_of(config, prepared.places)
         _refuse_too_large(study, prepared)
-        recorded = _recorded_block_size(study)
-        block_size = config.sampler.block_size or recorded or prepared.packing.block_size
         sampler = build_sampler(
-            config.sampler,
+            prepared.sampler,
             distributions(prepared.space),
             x0=prepared.start,
-            block_size=block_size,
+            block_size=prepared.block_size,
             seed=config.seed,
             new_segment=new_segment,
             warm_start=prepared.warm.trials,
             warm_start_values=prepared.warm.values,
             pruned="value" if prepared.early is not None and prepared.early.config.told == "predicted" else "failed",
+            allows=prepared.guided.allows(prepared.space),
         )
         stack.callback(sampler.close)
-        record = Record(study.url, study.name, prepared.space, fixed={**prepared.fixed, "block_size": block_size})
+        fixed = {**prepared.fixed, "block_size": prepared.block_size}
+        record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known)
+        if prepared.why and not record.trials:
+            record.note(REASON, prepared.why)
         if prepared.warm.trials:
             record.begin_with(prepared.warm.trials, prepared.warm.facts)
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
@@ -75,8 +77,8 @@ def tune(
         worker = LocalWorker(prepared.objective, prepared.places, study.folder)
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
-        slots = _packing(prepared, record).at_once(block_size)
-        yield Opened(record, study.folder, config.sampler.shown, slots, trials, price)
+        slots = _packing(prepared, record).at_once(prepared.block_size)
+        yield Opened(record, study.folder, prepared.sampler.shown, slots, trials, price, prepared.why)
         if prepared.warm.trials and not record.trials:
             yield Stage(str(prepared.warm))
         account = energy.Account(record, meter)
@@ -201,11 +203,12 @@ def _before(prepared: Prepared, record: Record, how: finals.How, trials: int | N
         if not isinstance(event, Outcome):
             yield event
         elif event.trial == finals.UNTUNED:
-            record.note("untuned", {"loss": event.loss})
+            record.note("untuned", {"loss": event.loss, "quantities": dict(event.extra)})
         elif event.trial == finals.TRAINER:
             record.note("trainer", {"why_not_packed": event.message or None})
         elif baseline is not None:
-            note = {**dataclasses.asdict(event), "row_losses": [], "hyperparameters": dict(baseline)}
+            extra = {**event.extra, **prepared.guided.known(baseline)}
+            note = {**dataclasses.asdict(event), "extra": extra, "row_losses": [], "hyperparameters": dict(baseline)}
             record.note("baseline", note)
 
 
@@ -215,15 +218,16 @@ def _again(prepared: Prepared, record: Record, seed: int, trials: int | None) ->
         return
     for hyperparameters in prepared.warm.best(prepared.space, prepared.start):
         full = trials is not None and len(record.trials) >= trials
+        full = full or not prepared.guided.allowed(hyperparameters)
         if not full and prepared.space.encode(hyperparameters) not in [trial.params for trial in record.trials]:
             rungs = () if prepared.early is None else prepared.early.measured(hyperparameters)  # trained to its end
             record.enqueue(hyperparameters, origin="enqueued", seed=seed, thresholds=rungs)
 
 
 def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
-    """Keep the adapters of the best few trials and of the baseline."""
-    ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
-    kept = {trial.number for trial in ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
+    """Keep the adapters of the best few trials and of the baseline, and with several objectives of the Pareto set."""
+    kept = {trial.number for trial in record.ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
+    kept |= {trial.number for trial in record.pareto} if record.guidance.several else set()
     for trial in record.told:
         adapter = trial.final.adapter if trial.final is not None else None
         if adapter is not None and trial.number not in kept:
@@ -235,12 +239,6 @@ def _tidy(record: Record, folder: Path) -> None:
     checkpoints.tidy(folder, {trial.number for trial in record.pending})
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def _recorded_block_size(study: Located) -> int | None:
-    """The block size that the study was made with: it is fixed, however many processes there are now."""
-    fixed = recorded_keys(study) or {}
-    return int(fixed["block_size"]) if "block_size" in fixed else None
 
 
 def write_effective(study: Located) -> None:

@@ -9,32 +9,29 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.logging import get_logger
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.samplers._base import _INDEPENDENT_SAMPLING_WARNING_TEMPLATE as INDEPENDENT
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.arguments import check
 from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.fills import filled, proposed
 from meshtune.samplers.ledger import FIXED
 from meshtune.samplers.nomad import option_lines
 from meshtune.samplers.seam import Sampler
 from meshtune.samplers.search import Search
 from meshtune.samplers.seeds import derived_seed
-from meshtune.samplers.settings import Barrier, Settings
+from meshtune.samplers.settings import Barrier, Fill, Settings
 from meshtune.samplers.told import Pruned
 from meshtune.samplers.warm_start import Values, WarmStart
-
-FILLS = 100  # tries to find a point beyond the block that nobody has
 
 _logger = get_logger(__name__)
 
@@ -71,6 +68,10 @@ class MadsSampler(Sampler):
         hidden_constraints: names of constraints whose violation means that the trial has no honest value.
         pruned: `failed`; or `value`: a pruned trial's value is what it would have ended with. Optuna's own pruners
             leave there what was reported last, which is no such value: set it yourself, above the best complete one.
+        fill: `batch-gp` or `tpe`: slots of a block that NOMAD leaves free are part of it and are filled by
+            `BatchGPSampler` or TPE, and so is what is asked for beyond the block. Left out, a block is what NOMAD
+            proposes, and TPE gives what is beyond. `batch-gp` is for one objective.
+        least_fills: slots of each block that are filled whatever NOMAD proposes.
         nomad_options: further NOMAD parameters by name, such as `{"VNS_MADS_SEARCH": True}`.
         independent_sampler: for parameters outside the search space; random by default.
         warn_independent_sampling: warn where it is used.
@@ -95,6 +96,8 @@ class MadsSampler(Sampler):
         a_priori: Callable[[dict[str, Any]], bool] | None = None,
         hidden_constraints: Collection[str] = (),
         pruned: Pruned = "failed",
+        fill: Fill | None = None,
+        least_fills: int = 0,
         nomad_options: Mapping[str, object] | None = None,
         independent_sampler: BaseSampler | None = None,
         warn_independent_sampling: bool = True,
@@ -102,16 +105,19 @@ class MadsSampler(Sampler):
         new_segment: bool = False,
     ):
         check(
-            least={"block_size": (block_size, 1), "n_startup": (n_startup, 0)},
+            least={"block_size": (block_size, 1), "n_startup": (n_startup, 0), "least_fills": (least_fills, 0)},
             words={
                 "warm_start_values": (warm_start_values, ("as_is", "shifted")),
                 "barrier": (barrier, ("progressive", "extreme")),
                 "pruned": (pruned, ("failed", "value")),
+                **({} if fill is None else {"fill": (fill, ("batch-gp", "tpe"))}),
             },
             hidden_constraints=hidden_constraints,
             x0=x0,
             space=search_space,
         )
+        if least_fills and (fill is None or block_size is None or least_fills >= block_size):
+            raise ValueError(f"least_fills is {least_fills}; it needs a `fill`, and a `block_size` that is larger")
         self._settings = Settings(
             seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed),
             x0=dict(x0 or {}),
@@ -122,6 +128,8 @@ class MadsSampler(Sampler):
             a_priori=a_priori,
             hidden=frozenset(hidden_constraints),
             pruned=pruned,
+            fill=fill,
+            least_fills=least_fills,
             options=option_lines(nomad_options or {}),
         )
         self._space = None if search_space is None else dict(search_space)
@@ -172,8 +180,8 @@ class MadsSampler(Sampler):
             fixed = {**trial.params, **trial.system_attrs.get(FIXED, {})}  # a trial that Optuna retries has params
             if not any(name in fixed for name in search.encoding.space):
                 point = search.lend(study, trial)
-                return self._fill(study, trial, search) if point is None else point
-            return self._beyond(study, trial, search)
+                return filled(self._settings, study, trial, search) if point is None else point
+            return proposed(self._settings, study, trial, search)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -234,6 +242,8 @@ class MadsSampler(Sampler):
         encoding = Encoding(space)
         if not encoding.space:
             return None
+        if self._settings.fill == "batch-gp" and len(study.directions) > 1:
+            raise ValueError("fill: `batch-gp` is for one objective; leave it out, or write `tpe`")
         # Storages are told apart by identity; a fork shares no child.
         fixed = study.sampler._fixed_params if isinstance(study.sampler, PartialFixedSampler) else {}
         described = repr((encoding.space, fixed))
@@ -243,29 +253,3 @@ class MadsSampler(Sampler):
             self._search = Search(self._settings, study, encoding, fixed, new_segment=self._new_segment)
             self._of, self._new_segment = of, False
         return self._search
-
-    def _fill(self, study: Study, trial: FrozenTrial, search: Search) -> dict[str, Any]:
-        """A point beyond the block that is allowed and that no trial has, if one is found."""
-        point: dict[str, Any] | None = None  # allowed, though it may be taken
-        for attempt in range(FILLS):
-            other = self._beyond(study, trial, search, attempt)
-            if not search.allows(other):
-                continue
-            point = point or other
-            key = search.encoding.key(other)
-            if not search.ledger.is_taken(key, but=trial.number) and search.claim(study, trial, key, {"fill": True}):
-                return other
-            if search.exhausted:
-                break
-        point = point or search.awaited or other
-        search.claim(study, trial, search.encoding.key(point), {"fill": True})
-        return point
-
-    def _beyond(self, study: Study, trial: FrozenTrial, search: Search, attempt: int = 0) -> dict[str, Any]:
-        """A point by TPE, then at random."""
-        seed = derived_seed(self._settings.seed, trial.number, str(attempt))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            sampler = TPESampler(seed=seed, constant_liar=True) if attempt == 0 else RandomSampler(seed=seed)
-        space = search.encoding.space
-        return {name: sampler.sample_independent(study, trial, name, d) for name, d in space.items()}

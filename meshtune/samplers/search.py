@@ -23,10 +23,10 @@ from optuna.trial import FrozenTrial
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.ledger import NOTE, Ledger, members, owner
-from meshtune.samplers.nomad import Nomad, NomadCrashed, Outputs
+from meshtune.samplers.nomad import Nomad, NomadCrashed
 from meshtune.samplers.segments import Definition, Points, Segments
 from meshtune.samplers.settings import Settings
-from meshtune.samplers.told import Teller, constraint_names
+from meshtune.samplers.told import Outputs, Teller, constraint_names
 
 _logger = get_logger(__name__)
 
@@ -101,9 +101,13 @@ class Search:
         return self._segments.allows(params)
 
     def free(self, study: Study) -> int:
-        """Points of the open block that can be proposed now; opens the next block where this one is answered."""
+        """Points of the open block that can be proposed now, those that fill it among them.
+
+        Opens the next block where this one is answered.
+        """
         self._advance(study)
-        return len({slot.key for index, slot in enumerate(self._slots) if self._is_free(index)})
+        free = len(self._free())
+        return free + self._room(free)
 
     def lend(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
         """The first free point, for a trial; None where there is none."""
@@ -125,6 +129,11 @@ class Search:
             if claimed:
                 return dict(slot.params or {})
         return None
+
+    def fill(self, study: Study, trial: FrozenTrial, key: Point) -> bool:
+        """Write down a trial's point that is none of NOMAD's: of the open block, where that has room, or beside it."""
+        place = {"segment": self._segment, "block": self._block} if self._room(0) else {}
+        return self.claim(study, trial, key, {"fill": True, **place})
 
     def claim(self, study: Study, trial: FrozenTrial, key: Point, note: Mapping[str, Any]) -> bool:
         """Write down that a trial evaluates a point; False where another process has done so for this point.
@@ -152,6 +161,22 @@ class Search:
             self._source = None
 
     # -- blocks
+
+    def _free(self) -> set[Point]:
+        return {slot.key for index, slot in enumerate(self._slots) if self._is_free(index)}
+
+    def _room(self, free: int) -> int:
+        """Points by which the open block is filled, beyond NOMAD's; `free` of these are still to be proposed."""
+        if "fill" not in self._definition or self.exhausted or (self._segment == UNBORN and not free):
+            return 0
+        members = len({slot.key for slot in self._slots if slot.params is not None})
+        left = self.encoding.size - len(self.ledger.visited() | self._refused) - free
+        room = self._definition["block_size"] - members - len(self.ledger.fills(self._segment, self._block))
+        return int(max(0, min(room, left)))
+
+    @property
+    def _awaits_fills(self) -> bool:
+        return any(self.ledger.is_open(number) for number in self.ledger.fills(self._segment, self._block))
 
     def _is_free(self, index: int) -> bool:
         slot = self._slots[index]
@@ -190,7 +215,7 @@ class Search:
                 return
             self._attach()
             for _ in range(SPINS):
-                if self.exhausted or (answers := self._answers()) is None:
+                if self.exhausted or self._awaits_fills or (answers := self._answers()) is None:
                     return
                 self._go_on(answers)
             self._empty = ENDED

@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial
 
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.ledger import Ledger, members, ranges
-from meshtune.samplers.nomad import Nomad, Outputs, Problem
+from meshtune.samplers.nomad import Nomad, Problem
 from meshtune.samplers.settings import Settings
-from meshtune.samplers.told import Teller, constraint_names
+from meshtune.samplers.told import Outputs, Teller, constraint_names
 
 DRAWS = 100  # tries to draw a point that is allowed
 RECENT = 100  # trials from which it is told how many run at once
@@ -109,7 +109,7 @@ class Segments:
     def fits(self, definition: Definition) -> bool:
         """Whether a segment was defined with the present settings, as far as these are given."""
         given = self._given | ({"block_size": self.settings.block_size} if self.settings.block_size else {})
-        return all(value == definition.get(name) for name, value in ({"pruned": None} | given).items())
+        return all(value == definition.get(name) for name, value in ({"pruned": None, "fill": None} | given).items())
 
     # -- opening
 
@@ -132,7 +132,7 @@ class Segments:
             start=start,
             cache=tuple(kept),
             seed=definition["seed"],
-            block_size=definition["block_size"],
+            block_size=max(1, definition["block_size"] - definition.get("fill", {}).get("least", 0)),
             outputs=("OBJ",) * len(self._directions) + (barrier,) * len(definition["constraints"]),
             options=tuple(definition["options"]),
         )
@@ -170,6 +170,7 @@ class Segments:
             "options": list(settings.options),
             "warm_start": None if settings.warm_start is None else settings.warm_start.digest,
             **({"pruned": settings.pruned} if settings.pruned != "failed" else {}),
+            **({"fill": {"by": settings.fill, "least": settings.least_fills}} if settings.fill else {}),
         }
 
     def _seed(self, ledger: Ledger, empty: int) -> int:

@@ -10,6 +10,7 @@ from meshtune.samplers.told import Pruned
 from meshtune.samplers.warm_start import WarmStart
 
 Barrier = Literal["progressive", "extreme"]
+Fill = Literal["batch-gp", "tpe"]
 APriori = Callable[[dict[str, Any]], bool]
 
 
@@ -27,3 +28,5 @@ class Settings:
     hidden: frozenset[str] = frozenset()
     options: tuple[str, ...] = ()
     pruned: Pruned = "failed"
+    fill: Fill | None = None
+    least_fills: int = 0

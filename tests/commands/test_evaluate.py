@@ -16,8 +16,11 @@ import meshtune
 from meshtune.cli import app
 from meshtune.commands.evaluate import Evaluated, evaluate
 from meshtune.commands.report import report
+from meshtune.config import ModelConfig
 from meshtune.errors import InputError, StudyBusy
 from meshtune.lease import lease
+from meshtune.objectives import guides
+from meshtune.objectives.guides import GuideSpec
 from tests.commands.made import finished_study
 from tests.evaluation.made import make_all
 
@@ -147,6 +150,30 @@ def test_named_trials_and_guided_items(study: Path, data: Path, tmp_path: Path) 
     assert "5 left out that guided the search" in done.tables[0].columns[0].measured
     assert done.tables[0].columns[0].items == 7
     assert [row.name for row in done.tables[0].rows] == ["trial 0", "untuned"]
+
+
+def test_what_guided_a_study_scores_none(study: Path, data: Path, tmp_path: Path) -> None:
+    """Also in another one that is compared with it."""
+    other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
+    guiding = GuideSpec(quantities=("mmlu.gold",), benchmarks=str(data), limit=4)
+    guides.choose(guiding, ModelConfig(name="none"), study)
+    asked = given(data, benchmarks=("mmlu", "bbh"), limit=None, best=0, worst=0)
+    done = evaluate([study, other], given=asked)
+    for table in done.tables:
+        mmlu, bbh = table.verdicts
+        assert "4 left out that guided the search" in mmlu.measured
+        assert mmlu.items == 8
+        assert "left out" not in bbh.measured
+    stored = (study / "evaluation").rglob("mmlu-*/untuned.jsonl")
+    answered = {line["item"] for path in stored for line in map(json.loads, path.read_text().splitlines()[1:])}
+    assert len(answered) == 8
+    assert not answered & guides.items(study)["mmlu"]
+    everything = [
+        {"benchmark": "mmlu", "item": f"{subject}/{n}"} for subject in ("logic", "simple_sums") for n in range(6)
+    ]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, everything)))
+    with pytest.raises(InputError, match="all items of mmlu guided the search"):
+        evaluate([other], given={**asked, "guided": str(tmp_path / "all.jsonl")})
 
 
 def test_two_studies_are_compared_only_on_the_same_items(study: Path, data: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_tribes2024_is_the_authors_setting(tmp_path: Path) -> None:
 
 def test_quickstart_has_12_trials_or_more(tmp_path: Path) -> None:
     config = config_file.read(init(tmp_path, "quickstart", None, None))
-    assert config.sampler.name == "mads"
+    assert config.sampler.name == "auto"
     assert config.budget.trials is not None
     assert config.budget.trials >= 12
 

@@ -1,12 +1,14 @@
 """Optuna's own samplers behind the sampler contract."""
 
+import importlib.util
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.samplers import RandomSampler
 
 from meshtune.config import SamplerConfig
-from meshtune.errors import InputError
+from meshtune.errors import InputError, MissingExtra
 from meshtune.samplers.build import build
 from meshtune.samplers.rebuilt import RebuiltSampler
 from meshtune.samplers.seam import Sampler
@@ -35,6 +37,29 @@ class TestQMC(OptunaContract):
 
 class TestGP(OptunaContract):
     name = "gp"
+
+
+class TestCmaEs(OptunaContract):
+    name = "cma-es"
+
+    @pytest.fixture(autouse=True)
+    def _installed(self) -> None:
+        pytest.importorskip("cmaes")
+
+
+def test_cma_es_learns_where_the_valley_is() -> None:
+    pytest.importorskip("cmaes")
+    sampler = build(SamplerConfig(name="cma-es"), MIXED, x0=None, block_size=1, seed=0)
+    study = search(optuna.create_study(), sampler, MIXED, 120)
+    scales = [params["scale"] for params in points(study)]
+    assert max(abs(scale - 2) for scale in scales[-20:]) < max(abs(scale - 2) for scale in scales[:20])
+    assert {params["kind"] for params in points(study)} == {"a", "b", "c"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cmaes") is not None, reason="it is installed")
+def test_cma_es_says_what_to_install() -> None:
+    with pytest.raises(MissingExtra, match=r"meshtune\[cma-es\]"):
+        build(SamplerConfig(name="cma-es"), MIXED, x0=None, block_size=1, seed=0)
 
 
 def known(count: int) -> optuna.Study:

@@ -1,0 +1,68 @@
+"""`sampler: auto`: which sampler for which study, and why.
+
+Every choice is a figure of docs/decisions/2026-11-26-mads-fill.md or says that nothing was measured. The choice is made
+once, when a study opens, and stands in its record: a later budget does not change it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Name = Literal["batch-gp", "mads", "tpe"]
+
+MEASURED_TRIALS = 100
+MEASURED_DIMENSION = 4
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a study is like.
+
+    Attributes:
+        trials: of the budget; None where it is another one. dimension: hyperparameters that are searched.
+        block_size: trials proposed together. start: whether the baseline lies in the space.
+        objectives, constraints: how many; of the constraints those that only a trial can tell.
+        nomad: whether PyNomad is installed.
+    """
+
+    trials: int | None
+    dimension: int
+    block_size: int
+    start: bool = True
+    objectives: int = 1
+    constraints: int = 0
+    nomad: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A sampler's name, and the reason in a sentence."""
+
+    name: Name
+    reason: str
+
+
+def choose(study: Situation) -> Choice:
+    """The sampler that the measurements speak for."""
+    if study.objectives > 1:
+        what = f"{study.objectives} objectives, which batch-gp cannot search"
+        if study.nomad:
+            return Choice("mads", f"{what}; not raced")
+        return Choice("tpe", f"{what}, and mads needs PyNomad, which is not installed; not raced")
+    if study.block_size > 1:
+        found = f"{study.block_size} trials at once: in blocks its regret was the lowest"
+    elif study.start:
+        found = (
+            "one trial at a time from a start point: its regret was as low as that of mads, and lower than that of tpe"
+        )
+    else:
+        found = "one trial at a time without a start point: its regret was the lowest"
+    beyond = []
+    if study.dimension > MEASURED_DIMENSION:
+        beyond.append(f"{study.dimension} hyperparameters")
+    if study.trials is not None and study.trials > MEASURED_TRIALS:
+        beyond.append(f"{study.trials} trials")
+    if study.constraints:
+        beyond.append("constraints")
+    return Choice("batch-gp", found + (f" (not measured: {', '.join(beyond)})" if beyond else ""))

@@ -1,0 +1,99 @@
+"""Every point of a finite space once, in an order that the seed shuffles.
+
+Optuna's `GridSampler` evaluates a point twice where it was enqueued, such as the baseline; here the study's trials say
+what is left, and the block ends where the grid does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, final
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial
+
+from meshtune.samplers.encoding import Encoding, Point
+from meshtune.samplers.ledger import FIXED
+from meshtune.samplers.seam import Sampler, left_in_block
+from meshtune.samplers.seeds import derived_seed
+
+MOST = 100_000  # points of a grid
+
+
+@final
+class GridSampler(Sampler):
+    """The points of choices, steps and integers, each once.
+
+    Args:
+        search_space: Optuna distributions by name. seed: of the order. block_size: points proposed together.
+        allows: says of a point, by name, whether it is of the grid.
+
+    Raises:
+        ValueError: a parameter has no grid (real without a step, or logarithmic), or there are too many points.
+    """
+
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution],
+        *,
+        seed: int,
+        block_size: int = 1,
+        allows: Callable[[dict[str, Any]], bool] | None = None,
+    ):
+        self._encoding = encoding = Encoding(search_space)
+        whole = zip(encoding.space, encoding.integer, strict=True)
+        if without := [name for name, integer in whole if not integer]:
+            names = ", ".join(f"`{name}`" for name in without)
+            raise ValueError(
+                f"a grid needs values to choose from, and {names} {'has' if len(without) == 1 else 'have'} none: give a"
+                " list such as [1e-5, 1e-4, 1e-3], in place of the interval"
+            )
+        if encoding.size > MOST:
+            raise ValueError(f"the grid has {encoding.size:,.0f} points, of at most {MOST:,}: narrow the space")
+        points = list(encoding.points())
+        order = np.random.default_rng(seed).permutation(len(points))
+        decoded = (encoding.decode(points[index]) for index in order)
+        kept = (point for point in decoded if allows is None or allows(point))
+        self._points = {encoding.key(point): point for point in kept}
+        self._seed, self._block_size = seed, block_size
+
+    @property
+    def size(self) -> int:
+        """Points of the grid."""
+        return len(self._points)
+
+    def available(self, study: Study) -> int:
+        """Points of the open block that can be proposed without waiting; 0 with none pending: all were tried."""
+        trials = study.get_trials(deepcopy=False)
+        visited = {self._key(trial) for trial in trials}
+        left = sum(key not in visited for key in self._points)
+        return min(left_in_block(trials, self._block_size), left)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What there is to choose."""
+        return dict(self._encoding.space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The first point that no trial has; after the last of them the first one again."""
+        visited = {self._key(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number}
+        left = (point for key, point in self._points.items() if key not in visited)
+        return dict(next(left, next(iter(self._points.values()), {})))
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter outside the grid: at random."""
+        sampler = RandomSampler(seed=derived_seed(self._seed, trial.number, param_name))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _key(self, trial: FrozenTrial) -> Point | None:
+        params = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+        return self._encoding.key(params) if self._encoding.has(params) else None

@@ -1,0 +1,44 @@
+"""`auto`: which sampler, and the reason."""
+
+from dataclasses import replace
+
+import pytest
+
+from meshtune.config import SamplerConfig
+from meshtune.errors import InputError
+from meshtune.samplers.auto import Situation, choose
+from meshtune.samplers.build import build
+from meshtune.testing.samplers import MIXED
+
+USUAL = Situation(trials=30, dimension=4, block_size=1)
+
+
+@pytest.mark.parametrize(
+    ("study", "name", "reason"),
+    [
+        (USUAL, "batch-gp", "one trial at a time from a start point"),
+        (replace(USUAL, start=False), "batch-gp", "without a start point"),
+        (replace(USUAL, block_size=8), "batch-gp", "8 trials at once"),
+        (
+            replace(USUAL, trials=300, dimension=7, constraints=1),
+            "batch-gp",
+            "7 hyperparameters, 300 trials, constraints",
+        ),
+        (replace(USUAL, trials=None, nomad=False), "batch-gp", "start point"),
+        (replace(USUAL, objectives=2), "mads", "2 objectives"),
+        (replace(USUAL, objectives=2, nomad=False), "tpe", "PyNomad"),
+    ],
+)
+def test_the_choice(study: Situation, name: str, reason: str) -> None:
+    choice = choose(study)
+    assert choice.name == name
+    assert reason in choice.reason
+
+
+def test_what_was_measured_is_not_called_unmeasured() -> None:
+    assert all("not measured" not in choose(replace(USUAL, trials=trials)).reason for trials in (20, 100, None))
+
+
+def test_it_is_no_sampler_itself() -> None:
+    with pytest.raises(InputError, match="must be chosen"):
+        build(SamplerConfig(name="auto"), MIXED, x0=None, block_size=1, seed=0)
