@@ -42,6 +42,9 @@ class Recipe:
     trials: int = 30
     processes: str = "null"
     sampler: str = "auto"
+    benchmarks: str = "[]"
+    best: int = 5
+    worst: int = 0
 
 
 DEFAULT = Recipe()
@@ -81,6 +84,9 @@ TRIBES = Recipe(
     space="tribes2024-128",
     trials=50,
     sampler="mads",
+    benchmarks="[mmlu, bbh, drop, humaneval]",
+    best=10,
+    worst=10,
 )
 
 RECIPES = {"default": DEFAULT, "quickstart": QUICKSTART, "tribes2024": TRIBES}
@@ -138,9 +144,9 @@ def _key(key: str, value: object) -> str:
     return f"{key}: {value}".ljust(30)
 
 
-def _optional(key: str, value: str) -> str:
-    """A key that is commented out where it has its default, null."""
-    return _key(f"  # {key.strip()}" if value == "null" else key, value)
+def _optional(key: str, value: object, default: object = "null") -> str:
+    """A key that is commented out where it has its default."""
+    return _key(f"  # {key.strip()}" if value == default else key, value)
 
 
 def text(recipe: Recipe) -> str:
@@ -294,12 +300,12 @@ generation:                    # answers to validation rows, by the untuned mode
 
 evaluation:                    # what `meshtune evaluate` scores: the best and worst trials, the baseline, the untuned
   # protocol: instruct-eval    # instruct-eval (mmlu, bbh, drop, humaneval) | harness (tasks of lm-evaluation-harness)
-  # benchmarks: []             # such as [mmlu, humaneval]; []: all that the data hold
+{_optional("  benchmarks", recipe.benchmarks, "[]")} # such as [mmlu, humaneval]; []: all that the data hold
   # data: null                 # the folder of their files; null: the Hugging Face hub
   # tasks: null                # a folder of your own YAML tasks, for the harness
   # limit: null                # items of each benchmark, chosen by the seed below; null: all
-  # best: 5                    # trials with the lowest loss
-  # worst: 0                   # trials with the highest; adapters that were not kept are trained again
+{_optional("  best", recipe.best, 5)} # trials with the lowest loss
+{_optional("  worst", recipe.worst, 0)} # trials with the highest; adapters that were not kept are trained again
   # temperature: 0.0           # 0: greedy decoding
   # samples: 1                 # answers to each problem of HumanEval, for pass_at; needs a temperature above 0
   # pass_at: []                # such as [1, 10]

@@ -46,6 +46,8 @@ def build(
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
     options = config.options
+    if allows is not None:
+        warm_start = [trial for trial in warm_start if allows(trial.params)]
 
     def rebuilt(make: Build) -> RebuiltSampler:
         _try(config, lambda: quiet(make)(0, 0))

@@ -71,7 +71,7 @@ def test_check_refuses_what_cannot_be(tiny_model_folder: Path, tmp_path: Path) -
     with pytest.raises(InputError, match="keeps `adapter_parameters <= 100`: loosen them, or change `space`"):
         check(path, measure=False)
     path.write_text(path.read_text().replace("[adapter_parameters <= 100]", "[mmlu >= untuned, bbh.gld >= 0]"))
-    with pytest.raises(InputError, match="Did you mean `bbh.gold`"):
+    with pytest.raises(InputError, match=r"Did you mean `bbh\.gold`"):
         check(path, measure=False)
     path.write_text(path.read_text().replace(", bbh.gld >= 0", ""))
     with pytest.raises(InputError, match="mmlu cannot be measured: name the folder that holds the data"):
