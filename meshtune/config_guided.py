@@ -42,7 +42,7 @@ class GuideConfig(Section):
 
     Attributes:
         measure: quantities that are measured and shown, beside those of objectives and constraints.
-        benchmarks: a folder of their files (absolute once read). limit: items of each, chosen by the study's seed.
+        benchmarks: a folder of their files (absolute once read). limit: items of each, at most.
         text: general text for the perplexity: `embedded`, or a file (absolute once read).
     """
 

@@ -111,8 +111,9 @@ def test_check_says_how_much_of_the_space_is_left(tmp_path: Path) -> None:
         check(study(tmp_path, "constraints: [k <= 0]"), measure=False)
 
 
-def test_a_finite_space_is_counted_and_searched_to_its_allowed_end(tmp_path: Path) -> None:
-    path = study(tmp_path, "constraints: [k <= 3]", trials=30)
+@pytest.mark.parametrize("sampler", ["mads", "batch-gp", "grid"])
+def test_a_finite_space_is_counted_and_searched_to_its_allowed_end(tmp_path: Path, sampler: str) -> None:
+    path = study(tmp_path, "constraints: [k <= 3]", sampler=sampler, trials=30)
     path.write_text(path.read_text().replace("x: {low: 0, high: 1}", "x: [0, 0.5]"))
     assert check(path, measure=False)[1]["allowed_share"] == 6 / 16
     run(path)
