@@ -28,7 +28,7 @@ from meshtune.objectives.guide_files import FOLDER
 
 PERPLEXITY, GOLD, EMBEDDED = "perplexity", ".gold", "embedded"
 SEED = 0  # of the items that guide
-WINDOW, WINDOWS = 256, 16  # tokens of a window of text, and how many there are at most
+WINDOW, WINDOWS = 256, 8  # tokens of a window of text, and how many there are at most
 LARGEST = 20_000_000  # bytes of a file of text, which is tokenized as a whole
 _SET = "set.json"
 _BATCH = 1024  # tokens, for an estimate
