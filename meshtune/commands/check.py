@@ -143,6 +143,7 @@ def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | 
         loading=tried.loading,
         after=after,
         watts=tried.watts,
+        guiding=spending.guiding_tokens(prepared),
     )
     lines.append(("time", spending.time_line(measured, expected, config.budget, processes, after)))
     if config.early_stopping.rule != "none":
@@ -188,6 +189,8 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
             where = f"outside {outside}: trained beside the trials"
         lines.append(f"baseline   {point(prepared.baseline)} ({where})")
     lines += (f"{label:<11}{text}".rstrip() for label, text in prepared.guided.lines())
+    if prepared.guides is not None:
+        lines += ("           on " + text for text in prepared.guides.chosen.lines())
     place = prepared.places[0]
     threads = f" with {place.threads} threads" if place.threads else ""
     at_once = prepared.packing.at_once(prepared.block_size)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
 from meshtune.commands.guided import Guided, guidance_of, guided
+from meshtune.commands.guides import Guides, guides_of
 from meshtune.commands.locate import Located
 from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.sampler import fixed as fixed_sampler
@@ -26,7 +27,6 @@ from meshtune.config import (
     SamplerConfig,
     StudyConfig,
 )
-from meshtune.config_guided import GuideConfig
 from meshtune.early_stopping import EarlyStopping
 from meshtune.errors import Fault, InputError, StudyMismatch, need
 from meshtune.imported import portable
@@ -38,7 +38,6 @@ from meshtune.workers.planner import Packing
 
 if TYPE_CHECKING:
     from meshtune.data.build import Prepared as PreparedRows
-    from meshtune.objectives.guides import GuideSpec
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Prepared:
         answers: validation rows that the finalists answer. warm: what is known from the start.
         early: where trials are stopped, if they are.
         no_exact_room: why there is no memory for the base in float32, where that is known.
-        guided: objectives and constraints.
+        guided: objectives and constraints. guides: what each trial is measured by beside the loss, and on what.
         sampler: that proposes, in blocks of `block_size`. why: where `auto` chose it, the reason.
     """
 
@@ -73,6 +72,7 @@ class Prepared:
     warm: WarmStart = field(default_factory=WarmStart)
     no_exact_room: str | None = None
     guided: Guided = field(default_factory=Guided)
+    guides: Guides | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     block_size: int = 1
     why: str | None = None
@@ -168,9 +168,8 @@ def _lora(
     model = config.model
     data = rows(study, config.data, model, lambda: longest_row(space, model, training, at))
     metrics.load(config.metrics)  # finds their faults now, and not at the end of the search
-    asked = config.generation.rows
-    answers = min((64 if config.metrics else 4) if asked is None else asked, data.summary.validation.rows)
-    guides = _guides(config)
+    answers = answered(config, data.summary.validation.rows)
+    guides = guides_of(study, model, answers)
     spec = LoraSpec(
         model=config.model,
         training=training,
@@ -182,7 +181,7 @@ def _lora(
         metrics=config.metrics,
         variants=tuple(variants(space, baseline)),
         rung_rows=config.early_stopping.rows,
-        guides=guides,
+        guides=None if guides is None else guides.spec,
     )
     fixed = {
         **fixed,
@@ -195,8 +194,7 @@ def _lora(
         early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
         fixed["early_stopping"] = early.described()
     if guides is not None:
-        moved = {"benchmarks": guides.benchmarks and Path(guides.benchmarks).name, "text": Path(guides.text).name}
-        fixed["guides"] = {**guides.model_dump(mode="json"), **moved}  # folders may be moved
+        fixed["guides"] = guides.fixed
     fixed["validation_precision"] = validation_precision(config.model)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
@@ -214,22 +212,15 @@ def _lora(
         answers=answers,
         early=early,
         warm=warm,
+        guides=guides,
     )
     return guided(spread(prepared, config, recorded_keys(study)), config)
 
 
-def _guides(config: StudyConfig) -> GuideSpec | None:
-    """What each trial is measured by beside the loss; None: nothing. Raises InputError where it cannot be measured."""
-    from meshtune.objectives import guides
-
-    measured = guidance_of(config)[1]
-    if not measured:
-        return None
-    section = config.guide or GuideConfig()
-    spec = guides.GuideSpec(quantities=measured, **section.model_dump(exclude={"measure"}))
-    if faults := guides.faults(spec):
-        raise InputError(faults)
-    return spec
+def answered(config: StudyConfig, validation_rows: int) -> int:
+    """How many of the validation rows are answered."""
+    asked = config.generation.rows
+    return min((64 if config.metrics else 4) if asked is None else asked, validation_rows)
 
 
 def _fixed_model(model: ModelConfig) -> dict[str, Any]:

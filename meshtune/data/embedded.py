@@ -104,6 +104,7 @@ def _functions() -> Iterator[_Function]:
         yield from _inside(tree, module, "")
 
 
+@functools.cache
 def documentation() -> str:
     """What the standard library's modules say of themselves: their docstrings, in an order that mixes the modules.
 

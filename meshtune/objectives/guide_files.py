@@ -1,7 +1,8 @@
 """What was measured of each trial to guide the search: `<study>/guides/<name>.json`, small files.
 
 `name` is the trial's number, `untuned` or `baseline`. A file holds the quantities and, where one is a mean over items,
-each item's value with its weight in that mean, so that two trials can be compared item by item. Standard library only.
+each item's value with its weight in that mean, so that two trials can be compared item by item. Perplexity is that of a
+fixed text as a whole. Standard library only.
 """
 
 from __future__ import annotations
@@ -48,28 +49,6 @@ class Measured:
     items: Mapping[str, Items] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Paired:
-    """A quantity of one trial minus that of another, item by item, with weights that add up to 1."""
-
-    differences: tuple[float, ...]
-    weights: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """The difference of the two quantities."""
-        return math.fsum(value * weight for value, weight in zip(self.differences, self.weights, strict=True))
-
-    @property
-    def error(self) -> float:
-        """Its standard error over items; not a number with one item."""
-        count, mean = len(self.differences), self.mean
-        if count < 2:
-            return math.nan
-        squares = ((w * (d - mean)) ** 2 for d, w in zip(self.differences, self.weights, strict=True))
-        return math.sqrt(math.fsum(squares) * count / (count - 1))
-
-
 def path_of(folder: Path, name: str | int) -> Path:
     """The file of a trial, `untuned` or `baseline` in the study's folder."""
     return folder / FOLDER / f"{name}.json"
@@ -99,21 +78,3 @@ def write(folder: Path, name: str | int, measured: Measured) -> None:
         whole_file.write(path, json.dumps(asdict(measured)))
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def differences(folder: Path, trial: str | int, other: str | int = UNTUNED) -> dict[str, Paired]:
-    """Of each quantity that is a mean over items, the trial's minus the other's on the same items.
-
-    Empty where one of them was not measured; a quantity of unlike items is left out. Perplexity is that of a fixed text
-    as a whole, and not among them. Raises InputError where a file cannot be read.
-    """
-    mine, theirs = read(folder, trial), read(folder, other)
-    if mine is None or theirs is None:
-        return {}
-    found = dict[str, Paired]()
-    for name, one in mine.items.items():
-        against = theirs.items.get(name)
-        if against is not None and against.names == one.names:
-            pairs = zip(one.values, against.values, strict=True)
-            found[name] = Paired(tuple(a - b for a, b in pairs), one.weights)
-    return found

@@ -22,7 +22,7 @@ from meshtune.config_values import Section
 from meshtune.data import embedded, tokens
 from meshtune.data.tokenizer import load_tokenizer, window
 from meshtune.errors import Fault, InputError, StorageError
-from meshtune.evaluation import sandbox, sources
+from meshtune.evaluation import layout, sandbox, sources
 from meshtune.evaluation.items import Benchmark
 from meshtune.objectives.guide_files import FOLDER
 
@@ -31,6 +31,7 @@ SEED = 0  # of the items that guide
 WINDOW, WINDOWS = 256, 16  # tokens of a window of text, and how many there are at most
 LARGEST = 20_000_000  # bytes of a file of text, which is tokenized as a whole
 _SET = "set.json"
+_BATCH = 1024  # tokens, for an estimate
 
 
 class GuideSpec(Section):
@@ -73,7 +74,7 @@ class Chosen:
 
     def lines(self) -> list[str]:
         """For people, a line each."""
-        text = f"{PERPLEXITY} of {sum(map(len, self.windows)):,} tokens of {self.source}"
+        text = f"{sum(map(len, self.windows)):,} tokens of {self.source}"
         return [text] * bool(self.windows) + [f"{one['set']} ({one['digest']})" for one in self.sets.values()]
 
 
@@ -121,6 +122,19 @@ def choose(spec: GuideSpec, model: ModelConfig, folder: Path, *, anew: bool = Fa
     except OSError as error:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
     return chosen
+
+
+def computed(chosen: Chosen, model: ModelConfig) -> int:
+    """Tokens that are computed to measure an adapter, those of its own answers left out."""
+    found = sum(map(len, chosen.windows))
+    if chosen.benchmarks:
+        tokenizer = load_tokenizer(model)
+        room = window(model, tokenizer)
+        for benchmark in chosen.benchmarks:
+            asked = layout.asks(benchmark, tokenizer, window=room)
+            for batch in layout.batches(asked, tokens=_BATCH, memory=16 * _BATCH):
+                found += batch.prefix + sum(ask.tail(batch.prefix) * ask.rows for ask in batch.asks)
+    return found
 
 
 def read(folder: Path) -> Chosen:

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,7 +105,8 @@ def test_each_trial_has_what_its_adapter_has_alone(make: Make) -> None:
     spec = make(*QUANTITIES)
     folder = Path(spec.folder)
     again = Request(checkpoints.replicate(0, 1), GOOD, 1)
-    untuned, one, other, replicate = outcomes(spec, UNTUNED, Request(0, GOOD, 0), Request(1, OTHER, 0), again)
+    untuned, one, other = outcomes(spec, UNTUNED, Request(0, GOOD, 0), Request(1, OTHER, 0))
+    (replicate,) = outcomes(spec, again)
     (alone,) = outcomes(make(*QUANTITIES, trainer="transformers"), Request(2, GOOD, 0))
     assert replicate.ending is Ending.COMPLETE
     assert replicate.extra == {}
@@ -122,19 +125,7 @@ def test_each_trial_has_what_its_adapter_has_alone(make: Make) -> None:
     assert {path.name for path in (folder / "guides").glob("*.json")} == {
         *("set.json", "untuned.json", "0.json", "1.json", "2.json")
     }
-    found = guide_files.differences(folder, 1)
-    assert found.keys() == set(QUANTITIES[1:])
-    for quantity, paired in found.items():
-        assert len(paired.differences) == 4
-        assert paired.mean == pytest.approx(other.extra[quantity] - untuned.extra[quantity])
-    assert guide_files.differences(folder, 7) == {}
-
-
-def test_of_weighted_differences_there_is_an_error() -> None:
-    """That of a mean where all items weigh the same."""
-    paired = guide_files.Paired((1.0, 0.0, 0.0, 1.0), (0.25,) * 4)
-    assert paired.error == pytest.approx(math.sqrt(1 / 3 / 4))
-    assert math.isnan(guide_files.Paired((1.0,), (1.0,)).error)
+    assert guide_files.read(folder, 7) is None
 
 
 def test_a_metric_guides_by_its_mean(make: Make, tmp_path: Path) -> None:
@@ -146,31 +137,53 @@ def test_a_metric_guides_by_its_mean(make: Make, tmp_path: Path) -> None:
     for outcome, name in ((untuned, "untuned"), (trial, "trial-0")):
         lines = (Path(spec.folder) / "evaluation" / "answers" / f"{name}.jsonl").read_text().splitlines()
         assert outcome.extra == {"length": pytest.approx(sum(len(json.loads(line)["answer"]) for line in lines) / 3)}
-    assert len(guide_files.differences(Path(spec.folder), 0)["length"].differences) == 3
+        kept = guide_files.read(Path(spec.folder), name.removeprefix("trial-"))
+        assert kept is not None
+        assert len(kept.items["length"].values) == 3
+
+
+WAITS = """
+import pathlib, time
+
+def score(row, answer):
+    here = pathlib.Path(__file__).parent
+    (here / "measuring").touch()
+    while not (here / "go").exists():
+        time.sleep(0.01)
+    return len(answer)
+"""
 
 
 @pytest.mark.parametrize("trainer", ["packed", "transformers"])
-def test_interrupted_while_it_measures_it_trains_nothing_again(make: Make, trainer: str) -> None:
+def test_interrupted_while_it_measures_it_trains_nothing_again(make: Make, trainer: str, tmp_path: Path) -> None:
     """And ends as one that was never interrupted."""
-    spec = make("perplexity", "mmlu", trainer=trainer)
+    (tmp_path / "own.py").write_text(WAITS, encoding="utf-8")
+    own = {"metrics": {"length": MetricConfig(file=str(tmp_path / "own.py"))}, "answers": 3, "max_new_tokens": 5}
+    quantities = ("perplexity", "mmlu", "length")
+    spec = make(*quantities, trainer=trainer, **own)
     requests = [Request(0, GOOD, 0, pack=0), Request(1, OTHER, 0, pack=0)][: 2 if trainer == "packed" else 1]
     first = LoraObjective(spec, "cpu", 1)
-    saved = Path(spec.folder) / checkpoints.FOLDER / checkpoints.name_of([r.trial for r in requests])
-    told = list[Event]()
-    for event in first.evaluate(requests):
-        told.append(event)
-        if (saved / "trained.jsonl").exists():
-            first.suspend()
-    if any(isinstance(event, Outcome) for event in told):
-        assert len(told) < 99
+
+    def interrupt() -> None:
+        while not (tmp_path / "measuring").exists():
+            time.sleep(0.01)
+        first.suspend()
+        (tmp_path / "go").touch()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert not any(isinstance(event, Outcome) for event in first.evaluate(requests))
+    thread.join()
     weights = {path: path.stat().st_mtime_ns for path in Path(spec.folder).rglob("adapter_model.safetensors")}
     assert len(weights) == len(requests)
-    resumed = [event for event in events(spec, *requests) if isinstance(event, Outcome)]
+    resumed = outcomes(spec, *requests)
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
-    whole = outcomes(make("perplexity", "mmlu", trainer=trainer), *requests)
-    for outcome, other in zip(resumed, whole, strict=True):
-        assert (outcome.loss, outcome.losses, outcome.extra) == (other.loss, other.losses, other.extra)
     assert not any((Path(spec.folder) / checkpoints.FOLDER).iterdir())
+    shutil.rmtree(spec.folder)
+    for outcome, other in zip(resumed, outcomes(spec, *requests), strict=True):
+        assert outcome.ending is Ending.COMPLETE, outcome.message
+        assert (outcome.loss, outcome.losses, outcome.extra) == (other.loss, other.losses, other.extra)
+        assert outcome.extra.keys() == set(quantities)
 
 
 def test_what_it_is_measured_on_is_chosen_once(make: Make, tmp_path: Path, benchmarks: Path) -> None:
@@ -181,7 +194,7 @@ def test_what_it_is_measured_on_is_chosen_once(make: Make, tmp_path: Path, bench
     chosen = guides.choose(spec, model, folder)
     assert [len(window) for window in chosen.windows] == [256] * 16
     assert len(guides.items(folder)["mmlu"]) == 6
-    assert chosen.lines()[0] == "perplexity of 4,096 tokens of text.txt"
+    assert chosen.lines()[0] == "4,096 tokens of text.txt"
     (tmp_path / "text.txt").unlink()
     assert guides.choose(spec, model, folder) == chosen
     moved = tmp_path / "moved"
@@ -203,7 +216,7 @@ def test_a_short_text_is_read_as_a_whole(make: Make, tmp_path: Path) -> None:
 def test_the_embedded_text_is_not_that_of_the_rows(make: Make, tmp_path: Path) -> None:
     spec = GuideSpec(quantities=("perplexity",))
     chosen = guides.choose(spec, make().model, tmp_path)
-    assert chosen.lines() == ["perplexity of 4,096 tokens of the standard library's documentation"]
+    assert chosen.lines() == ["4,096 tokens of the standard library's documentation"]
     assert guides.choose(spec, make().model, tmp_path, anew=True) == chosen
 
 
