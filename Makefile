@@ -21,7 +21,7 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_project.py
 
-# The folder for OptunaHub's registry.
+# The folders for OptunaHub's registry.
 optunahub: $(VENV)/installed
 	$(BIN)/python -m tools.optunahub.build build/optunahub
 

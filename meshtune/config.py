@@ -231,7 +231,7 @@ class SamplerConfig(MayImport):
     """The sampler and its options; `import` names a sampler of one's own (a file's path is absolute once read)."""
 
     name: Literal["auto", "mads", "batch-gp", "tpe", "nsga2", "random", "qmc", "gp", "cma-es", "grid", "import"] = (
-        "mads"
+        "auto"
     )
     block_size: PositiveInt | None = None
     options: dict[str, Any] = Field(default_factory=dict)

@@ -52,7 +52,7 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
             found += [(("space", name), f"`{item}` stands twice: remove one") for item in twice]
     if own and not _searched(own):
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
-    found += _of_warm_start(values.get("warm_start"), values.get("sampler", "mads"))
+    found += _of_warm_start(values.get("warm_start"), values.get("sampler", "auto"))
     return found + config_guided.faults(values) + _of_spending(values)
 
 
@@ -76,7 +76,7 @@ def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
 def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:
     """What only some samplers can use."""
     section = sampler if isinstance(sampler, Mapping) else {"name": sampler}
-    name = section.get("import") or section.get("name", "mads")
+    name = section.get("import") or section.get("name", "auto")
     if given is None or not isinstance(name, str) or name in ("auto", "mads", "batch-gp"):
         return []
     if name != "tpe":

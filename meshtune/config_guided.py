@@ -130,9 +130,9 @@ def _of_guide(given: Any, names: Names) -> Found:
 
 def _of_samplers(values: Mapping[str, Any], several: bool, measured: list[Constraint]) -> Found:
     """Samplers that cannot search so."""
-    given = values.get("sampler", "mads")
+    given = values.get("sampler", "auto")
     section = given if isinstance(given, Mapping) else {"name": given}
-    name = section.get("name", "mads")
+    name = section.get("name", "auto")
     if section.get("import") or not isinstance(name, str):
         return []
     if several and name not in SEVERAL:

@@ -27,6 +27,22 @@ def references(notes: Mapping[str, Any], baseline: RecordedTrial | None) -> dict
     return found
 
 
+def awaits(baseline: RecordedTrial | None, guidance: Guidance) -> bool:
+    """Whether nothing can be judged yet, since a constraint compares with the baseline, which has not ended.
+
+    Raises MeshtuneError where the baseline ended without a value.
+    """
+    if baseline is None or not guidance.refers_to("baseline"):
+        return False
+    if baseline.final is not None and not baseline.quantities:
+        ending = baseline.final.ending
+        raise MeshtuneError(
+            f"the constraints compare with the baseline, and it ended as {ending}: {baseline.final.message}."
+            f" {ending.advice} Choose another baseline, or compare with a number, in another study (`--folder`)"
+        )
+    return baseline.final is None
+
+
 def judged_of(
     trial: RecordedTrial,
     outcome: Outcome,

@@ -19,13 +19,12 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune import guided
-from meshtune import trial as seam
 from meshtune.distributions import distributions
-from meshtune.errors import InputError, MeshtuneError, SamplerError, StudyMismatch, last_words
+from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
 from meshtune.guided import Guidance, Quantities
-from meshtune.judging import judged_of, ranked, references
+from meshtune.judging import awaits, judged_of, ranked, references
 from meshtune.known import KnownTrials, keep, kept
-from meshtune.recorded import RecordedTrial, flatten, read_outcome
+from meshtune.recorded import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import Space
 from meshtune.storage import create_aside, open_storage, quiet, storage_errors
 from meshtune.trial import Ending, Outcome, Thresholds
@@ -133,20 +132,8 @@ class Record:
 
     @property
     def awaits_baseline(self) -> bool:
-        """Whether nothing can be judged yet, since a constraint compares with the baseline, which has not ended.
-
-        Raises MeshtuneError where the baseline ended without a value.
-        """
-        first = self.baseline
-        if first is None or not self.guidance.refers_to("baseline"):
-            return False
-        if first.final is not None and not first.quantities:
-            ending = first.final.ending
-            raise MeshtuneError(
-                f"the constraints compare with the baseline, and it ended as {ending}: {first.final.message}."
-                f" {ending.advice} Choose another baseline, or compare with a number, in another study (`--folder`)"
-            )
-        return first.final is None
+        """Whether nothing can be judged yet; raises as `judging.awaits` does."""
+        return awaits(self.baseline, self.guidance)
 
     @property
     def references(self) -> dict[str, Quantities]:
@@ -264,11 +251,8 @@ class Record:
             violations=judged.violations,
         )
         # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
-        tell = {**dataclasses.asdict(outcome), "order": told.order, "told": told.told, "elapsed": elapsed}
-        tell |= {"told_also": list(told.told_also)} if told.told_also else {}
-        tell |= {"violations": dict(told.violations)} if told.violations else {}
         with storage_errors():
-            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", tell)
+            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", written_tell(told))
             self._finish(self._study, self._ids[trial.number], told)
         self._finish(self.mirror, self._mirror_id(trial.number), told)
         self.trials[trial.number] = told
@@ -362,26 +346,9 @@ class Record:
         storage.set_trial_state_values(trial_id, state, values)
 
     def _load(self, frozen: FrozenTrial, *, repair: bool) -> None:
-        attrs = frozen.user_attrs
-        if "proposal" not in attrs:
-            raise StudyMismatch(f"trial {frozen.number} of the storage was not proposed by meshtune: use another study")
-        proposal = dict(attrs["proposal"])
-        if proposal["pack"] is None:  # recorded before there were packs
-            proposal["pack"] = frozen.number
-        trial = RecordedTrial(
-            number=frozen.number,
-            params=frozen.params,
-            hyperparameters=attrs["hyperparameters"],
-            **{**proposal, "thresholds": seam.thresholds(proposal["thresholds"])},
+        trial = read_trial(
+            frozen.number, frozen.params, frozen.user_attrs, self.notes.get(f"{PROMOTED}:{frozen.number}")
         )
-        if "outcome" in attrs:
-            told = dict(attrs["outcome"])
-            extra = {name: told.pop(name) for name in ("order", "told", "elapsed")}
-            promoted = self.notes.get(f"{PROMOTED}:{frozen.number}")
-            extra["told_also"] = tuple(told.pop("told_also", ()))
-            extra["violations"] = told.pop("violations", {})
-            extra["promoted"] = None if promoted is None else read_outcome(promoted)
-            trial = dataclasses.replace(trial, outcome=read_outcome(told), **extra)
         self.trials.append(trial)
         self._ids.append(frozen._trial_id)
         if trial.outcome is not None and not frozen.state.is_finished() and repair:
@@ -397,16 +364,7 @@ class Record:
         given = json.loads(json.dumps(fixed))
         if "fixed" not in self.notes:
             self.note("fixed", given)
-        recorded, now = flatten(self.notes["fixed"]), flatten(given)
-        keys = [key for key in {**recorded, **now} if recorded.get(key) != now.get(key)]
-        if keys:
-            lines = [f"  {key}: the study has {recorded.get(key)!r}, now given {now.get(key)!r}" for key in keys]
-            raise StudyMismatch(
-                "the study was made with other fixed keys:\n"
-                + "\n".join(lines)
-                + "\nGive the old values back (`meshtune tune` on the study's own folder has them), or start another"
-                " study with `--folder`."
-            )
+        refuse_changed(self.notes["fixed"], given)
 
 
 def _directions(guidance: Guidance) -> list[StudyDirection]:

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "meshtune"
 # From the top down: a module imports only from layers below its own, or from its own.
 LAYERS = [
     {"cli", "api"},
+    {"api_calls"},
     {"cli_evaluate", "cli_prefer", "cli_select"},
     {"commands"},
     {"results", "foreign"},
@@ -69,7 +70,18 @@ HEAVY = {
     "pandas": {"results", "api"},
     "plotly": {"report"},
     "jinja2": {"report", "preference"},
-    "optuna": {"record", "known", "storage", "distributions", "samplers", "study", "selection", "testing", "api"},
+    "optuna": {
+        "record",
+        "known",
+        "storage",
+        "distributions",
+        "samplers",
+        "study",
+        "selection",
+        "testing",
+        "api",
+        "api_calls",
+    },
     "pynvml": {"energy"},
     "sqlalchemy": {"storage"},
     "fastapi": {"preference"},
@@ -80,7 +92,7 @@ HEAVY = {
     "PyNomad": {"samplers"},
     "scipy": {"selection", "samplers", "stopping", "preference"},
     "bitsandbytes": {"training"},
-    "rich": {"display", "live", "commands", "api"},
+    "rich": {"display", "live", "commands", "api_calls"},
     "typer": {"cli", "cli_evaluate", "cli_prefer", "cli_select"},
     "yaml": {"yaml_file"},
     "pydantic": {

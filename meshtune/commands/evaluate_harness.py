@@ -15,6 +15,7 @@ from meshtune.selection.candidates import Column
 from meshtune.workers.places import cores
 
 if TYPE_CHECKING:
+    from meshtune.evaluation.harness import Tasks
     from meshtune.evaluation.scoring import Result
 
 
@@ -32,8 +33,7 @@ def scored(
 
     Raises InputError, MissingExtra without the harness, StorageError.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[train,eval]'")
+    _need_harness()
     if settings.temperature or settings.samples > 1:
         raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
     if settings.guided is not None:
@@ -49,8 +49,7 @@ def scored(
         report(f"items of {names} guided the search, and the harness's tasks of the same data hold them too")
     if settings.data is not None:
         report("the harness's tasks name their data themselves: `data` is not read")
-    tasks = Path(settings.tasks) if settings.tasks is not None else None
-    found = harness.tasks(settings.benchmarks, tasks, settings.limit, settings.seed)
+    found = tasks_of(settings)
     asked = [Candidate(file_name(one), adapter_of(one, report)) for one in listed]
     report("loading the model")
     machine.use_threads(cores())
@@ -75,3 +74,17 @@ def scored(
         measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
         columns.append(Column(name, name, first.items, measured, 100 * first.chance))
     return columns, results
+
+
+def tasks_of(settings: EvaluationConfig) -> Tasks:
+    """The tasks that are asked, with their data. Raises InputError, MissingExtra without the harness."""
+    _need_harness()
+    from meshtune.evaluation import harness
+
+    tasks = Path(settings.tasks) if settings.tasks is not None else None
+    return harness.tasks(settings.benchmarks, tasks, settings.limit, settings.seed)
+
+
+def _need_harness() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[train,eval]'")

@@ -20,12 +20,11 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial
 
-from meshtune.samplers import gp_belief
 from meshtune.samplers.allowed import draw
 from meshtune.samplers.arguments import check
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement, log_news
-from meshtune.samplers.gp_belief import Fit, Fits
+from meshtune.samplers.gp_belief import Fit, Fits, constraint, objective
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.gp_told import NOTE, Pruned, Told, note_of, told
 from meshtune.samplers.ledger import FIXED
@@ -250,8 +249,8 @@ class BatchGPSampler(Sampler):
         steady = place < half
         if self._block_size == 1:
             improve, steady = number % 2 == 0, number % 2 == 1
-        belief = gp_belief.objective(cube, known, "steady" if steady else "raw", earlier, fits)
-        limits = [gp_belief.constraint(cube, known, name, earlier, fits) for name in known.constraints]
+        belief = objective(cube, known, "steady" if steady else "raw", earlier, fits)
+        limits = [constraint(cube, known, name, earlier, fits) for name in known.constraints]
 
         def feasible(rows: Array) -> Array:
             return sum((log_feasible(*limit(rows), 0.0) for limit in limits), np.zeros(len(rows)))

@@ -22,8 +22,7 @@ from typing import IO
 
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Point
-
-Outputs = tuple[float, ...]  # objectives, then constraints
+from meshtune.samplers.told import Outputs
 
 HANG_SECONDS = 300.0
 SEEDS = 1_000_003  # NOMAD draws as many numbers at its start as its seed says: seconds where that is large
