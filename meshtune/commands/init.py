@@ -241,7 +241,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-{_key("  name", recipe.sampler)} # auto | mads | batch-gp | tpe | nsga2 | gp | cma-es | grid | random | qmc
+{_key("  name", recipe.sampler)} # auto | mads | batch-gp | tpe | nni-tpe | nsga2 | gp | cma-es | grid | random | qmc
                                # or, instead, an Optuna sampler of yours:
   # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
