@@ -55,7 +55,14 @@ STORY_SPACE: dict[str, BaseDistribution] = {
 }
 SMALL: dict[str, BaseDistribution] = {"kind": CategoricalDistribution("ab"), "n": IntDistribution(1, 3)}
 
-GOLDEN: dict[int, list[float]] = {}
+GOLDEN: dict[int, list[float]] = {  # trials of seed 7: alpha, dropout, log10 of the learning rate, rank
+    0: [39, 4, -2.89725723901923, 7],
+    19: [24, 4, -3.64003322795756, 7],
+    20: [24, 4, -3.44462531020816, 6],
+    21: [48, 6, -3.29866062613972, 6],
+    30: [43, 2, -2.33662930019414, 6],
+    39: [7, 5, -3.66779590552537, 5],
+}
 
 # The same, as a user of NNI would write it, run by hand: `ask` so many, then `tell` them.
 BY_HAND = """
