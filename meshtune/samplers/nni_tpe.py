@@ -77,6 +77,7 @@ class NniTPESampler(Sampler):
         self._seed = seed
         self._arguments = arguments
         self._child: Child | None = None
+        self._direction: StudyDirection | None = None  # the child's
         self._lock = threading.RLock()
 
     # -- the sampler seam
@@ -142,9 +143,11 @@ class NniTPESampler(Sampler):
     def _proposed(self, direction: StudyDirection, past: Sequence[Event]) -> Sequence[float] | None:
         """The child's answer; None where NNI says that the space is explored. Raises SamplerError where it died."""
         with self._lock:
+            if self._direction is not direction:
+                self.close()
             try:
                 if self._child is None:
-                    self._child = Child("NNI", PROGRAM, python=self._python)
+                    self._child, self._direction = Child("NNI", PROGRAM, python=self._python), direction
                     self._child.send(self._run(direction))
                 self._child.send(past)
                 answer: list[float] | None = self._child.receive()

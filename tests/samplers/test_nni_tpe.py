@@ -1,6 +1,5 @@
 """NNI's TPE behind the sampler contract, against NNI called by hand, and what it is told of trials."""
 
-import copy
 import json
 import math
 import os
@@ -46,6 +45,7 @@ SPACE: dict[str, BaseDistribution] = {
     "learning_rate": FloatDistribution(1e-6, 1e-2, log=True),
 }
 
+POINT = {"dropout": 0.1, "alpha": 2, "rank_log2": 4, "learning_rate": 1e-4}
 STORY_SPACE: dict[str, BaseDistribution] = {
     "kind": CategoricalDistribution((False, True)),
     "rank": IntDistribution(4, 512, log=True),
@@ -114,22 +114,23 @@ class TestContract(SamplerContract):
 
 
 @needs_nni
-@pytest.mark.parametrize("block_size", [1, 8])
-def test_the_points_are_those_of_nni_called_by_hand(block_size: int) -> None:
-    command = [interpreter(), "-c", BY_HAND, str(block_size), "7", "40"]
+def test_the_points_are_those_of_nni_called_by_hand() -> None:
+    """In blocks of 8, from chance to models."""
+    command = [interpreter(), "-c", BY_HAND, "8", "7", "40"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     by_hand = json.loads(said.splitlines()[-1])
-    encoding = Encoding(SPACE)
-    ours = [encoding.encode(params) for params in points(run(SPACE, 40, block_size, 7))]
-    assert ours == [pytest.approx(point, rel=1e-9) for point in by_hand]
+    assert coordinates(run(SPACE, 40, 8, 7)) == [pytest.approx(point, rel=1e-9) for point in by_hand]
 
 
 @needs_nni
 def test_golden_points() -> None:
-    """What NNI 3.0 gives with seed 7 on numpy 2.4: chance, then the first modelled points, then the last."""
-    encoding = Encoding(SPACE)
-    found = [encoding.encode(params) for params in points(run(SPACE, 40, 1, 7))]
+    """What NNI 3.0 gives with seed 7 on numpy 2.4, one at a time: chance, the first modelled points, the last."""
+    found = coordinates(run(SPACE, 40, 1, 7))
     assert {number: found[number] for number in GOLDEN} == {n: pytest.approx(p, rel=1e-9) for n, p in GOLDEN.items()}
+
+
+def coordinates(study: optuna.Study) -> list[tuple[float, ...]]:
+    return [Encoding(SPACE).encode(params) for params in points(study)]
 
 
 # -- exact resume
@@ -165,45 +166,36 @@ def play(kills: tuple[int, ...], enqueue: tuple[int, ...], sizes: tuple[int, int
 
 
 @needs_nni
-@pytest.mark.parametrize(
-    ("kills", "enqueue", "sizes"),
-    [((5, 10, 21), (), (8, 8)), ((1, 18), (9, 12), (3, 8)), ((17, 20), (16, 19), (1, 1)), ((11, 25), (6, 22), (8, 3))],
-)
-def test_the_same_continuation_after_any_kill(
-    kills: tuple[int, ...], enqueue: tuple[int, ...], sizes: tuple[int, int]
-) -> None:
-    """Killed inside blocks and between, points from elsewhere, whole and in part, another block size from 16 on."""
-    assert play(kills, enqueue, sizes) == play((), enqueue, sizes)
-
-
-@needs_nni
-def test_the_same_continuation_out_of_a_database(tmp_path: Path) -> None:
-    assert play((6, 13, 22), (9,), (4, 4), f"sqlite:///{tmp_path}/story.db") == play((), (9,), (4, 4))
+def test_the_same_continuation_after_kills_out_of_a_database(tmp_path: Path) -> None:
+    """Killed inside blocks, with points from elsewhere, whole and in part, and another block size from trial 16 on."""
+    enqueue, sizes = (9, 22), (8, 3)
+    assert play((5, 18), enqueue, sizes, f"sqlite:///{tmp_path}/story.db") == play((), enqueue, sizes)
 
 
 @needs_nni
 def test_the_order_of_answers_in_a_block_changes_nothing() -> None:
+    """And one sampler serves several studies, one after another."""
+    sampler = NniTPESampler(SPACE, block_size=6, seed=2, n_startup_jobs=4)
     runs = []
     for backwards in (False, True):
-        study = optuna.create_study(sampler=NniTPESampler(SPACE, block_size=6, seed=2, n_startup_jobs=4))
+        study = optuna.create_study(sampler=sampler)
         for _ in range(5):
             block = [study.ask(dict(SPACE)) for _ in range(6)]
             for trial in reversed(block) if backwards else block:
                 study.tell(trial, loss(trial.number, trial.params))
-        study.sampler.close()  # type: ignore[attr-defined]
         runs.append(points(study))
+    sampler.close()
     assert runs[0] == runs[1]
 
 
 @needs_nni
-@pytest.mark.parametrize("how", ["copy", "pickle"])
-def test_sampler_and_study_survive_copy_and_pickle(how: str) -> None:
-    study = run(SPACE, 6, 1, 3)
-    other = copy.deepcopy(study) if how == "copy" else pickle.loads(pickle.dumps(study))
-    both = []
-    for each in (study, other):
-        both.append(points(search(each, each.sampler, SPACE, 10, loss)))
-        each.sampler.close()
+def test_sampler_and_study_survive_pickle() -> None:
+    sampler = NniTPESampler(SPACE, seed=3, n_startup_jobs=4)
+    study = search(optuna.create_study(), sampler, SPACE, 6, loss)
+    other = pickle.loads(pickle.dumps(study))
+    both = [points(search(each, each.sampler, SPACE, 10, loss)) for each in (study, other)]
+    sampler.close()
+    other.sampler.close()
     assert both[0] == both[1]
 
 
@@ -238,9 +230,9 @@ def test_the_space_is_described_as_a_user_of_nni_writes_it() -> None:
 
 
 def test_endings_are_told_at_the_end_of_their_block() -> None:
-    params = {"dropout": 0.1, "alpha": 2, "rank_log2": 4, "learning_rate": 1e-4}
+    params = POINT
     encoding = Encoding(SPACE)
-    point = [1.0, 2.0, -4.0, 2.0]
+    point = [1.0, 2.0, -4.0, 2.0]  # alpha, dropout, learning rate, rank
     trials = [
         finished(0, params, TrialState.COMPLETE, 1.5),
         finished(1, params, TrialState.FAIL, None),
@@ -266,8 +258,9 @@ def test_what_is_infeasible_is_avoided_and_what_failed_is_forgotten() -> None:
     """The same points fall where half of the range has no honest value: told so, NNI goes elsewhere."""
     space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
     there = {}
+    sampler = NniTPESampler(space, seed=0)
     for ending in ("infeasible", "failed"):
-        study = optuna.create_study(sampler=NniTPESampler(space, seed=0))
+        study = optuna.create_study(sampler=sampler)
         for _ in range(60):
             trial = study.ask(dict(space))
             x = trial.params["x"]
@@ -276,48 +269,41 @@ def test_what_is_infeasible_is_avoided_and_what_failed_is_forgotten() -> None:
                 continue
             trial.set_constraint("ending", 1.0 if x > 0.5 else 0.0)
             study.tell(trial, 1.0 - x)
-        study.sampler.close()  # type: ignore[attr-defined]
         there[ending] = sum(params["x"] > 0.5 for params in points(study)[30:])
+    sampler.close()
     assert there["infeasible"] < there["failed"]
 
 
 @needs_nni
-@pytest.mark.parametrize("enqueued", [{}, {"n": 2}, {"kind": "b", "n": 3}])
-def test_a_finite_space_is_searched_to_its_end(enqueued: dict[str, Any]) -> None:
+def test_a_finite_space_is_searched_to_its_end() -> None:
     """Every point once, also where one is enqueued, whole or in part."""
     sampler = NniTPESampler(SMALL, block_size=4, seed=0)
-    study = optuna.create_study(sampler=sampler)
-    if enqueued:
-        study.enqueue_trial(enqueued)
-    search(study, sampler, SMALL, 100, lambda number, _: float(number))
+    for enqueued in ({}, {"n": 2}, {"kind": "b", "n": 3}):
+        study = optuna.create_study()
+        if enqueued:
+            study.enqueue_trial(enqueued)
+        search(study, sampler, SMALL, 100, lambda number, _: float(number))
+        found = [(params["kind"], params["n"]) for params in points(study)]
+        assert sorted(found) == [(kind, n) for kind in "ab" for n in (1, 2, 3)]
     sampler.close()
-    found = [(params["kind"], params["n"]) for params in points(study)]
-    assert len(found) >= 6
-    assert set(found) == {(kind, n) for kind in "ab" for n in (1, 2, 3)}
-    assert len(found) == 6
 
 
 @needs_nni
-def test_known_points_are_learned_from() -> None:
-    """With thirty known trials there is no random start: the third proposal is near their best."""
-    known = run(SPACE, 30, 1, 5)
-    sampler = build(SamplerConfig(name="nni-tpe"), SPACE, x0=None, block_size=1, seed=0, warm_start=known.get_trials())
-    study = search(optuna.create_study(), sampler, SPACE, 12, loss)
+def test_known_points_are_learned_from_whichever_way_is_better() -> None:
+    """Known from the start there is no random start: proposals are near the best known points."""
+    known = [finished(n, {**POINT, "alpha": n + 1}, TrialState.COMPLETE, abs(n - 40.0)) for n in range(64)]
+    config = SamplerConfig(name="nni-tpe")
+    sampler = build(config, SPACE, x0=None, block_size=1, seed=0, warm_start=known)
+    low = [params["alpha"] for params in points(search(optuna.create_study(), sampler, SPACE, 12, near_40))]
+    high = optuna.create_study(direction="maximize")
+    search(high, sampler, SPACE, 12, lambda *_: 0.0)
     sampler.close()
-    fresh = run(SPACE, 12, 1, 0)
-    middle = sorted(trial.value for trial in study.trials)[6], sorted(trial.value for trial in fresh.trials)[6]
-    assert middle[0] < middle[1]
+    assert sum(30 <= alpha <= 52 for alpha in low) >= 9
+    assert sum(params["alpha"] < 15 for params in points(high)) >= 9
 
 
-@needs_nni
-def test_maximizing_is_minimizing_the_opposite() -> None:
-    other = optuna.create_study(direction="maximize")
-    sampler = NniTPESampler(SPACE, seed=4, n_startup_jobs=4)
-    search(other, sampler, SPACE, 15, lambda number, params: -loss(number, params))
-    sampler.close()
-    sampler = NniTPESampler(SPACE, seed=4, n_startup_jobs=4)
-    assert points(other) == points(search(optuna.create_study(), sampler, SPACE, 15, loss))
-    sampler.close()
+def near_40(_: int, params: dict[str, Any]) -> float:
+    return float(abs(params["alpha"] - 41))
 
 
 @needs_nni
@@ -332,8 +318,8 @@ def test_several_objectives_are_refused() -> None:
 
 @needs_nni
 def test_a_killed_child_is_an_error_and_the_next_proposal_goes_on() -> None:
-    whole = points(run(SPACE, 8, 1, 1))
     sampler = NniTPESampler(SPACE, seed=1)
+    whole = points(search(optuna.create_study(), sampler, SPACE, 8, loss))
     study = search(optuna.create_study(), sampler, SPACE, 5, loss)
     assert sampler._child is not None
     os.kill(sampler._child.pid, signal.SIGKILL)
