@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.ledger import FIXED
 
-NOTE = "nni_tpe"  # Optuna's system attribute of what NNI proposed: {"trial", "space", "block", "point"}
+NOTE = "nni_tpe"  # Optuna's system attribute of what NNI proposed: {"trial", "space", "block", "asked", "point"}
 CHOICES = 10  # so many whole numbers at most are a `choice`, as the paper's authors wrote ranks and dropouts
 Event = list[Any]
 
@@ -50,7 +50,8 @@ def events(begun: Sequence[FrozenTrial], encoding: Encoding, block: int) -> list
             continue
         if note:
             found += _ends(running, note["block"])
-        found.append(["propose" if note else "add", trial.number, point])
+            found += [["ask", trial.number, None]] * note["asked"]
+        found.append(["take", trial.number, point])
         running[place] = trial
     return found + list(_ends(running, block))
 
@@ -60,7 +61,7 @@ def earlier(known: Sequence[FrozenTrial], encoding: Encoding) -> list[Event]:
     found: list[Event] = []
     for index, trial in enumerate(known):
         if (point := _point(trial, encoding, {})) is not None:
-            found += [["add", -1 - index, point], _end(trial, -1 - index)]
+            found += [["take", -1 - index, point], _end(trial, -1 - index)]
     return found
 
 

@@ -1,15 +1,15 @@
 """The child program that owns NNI's TPE tuner, started by its path. The only file that imports NNI.
 
 It needs NNI 3.0 and the standard library, so that it runs in an environment of its own. Standard input brings one JSON
-line that describes the tuner, then one line for each proposal: all that has happened, as events, the last of them the
-proposal that is asked for. What was standard output carries out the point, or null where NNI says that the space is
-explored; NNI's own words go to standard error. The tuner goes on where the events continue those of the last proposal,
-and is built anew where they do not, so a point follows from the line alone.
+line that describes the tuner, then one line for each proposal: all that has happened, as events, the last of them that
+NNI is asked. What was standard output carries out the point, or null where NNI says that the space is explored; NNI's
+own words go to standard error. The tuner goes on where the events continue those of the last line, and is built anew
+where they do not, so a point follows from the line alone.
 
 Events, where a point is a list in the order of the space:
 
-- `["propose", id, point]`: NNI proposed, and this is the point that was evaluated; null: it is asked for
-- `["add", id, point]`: a point from elsewhere is evaluated
+- `["ask", id, null]`: NNI proposes; where it is asked again for the same id, what it said is forgotten
+- `["take", id, point]`: this point is evaluated, be it what NNI proposed or one from elsewhere
 - `["tell", id, value]`: its value
 - `["bad", id, null]`: it is infeasible: worse than all values, and no example for the constant liar
 - `["forget", id, null]`: it failed
@@ -58,22 +58,23 @@ class Replay:
 
         self.events: list[list[Any]] = []
         self._names = list(run["space"])
+        self._asked: tuple[int, Any] = (0, None)  # id and point of NNI's last proposal
         self._tuner = TpeTuner(run["mode"], run["seed"], run["arguments"])
         self._tuner.update_search_space(run["space"])
 
     def proposed(self, events: list[list[Any]]) -> list[float] | None:
         """The point that the last of the events asks for."""
-        for kind, number, what in events[len(self.events) :]:
-            self.events.append([kind, number, self._take(kind, number, what)])
-        point: list[float] | None = self.events[-1][2]
+        for event in events[len(self.events) :]:
+            self._happen(*event)
+            self.events.append(event)
+        point: list[float] | None = self._asked[1]
         return point
 
-    def _take(self, kind: str, number: int, what: Any) -> Any:
-        """What the event says, and where it asks for a point, the answer."""
-        if kind == "propose":
-            return self._propose(number, what)
-        if kind == "add":
-            self._run(number, what)
+    def _happen(self, kind: str, number: int, what: Any) -> None:
+        if kind == "ask":
+            self._ask(number)
+        elif kind == "take":
+            self._take(number, what)
         elif kind == "tell":
             self._tuner.receive_trial_result(number, None, what)
         elif kind == "bad":
@@ -83,9 +84,8 @@ class Replay:
                 self._tuner._history[key].append(Record(value, math.inf))
         else:
             self._tuner.trial_end(number, False)
-        return what
 
-    def _propose(self, number: int, evaluated: list[float] | None) -> list[float] | None:
+    def _ask(self, number: int) -> None:
         from nni import NoMoreTrialError
 
         try:
@@ -93,18 +93,18 @@ class Replay:
             point = [found[name] for name in self._names]
         except NoMoreTrialError:
             point = None
-        if evaluated is not None and evaluated != point:
-            self._run(number, evaluated)
-        return point if evaluated is None else evaluated
+        self._tuner._running_params.pop(number, None)  # until it is taken
+        self._asked = number, point
 
-    def _run(self, number: int, point: list[float]) -> None:
-        """Let the tuner know of a point that it did not propose itself."""
+    def _take(self, number: int, point: list[float]) -> None:
         from nni.common.hpo_utils import format_parameters
 
+        if self._asked == (number, point):
+            self._tuner._running_params[number] = self._tuner._params[number]
+            return
         named = dict(zip(self._names, point))  # noqa: B905 (NNI's interpreter may be older than 3.10)
-        parameters = format_parameters(named, self._tuner.space)
-        self._tuner._running_params[number] = parameters
-        self._tuner.dedup.add_history(parameters)
+        self._tuner._running_params[number] = format_parameters(named, self._tuner.space)
+        self._tuner.dedup.add_history(self._tuner._running_params[number])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
@@ -20,6 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.errors import SamplerError, nearest
+from meshtune.samplers.allowed import COUNTED, Allows, draw
 from meshtune.samplers.child import Child
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.ledger import FIXED
@@ -28,6 +30,7 @@ from meshtune.samplers.nni_python import interpreter
 from meshtune.samplers.seam import Sampler, left_in_block
 from meshtune.samplers.seeds import derived_seed
 
+TRIES = 50  # to be given a point that is allowed
 PROGRAM = Path(__file__).with_name("nni_process.py")
 COUNTS = {"n_startup_jobs": 2, "n_ei_candidates": 1, "linear_forgetting": 1}  # with the least that they may be
 NUMBERS = ("prior_weight", "gamma")  # above 0
@@ -49,6 +52,8 @@ class NniTPESampler(Sampler):
         search_space: Optuna distributions by name. Where it is finite, `available` ends at its last point.
         block_size: points that are proposed before an answer is needed.
         known: finished trials of an earlier study, whose points are known from the start.
+        allows: says of a point, by name, whether it may be proposed. Where NNI's is not, NNI is asked again, as if it
+            had not been; after some times a random point that is allowed is taken.
         python: an interpreter that has NNI 3.0; else that of MESHTUNE_NNI_PYTHON; else the present one.
         seed: of NNI's tuner.
         arguments: NNI's `tpe_args`: constant_liar_type (best, worst, mean or None), n_startup_jobs, n_ei_candidates,
@@ -56,6 +61,7 @@ class NniTPESampler(Sampler):
 
     Raises:
         ValueError: an argument is not allowed, or the study has several objectives. MissingExtra: there is no NNI 3.0.
+        SamplerError: from a proposal: the child program died, or no point is found that is allowed.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class NniTPESampler(Sampler):
         *,
         block_size: int = 1,
         known: Sequence[FrozenTrial] = (),
+        allows: Allows | None = None,
         python: str | None = None,
         seed: int = 0,
         **arguments: Any,
@@ -73,6 +80,7 @@ class NniTPESampler(Sampler):
         self._encoding = Encoding(search_space)
         self._block_size = block_size
         self._earlier = earlier(known, self._encoding)
+        self._allows = allows
         self._python = interpreter(python)
         self._seed = seed
         self._arguments = arguments
@@ -90,7 +98,7 @@ class NniTPESampler(Sampler):
         trials = study.get_trials(deepcopy=False)
         free = left_in_block(trials, self._block_size)
         if self._encoding.size < math.inf:
-            free = min(free, max(0, int(self._encoding.size) - len(self._visited(trials))))
+            free = min(free, self._left(trials))
         return free
 
     def close(self) -> None:
@@ -118,10 +126,16 @@ class NniTPESampler(Sampler):
         begun = [other for other in trials if other.state is not TrialState.WAITING and other.number < trial.number]
         block = len(begun) - len(begun) % self._block_size
         past = self._earlier + events(begun, encoding, block)
-        point = self._proposed(study.direction, [*past, ["propose", trial.number, None]])
-        if point is None:  # NNI counts as tried what it proposed, though a partly enqueued trial has changed it
-            point = self._left(begun)
-        note: dict[str, Any] = {"trial": trial.number, "space": encoding.name(), "block": block, "point": list(point)}
+        asked, point = 0, None
+        while point is None and asked < TRIES:
+            asked += 1
+            found = self._proposed(study.direction, past + [["ask", trial.number, None]] * asked)
+            if found is None:
+                break
+            point = found if self._allows is None or self._allows(encoding.decode(found)) else None
+        point = point or self._other(begun, trial.number)
+        note: dict[str, Any] = {"trial": trial.number, "space": encoding.name(), "block": block, "asked": asked}
+        note["point"] = list(point)
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         return encoding.decode(point)
 
@@ -165,11 +179,30 @@ class NniTPESampler(Sampler):
             "arguments": self._arguments,
         }
 
-    def _left(self, trials: Sequence[FrozenTrial]) -> Point:
-        """A point of a finite space that has no trial; the middle where each has one."""
-        encoding, visited = self._encoding, self._visited(trials)
-        free = (point for point in encoding.points() if encoding.key(encoding.decode(point)) not in visited)
-        return next(free, encoding.middle)
+    def _other(self, begun: Sequence[FrozenTrial], number: int) -> Point:
+        """Where NNI proposes nothing that is allowed or new.
+
+        It counts as tried what it once proposed, though a trial that was enqueued in part was evaluated elsewhere.
+        """
+        encoding, visited = self._encoding, self._visited(begun)
+        if encoding.size <= COUNTED:
+            fresh = (point for key, point in self._points().items() if key not in visited)
+            if (found := next(fresh, None)) is not None:
+                return found
+        rng = np.random.default_rng(derived_seed(self._seed, number))
+        return encoding.encode(draw(encoding.space, self._allows or (lambda _: True), rng))
+
+    def _left(self, trials: Sequence[FrozenTrial]) -> int:
+        """Points of a finite space that are allowed, as far as they are counted, and have no trial."""
+        visited = self._visited(trials)
+        if self._allows is None or self._encoding.size > COUNTED:
+            return max(0, int(self._encoding.size) - len(visited))
+        return len(self._points().keys() - visited)
+
+    def _points(self) -> dict[Point, Point]:
+        """All points of a finite space that are allowed, by what they have in common with others."""
+        decoded = ((point, self._encoding.decode(point)) for point in self._encoding.points())
+        return {self._encoding.key(params): p for p, params in decoded if self._allows is None or self._allows(params)}
 
     def _visited(self, trials: Sequence[FrozenTrial]) -> set[Point]:
         """The points that have a trial."""

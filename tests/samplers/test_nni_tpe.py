@@ -241,14 +241,14 @@ def test_endings_are_told_at_the_end_of_their_block() -> None:
         finished(4, {"alpha": 2}, TrialState.FAIL, None),
         finished(5, params, TrialState.RUNNING, None),
     ]
-    added = [["add", number, point] for number in (0, 1, 2, 3, 5)]
+    added = [["take", number, point] for number in (0, 1, 2, 3, 5)]
     ends = [["tell", 0, 1.5], ["forget", 1, None], ["tell", 2, 2.0], ["bad", 3, None]]
     assert events(trials, encoding, 6) == [*added, *ends]
     assert events(trials, encoding, 2) == [*added, *ends[:2]]
     assert earlier(trials[:2], encoding) == [
-        ["add", -1, point],
+        ["take", -1, point],
         ["tell", -1, 1.5],
-        ["add", -2, point],
+        ["take", -2, point],
         ["forget", -2, None],
     ]
 
@@ -286,6 +286,32 @@ def test_a_finite_space_is_searched_to_its_end() -> None:
         found = [(params["kind"], params["n"]) for params in points(study)]
         assert sorted(found) == [(kind, n) for kind in "ab" for n in (1, 2, 3)]
     sampler.close()
+
+
+@needs_nni
+def test_what_is_not_allowed_is_never_proposed_and_a_resume_is_exact() -> None:
+    def allows(params: dict[str, Any]) -> bool:
+        return bool(params["rank_log2"] <= 4 and params["alpha"] > 20)
+
+    def made() -> NniTPESampler:
+        return NniTPESampler(SPACE, block_size=4, seed=6, n_startup_jobs=5, allows=allows)
+
+    sampler = made()
+    whole = points(search(optuna.create_study(), sampler, SPACE, 22, loss))
+    assert all(map(allows, whole))
+    study = search(optuna.create_study(), sampler, SPACE, 10, loss, answer_rest=False)
+    sampler.close()
+    sampler = made()
+    assert points(search(study, sampler, SPACE, 22, loss)) == whole
+    sampler.close()
+
+
+@needs_nni
+def test_a_finite_space_ends_with_its_last_allowed_point() -> None:
+    sampler = NniTPESampler(SMALL, block_size=4, seed=0, allows=lambda params: params["n"] != 2)
+    study = search(optuna.create_study(), sampler, SMALL, 100, lambda number, _: float(number))
+    sampler.close()
+    assert sorted(params["n"] for params in points(study)) == [1, 1, 3, 3]
 
 
 @needs_nni
