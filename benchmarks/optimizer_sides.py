@@ -134,6 +134,12 @@ def gp(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
     return BatchGPSampler(problem.space, block_size=setting.block, x0=x0, seed=seed)
 
 
+def nni(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
+    from meshtune.samplers.nni_tpe import NniTPESampler
+
+    return NniTPESampler(problem.space, block_size=setting.block, seed=seed)
+
+
 def grid(problem: Problem, seed: int, _: Setting) -> BaseSampler:
     """At least 100 points, in the middles of equal parts of each variable; the last variables are cut finest."""
     encoding = Encoding(problem.space)
@@ -294,6 +300,7 @@ SIDES: dict[str, Callable[[Problem, int, Setting], Regrets]] = {
     "Optuna TPE": partial(plain, lambda _, seed, setting: TPESampler(seed=seed, constant_liar=setting.block > 1)),
     "Optuna GP": partial(plain, lambda _, seed, __: GPSampler(seed=seed)),
     "Optuna CMA-ES": partial(plain, lambda _, seed, __: CmaEsSampler(seed=seed)),
+    "NNI TPE": partial(plain, nni),
     "BoTorch qLogNEI": partial(other, "botorch"),
     "HEBO": partial(other, "hebo"),
     "bare PyNomad": bare,

@@ -230,11 +230,19 @@ class CommandObjectiveConfig(Section):
 class SamplerConfig(MayImport):
     """The sampler and its options; `import` names a sampler of one's own (a file's path is absolute once read)."""
 
-    name: Literal["auto", "mads", "batch-gp", "tpe", "nsga2", "random", "qmc", "gp", "cma-es", "grid", "import"] = (
-        "auto"
-    )
+    name: Literal[
+        "auto", "mads", "batch-gp", "tpe", "nni-tpe", "nsga2", "random", "qmc", "gp", "cma-es", "grid", "import"
+    ] = "auto"
     block_size: PositiveInt | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What of it cannot change once the study has begun; which Python runs NNI may."""
+        dumped = self.model_dump(mode="json", exclude={"block_size"})
+        if self.name == "nni-tpe":
+            dumped["options"].pop("python", None)
+        return dumped
 
 
 class WarmStartConfig(Section):

@@ -79,10 +79,12 @@ def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:
     name = section.get("import") or section.get("name", "auto")
     if given is None or not isinstance(name, str) or name in ("auto", "mads", "batch-gp"):
         return []
-    if name != "tpe":
-        return [(("warm_start",), f"the sampler `{name}` can use no known points; mads, batch-gp and tpe can")]
+    if name not in ("tpe", "nni-tpe"):
+        words = f"the sampler `{name}` can use no known points; mads, batch-gp, tpe and nni-tpe can"
+        return [(("warm_start",), words)]
     if isinstance(given, Mapping) and given.get("values") == "shifted":
-        return [(("warm_start", "values"), "`shifted` is for the samplers mads and batch-gp; tpe takes values as_is")]
+        words = f"`shifted` is for the samplers mads and batch-gp; {name} takes values as_is"
+        return [(("warm_start", "values"), words)]
     return []
 
 

@@ -32,7 +32,7 @@ from meshtune.guided import (
 DECODED = ("rank", "alpha", "dropout", "learning_rate")  # hyperparameters that every point of a LoRA space has
 # Samplers that search a Pareto set, and that know what a violated constraint is; or that look at no value.
 SEVERAL = ("auto", "mads", "tpe", "nsga2", "gp", "random", "qmc", "grid")
-MEASURED = ("auto", "mads", "batch-gp", *SEVERAL[2:])
+MEASURED = ("auto", "mads", "batch-gp", *SEVERAL[2:], "nni-tpe")
 
 Found = list[tuple[tuple[str | int, ...], str]]
 

@@ -115,6 +115,7 @@ def test_nothing_is_left_to_do_later() -> None:
     "name",
     [
         "README.md",
+        "docs/nni-tpe.md",
         *(
             f"docs/{page}.md"
             for page in ("data", "python", "cluster", "samplers", "spending", "early-stopping", "guided-search")

@@ -241,7 +241,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-{_key("  name", recipe.sampler)} # auto | mads | batch-gp | tpe | nsga2 | gp | cma-es | grid | random | qmc
+{_key("  name", recipe.sampler)} # auto | mads | batch-gp | tpe | nni-tpe | nsga2 | gp | cma-es | grid | random | qmc
                                # or, instead, an Optuna sampler of yours:
   # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
@@ -249,8 +249,8 @@ sampler:
 
 # warm_start:                  # another study, whose finished trials the sampler knows from the start
 #   study: ../round1           # its folder or YAML; `warm_start: ../round1` is short for this
-#   values: as_is              # as_is | shifted (no tpe): its best few are evaluated again, since its losses are of
-#                              # other data, epochs or models
+#   values: as_is              # as_is | shifted (mads, batch-gp): its best few are evaluated again, since its
+#                              # losses are of other data, epochs or models
 #   again: 0                   # so many of its best are evaluated again first, with any sampler
 
 budget:                        # the first limit that is reached ends the search

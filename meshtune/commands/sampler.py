@@ -24,7 +24,7 @@ REASON = "why_sampler"  # the record's note of why `auto` is this sampler
 
 def fixed(config: SamplerConfig) -> dict[str, Any]:
     """What of it must not change once the study has begun."""
-    return portable(config.model_dump(mode="json", exclude={"block_size"}))
+    return portable(config.fixed)
 
 
 def with_sampler(study: Located, prepared: Prepared) -> Prepared:

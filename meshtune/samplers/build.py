@@ -16,6 +16,7 @@ from meshtune.samplers import own
 from meshtune.samplers.allowed import Allows
 from meshtune.samplers.batch_gp import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
+from meshtune.samplers.nni_tpe import NniTPESampler
 from meshtune.samplers.rebuilt import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
 from meshtune.samplers.told import Pruned
@@ -38,9 +39,9 @@ def build(
 ) -> Sampler:
     """The sampler of the config over these distributions.
 
-    `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp` and `tpe` can use;
-    their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for `tpe`).
-    `allows`: says of a point, by the names of the distributions, whether it may be proposed.
+    `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp`, `tpe` and `nni-tpe`
+    can use; their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for the
+    two TPEs). `allows`: says of a point, by the names of the distributions, whether it may be proposed.
     `pruned`: what `mads` and `batch-gp` take a trial for that was stopped early; the others read intermediate values.
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
@@ -87,6 +88,13 @@ def build(
             )
         case "tpe":
             return rebuilt(lambda s, _: TPESampler(seed=s, **options))
+        case "nni-tpe":
+            return _try(
+                config,
+                lambda: NniTPESampler(
+                    search_space, block_size=block_size, known=warm_start, allows=allows, seed=seed, **options
+                ),
+            )
         case "nsga2":
             return rebuilt(lambda s, _: ForgetfulNSGAII(seed=s, **options))
         case "random":

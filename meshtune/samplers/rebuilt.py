@@ -17,7 +17,8 @@ from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler
-from optuna.trial import FrozenTrial
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, create_trial
 
 from meshtune import storage
 from meshtune.samplers.allowed import Allows, draw
@@ -69,6 +70,7 @@ class RebuiltSampler(Sampler):
         self._block_size = block_size
         self._known = tuple(known)
         self._allows = allows
+        self._inferred: dict[tuple[StudyDirection, ...], bool] = {}
 
     def available(self, study: Study) -> int:
         """Points of the open block that can be proposed without waiting; these samplers are never exhausted."""
@@ -79,8 +81,12 @@ class RebuiltSampler(Sampler):
         self._built(trial).before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space, whatever the trials so far hold (Optuna's intersection would shrink it for good)."""
-        return {name: distribution for name, distribution in self._space.items() if not distribution.single()}
+        """The whole space, whatever the trials so far hold (Optuna's intersection would shrink it for good).
+
+        Empty where the sampler draws parameters one by one, as TPE with `multivariate: false`.
+        """
+        space = {name: distribution for name, distribution in self._space.items() if not distribution.single()}
+        return space if self._allows is not None or self._infers(study.directions) else {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -88,7 +94,7 @@ class RebuiltSampler(Sampler):
         """As the sampler built for this trial proposes."""
         informed = self._informed(study, trial)
         if self._allows is None:
-            return self._built(trial).sample_relative(*informed, search_space)
+            return self._together(self._built(trial), informed, search_space)
         for attempt in range(TRIES):
             point = self._whole(trial, informed, search_space, attempt)
             if self._allows(point):
@@ -116,12 +122,30 @@ class RebuiltSampler(Sampler):
         again = f"again {attempt}" if attempt else ""
         number = trial.number + AHEAD * attempt
         built = self._build(derived_seed(self._seed, trial.number, again), number)
-        point = dict(built.sample_relative(*informed, dict(search_space)))
+        together = search_space if self._infers(informed[0].directions) else {}
+        point = self._together(built, informed, together)
         for name, distribution in self._space.items():
             if name not in point:
                 single = self._build(derived_seed(self._seed, trial.number, name + again), number)
                 point[name] = single.sample_independent(*informed, name, distribution)
         return point
+
+    def _together(
+        self, built: BaseSampler, informed: tuple[Study, FrozenTrial], search_space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        built.infer_relative_search_space(*informed)  # TPE with `group: true` remembers what it has inferred
+        return dict(built.sample_relative(*informed, dict(search_space)))
+
+    def _infers(self, directions: Sequence[StudyDirection]) -> bool:
+        """Whether the sampler infers a search space where a trial has all parameters."""
+        key = tuple(directions)
+        if key not in self._inferred:
+            with storage.quiet():
+                study = optuna.create_study(directions=key)
+            params = {name: each.to_external_repr(getattr(each, "low", 0)) for name, each in self._space.items()}
+            study.add_trial(create_trial(values=[0.0] * len(key), params=params, distributions=self._space))
+            self._inferred[key] = bool(self._build(0, 1).infer_relative_search_space(study, study.trials[0]))
+        return self._inferred[key]
 
     def _informed(self, study: Study, trial: FrozenTrial) -> tuple[Study, FrozenTrial]:
         """A copy of the study in which the known trials come first, and the trial's place in it."""
