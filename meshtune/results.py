@@ -80,7 +80,9 @@ def trial_frame(status: Values) -> pandas.DataFrame:
     for trial in status["all"]:
         rest = dict(trial)
         head = {"number": rest.pop("trial"), **{name: rest.pop(name) for name in BEFORE[1:]}}
-        guiding = _prefixed("quantities_", rest.pop("quantities")) | _prefixed("violations_", rest.pop("violations"))
+        guiding = _prefixed("quantities_", rest.pop("quantities", {})) | _prefixed(
+            "violations_", rest.pop("violations", {})
+        )
         rows.append({**head, **_prefixed("params_", rest.pop("hyperparameters")), **guiding, **rest})
     return _frame(rows, (*BEFORE, *AFTER))
 

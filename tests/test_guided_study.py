@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,6 @@ from meshtune.commands.status import status
 from meshtune.commands.tune import tune
 from meshtune.errors import InputError, MeshtuneError, StudyMismatch
 from meshtune.study import StudyEvent, Told
-from tests.kill import record_of
 
 PROGRAM = """
 import json, sys
@@ -22,7 +22,7 @@ print(json.dumps({"ending": "diverged"} if x > 0.95 else {"loss": (x - 0.8) ** 2
 """
 
 
-def study(folder: Path, *lines: str, sampler: str = "mads", trials: int = 14, block: int = 4) -> Path:
+def study(folder: Path, *lines: str, sampler: str = "mads", trials: int = 10, block: int = 4) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "program.py").write_text(PROGRAM)
     path = folder / "study.yaml"
@@ -49,6 +49,12 @@ def run(path: Path, stop_after: int | None = None) -> list[StudyEvent]:
     return found
 
 
+def record_of(path: Path) -> list[dict[str, Any]]:
+    """What must be equal in an interrupted and an uninterrupted study."""
+    keys = ("trial", "origin", "block", "ending", "loss", "hyperparameters", "quantities", "violations")
+    return [{key: trial[key] for key in keys} for trial in status(path, trials=True)["all"]]
+
+
 @pytest.mark.parametrize("sampler", ["mads", "tpe", "nsga2"])
 def test_two_objectives_have_a_pareto_set_and_a_resume_goes_on_exactly(tmp_path: Path, sampler: str) -> None:
     two = "objectives: [loss, size]"
@@ -57,9 +63,8 @@ def test_two_objectives_have_a_pareto_set_and_a_resume_goes_on_exactly(tmp_path:
     for path in paths:
         path.write_text(path.read_text().replace("block_size: 4}", f"block_size: 4, options: {options}}}"))
     run(paths[0])
-    for cut in (3, 9):
-        run(paths[1], stop_after=cut - (3 if cut > 3 else 0))
-    run(paths[1])
+    for cut in (2, 5, None):
+        run(paths[1], stop_after=cut)
     assert record_of(paths[1]) == record_of(paths[0])
     told = status(paths[0], trials=True)
     complete = {t["trial"]: (t["loss"], t["quantities"]["size"]) for t in told["all"] if t["ending"] == "complete"}
@@ -76,10 +81,10 @@ def test_two_objectives_have_a_pareto_set_and_a_resume_goes_on_exactly(tmp_path:
     assert "size" in Path(made["csv"]).read_text().splitlines()[0]
 
 
-@pytest.mark.parametrize("sampler", ["mads", "tpe", "batch-gp", "nsga2"])
+@pytest.mark.parametrize("sampler", ["mads", "tpe", "batch-gp"])
 def test_a_measured_constraint_is_kept_by_the_best_and_resumed_exactly(tmp_path: Path, sampler: str) -> None:
     line = "constraints: [size <= 5]"
-    whole, cut = (study(tmp_path / name, line, sampler=sampler, trials=12) for name in ("whole", "cut"))
+    whole, cut = (study(tmp_path / name, line, sampler=sampler) for name in ("whole", "cut"))
     run(whole)
     run(cut, stop_after=5)
     run(cut)
@@ -92,7 +97,7 @@ def test_a_measured_constraint_is_kept_by_the_best_and_resumed_exactly(tmp_path:
     assert told["constraints"][0]["kept"] == len(feasible)
 
 
-@pytest.mark.parametrize("sampler", ["mads", "tpe", "batch-gp", "random", "qmc", "nsga2"])
+@pytest.mark.parametrize("sampler", ["mads", "tpe", "batch-gp", "qmc"])
 def test_what_is_known_before_is_never_proposed(tmp_path: Path, sampler: str) -> None:
     path = study(tmp_path, "constraints: [k <= 2, x >= 0.5]", "baseline: {x: 0.1, k: 8}", sampler=sampler, trials=10)
     run(path)

