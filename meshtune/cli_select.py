@@ -54,18 +54,12 @@ def select(
     """One model, and how sure it is that it is the best; reads what `evaluate` stored."""
     from meshtune.commands.select import select as run
     from meshtune.selection.decide import Settings
-    from meshtune.selection.rules import RULES, Rule
+    from meshtune.selection.rules import Rule, named
 
-    chosen_rule = next((name for name in RULES if name == rule.replace("-", "_")), None)
-    if chosen_rule is None:
-        from meshtune.errors import nearest
-
-        known = ", ".join(RULES)
-        raise InputError(f"--rule {rule}: there are {known}.{nearest(rule.replace('-', '_'), RULES)}")
     done = run(
         study,
         Settings(
-            rule=Rule(chosen_rule, _pairs("--weight", weight, float), tolerance, _names(order)),
+            rule=Rule(named(rule), _pairs("--weight", weight, float), tolerance, _names(order)),
             best=best,
             margin=margin,
             only_kept=only_kept,

@@ -64,18 +64,31 @@ def select(
     else:
         if items:
             raise InputError("`--items` is of a file of scores: a study knows its own")
-        study = existing(path or Path(), folder=folder)
+        study = existing(path or Path(), folder=folder).latest
         evidence, out = of_study(study, protocol, benchmarks, common=common_items), study.folder / FOLDER
+        _check_race(evidence, settings)
     decision = decide(
         evidence.measured, evidence.facts, settings, references=evidence.references, silent=evidence.silent
     )
     said = told.sentences(decision, evidence.facts, evidence.titles)
-    notes = told.notes(decision, evidence.titles)
+    notes = told.notes(decision, evidence.titles, race=evidence.race)
     values = {**told.as_values(decision, evidence.facts, said, notes), "scores": _scores(evidence)}
+    values["race"] = evidence.race
     values = json.loads(json.dumps(values))
     if out is not None:
         _write(out, values)
     return Selected(decision, evidence, tuple(said), tuple(notes), values, out)
+
+
+def _check_race(evidence: Evidence, settings: Settings) -> None:
+    """Refuse a rule by which one that left a race may be the best."""
+    race = evidence.race
+    if race is not None and race["left"] and race["rule"] != settings.rule.name:
+        gone = ", ".join(race["left"])
+        raise InputError(
+            f"--rule {settings.rule.name}: the candidates were raced by {race['rule']}, and by another rule one that"
+            f" left ({gone}) may be the best: score all with `meshtune evaluate`, or race them by that rule"
+        )
 
 
 def _scores(evidence: Evidence) -> dict[str, dict[str, float]]:
@@ -89,7 +102,19 @@ def _scores(evidence: Evidence) -> dict[str, dict[str, float]]:
 def _write(folder: Path, values: Mapping[str, Any]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    keys = ["name", "trial", "rank", "loss", "cost", "verdict", "merit", "chance_best", "chance_pareto", "may_be_best"]
+    keys = [
+        "name",
+        "trial",
+        "rank",
+        "loss",
+        "cost",
+        "left",
+        "verdict",
+        "merit",
+        "chance_best",
+        "chance_pareto",
+        "may_be_best",
+    ]
     benchmarks = list(next(iter(values["scores"].values())))
     writer.writerow([*keys, *benchmarks])
     for one in values["candidates"]:

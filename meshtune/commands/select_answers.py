@@ -23,13 +23,17 @@ _TABLE, _RESULTS = "candidates.csv", "scores.json"
 
 @dataclass(frozen=True)
 class Evidence:
-    """Scores, what else is known of each candidate, benchmarks without signal, titles, and whom to be no worse than."""
+    """Scores, what else is known of each candidate, benchmarks without signal, titles, and whom to be no worse than.
+
+    `race`: how the candidates were raced, None where all answered everything.
+    """
 
     measured: Measured
     facts: dict[str, Facts]
     silent: tuple[str, ...]
     titles: dict[str, str]
     references: tuple[str, ...]
+    race: Mapping[str, Any] | None = None
 
 
 def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *, common: bool = False) -> Evidence:
@@ -54,7 +58,8 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
         raise InputError(f"nothing is scored by `{protocol}`; there is {', '.join(made)}.{nearest(protocol, made)}")
     place = folder / (protocol or made[0])
     table = _only(score_files.read(place / _TABLE), benchmarks)
-    results = _results(place / _RESULTS)
+    stored = _stored(place / _RESULTS)
+    results = stored["results"]
     measures, faults = list[Measure](), list[Fault]()
     for column in table.verdicts:
         try:
@@ -63,7 +68,7 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
             faults += error.faults
     if faults:
         raise InputError(faults)
-    record = Record(study.url, study.folder.name)
+    record = Record(study.url, study.name)
     outside = (record.notes.get("baseline") or {}).get("hyperparameters", {})
     costs = {
         row.name: (record.trials[row.trial].hyperparameters if row.trial is not None else outside).get("rank")
@@ -71,7 +76,7 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
         if row.trial is not None or row.baseline
     }
     silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
-    return _evidence(table, measures, costs, silent)
+    return _evidence(table, measures, costs, silent, stored.get("race"))
 
 
 def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
@@ -102,13 +107,20 @@ def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> 
 
 
 def _evidence(
-    table: ScoreTable, measures: Sequence[Measure], costs: Mapping[str, float | None], silent: tuple[str, ...]
+    table: ScoreTable,
+    measures: Sequence[Measure],
+    costs: Mapping[str, float | None],
+    silent: tuple[str, ...],
+    race: Mapping[str, Any] | None = None,
 ) -> Evidence:
     names = tuple(row.name for row in table.rows)
-    facts = {row.name: Facts(row.rank, row.loss, costs.get(row.name), row.trial, row.baseline) for row in table.rows}
+    facts = {
+        row.name: Facts(row.rank, row.loss, costs.get(row.name), row.trial, row.baseline, row.left)
+        for row in table.rows
+    }
     references = tuple(row.name for row in table.rows if row.baseline or row.rank is None)
     titles = {column.name: column.title for column in table.columns}
-    return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references)
+    return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references, race)
 
 
 def _only(table: ScoreTable, benchmarks: Sequence[str]) -> ScoreTable:
@@ -123,9 +135,11 @@ def _only(table: ScoreTable, benchmarks: Sequence[str]) -> ScoreTable:
     return ScoreTable(table.label, columns, table.rows, table.protocol)
 
 
-def _results(path: Path) -> Mapping[str, Any]:
+def _stored(path: Path) -> Mapping[str, Any]:
+    """What `evaluate` left beside its table."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["results"])
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "results": dict(found["results"])}
     except (OSError, ValueError, KeyError) as error:
         raise InputError(Fault(f"cannot be read ({error}): run `meshtune evaluate` again", path)) from error
 
@@ -148,11 +162,16 @@ def _measure(place: Path, table: ScoreTable, column: Column, common: bool) -> Me
     if missing:
         what = f"{column.title}: the answers of {', '.join(missing)} are gone: run `meshtune evaluate` again"
         raise InputError(what)
-    micro = of_answers(column.name, column.title, answers, common=common)
+    partial = [row.name for row in table.rows if row.left is not None]
+    micro = of_answers(column.name, column.title, answers, common=common, partial=partial)
     groups = {item: item.rpartition("/")[0] for each in answers.values() for item in each}
-    macro = of_answers(column.name, column.title, answers, groups=groups, common=common)
-    told = [row.scores[column.name] for row in table.rows]
-    away = {id(found): max(abs(a - b) for a, b in zip(found.scores, told, strict=True)) for found in (micro, macro)}
+    macro = of_answers(column.name, column.title, answers, groups=groups, common=common, partial=partial)
+    told = {row.name: row.scores[column.name] for row in table.rows if row.left is None}
+    places = {name: number for number, name in enumerate(answers) if name in told}
+    away = {
+        id(found): max(abs(found.scores[place] - told[name]) for name, place in places.items())
+        for found in (micro, macro)
+    }
     nearer = min((micro, macro), key=lambda found: away[id(found)])
     if away[id(nearer)] > 1e-6 and not common:
         raise InputError(

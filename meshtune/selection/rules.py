@@ -49,6 +49,15 @@ class Rule:
 DEFAULT = Rule()
 
 
+def named(text: str) -> RuleName:
+    """The rule that a command line names, with hyphens or underscores. Raises InputError."""
+    found = next((name for name in RULES if name == text.replace("-", "_")), None)
+    if found is None:
+        known = ", ".join(RULES)
+        raise InputError(f"--rule {text}: there are {known}.{nearest(text.replace('-', '_'), RULES)}")
+    return found
+
+
 def check(rule: Rule, benchmarks: Sequence[str]) -> None:
     """Refuse what a rule does not know, all at once. Raises InputError."""
     faults = []

@@ -29,14 +29,27 @@ def sentences(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[st
     ]
 
 
-def notes(decision: Decision, titles: Mapping[str, str], replicated: bool = False) -> list[str]:
-    """What the sentences rest on, and what they leave out."""
+def notes(
+    decision: Decision,
+    titles: Mapping[str, str],
+    replicated: bool = False,
+    race: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """What the sentences rest on, and what they leave out. `race`: how the candidates were raced."""
     settings = decision.settings
     found = [f"{titles.get(name, name)} is left out: {why}." for name, why in decision.left_out.items()]
     if not decision.paired:
         found.append(
             "Only scores are known, not answers item by item: nothing is paired, each score varies alone, and small"
             " differences look less certain than they may be."
+        )
+    if race is not None and race["left"]:
+        gone = [f"{name} after {sum(each['items'].values()):,} items" for name, each in race["left"].items()]
+        missed = 100 * sum(each["chance"] for each in race["left"].values())
+        found.append(
+            f"{_list(gone)} left a race of {sum(race['total'].values()):,} items, and cannot be chosen; ranks are over"
+            f" all, by what their answers foretell. The chance that scoring everybody on all items would choose one of"
+            f" them is {missed:.1f} %, at most {100 * race['error']:g} % by the rule of the race ({race['rule']})."
         )
     if not replicated:
         found.append("Not covered: how much scores move with the seed of training.")
@@ -81,7 +94,9 @@ def _choice(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str,
         cheaper = any(facts[name].cost != facts[chosen].cost for name in decision.tied)
         why = "the cheapest of them is taken" if cheaper else "they cost the same, the lower validation loss is taken"
         tie = f"; it is tied with {others}, and {why}"
-    return f"{_called(chosen)} is chosen by {by} over {over}, of {count} candidates{where}{tie}."
+    gone = sum(one.merit is not None and facts[one.name].left is not None for one in decision.candidates)
+    raced = f" ({gone} of which had left the race)" if gone else ""
+    return f"{_called(chosen)} is chosen by {by} over {over}, of {count} candidates{raced}{where}{tie}."
 
 
 def _sure(decision: Decision, facts: Mapping[str, Facts]) -> str:
