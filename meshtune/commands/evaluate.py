@@ -117,7 +117,7 @@ def _of_study(
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")
     race = None
-    with _alone(study.folder / "evaluation"), _stored_on_interrupt():
+    with alone(study.folder / "evaluation"), _stored_on_interrupt():
         answers = study.folder / FOLDER
         if settings.protocol == "harness":
             if rule is not None:
@@ -162,7 +162,7 @@ def _by_instruct_eval(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One evaluation of a study at a time. Raises StudyBusy."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

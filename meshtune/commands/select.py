@@ -1,7 +1,7 @@
 """`meshtune select`: one model of those that were scored, with the evidence, from stored answers or a file of scores.
 
 Of a study, the decision is written to `<study>/selection/`: `selection.json` with everything, `selection.md` with the
-sentences, `candidates.csv` with a row a candidate. Nothing is trained and nothing is asked.
+sentences, `candidates.csv` with a row a candidate. Nothing is trained and nothing is asked, but with `--replicates`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from meshtune import whole_file
-from meshtune.commands.locate import existing
+from meshtune.commands.evaluate_ask import Report
+from meshtune.commands.locate import Located, existing
 from meshtune.commands.select_answers import Evidence, of_file, of_study
+from meshtune.commands.select_replicates import leading, replicated
 from meshtune.errors import InputError
 from meshtune.selection import told
 from meshtune.selection.decide import Decision, Settings, decide
@@ -46,20 +48,28 @@ def select(
     protocol: str | None = None,
     common_items: bool = False,
     folder: Path | None = None,
+    replicates: int = 0,
+    unsafe: bool = False,
+    report: Report | None = None,
 ) -> Selected:
     """Choose a model of a study, or of a file of scores.
 
     Args:
         scores: a file, in place of a study. items: how many each of its benchmarks has. benchmarks: that count.
         protocol: of the study's scores, where there are several. common_items: pair on the items that all answered.
+        replicates: seeds with which the leading candidates and the baseline are trained again and scored.
+        unsafe: run code that models write without a sandbox. report: is told how far that is.
 
-    Raises InputError with what is missing; StorageError where the decision cannot be written.
+    Raises InputError with what is missing; StorageError where the decision cannot be written; of replicates also
+    Interrupted, StudyBusy and WorkerError.
     """
     if (path is None) == (scores is None):
         raise InputError("name a study, or a file of scores with `--scores`: one of the two")
+    study: Located | None = None
     if scores is not None:
-        if protocol is not None or common_items or folder is not None:
-            raise InputError("`--protocol`, `--common-items` and `--folder` are of a study, not of a file of scores")
+        if protocol is not None or common_items or folder is not None or replicates:
+            what = "`--protocol`, `--common-items`, `--folder` and `--replicates`"
+            raise InputError(f"{what} are of a study, not of a file of scores")
         evidence, out = of_file(scores, benchmarks, items or {}), None
     else:
         if items:
@@ -67,17 +77,33 @@ def select(
         study = existing(path or Path(), folder=folder).latest
         evidence, out = of_study(study, protocol, benchmarks, common=common_items), study.folder / FOLDER
         _check_race(evidence, settings)
-    decision = decide(
-        evidence.measured, evidence.facts, settings, references=evidence.references, silent=evidence.silent
-    )
+    decision = _decided(evidence, settings)
+    failed: Mapping[str, str] = {}
+    if replicates and study is not None:
+        say = report or (lambda _: None)
+        evidence = evidence.only(decision.benchmarks)
+        done = replicated(study, evidence, leading(decision, evidence), replicates, unsafe=unsafe, report=say)
+        evidence, failed = done.evidence, done.failed
+        decision = replace(_decided(evidence, settings), left_out=decision.left_out)
     said = told.sentences(decision, evidence.facts, evidence.titles)
-    notes = told.notes(decision, evidence.titles, race=evidence.race)
+    notes = told.notes(decision, evidence.titles, race=evidence.race, failed=failed)
     values = {**told.as_values(decision, evidence.facts, said, notes), "scores": _scores(evidence)}
     values["race"] = evidence.race
     values = json.loads(json.dumps(values))
     if out is not None:
         _write(out, values)
     return Selected(decision, evidence, tuple(said), tuple(notes), values, out)
+
+
+def _decided(evidence: Evidence, settings: Settings) -> Decision:
+    return decide(
+        evidence.measured,
+        evidence.facts,
+        settings,
+        references=evidence.references,
+        silent=evidence.silent,
+        seeds=evidence.seeds,
+    )
 
 
 def _check_race(evidence: Evidence, settings: Settings) -> None:

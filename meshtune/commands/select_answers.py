@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from meshtune.report import score_files
 from meshtune.selection.candidates import Column, Scored, ScoreTable
 from meshtune.selection.decide import Facts
 from meshtune.selection.measured import POINTS, Measure, Measured, of_answers, of_scores
+from meshtune.selection.seeds import Seeds
 
 ANSWERS = Path("evaluation") / "benchmarks"
 _TABLE, _RESULTS = "candidates.csv", "scores.json"
@@ -25,7 +26,10 @@ _TABLE, _RESULTS = "candidates.csv", "scores.json"
 class Evidence:
     """Scores, what else is known of each candidate, benchmarks without signal, titles, and whom to be no worse than.
 
-    `race`: how the candidates were raced, None where all answered everything.
+    Attributes:
+        race: how the candidates were raced, None where all answered everything.
+        settings: of the evaluation, as plain values. measured_by: by benchmark, what was asked and how.
+        seeds: what these do to scores, where candidates were trained with several.
     """
 
     measured: Measured
@@ -34,6 +38,13 @@ class Evidence:
     titles: dict[str, str]
     references: tuple[str, ...]
     race: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = None
+    measured_by: Mapping[str, str] = field(default_factory=dict)
+    seeds: Seeds | None = None
+
+    def only(self, benchmarks: Sequence[str]) -> Evidence:
+        """The same of these benchmarks alone, but for what is told of those that were left out already."""
+        return replace(self, measured=self.measured.only(benchmarks))
 
 
 def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *, common: bool = False) -> Evidence:
@@ -76,7 +87,9 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
         if row.trial is not None or row.baseline
     }
     silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
-    return _evidence(table, measures, costs, silent, stored.get("race"))
+    found = _evidence(table, measures, costs, silent)
+    told = {column.name: column.measured for column in table.verdicts}
+    return replace(found, race=stored.get("race"), settings=stored.get("settings"), measured_by=told)
 
 
 def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
@@ -111,7 +124,6 @@ def _evidence(
     measures: Sequence[Measure],
     costs: Mapping[str, float | None],
     silent: tuple[str, ...],
-    race: Mapping[str, Any] | None = None,
 ) -> Evidence:
     names = tuple(row.name for row in table.rows)
     facts = {
@@ -120,7 +132,7 @@ def _evidence(
     }
     references = tuple(row.name for row in table.rows if row.baseline or row.rank is None)
     titles = {column.name: column.title for column in table.columns}
-    return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references, race)
+    return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references)
 
 
 def _only(table: ScoreTable, benchmarks: Sequence[str]) -> ScoreTable:

@@ -20,6 +20,7 @@ from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
 from meshtune.selection.proxy import Correlation, correlation
 from meshtune.selection.resampling import DRAWS, least_error, resample
 from meshtune.selection.rules import DEFAULT, Rule, check, merits, pareto, weights_of
+from meshtune.selection.seeds import Seeds
 from meshtune.selection.sureness import chance_best, confidence_set, items_to_separate
 
 
@@ -96,6 +97,7 @@ class Decision:
     left_out: dict[str, str]
     paired: bool
     settings: Settings
+    seeds: Seeds | None = None
 
     @property
     def beyond_noise(self) -> bool:
@@ -115,12 +117,14 @@ def decide(
     *,
     references: Sequence[str] = (),
     silent: Sequence[str] = (),
+    seeds: Seeds | None = None,
 ) -> Decision:
     """Choose one candidate.
 
     Args:
         measured: ranked candidates and references. facts: of each. references: that it must not be worse than, such as
             the baseline and the untuned model. silent: benchmarks without signal.
+        seeds: what these do to scores, where candidates were trained with several.
 
     Raises InputError where no benchmark says anything, the rule is unknown, or there is no candidate.
     """
@@ -136,6 +140,8 @@ def decide(
     if not choosable:
         raise InputError("there is no ranked candidate to choose from: score some trials")
     draws = resample(counted, settings.draws, settings.seed)
+    if seeds is not None:
+        draws = draws + seeds.draws(counted, settings.draws, settings.seed)
     judged = guard(counted, draws, choosable, references, settings.margin)
     allowed = {Verdict.KEPT} if settings.only_kept else {Verdict.KEPT, Verdict.UNDECIDED}
     eligible = [name for name in choosable if judged.verdicts[name] in allowed]
@@ -166,6 +172,7 @@ def decide(
         left_out=left_out,
         paired=counted.paired,
         settings=settings,
+        seeds=seeds,
     )
 
 

@@ -32,6 +32,7 @@ class Measure:
         answers: points by candidate and item, None where only the scores are known: then nothing is paired.
             Not-a-number where a candidate that left a race was not asked; its score is `whole_scores`'s.
         groups: the number of the group of each item; the score is the mean over groups of the mean over their items.
+        ids: what the items are called.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Measure:
     items: int | None = None
     answers: Array | None = None
     groups: Numbers | None = None
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def of_answers(
     values = POINTS * np.array([[each.get(item, math.nan) for item in shared] for each in answers.values()])
     names = [groups[item] if groups is not None else "" for item in shared]
     numbers = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    return Measure(name, title, whole_scores(values, numbers), _errors(values, numbers), len(shared), values, numbers)
+    scores = whole_scores(values, numbers)
+    return Measure(name, title, scores, errors(values, numbers), len(shared), values, numbers, tuple(shared))
 
 
 def of_scores(name: str, title: str, scores: Sequence[float], errors: Sequence[float], items: int | None) -> Measure:
@@ -124,8 +127,8 @@ def item_weights(groups: Numbers) -> Array:
     return np.asarray(1.0 / counts[groups] / len(counts))
 
 
-def _errors(values: Array, groups: Numbers) -> Array:
-    """Of a mean of group means, from each group's own variance."""
+def errors(values: Array, groups: Numbers) -> Array:
+    """Standard errors of means of group means, by candidate, from each group's own variance."""
     return np.array([_error(row[~np.isnan(row)], dense(groups[~np.isnan(row)])) for row in values])
 
 

@@ -98,12 +98,13 @@ def chances(fields: Sequence[Field], rule: Rule = DEFAULT, losses: Array | None 
     drawn = np.stack([_drawn(one, chance) for one in counted], axis=2)
     signal = np.stack([_signal(one, drawn[:, :, n]) for n, one in enumerate(counted)], axis=1)
     won = np.full((len(drawn), size), 1 / size)  # where nothing says anything, nobody is ahead
-    for kinds in np.unique(signal, axis=0):
-        if kinds.any():
-            rows = (signal == kinds).all(axis=1)
-            names = [one.name for one, kept in zip(counted, kinds, strict=True) if kept]
-            first = winners(merits(rule, drawn[rows][:, :, kinds], names, losses))
-            won[rows] = first / first.sum(axis=1, keepdims=True)
+    codes = signal @ (1 << np.arange(len(counted)))
+    for code in np.unique(codes[codes > 0]):
+        rows = codes == code
+        kinds = signal[rows.argmax()]
+        names = [one.name for one, kept in zip(counted, kinds, strict=True) if kept]
+        first = winners(merits(rule, drawn[rows][:, :, kinds], names, losses))
+        won[rows] = first / first.sum(axis=1, keepdims=True)
     return np.asarray(won.mean(axis=0))
 
 
@@ -157,9 +158,32 @@ def _predicted(values: Array, groups: Numbers, whole: Numbers, chance: np.random
         freedom, away = values.shape[1] - 1, values - values.mean(axis=1, keepdims=True)
     # As if each had been alone right and alone wrong once more: agreement on few items is no certainty.
     spread = away @ away.T / freedom + np.eye(len(values)) * POINTS**2 / values.shape[1]
-    factor = np.linalg.cholesky(part * spread)
+    noise = float((1 / seen).sum()) / len(seen) ** 2  # of an item's variance, in the scores so far
+    known = 1 - part / noise  # the share of all items that they are of
+    centre, around = _true(estimate, noise * spread)
+    factor = np.linalg.cholesky((1 - known) ** 2 * around + known * part * spread)
     scale = np.sqrt(freedom / chance.chisquare(freedom, (DRAWS, 1)))
-    return np.asarray(estimate + scale * (chance.normal(size=(DRAWS, len(values))) @ factor.T))
+    drawn = scale * (chance.normal(size=(DRAWS, len(values))) @ factor.T)
+    return np.asarray(known * estimate + (1 - known) * centre + drawn)
+
+
+def _true(scores: Array, covariance: Array) -> tuple[Array, Array]:
+    """Mean and covariance of the true scores, which lie normally around a common one: as far as these show, no further.
+
+    The spread of the true ones is by moments, what is over of the spread of the scores beside their noise.
+    """
+    size = len(scores)
+    if size == 1:
+        return scores, covariance
+    apart = (np.trace(covariance) - (covariance.sum() - np.trace(covariance)) / (size - 1)) / size
+    spread = max(float(scores.var(ddof=1)) - float(apart), 0.0)
+    inverse = np.linalg.inv(spread * np.eye(size) + covariance)
+    precision = inverse.sum()
+    common = float((inverse @ scores).sum()) / precision
+    rest = np.eye(size) - spread * inverse
+    ones = rest.sum(axis=1)
+    centre = common + spread * inverse @ (scores - common)
+    return centre, spread * rest + np.outer(ones, ones) / precision
 
 
 def _signal(field: Field, drawn: Array) -> NDArray[np.bool_]:

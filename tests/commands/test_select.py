@@ -162,3 +162,44 @@ def test_what_a_study_lacks_is_refused(study: Path) -> None:
     shutil.rmtree(place)
     with pytest.raises(InputError, match=r"scored.*meshtune evaluate"):
         select(study, QUICK)
+
+
+def test_replicates_are_trained_scored_and_kept(study: Path) -> None:
+    said: list[Any] = []
+    before = select(study, QUICK)
+    done = select(study, QUICK, replicates=2, report=said.append)
+    names = done.values["seeds"]["names"]
+    base = next(name for name, facts in done.evidence.facts.items() if facts.baseline)
+    assert set(names) == {before.decision.chosen, base}
+    assert (done.values["seeds"]["trainings"], done.values["seeds"]["freedom"]) == (3, 2)
+    assert set(done.values["seeds"]["once"]) == {f"trial {n}" for n in range(3)} - set(names)
+    assert before.values["scores"]["untuned"] == done.values["scores"]["untuned"]
+    assert before.values["scores"][names[0]] != done.values["scores"][names[0]]
+    assert "with 2 other seeds" in " ".join(done.notes)
+    path = study / "evaluation" / "replicates" / "outcomes.json"
+    outcomes = json.loads(path.read_text())
+    assert len(outcomes) == 2 * len(names)
+    assert {told["seed"] for told in outcomes.values()} == {1, 2}
+    assert sum(isinstance(event, str) and event.startswith("replicate-") for event in said) == len(outcomes)
+    said.clear()
+    assert _same(select(study, QUICK, replicates=2, report=said.append), done)
+    assert not said  # nothing was trained and nothing asked
+    name = next(iter(outcomes))  # as if it had been killed before this one ended, and in the middle of answers
+    del outcomes[name]
+    path.write_text(json.dumps(outcomes))
+    cut = next((study / "evaluation").rglob("replicate-*-2.jsonl"))
+    cut.write_text("\n".join(cut.read_text().splitlines()[:5]) + "\n")
+    assert _same(select(study, QUICK, replicates=2, report=said.append), done)
+    assert sum(isinstance(event, str) and event.startswith("replicate-") for event in said) == 1
+    with pytest.raises(InputError, match="2 other seeds at least"):
+        select(study, QUICK, replicates=1)
+    scores = study / "evaluation" / "benchmarks" / "instruct-eval" / "scores.json"
+    scores.write_text(json.dumps({**json.loads(scores.read_text()), "settings": None}))
+    with pytest.raises(InputError, match="how the study was scored is not stored"):
+        select(study, QUICK, replicates=2)
+
+
+def test_replicates_are_of_a_study(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text(SCORES)
+    with pytest.raises(InputError, match="`--replicates` are of a study"):
+        select(None, QUICK, scores=tmp_path / "scores.csv", replicates=2)
