@@ -28,9 +28,10 @@ from meshtune.selection.measured import FEWEST_ITEMS, POINTS, Array, item_weight
 from meshtune.selection.rules import DEFAULT, Rule, merits, winners
 
 ERROR = 0.05  # the chance that the one that full scoring would choose has left
-DRAWS = 4000
+DRAWS = 2000
 FIRST = 40  # items of each benchmark before anybody can leave
-GROWTH = 1.25  # items of a round beside those of all rounds before it
+GROWTH = 1.3  # items asked after a round, over those before it
+APART = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # points between true scores, standard deviations that may be
 _FROM = 0.08  # share of a benchmark that the first round has at least
 Numbers = NDArray[np.int64]
 
@@ -160,30 +161,39 @@ def _predicted(values: Array, groups: Numbers, whole: Numbers, chance: np.random
     spread = away @ away.T / freedom + np.eye(len(values)) * POINTS**2 / values.shape[1]
     noise = float((1 / seen).sum()) / len(seen) ** 2  # of an item's variance, in the scores so far
     known = 1 - part / noise  # the share of all items that they are of
-    centre, around = _true(estimate, noise * spread)
-    factor = np.linalg.cholesky((1 - known) ** 2 * around + known * part * spread)
-    scale = np.sqrt(freedom / chance.chisquare(freedom, (DRAWS, 1)))
-    drawn = scale * (chance.normal(size=(DRAWS, len(values))) @ factor.T)
-    return np.asarray(known * estimate + (1 - known) * centre + drawn)
+    scale = np.sqrt(freedom / chance.chisquare(freedom, DRAWS))[:, None]
+    drawn = scale * chance.normal(size=(DRAWS, len(values)))
+    weights, posteriors = _true(estimate, noise * spread)
+    which = chance.choice(len(weights), DRAWS, p=weights)
+    for number in np.unique(which):
+        centre, around = posteriors[number]
+        factor = np.linalg.cholesky((1 - known) ** 2 * around + known * part * spread)
+        rows = which == number
+        drawn[rows] = known * estimate + (1 - known) * centre + drawn[rows] @ factor.T
+    return drawn
 
 
-def _true(scores: Array, covariance: Array) -> tuple[Array, Array]:
-    """Mean and covariance of the true scores, which lie normally around a common one: as far as these show, no further.
+def _true(scores: Array, covariance: Array) -> tuple[Array, list[tuple[Array, Array]]]:
+    """What is known of the true scores: weights, and for each a mean and a covariance.
 
-    The spread of the true ones is by moments, what is over of the spread of the scores beside their noise.
+    They lie normally around a common one that is not known, with one of the deviations `APART`, each as likely as the
+    others before any answer: so that differences of few items are not taken for what they look like.
     """
     size = len(scores)
     if size == 1:
-        return scores, covariance
-    apart = (np.trace(covariance) - (covariance.sum() - np.trace(covariance)) / (size - 1)) / size
-    spread = max(float(scores.var(ddof=1)) - float(apart), 0.0)
-    inverse = np.linalg.inv(spread * np.eye(size) + covariance)
-    precision = inverse.sum()
-    common = float((inverse @ scores).sum()) / precision
-    rest = np.eye(size) - spread * inverse
-    ones = rest.sum(axis=1)
-    centre = common + spread * inverse @ (scores - common)
-    return centre, spread * rest + np.outer(ones, ones) / precision
+        return np.ones(1), [(scores, covariance)]
+    logs, found = [], []
+    for apart in APART:
+        inverse = np.linalg.inv(apart**2 * np.eye(size) + covariance)
+        precision = float(inverse.sum())
+        common = float((inverse @ scores).sum()) / precision
+        away = scores - common
+        logs.append(0.5 * (np.linalg.slogdet(inverse)[1] - np.log(precision) - away @ inverse @ away))
+        rest = np.eye(size) - apart**2 * inverse
+        ones = rest.sum(axis=1)
+        found.append((common + apart**2 * inverse @ away, apart**2 * rest + np.outer(ones, ones) / precision))
+    weights = np.exp(np.array(logs) - max(logs))
+    return np.asarray(weights / weights.sum()), found
 
 
 def _signal(field: Field, drawn: Array) -> NDArray[np.bool_]:

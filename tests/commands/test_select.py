@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from meshtune.cli import app
 from meshtune.commands.evaluate import evaluate
+from meshtune.commands.report import report
 from meshtune.commands.select import Selected, select
 from meshtune.errors import InputError
 from meshtune.selection.decide import Settings
@@ -203,3 +204,26 @@ def test_replicates_are_of_a_study(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text(SCORES)
     with pytest.raises(InputError, match="`--replicates` are of a study"):
         select(None, QUICK, scores=tmp_path / "scores.csv", replicates=2)
+
+
+def test_of_a_study_with_rounds_it_is_the_last_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    settings = (
+        "data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"
+        "training: {epochs: 1, batch_size: 8, precision: float32, keep_adapters: 3}\n"
+        "sampler: tpe\n"
+        "generation: {rows: 0}\n"
+        "rounds: [{budget: {trials: 1}}, {budget: {trials: 2}, warm_start: {again: 0}}]\n"
+    )
+    study = finished_study(tmp_path, tiny_model_folder, settings, rows=24)
+    make_bbh(tmp_path / "data" / "bbh", items=16)
+    evaluate([study], given={"data": str(tmp_path / "data"), "benchmarks": ("bbh",), "best": 3})
+    place = study / "round2" / "evaluation" / "benchmarks" / "instruct-eval"
+    results = json.loads((place / "scores.json").read_text())
+    for each in results["results"].values():
+        each["bbh"]["chance"] = -1.0  # a tiny model has no signal
+    (place / "scores.json").write_text(json.dumps(results))
+    done = select(study, QUICK)
+    assert done.folder == study / "round2" / "selection"
+    assert {name for name in done.evidence.measured.names if name.startswith("trial")} == {"trial 0", "trial 1"}
+    assert done.decision.chosen is not None
+    assert done.sentences[0] in Path(report([study])["page"]).read_text()

@@ -35,7 +35,7 @@ def test_an_order_spreads_groups_evenly_and_depends_on_nothing_else() -> None:
 
 def test_rounds_grow_to_all_items() -> None:
     assert rounds(30) == [30]
-    assert rounds(164)[:3] == [40, 50, 62]
+    assert rounds(164)[:3] == [40, 52, 68]
     assert rounds(164)[-1] == 164
     assert rounds(6000, groups=27)[0] == 480
     assert rounds(200, groups=27)[0] == 54
