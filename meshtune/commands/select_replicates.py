@@ -259,7 +259,7 @@ def _model(study: Located) -> ModelConfig:
 def _row(measure: Measure, row: int) -> Array:
     if measure.answers is None:
         raise InputError(f"{measure.title}: its answers are not known item by item")
-    return measure.answers[row]
+    return np.asarray(measure.answers[row])
 
 
 def _of(asking: Asking, candidate: Candidate, measure: Measure) -> Array:
