@@ -129,7 +129,7 @@ def race(whole: list[racing.Field], error: float, seed: int) -> tuple[set[int], 
             asked[active, kind] = each[min(step, len(each) - 1)]
         found = racing.chances([_part(field, asked[:, n]) for n, field in enumerate(whole)], seed=seed + step)
         out = racing.leaving(found, active, spent, error)
-        spent += sum(float(found[number]) for number in out)
+        spent += sum(racing.at_most(float(found[number])) for number in out)
         active = [number for number in active if number not in out]
         if len(active) == 1:
             break

@@ -115,11 +115,12 @@ def run(
         found = racing.chances(fields, rule, seed=seed + step)
         out = racing.leaving(found, able, spent)
         for number in out:
-            spent += float(found[number])
+            chance = racing.at_most(float(found[number]))
+            spent += chance
             able.remove(number)
             who = listed[entrants[number]]
             if not who.baseline:
-                left[who.name] = Gone(step + 1, counts, round(float(found[number]), 6))
+                left[who.name] = Gone(step + 1, counts, round(chance, 6))
                 report(f"{who.name} leaves the race after {sum(counts.values()):,} of {sum(total.values()):,} items")
         if len(able) == 1:
             break

@@ -109,15 +109,20 @@ def chances(fields: Sequence[Field], rule: Rule = DEFAULT, losses: Array | None 
     return np.asarray(won.mean(axis=0))
 
 
+def at_most(chance: float) -> float:
+    """What a chance that was counted in draws may be: two standard errors more."""
+    return float(chance + 2 * np.sqrt(chance * (1 - chance) / DRAWS))
+
+
 def leaving(found: Array, racing: Sequence[int], spent: float, error: float = ERROR) -> list[int]:
     """Who of those `racing` leaves, the least likely first.
 
-    `found`: everybody's chance. `spent`: the chances of those who left before. One always stays.
+    `found`: everybody's chance. `spent`: what the chances of those who left before were `at_most`. One always stays.
     """
     out = list[int]()
     ahead = sorted(racing, key=lambda number: float(found[number]))
-    while len(ahead) > 1 and found[ahead[0]] <= (error - spent) / (len(ahead) - 1):
-        spent += float(found[ahead[0]])
+    while len(ahead) > 1 and at_most(float(found[ahead[0]])) <= (error - spent) / (len(ahead) - 1):
+        spent += at_most(float(found[ahead[0]]))
         out.append(ahead.pop(0))
     return out
 
