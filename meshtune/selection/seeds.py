@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from meshtune.selection.measured import Array, Measured, errors, item_weights
+from meshtune.selection.measured import Array, Measured, errors, item_weights, whole_scores
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,11 @@ def with_trainings(
         if measure.answers is None or measure.groups is None:
             raise ValueError(f"{measure.name}: seeds can only be compared answer by answer")
         cube = np.stack([answers[name][measure.name] for name in names])  # (candidates, trainings, items)
-        weights = item_weights(measure.groups)
-        own[measure.name], shared[measure.name] = _deviations(cube, weights)
+        own[measure.name], shared[measure.name] = _deviations(cube, item_weights(measure.groups))
         values = measure.answers.copy()
         values[[measured.names.index(name) for name in names]] = cube.mean(axis=1)
-        scores = measure.scores.copy()
-        for name, of_seeds in zip(names, cube, strict=True):
-            scores[measured.names.index(name)] = of_seeds.mean(axis=0) @ weights
-        measures.append(replace(measure, scores=scores, errors=errors(values, measure.groups), answers=values))
+        scores, noise = whole_scores(values, measure.groups), errors(values, measure.groups)
+        measures.append(replace(measure, scores=scores, errors=noise, answers=values))
     freedom = (max(len(names) - 1, 1)) * (trainings - 1)
     seeds = Seeds(names, tuple(once), trainings, own, shared, freedom)
     return Measured(measured.names, tuple(measures)), seeds
