@@ -19,9 +19,10 @@ from meshtune.commands.evaluate_ask import Report
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.select_answers import Evidence, of_file, of_study
 from meshtune.commands.select_replicates import leading, replicated
-from meshtune.errors import InputError
+from meshtune.errors import Fault, InputError
 from meshtune.selection import told
 from meshtune.selection.decide import Decision, Settings, decide
+from meshtune.selection.rules import Rule
 
 FOLDER = "selection"
 
@@ -76,7 +77,7 @@ def select(
             raise InputError("`--items` is of a file of scores: a study knows its own")
         study = existing(path or Path(), folder=folder).latest
         evidence, out = of_study(study, protocol, benchmarks, common=common_items), study.folder / FOLDER
-        _check_race(evidence, settings)
+        _check_race(evidence, settings, benchmarks)
     decision = _decided(evidence, settings)
     failed: Mapping[str, str] = {}
     if replicates and study is not None:
@@ -106,15 +107,24 @@ def _decided(evidence: Evidence, settings: Settings) -> Decision:
     )
 
 
-def _check_race(evidence: Evidence, settings: Settings) -> None:
-    """Refuse a rule by which one that left a race may be the best."""
+def _check_race(evidence: Evidence, settings: Settings, benchmarks: Sequence[str]) -> None:
+    """Refuse what makes the chances void with which candidates left a race."""
     race = evidence.race
-    if race is not None and race["left"] and race["rule"] != settings.rule.name:
-        gone = ", ".join(race["left"])
-        raise InputError(
-            f"--rule {settings.rule.name}: the candidates were raced by {race['rule']}, and by another rule one that"
-            f" left ({gone}) may be the best: score all with `meshtune evaluate`, or race them by that rule"
-        )
+    if race is None or not race["left"]:
+        return
+    other = {
+        f"--rule {settings.rule.name}": settings.rule.name != race["rule"],
+        "--weight, --order or --tolerance": replace(settings.rule, name=race["rule"]) != Rule(race["rule"]),
+        "--best": settings.best is not None,
+        "--benchmarks": bool(benchmarks) and set(benchmarks) != set(race["total"]),
+    }
+    gone = ", ".join(race["left"])
+    what = (
+        f"the candidates were raced by {race['rule']} over all, and so chosen one that left ({gone}) may be the best:"
+        " score everybody with `meshtune evaluate` without `--race`, or leave it out"
+    )
+    if any(other.values()):
+        raise InputError([Fault(f"{option}: {what}") for option, given in other.items() if given])
 
 
 def _scores(evidence: Evidence) -> dict[str, dict[str, float]]:
@@ -128,19 +138,8 @@ def _scores(evidence: Evidence) -> dict[str, dict[str, float]]:
 def _write(folder: Path, values: Mapping[str, Any]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    keys = [
-        "name",
-        "trial",
-        "rank",
-        "loss",
-        "cost",
-        "left",
-        "verdict",
-        "merit",
-        "chance_best",
-        "chance_pareto",
-        "may_be_best",
-    ]
+    known = ("name", "trial", "rank", "loss", "cost", "left")
+    keys = [*known, "verdict", "merit", "chance_best", "chance_pareto", "may_be_best"]
     benchmarks = list(next(iter(values["scores"].values())))
     writer.writerow([*keys, *benchmarks])
     for one in values["candidates"]:

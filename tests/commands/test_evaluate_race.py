@@ -115,6 +115,9 @@ def test_select_ranks_who_left_and_chooses_from_the_others(study: Path, scored: 
     assert {one["name"] for one in done.values["candidates"]} == {f"trial {n}" for n in range(4)}
     with pytest.raises(InputError, match=r"raced by mean_rank.*one that left"):
         select(study, Settings(rule=Rule("weighted_sum"), draws=300))
+    with pytest.raises(InputError) as refused:
+        select(study, Settings(best=2, draws=300), benchmarks=["mmlu"])
+    assert [str(fault).partition(":")[0] for fault in refused.value.faults] == ["--best", "--benchmarks"]
     evaluate([study], given=asked(scored))  # everybody is scored: nothing of the race is left
     assert "race" not in " ".join(select(study, QUICK).sentences)
 
