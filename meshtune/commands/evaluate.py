@@ -117,7 +117,7 @@ def _of_study(
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")
     race = None
-    with alone(study.folder / "evaluation"), _stored_on_interrupt():
+    with alone(study.folder / "evaluation"), stored_on_interrupt():
         answers = study.folder / FOLDER
         if settings.protocol == "harness":
             if rule is not None:
@@ -176,7 +176,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stored_on_interrupt() -> Iterator[None]:
+def stored_on_interrupt() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:

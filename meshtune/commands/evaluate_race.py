@@ -42,7 +42,8 @@ class Race:
 
     Attributes:
         rule, error, seed: as it was run. rounds: that it took.
-        items: by benchmark, the numbers of the items that those still in it have answered. total: all there are.
+        items: by benchmark, the numbers of the items that those still in it have answered, in the order of the race.
+        ids: what these items are called. total: how many there are of each benchmark.
         left: by name, who left and when. first: who may be the best, the likeliest first.
     """
 
@@ -51,6 +52,7 @@ class Race:
     seed: int
     rounds: int
     items: Only
+    ids: Mapping[str, Sequence[str]]
     total: Mapping[str, int]
     left: Mapping[str, Gone] = field(default_factory=dict)
     first: tuple[str, ...] = ()
@@ -82,8 +84,9 @@ class Race:
     def told(self) -> dict[str, Any]:
         """How it went, as plain values; of the items, how many."""
         left = {name: dataclasses.asdict(gone) for name, gone in self.left.items()}
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key != "ids"}
         items = {name: len(told) for name, told in self.items.items()}
-        return {**dataclasses.asdict(self), "items": items, "total": dict(self.total), "left": left}
+        return {**values, "items": items, "total": dict(self.total), "left": left}
 
 
 def run(
@@ -106,7 +109,8 @@ def run(
     for step in range(max(map(len, steps.values()))):
         counts = {name: each[min(step, len(each) - 1)] for name, each in steps.items()}
         items = {name: orders[name][:count] for name, count in counts.items()}
-        race = Race(rule.name, racing.ERROR, seed, step + 1, items, total, dict(left))
+        ids = {one.name: [one.items[number].id for number in items[one.name]] for one in asking.benchmarks}
+        race = Race(rule.name, racing.ERROR, seed, step + 1, items, ids, total, dict(left))
         going = [number for number, one in enumerate(listed) if one.name not in left]
         asking.ask([asked[number] for number in going], items)
         fields = [
@@ -125,9 +129,7 @@ def run(
         if len(able) == 1:
             break
     ahead = sorted(able, key=lambda number: -float(found[number]))
-    return Race(
-        race.rule, race.error, seed, race.rounds, items, total, left, tuple(names[entrants[number]] for number in ahead)
-    )
+    return dataclasses.replace(race, left=left, first=tuple(names[entrants[number]] for number in ahead))
 
 
 def _groups(benchmark: Benchmark) -> list[str]:

