@@ -177,6 +177,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stored_on_interrupt() -> Iterator[None]:
+    """A Ctrl-C as Interrupted, which says that what there is stays."""
     try:
         yield
     except KeyboardInterrupt:

@@ -70,18 +70,10 @@ def only_asked(study: Path, done: Evaluated) -> None:
     assert done.race is not None
     for path in (study / "evaluation" / "benchmarks" / "instruct-eval").glob("*/*.jsonl"):
         head, *lines = map(json.loads, path.read_text().splitlines())
-        used = items_of(study, done, path.stem.replace("-", " "), head["benchmark"])
+        name, benchmark = path.stem.replace("-", " "), head["benchmark"]
+        used = done.race.ids[benchmark][: len(done.race.of(name)[benchmark])]
         kept = [line for line in lines if line["item"] in used]
         path.write_text("\n".join(map(json.dumps, [head, *kept])) + "\n")
-
-
-def items_of(study: Path, done: Evaluated, name: str, benchmark: str) -> set[str]:
-    from meshtune.evaluation import sources
-
-    assert done.race is not None
-    data = Path(json.loads((study / "evaluation/benchmarks/instruct-eval/scores.json").read_text())["settings"]["data"])
-    (found,) = sources.load((benchmark,), data, lambda pairs: [])
-    return {found.items[number].id for number in done.race.of(name)[benchmark]}
 
 
 def test_who_cannot_be_the_best_leaves(study: Path, scored: Path) -> None:

@@ -198,8 +198,8 @@ def test_replicates_are_trained_scored_and_kept(study: Path) -> None:
         assert again.values["scores"][candidate] == pytest.approx(scores, abs=3)
     with pytest.raises(InputError, match="2 other seeds at least"):
         select(study, QUICK, replicates=1)
-    scores = study / "evaluation" / "benchmarks" / "instruct-eval" / "scores.json"
-    scores.write_text(json.dumps({**json.loads(scores.read_text()), "settings": None}))
+    table = study / "evaluation" / "benchmarks" / "instruct-eval" / "scores.json"
+    table.write_text(json.dumps({**json.loads(table.read_text()), "settings": None}))
     with pytest.raises(InputError, match="how the study was scored is not stored"):
         select(study, QUICK, replicates=2)
 
