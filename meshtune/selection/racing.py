@@ -175,7 +175,7 @@ def _predicted(values: Array, groups: Numbers, whole: Numbers, chance: np.random
         factor = np.linalg.cholesky((1 - known) ** 2 * around + known * part * spread)
         rows = which == number
         drawn[rows] = known * estimate + (1 - known) * centre + drawn[rows] @ factor.T
-    return drawn
+    return np.asarray(drawn)
 
 
 def _true(scores: Array, covariance: Array) -> tuple[Array, list[tuple[Array, Array]]]:
