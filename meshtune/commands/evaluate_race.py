@@ -76,8 +76,8 @@ class Race:
         who = f"left: {', '.join(gone)}; " if gone else "nobody left; "
         missed = 100 * sum(each.chance for each in self.left.values())
         return (
-            f"race by {self.rule} in {self.rounds} rounds, {asked:,} of {most:,} items: {who}the chance that scoring"
-            f" everybody on all items would choose one that left is {missed:.1f} % (at most {100 * self.error:g} %)"
+            f"race by {self.rule} in {self.rounds} rounds, {asked:,} of {most:,} items: {who}the predicted chance"
+            f" that scoring everybody would choose one that left is {missed:.1f} % (at most {100 * self.error:g} %)"
         )
 
     @property

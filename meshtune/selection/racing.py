@@ -10,7 +10,8 @@ far they were from the others on what they were asked.
 A candidate leaves once its chance is below its part of the error that is allowed, and takes its chance with it. Each
 chance is a martingale as answers come in, so that the chances with which candidates left add up to the chance that the
 one that full scoring would choose is among them, whenever and however often one looks: it is at most the error.
-This holds under the prediction; docs/decisions/2026-11-26-racing.md shows how well it holds on known truths.
+This holds as far as the prediction does, which is not all the way in near ties: docs/decisions/2026-11-26-racing.md
+shows how well it holds on known truths.
 
 It is about the choice on these very items. How sure that choice is for other items of the kind is `select`'s matter.
 """

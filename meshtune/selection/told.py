@@ -52,7 +52,7 @@ def notes(
         missed = 100 * sum(each["chance"] for each in race["left"].values())
         found.append(
             f"{_list(gone)} left a race of {sum(race['total'].values()):,} items, and cannot be chosen; ranks are over"
-            f" all, by what their answers foretell. The chance that scoring everybody on all items would choose one of"
+            f" all, by what their answers foretell. The predicted chance that scoring everybody would choose one of"
             f" them is {missed:.1f} %, at most {100 * race['error']:g} % by the rule of the race ({race['rule']})."
         )
     if decision.seeds is None:
