@@ -125,7 +125,7 @@ def test_a_thousand_known_truths() -> None:
     assert average(found, "damaged") == 0
     assert average(found, "inside") >= 0.93
     assert abs(average(found, "corrected")) <= average(found, "raw") / 4
-    assert all(abs(each["corrected"]) <= max(each["raw"] / 3, 0.3) for each in found.values())
+    assert all(abs(each["corrected"]) <= each["raw"] / 4 for each in found.values())
 
 
 def test_a_damaged_adapter_is_dropped_and_a_good_one_kept() -> None:
