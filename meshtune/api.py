@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import html
-import io
-import json
-import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meshtune.api_calls import console, find, import_optuna
 from meshtune.errors import InputError, Interrupted, MeshtuneError, need
 
 if TYPE_CHECKING:
     import optuna
     import pandas
-    from rich.console import Console
 
     from meshtune.commands.locate import Located
     from meshtune.config import StudyConfig
@@ -32,6 +28,7 @@ if TYPE_CHECKING:
     from meshtune.selection.statistics import Difference
 
 Values = Mapping[str, Any]
+PATHS = {"data", "tasks", "guided"}  # keys of the section `evaluation` that are paths
 
 
 def tune(
@@ -61,25 +58,25 @@ def tune(
         KeyboardInterrupt: it was interrupted; the same call continues. Running trials had some seconds to save where
             they are, unless a second interrupt came.
     """
-    _import_optuna()
+    import_optuna()
     from meshtune.commands.interrupts import Interrupts
     from meshtune.commands.rounds import tune as run
     from meshtune.display import Display
     from meshtune.study import Opened
 
-    located = _find(study, trials, folder, overrides)
-    console = _console(progress)
+    located = find(study, trials, folder, overrides)
+    shown = console(progress)
     interrupts = Interrupts()
     events = run(located, stop=interrupts.stop)
     try:
-        with contextlib.closing(events), interrupts.taken(), Display(console) as view:
+        with contextlib.closing(events), interrupts.taken(), Display(shown) as view:
             for event in events:
                 view.show(event)
                 interrupts.cooperative = interrupts.cooperative or isinstance(event, Opened)
         if interrupts.count:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
-        console.print("interrupted; what was finished is saved, and the same call continues", style="yellow")
+        shown.print("interrupted; what was finished is saved, and the same call continues", style="yellow")
         raise
     return Study(located.folder)
 
@@ -89,7 +86,7 @@ def load(study: str | Path, *, folder: str | Path | None = None) -> Study:
 
     Raises InputError where there is none.
     """
-    _import_optuna()
+    import_optuna()
     from meshtune.commands.locate import existing
 
     found = existing(Path(study).expanduser(), folder=None if folder is None else Path(folder).expanduser())
@@ -194,6 +191,18 @@ class Study:
         return answer_frame(self._located.latest.folder)
 
     @property
+    def scores(self) -> pandas.DataFrame:
+        """Scores of candidates on benchmarks, one row each, as they were evaluated last; empty before.
+
+        Columns: `name`, `rank`, `trial`, `loss`, `baseline`, `pareto`; for each benchmark its score in points and, as
+        `BENCHMARK:se`, its standard error; the same of what stands beside it, such as `mmlu:likelihood`. The frame's
+        `attrs` are the `protocol` and, by benchmark, the `sets` that were asked.
+        """
+        from meshtune.results import score_frame
+
+        return score_frame(self.folder)
+
+    @property
     def optuna(self) -> optuna.Study:
         """A copy in memory as an Optuna study, for Optuna's plots and importances; changing it changes no record.
 
@@ -285,6 +294,47 @@ class Study:
             raise KeyboardInterrupt(str(error)) from None
         return done
 
+    def evaluate(
+        self,
+        *,
+        trials: Sequence[int] = (),
+        progress: bool = True,
+        unsafe_no_sandbox: bool = False,
+        **settings: Any,
+    ) -> pandas.DataFrame:
+        """Score the best and worst trials, the baseline and the untuned model on benchmarks; returns `scores`.
+
+        Answers are kept: after an interruption the same call goes on, and a second one asks nothing again.
+
+        Args:
+            trials: numbers, in place of the best and worst ones.
+            progress: show the run, on standard error (in a notebook: below the cell).
+            unsafe_no_sandbox: run code that models wrote with all your rights, on a machine without a sandbox.
+            settings: keys of the section `evaluation` in place of what the study says, such as `benchmarks`, `data`
+                (relative to the working directory), `limit`, `best`, `worst`, `protocol`.
+
+        Raises:
+            InputError: wrong settings, data that cannot be read, no complete trial. StudyBusy: another process does it.
+            KeyboardInterrupt: it was interrupted; what is stored stays.
+        """
+        from meshtune.commands.evaluate import evaluate
+        from meshtune.commands.evaluate_view import EvaluateView
+
+        for key in PATHS & settings.keys():
+            settings[key] = settings[key] and str(Path(settings[key]).expanduser().absolute())
+        with EvaluateView(console(progress)) as view:
+            try:
+                evaluate(
+                    [self.folder],
+                    given=settings,
+                    trials=trials,
+                    unsafe=unsafe_no_sandbox,
+                    report=view.show,
+                )
+            except Interrupted as error:
+                raise KeyboardInterrupt(str(error)) from None
+        return self.scores
+
     # -- how it shows itself
 
     def __repr__(self) -> str:
@@ -322,39 +372,3 @@ class Study:
 
         draw: Callable[[Values], Any] = getattr(figures, name)
         return draw(self.status())
-
-
-def _find(
-    study: str | Path | Values, trials: int | None, folder: str | Path | None, overrides: Sequence[str] | Values
-) -> Located:
-    from meshtune.commands.locate import locate, locate_values
-
-    if isinstance(overrides, Mapping):
-        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
-    changes = (overrides,) if isinstance(overrides, str) else tuple(overrides)
-    if trials is not None:
-        changes = (*changes, f"budget.trials={trials}")
-    at = None if folder is None else Path(folder).expanduser()
-    if isinstance(study, Mapping):
-        return locate_values(study, overrides=changes, folder=at)
-    return locate(Path(study).expanduser(), overrides=changes, folder=at)
-
-
-def _import_optuna() -> None:
-    """Import Optuna without the warning that a notebook without ipywidgets gets about bars that nobody shows."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="IProgress not found")
-        import optuna  # noqa: F401
-
-
-def _console(progress: bool) -> Console:
-    """Where the run is shown: standard error; in a notebook below the cell, as plain lines; or nowhere."""
-    from rich.console import Console
-
-    from meshtune.commands.watch import console_for
-
-    if not progress:
-        return Console(file=io.StringIO(), quiet=True)
-    if Console().is_jupyter:  # its streams call themselves terminals, and cannot redraw lines
-        return Console(file=sys.stdout, force_jupyter=False, force_terminal=False, width=160)
-    return console_for(stderr=True)

@@ -24,6 +24,7 @@ from pydantic import (
 
 from meshtune import hyperparameters
 from meshtune.config_evaluation import EvaluationConfig
+from meshtune.config_guided import GuideConfig
 from meshtune.config_spending import BudgetConfig, EarlyStoppingConfig, Replicates, StopWhenConfig, of_rule
 from meshtune.config_values import (
     MayImport,
@@ -229,9 +230,19 @@ class CommandObjectiveConfig(Section):
 class SamplerConfig(MayImport):
     """The sampler and its options; `import` names a sampler of one's own (a file's path is absolute once read)."""
 
-    name: Literal["auto", "mads", "batch-gp", "tpe", "random", "qmc", "gp", "cma-es", "grid", "import"] = "mads"
+    name: Literal[
+        "auto", "mads", "batch-gp", "tpe", "nni-tpe", "nsga2", "random", "qmc", "gp", "cma-es", "grid", "import"
+    ] = "auto"
     block_size: PositiveInt | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """What of it cannot change once the study has begun; which Python runs NNI may."""
+        dumped = self.model_dump(mode="json", exclude={"block_size"})
+        if self.name == "nni-tpe":
+            dumped["options"].pop("python", None)
+        return dumped
 
 
 class WarmStartConfig(Section):
@@ -315,6 +326,9 @@ class StudyConfig(Section):
         | Annotated[CommandObjectiveConfig, Tag("<CommandObjectiveConfig>")],
         Discriminator(lambda value: "<CommandObjectiveConfig>" if is_command(value) else "<LoraObjectiveConfig>"),
     ] = LoraObjectiveConfig()
+    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("validation_loss",)
+    constraints: tuple[str, ...] = ()
+    guide: GuideConfig | None = None
     space: Annotated[
         Annotated[str, Tag("<preset>")] | Annotated[dict[str, Entry], Field(min_length=1), Tag("<mapping>")],
         Discriminator(lambda value: "<preset>" if isinstance(value, str) else "<mapping>"),

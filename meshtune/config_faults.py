@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from meshtune import hyperparameters
+from meshtune import config_guided, hyperparameters
 from meshtune.config import PLACEHOLDERS, StudyConfig, is_command
 from meshtune.config_spending import of_rule
 from meshtune.errors import nearest
@@ -52,8 +52,8 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
             found += [(("space", name), f"`{item}` stands twice: remove one") for item in twice]
     if own and not _searched(own):
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
-    found += _of_warm_start(values.get("warm_start"), values.get("sampler", "mads"))
-    return found + _of_spending(values)
+    found += _of_warm_start(values.get("warm_start"), values.get("sampler", "auto"))
+    return found + config_guided.faults(values) + _of_spending(values)
 
 
 def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
@@ -76,13 +76,15 @@ def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
 def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:
     """What only some samplers can use."""
     section = sampler if isinstance(sampler, Mapping) else {"name": sampler}
-    name = section.get("import") or section.get("name", "mads")
+    name = section.get("import") or section.get("name", "auto")
     if given is None or not isinstance(name, str) or name in ("auto", "mads", "batch-gp"):
         return []
-    if name != "tpe":
-        return [(("warm_start",), f"the sampler `{name}` can use no known points; mads, batch-gp and tpe can")]
+    if name not in ("tpe", "nni-tpe"):
+        words = f"the sampler `{name}` can use no known points; mads, batch-gp, tpe and nni-tpe can"
+        return [(("warm_start",), words)]
     if isinstance(given, Mapping) and given.get("values") == "shifted":
-        return [(("warm_start", "values"), "`shifted` is for the samplers mads and batch-gp; tpe takes values as_is")]
+        words = f"`shifted` is for the samplers mads and batch-gp; {name} takes values as_is"
+        return [(("warm_start", "values"), words)]
     return []
 
 

@@ -207,6 +207,10 @@ def _resolve_paths(values: dict[str, Any], folder: Path, *, of_round: bool = Fal
             resolve(section, "path")
     for key in ("data", "tasks", "guided"):
         resolve(values.get("evaluation"), key)
+    guide = values.get("guide")
+    resolve(guide, "benchmarks")
+    if isinstance(guide, dict) and guide.get("text") != "embedded":
+        resolve(guide, "text")
     metrics = values.get("metrics")
     for section in metrics.values() if isinstance(metrics, dict) else ():
         resolve(section, "file")
@@ -214,6 +218,10 @@ def _resolve_paths(values: dict[str, Any], folder: Path, *, of_round: bool = Fal
     for section in (values.get("sampler"), training.get("trainer") if isinstance(training, dict) else None):
         if isinstance(section, dict) and ".py:" in str(section.get("import")):
             resolve(section, "import")
+    sampler = values.get("sampler")
+    options = sampler.get("options") if isinstance(sampler, dict) and sampler.get("name") == "nni-tpe" else None
+    if isinstance(options, dict) and "/" in str(options.get("python")):
+        resolve(options, "python")
     section, key = (values, "model") if isinstance(values.get("model"), str) else (values.get("model"), "name")
     name = section.get(key) if isinstance(section, dict) else None
     looks = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".gguf"))

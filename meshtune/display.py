@@ -137,6 +137,7 @@ class Display:
         line += f"trial {trial.number:<3} "
         if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
             line += f"loss {outcome.loss:.4f}  "
+            line += "".join(f"violates {text}  " for text, by in trial.violations.items() if by > 0)
         elif outcome.ending is Ending.STOPPED_EARLY and outcome.loss is not None:
             line += f"stopped early at {outcome.loss:.4f}  "
         else:

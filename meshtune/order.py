@@ -127,7 +127,7 @@ def _finalists(record: Record, folder: Path) -> dict[str, tuple[float, str | Non
     outside = record.notes.get("baseline") or {}
     if outside.get("adapter"):
         found["baseline"] = float(outside["loss"]), outside["adapter"]
-    ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
+    ranked = [trial for trial in record.ranked if not trial.violation]
     first = record.baseline
     for trial in [*ranked[:MOST], *([] if first is None or first in ranked[:MOST] else [first])]:
         adapter = trial.final.adapter if trial.final is not None else None  # a promoted trial has it from then on

@@ -15,20 +15,22 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from meshtune import trial as seam
+from meshtune import guided
 from meshtune.distributions import distributions
-from meshtune.errors import InputError, MeshtuneError, SamplerError, StudyMismatch, last_words
+from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
+from meshtune.guided import Guidance, Quantities
+from meshtune.judging import awaits, judged_of, ranked, references
 from meshtune.known import KnownTrials, keep, kept
-from meshtune.recorded import RecordedTrial, flatten, read_outcome
+from meshtune.recorded import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import Space
 from meshtune.storage import create_aside, open_storage, quiet, storage_errors
 from meshtune.trial import Ending, Outcome, Thresholds
 
 PROMOTED = "promoted"  # with a trial's number: the note of its outcome once it was trained to the end
 WARM_START = "warm_start"  # the note that says that known points were kept, and what they are
-NO_VALUE_YET = 1e6  # told for an infeasible trial where nothing has completed yet
 _STATES = {Ending.STOPPED_EARLY: TrialState.PRUNED, Ending.CRASHED: TrialState.FAIL}
 
 
@@ -37,23 +39,38 @@ def no_rungs(_: Mapping[str, Any]) -> Thresholds:
     return ()
 
 
+def nothing_known(_: Mapping[str, Any]) -> Quantities:
+    """The quantities of a point before training where none guides the search."""
+    return {}
+
+
 class Record:
     """The open record of one study.
 
     Args:
         url: of the Optuna storage. name: of the study in it. space: decodes what samplers propose.
         fixed: the study's fixed keys; None opens an existing study whatever they are (to read).
+        known: the quantities of a point, by its hyperparameters, that are known before training and guide the search.
 
     Raises:
         StudyMismatch: the study was made with other fixed keys (all are listed).
         InputError: there is no such study. StorageError: the storage cannot be read or written.
     """
 
-    def __init__(self, url: str, name: str, space: Space | None = None, fixed: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        space: Space | None = None,
+        fixed: Mapping[str, Any] | None = None,
+        known: Callable[[Mapping[str, Any]], Quantities] = nothing_known,
+    ):
         self.space = space
+        self._known = known
+        directions = _directions(guided.of_fixed(fixed or {}))
         with storage_errors(url), quiet():
             if fixed is not None:
-                create_aside(url, name, {"fixed": json.loads(json.dumps(fixed))})
+                create_aside(url, name, {"fixed": json.loads(json.dumps(fixed))}, directions)
             storage = open_storage(url)
             if fixed is None:
                 try:
@@ -62,13 +79,14 @@ class Record:
                     raise InputError(f"{url}: holds no study called `{name}`") from error
             else:
                 self._study = optuna.create_study(
-                    study_name=name, storage=storage, direction="minimize", load_if_exists=True
+                    study_name=name, storage=storage, directions=directions, load_if_exists=True
                 )
             self._storage = self._study._storage
             self.notes: dict[str, Any] = self._study.user_attrs
             if fixed is not None:
                 self._check_fixed(fixed)
-            self.mirror = optuna.create_study(direction="minimize")
+            self.guidance = guided.of_fixed(self.notes.get("fixed") or {})
+            self.mirror = optuna.create_study(directions=_directions(self.guidance))
             self.trials: list[RecordedTrial] = []
             self._ids: list[int] = []
             for frozen in self._study.get_trials(deepcopy=False):
@@ -94,8 +112,33 @@ class Record:
 
     @property
     def best(self) -> RecordedTrial | None:
-        """The complete trial with the lowest objective; the earlier one where two are equal."""
-        return min(self.complete, key=lambda trial: (trial.loss, trial.number), default=None)
+        """The complete trial that keeps the constraints with the lowest objective; the earlier of two that are equal.
+
+        Of several objectives: with the lowest loss; where that is none of them, the best by the first one.
+        """
+        return next((trial for trial in self.ranked if not trial.violation), None)
+
+    @property
+    def ranked(self) -> list[RecordedTrial]:
+        """Complete trials, as `best` has it; those that violate a constraint last, the least violation first."""
+        return ranked(self.complete, self.guidance)
+
+    @property
+    def pareto(self) -> list[RecordedTrial]:
+        """Complete trials that keep the constraints and that no other one betters in all objectives at once."""
+        names = [each.quantity for each in self.guidance.objectives]
+        values = {t.number: [t.quantities[name] for name in names] for t in self.complete if not t.violation}
+        return [self.trials[number] for number in guided.pareto(values, self.guidance.objectives)]
+
+    @property
+    def awaits_baseline(self) -> bool:
+        """Whether nothing can be judged yet; raises as `judging.awaits` does."""
+        return awaits(self.baseline, self.guidance)
+
+    @property
+    def references(self) -> dict[str, Quantities]:
+        """The quantities of the untuned model and of the baseline, as far as they are measured."""
+        return references(self.notes, self.baseline)
 
     @property
     def complete(self) -> list[RecordedTrial]:
@@ -194,12 +237,22 @@ class Record:
         trial = self.trials[outcome.trial]
         if trial.outcome is not None:
             return None
-        value = value if outcome.ending is Ending.STOPPED_EARLY else self._value_told(outcome)
-        told = dataclasses.replace(trial, outcome=outcome, order=len(self.told), told=value, elapsed=elapsed)
+        outcome = self._with_known(trial, outcome)
+        judged = judged_of(trial, outcome, self.guidance, self.complete, self.references)
+        if outcome.ending is not Ending.STOPPED_EARLY:
+            value = judged.values[0] if judged.values else None
+        told = dataclasses.replace(
+            trial,
+            outcome=outcome,
+            order=len(self.told),
+            told=value,
+            elapsed=elapsed,
+            told_also=judged.values[1:],
+            violations=judged.violations,
+        )
         # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
-        tell = {**dataclasses.asdict(outcome), "order": told.order, "told": told.told, "elapsed": elapsed}
         with storage_errors():
-            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", tell)
+            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", written_tell(told))
             self._finish(self._study, self._ids[trial.number], told)
         self._finish(self.mirror, self._mirror_id(trial.number), told)
         self.trials[trial.number] = told
@@ -207,6 +260,7 @@ class Record:
 
     def promote(self, outcome: Outcome) -> RecordedTrial:
         """Make durable how a trial ended that had been stopped early and was trained on: no sampler is told."""
+        outcome = self._with_known(self.trials[outcome.trial], outcome)
         self.note(f"{PROMOTED}:{outcome.trial}", {**dataclasses.asdict(outcome), "row_losses": []})
         trial = dataclasses.replace(self.trials[outcome.trial], promoted=outcome)
         self.trials[outcome.trial] = trial
@@ -270,15 +324,9 @@ class Record:
         self._ids.append(trial_id)
         return trial
 
-    def _value_told(self, outcome: Outcome) -> float | None:
-        """The loss; for an infeasible ending the worst loss so far, which is finite and misleads no model."""
-        if outcome.ending.feasible:
-            return outcome.loss
-        if outcome.ending is Ending.CRASHED:
-            return None
-        untuned = (self.notes.get("untuned") or {}).get("loss")
-        known = [trial.loss for trial in self.complete] + ([untuned] if untuned is not None else [])
-        return max(known, default=NO_VALUE_YET)
+    def _with_known(self, trial: RecordedTrial, outcome: Outcome) -> Outcome:
+        """The outcome with what was known of the point before, so that all quantities stand in one place."""
+        return dataclasses.replace(outcome, extra={**outcome.extra, **self._known(trial.hyperparameters)})
 
     def _finish(self, study: optuna.Study, trial_id: int, trial: RecordedTrial) -> None:
         outcome = trial.outcome
@@ -290,29 +338,17 @@ class Record:
             storage.set_trial_intermediate_value(trial_id, step, loss)
         state = _STATES.get(outcome.ending, TrialState.COMPLETE)
         if state is not TrialState.FAIL:  # on all of them: Optuna's samplers want the same constraints on every trial
-            optuna.Trial(study, trial_id).set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
-        values = None if state is TrialState.FAIL or trial.told is None else [trial.told]
+            told = optuna.Trial(study, trial_id)
+            told.set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
+            for each in self.guidance.measured:
+                told.set_constraint(each.text, trial.violations.get(each.text, 0.0))
+        values = None if state is TrialState.FAIL or trial.told is None else [trial.told, *trial.told_also]
         storage.set_trial_state_values(trial_id, state, values)
 
     def _load(self, frozen: FrozenTrial, *, repair: bool) -> None:
-        attrs = frozen.user_attrs
-        if "proposal" not in attrs:
-            raise StudyMismatch(f"trial {frozen.number} of the storage was not proposed by meshtune: use another study")
-        proposal = dict(attrs["proposal"])
-        if proposal["pack"] is None:  # recorded before there were packs
-            proposal["pack"] = frozen.number
-        trial = RecordedTrial(
-            number=frozen.number,
-            params=frozen.params,
-            hyperparameters=attrs["hyperparameters"],
-            **{**proposal, "thresholds": seam.thresholds(proposal["thresholds"])},
+        trial = read_trial(
+            frozen.number, frozen.params, frozen.user_attrs, self.notes.get(f"{PROMOTED}:{frozen.number}")
         )
-        if "outcome" in attrs:
-            told = dict(attrs["outcome"])
-            extra = {name: told.pop(name) for name in ("order", "told", "elapsed")}
-            promoted = self.notes.get(f"{PROMOTED}:{frozen.number}")
-            extra["promoted"] = None if promoted is None else read_outcome(promoted)
-            trial = dataclasses.replace(trial, outcome=read_outcome(told), **extra)
         self.trials.append(trial)
         self._ids.append(frozen._trial_id)
         if trial.outcome is not None and not frozen.state.is_finished() and repair:
@@ -328,13 +364,8 @@ class Record:
         given = json.loads(json.dumps(fixed))
         if "fixed" not in self.notes:
             self.note("fixed", given)
-        recorded, now = flatten(self.notes["fixed"]), flatten(given)
-        keys = [key for key in {**recorded, **now} if recorded.get(key) != now.get(key)]
-        if keys:
-            lines = [f"  {key}: the study has {recorded.get(key)!r}, now given {now.get(key)!r}" for key in keys]
-            raise StudyMismatch(
-                "the study was made with other fixed keys:\n"
-                + "\n".join(lines)
-                + "\nGive the old values back (`meshtune tune` on the study's own folder has them), or start another"
-                " study with `--folder`."
-            )
+        refuse_changed(self.notes["fixed"], given)
+
+
+def _directions(guidance: Guidance) -> list[StudyDirection]:
+    return [StudyDirection.MAXIMIZE if each.maximize else StudyDirection.MINIMIZE for each in guidance.objectives]

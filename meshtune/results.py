@@ -24,7 +24,9 @@ Values = Mapping[str, Any]
 BEFORE = ("number", "ending", "origin", "block", "pack", "loss")
 AFTER = ("losses", "training_losses", "seconds", "tokens", "peak_memory", "message")
 ANSWER = ("name", "row", "prompt", "reference", "answer")
-WHOLE = ("number", "block", "pack", "tokens", "peak_memory", "order", "row")  # also where some are missing
+SCORED = ("name", "rank", "trial", "loss", "baseline", "pareto")
+# Whole numbers also where some are missing.
+WHOLE = ("number", "block", "pack", "tokens", "peak_memory", "order", "row", "rank", "trial")
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,18 @@ def result(folder: Path, name: str, status: Values) -> Result | None:
 
 
 def trial_frame(status: Values) -> pandas.DataFrame:
-    """One row a trial of a status with trials; hyperparameters are columns called `params_NAME`."""
+    """One row a trial of a status with trials; hyperparameters are columns called `params_NAME`.
+
+    What guides the search stands in `quantities_NAME` and `violations_CONSTRAINT`.
+    """
     rows = []
     for trial in status["all"]:
         rest = dict(trial)
         head = {"number": rest.pop("trial"), **{name: rest.pop(name) for name in BEFORE[1:]}}
-        rows.append({**head, **_prefixed("params_", rest.pop("hyperparameters")), **rest})
+        guiding = _prefixed("quantities_", rest.pop("quantities", {})) | _prefixed(
+            "violations_", rest.pop("violations", {})
+        )
+        rows.append({**head, **_prefixed("params_", rest.pop("hyperparameters")), **guiding, **rest})
     return _frame(rows, (*BEFORE, *AFTER))
 
 
@@ -90,6 +98,34 @@ def answer_frame(folder: Path) -> pandas.DataFrame:
             shown = {key: line[key] for key in answers.KEYS}
             rows.append({"name": name, **shown, **_prefixed("scores_", line["scores"])})
     return _frame(rows, ANSWER)
+
+
+def score_frame(folder: Path) -> pandas.DataFrame:
+    """One row a candidate of the tables that `meshtune evaluate` wrote last into a study's folder.
+
+    Raises InputError where the file holds something else.
+    """
+    from meshtune.report import score_files
+    from meshtune.selection.candidates import pareto
+
+    if (table := score_files.newest(folder)) is None:
+        return _frame([], SCORED)
+    optimal = pareto(table.ranked, table.verdicts)
+    rows = []
+    for row in table.rows:
+        head = {"name": row.name, "rank": row.rank, "trial": row.trial, "loss": row.loss}
+        values = {
+            name: told
+            for column in table.columns
+            for name, told in (
+                (column.name, row.scores.get(column.name)),
+                (f"{column.name}:se", row.errors.get(column.name)),
+            )
+        }
+        rows.append({**head, "baseline": row.baseline, "pareto": row.name in optimal, **values})
+    frame = _frame(rows, SCORED)
+    frame.attrs = {"protocol": table.protocol, "sets": {column.name: column.measured for column in table.verdicts}}
+    return frame
 
 
 def in_words(folder: Path, status: Values) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
+from optuna.study import StudyDirection
 
 from meshtune.errors import MissingExtra, StorageError
 
@@ -19,7 +20,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
 
 
-def create_aside(url: str, name: str, attributes: Mapping[str, Any]) -> None:
+def create_aside(url: str, name: str, attributes: Mapping[str, Any], directions: Sequence[StudyDirection]) -> None:
     """Make a SQLite file with a new study in it, where there is none: whole, or not at all.
 
     Optuna makes its tables one by one, also when it only means to read: a reader that met a half-made file would make
@@ -31,7 +32,7 @@ def create_aside(url: str, name: str, attributes: Mapping[str, Any]) -> None:
     aside = Path(f"{path}.part")
     aside.unlink(missing_ok=True)
     storage = open_storage(f"sqlite:///{aside}")
-    study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     for key, value in attributes.items():
         study.set_user_attr(key, value)
     storage.engine.dispose()

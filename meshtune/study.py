@@ -141,7 +141,9 @@ def run(
         if stopping := stop():
             limit = Limit(stopping.reason, hold=True)
         if limit is None:
-            count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
+            count = 0
+            if not record.awaits_baseline:  # against which trials are judged: its block is its own
+                count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
             before = record.open_block
             thresholds = no_rungs if early is None else partial(early.thresholds, record)
             for pack in packing.numbers(len(record.trials) - before, before + count)[before:]:

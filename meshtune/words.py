@@ -26,6 +26,8 @@ def recommendation(status: Mapping[str, Any]) -> str:
 def _verdict(status: Mapping[str, Any]) -> str:
     best, baseline = status.get("best"), status.get("baseline")
     if best is None:
+        if infeasible := without_feasible(status):
+            return infeasible
         return "No trial completed: look at `meshtune status --trials` for what happened."
     difference = status.get("best_against_baseline")
     if baseline is None:
@@ -47,6 +49,49 @@ def _verdict(status: Mapping[str, Any]) -> str:
         return f"The best is worse than the baseline by {mean:.4f} in test loss ({evidence}): keep the baseline."
     side = "lower" if mean <= 0 else "higher"
     return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
+
+
+def without_feasible(status: Mapping[str, Any]) -> str:
+    """A sentence where trials completed and none of them keeps the constraints; else empty."""
+    measured = [each for each in status.get("constraints", ()) if not each["known"]]
+    count = status["trials"]["complete"]
+    if status.get("best") is not None or not measured or not count:
+        return ""
+    each = ", ".join(f"`{one['text']}` is kept by {one['kept']}" for one in measured)
+    return f"None of {count} complete {'trial' if count == 1 else 'trials'} keeps all constraints ({each})."
+
+
+def guided_lines(status: Mapping[str, Any]) -> list[str]:
+    """A line a quantity that guides or is watched, one a constraint, and one a trial of the Pareto set."""
+    lines = []
+    models = [(name, status[name]) for name in ("untuned", "baseline", "best") if status.get(name) is not None]
+    for name in status.get("quantities", ()):
+        held = [(model, entry["quantities"][name]) for model, entry in models if name in entry.get("quantities", {})]
+        if held:
+            lines.append(f"{name}: " + ", ".join(f"{model} {quantity(name, value)}" for model, value in held))
+    for each in status.get("constraints", ()):
+        if each["known"]:
+            lines.append(f"constraint {each['text']}: kept by every trial, since it is known before training")
+            continue
+        limit = "" if each["limit"] is None else f" ({quantity(each['quantity'], each['limit'])})"
+        count = f"{each['kept']} of {status['trials']['complete']} complete trials"
+        lines.append(f"constraint {each['text']}{limit}: kept by {count}")
+    if front := status.get("pareto"):
+        listed = ", ".join(map(str, front))
+        what = " and ".join(
+            f"{'highest' if each['maximize'] else 'lowest'} {each['quantity']}" for each in status["objectives"]
+        )
+        lines.append(f"Pareto set for {what}: trials {listed}" if len(front) > 1 else f"Pareto set: trial {listed}")
+    return lines
+
+
+def quantity(name: str, value: float | None) -> str:
+    """A quantity that guides a search, as people write it: memory in GiB, counts in full."""
+    if value is not None and name == "predicted_memory":
+        return f"{value / 2**30:.2f} GiB"
+    if value is not None and name == "adapter_parameters":
+        return f"{value:,.0f}"
+    return number(value)
 
 
 def round_lines(status: Mapping[str, Any]) -> list[str]:

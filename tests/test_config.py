@@ -131,7 +131,7 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
     ("text", "key", "message"),
     [
         (MINIMAL + "sampelr: mads", "sampelr", "Did you mean `sampler`?"),
-        (MINIMAL + "sampler: made", "sampler.name", "random, qmc, gp, import. Did you mean `mads`?"),
+        (MINIMAL + "sampler: made", "sampler.name", "random, qmc, gp, cma-es, grid, import. Did you mean `mads`?"),
         (MINIMAL + "sampler: {name: mads, blok_size: 3}", "sampler.blok_size", "Did you mean `block_size`?"),
         (MINIMAL + "space: tribes2025", "space", "unknown preset `tribes2025`"),
         (MINIMAL + "space: tribes2025", "space", "Did you mean `tribes2024`?"),
@@ -221,7 +221,7 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
         (MINIMAL + "warm_start: {values: as_is}", "warm_start.study", "must be given"),
         (MINIMAL + "warm_start: 5", "warm_start", "a mapping of keys is"),
         (MINIMAL + "warm_start: {study: x, values: shiftd}", "warm_start.values", "Did you mean `shifted`?"),
-        (MINIMAL + "warm_start: x\nsampler: qmc", "warm_start", "no known points; mads, batch-gp and tpe can"),
+        (MINIMAL + "warm_start: x\nsampler: qmc", "warm_start", "no known points; mads, batch-gp, tpe and nni-tpe can"),
         (MINIMAL + "warm_start: x\nsampler: {import: a:B}", "warm_start", "`a:B` can use no known points"),
         (
             MINIMAL + "warm_start: {study: x, values: shifted}\nsampler: tpe",
@@ -260,6 +260,16 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert config_file.study_folder(path, config) == tmp_path / "deep" / "out"
     assert config_file.study_folder(path, config, Path("else")) == Path("else")
     assert config_file.study_folder(path, StudyConfig()) == tmp_path / "deep" / "s"
+
+
+def test_the_python_that_runs_nni_may_stand_beside_the_file_and_may_change(tmp_path: Path) -> None:
+    text = MINIMAL + "sampler: {name: nni-tpe, options: {python: nni-env/bin/python, gamma: 0.5}}"
+    sampler = config_file.read(write(tmp_path, text)).sampler
+    assert sampler.options == {"python": str(tmp_path / "nni-env/bin/python"), "gamma": 0.5}
+    assert sampler.fixed["options"] == {"gamma": 0.5}
+    on_the_path = config_file.read(write(tmp_path, text.replace("nni-env/bin/python", "python3"))).sampler
+    assert on_the_path.options["python"] == "python3"
+    assert on_the_path.fixed == sampler.fixed
 
 
 @pytest.mark.parametrize(

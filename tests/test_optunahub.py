@@ -1,4 +1,4 @@
-"""The folder for OptunaHub's registry: built from meshtune's files, it runs where meshtune is not installed."""
+"""The folders for OptunaHub's registry: built from meshtune's files, they run where meshtune is not installed."""
 
 import ast
 import json
@@ -15,8 +15,8 @@ import optuna
 import pytest
 import yaml
 
-from meshtune.samplers.mads import MadsSampler
-from tools.optunahub.build import ROOT, build
+from meshtune import samplers
+from tools.optunahub.build import BATCH_GP, MADS, PACKAGES, ROOT, Package, build
 from tools.optunahub.imports import LIBRARIES, BuildError, excerpt, relative
 
 # Where `optunahub.load_module` keeps what it has downloaded from the registry: found there, it is not downloaded.
@@ -25,15 +25,22 @@ CACHED = Path("github.com", "optuna", "optunahub-registry", "main")
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OptunaHub's cache with the built folder in it."""
+    """OptunaHub's cache with the built folders in it."""
     cache = tmp_path_factory.mktemp("optunahub")
-    build(cache / CACHED)
+    for package in PACKAGES:
+        build(package, cache / CACHED)
     return cache
 
 
+@pytest.fixture(scope="module", params=PACKAGES, ids=lambda package: package.name)
+def package(request: pytest.FixtureRequest) -> Package:
+    chosen: Package = request.param
+    return chosen
+
+
 @pytest.fixture(scope="module")
-def folder(cache: Path) -> Path:
-    return cache / CACHED / "package" / "samplers" / "mads"
+def folder(cache: Path, package: Package) -> Path:
+    return cache / CACHED / package.place
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,8 @@ import importlib.util, json, pickle
 import optuna, optunahub
 assert importlib.util.find_spec("meshtune") is None
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-module = optunahub.load_local_module("samplers/mads", registry_root=sys.argv[1])
-study = optuna.create_study(sampler=module.MadsSampler(search_space=SPACE, seed=3))
+module = optunahub.load_local_module(f"samplers/{sys.argv[2]}", registry_root=sys.argv[1])
+study = optuna.create_study(sampler=getattr(module, sys.argv[3])(search_space=SPACE, seed=3))
 study.optimize(objective, n_trials=8)
 study.sampler = pickle.loads(pickle.dumps(study.sampler))
 study.optimize(objective, n_trials=7)
@@ -90,11 +97,11 @@ def run(python: Path, cache: Path, program: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_a_study_without_meshtune_is_that_of_meshtune(stranger: Path, cache: Path) -> None:
-    printed = run(stranger, cache, OBJECTIVE + STUDY, cache / CACHED / "package")
+def test_a_study_without_meshtune_is_that_of_meshtune(stranger: Path, cache: Path, package: Package) -> None:
+    printed = run(stranger, cache, OBJECTIVE + STUDY, cache / CACHED / "package", package.name, package.sampler)
     names: dict[str, object] = {}
     exec(OBJECTIVE, names)
-    sampler = MadsSampler(search_space=names["SPACE"], seed=3)
+    sampler = getattr(samplers, package.sampler)(search_space=names["SPACE"], seed=3)
     study = optuna.create_study(sampler=sampler)
     study.optimize(names["objective"], n_trials=15)
     sampler.close()
@@ -102,11 +109,24 @@ def test_a_study_without_meshtune_is_that_of_meshtune(stranger: Path, cache: Pat
     assert len({json.dumps(trial.params) for trial in study.trials}) == 15
 
 
-def test_the_example_prints_a_pareto_set(stranger: Path, cache: Path, folder: Path) -> None:
-    printed = run(stranger, cache, "import runpy\nrunpy.run_path(sys.argv[1])\n", folder / "example.py")
+EXAMPLE = "import runpy\nrunpy.run_path(sys.argv[1])\n"
+
+
+def test_the_example_of_mads_prints_a_pareto_set(stranger: Path, cache: Path) -> None:
+    printed = run(stranger, cache, EXAMPLE, cache / CACHED / MADS.place / "example.py")
     found = [ast.literal_eval(values) for values in re.findall(r"\} (\[.*\])$", printed, re.MULTILINE)]
     assert len(found) > 1
     assert [y for _, y in sorted(found)] == sorted((y for _, y in found), reverse=True)
+
+
+def test_the_example_of_batch_gp_recommends_a_point(stranger: Path, cache: Path) -> None:
+    printed = run(stranger, cache, EXAMPLE, cache / CACHED / BATCH_GP.place / "example.py")
+    found = re.search(r"^recommended (\{.*\}) (.*)$", printed, re.MULTILINE)
+    assert found is not None
+    point = ast.literal_eval(found[1])
+    assert point["kind"] == "b"
+    assert abs(point["x"] - 0.1) < 0.1
+    assert abs(float(found[2])) < 0.02
 
 
 def test_the_front_matter_is_what_the_registry_asks_for(folder: Path) -> None:
@@ -134,17 +154,18 @@ def test_the_files_import_each_other_and_nothing_of_meshtune(folder: Path) -> No
                 assert name.split(".")[0] in LIBRARIES | sys.stdlib_module_names | {"optunahub"}, path
 
 
-def test_the_requirements_are_those_of_the_sampler(folder: Path) -> None:
+def test_the_requirements_are_those_of_the_sampler(folder: Path, package: Package) -> None:
     lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert {re.split(r"[<>=]", line)[0] for line in lines} == {"optuna", "numpy", "PyNomadBBO"}
+    needed = {"optuna", "numpy", "scipy"} | ({"PyNomadBBO"} if package is MADS else set())
+    assert {re.split(r"[<>=]", line)[0] for line in lines} == needed
     assert all(f'"{line}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8") for line in lines)
 
 
-def test_a_second_build_leaves_nothing_of_the_first(tmp_path: Path) -> None:
-    first = build(tmp_path)
+def test_a_second_build_leaves_nothing_of_the_first(tmp_path: Path, package: Package) -> None:
+    first = build(package, tmp_path)
     made = {path.name: path.read_bytes() for path in first.iterdir()}
     (first / "old.py").write_text("import meshtune\n", encoding="utf-8")
-    assert {path.name: path.read_bytes() for path in build(tmp_path).iterdir()} == made
+    assert {path.name: path.read_bytes() for path in build(package, tmp_path).iterdir()} == made
 
 
 def test_the_files_pass_the_registrys_type_check(folder: Path) -> None:
@@ -160,7 +181,7 @@ def test_the_files_pass_the_registrys_type_check(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import scipy.stats\n", r"here:1: the sampler imports only PyNomad, numpy, optuna .* not \{'scipy'\}"),
+        ("import pandas.api\n", r"here:1: the sampler imports only PyNomad, numpy, optuna, scipy .* not \{'pandas'\}"),
         ("def f():\n    from torch import nn\n", r"here:2: .* not \{'torch'\}"),
         ("import os, meshtune.errors\n", "here:1: write `from meshtune.*import name`"),
         ("from meshtune.errors import *\n", "here:1: import the names one by one"),
@@ -207,7 +228,7 @@ def test_a_sampler_that_cannot_be_copied_is_refused(
     assert text.count(old) == 1
     path.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(BuildError, match=message):
-        build(tmp_path / "out", tmp_path)
+        build(MADS, tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
 
 

@@ -115,7 +115,11 @@ def test_nothing_is_left_to_do_later() -> None:
     "name",
     [
         "README.md",
-        *(f"docs/{page}.md" for page in ("data", "python", "cluster", "samplers", "spending", "early-stopping")),
+        "docs/nni-tpe.md",
+        *(
+            f"docs/{page}.md"
+            for page in ("data", "python", "cluster", "samplers", "spending", "early-stopping", "guided-search")
+        ),
     ],
 )
 def test_the_configs_in_readme_and_docs_are_valid(name: str, tmp_path: Path) -> None:

@@ -55,6 +55,6 @@ def test_the_race_prints_one_line_a_setting() -> None:
     lines = [json.loads(line) for line in said.splitlines()]
     assert len(lines) == 2 * 4 * 2 * 3  # starts, other sides, points taken, budgets
     for line in lines:
-        assert set(line) == {"name", "ours", "theirs", "ratio", "low", "high", "setting"}
+        assert set(line) == {"name", "ours", "theirs", "ratio", "low", "high", "won", "lost", "setting"}
         assert line["ratio"] == pytest.approx(line["theirs"] / line["ours"], rel=0.02)
         assert line["low"] <= line["ratio"] <= line["high"]

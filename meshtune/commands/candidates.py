@@ -39,7 +39,7 @@ def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folde
     chosen = choose(path, folder=folder)
     record = chosen.record
     of_study = partial(pick, path, chosen.study, record)
-    ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
+    ranked = record.ranked
     ranks = {trial.number: rank for rank, trial in enumerate(ranked, start=1)}
     for number in named:
         if of_study(number).trial not in ranks:

@@ -81,6 +81,7 @@ def _try_sampler(study: Located, prepared: Prepared) -> None:
         seed=config.seed,
         warm_start=prepared.warm.trials,
         warm_start_values=prepared.warm.values,
+        allows=prepared.guided.allows(prepared.space),
     ).close()
 
 
@@ -142,6 +143,7 @@ def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | 
         loading=tried.loading,
         after=after,
         watts=tried.watts,
+        guiding=spending.guiding_tokens(prepared),
     )
     lines.append(("time", spending.time_line(measured, expected, config.budget, processes, after)))
     if config.early_stopping.rule != "none":
@@ -158,6 +160,7 @@ def _facts(study: Located, prepared: Prepared) -> dict[str, Any]:
         "baseline_in_space": prepared.start is not None,
         "sampler": {"name": prepared.sampler.shown, "why": prepared.why},
         "warm_start": dict(prepared.warm.facts) or None,
+        "allowed_share": None if prepared.guided.left is None else prepared.guided.left[0],
         "processes": [{"device": place.device, "threads": place.threads} for place in prepared.places],
     }
 
@@ -180,8 +183,14 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     if prepared.space.fixed:
         lines.append(f"fixed      {point(prepared.space.fixed)}")
     if prepared.baseline is not None:
-        where = "trial 0" if prepared.start is not None else "outside the space: trained beside the trials"
+        where = "trial 0"
+        if prepared.start is None:
+            outside = "the constraints" if prepared.space.contains(prepared.baseline) else "the space"
+            where = f"outside {outside}: trained beside the trials"
         lines.append(f"baseline   {point(prepared.baseline)} ({where})")
+    lines += (f"{label:<11}{text}".rstrip() for label, text in prepared.guided.lines())
+    if prepared.guides is not None:
+        lines += ("           on " + text for text in prepared.guides.chosen.lines())
     place = prepared.places[0]
     threads = f" with {place.threads} threads" if place.threads else ""
     at_once = prepared.packing.at_once(prepared.block_size)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.commands import evaluate_harness, evaluate_metrics, evaluate_race, score_tables
 from meshtune.commands.candidates import Listed, candidates
-from meshtune.commands.evaluate_ask import Asking, Report, candidate_of
+from meshtune.commands.evaluate_ask import Asking, Report, candidate_of, guided_by
 from meshtune.commands.evaluate_race import Race
 from meshtune.commands.locate import existing
 from meshtune.commands.prepared import need_training
@@ -73,7 +73,8 @@ def evaluate(
     if len(paths) > 1 and (folder is not None or trials):
         raise InputError("`--folder` and `--trials` are of one study")
     say = report or (lambda _: None)
-    done = [_of_study(path, given or {}, trials, folder, race, unsafe, say) for path in paths]
+    guided = guided_by([existing(path, folder=folder) for path in paths])
+    done = [_of_study(path, given or {}, trials, folder, guided, race, unsafe, say) for path in paths]
     if len(done) == 1:
         return done[0]
     tables = tuple(table for one in done for table in one.tables)
@@ -105,6 +106,7 @@ def _of_study(
     given: Mapping[str, Any],
     trials: Sequence[int],
     folder: Path | None,
+    guided: Mapping[str, Collection[str]],
     rule: Rule | None,
     unsafe: bool,
     report: Report,
@@ -122,9 +124,9 @@ def _of_study(
         if settings.protocol == "harness":
             if rule is not None:
                 raise InputError("the harness scores whole tasks: `--race` is of the protocol instruct-eval")
-            columns, results = evaluate_harness.scored(answers, model, listed, settings, report)
+            columns, results = evaluate_harness.scored(answers, model, listed, settings, guided, report)
         else:
-            asking = Asking(model, settings, answers, unsafe, report)
+            asking = Asking(model, settings, answers, guided, unsafe, report)
             columns, results, race = _by_instruct_eval(asking, listed, rule, settings, report)
         own, means = evaluate_metrics.scored(study, model, listed, report)
     left = {} if race is None else {name: sum(gone.items.values()) for name, gone in race.left.items()}

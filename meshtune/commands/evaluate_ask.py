@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meshtune.commands.candidates import Listed, adapter_of, file_name
+from meshtune.commands.locate import Located
 from meshtune.config import ModelConfig
 from meshtune.config_evaluation import EvaluationConfig
 from meshtune.errors import Fault, InputError
@@ -25,12 +26,21 @@ class Asking:
     """Asks candidates the items of the settings' benchmarks, and reads what they answered.
 
     Args:
-        answers: the folder of all answers. unsafe: run the code that models write without a sandbox.
+        answers: the folder of all answers. guided: items that guided a search, by benchmark, see `guided_by`.
+        unsafe: run the code that models write without a sandbox.
 
     Raises InputError on unknown benchmarks, missing data, or a missing sandbox.
     """
 
-    def __init__(self, model: ModelConfig, settings: EvaluationConfig, answers: Path, unsafe: bool, report: Report):
+    def __init__(
+        self,
+        model: ModelConfig,
+        settings: EvaluationConfig,
+        answers: Path,
+        guided: Mapping[str, Collection[str]],
+        unsafe: bool,
+        report: Report,
+    ):
         from meshtune.data.tokenizer import identity
         from meshtune.evaluation import run, sources
 
@@ -40,8 +50,11 @@ class Asking:
             _need_sandbox()
         if settings.samples > 1 and all(benchmark.name != "humaneval" for benchmark in found):
             raise InputError("`samples` and `pass_at` are of HumanEval, which is not among the benchmarks")
-        out = _guided(settings.guided)
-        self.benchmarks = [b.without(out.get(b.name, ())).limited(settings.limit, settings.seed) for b in found]
+        named = _named(settings.guided)
+        left = [one.without({*guided.get(one.name, ()), *named.get(one.name, ())}) for one in found]
+        if none := [benchmark.name for benchmark in left if not benchmark.items]:
+            raise InputError(f"all items of {', '.join(none)} guided the search, so none can score it: leave it out")
+        self.benchmarks = [benchmark.limited(settings.limit, settings.seed) for benchmark in left]
         self.how = run.How(f"{identity(model)} {model.dtype}", settings.temperature, settings.seed, settings.samples)
         self._model, self._settings, self._answers, self._report = model, settings, answers, report
         self._asker: Asker | None = None
@@ -120,8 +133,19 @@ def _need_sandbox() -> None:
         )
 
 
-def _guided(path: str | None) -> dict[str, set[str]]:
-    """The items that guided the search, by benchmark."""
+def guided_by(studies: Sequence[Located]) -> dict[str, set[str]]:
+    """The items that guided any of these studies, or a round of one, by benchmark: all are scored on the same."""
+    from meshtune.objectives import guides
+
+    found: dict[str, set[str]] = {}
+    for each in (one for study in studies for one in study.rounds or (study,)):
+        for name, items in guides.items(each.folder).items():
+            found.setdefault(name, set()).update(items)
+    return found
+
+
+def _named(path: str | None) -> dict[str, set[str]]:
+    """The items that a file says to have guided the search, by benchmark."""
     from meshtune.evaluation import files
 
     found: dict[str, set[str]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from meshtune.selection.candidates import Column
 from meshtune.workers.places import cores
 
 if TYPE_CHECKING:
+    from meshtune.evaluation.harness import Tasks
     from meshtune.evaluation.scoring import Result
 
 
@@ -23,14 +24,16 @@ def scored(
     model: ModelConfig,
     listed: Sequence[Listed],
     settings: EvaluationConfig,
+    guided: Collection[str],
     report: Callable[[Any], None],
 ) -> tuple[list[Column], dict[str, dict[str, Result]]]:
     """Columns of the table, and results by candidate and task. Answers are stored in `answers`.
 
+    `guided`: benchmarks of which some items guided the search; the harness's tasks cannot leave these out.
+
     Raises InputError, MissingExtra without the harness, StorageError.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[train,eval]'")
+    _need_harness()
     if settings.temperature or settings.samples > 1:
         raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
     if settings.guided is not None:
@@ -41,10 +44,12 @@ def scored(
     from meshtune.training import machine
     from meshtune.training.models import load_model, resolve_device
 
+    if guided:
+        names = ", ".join(guided)
+        report(f"items of {names} guided the search, and the harness's tasks of the same data hold them too")
     if settings.data is not None:
         report("the harness's tasks name their data themselves: `data` is not read")
-    tasks = Path(settings.tasks) if settings.tasks is not None else None
-    found = harness.tasks(settings.benchmarks, tasks, settings.limit, settings.seed)
+    found = tasks_of(settings)
     asked = [Candidate(file_name(one), adapter_of(one, report)) for one in listed]
     report("loading the model")
     machine.use_threads(cores())
@@ -69,3 +74,17 @@ def scored(
         measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
         columns.append(Column(name, name, first.items, measured, 100 * first.chance))
     return columns, results
+
+
+def tasks_of(settings: EvaluationConfig) -> Tasks:
+    """The tasks that are asked, with their data. Raises InputError, MissingExtra without the harness."""
+    _need_harness()
+    from meshtune.evaluation import harness
+
+    tasks = Path(settings.tasks) if settings.tasks is not None else None
+    return harness.tasks(settings.benchmarks, tasks, settings.limit, settings.seed)
+
+
+def _need_harness() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[train,eval]'")

@@ -41,6 +41,10 @@ class Recipe:
     space: str = "recommended"
     trials: int = 30
     processes: str = "null"
+    sampler: str = "auto"
+    benchmarks: str = "[]"
+    best: int = 5
+    worst: int = 0
 
 
 DEFAULT = Recipe()
@@ -79,6 +83,10 @@ TRIBES = Recipe(
     at="last",
     space="tribes2024-128",
     trials=50,
+    sampler="mads",
+    benchmarks="[mmlu, bbh, drop, humaneval]",
+    best=10,
+    worst=10,
 )
 
 RECIPES = {"default": DEFAULT, "quickstart": QUICKSTART, "tribes2024": TRIBES}
@@ -136,9 +144,9 @@ def _key(key: str, value: object) -> str:
     return f"{key}: {value}".ljust(30)
 
 
-def _optional(key: str, value: str) -> str:
-    """A key that is commented out where it has its default, null."""
-    return _key(f"  # {key.strip()}" if value == "null" else key, value)
+def _optional(key: str, value: object, default: object = "null") -> str:
+    """A key that is commented out where it has its default."""
+    return _key(f"  # {key.strip()}" if value == default else key, value)
 
 
 def text(recipe: Recipe) -> str:
@@ -203,6 +211,19 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   result: loss               # the key to minimise
 #   directory: .               # where it runs
 
+# objectives: [validation_loss]  # several: the Pareto set is searched. Also adapter_parameters, predicted_memory,
+                               # perplexity (of general text), mmlu, bbh, drop, humaneval (the share of right answers),
+                               # mmlu.gold (how likely the right one is), your metrics, hyperparameters
+# constraints:                 # <= or >= a number; or, of what is measured, of `untuned` or `baseline` with + - or *
+#   - adapter_parameters <= 5e6  # known before training, as predicted_memory <= 24 GiB or rank <= 64: costs no trial
+#   - mmlu >= untuned - 0.01
+#   - perplexity <= untuned * 1.02  # the model has not forgotten its language
+# guide:                       # how these are measured with each trial
+#   benchmarks: null           # the folder of their files, as `evaluation.data` below
+#   limit: 40                  # items of each benchmark; `meshtune evaluate` asks others
+#   text: embedded             # of the perplexity: embedded (the standard library's documentation) or a file
+#   measure: []                # further quantities to measure and show, such as [perplexity]
+
 {_key("space", recipe.space)} # recommended | tribes2024 | tribes2024-128, or a mapping such as the one below:
 # space:                       # an interval, a list of choices or a fixed value each; the rest stays at its default
 #   rank: {{low: 4, high: 256, power_of: 2}}
@@ -220,16 +241,16 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   learning_rate: 2e-4        # or step
 
 sampler:
-  name: mads                   # auto | mads | batch-gp | tpe | gp | cma-es | grid | random | qmc
+{_key("  name", recipe.sampler)} # auto | mads | batch-gp | tpe | nni-tpe | nsga2 | gp | cma-es | grid | random | qmc
                                # or, instead, an Optuna sampler of yours:
   # import: null               # my_package.module:MySampler or ./file.py:MySampler; it is called with `options`
   # block_size: null           # trials proposed together; null: as many as run at once
   # options: {{}}                # of the sampler itself
 
-# warm_start:                  # another study, whose finished trials the sampler (mads or tpe) knows from the start
+# warm_start:                  # another study, whose finished trials the sampler knows from the start
 #   study: ../round1           # its folder or YAML; `warm_start: ../round1` is short for this
-#   values: as_is              # as_is | shifted (mads): its best few are evaluated again, since its losses are of
-#                              # other data, epochs or models
+#   values: as_is              # as_is | shifted (mads, batch-gp): its best few are evaluated again, since its
+#                              # losses are of other data, epochs or models
 #   again: 0                   # so many of its best are evaluated again first, with any sampler
 
 budget:                        # the first limit that is reached ends the search
@@ -279,12 +300,12 @@ generation:                    # answers to validation rows, by the untuned mode
 
 evaluation:                    # what `meshtune evaluate` scores: the best and worst trials, the baseline, the untuned
   # protocol: instruct-eval    # instruct-eval (mmlu, bbh, drop, humaneval) | harness (tasks of lm-evaluation-harness)
-  # benchmarks: []             # such as [mmlu, humaneval]; []: all that the data hold
+{_optional("  benchmarks", recipe.benchmarks, "[]")} # such as [mmlu, humaneval]; []: all that the data hold
   # data: null                 # the folder of their files; null: the Hugging Face hub
   # tasks: null                # a folder of your own YAML tasks, for the harness
   # limit: null                # items of each benchmark, chosen by the seed below; null: all
-  # best: 5                    # trials with the lowest loss
-  # worst: 0                   # trials with the highest; adapters that were not kept are trained again
+{_optional("  best", recipe.best, 5)} # trials with the lowest loss
+{_optional("  worst", recipe.worst, 0)} # trials with the highest; adapters that were not kept are trained again
   # temperature: 0.0           # 0: greedy decoding
   # samples: 1                 # answers to each problem of HumanEval, for pass_at; needs a temperature above 0
   # pass_at: []                # such as [1, 10]

@@ -1,8 +1,8 @@
 """`meshtune prepare`: on a machine with network, everything that a study needs from it, so that `tune` needs none.
 
-Fetches the model and the data sets, converts the embedded model, and tokenizes the rows into the study's folder. Trains
-nothing, needs no GPU, and fixes nothing that depends on the device: the precision is the affair of the node that
-trains. A second call finds everything there.
+Fetches the model, the data sets and the benchmarks that `evaluation` names, converts the embedded model, and tokenizes
+the rows, and the text that guides the search, into the study's folder. Trains nothing, needs no GPU, and fixes nothing
+that depends on the device: the precision is the affair of the node that trains. A second call finds everything there.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from meshtune import presets
+from meshtune.commands.guides import guides_of
 from meshtune.commands.locate import Located, locate
-from meshtune.commands.prepared import need_training, rows
+from meshtune.commands.prepared import answered, need_training, rows
 from meshtune.commands.rounds import of_each
 from meshtune.config import DataConfig, ModelConfig, is_command
+from meshtune.config_evaluation import EvaluationConfig
 from meshtune.errors import InputError
 
 
@@ -32,7 +34,8 @@ def _of_one(study: Located, path: Path) -> tuple[str, dict[str, Any]]:
     command = is_command(config.objective)
     presets.build(config.space, lora=not command)  # a fault of the space is better known before the queue
     if command:
-        nothing: dict[str, Any] = {"folder": str(study.folder), "model": None, "data": None, "caches": {}}
+        nothing: dict[str, Any] = dict.fromkeys(("model", "data", "benchmarks"))
+        nothing = {"folder": str(study.folder), **nothing, "caches": {}}
         return "nothing to prepare: the objective is a command", nothing
     if config.model is None or config.data is None:
         raise InputError("a study of LoRA hyperparameters needs `model` and `data`")
@@ -49,8 +52,10 @@ def _facts(study: Located, model: ModelConfig, data: DataConfig) -> dict[str, An
 
     check_model(model)
     fetched = fetch(model)
+    benchmarks = _benchmarks(study.config.evaluation)
     prepared = rows(study, data, model)
     summary, place = prepared.summary, Path(prepared.ref.folder)
+    guides = guides_of(study, model, answered(study.config, summary.validation.rows))
     return {
         "folder": str(study.folder),
         "model": {"name": model.name, "place": str(fetched.place), "bytes": fetched.size},
@@ -64,8 +69,25 @@ def _facts(study: Located, model: ModelConfig, data: DataConfig) -> dict[str, An
                 "test": summary.test.rows,
             },
         },
+        "guides": [] if guides is None else guides.chosen.lines(),
+        "benchmarks": benchmarks,
         "caches": {"HF_HOME": str(hub_folder()), "MESHTUNE_CACHE": str(cache_folder())},
     }
+
+
+def _benchmarks(settings: EvaluationConfig) -> list[str] | None:
+    """What `meshtune evaluate` will ask, fetched or read where it lies; None where the study names nothing."""
+    if not settings.benchmarks and settings.data is None:
+        return None
+    if settings.protocol == "harness":
+        from meshtune.commands.evaluate_harness import tasks_of
+
+        return list(tasks_of(settings).names)
+    from meshtune.evaluation import sources
+
+    data = None if settings.data is None else Path(settings.data)
+    found = sources.load(settings.benchmarks, data, lambda _: ())  # no code is run here
+    return [benchmark.set_name for benchmark in found]
 
 
 def _lines(facts: dict[str, Any], path: Path) -> str:
@@ -75,6 +97,8 @@ def _lines(facts: dict[str, Any], path: Path) -> str:
         [
             f"model      {model['name']}, {_size(model['bytes'])} in {model['place']}",
             f"data       rows: {counts}; {_size(data['bytes'])} in {data['place']}",
+            *(f"{'' if index else 'guided by':<10} {text}" for index, text in enumerate(facts["guides"])),
+            *(f"{'' if number else 'benchmarks':<10} {name}" for number, name in enumerate(facts["benchmarks"] or ())),
             *(f"{'caches' if name == 'HF_HOME' else '':<10} {name}={place}" for name, place in caches.items()),
             f"next       HF_HUB_OFFLINE=1 meshtune tune {path}",
             "           on a node that sees these folders; give it the same HF_HOME and MESHTUNE_CACHE.",

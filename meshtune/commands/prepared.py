@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune import metrics, presets
+from meshtune.commands.guided import Guided, guidance_of, guided
+from meshtune.commands.guides import Guides, guides_of
 from meshtune.commands.locate import Located
 from meshtune.commands.recorded_keys import recorded_keys
 from meshtune.commands.sampler import fixed as fixed_sampler
@@ -51,6 +53,7 @@ class Prepared:
         answers: validation rows that the finalists answer. warm: what is known from the start.
         early: where trials are stopped, if they are.
         no_exact_room: why there is no memory for the base in float32, where that is known.
+        guided: objectives and constraints. guides: what each trial is measured by beside the loss, and on what.
         sampler: that proposes, in blocks of `block_size`. why: where `auto` chose it, the reason.
     """
 
@@ -68,6 +71,8 @@ class Prepared:
     early: EarlyStopping | None = None
     warm: WarmStart = field(default_factory=WarmStart)
     no_exact_room: str | None = None
+    guided: Guided = field(default_factory=Guided)
+    guides: Guides | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     block_size: int = 1
     why: str | None = None
@@ -101,11 +106,13 @@ def _parts(study: Located) -> Prepared:
             "result": config.objective.result,
             "folder": str(study.folder),
             "directory": config.objective.directory,
+            "also": list(guidance_of(config)[1]),
         }
         objective = ObjectiveSpec("command", fields)
         at = places(config.worker, "cpu")
         _check_pack(config, packs=False)
-        return Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
+        prepared = Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
+        return guided(prepared, config)
     return _lora(study, space, baseline, start, fixed, warm)
 
 
@@ -161,8 +168,8 @@ def _lora(
     model = config.model
     data = rows(study, config.data, model, lambda: longest_row(space, model, training, at))
     metrics.load(config.metrics)  # finds their faults now, and not at the end of the search
-    asked = config.generation.rows
-    answers = min((64 if config.metrics else 4) if asked is None else asked, data.summary.validation.rows)
+    answers = answered(config, data.summary.validation.rows)
+    guides = guides_of(study, model, answers)
     spec = LoraSpec(
         model=config.model,
         training=training,
@@ -174,6 +181,7 @@ def _lora(
         metrics=config.metrics,
         variants=tuple(variants(space, baseline)),
         rung_rows=config.early_stopping.rows,
+        guides=None if guides is None else guides.spec,
     )
     fixed = {
         **fixed,
@@ -185,6 +193,8 @@ def _lora(
     if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
         early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
         fixed["early_stopping"] = early.described()
+    if guides is not None:
+        fixed["guides"] = guides.fixed
     fixed["validation_precision"] = validation_precision(config.model)
     fixed["training"]["trainer"] = portable(fixed["training"]["trainer"])
     objective = ObjectiveSpec("lora", spec.model_dump(mode="json"))
@@ -202,8 +212,15 @@ def _lora(
         answers=answers,
         early=early,
         warm=warm,
+        guides=guides,
     )
-    return spread(prepared, config, recorded_keys(study))
+    return guided(spread(prepared, config, recorded_keys(study)), config)
+
+
+def answered(config: StudyConfig, validation_rows: int) -> int:
+    """How many of the validation rows are answered."""
+    asked = config.generation.rows
+    return min((64 if config.metrics else 4) if asked is None else asked, validation_rows)
 
 
 def _fixed_model(model: ModelConfig) -> dict[str, Any]:

@@ -24,7 +24,7 @@ REASON = "why_sampler"  # the record's note of why `auto` is this sampler
 
 def fixed(config: SamplerConfig) -> dict[str, Any]:
     """What of it must not change once the study has begun."""
-    return portable(config.model_dump(mode="json", exclude={"block_size"}))
+    return portable(config.fixed)
 
 
 def with_sampler(study: Located, prepared: Prepared) -> Prepared:
@@ -33,6 +33,8 @@ def with_sampler(study: Located, prepared: Prepared) -> Prepared:
     keys = notes.get("fixed", {})
     block_size = config.block_size or keys.get("block_size") or prepared.packing.block_size
     prepared = replace(prepared, sampler=config, block_size=int(block_size))
+    if prepared.guided.guidance.several and config.options.get("fill") == "batch-gp":
+        raise InputError(Fault("`batch-gp` is for one objective: leave `fill` out", key="sampler.options"))
     if config.name != "auto":
         return prepared
     if config.options:
@@ -54,5 +56,7 @@ def _situation(config: StudyConfig, prepared: Prepared) -> Situation:
         dimension=len(prepared.space.dimensions),
         block_size=prepared.block_size,
         start=prepared.start is not None,
+        objectives=len(prepared.guided.guidance.objectives),
+        constraints=len(prepared.guided.guidance.measured),
         nomad=importlib.util.find_spec("PyNomad") is not None,
     )

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from meshtune.commands.locate import Located, existing
 from meshtune.commands.select_answers import Evidence, of_file, of_study
 from meshtune.commands.select_replicates import leading, replicated
 from meshtune.errors import Fault, InputError
-from meshtune.selection import told
+from meshtune.record import Record
+from meshtune.selection import feasible, told
 from meshtune.selection.decide import Decision, Settings, decide
 from meshtune.selection.rules import Rule
 
@@ -64,6 +65,7 @@ def select(
     Raises InputError with what is missing; StorageError where the decision cannot be written; of replicates also
     Interrupted, StudyBusy and WorkerError.
     """
+    kept: dict[str, list[feasible.Chance]] = {}
     if (path is None) == (scores is None):
         raise InputError("name a study, or a file of scores with `--scores`: one of the two")
     study: Located | None = None
@@ -78,6 +80,9 @@ def select(
         study = existing(path or Path(), folder=folder).latest
         evidence, out = of_study(study, protocol, benchmarks, common=common_items), study.folder / FOLDER
         _check_race(evidence, settings, benchmarks)
+        trials = {name: fact.trial for name, fact in evidence.facts.items() if fact.trial is not None}
+        kept = feasible.chances(Record(study.url, study.name), study.folder, evidence.measured, trials)
+        settings = replace(settings, barred=feasible.barred(kept))
     decision = _decided(evidence, settings)
     failed: Mapping[str, str] = {}
     if replicates and study is not None:
@@ -88,8 +93,10 @@ def select(
         decision = replace(_decided(evidence, settings), left_out=decision.left_out)
     said = told.sentences(decision, evidence.facts, evidence.titles)
     notes = told.notes(decision, evidence.titles, race=evidence.race, failed=failed)
+    notes += feasible.notes(kept, decision.chosen)
     values = {**told.as_values(decision, evidence.facts, said, notes), "scores": _scores(evidence)}
     values["race"] = evidence.race
+    values["constraints"] = {name: [asdict(one) for one in each] for name, each in kept.items() if each}
     values = json.loads(json.dumps(values))
     if out is not None:
         _write(out, values)

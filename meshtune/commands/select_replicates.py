@@ -18,7 +18,7 @@ import numpy as np
 from meshtune import finals, whole_file
 from meshtune.commands.chosen import Chosen, pick
 from meshtune.commands.evaluate import FOLDER, alone, stored_on_interrupt
-from meshtune.commands.evaluate_ask import Asking, Report
+from meshtune.commands.evaluate_ask import Asking, Report, guided_by
 from meshtune.commands.interrupts import Interrupts
 from meshtune.commands.locate import Located
 from meshtune.commands.prepared import Prepared, prepare
@@ -232,7 +232,8 @@ def _scored(
     place = study.folder / PLACE / "adapters"
     names = {one.trial: checkpoints.beside(one.trial) for asked in requests.values() for one in asked}
     candidates = {number: Candidate(name, place / name) for number, name in names.items()}
-    asking = Asking(_model(study), settings, study.folder / FOLDER, unsafe, report)
+    guided = guided_by([study.whole or study])
+    asking = Asking(_model(study), settings, study.folder / FOLDER, guided, unsafe, report)
     measures = {one.name: one for one in evidence.measured.measures}
     only = {}
     for benchmark in asking.benchmarks:

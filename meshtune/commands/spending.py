@@ -165,13 +165,15 @@ def forecast(
     loading: float,
     after: Afterwards = Afterwards(),
     watts: float | None = None,
+    guiding: int = 0,
 ) -> Forecast:
     """What the budget comes to at these speeds, with all processes busy, and packs full but for the last.
 
     No trial is taken to stop early: with early stopping this is the most that it takes. `watts`: of the whole machine
-    while it trains.
+    while it trains. `guiding`: tokens that are computed to measure what guides the search, in a trial.
     """
     a_trial = epochs * (data.train.tokens / measured.training + data.validation.tokens / measured.validation)
+    a_trial += guiding / measured.validation
     tokens = epochs * data.train.tokens
     limits: dict[str, float] = {}
     if budget.trials is not None:
@@ -202,6 +204,15 @@ def forecast(
         watts=watts,
         kilowatt_hours=None if watts is None else watts * seconds / KILOWATT_HOUR,
     )
+
+
+def guiding_tokens(prepared: Prepared) -> int:
+    """Tokens that are computed to measure what guides the search, in a trial, those of answers left out."""
+    if prepared.guides is None:
+        return 0
+    from meshtune.objectives.guides import computed
+
+    return computed(prepared.guides.chosen, _spec(prepared).model)
 
 
 def afterwards(config: StudyConfig) -> Afterwards:

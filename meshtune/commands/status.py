@@ -10,9 +10,11 @@ from typing import Any
 
 from meshtune import finals, order
 from meshtune.commands.facts import versions
+from meshtune.commands.guided_facts import guided_facts, of_trial, shown
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import spent
+from meshtune.guided import Quantities
 from meshtune.lease import holder
 from meshtune.record import WARM_START, Record
 from meshtune.recorded import RecordedTrial
@@ -49,6 +51,8 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
     `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `meshtune.commands.spent`.
     `order_checked`: whether the finalists' order holds in float32 (`order.checked`), None where that was not asked.
+    `objectives`, `constraints`, `quantities` and `pareto`: see `meshtune.commands.guided_facts`; best, recommended,
+    baseline, untuned and trials have their `quantities` too.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
     """
@@ -74,6 +78,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "untuned": None,
         "best_against_baseline": None,
         "best_against_untuned": None,
+        **guided_facts(record),
         **_made_with(record),
     }
     if best is not None and best.final is not None:
@@ -107,14 +112,23 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
     result |= spent(record, (result["baseline"] or {}).get("loss"))
+    for name, quantities in [*record.references.items(), *_chosen(record, result)]:
+        if result.get(name) is not None:
+            result[name]["quantities"] = shown(record, quantities)
     result["order_checked"] = order.checked(record, study.folder)
     result["metrics"] = {
         name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
         for name, scored in finals.scores(study.folder).items()
     }
     if trials:
-        result["all"] = [_trial(trial) for trial in record.trials]
+        result["all"] = [{**_trial(trial), **of_trial(record, trial)} for trial in record.trials]
     return result
+
+
+def _chosen(record: Record, result: Mapping[str, Any]) -> list[tuple[str, Quantities]]:
+    """The quantities of the trials that a status names."""
+    named = [(name, result[name]) for name in ("best", "recommended") if result[name] is not None]
+    return [(name, record.trials[entry["trial"]].quantities) for name, entry in named]
 
 
 def _made_with(record: Record) -> dict[str, Any]:

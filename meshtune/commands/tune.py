@@ -62,11 +62,11 @@ def tune(
             warm_start=prepared.warm.trials,
             warm_start_values=prepared.warm.values,
             pruned="value" if prepared.early is not None and prepared.early.config.told == "predicted" else "failed",
+            allows=prepared.guided.allows(prepared.space),
         )
         stack.callback(sampler.close)
-        record = Record(
-            study.url, study.name, prepared.space, fixed={**prepared.fixed, "block_size": prepared.block_size}
-        )
+        fixed = {**prepared.fixed, "block_size": prepared.block_size}
+        record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known)
         if prepared.why and not record.trials:
             record.note(REASON, prepared.why)
         if prepared.warm.trials:
@@ -203,11 +203,12 @@ def _before(prepared: Prepared, record: Record, how: finals.How, trials: int | N
         if not isinstance(event, Outcome):
             yield event
         elif event.trial == finals.UNTUNED:
-            record.note("untuned", {"loss": event.loss})
+            record.note("untuned", {"loss": event.loss, "quantities": dict(event.extra)})
         elif event.trial == finals.TRAINER:
             record.note("trainer", {"why_not_packed": event.message or None})
         elif baseline is not None:
-            note = {**dataclasses.asdict(event), "row_losses": [], "hyperparameters": dict(baseline)}
+            extra = {**event.extra, **prepared.guided.known(baseline)}
+            note = {**dataclasses.asdict(event), "extra": extra, "row_losses": [], "hyperparameters": dict(baseline)}
             record.note("baseline", note)
 
 
@@ -217,15 +218,16 @@ def _again(prepared: Prepared, record: Record, seed: int, trials: int | None) ->
         return
     for hyperparameters in prepared.warm.best(prepared.space, prepared.start):
         full = trials is not None and len(record.trials) >= trials
+        full = full or not prepared.guided.allowed(hyperparameters)
         if not full and prepared.space.encode(hyperparameters) not in [trial.params for trial in record.trials]:
             rungs = () if prepared.early is None else prepared.early.measured(hyperparameters)  # trained to its end
             record.enqueue(hyperparameters, origin="enqueued", seed=seed, thresholds=rungs)
 
 
 def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
-    """Keep the adapters of the best few trials and of the baseline."""
-    ranked = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
-    kept = {trial.number for trial in ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
+    """Keep the adapters of the best few trials and of the baseline, and with several objectives of the Pareto set."""
+    kept = {trial.number for trial in record.ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
+    kept |= {trial.number for trial in record.pareto} if record.guidance.several else set()
     for trial in record.told:
         adapter = trial.final.adapter if trial.final is not None else None
         if adapter is not None and trial.number not in kept:

@@ -18,7 +18,17 @@ from meshtune.commands.time_limit import time_limit
 from meshtune.display import Display, JsonLines, summary
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.study import Finished, Opened, Started, Told
-from meshtune.words import load_lines, number, point, round_lines, spending, verdict
+from meshtune.words import (
+    guided_lines,
+    load_lines,
+    number,
+    point,
+    quantity,
+    round_lines,
+    spending,
+    verdict,
+    without_feasible,
+)
 
 
 def watch(
@@ -44,6 +54,8 @@ def watch(
     status = read_status(study.folder, trials=True)
     if not as_json:
         print_status(status, console)
+    if words := without_feasible(status):
+        raise MeshtuneError(f"{words} Loosen them, or search a space that has such points, in another study")
     if status["best"] is None:
         shown = f"`meshtune status {shlex.quote(str(study.folder))} --trials`"
         raise MeshtuneError(f"no trial completed, so there is no best one: {shown} says how each ended")
@@ -66,6 +78,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     for text in round_lines(status):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     summary(console, status)
+    for text in guided_lines(status):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     if status.get("why_sampler"):
         console.print(
             f"sampler {status['sampler']}: {status['why_sampler']}", markup=False, highlight=False, soft_wrap=True
@@ -94,7 +108,9 @@ def print_trials(status: dict[str, Any]) -> None:
     """One line a trial."""
     for trial in status["all"]:
         words = f"trial {trial['trial']:<4} {trial['ending'] or 'pending':<14} {number(trial['loss']):>8}"
-        line = f"{words}  {point(trial['hyperparameters'])}  {trial['message']}"
+        guiding = ", ".join(f"{name} {quantity(name, value)}" for name, value in trial["quantities"].items())
+        violated = ", ".join(f"violates {text}" for text, by in trial["violations"].items() if by > 0)
+        line = "  ".join(filter(None, (words, point(trial["hyperparameters"]), guiding, violated, trial["message"])))
         console_for(stderr=False).print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 

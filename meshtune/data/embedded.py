@@ -100,6 +100,23 @@ def _library() -> tuple[_Function, ...]:
 
 def _functions() -> Iterator[_Function]:
     """Public functions and methods with a docstring of the standard library's source files."""
+    for module, tree in _modules():
+        yield from _inside(tree, module, "")
+
+
+@functools.cache
+def documentation() -> str:
+    """What the standard library's modules say of themselves: their docstrings, in an order that mixes the modules.
+
+    It is general text beside the rows, which are made of what functions and methods say.
+    """
+    found = {module: ast.get_docstring(tree) for module, tree in _modules()}
+    order = sorted(found, key=lambda module: (zlib.crc32(module.encode()), module))
+    return "\n\n".join(text for module in order if (text := found[module]))
+
+
+def _modules() -> Iterator[tuple[str, ast.Module]]:
+    """Names and syntax trees of the public modules, in the order of their files."""
     library = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).with_suffix("").parts
@@ -114,7 +131,7 @@ def _functions() -> Iterator[_Function]:
                 tree = ast.parse(path.read_bytes())
             except (SyntaxError, ValueError, OSError):
                 continue  # templates and broken files that some distributions carry: not Python, so no rows
-        yield from _inside(tree, module, "")
+        yield module, tree
 
 
 def _is_public(part: str) -> bool:

@@ -58,8 +58,8 @@ def encode(
     rows: Sequence[Rendered], tokenizer: PreTrainedTokenizerBase, report: Callable[[str], None]
 ) -> Iterator[Encoded]:
     """Tokens of each row, in order; tokenizes in batches and reports how far it is."""
-    lead = _lead(tokenizer)
-    spelled = tokenizer.decode(lead)
+    first = lead(tokenizer)
+    spelled = tokenizer.decode(first)
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         borders = [_borders(row) for row in chunk]
@@ -68,8 +68,8 @@ def encode(
         )
         for row, ends in zip(chunk, borders, strict=True):
             # A chat template brings its own first token, and so may a verbatim prompt.
-            brought = row.brings_first or (lead and row.text.startswith(spelled))
-            yield _encoded(row, ends, [next(asked) for _ in ends], [] if brought else lead, tokenizer)
+            brought = row.brings_first or (first and row.text.startswith(spelled))
+            yield _encoded(row, ends, [next(asked) for _ in ends], [] if brought else first, tokenizer)
         report(f"tokenized {start + len(chunk):,} of {len(rows):,} rows")
 
 
@@ -107,7 +107,7 @@ def _encoded(
     return Encoded(ids, trained, at[row.answer] or len(lead))
 
 
-def _lead(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def lead(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that the tokenizer puts before a text (a Llama's <s>); what it may put behind is left out."""
     plain, full = tokenizer("a", add_special_tokens=False)["input_ids"], list(tokenizer("a")["input_ids"])
     size = len(plain)

@@ -66,7 +66,7 @@ def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, 
     for k in ks:
         right = [sum(line["correct"] for line in answers[item.id]) for item in items]
         others[f"pass@{k}"] = _mean([pass_at(samples, count, k) for count in right])
-    told = [_likelihood(benchmark, line) for line in first if line["log_likelihoods"] is not None]
+    told = [likelihood(benchmark, line) for line in first if line["log_likelihoods"] is not None]
     if benchmark.average == "micro":
         groups = {"": list(items)}
         verdict = statistics.fmean(shares.values())
@@ -102,7 +102,8 @@ def _by_group(items: Sequence[Item]) -> dict[str, list[Item]]:
     return groups
 
 
-def _likelihood(benchmark: Benchmark, line: Mapping[str, Any]) -> float:
+def likelihood(benchmark: Benchmark, line: Mapping[str, Any]) -> float:
+    """How likely the right answer is, as the benchmark tells it, from a stored answer whose likelihoods are known."""
     values, right = line["log_likelihoods"], line["right"]
     if benchmark.likelihood == PROBABILITY:
         highest = max(values.values())

@@ -54,6 +54,7 @@ def answer(
     lines = list[dict[str, Any]]()
     made = metrics.stamp(scored, rows, max_new_tokens)
     for number, original, row, prompt, reply in zip(numbers, asked, tokens, prompts, given, strict=True):
+        tick()
         said = text(reply)
         line = {"row": number, "prompt": text(prompt), "reference": text(row[len(prompt) :]), "answer": said}
         scores = {name: metrics.score(name, function, original.row, said) for name, function in functions.items()}

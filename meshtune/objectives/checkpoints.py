@@ -10,12 +10,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
+
+from meshtune import whole_file
+from meshtune.trial import Outcome, Request, from_json, to_json
 
 FOLDER = "checkpoints"
 STOPPED = "stopped"  # in the study's folder; in it a folder a trial
 _RETRIED = "retried"  # holds the attempt that went on from a state, and that state's time
+_TRAINED = "trained.jsonl"  # in a pack's folder
 _REPLICATES = 1000  # more than a trial has
 _OF_BASELINE = 100  # requests of what is no trial have the numbers below, see `meshtune.finals`
 
@@ -33,6 +38,11 @@ def replicate(trial: int | None, index: int) -> int:
     `trial`: None for a baseline that is no trial.
     """
     return -(_OF_BASELINE + index if trial is None else _REPLICATES * (trial + 1) + index)
+
+
+def is_replicate(number: int) -> bool:
+    """Whether a request with this number trains a trial's point once more."""
+    return number <= -_REPLICATES
 
 
 def beside(number: int) -> str:
@@ -84,6 +94,24 @@ def before_attempt(folder: Path, attempt: int) -> None:
         forget(folder)
     else:
         mark.write_text(f"{attempt} {saved}", encoding="utf-8")
+
+
+def keep_trained(folder: Path, outcomes: Iterable[Outcome]) -> None:
+    """Keep the outcomes of a pack that is trained, of which something is still to be measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole_file.write(folder / _TRAINED, "\n".join(map(to_json, outcomes)))
+
+
+def trained(folder: Path, requests: Sequence[Request]) -> dict[int, Outcome]:
+    """The outcomes by trial that `keep_trained` kept of these requests; none where not all are there."""
+    try:
+        lines = (folder / _TRAINED).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    known = {outcome.trial: outcome for line in lines if isinstance(outcome := from_json(line), Outcome)}
+    if any(request.trial not in known for request in requests):
+        return {}
+    return {request.trial: replace(known[request.trial], attempt=request.attempt) for request in requests}
 
 
 def forget(folder: Path) -> None:

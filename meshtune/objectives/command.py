@@ -29,12 +29,16 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class CommandSpec:
-    """What to run: the arguments with `{name}` placeholders, the result's key, the study's folder, the directory."""
+    """What to run: the arguments with `{name}` placeholders, the result's key, the study's folder, the directory.
+
+    `also`: further keys whose numbers guide the search, which the result must have.
+    """
 
     command: tuple[str, ...]
     result: str
     folder: str
     directory: str
+    also: tuple[str, ...] = ()
 
 
 class CommandObjective:
@@ -119,6 +123,9 @@ class CommandObjective:
             return ended(Ending.DIVERGED, f"`{self.spec.result}` was {loss}")
         losses = tuple(float(x) for x in result.get("losses", ()) if isinstance(x, int | float) and math.isfinite(x))
         extra = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and math.isfinite(v)}
+        if missing := [key for key in self.spec.also if key not in extra]:
+            what = f"its JSON line has no finite number `{missing[0]}`, which guides the search"
+            return ended(Ending.CRASHED, f"{what}: {result} (see {out})")
         tokens = int(extra.get("tokens", 0))
         return ended(Ending.COMPLETE, loss=float(loss), losses=losses or (float(loss),), tokens=tokens, extra=extra)
 

@@ -23,16 +23,18 @@ from meshtune.config_values import Scalar, Section
 from meshtune.data.batches import Rows, Side
 from meshtune.errors import InputError
 from meshtune.objectives.answers import answer
+from meshtune.objectives.guide_files import UNTUNED
+from meshtune.objectives.guides import GuideSpec
+from meshtune.objectives.guiding import Guiding
 from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.objectives.trainings import Trainings
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached
 from meshtune.training.chosen_trainer import reference, why_not_packed
-from meshtune.training.in_thread import in_thread
 from meshtune.training.models import load_model
 from meshtune.training.precision import exact, resolve_precision
 from meshtune.training.saved_state import say
-from meshtune.training.steps import Step, Suspended
+from meshtune.training.steps import Suspended
 from meshtune.training.validation import mean_loss, row_losses
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
 
@@ -47,6 +49,7 @@ class LoraSpec(Section):
     folder: str
     answers: int = 0  # validation rows that are answered when that is asked for
     max_new_tokens: int = 128
+    guides: GuideSpec | None = None  # what is measured of each complete trial, and of the untuned model
     rung_rows: int = 64  # validation rows that are measured at rungs
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     variants: tuple[dict[str, Scalar], ...] = ({},)  # of hyperparameters that decide whether a trial can be packed
@@ -66,6 +69,7 @@ class LoraObjective:
         self._base: Any = None
         self._loaded = spec.model  # what the base is
         self._trainings: Trainings | None = None
+        self._guiding: Guiding | None = None
         self._why_not_packed: str | None = None
         self._suspended = threading.Event()
 
@@ -93,7 +97,7 @@ class LoraObjective:
             machine.use_threads(request.threads or self.threads)
             wanted = exact(self.spec.model) if request.measure == "order" else self.spec.model
             if self._base is None or wanted != self._loaded:
-                self._base = self._trainings = None  # there may be no room for two
+                self._base = self._trainings = self._guiding = None  # there may be no room for two
                 machine.free(self.device)
                 self._base, self._loaded = load_model(wanted, self.device), wanted
             if self._trainings is None and request.measure != "order":
@@ -104,6 +108,17 @@ class LoraObjective:
 
     def _made(self) -> Trainings:
         spec = self.spec
+        if spec.guides is not None and self._guiding is None:
+            self._guiding = Guiding(
+                spec.guides,
+                self._base,
+                spec.model,
+                spec.data,
+                Path(spec.folder),
+                spec.metrics,
+                rows=spec.answers,
+                max_new_tokens=spec.max_new_tokens,
+            )
         precision = resolve_precision(spec.training.precision, self.device)
         training = spec.training.model_copy(update={"precision": precision})
         if training.trainer.name == "packed":
@@ -120,6 +135,7 @@ class LoraObjective:
             folder=Path(spec.folder),
             device=self.device,
             asked=self._suspended.is_set,
+            guiding=self._guiding,
         )
 
     def _measure(self, request: Request) -> Iterator[Progress | Outcome]:
@@ -151,19 +167,12 @@ class LoraObjective:
         if folder is not None and not (folder / "adapter_config.json").is_file():
             raise InputError(f"there is no adapter in {folder}")
 
-        def work(emit: Callable[[dict[str, Any] | None], None]) -> None:
+        def work(tick: Callable[[], None]) -> dict[str, Any]:
             with attached(self._base, folder) if folder is not None else contextlib.nullcontext():
-                emit(self._measured(request, tick=lambda: emit(None)))
+                return self._measured(request, tick)
 
-        items = in_thread(work)
-        with contextlib.closing(items):
-            for measured in items:
-                if measured is not None:
-                    return run.ended(Ending.COMPLETE, peak_memory=machine.peak(self.device), **measured)
-                if self._suspended.is_set():
-                    raise Suspended
-                yield from run.told(Step(0, 0, 0.0, 0))
-        raise RuntimeError("the measurement ended without a result")
+        measured = yield from run.watch(work, self._suspended.is_set)
+        return run.ended(Ending.COMPLETE, peak_memory=machine.peak(self.device), **measured)
 
     def _measured(self, request: Request, tick: Callable[[], None]) -> dict[str, Any]:
         """Fields of the outcome of a measurement of the base as it stands."""
@@ -171,7 +180,9 @@ class LoraObjective:
         if request.measure != "answers":
             side = "validation" if request.measure == "order" else cast(Side, request.measure)
             losses = row_losses(self._base, Rows.open(spec.data, side), tick=tick)
-            return {"loss": mean_loss(losses), "row_losses": tuple(losses)}
+            untuned = request.measure == "validation" and request.adapter is None
+            guides = self._guiding.measure(UNTUNED, None, tick) if untuned and self._guiding is not None else {}
+            return {"loss": mean_loss(losses), "row_losses": tuple(losses), "extra": guides}
         means = answer(
             self._base,
             spec.model,

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from meshtune.errors import InputError
 from meshtune.training import machine
-from meshtune.training.steps import Diverged, Step
+from meshtune.training.in_thread import in_thread
+from meshtune.training.steps import Diverged, Step, Suspended
 from meshtune.training.unpackable import Unpackable
 from meshtune.trial import Ending, Outcome, Progress, Request
 
 PROGRESS_SECONDS = 0.5  # at most one progress in this time, but where a loss was measured
 LAST_STEPS = 10  # whose mean training loss a progress tells
+T = TypeVar("T")
 
 
 class TimedOut(Exception):
@@ -100,11 +103,9 @@ class Run:
             self._last.append(step.training_loss)
             if not self.training_losses:
                 self.training_losses.append(step.training_loss)
+        if not self.stopped:
+            self.check_time()
         seconds = self.seconds
-        # A promoted trial's time begins anew: before it was stopped, it shared its pack's.
-        used = seconds - self.earlier if self.request.promote else seconds
-        if self.request.timeout is not None and not self.stopped and used > self.request.timeout:
-            raise TimedOut(f"not finished after {self.request.timeout:g} s")
         measured = step.validation_loss is not None or step.rung_loss is not None
         if measured or seconds - self._told >= PROGRESS_SECONDS:
             self._told = seconds
@@ -119,6 +120,34 @@ class Run:
                 step.validation_loss,
                 step.rung_loss,
             )
+
+    def check_time(self) -> None:
+        """Raises TimedOut once the request's timeout is over."""
+        # A promoted trial's time begins anew: before it was stopped, it shared its pack's.
+        used = self.seconds - self.earlier if self.request.promote else self.seconds
+        if self.request.timeout is not None and used > self.request.timeout:
+            raise TimedOut(f"not finished after {self.request.timeout:g} s")
+
+    def watch(self, work: Callable[[Callable[[], None]], T], asked: Callable[[], bool]) -> Generator[Progress, None, T]:
+        """Do `work(tick)`, with a sign of life now and then at its ticks; returns what it returns.
+
+        Raises Suspended where `asked()` says so at a tick, TimedOut, and what it raises.
+        """
+
+        def whole(emit: Callable[[tuple[T] | None], None]) -> None:
+            emit((work(lambda: emit(None)),))
+
+        with contextlib.closing(in_thread(whole)) as items:
+            for item in items:
+                if item is not None:
+                    return item[0]
+                if asked():
+                    raise Suspended
+                self.check_time()
+                if self.seconds - self._told >= PROGRESS_SECONDS:
+                    self._told = self.seconds
+                    yield Progress(self.request.trial, self.request.attempt)
+        raise RuntimeError("it ended without a result")
 
     def _reached(self, rung: int, loss: float) -> None:
         """Note a rung of the request's own, and whether the trial ends there."""

@@ -4,6 +4,7 @@ A pack's members end each by itself. Where memory runs out with several, those t
 halves, and each half so again. A training saves itself in `<folder>/checkpoints/`, a pack as a whole, and the same
 requests go on from there; what ends takes its checkpoint away, but for a crash, after which the next attempt goes on.
 A trial that is stopped early leaves its state in `<folder>/stopped/<trial>`; promoted, it goes on from there, alone.
+Where quantities guide the search, they are measured of what is complete once the base is free of the pack.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, Literal
 from meshtune.config import TrainingConfig
 from meshtune.data.batches import Rows
 from meshtune.objectives import checkpoints
+from meshtune.objectives.afterwards import Afterwards
+from meshtune.objectives.guiding import Guiding
 from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.training import machine, saved_state
 from meshtune.training.checkpoints import save_adapter
@@ -43,7 +46,7 @@ class Trainings:
     Args:
         training: with a resolved precision, and the trainer that is used. data: the rows. at: the epoch that counts.
         rung_rows: validation rows that are measured at rungs. folder: the study's. device: of the base.
-        asked: whether to save and stop.
+        asked: whether to save and stop. guiding: measures what guides the search, but of replicates.
     """
 
     def __init__(
@@ -57,9 +60,11 @@ class Trainings:
         folder: Path,
         device: str,
         asked: Callable[[], bool],
+        guiding: Guiding | None = None,
     ):
         self.base, self.training, self.data, self.at, self.rung_rows = base, training, data, at, rung_rows
         self.folder, self.device, self.asked = folder, device, asked
+        self.after = Afterwards(guiding, folder, device, asked)
 
     def events(self, requests: Sequence[Request]) -> Events:
         """As the objective seam says."""
@@ -98,20 +103,28 @@ class Trainings:
         checkpoint = self._checkpoint(requests)
         waiting = dict(enumerate(members))
         failure = None
+        ended = self.after.trained_before([run for run, _ in members], checkpoint)
+        if ended:
+            waiting.clear()
         try:
-            yield from self._trained(members, waiting, checkpoint, width)
+            if waiting:
+                yield from self._trained(members, waiting, ended, checkpoint, width)
         except Suspended:
             return
         except Exception as error:
             failure = failure_of(error)
         machine.free(self.device)
+        try:
+            crashed = yield from self.after.tell(ended, checkpoint if failure is None else None)
+        except Suspended:
+            return
         if failure is not None and failure.ending is Ending.OUT_OF_MEMORY and len(waiting) > 1:
             checkpoints.forget(checkpoint.folder)
             yield from self._halves(list(waiting.values()), None if width is None else (width + 1) // 2)
             return
         for run, _ in waiting.values():
             yield run.failed(failure or _LEFT)
-        if failure is None or failure.ending is not Ending.CRASHED:
+        if not crashed and (failure is None or failure.ending is not Ending.CRASHED):
             checkpoints.forget(checkpoint.folder)
 
     def _halves(self, members: Members, width: int | None) -> Events:
@@ -124,9 +137,14 @@ class Trainings:
                 yield from self._pack(half, width)
 
     def _trained(
-        self, members: Members, waiting: dict[int, tuple[Run, Recipe]], checkpoint: Checkpoint, width: int | None
+        self,
+        members: Members,
+        waiting: dict[int, tuple[Run, Recipe]],
+        ended: list[tuple[Run, Outcome]],
+        checkpoint: Checkpoint,
+        width: int | None,
     ) -> Events:
-        """Train a pack; takes out of `waiting` what has ended."""
+        """Train a pack; takes out of `waiting` what has ended, and tells it, or puts it to `ended` to be measured."""
         changes = Changes()
         rungs = self._rungs([run.request for run, _ in members])
         given: dict[str, Any] = {"checkpoint": checkpoint, "rungs": rungs, "changes": changes, "width": width}
@@ -155,7 +173,10 @@ class Trainings:
                     outcome = run.failed(failure_of(error))
                     changes.leaving.add(number)
                 del waiting[number]
-                yield outcome
+                if not self.after.measures:
+                    yield outcome
+                else:
+                    ended.append((run, outcome))
 
     # -- alone
 
@@ -165,17 +186,24 @@ class Trainings:
         run.begin()
         yield Progress(request.trial, request.attempt)
         checkpoint = self._checkpoint([request])
+        ended = self.after.trained_before([run], checkpoint)
         try:
-            outcome = yield from self._steps(run, checkpoint)
+            if not ended:
+                ended = [(run, (yield from self._steps(run, checkpoint)))]
         except Suspended:
             return
         except Exception as error:
-            outcome = run.failed(failure_of(error))
+            ended = [(run, run.failed(failure_of(error)))]
         machine.free(self.device)
+        told: Progress | Outcome | None = None
         try:
-            yield outcome
+            with contextlib.closing(self.after.tell(ended, checkpoint)) as events:
+                for told in events:
+                    yield told
+        except Suspended:
+            return
         finally:  # once it was handed over
-            if outcome.ending is not Ending.CRASHED:
+            if isinstance(told, Outcome) and told.ending is not Ending.CRASHED:
                 checkpoints.forget(checkpoint.folder)
 
     def _steps(self, run: Run, checkpoint: Checkpoint) -> Generator[Progress, None, Outcome]:

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from meshtune import __version__, order, yaml_file
 from meshtune.report import answers as answered
-from meshtune.report import figures, tables
+from meshtune.report import figures, guided, tables
 from meshtune.report import selection as selected
 from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
@@ -54,6 +54,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
     status = _public_status(facts.status) if public else facts.status
     name = Path(status["folder"]).name
     found = _pictures(status) | (selected.pictures(facts.choice) if facts.choice is not None else {})
+    found |= guided.pictures(status)
     pictures = {key: _figure(key, *made) for key, made in found.items()}
     bounds = on_bounds(status)
     head, rows = tables.trials(status)
@@ -75,6 +76,8 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         order=order.sentence(status["order_checked"]) if status.get("order_checked") else "",
         metrics=answered.metrics(facts.answers),
         choice=facts.choice,
+        guided=guided.rows(status),
+        constraints=guided.constraints(status),
         models=list(facts.answers),
         scored=facts.scored,
         answered=min((len(lines) for lines in facts.answers.values()), default=0),

@@ -59,11 +59,21 @@ def read(path: Path) -> ScoreTable:
 def of_study(folder: Path) -> list[TextTable]:
     """The tables that `meshtune evaluate` left in a study's folder, of each protocol; its files say the same."""
     found = list[TextTable]()
-    for path in sorted((folder / "evaluation" / "benchmarks").glob("*/candidates.csv")):
+    for path in _files(folder):
         table = replace(read(path), label=folder.name)
         best = json.loads((path.parent / "scores.json").read_text(encoding="utf-8"))["best"]
         found += [candidates(table), statistics([table], best)]
     return found
+
+
+def newest(folder: Path) -> ScoreTable | None:
+    """The table that `meshtune evaluate` wrote last into a study's folder; None before. Raises InputError."""
+    path = max(_files(folder), key=lambda path: path.stat().st_mtime, default=None)
+    return None if path is None else replace(read(path), label=folder.name)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted((folder / "evaluation" / "benchmarks").glob("*/candidates.csv"))
 
 
 def _row(

@@ -8,15 +8,15 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from meshtune.report.groups import Group
-from meshtune.report.trials import Status, columns, number_of, ranked
+from meshtune.report.trials import Status, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
 from meshtune.trial import Ending
-from meshtune.words import beside_seed_noise, number, point, with_interval
+from meshtune.words import beside_seed_noise, number, point, quantity, with_interval, without_feasible
 
 NONE = "-"
 FIELDS = ("trial", "origin", "block", "ending", "loss", "seconds", "tokens", "peak_memory")
@@ -54,6 +54,8 @@ def _headline(status: Status) -> tuple[str, str]:
     if best is None:
         done = any(trial["ending"] for trial in status["all"])
         words = "Every trial that ended has failed." if done else "No trial has ended."
+        if infeasible := without_feasible(status):
+            return "No trial keeps the constraints", infeasible
         return ("No trial has completed yet" if status["state"] == "running" else "No trial completed", words)
     if baseline is None or baseline["loss"] is None:
         why = "there is no baseline to compare it with" if baseline is None else "the baseline has no loss"
@@ -115,7 +117,8 @@ def trials(status: Status) -> tuple[list[str], list[dict[str, Any]]]:
     rank = {trial["trial"]: place for place, trial in enumerate(ranked(status), start=1)}
     memory = any(trial["peak_memory"] for trial in status["all"])
     tokens = any(trial["tokens"] for trial in status["all"])
-    head = ["trial", "place", "ending", "loss", *names, "seconds"]
+    guiding = [name for name in status.get("quantities", ()) if name not in names]
+    head = ["trial", "place", "ending", "loss", *guiding, *names, "seconds"]
     head += ["tokens"] * tokens + ["memory, GiB"] * memory
     rows = []
     for trial in status["all"]:
@@ -124,8 +127,9 @@ def trials(status: Status) -> tuple[list[str], list[dict[str, Any]]]:
         cells = [
             Cell(str(trial["trial"]), trial["trial"]),
             Cell(str(place) if place else "", place),
-            Cell(ending.replace("_", " "), ending),
+            Cell(ending.replace("_", " ") + ("" if feasible(trial) else ", violates a constraint"), ending),
             Cell(loss(trial["loss"]), trial["loss"]),
+            *(Cell(quantity(n, trial["quantities"].get(n)), trial["quantities"].get(n)) for n in guiding),
             *(Cell(number(trial["hyperparameters"].get(n), 3), trial["hyperparameters"].get(n)) for n in names),
             Cell("" if trial["seconds"] is None else f"{trial['seconds']:,.1f}", trial["seconds"]),
         ]
@@ -223,10 +227,17 @@ def as_csv(statuses: Mapping[str, Status], *, messages: bool = True) -> str:
     study = ["study"] if len(statuses) > 1 else []
     epochs = max((len(trial["losses"]) for status in statuses.values() for trial in status["all"]), default=0)
     curve = [f"loss_epoch_{epoch}" for epoch in range(1, epochs + 1)]
-    writer.writerow([*study, *FIELDS, *names, *curve, *(["message"] if messages else [])])
+    guiding = list(dict.fromkeys(name for status in statuses.values() for name in status.get("quantities", ())))
+    bounds = list(
+        dict.fromkeys(c["text"] for s in statuses.values() for c in s.get("constraints", ()) if not c["known"])
+    )
+    violated = [f"violation of {text}" for text in bounds]
+    writer.writerow([*study, *FIELDS, *names, *guiding, *violated, *curve, *(["message"] if messages else [])])
     for title, status in statuses.items():
         for trial in status["all"]:
             values = [trial[field] for field in FIELDS] + [trial["hyperparameters"].get(name) for name in names]
+            values += [trial["quantities"].get(name) for name in guiding]
+            values += [trial["violations"].get(text) for text in bounds]
             losses = [*trial["losses"], *[None] * (epochs - len(trial["losses"]))]
             last = [trial["message"]] if messages else []
             writer.writerow([*([title] if study else []), *values, *losses, *last])
@@ -253,6 +264,10 @@ def interval(mean: Mean | None, *, signed: bool = False) -> str:
 def hours(mean: Mean | None) -> str:
     """Seconds as hours."""
     return NONE if mean is None else f"{mean.mean / 3600:.2f}"
+
+
+def _each(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
 
 def _best_loss(status: Status) -> float | None:

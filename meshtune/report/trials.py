@@ -21,8 +21,13 @@ def complete(status: Status) -> list[Trial]:
 
 
 def ranked(status: Status) -> list[Trial]:
-    """Complete trials, the best first; the earlier one where two are equal."""
-    return sorted(complete(status), key=lambda trial: (trial["loss"], trial["trial"]))
+    """Complete trials, the best first, the earlier one where two are equal; those that violate a constraint last."""
+    return sorted(complete(status), key=lambda trial: (not feasible(trial), trial["loss"], trial["trial"]))
+
+
+def feasible(trial: Trial) -> bool:
+    """Whether a complete trial keeps the constraints."""
+    return all(by <= 0 for by in trial.get("violations", {}).values())
 
 
 def failed(status: Status) -> list[Trial]:
@@ -37,11 +42,11 @@ def number_of(status: Status, name: str) -> int | None:
 
 
 def best_so_far(trials: Sequence[Trial]) -> list[float | None]:
-    """The lowest loss up to each trial; None before the first complete one."""
+    """The lowest loss of a trial that keeps the constraints up to each; None before the first complete one."""
     low: float | None = None
     found = list[float | None]()
     for trial in trials:
-        if trial["ending"] == "complete" and trial["loss"] is not None:
+        if trial["ending"] == "complete" and trial["loss"] is not None and feasible(trial):
             low = trial["loss"] if low is None else min(low, trial["loss"])
         found.append(low)
     return found

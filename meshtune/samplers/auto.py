@@ -13,6 +13,7 @@ Name = Literal["batch-gp", "mads", "tpe"]
 
 MEASURED_TRIALS = 100
 MEASURED_DIMENSION = 4
+MEASURED_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,13 @@ def choose(study: Situation) -> Choice:
         if study.nomad:
             return Choice("mads", f"{what}; not raced")
         return Choice("tpe", f"{what}, and mads needs PyNomad, which is not installed; not raced")
-    if study.block_size > 1:
-        found = f"{study.block_size} trials at once: in blocks its regret was the lowest"
+    at_once = "one trial at a time" if study.block_size == 1 else f"{study.block_size} trials at once"
+    if study.block_size >= MEASURED_BLOCK:
+        found = f"{at_once}: in blocks of {MEASURED_BLOCK} its regret was the lowest"
     elif study.start:
-        found = (
-            "one trial at a time from a start point: its regret was as low as that of mads, and lower than that of tpe"
-        )
+        found = f"{at_once} from a start point: its regret was about that of mads"
     else:
-        found = "one trial at a time without a start point: its regret was the lowest"
+        found = f"{at_once} without a start point: its regret was the lowest"
     beyond = []
     if study.dimension > MEASURED_DIMENSION:
         beyond.append(f"{study.dimension} hyperparameters")

@@ -8,21 +8,23 @@ refused.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial
 
-from meshtune.samplers import gp_belief
+from meshtune.samplers.allowed import draw
 from meshtune.samplers.arguments import check
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement, log_news
-from meshtune.samplers.gp_belief import Fit, Fits
+from meshtune.samplers.gp_belief import Fit, Fits, constraint, objective
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.gp_told import NOTE, Pruned, Told, note_of, told
 from meshtune.samplers.ledger import FIXED
@@ -56,6 +58,7 @@ class BatchGPSampler(Sampler):
         warm_start: an earlier study, or finished trials, whose points are known from the start.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.
+        a_priori: says of a point, by name, whether it is allowed. What it refuses is never proposed and costs nothing.
         hidden_constraints: names of constraints whose violation means that the trial has no honest value.
         pruned: `failed`; `left_out`, as if it had not been; or `value`: a pruned trial's value is what it would have
             ended with. Optuna's own pruners leave there what was reported last, which is no such value.
@@ -63,6 +66,7 @@ class BatchGPSampler(Sampler):
 
     Raises:
         ValueError: an argument is not allowed, or the study has several objectives.
+        SamplerError: from a proposal: no point is found that is allowed.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class BatchGPSampler(Sampler):
         n_startup: int = N_STARTUP,
         warm_start: Study | Sequence[FrozenTrial] | None = None,
         warm_start_values: Values = "as_is",
+        a_priori: Callable[[dict[str, Any]], bool] | None = None,
         hidden_constraints: Collection[str] = (),
         pruned: Pruned = "failed",
         seed: int | None = None,
@@ -93,6 +98,7 @@ class BatchGPSampler(Sampler):
         self._block_size = 1 if block_size is None else int(block_size)
         self._n_startup = n_startup
         self._warm = None if warm_start is None else WarmStart.of(warm_start, warm_start_values)
+        self._a_priori = a_priori
         self._hidden = frozenset(hidden_constraints)
         self._pruned = pruned
         self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
@@ -109,8 +115,7 @@ class BatchGPSampler(Sampler):
         trials = study.get_trials(deepcopy=False)
         free = left_in_block(trials, self._block_size)
         if free and self._space is not None and (cube := Cube(Encoding(self._space))).encoding.size < float("inf"):
-            visited = self._told(study, cube, trials).visited
-            free = min(free, max(0, int(cube.encoding.size) - len(visited)))
+            free = min(free, self._left(cube, self._told(study, cube, trials).visited))
         return free
 
     def close(self) -> None:
@@ -183,6 +188,19 @@ class BatchGPSampler(Sampler):
             warm=self._warm,
         )
 
+    def _left(self, cube: Cube, visited: Collection[tuple[float, ...]]) -> int:
+        """Points of a finite space that are allowed and have no trial."""
+        if self._a_priori is None or not cube.finite:
+            return max(0, int(cube.encoding.size) - len(visited))
+        points = cube.points()
+        return len(set(cube.keys(points[self._allowed(cube, points)])).difference(visited))
+
+    def _allowed(self, cube: Cube, rows: Array) -> NDArray[np.bool_]:
+        """Whether each row may be proposed."""
+        if self._a_priori is None:
+            return np.ones(len(rows), dtype=bool)
+        return np.array([self._a_priori(cube.encoding.decode(row)) for row in rows.tolist()], dtype=bool)
+
     def _opening(
         self, cube: Cube, known: Told, teller: Teller, number: int, fixed: Mapping[int, float]
     ) -> Array | None:
@@ -200,10 +218,16 @@ class BatchGPSampler(Sampler):
         rng = np.random.default_rng([self._seed, number, 2])
         for _ in range(TRIES):
             row[list(fixed)] = list(fixed.values())
-            if cube.keys(row[None])[0] not in known.visited:
-                break
+            if cube.keys(row[None])[0] not in known.visited and self._allowed(cube, row[None]).all():
+                return row
             row = cube.at(rng.random((1, len(cube))))[0, :]
-        return row
+        return self._kept(cube, row, rng, fixed)
+
+    def _kept(self, cube: Cube, row: Array, rng: np.random.Generator, fixed: Mapping[int, float]) -> Array:
+        """The row where it is allowed, or where some of it is given; else a random one that is."""
+        if self._a_priori is None or fixed or self._allowed(cube, row[None]).all():
+            return row
+        return cube.rows([draw(cube.encoding.space, self._a_priori, rng)])[0, :]
 
     def _starts(self, cube: Cube, known: Told, teller: Teller) -> list[Array]:
         """Points to begin with that have no trial yet."""
@@ -213,6 +237,7 @@ class BatchGPSampler(Sampler):
             given = {name: value for name, value in self._x0.items() if name in encoding.space}
             points.insert(0, {**encoding.decode(encoding.middle), **given})
         rows = [cube.snapped(cube.rows([point]))[0] for point in points]
+        rows = [row for row in rows if self._allowed(cube, row[None]).all()]
         return [row for row in rows if cube.keys(row[None])[0] not in known.visited]
 
     def _modelled(
@@ -224,8 +249,8 @@ class BatchGPSampler(Sampler):
         steady = place < half
         if self._block_size == 1:
             improve, steady = number % 2 == 0, number % 2 == 1
-        belief = gp_belief.objective(cube, known, "steady" if steady else "raw", earlier, fits)
-        limits = [gp_belief.constraint(cube, known, name, earlier, fits) for name in known.constraints]
+        belief = objective(cube, known, "steady" if steady else "raw", earlier, fits)
+        limits = [constraint(cube, known, name, earlier, fits) for name in known.constraints]
 
         def feasible(rows: Array) -> Array:
             return sum((log_feasible(*limit(rows), 0.0) for limit in limits), np.zeros(len(rows)))
@@ -250,7 +275,9 @@ class BatchGPSampler(Sampler):
 
         order = np.lexsort((means, ~likely)) if likely.any() else np.argsort(-chances, kind="stable")
         rng = np.random.default_rng([self._seed, number, 0])
-        return best_point(cube, score, seen[order[:BEST]], known.visited, fixed, rng)
+        allowed = None if self._a_priori is None else partial(self._allowed, cube)
+        found = best_point(cube, score, seen[order[:BEST]], known.visited, fixed, rng, allowed)
+        return self._kept(cube, found, rng, fixed)
 
 
 def _fits(trials: Sequence[FrozenTrial], number: int, space: str) -> dict[str, Fit]:

@@ -13,9 +13,11 @@ from optuna.trial import FrozenTrial
 from meshtune.config import SamplerConfig
 from meshtune.errors import Fault, InputError, MissingExtra, need
 from meshtune.samplers import own
+from meshtune.samplers.allowed import Allows
 from meshtune.samplers.batch_gp import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
-from meshtune.samplers.rebuilt import Build, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
+from meshtune.samplers.nni_tpe import NniTPESampler
+from meshtune.samplers.rebuilt import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
 from meshtune.samplers.told import Pruned
 
@@ -33,20 +35,26 @@ def build(
     warm_start: Sequence[FrozenTrial] = (),
     warm_start_values: Literal["as_is", "shifted"] = "as_is",
     pruned: Pruned = "failed",
+    allows: Allows | None = None,
 ) -> Sampler:
     """The sampler of the config over these distributions.
 
-    `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp` and `tpe` can use;
-    their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for `tpe`).
+    `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp`, `tpe` and `nni-tpe`
+    can use; their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for the
+    two TPEs). `allows`: says of a point, by the names of the distributions, whether it may be proposed.
     `pruned`: what `mads` and `batch-gp` take a trial for that was stopped early; the others read intermediate values.
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
     options = config.options
+    if allows is not None:
+        warm_start = [trial for trial in warm_start if allows(trial.params)]
 
     def rebuilt(make: Build) -> RebuiltSampler:
         _try(config, lambda: quiet(make)(0, 0))
-        return RebuiltSampler(quiet(make), search_space, seed=seed, block_size=block_size, known=warm_start)
+        return RebuiltSampler(
+            quiet(make), search_space, seed=seed, block_size=block_size, known=warm_start, allows=allows
+        )
 
     match config.name:
         case "mads":
@@ -60,6 +68,7 @@ def build(
                 warm_start=warm_start,
                 warm_start_values=warm_start_values,
                 pruned=pruned,
+                a_priori=allows,
             )
         case "batch-gp":
             return _try(
@@ -73,11 +82,21 @@ def build(
                     warm_start_values=warm_start_values,
                     hidden_constraints=("ending",),
                     pruned=pruned,
+                    a_priori=allows,
                     **options,
                 ),
             )
         case "tpe":
             return rebuilt(lambda s, _: TPESampler(seed=s, **options))
+        case "nni-tpe":
+            return _try(
+                config,
+                lambda: NniTPESampler(
+                    search_space, block_size=block_size, known=warm_start, allows=allows, seed=seed, **options
+                ),
+            )
+        case "nsga2":
+            return rebuilt(lambda s, _: ForgetfulNSGAII(seed=s, **options))
         case "random":
             return rebuilt(lambda s, _: RandomSampler(seed=s, **options))
         case "gp":
@@ -88,14 +107,14 @@ def build(
                 raise MissingExtra("the sampler `cma-es`", "cmaes", "pip install 'meshtune[cma-es]'")
             return rebuilt(lambda s, _: NumericCmaEs(seed=s, warn_independent_sampling=False, **options))
         case "grid":
-            return _grid(config, search_space, block_size=block_size, seed=seed)
+            return _grid(config, search_space, block_size=block_size, seed=seed, allows=allows)
         case "qmc":
             return rebuilt(lambda _, number: NumberedQMC(seed, number, **options))
         case "auto":
             raise InputError("the sampler `auto` stands for another one, which must be chosen before it is built")
         case "import":
             name = config.imported or ""
-            return own.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed)
+            return own.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed, allows=allows)
 
 
 def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:

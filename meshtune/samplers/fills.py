@@ -8,11 +8,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
+from meshtune.samplers.allowed import draw
 from meshtune.samplers.batch_gp import BatchGPSampler
 from meshtune.samplers.search import Search
 from meshtune.samplers.seeds import derived_seed
@@ -22,7 +24,10 @@ TRIES = 100  # to find a point that nobody has
 
 
 def filled(settings: Settings, study: Study, trial: FrozenTrial, search: Search) -> dict[str, Any]:
-    """A point that is allowed and that no trial has, if one is found; written down as the trial's."""
+    """A point that is allowed and that no trial has, if one is found; written down as the trial's.
+
+    Raises SamplerError where none is found that is allowed.
+    """
     point: dict[str, Any] | None = None  # allowed, though it may be taken
     for attempt in range(TRIES):
         other = proposed(settings, study, trial, search, attempt)
@@ -34,7 +39,9 @@ def filled(settings: Settings, study: Study, trial: FrozenTrial, search: Search)
             return other
         if search.exhausted:
             break
-    point = point or search.awaited or other
+    if (point := point or search.awaited) is None:
+        rng = np.random.default_rng(derived_seed(settings.seed, trial.number, "drawn"))
+        point = draw(search.encoding.space, search.allows, rng)
     search.fill(study, trial, search.encoding.key(point))
     return point
 
@@ -62,6 +69,7 @@ def _batch_gp(settings: Settings) -> BatchGPSampler:
         n_startup=0,
         warm_start=None if warm is None else warm.trials,
         warm_start_values="as_is" if warm is None else warm.values,
+        a_priori=settings.a_priori,
         hidden_constraints=settings.hidden,
         pruned=settings.pruned,
         seed=settings.seed,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import erfcx, log_ndtr
 
 from meshtune.samplers.gp_space import Array, Cube
@@ -18,6 +19,7 @@ FEW, MOVES = 4, 40
 FAR = -100.0  # deviations below the incumbent from where on the expansion of the tail is exact
 
 Score = Callable[[Array], Array]  # of rows, higher is better
+Allowed = Callable[[Array], NDArray[np.bool_]]  # of rows
 
 
 def log_improvement(mean: Array, deviation: Array, incumbent: float) -> Array:
@@ -48,12 +50,17 @@ def best_point(
     taken: Collection[tuple[float, ...]],
     fixed: Mapping[int, float],
     rng: np.random.Generator,
+    allowed: Allowed | None = None,
 ) -> Array:
-    """The row with the best score that is not taken, if any such row is found; else the best one.
+    """The row with the best score that is allowed and not taken, if any such row is found; else the best one.
 
     Args:
-        around: rows near which the best may lie. fixed: values of coordinates that are given.
+        around: rows near which the best may lie. fixed: values of coordinates that are given. allowed: None: all are.
     """
+
+    def free(rows: Array) -> NDArray[np.bool_]:
+        found = np.array([key not in taken for key in cube.keys(rows)], dtype=bool)
+        return found if allowed is None else found & allowed(rows)
 
     def held(rows: Array) -> Array:
         for index, value in fixed.items():
@@ -66,19 +73,18 @@ def best_point(
     else:
         drawn = cube.at(rng.random((RANDOM, len(cube))))
         rows = held(np.concatenate([drawn, cube.moved(np.repeat(around, AROUND, axis=0), rng)]))
-        scores = _scored(cube, score, rows, taken)
+        scores = _scored(score, rows, free)
         for _ in range(ROUNDS):
             few = rows[np.argsort(-scores, kind="stable")[:FEW]]
             more = held(cube.moved(np.repeat(few, MOVES, axis=0), rng))
             rows = np.concatenate([rows, more])
-            scores = np.concatenate([scores, _scored(cube, score, more, taken)])
+            scores = np.concatenate([scores, _scored(score, more, free)])
         if np.isfinite(scores).any():
             return rows[int(np.argmax(scores)), :]
         scores = score(rows)
-    free = np.array([key not in taken for key in cube.keys(rows)])
-    return rows[int(np.argmax(np.where(free, scores, -np.inf) if free.any() else scores)), :]
+    left = free(rows)
+    return rows[int(np.argmax(np.where(left, scores, -np.inf) if left.any() else scores)), :]
 
 
-def _scored(cube: Cube, score: Score, rows: Array, taken: Collection[tuple[float, ...]]) -> Array:
-    free = np.array([key not in taken for key in cube.keys(rows)])
-    return np.where(free, score(rows), -np.inf)
+def _scored(score: Score, rows: Array, free: Allowed) -> Array:
+    return np.where(free(rows), score(rows), -np.inf)

@@ -7,7 +7,7 @@ same features. A category is one of its columns, any two of them at distance 1 w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from meshtune.samplers.encoding import Encoding
 
-Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
+Array: TypeAlias = NDArray[np.float64]
+Indices: TypeAlias = NDArray[np.intp]
 
 WIDE = 10.0  # high over low from which a linear range may be seen in logarithms
 FINITE = 1000  # points of a space that are looked at one by one

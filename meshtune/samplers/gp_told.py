@@ -11,8 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.ledger import FIXED
-from meshtune.samplers.nomad import Outputs
-from meshtune.samplers.told import LARGE, Teller
+from meshtune.samplers.told import LARGE, Outputs, Teller
 from meshtune.samplers.warm_start import WarmStart
 
 NOTE = "batch_gp"  # Optuna's system attribute with what a trial was lent: `{"trial", "space", "point", "fits"}`

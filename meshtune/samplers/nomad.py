@@ -6,26 +6,16 @@ Everything that would crash NOMAD is refused here, before the child starts. The 
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from meshtune.errors import SamplerError
+from meshtune.samplers.child import Child
 from meshtune.samplers.encoding import Point
+from meshtune.samplers.told import Outputs
 
-Outputs = tuple[float, ...]  # objectives, then constraints
-
-HANG_SECONDS = 300.0
 SEEDS = 1_000_003  # NOMAD draws as many numbers at its start as its seed says: seconds where that is large
 PROGRAM = Path(__file__).with_name("nomad_process.py")
 # By itself NOMAD crashes, on Windows by an access violation, or leaves (0) where a full cache holds nearly all points.
@@ -146,21 +136,9 @@ class Nomad:
     def __init__(self, problem: Problem):
         if faults := problem.faults():
             raise SamplerError("NOMAD cannot be started: " + "; ".join(faults))
-        self._log = tempfile.TemporaryFile("a+b")  # noqa: SIM115 (lives as long as the child, which writes at its end)
         self._asked = False
-        self._child = subprocess.Popen(
-            [sys.executable, str(PROGRAM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,  # keeps the terminal's Ctrl-C away
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._in, self._out = self._child.stdout, self._child.stdin
-        self._end = weakref.finalize(self, _end, self._child, self._log)  # also where nobody closes it
-        self._send(
+        self._child = Child("NOMAD", PROGRAM, died=_died)
+        self._child.send(
             {
                 "start": problem.start,
                 "lower": problem.lower,
@@ -177,74 +155,28 @@ class Nomad:
 
     def ask(self) -> list[Point] | None:
         """The next block, or None where NOMAD has ended. Raises SamplerError where the child died or hangs."""
-        hung = threading.Event()
-
-        def end_it() -> None:
-            hung.set()
-            self._child.kill()
-
-        watch = threading.Timer(HANG_SECONDS, end_it)
-        watch.daemon = True
-        watch.start()
-        line = self._in.readline()
-        watch.cancel()
-        if not line.endswith(b"\n"):
-            self._fail(f"gave no answer for {HANG_SECONDS:.0f} seconds" if hung.is_set() else "died")
+        message = self._child.receive()
         if not self._asked:
             self._asked = True
-            if unknown := [word for word in self._words() if word.startswith(UNKNOWN)]:
+            if unknown := [word for word in self._child.words() if word.startswith(UNKNOWN)]:
                 self.close()
                 raise SamplerError(f"nomad_options: NOMAD does not know them. {'; '.join(unknown)}")
-        message = json.loads(line)
         if "end" in message:
             return None
         return [tuple(float(value) for value in point) for point in message["block"]]
 
     def tell(self, answers: Sequence[Outputs | None]) -> None:
         """Answer the block that `ask` gave: finite outputs for each point, or None where the evaluation failed."""
-        self._send([None if outputs is None else _text(outputs) for outputs in answers])
+        self._child.send([None if outputs is None else _text(outputs) for outputs in answers])
 
     def close(self) -> None:
         """End the child and wait for it. May be called twice."""
-        self._end()
-
-    def _send(self, message: object) -> None:
-        try:
-            self._out.write(json.dumps(message).encode() + b"\n")
-            self._out.flush()
-        except OSError:
-            self._fail("died")
-
-    def _words(self) -> list[str]:
-        """What NOMAD has printed so far."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace").strip().splitlines()
-
-    def _fail(self, what: str) -> None:
-        if self._child.poll() is None:
-            self._child.kill()
-        code = self._child.wait()
-        words = self._words()[-5:]
-        self.close()
-        refused = any(REFUSED in word for word in words)
-        crashed = NomadCrashed if code in CRASHES and not refused else SamplerError
-        raise crashed(
-            f"NOMAD's child process (pid {self._child.pid}) {what}, exit code {code}."
-            + (" Its last words: " + " | ".join(words) if words else " It said nothing.")
-            + " The study is safe: run the same again."
-        )
+        self._child.close()
 
 
-def _end(child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # it may be gone already
-        if child.stdin is not None:
-            child.stdin.close()
-    if child.poll() is None:
-        child.kill()
-    child.wait()
-    if child.stdout is not None:
-        child.stdout.close()
-    log.close()
+def _died(code: int, words: Sequence[str]) -> type[SamplerError]:
+    refused = any(REFUSED in word for word in words)
+    return NomadCrashed if code in CRASHES and not refused else SamplerError
 
 
 def _text(outputs: Outputs) -> str:

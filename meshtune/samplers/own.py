@@ -18,6 +18,7 @@ from optuna.samplers import BaseSampler
 
 from meshtune.errors import Fault, InputError, nearest
 from meshtune.imported import imported
+from meshtune.samplers.allowed import Allows
 from meshtune.samplers.rebuilt import RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
 
@@ -35,10 +36,17 @@ def build(
     x0: Mapping[str, Any] | None,
     block_size: int,
     seed: int,
+    allows: Allows | None = None,
 ) -> Sampler:
-    """The sampler that `name` names. Raises InputError where it is none, or refuses its options."""
+    """The sampler that `name` names; `allows` as in `RebuiltSampler`.
+
+    Raises InputError where it is none, refuses its options, or keeps its own blocks and cannot be told what is allowed.
+    """
     made = imported(name, KEY)
     if isinstance(made, type) and issubclass(made, Sampler):
+        if allows is not None:
+            what = f"`{name}` keeps its own blocks, so no point can be kept out of them before it is proposed"
+            raise InputError(Fault(f"{what}: leave out the constraints that are known before training", key=KEY))
         given = {"x0": x0, "block_size": block_size, "seed": seed}
         _check_options(name, made, options, SEAM)
         make = cast("Callable[..., Sampler]", made)
@@ -55,7 +63,7 @@ def build(
     first: object = _made(name, lambda: quiet(propose_with)(0, 0))
     if not isinstance(first, BaseSampler):
         raise InputError(Fault(f"`{name}` returned {first!r}, which is no optuna.samplers.BaseSampler", key=KEY))
-    return RebuiltSampler(quiet(propose_with), search_space, seed=seed, block_size=block_size)
+    return RebuiltSampler(quiet(propose_with), search_space, seed=seed, block_size=block_size, allows=allows)
 
 
 def _check_options(name: str, made: Callable[..., Any], options: Mapping[str, Any], ours: tuple[str, ...]) -> bool:

@@ -14,8 +14,8 @@ from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.samplers import gp_belief
 from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.gp_belief import objective
 from meshtune.samplers.gp_space import Cube
 from meshtune.samplers.gp_told import Pruned, told
 from meshtune.samplers.told import Teller, constraint_names
@@ -60,7 +60,7 @@ def recommend(
         allowed &= values <= 0
     if not allowed.any() or np.isfinite(known.objectives).sum() < FEWEST:
         return None
-    belief = gp_belief.objective(cube, known, "steady", {}, {})
+    belief = objective(cube, known, "steady", {}, {})
     means, deviations = belief(known.rows)
     index = int(np.argmin(np.where(allowed, means, np.inf)))
     sign = -1.0 if direction is StudyDirection.MAXIMIZE else 1.0

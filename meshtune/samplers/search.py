@@ -23,10 +23,10 @@ from optuna.trial import FrozenTrial
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.ledger import NOTE, Ledger, members, owner
-from meshtune.samplers.nomad import Nomad, NomadCrashed, Outputs
+from meshtune.samplers.nomad import Nomad, NomadCrashed
 from meshtune.samplers.segments import Definition, Points, Segments
 from meshtune.samplers.settings import Settings
-from meshtune.samplers.told import Teller, constraint_names
+from meshtune.samplers.told import Outputs, Teller, constraint_names
 
 _logger = get_logger(__name__)
 

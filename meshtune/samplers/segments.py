@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial
 
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.ledger import Ledger, members, ranges
-from meshtune.samplers.nomad import Nomad, Outputs, Problem
+from meshtune.samplers.nomad import Nomad, Problem
 from meshtune.samplers.settings import Settings
-from meshtune.samplers.told import Teller, constraint_names
+from meshtune.samplers.told import Outputs, Teller, constraint_names
 
 DRAWS = 100  # tries to draw a point that is allowed
 RECENT = 100  # trials from which it is told how many run at once

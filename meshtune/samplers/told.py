@@ -13,8 +13,7 @@ from typing import Literal
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.samplers.nomad import Outputs
-
+Outputs = tuple[float, ...]  # objectives, then constraints
 Pruned = Literal["failed", "value"]
 LARGE = 1e20  # NOMAD's infinity; told of a start that failed, since NOMAD ends at once where its only start has failed
 

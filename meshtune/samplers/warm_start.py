@@ -18,8 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.nomad import Outputs
-from meshtune.samplers.told import Teller
+from meshtune.samplers.told import Outputs, Teller
 
 AGAIN = 4  # points that `shifted` evaluates again
 

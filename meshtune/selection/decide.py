@@ -48,6 +48,7 @@ class Settings:
     Attributes:
         best: so many with the lowest validation loss can be chosen; None: all ranked. margin: of the guard, points.
         only_kept: choose only what is shown to be no worse, not what is undecided. draws, seed: of the resampling.
+        barred: names of candidates that cannot be chosen, since they violate a constraint of their study.
     """
 
     rule: Rule = DEFAULT
@@ -56,6 +57,7 @@ class Settings:
     only_kept: bool = False
     draws: int = DRAWS
     seed: int = 0
+    barred: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ def decide(
     check(settings.rule, benchmarks)
     ranked = sorted((name for name in measured.names if facts[name].rank is not None), key=lambda n: facts[n].rank or 0)
     choosable = [name for name in ranked if settings.best is None or (facts[name].rank or 0) <= settings.best]
+    if choosable and not (choosable := [name for name in choosable if name not in settings.barred]):
+        raise InputError("every candidate violates a constraint of the study: score others with `meshtune evaluate`")
     if not choosable:
         raise InputError("there is no ranked candidate to choose from: score some trials")
     draws = resample(counted, settings.draws, settings.seed)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from meshtune.guided import LOSS_ALONE
 from meshtune.record import Record
 from meshtune.samplers.recommend import Recommendation, recommend
 from meshtune.trial import Ending
@@ -14,8 +15,11 @@ from meshtune.trial import Ending
 def recommended(record: Record) -> Recommendation | None:
     """The complete trial with the lowest expected loss, whoever proposed it; None while fewer than five have ended.
 
-    Promoted trials count with what they were trained to; those that stay stopped early are left out.
+    It keeps the constraints. None too where the loss is not the only objective: there is no one best. Promoted trials
+    count with what they were trained to; those that stay stopped early are left out.
     """
+    if record.guidance.objectives != LOSS_ALONE.objectives:
+        return None
     trials = list(_trials(record))
     return recommend(trials, trials[0].distributions) if trials else None
 
@@ -32,6 +36,7 @@ def _trials(record: Record) -> Iterator[FrozenTrial]:
             value=final.loss if complete else None,
             params=frozen.params,
             distributions=frozen.distributions,
+            constraints=dict(trial.violations) if complete else None,
         )
         made.number = trial.number
         yield made

@@ -109,9 +109,7 @@ def of_recipe(
     base_bytes = BYTES.get(dtype, 4)
     on_cpu = device.startswith("cpu")
     targets = shape.targets(recipe.target_modules)
-    parameters = sum(recipe.rank * (linear.inputs + linear.outputs) for linear in targets)
-    if recipe.use_dora:
-        parameters += sum(linear.outputs for linear in targets)
+    parameters = adapter_parameters(shape, recipe)
     training = _training(shape, recipe, targets, batch, base_bytes, on_cpu, quantization is not None)
     # A GPU's optimizer steps over all weights at once, when the activations are gone, and needs room for one more copy.
     step = 0 if on_cpu else 4 * parameters
@@ -125,6 +123,13 @@ def of_recipe(
         activations=round(spare * max(training, _validation(shape, batch, base_bytes, on_cpu), step)),
         overhead=CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
     )
+
+
+def adapter_parameters(shape: Shape, recipe: Recipe) -> int:
+    """How many parameters the adapter has: two matrices a target module, with DoRA a magnitude an output too."""
+    targets = shape.targets(recipe.target_modules)
+    magnitudes = sum(linear.outputs for linear in targets) if recipe.use_dora else 0
+    return sum(recipe.rank * (linear.inputs + linear.outputs) for linear in targets) + magnitudes
 
 
 def of_base(shape: Shape, dtype: str, quantization: str | None) -> int:

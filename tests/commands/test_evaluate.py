@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import meshtune
 from meshtune.cli import app
 from meshtune.commands.evaluate import Evaluated, evaluate
 from meshtune.commands.report import report
+from meshtune.config import ModelConfig
 from meshtune.errors import InputError, StudyBusy
 from meshtune.lease import lease
+from meshtune.objectives import guides
+from meshtune.objectives.guides import GuideSpec
 from tests.commands.made import finished_study
 from tests.evaluation.made import make_all
 
@@ -98,11 +102,13 @@ def test_a_trial_that_is_trained_again_scores_the_same(study: Path, data: Path) 
 
 
 def test_a_killed_evaluation_goes_on(study: Path, data: Path, tmp_path: Path) -> None:
-    whole = evaluate([study], given=given(data))
+    """On all four benchmarks, to the scores of a run that nothing ended."""
+    four = ("mmlu", "bbh", "drop", "humaneval")
+    whole = evaluate([study], given=given(data, benchmarks=four))
     other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
     shutil.rmtree(other / "evaluation" / "benchmarks")
     command = [sys.executable, "-m", "meshtune.cli", "evaluate", str(other), "--data", str(data), "--limit", "4"]
-    command += ["--best", "1", "--worst", "2", "--benchmarks", "mmlu,bbh,drop"]
+    command += ["--best", "1", "--worst", "2", "--benchmarks", ",".join(four)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
     for line in running.stderr:
@@ -112,13 +118,13 @@ def test_a_killed_evaluation_goes_on(study: Path, data: Path, tmp_path: Path) ->
     running.wait()
     running.stderr.close()
     stored = list((other / "evaluation" / "benchmarks").rglob("*.jsonl"))
-    assert 0 < len(stored) < 3 * len(whole.tables[0].rows)
+    assert 0 < len(stored) < 4 * len(whole.tables[0].rows)
     ended = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
     told = json.loads(ended.stdout)
     rows = told["studies"][0]["candidates"]
     shown = {(row["name"], name): score for row in rows for name, score in row["scores"].items()}
     assert shown == pytest.approx(scores(whole), abs=0.01)
-    assert {entry["benchmark"] for entry in told["statistics"]} == {"mmlu", "bbh", "drop"}
+    assert {entry["benchmark"] for entry in told["statistics"]} == set(four)
 
 
 def test_code_is_run_in_the_sandbox(study: Path, data: Path) -> None:
@@ -146,6 +152,30 @@ def test_named_trials_and_guided_items(study: Path, data: Path, tmp_path: Path) 
     assert [row.name for row in done.tables[0].rows] == ["trial 0", "untuned"]
 
 
+def test_what_guided_a_study_scores_none(study: Path, data: Path, tmp_path: Path) -> None:
+    """Also in another one that is compared with it."""
+    other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
+    guiding = GuideSpec(quantities=("mmlu.gold",), benchmarks=str(data), limit=4)
+    guides.choose(guiding, ModelConfig(name="none"), study)
+    asked = given(data, benchmarks=("mmlu", "bbh"), limit=None, best=0, worst=0)
+    done = evaluate([study, other], given=asked)
+    for table in done.tables:
+        mmlu, bbh = table.verdicts
+        assert "4 left out that guided the search" in mmlu.measured
+        assert mmlu.items == 8
+        assert "left out" not in bbh.measured
+    stored = (study / "evaluation").rglob("mmlu-*/untuned.jsonl")
+    answered = {line["item"] for path in stored for line in map(json.loads, path.read_text().splitlines()[1:])}
+    assert len(answered) == 8
+    assert not answered & guides.items(study)["mmlu"]
+    everything = [
+        {"benchmark": "mmlu", "item": f"{subject}/{n}"} for subject in ("logic", "simple_sums") for n in range(6)
+    ]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, everything)))
+    with pytest.raises(InputError, match="all items of mmlu guided the search"):
+        evaluate([other], given={**asked, "guided": str(tmp_path / "all.jsonl")})
+
+
 def test_two_studies_are_compared_only_on_the_same_items(study: Path, data: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
     few = given(data, benchmarks=("mmlu",), best=1, worst=0)
@@ -155,6 +185,24 @@ def test_two_studies_are_compared_only_on_the_same_items(study: Path, data: Path
     (other / "study.yaml").write_text(before + section + after.replace("seed: 0", "seed: 1", 1))
     with pytest.raises(InputError, match="scored in different ways on mmlu"):
         evaluate([study, other], given=few)
+
+
+def test_in_python(study: Path, data: Path) -> None:
+    """The scores of the command, as a frame."""
+    found = meshtune.load(study)
+    assert list(found.scores.columns) == ["name", "rank", "trial", "loss", "baseline", "pareto"]
+    assert found.scores.empty
+    frame = found.evaluate(**{**ASKED, "data": data}, progress=False)
+    frame = frame.set_index("name")
+    done = evaluate([study], given=given(data))
+    assert {(name, column): frame.loc[name, column] for name, column in scores(done)} == pytest.approx(scores(done))
+    assert frame["baseline"].sum() == 1
+    assert frame.loc["untuned", ["rank", "trial", "loss"]].isna().all()
+    assert "mmlu:se" in frame.columns
+    assert found.scores.attrs["protocol"] == "instruct-eval"
+    assert "12 items" in found.scores.attrs["sets"]["mmlu"]
+    with pytest.raises(InputError, match="bset"):
+        found.evaluate(bset=3, progress=False)
 
 
 def test_refused(study: Path, data: Path) -> None:

@@ -66,11 +66,14 @@ def test_tribes2024_is_the_authors_setting(tmp_path: Path) -> None:
     assert (training.weight_decay, training.target_modules) == (0.0, ("q_proj", "v_proj"))
     assert config.objective == LoraObjectiveConfig(at="last")
     assert (config.space, config.budget.trials) == ("tribes2024-128", 50)
+    evaluation = config.evaluation
+    assert (evaluation.best, evaluation.worst, evaluation.protocol) == (10, 10, "instruct-eval")
+    assert evaluation.benchmarks == ("mmlu", "bbh", "drop", "humaneval")
 
 
 def test_quickstart_has_12_trials_or_more(tmp_path: Path) -> None:
     config = config_file.read(init(tmp_path, "quickstart", None, None))
-    assert config.sampler.name == "mads"
+    assert config.sampler.name == "auto"
     assert config.budget.trials is not None
     assert config.budget.trials >= 12
 

@@ -10,6 +10,7 @@ import pytest
 
 from meshtune.commands.prepare import prepare
 from meshtune.errors import InputError
+from tests.evaluation import made
 from tests.kill import command_study, meshtune
 from tests.test_kill_lora import lora_study
 
@@ -23,6 +24,22 @@ def cache(home: Path, model: Path, *, weights: bool = True) -> None:
     )
     (entry / "refs").mkdir()
     (entry / "refs" / "main").write_text(commit)
+
+
+def cache_rows(home: Path, name: str, split: str, rows: list[dict[str, str]]) -> None:
+    """The local cache of `datasets`, holding a data set of the hub as it lays it out."""
+    import datasets
+
+    (home / "rows.json").write_text(json.dumps(rows))
+    datasets.load_dataset("json", data_files={split: str(home / "rows.json")}, cache_dir=str(home / "made"))
+    (info,) = (home / "made").rglob("dataset_info.json")
+    told = json.loads(info.read_text())
+    owner, _, plain = name.partition("/")
+    info.write_text(json.dumps({**told, "config_name": "default", "dataset_name": plain, "builder_name": "parquet"}))
+    (info.parent / f"json-{split}.arrow").rename(info.parent / f"{plain}-{split}.arrow")
+    target = home / "datasets" / f"{owner}___{plain}" / "default" / "0.0.0"
+    target.mkdir(parents=True)
+    info.parent.rename(target / "0123456789abcdef")
 
 
 def call(*arguments: object, home: Path) -> "subprocess.CompletedProcess[str]":
@@ -78,6 +95,31 @@ def test_a_model_that_is_not_here_or_only_in_part_is_one_message(tiny_model_fold
     assert part.returncode == 2, part.stderr
     assert "of the model `owner/tiny` only a part is in the local cache" in part.stderr
     assert not (path.parent / "study").exists()
+
+
+def test_benchmarks_are_read_where_the_study_names_them(tiny_model_folder: Path, tmp_path: Path) -> None:
+    path = lora_study(tmp_path / "one", tiny_model_folder)
+    assert prepare(path)[1]["benchmarks"] is None
+    made.make_all(tmp_path / "files")
+    lines, facts = prepare(path, overrides=(f"evaluation.data={tmp_path / 'files'}",))
+    assert [name.partition(":")[0] for name in facts["benchmarks"]] == ["mmlu", "bbh", "drop", "humaneval"]
+    assert "\nbenchmarks mmlu: 2 subjects, 12 items, not the published 14,042\n           bbh: 2 tasks" in lines
+    with pytest.raises(InputError, match="Did you mean `mmlu`"):
+        prepare(path, overrides=(f"evaluation={{data: {tmp_path / 'files'}, benchmarks: [mmlo]}}",))
+
+
+def test_benchmarks_of_the_hub_come_from_the_local_cache(tiny_model_folder: Path, tmp_path: Path) -> None:
+    path, home = lora_study(tmp_path / "one", tiny_model_folder), tmp_path / "home"
+    home.mkdir()
+    rows = [{key: text.format(n=n, m=n + 1) for key, text in made.PROBLEM.items()} for n in range(3)]
+    cache_rows(home, "openai/openai_humaneval", "test", rows)
+    named = call("prepare", path, "--set", "evaluation.benchmarks=[humaneval]", "--json", home=home)
+    assert named.returncode == 0, named.stderr
+    assert json.loads(named.stdout)["benchmarks"] == ["humaneval: 3 items, not the published 164"]
+    absent = call("prepare", path, "--set", "evaluation.benchmarks=[humaneval, drop]", home=home)
+    assert absent.returncode == 2
+    assert "`ucinlp/drop` is not in the local cache, and the Hugging Face hub cannot be reached" in absent.stderr
+    assert "Traceback" not in absent.stderr
 
 
 @pytest.mark.slow

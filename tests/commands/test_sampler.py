@@ -63,6 +63,18 @@ def test_options_are_of_a_sampler(tmp_path: Path) -> None:
     assert ended.returncode == 2
 
 
+def test_several_objectives_are_for_mads(tmp_path: Path) -> None:
+    path = command_study(tmp_path, sampler="auto", trials=6)
+    path.write_text(path.read_text() + "objectives: [loss, k]\n")
+    text, facts = check(path)
+    assert facts["sampler"]["name"] == "mads"
+    assert "2 objectives" in text
+    assert opened(path)[0] == "mads"
+    path.write_text(path.read_text().replace("name: auto,", "name: mads, options: {fill: batch-gp},"))
+    with pytest.raises(InputError, match="one objective"):
+        check(path)
+
+
 def test_json_says_it_too(tmp_path: Path) -> None:
     path = command_study(tmp_path, sampler="auto", trials=2)
     ended = run(path, "--json")

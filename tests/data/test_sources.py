@@ -93,7 +93,7 @@ GOOD = json.dumps(ROWS[0])
         ("a.csv", 'instruction,output\na,"b', ["a.csv:2: malformed CSV"]),
         ("a.parquet", "nonsense", ["a.parquet: is no readable Parquet file"]),
         ("a.jsonl.gz", GOOD, ["a.jsonl.gz: is no whole gzip file"]),
-        ("a.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:-20], ["a.jsonl.gz: is no whole gzip file"]),
+        ("a.jsonl.gz", gzip.compress(GOOD.encode() * 99, mtime=0)[:-20], ["a.jsonl.gz: is no whole gzip file"]),
         ("a.txt", GOOD, ["a.txt: `.txt` is no known kind of file: allowed are .jsonl, .ndjson, .json, .csv, .parquet"]),
     ],
 )

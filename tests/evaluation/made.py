@@ -12,6 +12,7 @@ import pytest
 REAL = Path(__file__).parents[3] / "shared" / "data"
 needs_real_files = pytest.mark.skipif(not REAL.exists(), reason=f"the real files are not there: {REAL}")
 
+SUBJECTS = ("simple_sums", "logic")
 QUESTION = ["What is {n} + 1?", "{n}", "{m}", "0", "none"]
 PROBLEM = {
     "prompt": 'def add{n}(x):\n    """ Add {n}. """\n',
@@ -31,7 +32,7 @@ def question(n: int) -> list[str]:
     return [*(part.format(n=n, m=n + 1) for part in QUESTION), "B"]
 
 
-def make_mmlu(folder: Path, subjects: Sequence[str] = ("simple_sums", "logic"), items: int = 6, shots: int = 5) -> Path:
+def make_mmlu(folder: Path, subjects: Sequence[str] = SUBJECTS, items: int = 6, shots: int = 5) -> Path:
     for side, count in (("dev", shots), ("test", items)):
         (folder / side).mkdir(parents=True, exist_ok=True)
         for subject in subjects:
@@ -74,6 +75,42 @@ def make_drop(folder: Path, count: int = 6) -> Path:
     return folder
 
 
+def synthetic_drop(count: int) -> dict[str, Any]:
+    """So many passages in DROP's official format, made up: reports of games, and five questions on each."""
+    teams = ("Hawks", "Bears", "Rams", "Colts", "Lions", "Saints", "Jets")
+    towns = ("Oakland", "Denver", "Buffalo", "Dallas", "Tampa")
+    names = ("Allen", "Brooks", "Carter", "Dixon", "Ellis", "Foster", "Grant", "Hayes", "Irwin", "Jones", "Keller")
+    sections = {}
+    for n in range(count):
+        home, away = teams[n % len(teams)], teams[(n + 1 + n // len(teams) % 5) % len(teams)]
+        thrower, kicker = names[n % len(names)], names[(n + 4) % len(names)]
+        town, yards, long, short = towns[n % len(towns)], 180 + 7 * n, 40 + n % 17, 20 + n % 13
+        passage = (
+            f"In week {1 + n % 17} the {home} played the {away} in {town}. {thrower} threw for {yards} yards in all. "
+            f"{kicker} kicked a {long}-yard field goal in the first quarter and a {short}-yard one in the third. "
+            f"The {home} won by {long - short} points."
+        )
+        asked = {
+            "In which town was the game played?": town,
+            "Who threw for the most yards?": thrower,
+            "Who kicked the field goals?": kicker,
+            f"How many yards did {thrower} throw for?": str(yards),
+            f"Against whom did the {home} play?": away,
+        }
+        empty = {"day": "", "month": "", "year": ""}
+        pairs = [
+            {
+                "question": question,
+                "query_id": f"synthetic-{n}-{number}",
+                "answer": {"number": answer if answer.isdigit() else "", "date": empty, "spans": []}
+                | ({} if answer.isdigit() else {"spans": [answer]}),
+            }
+            for number, (question, answer) in enumerate(asked.items())
+        ]
+        sections[f"synthetic_{n}"] = {"passage": passage, "qa_pairs": pairs}
+    return sections
+
+
 def make_humaneval(folder: Path, count: int = 4) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{key: text.format(n=n, m=n + 1) for key, text in PROBLEM.items()} for n in range(count)]
@@ -82,8 +119,8 @@ def make_humaneval(folder: Path, count: int = 4) -> Path:
     return folder
 
 
-def make_all(folder: Path) -> Path:
-    make_mmlu(folder / "mmlu")
+def make_all(folder: Path, subjects: Sequence[str] = SUBJECTS) -> Path:
+    make_mmlu(folder / "mmlu", subjects)
     make_bbh(folder / "bbh")
     make_drop(folder / "drop")
     make_humaneval(folder / "humaneval")

@@ -18,7 +18,8 @@ USUAL = Situation(trials=30, dimension=4, block_size=1)
     [
         (USUAL, "batch-gp", "one trial at a time from a start point"),
         (replace(USUAL, start=False), "batch-gp", "without a start point"),
-        (replace(USUAL, block_size=8), "batch-gp", "8 trials at once"),
+        (replace(USUAL, block_size=2), "batch-gp", "2 trials at once from a start point"),
+        (replace(USUAL, block_size=9), "batch-gp", "9 trials at once: in blocks of 8"),
         (
             replace(USUAL, trials=300, dimension=7, constraints=1),
             "batch-gp",

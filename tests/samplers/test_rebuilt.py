@@ -10,7 +10,7 @@ from optuna.samplers import RandomSampler
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError, MissingExtra
 from meshtune.samplers.build import build
-from meshtune.samplers.rebuilt import RebuiltSampler
+from meshtune.samplers.rebuilt import RebuiltSampler, quiet
 from meshtune.samplers.seam import Sampler
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, points, search
 
@@ -99,6 +99,18 @@ def test_what_is_known_counts_as_finished_trials_of_the_study(options: dict[str,
     assert proposed(own, informed) == expected
     assert len(own.trials) == 6
     assert proposed(known(4), RebuiltSampler(tpe, MIXED, seed=0, block_size=4)) != expected
+
+
+@pytest.mark.parametrize("options", [{"group": True}, {"multivariate": True}, {"multivariate": False}])
+def test_tpe_draws_together_or_one_by_one_as_its_options_say(options: dict[str, bool]) -> None:
+    """As in Optuna: the spaces of both are the same once trials have all parameters, and so are the points."""
+    sampler = build(SamplerConfig(name="tpe", options=dict(options)), MIXED, x0=None, block_size=1, seed=0)
+    study = search(optuna.create_study(), sampler, MIXED, 12)
+    plain = quiet(lambda *_: optuna.samplers.TPESampler(**options))(0, 0)
+    trial = study.trials[-1]
+    names = set(sampler.infer_relative_search_space(study, trial))
+    assert names == set(plain.infer_relative_search_space(study, trial))
+    assert len(names) == (4 if options.get("multivariate", True) else 0)
 
 
 def test_qmc_covers_better_than_chance() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 PACKAGE = "meshtune"
 WHOLE = "meshtune.samplers."  # modules that are copied whole; of others only what is imported
-LIBRARIES = frozenset({"optuna", "numpy", "PyNomad"})
+LIBRARIES = frozenset({"optuna", "numpy", "scipy", "PyNomad"})
 
 
 class BuildError(Exception):

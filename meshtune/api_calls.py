@@ -1,0 +1,56 @@
+"""What the Python interface does with what it is called with: find the study, and show the run."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from meshtune.commands.locate import Located
+
+
+def find(
+    study: str | Path | Mapping[str, Any],
+    trials: int | None,
+    folder: str | Path | None,
+    overrides: Sequence[str] | Mapping[str, Any],
+) -> Located:
+    """The study that `tune` is given, its changes applied."""
+    from meshtune.commands.locate import locate, locate_values
+
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
+    changes = (overrides,) if isinstance(overrides, str) else tuple(overrides)
+    if trials is not None:
+        changes = (*changes, f"budget.trials={trials}")
+    at = None if folder is None else Path(folder).expanduser()
+    if isinstance(study, Mapping):
+        return locate_values(study, overrides=changes, folder=at)
+    return locate(Path(study).expanduser(), overrides=changes, folder=at)
+
+
+def import_optuna() -> None:
+    """Import Optuna without the warning that a notebook without ipywidgets gets about bars that nobody shows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import optuna  # noqa: F401
+
+
+def console(progress: bool) -> Console:
+    """Where the run is shown: standard error; in a notebook below the cell, as plain lines; or nowhere."""
+    from rich.console import Console
+
+    from meshtune.commands.watch import console_for
+
+    if not progress:
+        return Console(file=io.StringIO(), quiet=True)
+    if Console().is_jupyter:  # its streams call themselves terminals, and cannot redraw lines
+        return Console(file=sys.stdout, force_jupyter=False, force_terminal=False, width=160)
+    return console_for(stderr=True)

@@ -1,0 +1,103 @@
+"""A study as NNI's tuner meets it: the search space, and what happened in which order.
+
+What the events mean stands in `nni_process.py`. Their order follows from the record alone: trials in the order of their
+numbers, and what is told of them when the next block begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.ledger import FIXED
+
+NOTE = "nni_tpe"  # Optuna's system attribute of what NNI proposed: {"trial", "space", "block", "asked", "point"}
+CHOICES = 10  # so many whole numbers at most are a `choice`, as the paper's authors wrote ranks and dropouts
+Event = list[Any]
+
+
+def described(encoding: Encoding) -> dict[str, dict[str, Any]]:
+    """NNI's search space over the coordinates of an encoding.
+
+    Reals are `uniform`, those on a logarithmic scale by their logarithm to base 10. Categories and few whole numbers
+    are a `choice`, which has no order; more whole numbers are `quniform`.
+    """
+    space: dict[str, dict[str, Any]] = {}
+    variables = zip(encoding.space.items(), encoding.integer, encoding.lower, encoding.upper, strict=True)
+    for (name, distribution), integer, low, high in variables:
+        if not integer:
+            space[name] = {"_type": "uniform", "_value": [low, high]}
+        elif isinstance(distribution, CategoricalDistribution) or high < CHOICES:
+            space[name] = {"_type": "choice", "_value": list(range(int(high) + 1))}
+        else:
+            space[name] = {"_type": "quniform", "_value": [low, high, 1]}
+    return space
+
+
+def events(begun: Sequence[FrozenTrial], encoding: Encoding, block: int) -> list[Event]:
+    """What happened to the trials that have begun, before the block that follows the first `block` of them."""
+    found: list[Event] = []
+    running: dict[int, FrozenTrial] = {}  # by place, as NNI sees it
+    for place, trial in enumerate(begun):
+        note = note_of(trial, encoding)
+        point = _point(trial, encoding, note)
+        if point is None:
+            continue
+        if note:
+            found += _ends(running, note["block"])
+            found += [["ask", trial.number, None]] * note["asked"]
+        found.append(["take", trial.number, point])
+        running[place] = trial
+    return found + list(_ends(running, block))
+
+
+def earlier(known: Sequence[FrozenTrial], encoding: Encoding) -> list[Event]:
+    """Finished trials of another study, as what happened before this one."""
+    found: list[Event] = []
+    for index, trial in enumerate(known):
+        if (point := _point(trial, encoding, {})) is not None:
+            found += [["take", -1 - index, point], _end(trial, -1 - index)]
+    return found
+
+
+def note_of(trial: FrozenTrial, encoding: Encoding) -> Mapping[str, Any]:
+    """The note on a trial; empty where there is none, or that of another trial or space."""
+    note: Mapping[str, Any] = trial.system_attrs.get(NOTE, {})
+    return note if (note.get("trial"), note.get("space")) == (trial.number, encoding.name()) else {}
+
+
+def _ends(running: dict[int, FrozenTrial], block: int) -> Iterator[Event]:
+    """How those ended that began before a block; they run no longer."""
+    for place in [place for place, trial in running.items() if place < block and trial.state.is_finished()]:
+        trial = running.pop(place)
+        yield _end(trial, trial.number)
+
+
+def _end(trial: FrozenTrial, number: int) -> Event:
+    value: float | None = None
+    if trial.state is TrialState.COMPLETE:
+        value = trial.value
+    elif trial.state is TrialState.PRUNED and trial.intermediate_values:
+        value = trial.intermediate_values[max(trial.intermediate_values)]
+    if value is None or math.isnan(value):
+        return ["forget", number, None]
+    if any(constraint > 0 for constraint in trial.constraints.values()):
+        return ["bad", number, None]
+    return ["tell", number, value]
+
+
+def _point(trial: FrozenTrial, encoding: Encoding, note: Mapping[str, Any]) -> list[float] | None:
+    """The coordinates of a trial: as NNI gave them, unless other values were evaluated; None: it has none here."""
+    params = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+    lent = encoding.decode(note["point"]) if note else {}
+    params = {**lent, **params}
+    if not encoding.has(params):
+        return None
+    if note and encoding.key(params) == encoding.key(lent):
+        return list(note["point"])
+    return list(encoding.encode(params))
