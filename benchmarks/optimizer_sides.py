@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ Regrets = dict[str, list[float]]  # of the noisy best and of the recommended poi
 NEEDS = {  # beside what meshtune needs
     "Optuna CMA-ES": "cmaes",
     "Optuna GP": "torch",
+    "NNI TPE": "nni",
     "BoTorch qLogNEI": "botorch",
     "HEBO": "hebo",
     "bare PyNomad": "PyNomad",
@@ -313,6 +315,8 @@ SIDES: dict[str, Callable[[Problem, int, Setting], Regrets]] = {
 def missing(side: str) -> str | None:
     """The package that a side lacks here."""
     needed = NEEDS.get(side)
+    if needed == "nni" and os.environ.get("MESHTUNE_NNI_PYTHON"):
+        return None  # it is in an environment of its own
     return needed if needed is not None and importlib.util.find_spec(needed) is None else None
 
 

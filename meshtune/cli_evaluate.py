@@ -36,6 +36,12 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Answers to each problem of HumanEval.")] = None,
     pass_at: Annotated[list[int] | None, typer.Option("--pass-at", min=1, metavar="K", help="Report pass@K.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the subset and of sampled answers.")] = None,
+    race: Annotated[
+        bool, typer.Option("--race", help="Ask in rounds; who cannot be the best any more is asked no further.")
+    ] = False,
+    rule: Annotated[
+        str, typer.Option(help="The best by what, for --race: mean_rank, ideal_point, weighted_sum, lexicographic.")
+    ] = "mean_rank",
     scores: Annotated[
         list[Path] | None, typer.Option("--scores", metavar="CSV", help="Tables of these scores, without a study.")
     ] = None,
@@ -51,7 +57,11 @@ def evaluate(
     from meshtune.commands.evaluate import evaluate as run
     from meshtune.commands.evaluate_view import EvaluateView
     from meshtune.commands.watch import console_for
+    from meshtune.selection.rules import Rule, named
 
+    by = named(rule)
+    if by != "mean_rank" and not race:
+        raise InputError(f"--rule {rule} is of a race: add `--race`, or give the rule to `meshtune select`")
     if paper_decoding and temperature is not None:
         raise InputError("--paper-decoding is a temperature of 0.1, and --temperature gives another: leave one out")
     given = {
@@ -74,6 +84,7 @@ def evaluate(
             trials=_numbers(trials),
             scores=scores or [],
             folder=folder,
+            race=Rule(by) if race else None,
             unsafe=unsafe_no_sandbox,
             report=view.show,
         )
@@ -81,6 +92,8 @@ def evaluate(
         print(json.dumps(plain(done), indent=2))
         return
     score_tables.show(done.tables, done.best, console_for(stderr=False))
+    if done.race is not None:
+        typer.echo(done.race.sentence, err=True)
     if done.folder is not None:
         typer.echo(f"wrote the tables as CSV, Markdown and LaTeX to {done.folder}", err=True)
 

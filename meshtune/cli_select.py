@@ -46,39 +46,46 @@ def select(
     common_items: Annotated[
         bool, typer.Option("--common-items", help="Compare on the items that all have answered.")
     ] = False,
+    replicates: Annotated[
+        int,
+        typer.Option(min=0, metavar="R", help="Train the leading candidates with R other seeds, and score these."),
+    ] = 0,
+    unsafe_no_sandbox: Annotated[
+        bool, typer.Option("--unsafe-no-sandbox", help="Run code that replicates wrote with all your rights.")
+    ] = False,
     draws: Annotated[int, typer.Option(min=200, help="Resamples of the items.")] = 4000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
     folder: Annotated[Path | None, typer.Option("--folder", help="The study's folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
     """One model, and how sure it is that it is the best; reads what `evaluate` stored."""
+    from meshtune.commands.evaluate_view import EvaluateView
     from meshtune.commands.select import select as run
+    from meshtune.commands.watch import console_for
     from meshtune.selection.decide import Settings
-    from meshtune.selection.rules import RULES, Rule
+    from meshtune.selection.rules import Rule, named
 
-    chosen_rule = next((name for name in RULES if name == rule.replace("-", "_")), None)
-    if chosen_rule is None:
-        from meshtune.errors import nearest
-
-        known = ", ".join(RULES)
-        raise InputError(f"--rule {rule}: there are {known}.{nearest(rule.replace('-', '_'), RULES)}")
-    done = run(
-        study,
-        Settings(
-            rule=Rule(chosen_rule, _pairs("--weight", weight, float), tolerance, _names(order)),
-            best=best,
-            margin=margin,
-            only_kept=only_kept,
-            draws=draws,
-            seed=seed,
-        ),
-        scores=scores,
-        items=_pairs("--items", items, int),
-        benchmarks=_names(benchmarks),
-        protocol=protocol,
-        common_items=common_items,
-        folder=folder,
-    )
+    with EvaluateView(console_for(stderr=True)) as view:
+        done = run(
+            study,
+            Settings(
+                rule=Rule(named(rule), _pairs("--weight", weight, float), tolerance, _names(order)),
+                best=best,
+                margin=margin,
+                only_kept=only_kept,
+                draws=draws,
+                seed=seed,
+            ),
+            scores=scores,
+            items=_pairs("--items", items, int),
+            benchmarks=_names(benchmarks),
+            protocol=protocol,
+            common_items=common_items,
+            folder=folder,
+            replicates=replicates,
+            unsafe=unsafe_no_sandbox,
+            report=view.show,
+        )
     if as_json:
         print(json.dumps(done.values, indent=2))
         return

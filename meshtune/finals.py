@@ -53,9 +53,11 @@ class How:
         """A request with this seed and these threads."""
         return Request(number, hyperparameters, self.seed, threads=self.threads, **fields)
 
-    def gather(self, requests: Sequence[Request], *, any_ending: bool = False) -> Iterator[StudyEvent | Outcome]:
+    def gather(
+        self, requests: Sequence[Request], *, any_ending: bool = False, sizes: Sequence[int] = ()
+    ) -> Iterator[StudyEvent | Outcome]:
         """See the function `gather`."""
-        return gather(self.worker, requests, self.attempts, self.stop, any_ending=any_ending)
+        return gather(self.worker, requests, self.attempts, self.stop, any_ending=any_ending, sizes=sizes)
 
 
 def gather(
@@ -65,13 +67,15 @@ def gather(
     stop: Callable[[], Stop | None] = lambda: None,
     *,
     any_ending: bool = False,
+    sizes: Sequence[int] = (),
 ) -> Iterator[StudyEvent | Outcome]:
     """Run requests that are no trials; yields their progress and outcomes. Ends early where `stop()` says so.
 
     `any_ending`: an outcome may be any; else, raises MeshtuneError where one does not complete, after so many attempts
-    where it crashes; InputError, at once, where the input is at fault.
+    where it crashes; InputError, at once, where the input is at fault. `sizes`: of packs that are submitted together,
+    which add up to all; none: each alone. What is tried again is tried alone.
     """
-    queue = list(requests)
+    queue = [list(pack) for pack in _cut(requests, sizes or [1] * len(requests))]
     running: dict[int, Request] = {}
     while queue or running:
         if stopping := stop():
@@ -82,16 +86,16 @@ def gather(
         if grace is not None:
             worker.suspend(grace)
         while queue and worker.free():
-            request = queue.pop(0)
-            worker.submit([request])
-            running[request.trial] = request
+            pack = queue.pop(0)
+            worker.submit(pack)
+            running.update({request.trial: request for request in pack})
         for event in worker.events(WAIT_SECONDS if grace is None else 0):
             if isinstance(event, Progress):
                 yield Running(event)
                 continue
             request = running.pop(event.trial)
             if event.ending is Ending.CRASHED and event.retry and event.attempt < attempts:
-                queue.append(dataclasses.replace(request, attempt=event.attempt + 1))
+                queue.append([dataclasses.replace(request, attempt=event.attempt + 1)])
                 yield Retried(event)
             elif event.ending is not Ending.COMPLETE and not any_ending:
                 what, ending = _WHAT[request.measure], event.ending
@@ -102,6 +106,13 @@ def gather(
                 yield event
         if grace is not None:
             return
+
+
+def _cut(requests: Sequence[Request], sizes: Sequence[int]) -> Iterator[Sequence[Request]]:
+    first = 0
+    for size in sizes:
+        yield requests[first : first + size]
+        first += size
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,17 @@ def test_all_are_measured() -> None:
     assert sorted(outcomes(list(gather(AtOnce(), REQUESTS, 3)))) == [-3, -2, -1]
 
 
+def test_packs_are_submitted_together_and_what_crashes_in_one_alone() -> None:
+    def crashing_together(request: Request) -> Outcome:
+        alone = request.attempt > 1 or request.trial == -3
+        return Outcome(request.trial, request.attempt, Ending.COMPLETE if alone else Ending.CRASHED, 0.5)
+
+    worker = AtOnce(crashing_together)
+    events = [event for event in gather(worker, REQUESTS, 3, sizes=[2, 1]) if isinstance(event, Outcome)]
+    assert sorted(outcomes(list(events))) == [-3, -2, -1]
+    assert [[request.trial for request in pack] for pack in worker.packs] == [[-1, -2], [-3], [-2], [-1]]
+
+
 @pytest.mark.parametrize(
     ("retry", "attempts", "error", "words"),
     [

@@ -90,6 +90,7 @@ HEAVY = {
     "statsmodels": {"preference"},
     "krippendorff": {"preference"},
     "PyNomad": {"samplers"},
+    "nni": {"samplers"},
     "scipy": {"selection", "samplers", "stopping", "preference"},
     "bitsandbytes": {"training"},
     "rich": {"display", "live", "commands", "api_calls"},

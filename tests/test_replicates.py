@@ -118,6 +118,7 @@ def test_names_of_what_is_trained_beside_the_trials() -> None:
     assert checkpoints.beside(-2) == "baseline"
     assert checkpoints.beside(checkpoints.replicate(0, 1)) == "replicate-0-1"
     assert checkpoints.beside(checkpoints.replicate(41, 100)) == "replicate-41-100"
+    assert checkpoints.beside(checkpoints.replicate(None, 3)) == "replicate-baseline-3"
 
 
 def test_a_status_holds_the_baseline_against_the_noise(tmp_path: Path) -> None:

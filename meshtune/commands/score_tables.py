@@ -22,6 +22,8 @@ from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal,
 from meshtune.selection.statistics import Mean
 
 if TYPE_CHECKING:
+    from meshtune.commands.evaluate_race import Race
+    from meshtune.config_evaluation import EvaluationConfig
     from meshtune.evaluation.items import Benchmark
     from meshtune.evaluation.run import How
     from meshtune.evaluation.scoring import Result, Score
@@ -29,14 +31,18 @@ if TYPE_CHECKING:
 POINTS = 100.0
 
 
-def columns(benchmark: Benchmark, how: How, results: Sequence[Result]) -> list[Column]:
-    """The columns of a benchmark: its verdict, further scores, and the likelihood of right answers."""
+def columns(benchmark: Benchmark, how: How, results: Sequence[Result], part: str = "") -> list[Column]:
+    """The columns of a benchmark: its verdict, further scores, and the likelihood of right answers.
+
+    `part`: which of its items they are of, where that is not all.
+    """
     from meshtune.evaluation.items import PROBABILITY
 
     first = results[0]
     decoding = "greedy" if how.temperature == 0 else f"temperature {how.temperature:g}, seed {how.seed}"
     samples = how.samples_of(benchmark)
-    told = f"{benchmark.set_name} ({benchmark.digest}), {decoding}" + (f", {samples} samples" if samples > 1 else "")
+    whole = f"{benchmark.set_name}; {part}" if part else benchmark.set_name
+    told = f"{whole} ({benchmark.digest}), {decoding}" + (f", {samples} samples" if samples > 1 else "")
     title = f"{benchmark.title} pass@1" if samples > 1 else benchmark.title
     found = [Column(benchmark.name, title, first.items, told, POINTS * first.chance)]
     found += [Column(f"{benchmark.name}:{name}", f"{benchmark.title} {name}") for name in first.others]
@@ -54,8 +60,12 @@ def table(
     listed: Sequence[Listed],
     results: Mapping[str, Mapping[str, Result]],
     means: Mapping[str, Mapping[str, Mean]],
+    left: Mapping[str, int] | None = None,
 ) -> ScoreTable:
-    """The candidates with their scores in points; likelihoods a byte in nats, and means of the user's metrics."""
+    """The candidates with their scores in points; likelihoods a byte in nats, and means of the user's metrics.
+
+    `left`: the items that those had answered who left a race.
+    """
     rows = []
     for one in listed:
         own = means.get(one.name, {})
@@ -72,12 +82,20 @@ def table(
                 baseline=one.baseline,
                 trial=one.chosen.trial if one.chosen is not None else None,
                 loss=outcome.loss if outcome is not None else None,
+                left=(left or {}).get(one.name),
             )
         )
     return ScoreTable(label, tuple(columns), tuple(rows), protocol)
 
 
-def write(folder: Path, made: ScoreTable, best: int, results: Mapping[str, Mapping[str, Result]]) -> None:
+def write(
+    folder: Path,
+    made: ScoreTable,
+    best: int,
+    results: Mapping[str, Mapping[str, Result]],
+    settings: EvaluationConfig,
+    race: Race | None,
+) -> None:
     """`candidates` and `statistics` as CSV, Markdown and LaTeX, and `scores.json`. Raises StorageError."""
     shown = {"candidates": benchmark_tables.candidates(made), "statistics": benchmark_tables.statistics([made], best)}
     texts = {"candidates.csv": benchmark_tables.as_csv(made)}
@@ -85,7 +103,9 @@ def write(folder: Path, made: ScoreTable, best: int, results: Mapping[str, Mappi
     for name, one in shown.items():
         texts |= {f"{name}.md": benchmark_tables.markdown(one), f"{name}.tex": benchmark_tables.latex(one)}
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
-    texts["scores.json"] = json.dumps({"protocol": made.protocol, "best": best, "results": plain}, indent=2) + "\n"
+    told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json")}
+    told |= {"race": None if race is None else {**race.told, "ids": race.ids}, "results": plain}
+    texts["scores.json"] = json.dumps(told, indent=2) + "\n"
     whole_file.write_all(folder, texts, "the tables")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from meshtune.report import score_files
 from meshtune.selection.candidates import Column, Scored, ScoreTable
 from meshtune.selection.decide import Facts
 from meshtune.selection.measured import POINTS, Measure, Measured, of_answers, of_scores
+from meshtune.selection.seeds import Seeds
 
 ANSWERS = Path("evaluation") / "benchmarks"
 _TABLE, _RESULTS = "candidates.csv", "scores.json"
@@ -23,13 +24,27 @@ _TABLE, _RESULTS = "candidates.csv", "scores.json"
 
 @dataclass(frozen=True)
 class Evidence:
-    """Scores, what else is known of each candidate, benchmarks without signal, titles, and whom to be no worse than."""
+    """Scores, what else is known of each candidate, benchmarks without signal, titles, and whom to be no worse than.
+
+    Attributes:
+        race: how the candidates were raced, None where all answered everything.
+        settings: of the evaluation, as plain values. measured_by: by benchmark, what was asked and how.
+        seeds: what these do to scores, where candidates were trained with several.
+    """
 
     measured: Measured
     facts: dict[str, Facts]
     silent: tuple[str, ...]
     titles: dict[str, str]
     references: tuple[str, ...]
+    race: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = None
+    measured_by: Mapping[str, str] = field(default_factory=dict)
+    seeds: Seeds | None = None
+
+    def only(self, benchmarks: Sequence[str]) -> Evidence:
+        """The same of these benchmarks alone, but for what is told of those that were left out already."""
+        return replace(self, measured=self.measured.only(benchmarks))
 
 
 def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *, common: bool = False) -> Evidence:
@@ -54,16 +69,17 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
         raise InputError(f"nothing is scored by `{protocol}`; there is {', '.join(made)}.{nearest(protocol, made)}")
     place = folder / (protocol or made[0])
     table = _only(score_files.read(place / _TABLE), benchmarks)
-    results = _results(place / _RESULTS)
+    stored = _stored(place / _RESULTS)
+    results = stored["results"]
     measures, faults = list[Measure](), list[Fault]()
     for column in table.verdicts:
         try:
-            measures.append(_measure(place, table, column, common))
+            measures.append(_measure(place, table, column, stored.get("race"), common))
         except InputError as error:
             faults += error.faults
     if faults:
         raise InputError(faults)
-    record = Record(study.url, study.folder.name)
+    record = Record(study.url, study.name)
     outside = (record.notes.get("baseline") or {}).get("hyperparameters", {})
     costs = {
         row.name: (record.trials[row.trial].hyperparameters if row.trial is not None else outside).get("rank")
@@ -71,7 +87,11 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
         if row.trial is not None or row.baseline
     }
     silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
-    return _evidence(table, measures, costs, silent)
+    found = _evidence(table, measures, costs, silent)
+    told = {column.name: column.measured for column in table.verdicts}
+    race = stored.get("race")
+    told_race = None if race is None else {key: value for key, value in race.items() if key != "ids"}
+    return replace(found, race=told_race, settings=stored.get("settings"), measured_by=told)
 
 
 def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
@@ -102,10 +122,16 @@ def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> 
 
 
 def _evidence(
-    table: ScoreTable, measures: Sequence[Measure], costs: Mapping[str, float | None], silent: tuple[str, ...]
+    table: ScoreTable,
+    measures: Sequence[Measure],
+    costs: Mapping[str, float | None],
+    silent: tuple[str, ...],
 ) -> Evidence:
     names = tuple(row.name for row in table.rows)
-    facts = {row.name: Facts(row.rank, row.loss, costs.get(row.name), row.trial, row.baseline) for row in table.rows}
+    facts = {
+        row.name: Facts(row.rank, row.loss, costs.get(row.name), row.trial, row.baseline, row.left)
+        for row in table.rows
+    }
     references = tuple(row.name for row in table.rows if row.baseline or row.rank is None)
     titles = {column.name: column.title for column in table.columns}
     return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references)
@@ -123,9 +149,11 @@ def _only(table: ScoreTable, benchmarks: Sequence[str]) -> ScoreTable:
     return ScoreTable(table.label, columns, table.rows, table.protocol)
 
 
-def _results(path: Path) -> Mapping[str, Any]:
+def _stored(path: Path) -> Mapping[str, Any]:
+    """What `evaluate` left beside its table."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["results"])
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "results": dict(found["results"])}
     except (OSError, ValueError, KeyError) as error:
         raise InputError(Fault(f"cannot be read ({error}): run `meshtune evaluate` again", path)) from error
 
@@ -138,8 +166,12 @@ def _silent(results: Mapping[str, Any], benchmark: str) -> bool:
     )
 
 
-def _measure(place: Path, table: ScoreTable, column: Column, common: bool) -> Measure:
-    answers = {row.name: found for row in table.rows if (found := _answers(place, row, column)) is not None}
+def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, Any] | None, common: bool) -> Measure:
+    answers = {
+        row.name: _raced(found, race, row.name, column.name)
+        for row in table.rows
+        if (found := _answers(place, row, column)) is not None
+    }
     if not answers:  # the harness's own tasks: their scores alone are known
         scores = [row.scores[column.name] for row in table.rows]
         errors = [_error(row.scores[column.name], row.errors.get(column.name), column.items) for row in table.rows]
@@ -148,11 +180,16 @@ def _measure(place: Path, table: ScoreTable, column: Column, common: bool) -> Me
     if missing:
         what = f"{column.title}: the answers of {', '.join(missing)} are gone: run `meshtune evaluate` again"
         raise InputError(what)
-    micro = of_answers(column.name, column.title, answers, common=common)
+    partial = [row.name for row in table.rows if row.left is not None]
+    micro = of_answers(column.name, column.title, answers, common=common, partial=partial)
     groups = {item: item.rpartition("/")[0] for each in answers.values() for item in each}
-    macro = of_answers(column.name, column.title, answers, groups=groups, common=common)
-    told = [row.scores[column.name] for row in table.rows]
-    away = {id(found): max(abs(a - b) for a, b in zip(found.scores, told, strict=True)) for found in (micro, macro)}
+    macro = of_answers(column.name, column.title, answers, groups=groups, common=common, partial=partial)
+    told = {row.name: row.scores[column.name] for row in table.rows if row.left is None}
+    places = {name: number for number, name in enumerate(answers) if name in told}
+    away = {
+        id(found): max(abs(found.scores[place] - told[name]) for name, place in places.items())
+        for found in (micro, macro)
+    }
     nearer = min((micro, macro), key=lambda found: away[id(found)])
     if away[id(nearer)] > 1e-6 and not common:
         raise InputError(
@@ -178,6 +215,14 @@ def _answers(place: Path, row: Scored, column: Column) -> dict[str, float] | Non
             found.setdefault(item, []).append(line["correct"])
         return {item: sum(right) / len(right) for item, right in found.items()}
     return None
+
+
+def _raced(answers: dict[str, float], race: Mapping[str, Any] | None, name: str, benchmark: str) -> dict[str, float]:
+    """Those that a race asked for; an earlier evaluation may have asked more."""
+    if race is None:
+        return answers
+    ids, gone = race["ids"][benchmark], race["left"].get(name)
+    return {item: answers[item] for item in ids[: gone["items"][benchmark] if gone else None] if item in answers}
 
 
 def _is_of(asked: Mapping[str, Any], measured: str) -> bool:

@@ -143,6 +143,11 @@ class Benchmark:
         note = f"{limit:,} of them, chosen with seed {seed}"
         return replace(self, chosen=tuple(chosen), note="; ".join(part for part in (self.note, note) if part))
 
+    def part(self, numbers: Collection[int]) -> Benchmark:
+        """The benchmark of some of the scored items, by their numbers among these; its digest is another one."""
+        places = range(len(self.all_items)) if self.chosen is None else self.chosen
+        return replace(self, chosen=tuple(place for number, place in enumerate(places) if number in numbers))
+
     def without(self, ids: Collection[str]) -> Benchmark:
         """The benchmark without the items that guided a search: they say nothing about what it found."""
         numbers = range(len(self.all_items)) if self.chosen is None else self.chosen

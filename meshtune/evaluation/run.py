@@ -6,7 +6,7 @@ and what it lacks is stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from meshtune.evaluation.layout import Ask, Batch
 
 INSTRUCT_EVAL = "instruct-eval"
 TOO_LONG = "the prompt does not fit the model even without shots"
+Only = Mapping[str, Collection[int]]  # by benchmark, the numbers of the items that are asked
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,12 @@ def place_of(folder: Path, benchmark: Benchmark, candidate: Candidate, how: How)
     return store.Place(folder, INSTRUCT_EVAL, benchmark.name, how.of(benchmark), candidate.name, by)
 
 
-def missing(candidates: Sequence[Candidate], benchmarks: Sequence[Benchmark], folder: Path, how: How) -> bool:
+def missing(
+    candidates: Sequence[Candidate], benchmarks: Sequence[Benchmark], folder: Path, how: How, only: Only | None = None
+) -> bool:
     """Whether any answer is not stored."""
     return any(
-        len(store.read(place_of(folder, benchmark, candidate, how))) < len(benchmark.items) * how.samples_of(benchmark)
+        not _wanted(benchmark, how, only) <= store.read(place_of(folder, benchmark, candidate, how)).keys()
         for candidate in candidates
         for benchmark in benchmarks
     )
@@ -91,28 +94,59 @@ def run(
 
     Raises InputError where an adapter is of another base; StorageError; SandboxError.
     """
-    adapters.check(candidates, base)
-    alone = not sound(base, tokenizer)
-    plans = {}
-    for benchmark in benchmarks:
-        asked = layout.asks(benchmark, tokenizer, window=window, samples=how.samples_of(benchmark))
-        plans[benchmark.name] = asked, layout.batches(asked, **sizes(base))
-    for candidate in candidates:
-        wanted = list[Benchmark]()
-        for benchmark in benchmarks:
-            known = len(store.read(place_of(folder, benchmark, candidate, how)))
-            total = len(plans[benchmark.name][0])
-            if known < total:
-                wanted.append(benchmark)
-            yield Asked(candidate.name, benchmark.name, known, total)
-        if not wanted:
-            continue
-        with adapters.on(base, candidate) as model:
-            answerer = Answerer(model, tokenizer, alone=alone)
-            for benchmark in wanted:
-                place = place_of(folder, benchmark, candidate, how)
-                decoding = Decoding(how.temperature, how.seed)
-                yield from _ask(answerer, benchmark, *plans[benchmark.name], place, decoding)
+    yield from Asker(base, tokenizer, window, benchmarks, folder, how).ask(candidates)
+
+
+class Asker:
+    """Asks candidates over a base, several times with other items; what it needs for that is made once.
+
+    Args:
+        window: tokens that the model takes at most. folder: of all answers.
+    """
+
+    def __init__(
+        self, base: Any, tokenizer: Any, window: int | None, benchmarks: Sequence[Benchmark], folder: Path, how: How
+    ):
+        self.base, self.tokenizer, self.benchmarks, self.folder, self.how = base, tokenizer, benchmarks, folder, how
+        self._alone = not sound(base, tokenizer)
+        self._asks = {
+            one.name: layout.asks(one, tokenizer, window=window, samples=how.samples_of(one)) for one in benchmarks
+        }
+
+    def ask(self, candidates: Sequence[Candidate], only: Only | None = None) -> Iterator[Asked]:
+        """As `run`, of the items in `only`, or of all."""
+        adapters.check(candidates, self.base)
+        plans = {}
+        for benchmark in self.benchmarks:
+            asked = [ask for ask in self._asks[benchmark.name] if only is None or ask.number in only[benchmark.name]]
+            plans[benchmark.name] = asked, layout.batches(asked, **sizes(self.base))
+        for candidate in candidates:
+            wanted = list[Benchmark]()
+            for benchmark in self.benchmarks:
+                keys = _wanted(benchmark, self.how, only)
+                known = keys & store.read(place_of(self.folder, benchmark, candidate, self.how)).keys()
+                if len(known) < len(keys):
+                    wanted.append(benchmark)
+                yield Asked(candidate.name, benchmark.name, len(known), len(keys))
+            if not wanted:
+                continue
+            with adapters.on(self.base, candidate) as model:
+                answerer = Answerer(model, self.tokenizer, alone=self._alone)
+                for benchmark in wanted:
+                    place = place_of(self.folder, benchmark, candidate, self.how)
+                    decoding = Decoding(self.how.temperature, self.how.seed)
+                    yield from _ask(answerer, benchmark, *plans[benchmark.name], place, decoding)
+
+
+def _wanted(benchmark: Benchmark, how: How, only: Only | None) -> set[store.Key]:
+    """What identifies the answers that are asked for."""
+    samples = how.samples_of(benchmark)
+    return {
+        (item.id, sample)
+        for number, item in enumerate(benchmark.items)
+        if only is None or number in only[benchmark.name]
+        for sample in range(samples)
+    }
 
 
 def _ask(
@@ -131,8 +165,9 @@ def _ask(
     def decided(ask: Ask, text: str) -> bool:
         return benchmark.decided(items[ask.number], text)
 
+    keys = set(map(key, asked))
     with store.writing(place) as (known, writer):
-        done = set(known)
+        done = set(known) & keys
 
         def add(asks: Sequence[Ask], said: Sequence[Said | None], judged: Sequence[Judged]) -> Asked:
             lines = {

@@ -22,6 +22,7 @@ STOPPED = "stopped"  # in the study's folder; in it a folder a trial
 _RETRIED = "retried"  # holds the attempt that went on from a state, and that state's time
 _TRAINED = "trained.jsonl"  # in a pack's folder
 _REPLICATES = 1000  # more than a trial has
+_OF_BASELINE = 100  # requests of what is no trial have the numbers below, see `meshtune.finals`
 
 
 def name_of(trials: Sequence[int]) -> str:
@@ -31,9 +32,12 @@ def name_of(trials: Sequence[int]) -> str:
     return str(trials[0]) if len(trials) == 1 else f"{trials[0]}-{trials[-1]}"
 
 
-def replicate(trial: int, index: int) -> int:
-    """The number of a request that trains a trial's point once more: below 0, and of no other such training."""
-    return -(_REPLICATES * (trial + 1) + index)
+def replicate(trial: int | None, index: int) -> int:
+    """The number of a request that trains a trial's point once more: below 0, and of no other such training.
+
+    `trial`: None for a baseline that is no trial.
+    """
+    return -(_OF_BASELINE + index if trial is None else _REPLICATES * (trial + 1) + index)
 
 
 def is_replicate(number: int) -> bool:
@@ -42,9 +46,14 @@ def is_replicate(number: int) -> bool:
 
 
 def beside(number: int) -> str:
-    """The name of what is trained beside the trials, with a number below 0: baseline, or replicate-TRIAL-INDEX."""
+    """The name of what is trained beside the trials, with a number below 0.
+
+    `baseline`, `replicate-TRIAL-INDEX`, or `replicate-baseline-INDEX`.
+    """
     trial, index = divmod(-number, _REPLICATES)
-    return f"replicate-{trial - 1}-{index}" if trial else "baseline"
+    if not trial:
+        return f"replicate-baseline-{index - _OF_BASELINE}" if index > _OF_BASELINE else "baseline"
+    return f"replicate-{trial - 1}-{index}"
 
 
 def keep(folder: Path, kept: Path) -> None:

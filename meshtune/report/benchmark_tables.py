@@ -23,8 +23,17 @@ from meshtune.selection.candidates import (
 )
 
 META = ("title", "items", "measured", "chance", "digits")  # of a column, one row each
-DAGGER, PLUS_MINUS = "\u2020", "\u00b1"
-_LATEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", DAGGER: r"$\dagger$", PLUS_MINUS: r"$\pm$", "*": r"$\ast$"}
+DAGGER, LEFT, PLUS_MINUS = "\u2020", "\u2021", "\u00b1"
+_LATEX = {
+    "%": r"\%",
+    "_": r"\_",
+    "&": r"\&",
+    "#": r"\#",
+    DAGGER: r"$\dagger$",
+    LEFT: r"$\ddagger$",
+    PLUS_MINUS: r"$\pm$",
+    "*": r"$\ast$",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ def candidates(table: ScoreTable) -> TextTable:
     rows = []
     for row in table.rows:
         mark = ("*" if row.name in optimal and row.rank is not None else "") + (DAGGER if row.baseline else "")
+        mark += "" if row.left is None else LEFT
         cells = [Cell(row.name), Cell("" if row.rank is None else str(row.rank)), Cell(mark)]
         if with_loss:
             cells.append(Cell("" if row.loss is None else f"{row.loss:.4f}"))
@@ -60,6 +70,7 @@ def candidates(table: ScoreTable) -> TextTable:
     silent = [column.title for column in table.verdicts if no_signal(table, column)]
     notes = [
         f"*: Pareto-optimal among the ranked ones; {DAGGER}: the baseline; {PLUS_MINUS}: standard error over items.",
+        *_race(table),
         *(f"no signal in {title}: no candidate is above chance by two standard errors." for title in silent),
         *_measured(table),
     ]
@@ -99,15 +110,15 @@ def as_csv(table: ScoreTable) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     scores = [name for column in table.columns for name in (column.name, f"{column.name}:se")]
-    writer.writerow(["name", "rank", "trial", "loss", *scores, "pareto", "default"])
+    writer.writerow(["name", "rank", "trial", "loss", "left", *scores, "pareto", "default"])
     for row in table.rows:
         numbers = [(row.scores.get(column.name), row.errors.get(column.name)) for column in table.columns]
         values = [value for pair in numbers for value in pair]
         marks = [int(row.name in optimal), int(row.baseline)]
-        writer.writerow([row.name, row.rank, row.trial, row.loss, *values, *marks])
+        writer.writerow([row.name, row.rank, row.trial, row.loss, row.left, *values, *marks])
     for name in META:
         told = [getattr(column, name) for column in table.columns]
-        writer.writerow([name, "", "", "", *(value for each in told for value in (each, "")), "", ""])
+        writer.writerow([name, "", "", "", "", *(value for each in told for value in (each, "")), "", ""])
     writer.writerow(["protocol", table.protocol])
     return text.getvalue()
 
@@ -160,7 +171,14 @@ def _score(row: Scored, column: Column, top: float | None) -> Cell:
     if value is None:
         return Cell("-")
     text = f"{value:.{column.digits}f}" + ("" if error is None else f" {PLUS_MINUS} {error:.{column.digits}f}")
-    return Cell(text, row.rank is not None and round(value, column.digits) == top)
+    return Cell(text, row.rank is not None and row.left is None and round(value, column.digits) == top)
+
+
+def _race(table: ScoreTable) -> list[str]:
+    """Who left a race, and that their scores are of other items."""
+    left = [f"{row.name} after {row.left:,} items" for row in table.rows if row.left is not None]
+    said = f"{LEFT}: left the race, {', '.join(left)}; its scores are of these alone, and it is not compared."
+    return [said] if left else []
 
 
 def _measured(table: ScoreTable) -> list[str]:

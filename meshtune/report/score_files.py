@@ -21,7 +21,7 @@ from meshtune.report.benchmark_tables import META, TextTable, candidates, statis
 from meshtune.selection.candidates import Column, Scored, ScoreTable
 
 TITLES = {"mmlu": "MMLU", "bbh": "BBH", "drop": "DROP", "humaneval": "HumanEval"}
-_OTHER = ("name", "rank", "trial", "loss", "pareto", "default")
+_OTHER = ("name", "rank", "trial", "loss", "left", "pareto", "default")
 _ERROR = ":se"
 
 
@@ -94,9 +94,11 @@ def _row(
             faults.append(Fault(f"{column} is {scores[column]:g}: scores are in points, 0 to 100", path, line))
     if len(faults) > before:
         return []
-    number, trial = (int(text) if text.isdecimal() else None for text in (row.get("rank", ""), row.get("trial", "")))
+    number, trial, left = (
+        int(text) if text.isdecimal() else None for text in (row.get(key, "") for key in ("rank", "trial", "left"))
+    )
     loss = float(row["loss"]) if row.get("loss") else None
-    return [Scored(name, number, scores, errors, row.get("default") == "1", trial, loss)]
+    return [Scored(name, number, scores, errors, row.get("default") == "1", trial, loss, left)]
 
 
 def _column(name: str, known: Mapping[str, str], faults: list[Fault], path: Path) -> Column:

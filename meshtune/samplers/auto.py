@@ -12,7 +12,7 @@ from typing import Literal
 Name = Literal["batch-gp", "mads", "tpe"]
 
 MEASURED_TRIALS = 100
-MEASURED_DIMENSION = 4
+MEASURED_DIMENSION = 7
 MEASURED_BLOCK = 8
 
 

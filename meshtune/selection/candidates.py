@@ -41,7 +41,8 @@ class Column:
 class Scored:
     """A candidate with its scores and their standard errors, by column.
 
-    `rank` by the objective, from 1; None for what was not ranked, as the untuned model.
+    `rank` by the objective, from 1; None for what was not ranked, as the untuned model. `left`: the items that it had
+    answered when it left a race; None: it answered all that were asked.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Scored:
     baseline: bool = False
     trial: int | None = None
     loss: float | None = None
+    left: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class ScoreTable:
 
     @property
     def ranked(self) -> tuple[Scored, ...]:
-        """Candidates that the search ranked, best first."""
-        ranked = [row for row in self.rows if row.rank is not None]
+        """Candidates that the search ranked, best first, but for those that left a race: these answered fewer items."""
+        ranked = [row for row in self.rows if row.rank is not None and row.left is None]
         return tuple(sorted(ranked, key=lambda row: row.rank or 0))
 
 

@@ -20,6 +20,7 @@ from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
 from meshtune.selection.proxy import Correlation, correlation
 from meshtune.selection.resampling import DRAWS, least_error, resample
 from meshtune.selection.rules import DEFAULT, Rule, check, merits, pareto, weights_of
+from meshtune.selection.seeds import Seeds
 from meshtune.selection.sureness import chance_best, confidence_set, items_to_separate
 
 
@@ -28,7 +29,8 @@ class Facts:
     """What is known of a candidate beside its scores.
 
     `rank` by validation loss, from 1. `cost`: what it takes to serve, such as its LoRA rank; lower is cheaper. `trial`:
-    its number. None where it is not known.
+    its number. None where it is not known. `left`: the items that it had answered when it left a race: it is compared
+    by what they foretell, and never chosen; None: it did not leave.
     """
 
     rank: int | None = None
@@ -36,6 +38,7 @@ class Facts:
     cost: float | None = None
     trial: int | None = None
     baseline: bool = False
+    left: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Decision:
 
     Attributes:
         chosen: None where every candidate is dropped. tied: others with the same merit. runner_up: the next by merit.
-        candidates: by merit, dropped ones last. pareto: of all ranked candidates, choosable or not.
+        candidates: by merit, those that left a race behind the others, dropped ones last.
+        pareto: of all ranked candidates, choosable or not.
         items_to_separate: see `sureness`, of chosen and runner-up by mean score. correlations: by benchmark, over all
             ranked candidates and over the choosable ones. left_out: why, by benchmark. paired: item by item.
     """
@@ -95,6 +99,7 @@ class Decision:
     left_out: dict[str, str]
     paired: bool
     settings: Settings
+    seeds: Seeds | None = None
 
     @property
     def beyond_noise(self) -> bool:
@@ -114,12 +119,14 @@ def decide(
     *,
     references: Sequence[str] = (),
     silent: Sequence[str] = (),
+    seeds: Seeds | None = None,
 ) -> Decision:
     """Choose one candidate.
 
     Args:
         measured: ranked candidates and references. facts: of each. references: that it must not be worse than, such as
             the baseline and the untuned model. silent: benchmarks without signal.
+        seeds: what these do to scores, where candidates were trained with several.
 
     Raises InputError where no benchmark says anything, the rule is unknown, or there is no candidate.
     """
@@ -137,33 +144,39 @@ def decide(
     if not choosable:
         raise InputError("there is no ranked candidate to choose from: score some trials")
     draws = resample(counted, settings.draws, settings.seed)
+    if seeds is not None:
+        draws = draws + seeds.draws(counted, settings.draws, settings.seed)
     judged = guard(counted, draws, choosable, references, settings.margin)
     allowed = {Verdict.KEPT} if settings.only_kept else {Verdict.KEPT, Verdict.UNDECIDED}
     eligible = [name for name in choosable if judged.verdicts[name] in allowed]
+    if all(facts[name].left is not None for name in eligible):
+        eligible = []
     place = {name: number for number, name in enumerate(measured.names)}
     rows = [place[name] for name in ranked]
     front = tuple(name for name, on in zip(ranked, pareto(counted.scores[rows]), strict=True) if on)
     found = _standings(counted, draws, eligible, facts, settings, benchmarks) if eligible else []
     chosen = found[0].name if found else None
+    runner_up = max(found[1:], key=lambda one: one.merit or 0.0, default=None)
     rest = [name for name in choosable if name not in eligible]
     dropped = [Standing(name, judged.verdicts[name], None, 0.0, 0.0, name in front, False) for name in rest]
     standings = [replace(one, verdict=judged.verdicts[one.name], pareto=one.name in front) for one in found]
     weights = weights_of(settings.rule, benchmarks)
     return Decision(
         chosen=chosen,
-        tied=tuple(one.name for one in found[1:] if one.merit == found[0].merit),
-        runner_up=found[1].name if len(found) > 1 else None,
+        tied=tuple(one.name for one in found[1:] if one.merit == found[0].merit and facts[one.name].left is None),
+        runner_up=runner_up.name if runner_up is not None else None,
         candidates=(*standings, *dropped),
         pareto=front,
         comparisons=judged.comparisons,
         gains=_gains(counted, draws, weights, eligible, chosen, references),
-        items_to_separate=_separate(counted, draws, weights, [one.name for one in found[:2]]),
+        items_to_separate=_separate(counted, draws, weights, chosen, runner_up),
         correlations=_correlations(counted, ranked, facts),
         correlations_top=_correlations(counted, choosable, facts) if len(choosable) < len(ranked) else (),
         benchmarks=tuple(benchmarks),
         left_out=left_out,
         paired=counted.paired,
         settings=settings,
+        seeds=seeds,
     )
 
 
@@ -185,7 +198,7 @@ def _standings(
     settings: Settings,
     benchmarks: Sequence[str],
 ) -> list[Standing]:
-    """The eligible ones by merit, ties by cost, then validation loss."""
+    """The eligible ones by merit, ties by cost, then validation loss; those that left a race behind the others."""
     rows = [counted.names.index(name) for name in eligible]
     losses = np.array([_number(facts[name].loss, facts[name].rank) for name in eligible])
     seen = counted.scores[rows]
@@ -193,7 +206,12 @@ def _standings(
     drawn = merits(settings.rule, draws[:, rows], benchmarks, losses)
     order = sorted(
         range(len(rows)),
-        key=lambda n: (-merit[n], _number(facts[eligible[n]].cost, math.inf), facts[eligible[n]].rank or 0),
+        key=lambda n: (
+            facts[eligible[n]].left is not None,
+            -merit[n],
+            _number(facts[eligible[n]].cost, math.inf),
+            facts[eligible[n]].rank or 0,
+        ),
     )
     best, optimal = chance_best(drawn), pareto(draws[:, rows]).mean(axis=0)
     may = confidence_set(drawn, order[0])
@@ -231,11 +249,13 @@ def _least(counted: Measured, weights: Array) -> float:
     return math.hypot(*(w * least_error(measure) for w, measure in zip(weights, counted.measures, strict=True)))
 
 
-def _separate(counted: Measured, draws: Array, weights: Array, two: Sequence[str]) -> int | None:
+def _separate(
+    counted: Measured, draws: Array, weights: Array, chosen: str | None, runner_up: Standing | None
+) -> int | None:
     sizes = [measure.items for measure in counted.measures]
-    if len(two) < 2 or any(size is None for size in sizes):
+    if chosen is None or runner_up is None or any(size is None for size in sizes):
         return None
-    first, second = (counted.names.index(name) for name in two)
+    first, second = (counted.names.index(name) for name in (chosen, runner_up.name))
     difference = float((counted.scores[first] - counted.scores[second]) @ weights)
     error = math.hypot(float(((draws[:, first] - draws[:, second]) @ weights).std()), _least(counted, weights))
     return items_to_separate(difference, error, sum(size or 0 for size in sizes))

@@ -18,6 +18,7 @@ import numpy as np
 from meshtune.selection.measured import Array
 
 ESTIMAND = "difference in mean score, in points, over all items of the kind asked, of this adapter"
+ESTIMAND_OF_SEEDS = "difference in mean score, in points, over all items of the kind asked and all seeds of training"
 _GRID, _STEPS = 100, 400
 
 

@@ -6,7 +6,8 @@ every comparison is clustered by item. Groups (the tasks of a benchmark that is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from meshtune.errors import Fault, InputError
 
 Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 POINTS = 100.0
 FEWEST_ITEMS = 20  # below which a benchmark counts for nothing
 
@@ -28,7 +30,9 @@ class Measure:
         scores, errors: by candidate, in points; an error is not-a-number where it is not known.
         items: how many, None where that is not known.
         answers: points by candidate and item, None where only the scores are known: then nothing is paired.
+            Not-a-number where a candidate that left a race was not asked; its score is `whole_scores`'s.
         groups: the number of the group of each item; the score is the mean over groups of the mean over their items.
+        ids: what the items are called.
     """
 
     name: str
@@ -37,7 +41,8 @@ class Measure:
     errors: Array
     items: int | None = None
     answers: Array | None = None
-    groups: NDArray[np.int64] | None = None
+    groups: Numbers | None = None
+    ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,27 +74,29 @@ def of_answers(
     *,
     groups: Mapping[str, str] | None = None,
     common: bool = False,
+    partial: Collection[str] = (),
 ) -> Measure:
     """A benchmark from the share of right answers (0 to 1) of each candidate to each item.
 
     Args:
         answers: by candidate, by item. groups: of each item, for a mean of means.
         common: keep the items that all candidates have answered; otherwise a missing one is refused.
+        partial: candidates that may lack items, since they left a race.
 
     Raises InputError where candidates were not asked the same items, or share none.
     """
-    everything = dict.fromkeys(item for each in answers.values() for item in each)
-    shared = [item for item in everything if all(item in each for each in answers.values())]
+    whole = {key: each for key, each in answers.items() if key not in partial}
+    everything = dict.fromkeys(item for each in whole.values() for item in each)
+    shared = [item for item in everything if all(item in each for each in whole.values())]
     if len(shared) < len(everything) and not common:
-        raise InputError([Fault(text) for text in _lacking(title, answers, everything)])
-    if not shared:
+        raise InputError([Fault(text) for text in _lacking(title, whole, everything)])
+    if not shared or any(each.keys().isdisjoint(shared) for each in answers.values()):
         raise InputError(f"{title}: there is no item that all candidates have answered")
-    values = POINTS * np.array([[each[item] for item in shared] for each in answers.values()])
+    values = POINTS * np.array([[each.get(item, math.nan) for item in shared] for each in answers.values()])
     names = [groups[item] if groups is not None else "" for item in shared]
     numbers = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    weights = item_weights(numbers)
-    scores = values @ weights
-    return Measure(name, title, scores, _errors(values, numbers), len(shared), values, numbers)
+    scores = whole_scores(values, numbers)
+    return Measure(name, title, scores, errors(values, numbers), len(shared), values, numbers, tuple(shared))
 
 
 def of_scores(name: str, title: str, scores: Sequence[float], errors: Sequence[float], items: int | None) -> Measure:
@@ -97,17 +104,38 @@ def of_scores(name: str, title: str, scores: Sequence[float], errors: Sequence[f
     return Measure(name, title, np.array(scores, float), np.array(errors, float), items)
 
 
-def item_weights(groups: NDArray[np.int64]) -> Array:
+def whole_scores(values: Array, groups: Numbers) -> Array:
+    """Scores on all items; of who was not asked some, by how far it was from the others on those that it was asked."""
+    there = ~np.isnan(values)
+    full = there.all(axis=1)
+    found = np.empty(len(values))
+    found[full] = values[full] @ item_weights(groups)
+    for row in np.flatnonzero(~full):
+        away = values[row, there[row]] - values[full][:, there[row]].mean(axis=0)
+        found[row] = found[full].mean() + away @ item_weights(dense(groups[there[row]]))
+    return np.clip(found, 0, POINTS)
+
+
+def dense(groups: Numbers) -> Numbers:
+    """Groups by numbers without a gap."""
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+
+
+def item_weights(groups: Numbers) -> Array:
     """What each item weighs in the score; they add up to 1."""
     counts = np.bincount(groups)
     return np.asarray(1.0 / counts[groups] / len(counts))
 
 
-def _errors(values: Array, groups: NDArray[np.int64]) -> Array:
-    """Of a mean of group means, from each group's own variance."""
+def errors(values: Array, groups: Numbers) -> Array:
+    """Standard errors of means of group means, by candidate, from each group's own variance."""
+    return np.array([_error(row[~np.isnan(row)], dense(groups[~np.isnan(row)])) for row in values])
+
+
+def _error(values: Array, groups: Numbers) -> float:
     count = int(groups.max()) + 1
-    parts = [values[:, groups == group] for group in range(count)]
-    return np.asarray(np.sqrt(sum(part.var(axis=1) / max(part.shape[1] - 1, 1) for part in parts)) / count)
+    parts = [values[groups == group] for group in range(count)]
+    return math.sqrt(sum(float(part.var()) / max(len(part) - 1, 1) for part in parts)) / count
 
 
 def _lacking(title: str, answers: Mapping[str, Mapping[str, float]], items: Mapping[str, None]) -> list[str]:

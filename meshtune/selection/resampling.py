@@ -8,9 +8,8 @@ binomial where the number of items is known, normal otherwise; this pairs nothin
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from meshtune.selection.measured import POINTS, Array, Measure, Measured, item_weights
+from meshtune.selection.measured import POINTS, Array, Measure, Measured, Numbers, dense, item_weights
 
 DRAWS = 4000
 _AT_ONCE = 4_000_000  # numbers in memory
@@ -45,7 +44,19 @@ def _one(measure: Measure, draws: int, chance: np.random.Generator) -> Array:
     return chance.normal(measure.scores, np.nan_to_num(measure.errors), size)
 
 
-def _of_items(answers: Array, groups: NDArray[np.int64], draws: int, chance: np.random.Generator) -> Array:
+def _of_items(answers: Array, groups: Numbers, draws: int, chance: np.random.Generator) -> Array:
+    there = ~np.isnan(answers)
+    full = there.all(axis=1)
+    found = np.empty((draws, len(answers)))
+    found[:, full] = _of_all(answers[full], groups, draws, chance)
+    for row in np.flatnonzero(~full):  # it left a race: how far it was from the others is drawn again, by itself
+        away = answers[row, there[row]] - answers[full][:, there[row]].mean(axis=0)
+        apart = _of_all(away[None], dense(groups[there[row]]), draws, chance)[:, 0]
+        found[:, row] = np.clip(found[:, full].mean(axis=1) + apart, 0, POINTS)
+    return found
+
+
+def _of_all(answers: Array, groups: Numbers, draws: int, chance: np.random.Generator) -> Array:
     total = np.zeros((draws, len(answers)))
     count = int(groups.max()) + 1
     for group in range(count):

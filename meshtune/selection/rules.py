@@ -49,6 +49,15 @@ class Rule:
 DEFAULT = Rule()
 
 
+def named(text: str) -> RuleName:
+    """The rule that a command line names, with hyphens or underscores. Raises InputError."""
+    found = next((name for name in RULES if name == text.replace("-", "_")), None)
+    if found is None:
+        known = ", ".join(RULES)
+        raise InputError(f"--rule {text}: there are {known}.{nearest(text.replace('-', '_'), RULES)}")
+    return found
+
+
 def check(rule: Rule, benchmarks: Sequence[str]) -> None:
     """Refuse what a rule does not know, all at once. Raises InputError."""
     faults = []
@@ -106,14 +115,15 @@ def merits(rule: Rule, scores: Array, benchmarks: Sequence[str], losses: Array |
 
 def ranks(scores: Array) -> Array:
     """Ranks from 1 for the highest, ties sharing the mean of theirs: (draws, candidates, benchmarks) likewise."""
-    size = scores.shape[1]
-    step = max(1, _AT_ONCE // (size * size * scores.shape[2]))
-    parts = []
-    for first in range(0, len(scores), step):
-        part = scores[first : first + step]
-        ahead = part[:, None] - part[:, :, None]  # [draw, mine, other]: other minus mine
-        parts.append((ahead > _SAME).sum(axis=2) + ((np.abs(ahead) <= _SAME).sum(axis=2) - 1) / 2 + 1)
-    return np.concatenate(parts)
+    rows = np.ascontiguousarray(np.moveaxis(scores, 1, 0))
+    found = np.full(rows.shape, (len(rows) + 1) / 2)
+    for mine in range(len(rows)):
+        for other in range(mine):
+            ahead = rows[other] - rows[mine]
+            half = 0.5 * (ahead > _SAME) - 0.5 * (ahead < -_SAME)
+            found[mine] += half
+            found[other] -= half
+    return np.moveaxis(found, 0, 1)
 
 
 def winners(found: Array) -> NDArray[np.bool_]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshtune.selection.decide import Decision, Facts
-from meshtune.selection.gain import ESTIMAND
+from meshtune.selection.gain import ESTIMAND, ESTIMAND_OF_SEEDS
 from meshtune.selection.guards import Verdict
 from meshtune.selection.proxy import Correlation
 from meshtune.selection.rules import DESCRIBED
+from meshtune.selection.seeds import Seeds
 
 
 def sentences(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str, str]) -> list[str]:
@@ -29,8 +30,16 @@ def sentences(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[st
     ]
 
 
-def notes(decision: Decision, titles: Mapping[str, str], replicated: bool = False) -> list[str]:
-    """What the sentences rest on, and what they leave out."""
+def notes(
+    decision: Decision,
+    titles: Mapping[str, str],
+    race: Mapping[str, Any] | None = None,
+    failed: Mapping[str, str] | None = None,
+) -> list[str]:
+    """What the sentences rest on, and what they leave out.
+
+    `race`: how the candidates were raced. `failed`: why candidates that were trained again do not count as that.
+    """
     settings = decision.settings
     found = [f"{titles.get(name, name)} is left out: {why}." for name, why in decision.left_out.items()]
     if not decision.paired:
@@ -38,11 +47,23 @@ def notes(decision: Decision, titles: Mapping[str, str], replicated: bool = Fals
             "Only scores are known, not answers item by item: nothing is paired, each score varies alone, and small"
             " differences look less certain than they may be."
         )
-    if not replicated:
+    if race is not None and race["left"]:
+        gone = [f"{name} after {sum(each['items'].values()):,} items" for name, each in race["left"].items()]
+        missed = 100 * sum(each["chance"] for each in race["left"].values())
+        found.append(
+            f"{_list(gone)} left a race of {sum(race['total'].values()):,} items, and cannot be chosen; ranks are over"
+            f" all, by what their answers foretell. The predicted chance that scoring everybody would choose one of"
+            f" them is {missed:.1f} %, at most {100 * race['error']:g} % by the rule of the race ({race['rule']})."
+        )
+    if decision.seeds is None:
         found.append("Not covered: how much scores move with the seed of training.")
+    else:
+        found.append(_seeds(decision.seeds, titles))
+    found += [f"{name} counts with its one training: {why}." for name, why in (failed or {}).items()]
+    estimand = ESTIMAND if decision.seeds is None else ESTIMAND_OF_SEEDS
     found.append(
         f"Thresholds: margin {_points(settings.margin)}, 95 % simultaneous bounds (max-t) and 95 % set (comparison with"
-        f" the best), {settings.draws:,} resamples with seed {settings.seed}. Gain: {ESTIMAND}."
+        f" the best), {settings.draws:,} resamples with seed {settings.seed}. Gain: {estimand}."
     )
     return found
 
@@ -81,14 +102,17 @@ def _choice(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str,
         cheaper = any(facts[name].cost != facts[chosen].cost for name in decision.tied)
         why = "the cheapest of them is taken" if cheaper else "they cost the same, the lower validation loss is taken"
         tie = f"; it is tied with {others}, and {why}"
-    return f"{_called(chosen)} is chosen by {by} over {over}, of {count} candidates{where}{tie}."
+    gone = sum(one.merit is not None and facts[one.name].left is not None for one in decision.candidates)
+    raced = f" ({gone} of which had left the race)" if gone else ""
+    return f"{_called(chosen)} is chosen by {by} over {over}, of {count} candidates{raced}{where}{tie}."
 
 
 def _sure(decision: Decision, facts: Mapping[str, Facts]) -> str:
     standing = decision.standing
     if standing is None:
         return ""
-    share = f"It comes out best in {100 * standing.chance_best:.0f} % of resamples of the items"
+    of = "items" if decision.seeds is None else "items and seeds"
+    share = f"It comes out best in {100 * standing.chance_best:.0f} % of resamples of the {of}"
     others = [one.name for one in decision.candidates if one.may_be_best and one.name != decision.chosen]
     if decision.beyond_noise:
         return f"{share}, and no other candidate may be the best at 95 % confidence: the choice is beyond noise."
@@ -128,6 +152,17 @@ def _gain(decision: Decision) -> str:
         for one in decision.gains
     ]
     return f"Its mean score is {_list(parts)}." if parts else "There is no other model to tell a gain over."
+
+
+def _seeds(seeds: Seeds, titles: Mapping[str, str]) -> str:
+    """What several trainings say, and what they are of."""
+    moves = _list([f"{titles.get(name, name)} by {value:.2f}" for name, value in seeds.own.items()])
+    return (
+        f"{_list(list(seeds.names))} were trained with {seeds.trainings - 1} other seeds, the same for all, and count"
+        f" with the mean of their {seeds.trainings} trainings: between seeds, scores move {moves} points (standard"
+        f" deviation, {seeds.freedom} degrees of freedom; taken for the others too). What is delivered is the original"
+        " adapter of the chosen one, never the best seed's."
+    )
 
 
 def _proxy(decision: Decision, titles: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from meshtune.commands.locate import locate
-from meshtune.commands.tune import tune
+from meshtune.commands.rounds import tune
 from tests.conftest import WORDS
 
 

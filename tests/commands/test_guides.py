@@ -54,24 +54,34 @@ def quantities(path: Path, name: str) -> list[tuple[Any, Any]]:
     return [(trial["loss"], trial["quantities"].get(name)) for trial in status(path, trials=True)["all"]]
 
 
+# A random model learns to tell any text, so that the guard is turned round.
+GUARDED = "budget: {trials: 6}\nconstraints: [perplexity >= untuned * 0.9]\nguide: {text: text.txt}\n"
+
+
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
-def test_forgetting_is_guarded(tmp_path: Path, tiny_model_folder: Path, sampler: str) -> None:
-    """The best keeps the constraint where the lowest loss does not, and a study that was cut goes on as a whole one."""
-    settings = f"sampler: {{name: {sampler}, block_size: 3}}\nbudget: {{trials: 7}}\n"
-    settings += "constraints: [perplexity <= untuned * 1.05]\nguide: {text: text.txt}\n"
+def test_the_best_keeps_a_constraint_on_perplexity(tmp_path: Path, tiny_model_folder: Path, sampler: str) -> None:
+    """Where the lowest loss does not."""
+    path = study(tmp_path, tiny_model_folder, f"sampler: {{name: {sampler}, block_size: 3}}\n{GUARDED}")
+    run(path)
+    told = status(path, trials=True)
+    limit = 0.9 * told["untuned"]["quantities"]["perplexity"]
+    assert told["constraints"][0]["limit"] == pytest.approx(limit)
+    complete = [trial for trial in told["all"] if trial["ending"] == "complete"]
+    kept = [trial for trial in complete if trial["feasible"]]
+    assert kept == [trial for trial in complete if trial["quantities"]["perplexity"] >= limit]
+    assert told["best"]["loss"] == min(trial["loss"] for trial in kept)
+    assert told["best"]["loss"] > min(trial["loss"] for trial in complete)
+
+
+def test_a_study_that_was_cut_measures_on_the_same_text(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Whatever became of the file."""
+    settings = f"sampler: {{name: mads, block_size: 3}}\n{GUARDED}"
     whole, cut = (study(tmp_path / name, tiny_model_folder, settings) for name in ("whole", "cut"))
     run(whole)
-    run(cut, stop_after=3)
+    run(cut, stop_after=2)
     (tmp_path / "cut" / "text.txt").write_text("Another text, which changes nothing.")
     run(cut)
     assert quantities(cut, "perplexity") == quantities(whole, "perplexity")
-    told = status(whole, trials=True)
-    limit = 1.05 * told["untuned"]["quantities"]["perplexity"]
-    assert told["constraints"][0]["limit"] == pytest.approx(limit)
-    kept = [trial for trial in told["all"] if trial["ending"] == "complete" and trial["feasible"]]
-    assert len(kept) < len(told["all"])
-    assert all(trial["quantities"]["perplexity"] <= limit for trial in kept)
-    assert told["best"]["loss"] == min(trial["loss"] for trial in kept)
 
 
 def test_items_guide_and_are_not_scored(tmp_path: Path, tiny_model_folder: Path) -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from meshtune.cli import app
 from meshtune.commands.evaluate import evaluate
+from meshtune.commands.report import report
 from meshtune.commands.select import Selected, select
 from meshtune.errors import InputError
 from meshtune.selection.decide import Settings
@@ -162,3 +163,71 @@ def test_what_a_study_lacks_is_refused(study: Path) -> None:
     shutil.rmtree(place)
     with pytest.raises(InputError, match=r"scored.*meshtune evaluate"):
         select(study, QUICK)
+
+
+def test_replicates_are_trained_scored_and_kept(study: Path) -> None:
+    said: list[Any] = []
+    before = select(study, QUICK)
+    done = select(study, QUICK, replicates=2, report=said.append)
+    names = done.values["seeds"]["names"]
+    base = next(name for name, facts in done.evidence.facts.items() if facts.baseline)
+    assert set(names) == {before.decision.chosen, base}
+    assert (done.values["seeds"]["trainings"], done.values["seeds"]["freedom"]) == (3, 2)
+    assert set(done.values["seeds"]["once"]) == {f"trial {n}" for n in range(3)} - set(names)
+    assert before.values["scores"]["untuned"] == done.values["scores"]["untuned"]
+    assert before.values["scores"][names[0]] != done.values["scores"][names[0]]
+    assert "with 2 other seeds" in " ".join(done.notes)
+    path = study / "evaluation" / "replicates" / "outcomes.json"
+    outcomes = json.loads(path.read_text())
+    assert len(outcomes) == 2 * len(names)
+    assert {told["seed"] for told in outcomes.values()} == {1, 2}
+    assert sum(isinstance(event, str) and event.startswith("replicate-") for event in said) == len(outcomes)
+    said.clear()
+    assert _same(select(study, QUICK, replicates=2, report=said.append), done)
+    assert not said  # nothing was trained and nothing asked
+    name = next(iter(outcomes))  # as if it had been killed before this one ended, and in the middle of answers
+    del outcomes[name]
+    path.write_text(json.dumps(outcomes))
+    cut = next((study / "evaluation").rglob("replicate-*-2.jsonl"))
+    cut.write_text("\n".join(cut.read_text().splitlines()[:5]) + "\n")
+    again = select(study, QUICK, replicates=2, report=said.append)
+    assert sum(isinstance(event, str) and event.startswith("replicate-") for event in said) == 1
+    assert json.loads(path.read_text()).keys() == {*outcomes, name}
+    assert again.values["seeds"]["names"] == names
+    for candidate, scores in done.values["scores"].items():  # what is trained alone, and not in a pack, is by rounding
+        assert again.values["scores"][candidate] == pytest.approx(scores, abs=3)
+    with pytest.raises(InputError, match="2 other seeds at least"):
+        select(study, QUICK, replicates=1)
+    table = study / "evaluation" / "benchmarks" / "instruct-eval" / "scores.json"
+    table.write_text(json.dumps({**json.loads(table.read_text()), "settings": None}))
+    with pytest.raises(InputError, match="how the study was scored is not stored"):
+        select(study, QUICK, replicates=2)
+
+
+def test_replicates_are_of_a_study(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text(SCORES)
+    with pytest.raises(InputError, match="`--replicates` are of a study"):
+        select(None, QUICK, scores=tmp_path / "scores.csv", replicates=2)
+
+
+def test_of_a_study_with_rounds_it_is_the_last_one(tiny_model_folder: Path, tmp_path: Path) -> None:
+    settings = (
+        "data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"
+        "training: {epochs: 1, batch_size: 8, precision: float32, keep_adapters: 3}\n"
+        "sampler: tpe\n"
+        "generation: {rows: 0}\n"
+        "rounds: [{budget: {trials: 1}}, {budget: {trials: 2}, warm_start: {again: 0}}]\n"
+    )
+    study = finished_study(tmp_path, tiny_model_folder, settings, rows=24)
+    make_bbh(tmp_path / "data" / "bbh", items=16)
+    evaluate([study], given={"data": str(tmp_path / "data"), "benchmarks": ("bbh",), "best": 3})
+    place = study / "round2" / "evaluation" / "benchmarks" / "instruct-eval"
+    results = json.loads((place / "scores.json").read_text())
+    for each in results["results"].values():
+        each["bbh"]["chance"] = -1.0  # a tiny model has no signal
+    (place / "scores.json").write_text(json.dumps(results))
+    done = select(study, QUICK)
+    assert done.folder == study / "round2" / "selection"
+    assert {name for name in done.evidence.measured.names if name.startswith("trial")} == {"trial 0", "trial 1"}
+    assert done.decision.chosen is not None
+    assert done.sentences[0] in Path(report([study])["page"]).read_text()

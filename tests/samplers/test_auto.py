@@ -21,9 +21,9 @@ USUAL = Situation(trials=30, dimension=4, block_size=1)
         (replace(USUAL, block_size=2), "batch-gp", "2 trials at once from a start point"),
         (replace(USUAL, block_size=9), "batch-gp", "9 trials at once: in blocks of 8"),
         (
-            replace(USUAL, trials=300, dimension=7, constraints=1),
+            replace(USUAL, trials=300, dimension=9, constraints=1),
             "batch-gp",
-            "7 hyperparameters, 300 trials, constraints",
+            "9 hyperparameters, 300 trials, constraints",
         ),
         (replace(USUAL, trials=None, nomad=False), "batch-gp", "start point"),
         (replace(USUAL, objectives=2), "mads", "2 objectives"),

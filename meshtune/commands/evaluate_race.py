@@ -1,0 +1,155 @@
+"""`meshtune evaluate --race`: candidates are asked in rounds, and those that cannot be the best any more are left out.
+
+All that is decided depends on stored answers, so that a race that was killed, or is run again, comes to the same end.
+The untuned model and the baseline are what the chosen one will be compared with: they are asked as long as it lasts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from meshtune.commands.candidates import Listed
+from meshtune.commands.evaluate_ask import Asking, Report
+from meshtune.errors import InputError
+from meshtune.selection import racing
+from meshtune.selection.measured import POINTS
+from meshtune.selection.rules import Rule, RuleName
+
+if TYPE_CHECKING:
+    from meshtune.evaluation.adapters import Candidate
+    from meshtune.evaluation.items import Benchmark
+
+Only = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Gone:
+    """When a candidate left: after which round, from 1; how many items it had answered by benchmark; its chance."""
+
+    round: int
+    items: Mapping[str, int]
+    chance: float
+
+
+@dataclass(frozen=True)
+class Race:
+    """How a race went.
+
+    Attributes:
+        rule, error, seed: as it was run. rounds: that it took.
+        items: by benchmark, the numbers of the items that those still in it have answered, in the order of the race.
+        ids: what these items are called. total: how many there are of each benchmark.
+        left: by name, who left and when. first: who may be the best, the likeliest first.
+    """
+
+    rule: RuleName
+    error: float
+    seed: int
+    rounds: int
+    items: Only
+    ids: Mapping[str, Sequence[str]]
+    total: Mapping[str, int]
+    left: Mapping[str, Gone] = field(default_factory=dict)
+    first: tuple[str, ...] = ()
+
+    def of(self, name: str) -> Only:
+        """The items that a candidate has answered."""
+        gone = self.left.get(name)
+        return self.items if gone is None else {key: told[: gone.items[key]] for key, told in self.items.items()}
+
+    def note_of(self, benchmark: str) -> str:
+        """Which items the scores of those that did not leave are of, for tables."""
+        asked, total = len(self.items[benchmark]), self.total[benchmark]
+        return "" if asked == total else f"the first {asked:,} of these in a race with seed {self.seed}"
+
+    @property
+    def sentence(self) -> str:
+        """How it ended."""
+        most = sum(self.total.values())
+        asked = sum(map(len, self.items.values()))
+        gone = [f"{name} after {sum(each.items.values()):,}" for name, each in self.left.items()]
+        who = f"left: {', '.join(gone)}; " if gone else "nobody left; "
+        missed = 100 * sum(each.chance for each in self.left.values())
+        return (
+            f"race by {self.rule} in {self.rounds} rounds, {asked:,} of {most:,} items: {who}the predicted chance"
+            f" that scoring everybody would choose one that left is {missed:.1f} % (at most {100 * self.error:g} %)"
+        )
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """How it went, as plain values; of the items, how many."""
+        left = {name: dataclasses.asdict(gone) for name, gone in self.left.items()}
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key != "ids"}
+        items = {name: len(told) for name, told in self.items.items()}
+        return {**values, "items": items, "total": dict(self.total), "left": left}
+
+
+def run(
+    asking: Asking, listed: Sequence[Listed], asked: Sequence[Candidate], rule: Rule, seed: int, report: Report
+) -> Race:
+    """Race the ranked candidates to the end: all items are answered, or one candidate is left.
+
+    Raises InputError where there is no race to be run, and what asking raises.
+    """
+    if rule.name == "validation_loss":
+        raise InputError("a race by validation_loss is none: the losses are known. Leave `--race` out")
+    entrants = [number for number, one in enumerate(listed) if one.rank is not None]
+    if len(entrants) < 2:
+        raise InputError("a race needs two ranked candidates at least: score more trials, or leave `--race` out")
+    names = {one: listed[one].name for one in entrants}
+    orders = {one.name: racing.order(one.name, _groups(one), seed) for one in asking.benchmarks}
+    steps = {one.name: racing.rounds(len(one.items), len(set(_groups(one)))) for one in asking.benchmarks}
+    total = {name: len(order) for name, order in orders.items()}
+    able, left, spent = list(range(len(entrants))), dict[str, Gone](), 0.0
+    for step in range(max(map(len, steps.values()))):
+        counts = {name: each[min(step, len(each) - 1)] for name, each in steps.items()}
+        items = {name: orders[name][:count] for name, count in counts.items()}
+        ids = {one.name: [one.items[number].id for number in items[one.name]] for one in asking.benchmarks}
+        race = Race(rule.name, racing.ERROR, seed, step + 1, items, ids, total, dict(left))
+        going = [number for number, one in enumerate(listed) if one.name not in left]
+        asking.ask([asked[number] for number in going], items)
+        fields = [
+            _field(one, asking, [asked[n] for n in entrants], race, list(names.values())) for one in asking.benchmarks
+        ]
+        found = racing.chances(fields, rule, seed=seed + step)
+        out = racing.leaving(found, able, spent)
+        for number in out:
+            chance = racing.at_most(float(found[number]))
+            spent += chance
+            able.remove(number)
+            who = listed[entrants[number]]
+            if not who.baseline:
+                left[who.name] = Gone(step + 1, counts, round(chance, 6))
+                report(f"{who.name} leaves the race after {sum(counts.values()):,} of {sum(total.values()):,} items")
+        if len(able) == 1:
+            break
+    ahead = sorted(able, key=lambda number: -float(found[number]))
+    return dataclasses.replace(race, left=left, first=tuple(names[entrants[number]] for number in ahead))
+
+
+def _groups(benchmark: Benchmark) -> list[str]:
+    """The group of each item that its score is a mean of; one where it is a mean over items."""
+    return [item.group if benchmark.average == "macro" else "" for item in benchmark.items]
+
+
+def _field(
+    benchmark: Benchmark, asking: Asking, asked: Sequence[Candidate], race: Race, names: Sequence[str]
+) -> racing.Field:
+    answers = np.full((len(asked), len(benchmark.items)), np.nan)
+    samples = range(asking.how.samples_of(benchmark))
+    for row, (candidate, name) in enumerate(zip(asked, names, strict=True)):
+        lines = asking.lines(candidate, benchmark.name)
+        for number in race.of(name)[benchmark.name]:
+            item = benchmark.items[number].id
+            answers[row, number] = POINTS * float(np.mean([lines[item, sample]["correct"] for sample in samples]))
+    groups = np.unique(_groups(benchmark), return_inverse=True)[1].astype(np.int64)
+    shares = {item.group: benchmark.chance[item.group] for item in benchmark.items}
+    chance = POINTS * float(
+        np.mean([*shares.values()] if benchmark.average == "macro" else [shares[i.group] for i in benchmark.items])
+    )
+    return racing.Field(benchmark.name, answers, groups, chance)

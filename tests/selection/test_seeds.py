@@ -1,0 +1,99 @@
+"""Effects of seeds: variances that are put in come out, draws are as wide as they should be, and decisions know it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from meshtune.selection import told
+from meshtune.selection.decide import Settings, decide
+from meshtune.selection.measured import POINTS, Array, Measured, of_answers
+from meshtune.selection.seeds import Seeds, with_trainings
+from tests.selection.synthetic import world
+
+NAMES = tuple("abcd")
+
+
+def cubes(
+    own: float, shared: float, trainings: int, seed: int, items: int = 400
+) -> tuple[Measured, dict[str, dict[str, Array]]]:
+    """Four candidates whose true scores move with the seed, by so many points."""
+    chance = np.random.default_rng(seed)
+    moves = 50 + shared * chance.normal(size=trainings) + own * chance.normal(size=(4, trainings))
+    right = POINTS * (chance.uniform(size=(4, trainings, items)) < moves[..., None] / 100)
+    told = {name: {str(n): each / POINTS for n, each in enumerate(right[row, 0])} for row, name in enumerate(NAMES)}
+    measured = Measured(NAMES, (of_answers("m", "M", told),))
+    return measured, {name: {"m": right[row]} for row, name in enumerate(NAMES)}
+
+
+def mean_of(own: float, shared: float, part: str) -> float:
+    """The mean variance over draws of trainings that comes out."""
+    found = []
+    for seed in range(60):
+        measured, answers = cubes(own, shared, 4, seed)
+        seeds = with_trainings(measured, answers, [])[1]
+        found.append(getattr(seeds, part)["m"] ** 2)
+    return float(np.mean(found))
+
+
+def test_variances_come_out_as_they_were_put_in() -> None:
+    assert mean_of(6.0, 0.0, "own") == pytest.approx(36, rel=0.2)
+    assert mean_of(6.0, 0.0, "shared") < 8
+    assert mean_of(0.0, 6.0, "shared") == pytest.approx(36, rel=0.3)
+    assert mean_of(0.0, 6.0, "own") < 3
+    assert mean_of(0.0, 0.0, "own") < 3  # what single answers flip by is no effect of the seed
+
+
+def test_scores_are_means_over_trainings() -> None:
+    measured, answers = cubes(6.0, 0.0, 3, 0)
+    some = {name: answers[name] for name in "ac"}
+    found, seeds = with_trainings(measured, some, ["b", "d"])
+    assert found.scores[0, 0] == pytest.approx(answers["a"]["m"].mean())
+    assert found.scores[1, 0] == measured.scores[1, 0]
+    assert (seeds.names, seeds.once, seeds.trainings, seeds.freedom) == (("a", "c"), ("b", "d"), 3, 2)
+    alone = with_trainings(measured, {"a": answers["a"]}, [])[1]
+    assert alone.shared["m"] == 0
+
+
+def test_draws_are_as_wide_as_they_should_be() -> None:
+    measured, _ = cubes(0.0, 0.0, 2, 0)
+    seeds = Seeds(("a", "b"), ("c",), 4, {"m": 2.0}, {"m": 3.0}, 1000)
+    drawn = seeds.draws(measured, 20000, 0)[:, :, 0]
+    assert drawn.std(axis=0) == pytest.approx([(13 / 4) ** 0.5] * 2 + [13**0.5, 0], rel=0.03)
+    assert (drawn[:, 0] - drawn[:, 1]).std() == pytest.approx(2.0 * (2 / 4) ** 0.5, rel=0.03)
+    assert np.array_equal(drawn, seeds.draws(measured, 20000, 0)[:, :, 0])
+
+
+def test_a_decision_is_less_sure_where_seeds_move_scores() -> None:
+    one = world("one best", 7, items=2000)
+    before = decide(one.measured, one.facts, Settings(draws=400), references=["base"])
+    names = one.measured.names
+    effects = {measure.name: 8.0 for measure in one.measured.measures}
+    seeds = Seeds(names[:2], names[2:-1], 4, effects, dict.fromkeys(effects, 1.0), 3)
+    after = decide(one.measured, one.facts, Settings(draws=400), references=["base"], seeds=seeds)
+    assert before.chosen == after.chosen == "0"
+    assert before.beyond_noise
+    assert not after.beyond_noise
+    assert after.gains[0].high - after.gains[0].low > 2 * (before.gains[0].high - before.gains[0].low)
+    said, notes = told.sentences(after, one.facts, {}), " ".join(told.notes(after, {}, failed={"3": "it diverged"}))
+    assert "resamples of the items and seeds" in said[1]
+    assert "were trained with 3 other seeds" in notes
+    assert "never the best seed's" in notes
+    assert "all seeds of training" in notes
+    assert "3 counts with its one training: it diverged." in notes
+    assert "Not covered" not in notes
+    assert "Not covered" in " ".join(told.notes(before, {}))
+
+
+def test_who_left_a_race_is_compared_and_never_chosen() -> None:
+    one = world("spread", 3, items=400)
+    before = decide(one.measured, one.facts, Settings(draws=300), references=["base"])
+    assert before.chosen is not None
+    facts = {**one.facts, before.chosen: replace(one.facts[before.chosen], left=40)}
+    after = decide(one.measured, facts, Settings(draws=300), references=["base"])
+    assert after.chosen == before.runner_up
+    assert after.runner_up == before.chosen
+    assert before.chosen in {each.name for each in after.candidates if each.merit is not None}
+    assert "1 of which had left the race" in told.sentences(after, facts, {})[0]
+    gone = {name: replace(fact, left=40) for name, fact in one.facts.items()}
+    assert decide(one.measured, gone, Settings(draws=300), references=["base"]).chosen is None
