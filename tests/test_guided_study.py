@@ -1,6 +1,7 @@
 """Studies with several objectives and with constraints, on a small program: searched, killed, resumed, told."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,8 @@ def test_what_is_known_before_is_never_proposed(tmp_path: Path, sampler: str) ->
 def test_check_says_how_much_of_the_space_is_left(tmp_path: Path) -> None:
     lines, facts = check(study(tmp_path, "constraints: [k <= 2, size <= 5]"), measure=False)
     assert facts["allowed_share"] == pytest.approx(0.25, abs=0.02)
-    assert "constraints k <= 2 (known before training)" in lines
-    assert "size <= 5 (measured with each trial)" in lines
+    assert "\nconstraint k <= 2 (known before training)\n           size <= 5 (measured with each trial)\n" in lines
+    assert re.search(r"\n           2\d(\.\d)? % of random points of the space keep what is known", lines)
     with pytest.raises(InputError, match="none of 10,000 random points of the space keeps `k <= 0`"):
         check(study(tmp_path, "constraints: [k <= 0]"), measure=False)
 

@@ -56,7 +56,7 @@ class Guided:
             found.append(("objectives", ", ".join(each)))
         for index, one in enumerate(self.guidance.constraints):
             when = "known before training" if one.known else "measured with each trial"
-            found.append(("constraints" if index == 0 else "", f"{one.text} ({when})"))
+            found.append(("constraint" if index == 0 else "", f"{one.text} ({when})"))
         if self.left is not None:
             share, exact = self.left
             how = "of the space's points keep" if exact else "of random points of the space keep"
