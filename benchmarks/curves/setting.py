@@ -6,7 +6,7 @@ as a row. So a training takes 10 to 20 seconds on one thread of a CPU with bf16 
 36 steps in two epochs, a warm-up, a cosine. The points are scrambled Sobol points of the space `recommended`.
 
 One table serves two benchmarks. Early stopping is replayed on the points that have two seeds, the first 100; the race's
-surface `measured` (problems.py) stands on all 150, and takes its noise from the twenty seeds of the baseline.
+surface `measured` (problems.py) stands on all of them, and takes its noise from the twenty seeds of the baseline.
 """
 
 from __future__ import annotations
