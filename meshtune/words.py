@@ -54,8 +54,10 @@ def _verdict(status: Mapping[str, Any]) -> str:
 def without_feasible(status: Mapping[str, Any]) -> str:
     """A sentence where trials completed and none of them keeps the constraints; else empty."""
     measured = [each for each in status.get("constraints", ()) if not each["known"]]
+    if status.get("best") is not None or not measured:
+        return ""
     count = status["trials"]["complete"]
-    if status.get("best") is not None or not measured or not count:
+    if not count:
         return ""
     each = ", ".join(f"`{one['text']}` is kept by {one['kept']}" for one in measured)
     return f"None of {count} complete {'trial' if count == 1 else 'trials'} keeps all constraints ({each})."
