@@ -214,7 +214,7 @@ def test_check_looks_at_all_rounds(tmp_path: Path) -> None:
     assert not (tmp_path / "study").exists()
     broken = path.read_text().replace("baseline: {x: 1.0, y: 0.5, k: 3}\n", "")
     broken = broken.replace(f"[{sys.executable}, program.py", "[no-such-program, program.py")
-    path.write_text(broken.replace("warm_start: {values: as_is}", "sampler: {options: {n_startup: many}}"))
+    path.write_text(broken.replace("warm_start: {values: as_is}", "sampler: {name: mads, options: {n_startup: many}}"))
     with pytest.raises(InputError) as raised:
         check(path)
     assert [fault.key for fault in raised.value.faults] == ["objective.command.0"]  # once, though of both rounds
