@@ -22,7 +22,7 @@ def alive(pid: int) -> bool:
     return True
 
 
-def gone(pids: Iterable[int], seconds: float = 10) -> bool:
+def gone(pids: Iterable[int], seconds: float = 60) -> bool:
     """Whether all of them end within some seconds."""
     left = set(pids)
     deadline = time.monotonic() + seconds

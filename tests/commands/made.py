@@ -1,6 +1,7 @@
 """A finished study of the tiny model, for tests of what is done with one."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from meshtune.commands.locate import locate
@@ -20,3 +21,13 @@ def finished_study(folder: Path, model: Path, settings: str, *, rows: int) -> Pa
     for _ in tune(locate(folder / "study.yaml")):
         pass
     return folder / "study"
+
+
+def rewritten(study: Path, shares: Mapping[str, float]) -> None:
+    """Give the stored answers other verdicts: right to items whose number, mixed, is below the candidate's share."""
+    for path in (study / "evaluation" / "benchmarks" / "instruct-eval").glob("*/*.jsonl"):
+        head, *lines = map(json.loads, path.read_text().splitlines())
+        for line in lines:
+            number = int(line["item"].rpartition("/")[2])
+            line["correct"] = (number * 7) % 40 < 40 * shares[path.stem]
+        path.write_text("\n".join(map(json.dumps, [head, *lines])) + "\n")

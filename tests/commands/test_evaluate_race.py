@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from meshtune.commands.select import select
 from meshtune.errors import InputError
 from meshtune.selection.decide import Settings
 from meshtune.selection.rules import DEFAULT, Rule
-from tests.commands.made import finished_study
+from tests.commands.made import finished_study, rewritten
 from tests.evaluation.made import make_bbh, make_mmlu
 
 QUICK = Settings(draws=300)
@@ -53,16 +52,6 @@ def asked(study: Path) -> dict[str, Any]:
 
 def race(study: Path, scored: Path, said: list[Any] | None = None, rule: Rule = DEFAULT) -> Evaluated:
     return evaluate([study], given=asked(scored), race=rule, report=(said if said is not None else []).append)
-
-
-def rewritten(study: Path, shares: Mapping[str, float]) -> None:
-    """Give the stored answers other verdicts: right to items whose number, mixed, is below the share."""
-    for path in (study / "evaluation" / "benchmarks" / "instruct-eval").glob("*/*.jsonl"):
-        head, *lines = map(json.loads, path.read_text().splitlines())
-        for line in lines:
-            number = int(line["item"].rpartition("/")[2])
-            line["correct"] = (number * 7) % 40 < 40 * shares[path.stem]
-        path.write_text("\n".join(map(json.dumps, [head, *lines])) + "\n")
 
 
 def only_asked(study: Path, done: Evaluated) -> None:
@@ -114,6 +103,7 @@ def test_select_ranks_who_left_and_chooses_from_the_others(study: Path, scored: 
     assert "race" not in " ".join(select(study, QUICK).sentences)
 
 
+@pytest.mark.slow
 def test_an_interrupted_race_comes_to_the_same_end(scored: Path, tmp_path: Path) -> None:
     whole = Path(shutil.copytree(scored, tmp_path / "whole" / "study"))
     shutil.rmtree(whole / "evaluation" / "benchmarks")

@@ -73,6 +73,7 @@ def test_the_best_keeps_a_constraint_on_perplexity(tmp_path: Path, tiny_model_fo
     assert told["best"]["loss"] > min(trial["loss"] for trial in complete)
 
 
+@pytest.mark.slow
 def test_a_study_that_was_cut_measures_on_the_same_text(tmp_path: Path, tiny_model_folder: Path) -> None:
     """Whatever became of the file."""
     settings = f"sampler: {{name: mads, block_size: 3}}\n{GUARDED}"
