@@ -15,6 +15,7 @@ from meshtune.workers.places import cores
 
 if TYPE_CHECKING:
     from meshtune.evaluation.adapters import Candidate
+    from meshtune.evaluation.items import Benchmark
     from meshtune.evaluation.run import Asked, Asker, Only
     from meshtune.evaluation.scoring import Result
     from meshtune.evaluation.store import Key, Line
@@ -70,12 +71,18 @@ class Asking:
         for event in self._asker.ask(candidates, only):
             self._report(event)
 
-    def lines(self, candidate: Candidate, benchmark: str) -> dict[Key, Line]:
+    def shares(self, candidate: Candidate, benchmark: str) -> dict[str, float]:
+        """The share of right ones among the stored answers to each item."""
+        from meshtune.evaluation import scoring
+
+        (found,) = (one for one in self.benchmarks if one.name == benchmark)
+        return scoring.shares(self._lines(candidate, found))
+
+    def _lines(self, candidate: Candidate, benchmark: Benchmark) -> dict[Key, Line]:
         """The stored answers."""
         from meshtune.evaluation import run, store
 
-        (found,) = (one for one in self.benchmarks if one.name == benchmark)
-        return store.read(run.place_of(self._answers, found, candidate, self.how))
+        return store.read(run.place_of(self._answers, benchmark, candidate, self.how))
 
     def results(self, candidate: Candidate, only: Only | None = None) -> dict[str, Result]:
         """Scores by benchmark, on all items or those in `only`, which have been answered."""
@@ -84,7 +91,7 @@ class Asking:
         return {
             benchmark.name: scoring.score(
                 benchmark if only is None else benchmark.part(only[benchmark.name]),
-                self.lines(candidate, benchmark.name),
+                self._lines(candidate, benchmark),
                 samples=self.how.samples_of(benchmark),
                 ks=self._settings.pass_at if benchmark.name == "humaneval" else (),
             )

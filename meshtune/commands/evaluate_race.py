@@ -141,15 +141,9 @@ def _field(
     benchmark: Benchmark, asking: Asking, asked: Sequence[Candidate], race: Race, names: Sequence[str]
 ) -> racing.Field:
     answers = np.full((len(asked), len(benchmark.items)), np.nan)
-    samples = range(asking.how.samples_of(benchmark))
     for row, (candidate, name) in enumerate(zip(asked, names, strict=True)):
-        lines = asking.lines(candidate, benchmark.name)
+        shares = asking.shares(candidate, benchmark.name)
         for number in race.of(name)[benchmark.name]:
-            item = benchmark.items[number].id
-            answers[row, number] = POINTS * float(np.mean([lines[item, sample]["correct"] for sample in samples]))
+            answers[row, number] = POINTS * shares[benchmark.items[number].id]
     groups = np.unique(_groups(benchmark), return_inverse=True)[1].astype(np.int64)
-    shares = {item.group: benchmark.chance[item.group] for item in benchmark.items}
-    chance = POINTS * float(
-        np.mean([*shares.values()] if benchmark.average == "macro" else [shares[i.group] for i in benchmark.items])
-    )
-    return racing.Field(benchmark.name, answers, groups, chance)
+    return racing.Field(benchmark.name, answers, groups, POINTS * benchmark.guessed)

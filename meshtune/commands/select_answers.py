@@ -200,7 +200,7 @@ def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, 
 
 def _answers(place: Path, row: Scored, column: Column) -> dict[str, float] | None:
     """The share of right answers by item, from the file that the scores are of; None where there is none."""
-    from meshtune.evaluation import store
+    from meshtune.evaluation import scoring, store
 
     for path in sorted(place.glob(f"{column.name}-*/{row.name.replace(' ', '-')}.jsonl")):
         with path.open(encoding="utf-8") as file:
@@ -208,12 +208,8 @@ def _answers(place: Path, row: Scored, column: Column) -> dict[str, float] | Non
         if "asked" not in head or not _is_of(head["asked"], column.measured):
             continue
         at = store.Place(place.parent, place.name, head["benchmark"], head["asked"], head["candidate"], head["by"])
-        found: dict[str, list[bool]] = {}
-        for (item, _), line in store.read(at).items():
-            if "correct" not in line:
-                return None
-            found.setdefault(item, []).append(line["correct"])
-        return {item: sum(right) / len(right) for item, right in found.items()}
+        lines = store.read(at)
+        return scoring.shares(lines) if all("correct" in line for line in lines.values()) else None
     return None
 
 

@@ -265,7 +265,5 @@ def _row(measure: Measure, row: int) -> Array:
 
 
 def _of(asking: Asking, candidate: Candidate, measure: Measure) -> Array:
-    shares: dict[str, list[bool]] = {}
-    for (item, _), line in asking.lines(candidate, measure.name).items():
-        shares.setdefault(item, []).append(line["correct"])
-    return POINTS * np.array([float(np.mean(shares[item])) for item in measure.ids])
+    shares = asking.shares(candidate, measure.name)
+    return POINTS * np.array([shares[item] for item in measure.ids])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -99,6 +100,13 @@ class Benchmark:
     def items(self) -> tuple[Item, ...]:
         """The items that are scored."""
         return self.all_items if self.chosen is None else tuple(self.all_items[number] for number in self.chosen)
+
+    @property
+    def guessed(self) -> float:
+        """What guessing scores."""
+        groups = [item.group for item in self.items]
+        counted = groups if self.average == "micro" else set(groups)
+        return math.fsum(self.chance[group] for group in counted) / len(counted)
 
     @functools.cached_property
     def digest(self) -> str:

@@ -78,9 +78,7 @@ def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, 
         error = _mean(list(shares.values())).error or error
     return Result(
         verdict=Score(verdict, error),
-        chance=statistics.fmean(
-            statistics.fmean(benchmark.chance[item.group] for item in members) for members in groups.values()
-        ),
+        chance=benchmark.guessed,
         others=others,
         likelihood=_mean(told) if told else None,
         items=len(items),
@@ -88,6 +86,14 @@ def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, 
         cut=sum(line["cut"] for line in first),
         groups=values,
     )
+
+
+def shares(lines: Mapping[Key, Line]) -> dict[str, float]:
+    """The share of right ones among each item's answers."""
+    right: dict[str, list[bool]] = {}
+    for (item, _), line in lines.items():
+        right.setdefault(item, []).append(line["correct"])
+    return {item: statistics.fmean(answers) for item, answers in right.items()}
 
 
 def pass_at(samples: int, right: int, k: int) -> float:

@@ -24,9 +24,10 @@ from meshtune.data.tokenizer import load_tokenizer, window
 from meshtune.errors import Fault, InputError, StorageError
 from meshtune.evaluation import layout, sandbox, sources
 from meshtune.evaluation.items import Benchmark
+from meshtune.guided import GOLD, PERPLEXITY
 from meshtune.objectives.guide_files import FOLDER
 
-PERPLEXITY, GOLD, EMBEDDED = "perplexity", ".gold", "embedded"
+EMBEDDED = "embedded"
 SEED = 0  # of the items that guide
 WINDOW, WINDOWS = 256, 8  # tokens of a window of text, and how many there are at most
 LARGEST = 20_000_000  # bytes of a file of text, which is tokenized as a whole

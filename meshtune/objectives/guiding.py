@@ -28,6 +28,7 @@ from meshtune.errors import InputError
 from meshtune.evaluation import run, scoring, store
 from meshtune.evaluation.adapters import Candidate, on
 from meshtune.evaluation.items import Benchmark
+from meshtune.guided import GOLD, PERPLEXITY
 from meshtune.objectives import guide_files, guides
 from meshtune.objectives.answers import answer
 from meshtune.objectives.guide_files import FOLDER, Items, Measured
@@ -105,12 +106,12 @@ class Guiding:
         return self.folder / FOLDER / "answers" / name
 
     def _perplexity(self, candidate: Candidate, tick: Callable[[], None]) -> Found:
-        if guides.PERPLEXITY not in self.spec.quantities:
+        if PERPLEXITY not in self.spec.quantities:
             return
         rows = [_row(tokens) for tokens in self.chosen.windows]
         with on(self.base, candidate) as model:
             loss = mean_loss(row_losses(model, rows, tick=tick))
-        yield guides.PERPLEXITY, math.exp(loss) if loss < 700 else math.inf, None
+        yield PERPLEXITY, math.exp(loss) if loss < 700 else math.inf, None
 
     def _benchmarks(self, candidate: Candidate, tick: Callable[[], None]) -> Found:
         benchmarks = self.chosen.benchmarks
@@ -169,7 +170,7 @@ def _by_item(benchmark: Benchmark, lines: Mapping[store.Key, store.Line]) -> dic
     found = {benchmark.name: Items(names, right, weights)}
     told = {name: scoring.likelihood(benchmark, line) for name, line in asked if line["log_likelihoods"] is not None}
     if told:
-        found[benchmark.name + guides.GOLD] = Items(tuple(told), tuple(told.values()), _alike(len(told)))
+        found[benchmark.name + GOLD] = Items(tuple(told), tuple(told.values()), _alike(len(told)))
     return found
 
 

@@ -229,6 +229,23 @@ def empty_figure(*, x: str, y: str, height: int) -> go.Figure:
     return figure
 
 
+def markers(
+    role: str, name: str, points: Sequence[tuple[Any, Any, str]], symbol: str, hovertemplate: str
+) -> go.Scatter:
+    """Points (x, y, text) of a role in a plane of two measures; the best ones are larger."""
+    across, up, texts = zip(*points, strict=True)
+    return go.Scatter(
+        x=list(across),
+        y=list(up),
+        text=list(texts),
+        mode="markers",
+        name=name,
+        hovertemplate=hovertemplate,
+        marker={"color": COLOURS[role], "size": 14 if role == "best" else 9, "symbol": symbol},
+        meta={"role": role},
+    )
+
+
 def _references(status: Status) -> list[tuple[str, Any]]:
     named = [(name, status.get(name)) for name in ("baseline", "untuned")]
     return [(name, entry) for name, entry in named if entry is not None and entry["loss"] is not None]

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from meshtune.guided import LOSS
-from meshtune.report.figures import COLOURS, empty_figure
+from meshtune.report.figures import COLOURS, empty_figure, markers
 from meshtune.report.trials import Status, complete, feasible, number_of
 from meshtune.words import number, quantity
 
@@ -54,18 +54,8 @@ def front(status: Status) -> go.Figure:
         )
     for role, points in kinds.items():
         if points:
-            figure.add_trace(
-                go.Scatter(
-                    x=[p["x"] for p in points],
-                    y=[p["y"] for p in points],
-                    text=[f"trial {p['trial']}: {number(p['x'])}, {number(p['y'])}" for p in points],
-                    mode="markers",
-                    name=titles[role],
-                    hovertemplate="%{text}<extra></extra>",
-                    marker={"color": COLOURS[role], "size": 14 if role == "best" else 9, "symbol": symbols[role]},
-                    meta={"role": role},
-                )
-            )
+            shown = [(p["x"], p["y"], f"trial {p['trial']}: {number(p['x'])}, {number(p['y'])}") for p in points]
+            figure.add_trace(markers(role, titles[role], shown, symbols[role], "%{text}<extra></extra>"))
     return figure
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from meshtune.errors import Fault, InputError
-from meshtune.report.figures import COLOURS, empty_figure
+from meshtune.report.figures import COLOURS, empty_figure, markers
 
 FILE = Path("selection") / "selection.json"
 Choice = Mapping[str, Any]
@@ -84,18 +84,10 @@ def front(choice: Choice) -> go.Figure:
     figure = empty_figure(x=f"{across} (points)", y=f"{up} (points)", height=380)
     for role, names in kinds.items():
         if names:
-            figure.add_trace(
-                go.Scatter(
-                    x=[choice["scores"][name][across] for name in names],
-                    y=[choice["scores"][name][up] for name in names],
-                    text=[_label(listed.get(name, {"name": name})) for name in names],
-                    mode="markers",
-                    name=titles[role],
-                    hovertemplate="%{text}: %{x:.1f}, %{y:.1f}<extra></extra>",
-                    marker={"color": COLOURS[role], "size": 14 if role == "best" else 9, "symbol": symbols[role]},
-                    meta={"role": role},
-                )
-            )
+            scores = choice["scores"]
+            shown = [(scores[n][across], scores[n][up], _label(listed.get(n, {"name": n}))) for n in names]
+            hover = "%{text}: %{x:.1f}, %{y:.1f}<extra></extra>"
+            figure.add_trace(markers(role, titles[role], shown, symbols[role], hover))
     return figure
 
 

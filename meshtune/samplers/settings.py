@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from meshtune.samplers.allowed import Allows
 from meshtune.samplers.told import Pruned
 from meshtune.samplers.warm_start import WarmStart
 
 Barrier = Literal["progressive", "extreme"]
 Fill = Literal["batch-gp", "tpe"]
-APriori = Callable[[dict[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Settings:
     n_startup: int | None = None
     warm_start: WarmStart | None = None
     barrier: Barrier = "progressive"
-    a_priori: APriori | None = None
+    a_priori: Allows | None = None
     hidden: frozenset[str] = frozenset()
     options: tuple[str, ...] = ()
     pruned: Pruned = "failed"
