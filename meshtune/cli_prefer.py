@@ -108,4 +108,6 @@ def analyze(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        print("\n".join([*(f"{text}." for text in result["verdicts"]), f"wrote {result['files']['index.html']}"]))
+        told = [f"{text}." for text in result["verdicts"]]
+        told += [f"not counted: {count} votes of {name}" for name, count in result["left_out"].items()]
+        print("\n".join([*told, f"wrote {result['files']['index.html']}"]))

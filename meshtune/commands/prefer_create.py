@@ -46,7 +46,7 @@ def create(
     from meshtune.preference.schema import Plan
     from meshtune.preference.schema import create as write
 
-    _check(study, answers, out, detect, temperature, top_p, annotators)
+    _check(study, answers, out, detect, temperature, top_p, annotators, asks)
     place = out if out is not None else _place(study, folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InputError(f"{place} is not empty, and nothing in it is overwritten: name another folder with --out")
@@ -127,20 +127,18 @@ def told(result: Mapping[str, Any]) -> str:
     """What the command prints."""
     seen = result["power"]
     lines = [
-        f"{result['questions']} questions, {result['annotators']} annotators: {' against '.join(result['models'])}"
+        f"{' against '.join(result['models'])}; questions: {result['questions']}, annotators: {result['annotators']}"
     ]
     smallest = seen["smallest"]
-    edge = (
-        "no lead is"
-        if smallest is None
-        else f"the smallest net preference seen with 80 % power is {100 * smallest:.0f} %"
-    )
-    lines.append(edge)
+    if smallest is None:
+        lines.append("no net preference is seen with 80 % power")
+    else:
+        lines.append(f"the smallest net preference seen with 80 % power is {100 * smallest:.0f} %")
     lines.append("net preference  power here  questions needed  annotators needed  or both")
     for row in seen["needed"]:
         both = row["both"]
         cells = [
-            f"{100 * row['lead']:.0f} %",
+            f"{100 * row['lead']:.3g} %",
             f"{100 * row['power']:.0f} %",
             _count(row["questions"]),
             _count(row["annotators"]),
@@ -163,6 +161,7 @@ def _check(
     temperature: float,
     top_p: float,
     annotators: int,
+    asks: Sequence[str],
 ) -> None:
     faults = []
     if study is None and not answers:
@@ -179,6 +178,8 @@ def _check(
         faults.append(f"--top-p {top_p}: above 0, up to 1")
     if not 1 <= annotators <= 10_000:
         faults.append(f"--annotators {annotators}: 1 to 10000")
+    if any(not ask.strip() for ask in asks) or len({*asks, "annotator"}) <= len(asks):
+        faults.append("--ask: each is another question about the person, and `annotator` is taken by the pseudonym")
     if faults:
         raise InputError("\n".join(faults))
 
@@ -196,7 +197,7 @@ def _warnings(seen: Mapping[str, Any], flags: Mapping[str, Mapping[str, int]], s
     found = []
     if seen["power"] < 0.8:
         found.append(
-            f"a net preference of {100 * detect:.0f} % is seen with {100 * seen['power']:.0f} % power only: such a"
+            f"a net preference of {100 * detect:.3g} % is seen with {100 * seen['power']:.0f} % power only: such a"
             " result of this study will most often be `no preference is shown`"
         )
     for name, counts in flags.items():

@@ -32,7 +32,7 @@ def analyse(study: Votes, origin: str | None = None) -> dict[str, Any]:
 
     Raises InputError: no votes, or none of that origin, or several origins of which none is people's and none is named.
     """
-    found = Counter(vote.origin for vote in study.votes)
+    found = Counter[str](vote.origin for vote in study.votes)
     chosen = _origin(found, origin)
     votes = [vote for vote in study.votes if vote.origin == chosen]
     present = {vote.left for vote in votes} | {vote.right for vote in votes}

@@ -64,7 +64,7 @@ class Limits:
             await _refuse(guarded, 429, "Too many requests: wait a moment, then load the page again.")
         elif not headers.get("content-length", "0").isdecimal() or "transfer-encoding" in headers:
             await _refuse(guarded, 411, "The length of what is sent must be given.")
-        elif int(headers.get("content-length", "0")) > LONGEST_BODY:
+        elif len(headers.get("content-length", "0")) > 9 or int(headers.get("content-length", "0")) > LONGEST_BODY:
             await _refuse(guarded, 413, "That is too long.")
         else:
             with contextlib.suppress(Exception):  # its page was sent and its words printed: nobody needs the trace

@@ -52,8 +52,12 @@ def write_secrets(folder: Path) -> None:
 
 def read_secrets(folder: Path) -> Secrets:
     """The server's secrets. Raises InputError where they are damaged, or where others may read them."""
-    values = json.loads(_read(folder / SECRETS))
-    return Secrets(bytes.fromhex(values["key"]), str(values["admin"]))
+    path = folder / SECRETS
+    try:
+        values = json.loads(_read(path))
+        return Secrets(bytes.fromhex(values["key"]), str(values["admin"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(Fault("is damaged: put back a copy of it; without it no link can be read", path)) from error
 
 
 def write_seal(folder: Path, seal: Seal) -> str:

@@ -88,7 +88,7 @@ def _read(path: Path, parse: Callable[[int, Mapping[str, Any]], _Line]) -> list[
             faults.append(
                 Fault(f"is no JSON ({error.msg} in column {error.colno}); give one object a line", path, number)
             )
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             faults.append(Fault(str(error), path, number))
     if faults:
         more = [Fault(f"and {len(faults) - _SHOWN} more faults like these", path)] if len(faults) > _SHOWN else []

@@ -14,9 +14,9 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from meshtune.errors import InputError, StorageError
+from meshtune.errors import Fault, InputError, StorageError
 from meshtune.preference import private
 from meshtune.preference.design import plan
 from meshtune.preference.questions import Answer, Question
@@ -24,7 +24,8 @@ from meshtune.preference.writer import connect
 
 DATABASE = "preference.db"
 LAYOUT = 1
-ORIGINS = ("people", "simulated", "model judgements")
+Origin = Literal["people", "simulated", "model judgements"]
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -81,6 +82,26 @@ def check(study: Plan) -> None:
             faults.append(f"{what}, such as `{missing[0]}`: every model must answer every question")
     if faults:
         raise InputError("\n".join(faults))
+
+
+def opened(folder: Path) -> sqlite3.Connection:
+    """A connection to the study's database. Raises InputError: none there, damaged, or of another version."""
+    path = folder / DATABASE
+    if not path.is_file():
+        raise InputError(Fault("there is no preference study; `meshtune prefer create` makes one", folder))
+    connection = connect(path)
+    try:
+        row = connection.execute("SELECT value FROM meta WHERE key = 'layout'").fetchone()
+        for table in ("question", "answer", "annotator", "task", "vote"):
+            connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+    except sqlite3.Error as error:
+        connection.close()
+        raise InputError(Fault(f"is damaged, or no preference study ({error}): put back a copy of it", path)) from error
+    if row is None or row[0] != str(LAYOUT):
+        connection.close()
+        made = "none" if row is None else row[0]
+        raise InputError(Fault(f"was made by another version of meshtune (layout {made}, not {LAYOUT})", path))
+    return connection
 
 
 def create(folder: Path, study: Plan) -> None:

@@ -18,6 +18,7 @@ from meshtune.preference.store import Store
 BACKLOG = 512
 AT_ONCE = 1024  # connections; more are told to come back
 LOCAL = ("127.0.0.1", "::1", "localhost")
+EVERYWHERE = ("0.0.0.0", "::")  # all addresses of this machine, and none that could be opened
 
 
 def serve(folder: Path, host: str, port: int, url: str | None, report: Callable[[dict[str, object]], None]) -> None:
@@ -25,13 +26,14 @@ def serve(folder: Path, host: str, port: int, url: str | None, report: Callable[
 
     Args:
         port: 0 for any free one. url: what people reach it by, such as https://study.example.org; by default host and
-            port. report: called once it takes requests, with `url`, `admin` and `links` (by annotator's name).
+            port, with this machine's name for a host that means all of its addresses. report: called once it takes
+            requests, with `url`, `admin` and `links` (by annotator's name).
 
     Raises InputError: no study there, secrets that others can read, an address that cannot be had.
     """
     secrets = read_secrets(folder)
     with contextlib.closing(Store(folder)) as store, _listening(host, port) as listener:
-        shown = f"[{host}]" if ":" in host else host
+        shown = socket.gethostname() if host in EVERYWHERE else f"[{host}]" if ":" in host else host
         reached = (url or f"http://{shown}:{listener.getsockname()[1]}").rstrip("/")
         config = uvicorn.Config(
             build(store, secrets, secure=reached.startswith("https://")),

@@ -16,9 +16,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from meshtune.errors import Fault, InputError
-from meshtune.preference.schema import DATABASE, LAYOUT
-from meshtune.preference.writer import Writer, connect
+from meshtune.preference.schema import DATABASE, opened
+from meshtune.preference.writer import Writer
 
 Choice = Literal["a", "b", "tie", "bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "bad")
@@ -73,15 +72,9 @@ class Store:
     """The database of the study in `folder`. Raises InputError where there is none, StorageError."""
 
     def __init__(self, folder: Path):
-        path = folder / DATABASE
-        if not path.is_file():
-            raise InputError(Fault("there is no preference study; `meshtune prefer create` makes one", folder))
-        self._reader = connect(path)
+        self._reader = opened(folder)
         self._reader.row_factory = sqlite3.Row
-        layout = self.meta("layout")
-        if layout != str(LAYOUT):
-            raise InputError(Fault(f"was made by another version of meshtune (layout {layout}, not {LAYOUT})", path))
-        self._writer = Writer(path)
+        self._writer = Writer(folder / DATABASE)
         self.positions = int(self._one("SELECT count(*) FROM question")[0])
         self.asks: tuple[str, ...] = tuple(json.loads(self.meta("asks") or "[]"))
 

@@ -15,13 +15,14 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from meshtune.errors import Fault, InputError
+from pydantic import Field, TypeAdapter, ValidationError
+
+from meshtune.errors import Fault, InputError, nearest
 from meshtune.preference import private
-from meshtune.preference.schema import DATABASE, ORIGINS
-from meshtune.preference.store import CHOICES
-from meshtune.preference.writer import connect
+from meshtune.preference.schema import Origin, opened
+from meshtune.preference.store import Choice
 
 
 @dataclass(frozen=True)
@@ -40,23 +41,26 @@ class Vote:
     question: str
     left: str
     right: str
-    choice: str
+    choice: Choice
     order: int = 0
-    strength: int | None = None
+    strength: Annotated[int, Field(ge=1, le=3)] | None = None
     comment: str = ""
     seconds: float | None = None
     at: str = ""
     revisions: int = 1
-    left_length: int = 0
-    right_length: int = 0
+    left_length: Annotated[int, Field(ge=0)] = 0
+    right_length: Annotated[int, Field(ge=0)] = 0
     flags: str = ""
     category: str = ""
-    origin: str = "people"
+    origin: Origin = "people"
 
     def score(self, first: str) -> int:
         """1 where the model `first` won, -1 where the other did, 0 for a tie and for both bad."""
         side = {"a": 1, "b": -1}.get(self.choice, 0)
         return side if self.left == first else -side
+
+
+_VOTE = TypeAdapter(Vote)
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,18 @@ class Votes:
 
 def of_study(folder: Path, *, close: bool = False) -> Votes:
     """The votes of a closed study. Raises InputError where it is open and not to be closed, or its seal was changed."""
-    with contextlib.closing(connect(folder / DATABASE)) as connection:
+    with contextlib.closing(opened(folder)) as connection:
         connection.row_factory = sqlite3.Row
         meta: dict[str, str] = dict(connection.execute("SELECT key, value FROM meta").fetchall())
+        if "closed" not in meta and not close:
+            what = "the study is open, and nobody sees its votes before it is closed: close it on the admin page, "
+            raise InputError(Fault(f"{what}or add --close; no more votes are taken then", folder))
+        seal = private.open_seal(folder, meta["seal"])
         if "closed" not in meta:
-            if not close:
-                what = "the study is open, and nobody sees its votes before it is closed: close it on the admin page, "
-                raise InputError(Fault(f"{what}or add --close; no more votes are taken then", folder))
+            if connection.execute("SELECT count(*) FROM vote").fetchone()[0] == 0:
+                raise InputError(Fault("there are no votes yet, so the study stays open", folder))
             now = datetime.datetime.now(datetime.UTC).timestamp()
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('closed', ?)", (repr(now),))
-        seal = private.open_seal(folder, meta["seal"])
         query = """
             SELECT n.name, q.source, q.category, t.a, t.b, v.choice, v.position, v.strength, v.comment, v.seconds, v.at,
                 max(v.revision) AS revisions, length(a.text) AS left_length, length(b.text) AS right_length,
@@ -120,14 +126,22 @@ def of_file(path: Path) -> Votes:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(Fault(f"cannot be read ({error})", path)) from error
     votes, faults = list[Vote](), list[Fault]()
-    names = _names(path)
+    names, lines_of = _names(path), dict[tuple[str, ...], int]()
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
                 value = json.loads(line)
-                votes.append(_review(value, names) if "answer1_id" in value else _exported(value))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                what = f"is no vote ({type(error).__name__}: {error}); give lines as `analyze` writes to votes.jsonl"
+                if not isinstance(value, dict):
+                    raise ValueError("it is no JSON object")
+                vote = _review(value, names) if "answer1_id" in value else _exported(value)
+                of = (vote.origin, vote.annotator, vote.question, *sorted((vote.left, vote.right)))
+                if of in lines_of:
+                    raise ValueError(f"line {lines_of[of]} is the same annotator's vote on the same pair")
+                lines_of[of] = number
+                votes.append(vote)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                why = f"it has no `{error.args[0]}`" if isinstance(error, KeyError) else error
+                what = f"is no vote ({why}); give lines as `analyze` writes to votes.jsonl"
                 faults.append(Fault(what, path, number))
     if faults or not votes:
         raise InputError(faults[:10] or Fault("holds no votes", path))
@@ -136,11 +150,16 @@ def of_file(path: Path) -> Votes:
 
 
 def _exported(value: Mapping[str, Any]) -> Vote:
-    vote = Vote(**value)
-    if vote.choice not in CHOICES:
-        raise ValueError(f"`choice` is {vote.choice!r}; allowed are {', '.join(CHOICES)}")
-    if vote.origin not in ORIGINS:
-        raise ValueError(f"`origin` is {vote.origin!r}; allowed are {', '.join(ORIGINS)}")
+    known = Vote.__dataclass_fields__
+    wrong = [f"`{name}` is no key of one.{nearest(name, known)}" for name in value if name not in known]
+    if "origin" not in value:
+        wrong.append("`origin` is needed: it says whether the vote is evidence")
+    try:
+        vote = _VOTE.validate_python(value)
+    except ValidationError as error:
+        wrong += [f"`{fault['loc'][0]}`: {fault['msg']}" for fault in error.errors(include_url=False)]
+    if wrong:
+        raise ValueError("; ".join(wrong))
     if vote.left == vote.right:
         raise ValueError("`left` and `right` are the same model")
     return vote
@@ -153,7 +172,7 @@ def _review(value: Mapping[str, Any], names: tuple[str, str]) -> Vote:
         left, right = float(match[1]), float(match[2])
     else:
         raise ValueError("it has no `score`, and `text` does not begin with two scores")
-    choice = "a" if left > right else "b" if right > left else "tie"
+    choice: Choice = "a" if left > right else "b" if right > left else "tie"
     judge = str(value.get("reviewer_id", "judge"))
     return Vote(judge, str(value["question_id"]), *names, choice, origin="model judgements")
 

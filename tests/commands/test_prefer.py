@@ -127,6 +127,26 @@ def test_ready_answers_through_the_command_line(questions: Path, tmp_path: Path)
     assert isinstance(again.exception, InputError)
     shown = CliRunner().invoke(app, [*arguments[:-6], *given[:4], "--out", str(tmp_path / "q")])
     assert "questions needed" in shown.stdout
+    tiny = CliRunner().invoke(
+        app,
+        [
+            *arguments[:4],
+            *given[:4],
+            "--sample",
+            "1",
+            "--annotators",
+            "1",
+            "--detect",
+            "0.001",
+            "--out",
+            str(tmp_path / "r"),
+        ],
+    )
+    assert "\nno net preference is seen with 80 % power\n" in tiny.stdout
+    assert "0.1 %" in tiny.stdout
+    for asks in (["Degree", "Degree"], ["annotator"], [" "]):
+        with pytest.raises(InputError, match="--ask"):
+            create(None, questions, answers=files, out=tmp_path / "s", asks=asks)
 
 
 def test_the_paper_design_and_larger_ones() -> None:

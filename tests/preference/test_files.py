@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from meshtune.errors import InputError
-from meshtune.preference import links, private, questions
+from meshtune.preference import links, private, questions, votes
 from meshtune.preference.markdown import render
 from meshtune.preference.questions import read_answers, read_questions, sample
 from meshtune.preference.schema import Plan, check
+from meshtune.preference.store import Store
 from tests.preference.made import made
 
 VICUNA = Path(__file__).parents[3] / "shared" / "data" / "vicuna"
@@ -84,6 +85,51 @@ def test_secrets_and_the_seal_are_their_owners(tmp_path: Path) -> None:
     (folder / private.SEAL).write_text((folder / private.SEAL).read_text().replace("one", "two"))
     with pytest.raises(InputError, match="was changed"):
         private.open_seal(folder, "0" * 64)
+
+
+def test_a_damaged_study_is_refused(tmp_path: Path) -> None:
+    folder = made(tmp_path / "p")
+    with pytest.raises(InputError, match="votes yet, so the study stays open"):
+        votes.of_study(folder, close=True)
+    with pytest.raises(InputError, match="the study is open"):
+        votes.of_study(folder)
+    (folder / private.SECRETS).write_text('{"key": "zz"')
+    with pytest.raises(InputError, match="is damaged"):
+        private.read_secrets(folder)
+    for name in ("preference.db-wal", "preference.db-shm"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "preference.db").write_bytes(b"")
+    with pytest.raises(InputError, match="is damaged"):
+        Store(folder)
+    with pytest.raises(InputError, match="is damaged"):
+        votes.of_study(folder, close=True)
+
+
+def test_all_faults_of_a_file_of_votes_come_at_once(tmp_path: Path) -> None:
+    right = {"annotator": "p1", "question": "1", "left": "x", "right": "y", "choice": "a", "origin": "people"}
+    path = lines(
+        tmp_path / "votes.jsonl",
+        right,
+        {**right, "left": "y", "right": "x"},  # the same pair again
+        {key: value for key, value in right.items() if key != "origin"},
+        {**right, "question": 2, "strength": 4, "left_length": "long"},
+        {**right, "question": "3", "choise": "b"},
+        [1],
+        "[" * 100_000,
+        {"answer1_id": "u"},
+        {**right, "question": "4", "right": "x"},
+    )
+    with pytest.raises(InputError) as raised:
+        votes.of_file(path)
+    assert [fault.line for fault in raised.value.faults] == [2, 3, 4, 5, 6, 7, 8, 9]
+    for part in (
+        "line 1 is the same annotator's",
+        "`origin` is needed",
+        "`strength`",
+        "Did you mean `choice`",
+        "`text`",
+    ):
+        assert part in str(raised.value)
 
 
 def test_links_are_signed() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,12 +215,14 @@ def test_headers(server: Server) -> None:
     page.close()
 
 
-def test_another_address_and_a_port_that_is_taken(study: Path, server: Server) -> None:
+def test_another_address_and_a_port_that_is_taken(study: Path, server: Server, tmp_path: Path) -> None:
     from meshtune.preference.serve import serve
 
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(InputError, match="cannot be listened on"):
         serve(study, "127.0.0.1", port, None, lambda facts: None)
+    with served(made(tmp_path / "p"), "--host", "0.0.0.0") as everywhere:
+        assert everywhere.url.startswith(f"http://{socket.gethostname()}:")
 
 
 async def _ok(scope: Any, receive: Any, send: Any) -> None:
