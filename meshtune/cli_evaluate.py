@@ -16,7 +16,8 @@ def evaluate(
         list[Path] | None, typer.Argument(help="A study, or several to compare.", metavar="STUDY..")
     ] = None,
     benchmarks: Annotated[
-        list[str] | None, typer.Option("--benchmarks", metavar="NAME,..", help="mmlu, bbh, drop, humaneval.")
+        list[str] | None,
+        typer.Option("--benchmarks", metavar="NAME,..", help="mmlu, bbh, drop, humaneval; or tasks of the harness."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A folder of benchmark files (default: the Hugging Face hub).")
@@ -48,6 +49,9 @@ def evaluate(
     unsafe_no_sandbox: Annotated[
         bool, typer.Option("--unsafe-no-sandbox", help="Run code that models wrote with all your rights.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the tables; a single study keeps its own in any case.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option("--folder", help="The study's folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
@@ -86,12 +90,13 @@ def evaluate(
             folder=folder,
             race=Rule(by) if race else None,
             unsafe=unsafe_no_sandbox,
+            out=out,
             report=view.show,
         )
     if as_json:
         print(json.dumps(plain(done), indent=2))
         return
-    score_tables.show(done.tables, done.best, console_for(stderr=False))
+    score_tables.show(done.tables, done.best, console_for(stderr=False), done.notes)
     if done.race is not None:
         typer.echo(done.race.sentence, err=True)
     if done.folder is not None:

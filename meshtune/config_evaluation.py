@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from meshtune.config_values import Real, Section
 from meshtune.errors import Fault, InputError
@@ -26,6 +26,11 @@ class EvaluationConfig(Section):
     pass_at: tuple[PositiveInt, ...] = ()
     guided: str | None = None  # a file of items that guided the search (absolute once read)
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # of the subset and of sampled answers
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(names))
 
     @model_validator(mode="after")
     def _samples(self) -> Self:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meshtune import whole_file
 from meshtune.commands import evaluate_harness, evaluate_metrics, evaluate_race, score_tables
 from meshtune.commands.candidates import Listed, candidates
 from meshtune.commands.evaluate_ask import Asking, Report, candidate_of, guided_by
@@ -34,13 +35,21 @@ BEST_OF_FILES = 10  # candidates that the statistics of a file of scores are of,
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The tables of one or several studies or files. `folder`: where they were written; None: nowhere."""
+    """The tables of one or several studies or files. `folder`: where they were written; None: nowhere.
+
+    `results`: of a single study, by candidate and benchmark.
+    """
 
     tables: tuple[ScoreTable, ...]
     best: int
     folder: Path | None
-    results: Mapping[str, Mapping[str, Result]]  # of a single study, by candidate and benchmark
+    results: Mapping[str, Mapping[str, Result]]
     race: Race | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of the results besides."""
+        return score_tables.notes(self.results)
 
 
 def evaluate(
@@ -52,6 +61,7 @@ def evaluate(
     folder: Path | None = None,
     race: Rule | None = None,
     unsafe: bool = False,
+    out: Path | None = None,
     report: Report | None = None,
 ) -> Evaluated:
     """Score the candidates of studies, or read files of scores, and compare them.
@@ -61,34 +71,61 @@ def evaluate(
         trials: that are scored in place of the best and worst ones. scores: files of scores, in place of studies.
         race: ask in rounds, and leave out who cannot be the best by this rule any more.
         unsafe: run the code that models write without a sandbox. report: is told how far it is.
+        out: a folder for the tables of several studies, or of files; those of one study are put there too.
 
     Raises InputError; Interrupted on Ctrl-C (what is stored stays); StudyBusy; StorageError; SandboxError.
     """
     if scores:
-        if race is not None:
-            raise InputError("`--race` asks the candidates of a study: a file of scores has none to ask")
-        return _of_files(paths, scores, given or {})
+        asking = {"trials": trials, "folder": folder, "race": race, "unsafe_no_sandbox": unsafe}
+        _refuse([*paths], [*(given or {}), *(name for name, value in asking.items() if value)])
+        done = _of_files(scores, given or {})
+    else:
+        done = _of_studies(paths, given or {}, trials, folder, race, unsafe, report or (lambda _: None))
+    if out is not None:
+        whole_file.write_all(out, score_tables.as_files(done.tables, done.best, done.notes), "the tables")
+    return done if out is None else replace(done, folder=out)
+
+
+def _of_studies(
+    paths: Sequence[Path],
+    given: Mapping[str, Any],
+    trials: Sequence[int],
+    folder: Path | None,
+    race: Rule | None,
+    unsafe: bool,
+    report: Report,
+) -> Evaluated:
     if not paths:
         raise InputError("name a study, or files of scores with --scores")
     if len(paths) > 1 and (folder is not None or trials):
         raise InputError("`--folder` and `--trials` are of one study")
-    say = report or (lambda _: None)
     guided = guided_by([existing(path, folder=folder) for path in paths])
-    done = [_of_study(path, given or {}, trials, folder, guided, race, unsafe, say) for path in paths]
+    done = [_of_study(path, given, trials, folder, guided, race, unsafe, report) for path in paths]
     if len(done) == 1:
         return done[0]
-    tables = tuple(table for one in done for table in one.tables)
-    if len({table.label for table in tables}) < len(tables):  # folders of one name
-        tables = tuple(replace(table, label=str(path)) for path, table in zip(paths, tables, strict=True))
-    check_comparable(tables)
+    tables = _compared(paths, [table for one in done for table in one.tables])
     return Evaluated(tables, max(one.best for one in done), None, {})
 
 
-def _of_files(paths: Sequence[Path], scores: Sequence[Path], given: Mapping[str, Any]) -> Evaluated:
-    from meshtune.report import score_files
+def _compared(paths: Sequence[Path], tables: Sequence[ScoreTable]) -> tuple[ScoreTable, ...]:
+    """Comparable tables that are called apart. Raises InputError where they are not comparable."""
+    if len({table.label for table in tables}) < len(tables):  # folders or files of one name
+        tables = [replace(table, label=str(path)) for path, table in zip(paths, tables, strict=True)]
+    check_comparable(tables)
+    return tuple(tables)
 
+
+def _refuse(paths: Sequence[Path], options: Sequence[str]) -> None:
+    """Raise InputError where files of scores are given with what is of a study."""
     if paths:
         raise InputError("`--scores` reads files in place of a study: leave one of them out")
+    if wrong := [f"--{name.replace('_', '-')}" for name in options if name != "best"]:
+        raise InputError(f"{', '.join(wrong)}: of a study; files of scores (--scores) are shown as they are")
+
+
+def _of_files(scores: Sequence[Path], given: Mapping[str, Any]) -> Evaluated:
+    from meshtune.report import score_files
+
     tables, faults = list[ScoreTable](), list[Fault]()
     for path in scores:
         try:
@@ -97,8 +134,7 @@ def _of_files(paths: Sequence[Path], scores: Sequence[Path], given: Mapping[str,
             faults += error.faults
     if faults:
         raise InputError(faults)
-    check_comparable(tables)
-    return Evaluated(tuple(tables), given.get("best", BEST_OF_FILES), None, {})
+    return Evaluated(_compared(scores, tables), given.get("best", BEST_OF_FILES), None, {})
 
 
 def _of_study(
@@ -193,6 +229,7 @@ def as_json(done: Evaluated) -> dict[str, Any]:
         "folder": None if done.folder is None else str(done.folder),
         "studies": [score_tables.as_json(table) for table in done.tables],
         "statistics": score_tables.statistics_as_json(done.tables, done.best),
+        "notes": done.notes,
         "race": None if done.race is None else done.race.told,
     }
     return dict(json.loads(json.dumps(values)))

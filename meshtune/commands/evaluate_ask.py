@@ -10,7 +10,7 @@ from meshtune.commands.candidates import Listed, adapter_of, file_name
 from meshtune.commands.locate import Located
 from meshtune.config import ModelConfig
 from meshtune.config_evaluation import EvaluationConfig
-from meshtune.errors import Fault, InputError
+from meshtune.errors import Fault, InputError, nearest
 from meshtune.workers.places import cores
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class Asking:
         if settings.samples > 1 and all(benchmark.name != "humaneval" for benchmark in found):
             raise InputError("`samples` and `pass_at` are of HumanEval, which is not among the benchmarks")
         named = _named(settings.guided)
+        for one in found:
+            strange = sorted(named.get(one.name, set()) - {item.id for item in one.all_items})
+            if strange:
+                report(f"evaluation.guided names {len(strange):,} items that {one.name} has not, such as {strange[0]}")
         left = [one.without({*guided.get(one.name, ()), *named.get(one.name, ())}) for one in found]
         if none := [benchmark.name for benchmark in left if not benchmark.items]:
             raise InputError(f"all items of {', '.join(none)} guided the search, so none can score it: leave it out")
@@ -154,13 +158,17 @@ def guided_by(studies: Sequence[Located]) -> dict[str, set[str]]:
 def _named(path: str | None) -> dict[str, set[str]]:
     """The items that a file says to have guided the search, by benchmark."""
     from meshtune.evaluation import files
+    from meshtune.evaluation.sources import NAMES
 
     found: dict[str, set[str]] = {}
     faults = list[Fault]()
     for line, row in files.read_rows(Path(path)) if path is not None else ():
         missing = files.texts(row, ("benchmark", "item"), path or "", line)
         faults += missing
-        if not missing:
+        if not missing and (name := row["benchmark"]) not in NAMES:
+            what = f"no benchmark is called `{name}`; there are {', '.join(NAMES)}.{nearest(name, NAMES)}"
+            faults.append(Fault(what, path, line))
+        elif not missing:
             found.setdefault(row["benchmark"], set()).add(row["item"])
     files.refuse(faults)
     return found

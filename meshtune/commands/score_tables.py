@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,23 +97,45 @@ def write(
     settings: EvaluationConfig,
     race: Race | None,
 ) -> None:
-    """`candidates` and `statistics` as CSV, Markdown and LaTeX, and `scores.json`. Raises StorageError."""
-    shown = {"candidates": benchmark_tables.candidates(made), "statistics": benchmark_tables.statistics([made], best)}
-    texts = {"candidates.csv": benchmark_tables.as_csv(made)}
-    texts["statistics.csv"] = benchmark_tables.plain_csv(shown["statistics"])
-    for name, one in shown.items():
-        texts |= {f"{name}.md": benchmark_tables.markdown(one), f"{name}.tex": benchmark_tables.latex(one)}
+    """The tables as files, and `scores.json`. Raises StorageError."""
+    said = notes(results)
+    texts = as_files([made], best, said)
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
-    told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json")}
+    told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json"), "notes": said}
     told |= {"race": None if race is None else {**race.told, "ids": race.ids}, "results": plain}
     texts["scores.json"] = json.dumps(told, indent=2) + "\n"
     whole_file.write_all(folder, texts, "the tables")
 
 
-def show(tables: Sequence[ScoreTable], best: int, console: Console) -> None:
+def as_files(tables: Sequence[ScoreTable], best: int, more: Sequence[str] = ()) -> dict[str, str]:
+    """`candidates` (of several tables one each, `candidates-<label>`) and `statistics`, as CSV, Markdown and LaTeX."""
+    texts, shown = dict[str, str](), {"statistics": benchmark_tables.statistics(tables, best)}
+    texts["statistics.csv"] = benchmark_tables.plain_csv(shown["statistics"])
+    for made in tables:
+        label = re.sub(r"[^\w.-]+", "-", made.label).strip("-")
+        name = "candidates" if len(tables) == 1 else f"candidates-{label}"
+        shown[name] = benchmark_tables.candidates(made, more)
+        texts[f"{name}.csv"] = benchmark_tables.as_csv(made)
+    for name, one in shown.items():
+        texts |= {f"{name}.md": benchmark_tables.markdown(one), f"{name}.tex": benchmark_tables.latex(one)}
+    return texts
+
+
+def notes(results: Mapping[str, Mapping[str, Result]]) -> list[str]:
+    """What is to be known of the scores besides: prompts that did not fit. It is the same for all candidates."""
+    found = []
+    for name in next(iter(results.values()), ()):
+        most = max((of[name] for of in results.values()), key=lambda result: result.items)
+        if most.too_long:
+            what = "prompts do not fit the model even without shots, and count as wrong"
+            found.append(f"{name}: {most.too_long:,} of {most.items:,} {what}.")
+    return found
+
+
+def show(tables: Sequence[ScoreTable], best: int, console: Console, more: Sequence[str] = ()) -> None:
     """The tables on a terminal."""
     for made in tables:
-        _print(benchmark_tables.candidates(made), console)
+        _print(benchmark_tables.candidates(made, more), console)
     _print(benchmark_tables.statistics(tables, best), console)
 
 
@@ -167,11 +190,34 @@ def _points(score: Score) -> Score:
 
 
 def _print(shown: TextTable, console: Console) -> None:
-    made = Table(title=shown.title, box=box.SIMPLE_HEAD, title_justify="left")
-    for number, title in enumerate(shown.head):
-        made.add_column(Text(title), justify="left" if number == 0 else "right", no_wrap=number == 0)
-    for row in shown.rows:
-        made.add_row(*(Text(cell.text, style="bold" if cell.bold else "") for cell in row))
-    console.print(made)
+    title = shown.title
+    for part in _parts(shown, console.width):
+        made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+        for number in part:
+            made.add_column(
+                Text(shown.head[number]), justify="left" if number == 0 else "right", min_width=_width(shown, number)
+            )
+        for row in shown.rows:
+            made.add_row(*(Text(row[number].text, style="bold" if row[number].bold else "") for number in part))
+        console.print(made)
+        title = f"{shown.title} (further columns)"
     for note in shown.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _parts(shown: TextTable, room: int) -> list[list[int]]:
+    """The columns in parts that fit a terminal, the candidate's name in each."""
+    found, left = [[0]], room
+    for number in range(1, len(shown.head)):
+        width = _width(shown, number) + 2  # the space beside it
+        if left - width < _width(shown, 0) + 4 and len(found[-1]) > 1:
+            found.append([0])
+            left = room
+        found[-1].append(number)
+        left -= width
+    return found
+
+
+def _width(shown: TextTable, column: int) -> int:
+    """Of a column whose head may be broken into words and whose cells may not."""
+    return max(map(len, [*shown.head[column].split(), *(row[column].text for row in shown.rows)]), default=0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from peft.utils.save_and_load import load_peft_weights
+from safetensors import SafetensorError
 
 from meshtune.errors import Fault, InputError
 from meshtune.training.bundle import CONFIG, WEIGHTS
@@ -28,10 +29,13 @@ class Candidate:
 
     @property
     def identity(self) -> str | None:
-        """A hash of the adapter's weights."""
+        """A hash of the adapter's weights. Raises InputError where there are none."""
         if self.adapter is None:
             return None
-        return hashlib.sha256((self.adapter / WEIGHTS).read_bytes()).hexdigest()[:16]
+        try:
+            return hashlib.sha256((self.adapter / WEIGHTS).read_bytes()).hexdigest()[:16]
+        except OSError as error:
+            raise InputError(_no_adapter(self.adapter, error)) from error
 
 
 def check(candidates: Sequence[Candidate], base: Any) -> None:
@@ -51,6 +55,10 @@ def on(base: Any, candidate: Candidate) -> Iterator[Any]:
             yield model
 
 
+def _no_adapter(folder: Path, error: Exception) -> Fault:
+    return Fault(f"holds no whole adapter of PEFT ({error}): remove the folder, and it is trained again", folder)
+
+
 def _faults(candidate: Candidate, base: Any) -> Iterator[Fault]:
     folder = candidate.adapter
     if folder is None:
@@ -58,8 +66,8 @@ def _faults(candidate: Candidate, base: Any) -> Iterator[Fault]:
     try:
         named = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
         weights = load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError, AttributeError) as error:
-        yield Fault(f"holds no adapter of PEFT ({error})", folder)
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        yield _no_adapter(folder, error)
         return
     modules = dict(base.named_modules())
     for name, weight in weights.items():

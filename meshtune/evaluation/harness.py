@@ -67,6 +67,9 @@ def tasks(names: Sequence[str], folder: Path | None, limit: int | None, seed: in
             what = f"`{unsafe[0]}` runs code that the models wrote, without a sandbox; `instruct-eval` has humaneval"
             raise InputError(what)
         chosen[name] = None if limit is None else _subset({k: len(t.eval_docs) for k, t in loaded.items()}, limit, seed)
+        if empty := [key for key, numbers in (chosen[name] or {}).items() if not numbers]:
+            what = f"the limit leaves {len(empty)} of the tasks of `{name}` without an item, such as `{empty[0]}`"
+            raise InputError(f"{what}: raise it to {len(loaded)} at least, or name fewer tasks")
     return Tasks(manager, tuple(names), chosen)
 
 
@@ -233,10 +236,6 @@ def _subset(counts: Mapping[str, int], limit: int, seed: int) -> dict[str, list[
 
 def _evaluated(model: _Model, found: Tasks, name: str) -> dict[str, Any]:
     chosen = found.chosen[name]
-    empty = [key for key, numbers in (chosen or {}).items() if not numbers]
-    if empty:
-        what = f"the limit leaves {len(empty)} of the tasks of `{name}` without an item, such as `{empty[0]}`"
-        raise InputError(f"{what}: raise it to {len(chosen or {})} at least, or name fewer tasks")
     with _quiet():
         told: dict[str, Any] = simple_evaluate(
             model=model,

@@ -167,6 +167,28 @@ class Benchmark:
         return replace(self, chosen=kept, note="; ".join(part for part in (self.note, note) if part))
 
 
+def faults(benchmark: Benchmark) -> list[str]:
+    """What would make its scores wrong: items of one name, right answers that are empty, and what is no text."""
+    counts = Counter(item.id for item in benchmark.all_items)
+    twice = [name for name, count in counts.items() if count > 1]
+    empty = [item.id for item in benchmark.all_items if not item.gold.strip()]
+    torn = [item.id for item in benchmark.all_items if not _whole(benchmark.prompt(item), item.gold, *item.choices)]
+    told = (
+        (twice, "are called `{}` as another one"),
+        (empty, "have an empty right answer, such as `{}`"),
+        (torn, "hold half of a character (a lone surrogate), such as `{}`"),
+    )
+    return [
+        f"{benchmark.name}: {len(names):,} items {what.format(names[0])}: fetch the data again"
+        for names, what in told
+        if names
+    ]
+
+
+def _whole(*texts: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for text in texts for character in text)
+
+
 def guesses(items: Sequence[Item], right: Callable[[Item], str], most: int = 20) -> dict[str, float]:
     """By group, the share that guessing gets right: one over the number of different answers.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from meshtune.data.sources import hub_rows
 from meshtune.errors import Fault, InputError, nearest
-from meshtune.evaluation import bbh, drop, humaneval, mmlu
+from meshtune.evaluation import bbh, drop, humaneval, items, mmlu
 from meshtune.evaluation.items import Benchmark
 
 NAMES = ("mmlu", "bbh", "drop", "humaneval")
@@ -52,6 +52,7 @@ def load(names: Sequence[str], folder: Path | None, check: humaneval.Check) -> l
                 raise InputError(Fault(what, folder))
             if read is not None:
                 found.append(read())
+                faults += [Fault(what, folder) for what in items.faults(found[-1])]
         except InputError as error:
             faults += error.faults
     if faults:

@@ -24,11 +24,10 @@ from meshtune.selection.candidates import (
 
 META = ("title", "items", "measured", "chance", "digits")  # of a column, one row each
 DAGGER, LEFT, PLUS_MINUS = "\u2020", "\u2021", "\u00b1"
-_LATEX = {
-    "%": r"\%",
-    "_": r"\_",
-    "&": r"\&",
-    "#": r"\#",
+_LATEX = {character: rf"\{character}" for character in "%_&#${}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
     DAGGER: r"$\dagger$",
     LEFT: r"$\ddagger$",
     PLUS_MINUS: r"$\pm$",
@@ -54,8 +53,8 @@ class TextTable:
     notes: tuple[str, ...] = ()
 
 
-def candidates(table: ScoreTable) -> TextTable:
-    """Table 4."""
+def candidates(table: ScoreTable, more: Sequence[str] = ()) -> TextTable:
+    """Table 4. `more`: notes about it."""
     optimal = pareto(table.ranked, table.verdicts)
     top = {column.name: highest(table.ranked, column) for column in table.columns}
     with_loss = any(row.loss is not None for row in table.rows)
@@ -68,11 +67,13 @@ def candidates(table: ScoreTable) -> TextTable:
             cells.append(Cell("" if row.loss is None else f"{row.loss:.4f}"))
         rows.append((*cells, *(_score(row, column, top[column.name]) for column in table.columns)))
     silent = [column.title for column in table.verdicts if no_signal(table, column)]
+    errors = f"; {PLUS_MINUS}: standard error over items" if any(row.errors for row in table.rows) else ""
     notes = [
-        f"*: Pareto-optimal among the ranked ones; {DAGGER}: the baseline; {PLUS_MINUS}: standard error over items.",
+        f"*: Pareto-optimal among the ranked ones; {DAGGER}: the baseline{errors}.",
         *_race(table),
         *(f"no signal in {title}: no candidate is above chance by two standard errors." for title in silent),
         *_measured(table),
+        *more,
     ]
     titles = (f"{column.title} (no signal)" if column.title in silent else column.title for column in table.columns)
     head = ("candidate", "rank", "", *(("loss",) if with_loss else ()), *titles)

@@ -33,12 +33,15 @@ def read(path: Path) -> ScoreTable:
         raise InputError(Fault(f"cannot be read ({error})", path)) from error
     lines = list(csv.reader(io.StringIO(text)))
     head = lines[0] if lines else []
-    names = [name for name in head if name not in _OTHER and not name.endswith(_ERROR)]
+    names = [name for name in dict.fromkeys(head) if name not in _OTHER and not name.endswith(_ERROR)]
     if all(":" in name for name in names) or not {"name", "rank"} & set(head):
         what = "needs a first line with `rank` or `name` and a column for each benchmark, such as `rank,mmlu`"
         raise InputError(Fault(what, path, 1))
     known: dict[str, dict[str, str]] = {}
     rows, faults, protocol = list[Scored](), list[Fault](), ""
+    if twice := sorted({name for name in head if head.count(name) > 1}):
+        faults.append(Fault(f"names the column `{twice[0]}` twice", path, 1))
+    seen = dict[str, int]()
     for number, fields in enumerate(lines[1:], start=2):
         row = dict(zip(head, fields, strict=False))
         name = row.get("name") or row.get("rank", "")
@@ -46,7 +49,10 @@ def read(path: Path) -> ScoreTable:
             known[name] = row
         elif name == "protocol":
             protocol = "".join(fields[1:2])
+        elif fields and name in seen:
+            faults.append(Fault(f"line {seen[name]} has the scores of `{name}` already", path, number))
         elif fields:
+            seen[name] = number
             rows += _row(row, name, names, faults, path, number)
     if not rows and not faults:
         faults.append(Fault("has no candidate", path))
@@ -61,8 +67,8 @@ def of_study(folder: Path) -> list[TextTable]:
     found = list[TextTable]()
     for path in _files(folder):
         table = replace(read(path), label=folder.name)
-        best = json.loads((path.parent / "scores.json").read_text(encoding="utf-8"))["best"]
-        found += [candidates(table), statistics([table], best)]
+        told = json.loads((path.parent / "scores.json").read_text(encoding="utf-8"))
+        found += [candidates(table, told.get("notes", ())), statistics([table], told["best"])]
     return found
 
 
@@ -84,21 +90,34 @@ def _row(
         text, beside = row.get(column, ""), ":" in column
         if beside and not text:
             continue
-        try:
-            scores[column] = float(text)
-            errors |= {column: float(error)} if (error := row.get(column + _ERROR)) else {}
-        except ValueError:
-            faults.append(Fault(f"`{text}` is no score of {column}", path, line))
+        score = _number(text, f"score of {column}", faults, path, line)
+        if score is None:
             continue
-        if not beside and not 0 <= scores[column] <= 100:
-            faults.append(Fault(f"{column} is {scores[column]:g}: scores are in points, 0 to 100", path, line))
+        scores[column] = score
+        if not beside and not 0 <= score <= 100:
+            faults.append(Fault(f"{column} is {score:g}: scores are in points, 0 to 100", path, line))
+        if error := row.get(column + _ERROR):
+            errors[column] = _number(error, f"standard error of {column}", faults, path, line)
+    for key in ("rank", "trial", "left"):
+        text = row.get(key, "")
+        called = text == name and any(map(str.isalpha, text))  # by its rank, as `untuned` is where there are no names
+        if text and not text.isdecimal() and not called:
+            faults.append(Fault(f"`{text}` is no whole number, and `{key}` is one", path, line))
+    loss = _number(row["loss"], "loss", faults, path, line) if row.get("loss") else None
     if len(faults) > before:
         return []
     number, trial, left = (
         int(text) if text.isdecimal() else None for text in (row.get(key, "") for key in ("rank", "trial", "left"))
     )
-    loss = float(row["loss"]) if row.get("loss") else None
     return [Scored(name, number, scores, errors, row.get("default") == "1", trial, loss, left)]
+
+
+def _number(text: str, what: str, faults: list[Fault], path: Path, line: int | None = None) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        faults.append(Fault(f"`{text}` is no {what}", path, line))
+        return None
 
 
 def _column(name: str, known: Mapping[str, str], faults: list[Fault], path: Path) -> Column:
@@ -111,7 +130,7 @@ def _column(name: str, known: Mapping[str, str], faults: list[Fault], path: Path
         known.get("title") or TITLES.get(name, name),
         int(items) if items else None,
         known.get("measured", ""),
-        float(known["chance"]) if known.get("chance") else None,
+        _number(known["chance"], f"chance of {name}", faults, path) if known.get("chance") else None,
         int(digits) if digits.isdecimal() else 2,
     )
 
