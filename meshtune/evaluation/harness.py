@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_eval.evaluator import simple_evaluate
+import numpy as np
+import torch
+from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.tasks import TaskManager
@@ -35,11 +37,12 @@ from meshtune.evaluation.run import Asked
 from meshtune.evaluation.scoring import Result, Score
 
 HARNESS = "harness"
+SEED = 1234  # of the harness's own runs: which shots are drawn
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Named tasks or groups of the harness: how many documents of each are asked, as `simple_evaluate` takes them."""
+    """Named tasks or groups of the harness: how many documents of each are asked, as `evaluate` takes them."""
 
     manager: Any
     names: tuple[str, ...]
@@ -100,7 +103,8 @@ def run(
                 at = place(name, candidate)
                 with store.writing(at) as (known, writer):
                     asking = _Asking(Answerer(model, tokenizer, alone=alone), known, writer, at, report)
-                    told = _evaluated(_Model(model, tokenizer, asking), found, name)
+                    with _quiet():
+                        told = _evaluated(_Model(model, tokenizer, asking), found, name)
                 _write_samples(at.path.with_suffix(".samples.jsonl"), told["samples"])
                 results.setdefault(candidate.name, {})[name] = _result(told, name), _hash(told)
     return results
@@ -235,16 +239,18 @@ def _subset(counts: Mapping[str, int], limit: int, seed: int) -> dict[str, list[
 
 
 def _evaluated(model: _Model, found: Tasks, name: str) -> dict[str, Any]:
+    """As the harness's `simple_evaluate`, with its seeds, but without the survey of the machine that it ends with."""
+    random.seed(0)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+    loaded = found.manager.load([name])
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=SEED)
     chosen = found.chosen[name]
-    with _quiet():
-        told: dict[str, Any] = simple_evaluate(
-            model=model,
-            tasks=[name],
-            task_manager=found.manager,
-            samples=None if chosen is None else {key: list(numbers) for key, numbers in chosen.items()},
-            bootstrap_iters=1000,
-            log_samples=True,
-        )
+    samples = None if chosen is None else {key: list(numbers) for key, numbers in chosen.items()}
+    told: dict[str, Any] = evaluate(lm=model, task_dict=loaded, samples=samples, bootstrap_iters=1000, log_samples=True)
     return told
 
 
@@ -253,6 +259,9 @@ def _result(told: Mapping[str, Any], name: str) -> Result:
     tasks = {key: told["results"][key] for key in told["samples"]}
     own = {**told.get("groups", {}), **told["results"]}.get(name, {})
     metric, filtered = _metric(told, next(iter(tasks)))
+    if other := [key for key, scores in tasks.items() if f"{metric},{filtered}" not in scores]:
+        what = f"the tasks of `{name}` are scored by different metrics: `{other[0]}` has no `{metric}`"
+        raise InputError(f"{what}; name them one by one")
     values = {key: float(scores[f"{metric},{filtered}"]) for key, scores in tasks.items()}
     value = own.get(f"{metric},{filtered}")
     value = statistics.fmean(values.values()) if value is None else float(value)

@@ -174,12 +174,12 @@ def faults(benchmark: Benchmark) -> list[str]:
     empty = [item.id for item in benchmark.all_items if not item.gold.strip()]
     torn = [item.id for item in benchmark.all_items if not _whole(benchmark.prompt(item), item.gold, *item.choices)]
     told = (
-        (twice, "are called `{}` as another one"),
-        (empty, "have an empty right answer, such as `{}`"),
-        (torn, "hold half of a character (a lone surrogate), such as `{}`"),
+        (twice, "names of items that stand there more than once"),
+        (empty, "items whose right answer is empty"),
+        (torn, "items with half of a character (a lone surrogate)"),
     )
     return [
-        f"{benchmark.name}: {len(names):,} items {what.format(names[0])}: fetch the data again"
+        f"{benchmark.name}: {what}: {len(names):,}, such as `{names[0]}`; fetch the data again"
         for names, what in told
         if names
     ]

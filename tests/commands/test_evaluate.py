@@ -1,5 +1,6 @@
 """`evaluate` as a user meets it: the tables of a study, a kill on the way, and what is refused."""
 
+import io
 import json
 import os
 import shutil
@@ -10,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import meshtune
 from meshtune.cli import app
-from meshtune.commands.evaluate import Evaluated, evaluate
+from meshtune.commands import score_tables
+from meshtune.commands.evaluate import Evaluated, as_json, evaluate
 from meshtune.commands.report import report
 from meshtune.config import ModelConfig
 from meshtune.errors import InputError, StudyBusy
 from meshtune.lease import lease
 from meshtune.objectives import guides
 from meshtune.objectives.guides import GuideSpec
+from meshtune.selection.candidates import Column, Scored, ScoreTable
 from tests.commands.made import finished_study
 from tests.evaluation.made import make_all
 
@@ -131,8 +135,9 @@ def test_code_is_run_in_the_sandbox(study: Path, data: Path) -> None:
     asked = given(data, benchmarks=("humaneval",), best=0, worst=0, temperature=0.8, samples=2, pass_at=(1, 2))
     done = evaluate([study], given=asked)
     assert [column.name for column in done.tables[0].columns] == [
-        *("humaneval", "humaneval:pass@1", "humaneval:pass@2", "humaneval:likelihood"),
+        *("humaneval", "humaneval:pass@2", "humaneval:likelihood"),
     ]
+    assert done.tables[0].columns[0].title == "HumanEval pass@1"
     lines = [
         json.loads(line)
         for path in (study / "evaluation").rglob("untuned.jsonl")
@@ -174,6 +179,54 @@ def test_what_guided_a_study_scores_none(study: Path, data: Path, tmp_path: Path
     (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, everything)))
     with pytest.raises(InputError, match="all items of mmlu guided the search"):
         evaluate([other], given={**asked, "guided": str(tmp_path / "all.jsonl")})
+
+
+def test_what_does_not_fit_is_said_in_every_table(study: Path, data: Path, tmp_path: Path) -> None:
+    path = data / "bbh" / "navigate.json"
+    task = json.loads(path.read_text())
+    task["examples"][5]["input"] = "long " * 150
+    path.write_text(json.dumps(task))
+    said: list[Any] = []
+    (tmp_path / "guided.jsonl").write_text('{"benchmark": "bbh", "item": "navigate/99"}\n')
+    asked = given(data, benchmarks=("bbh", "bbh"), limit=None, best=0, worst=0, guided=str(tmp_path / "guided.jsonl"))
+    done = evaluate([study], given=asked, report=said.append, out=tmp_path / "tables")
+    assert "evaluation.guided names 1 items that bbh has not, such as navigate/99" in said
+    assert [column.name for column in done.tables[0].columns] == ["bbh", "bbh:likelihood"]
+    note = "bbh: 1 of 10 prompts do not fit the model even without shots, and count as wrong."
+    assert as_json(done)["notes"] == [note]
+    written = study / "evaluation" / "benchmarks" / "instruct-eval"
+    for text in (written / "candidates.md", tmp_path / "tables" / "candidates.tex", Path(report([study])["page"])):
+        assert note in text.read_text()
+    (tmp_path / "guided.jsonl").write_text('{"benchmark": "bhb", "item": "navigate/5"}\n')
+    with pytest.raises(InputError, match="Did you mean `bbh`"):
+        evaluate([study], given=asked)
+
+
+def test_files_of_scores(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mine.csv").write_text("rank,mmlu\n1,45\n2,43\nitems,100\n")
+    files = [tmp_path / place / "mine.csv" for place in ("one", "two")]
+    done = evaluate([], scores=files, out=tmp_path / "out", given={"best": 2})
+    assert [table.label for table in done.tables] == list(map(str, files))
+    assert len(list((tmp_path / "out").glob("candidates-*.csv"))) == 2
+    assert "44.00" in (tmp_path / "out" / "statistics.md").read_text()
+    shown = CliRunner().invoke(app, ["evaluate", "--scores", str(files[0])])
+    assert "45.00 ± 4.97" in shown.stdout
+    options = ["--limit", "3", "--trials", "1", "--race", "--unsafe-no-sandbox"]
+    refused = CliRunner().invoke(app, ["evaluate", "--scores", str(files[0]), *options])
+    assert str(refused.exception).startswith("--limit, --trials, --race, --unsafe-no-sandbox: of a study")
+
+
+def test_a_wide_table_is_shown_in_parts() -> None:
+    names = [f"task_{number}" for number in range(8)]
+    row = Scored("trial 1", 1, dict.fromkeys(names, 12.5), dict.fromkeys(names, 1.25))
+    table = ScoreTable("study", tuple(Column(name, name) for name in names), (row,))
+    text = io.StringIO()
+    score_tables.show([table], 1, Console(file=text, width=60))
+    lines = text.getvalue().split("\n")
+    assert sum("trial 1" in line for line in lines) > 2
+    assert text.getvalue().count("12.50 ± 1.25") == 8  # none is broken
 
 
 def test_two_studies_are_compared_only_on_the_same_items(study: Path, data: Path, tmp_path: Path) -> None:

@@ -116,11 +116,27 @@ def test_a_limit_is_spread_and_fixed(folder: Path) -> None:
     assert {name: len(numbers) for name, numbers in spread.items()} == {"a": 2, "b": 2, "c": 2}
 
 
+def group(folder: Path) -> Path:
+    """Both tasks as a group."""
+    (folder / "both.yaml").write_text("group: own_both\ntask: [own_choice, own_free]\n")
+    return folder
+
+
+def test_a_group_of_tasks_with_other_metrics(
+    base: Any, tokenizer: Any, candidates: Sequence[Candidate], folder: Path, tmp_path: Path
+) -> None:
+    found = harness.tasks(("own_both",), group(folder), 5, 0)
+    with pytest.raises(InputError, match="`own_free` has no `acc`; name them one by one"):
+        harness.run(base, tokenizer, candidates[:1], found, places(tmp_path / "out"), lambda _: None)
+
+
 def test_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="name some"):
         harness.tasks((), folder, None, 0)
     with pytest.raises(InputError, match="no such folder"):
         harness.tasks(("own_choice",), folder / "none", None, 0)
+    with pytest.raises(InputError, match="leaves 1 of the tasks of `own_both` without an item"):
+        harness.tasks(("own_both",), group(folder), 1, 0)
     (folder / "rows.jsonl").unlink()
     with pytest.raises(InputError, match="cannot be loaded"):
         harness.tasks(("own_choice",), folder, None, 0)

@@ -1,6 +1,7 @@
 """Whole runs over several candidates: what is stored, what goes on after a kill, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -129,8 +130,12 @@ def test_an_adapter_of_another_base_is_refused(
         run_all(wider, tokenizer, candidates, small, tmp_path)
     assert len(raised.value.faults) == 2
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="holds no adapter"):
-        run_all(base, tokenizer, [Candidate("x", tmp_path / "empty")], small, tmp_path)
+    assert candidates[1].adapter is not None
+    weights = shutil.copytree(candidates[1].adapter, tmp_path / "cut") / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:300])
+    for name in ("empty", "cut"):
+        with pytest.raises(InputError, match="holds no whole adapter"):
+            run_all(base, tokenizer, [Candidate("x", tmp_path / name)], small, tmp_path)
     assert not files(tmp_path)
 
 

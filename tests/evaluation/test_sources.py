@@ -114,6 +114,25 @@ def test_damage_is_reported_all_at_once(tmp_path: Path) -> None:
     assert "the subject `logic` has 0 of the 5 shots" in str(raised.value)
 
 
+def test_items_that_would_be_scored_wrongly(tmp_path: Path) -> None:
+    made.make_all(tmp_path)
+    path = tmp_path / "bbh" / "navigate.json"
+    task = json.loads(path.read_text())
+    task["examples"][5]["target"] = ""
+    task["examples"][6]["input"] = "half \ud800"
+    path.write_text(json.dumps(task))
+    rows = gzip.decompress((tmp_path / "humaneval" / "HumanEval.jsonl.gz").read_bytes())
+    same = rows.replace(b"HumanEval/1", b"HumanEval/0")
+    (tmp_path / "humaneval" / "HumanEval.jsonl.gz").write_bytes(gzip.compress(same))
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, "mmlu", "bbh", "humaneval")
+    assert [fault.message.partition(";")[0] for fault in raised.value.faults] == [
+        "bbh: items whose right answer is empty: 1, such as `navigate/5`",
+        "bbh: items with half of a character (a lone surrogate): 1, such as `navigate/6`",
+        "humaneval: names of items that stand there more than once: 1, such as `HumanEval/0`",
+    ]
+
+
 def test_problems_lacking_a_field(tmp_path: Path) -> None:
     (tmp_path / "HumanEval.jsonl.gz").write_bytes(gzip.compress(b'{"task_id": "a", "prompt": "b"}\n'))
     with pytest.raises(InputError, match="has no text `canonical_solution`"):

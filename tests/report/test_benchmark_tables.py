@@ -86,6 +86,19 @@ def test_files_of_scores_are_checked(tmp_path: Path) -> None:
         "mmlu is 140",
         "`many` is no number of items of mmlu",
     ]
+    head = "name,rank,mmlu,mmlu:se,loss,mmlu\n"
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, "a.csv", f"{head}a,1.0,5,x,y,5\nb,2,5,,,5\nb,3,5,,,5\nchance,,x,,,x\n")
+    assert [fault.message for fault in raised.value.faults] == [
+        "names the column `mmlu` twice",
+        "`x` is no standard error of mmlu",
+        "`1.0` is no whole number, and `rank` is one",
+        "`y` is no loss",
+        "line 3 has the scores of `b` already",
+        "`x` is no chance of mmlu",
+    ]
+    with pytest.raises(InputError, match=r"`1\.0` is no whole number"):
+        read(tmp_path, "a.csv", "rank,mmlu\n1.0,5\n")
     with pytest.raises(InputError, match="cannot be read"):
         score_files.read(tmp_path / "none.csv")
 
