@@ -105,6 +105,7 @@ HEAVY = {
         "config_file",
         "config_faults",
         "objectives",
+        "preference",
     },
 }
 NOT_FOR_HELP = (

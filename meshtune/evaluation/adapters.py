@@ -10,12 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft.utils.save_and_load import load_peft_weights
-from safetensors import SafetensorError
-
 from meshtune.errors import Fault, InputError
 from meshtune.training.bundle import CONFIG, WEIGHTS
-from meshtune.training.checkpoints import attached
+from meshtune.training.checkpoints import attached, saved
 
 _PREFIX = "base_model.model."
 
@@ -65,8 +62,8 @@ def _faults(candidate: Candidate, base: Any) -> Iterator[Fault]:
         return
     try:
         named = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        weights = load_peft_weights(str(folder), device="cpu")
-    except (OSError, ValueError, AttributeError, SafetensorError) as error:
+        weights = saved(folder)
+    except (OSError, ValueError, AttributeError) as error:
         yield _no_adapter(folder, error)
         return
     modules = dict(base.named_modules())

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.save_and_load import load_peft_weights
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -49,6 +50,15 @@ def attached(base: Any, folder: Path) -> Iterator[Any]:
     """The base with a saved adapter on it, for measuring; afterwards the base as it was."""
     with _on(base, lambda: PeftModel.from_pretrained(base, str(folder))) as model:
         yield model
+
+
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a saved adapter, on the CPU. Raises OSError or ValueError where there is no whole one."""
+    try:
+        weights: dict[str, torch.Tensor] = load_peft_weights(str(folder), device="cpu")
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    return weights
 
 
 def tensors(model: Any) -> dict[str, torch.Tensor]:
