@@ -103,11 +103,7 @@ def analyze(
 ) -> None:
     """What the votes say: preference with its interval, tests, agreement, tables, the figure."""
     from meshtune.commands.prefer_analyze import analyze as run
+    from meshtune.commands.prefer_analyze import told
 
     result = run(study, close=close, origin=origin, out=out)
-    if as_json:
-        print(json.dumps(result, indent=2))
-    else:
-        told = [f"{text}." for text in result["verdicts"]]
-        told += [f"not counted: {count} votes of {name}" for name, count in result["left_out"].items()]
-        print("\n".join([*told, f"wrote {result['files']['index.html']}"]))
+    print(json.dumps(result, indent=2) if as_json else told(result))

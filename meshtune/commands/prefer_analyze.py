@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,5 +33,17 @@ def analyze(path: Path, *, close: bool = False, origin: str | None = None, out: 
         folder = out or where / "analysis"
     analysis = analyse(study, origin)
     files = written.write(folder, study, analysis)
-    told = [verdict(pair, analysis["stamp"]) for pair in analysis["pairs"]]
-    return {**analysis, "files": files, "verdicts": told}
+    verdicts = [verdict(pair, analysis["stamp"]) for pair in analysis["pairs"]]
+    return {**analysis, "files": files, "verdicts": verdicts}
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """What the command prints."""
+    lines = [f"{text}." for text in result["verdicts"]]
+    strengths = (result["bradley_terry"] or {}).get("strengths", ())
+    if strengths:
+        stamp = f"{result['stamp']}. " if result["stamp"] else ""
+        each = (f"{one['name']} {one['value']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]" for one in strengths)
+        lines.append(f"{stamp}strength (Bradley-Terry, log odds): {', '.join(each)}.")
+    lines += [f"not counted: {count} votes of {name}" for name, count in result["left_out"].items()]
+    return "\n".join([*lines, f"wrote {result['files']['index.html']}"])

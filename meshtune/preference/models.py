@@ -18,6 +18,8 @@ from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 from meshtune.preference.statistics import LEVEL, Codes, Scores
 
 LARGEST = 1_000_000  # votes times groups; beyond, a dense fit of crossed effects takes minutes
+EXACT = 1e-9  # a variance of the rest below which nothing is left to judge by
+UNBOUNDED = 15.0  # log odds beyond which a strength grows with the fit's steps, not with the votes
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ def mixed(scores: Scores, on_left: Scores, lengths: Scores, questions: Codes, an
             )
         except (np.linalg.LinAlgError, ValueError) as error:
             return f"the fit failed ({error})"
+    if fit.scale < EXACT or not np.all(np.isfinite(fit.bse_fe)):
+        return "it leaves no rest, so that there is nothing to judge its effects by"
     effects = [_effect(float(v), float(e)) for v, e in zip(fit.fe_params, fit.bse_fe, strict=True)]
     annotator, question = (float(np.sqrt(max(v, 0.0))) for v in fit.vcomp)
     notes = sorted({str(warning.message).split("\n")[0][:120].rstrip(".") for warning in told})
@@ -118,6 +122,8 @@ def bradley_terry(
         if not (beaten and losing):
             what = "never lost" if beaten else "never won"
             return f"`{name}` {what} against the others: its strength has no bound"
+    if not np.any(scores):
+        return "nobody chose between two answers"
     design = np.zeros((len(scores), count))
     rows = np.arange(len(scores))
     design[rows, left] += 1
@@ -126,7 +132,11 @@ def bradley_terry(
     exog = np.column_stack([np.ones(len(scores)), design[:, :-1]])
     if np.linalg.matrix_rank(exog) < exog.shape[1]:
         return "the models were not all compared with each other"
-    fit = sm.GLM((scores + 1) / 2, exog, family=sm.families.Binomial()).fit()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of perfect separation, which is told below
+        fit = sm.GLM((scores + 1) / 2, exog, family=sm.families.Binomial()).fit()
+    if not np.all(np.abs(fit.params) < UNBOUNDED):
+        return "one side, or some of the models, won every time: strengths have no bound"
     to_mean = np.vstack([np.eye(count - 1), np.zeros(count - 1)]) - 1 / count
     contrasts = np.vstack([np.eye(1, count), np.column_stack([np.zeros(count), to_mean])])  # the side, then the models
     errors, df = _two_way(fit, exog, (scores + 1) / 2, questions, annotators, contrasts)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from meshtune.cli import app
 from meshtune.commands.chosen import choose, kept_adapter
 from meshtune.commands.prefer import find
+from meshtune.commands.prefer_analyze import told
 from meshtune.commands.prefer_create import create, design
 from meshtune.errors import InputError
 from meshtune.preference.private import open_seal
@@ -147,6 +148,17 @@ def test_ready_answers_through_the_command_line(questions: Path, tmp_path: Path)
     for asks in (["Degree", "Degree"], ["annotator"], [" "]):
         with pytest.raises(InputError, match="--ask"):
             create(None, questions, answers=files, out=tmp_path / "s", asks=asks)
+
+
+def test_what_analyze_prints() -> None:
+    strengths = [{"name": "x", "value": 0.5, "low": -0.25, "high": 1.25}]
+    result = {"verdicts": ["S. a"], "stamp": "S", "left_out": {"people": 2}, "files": {"index.html": "page"}}
+    assert told({**result, "bradley_terry": {"strengths": strengths}}).splitlines() == [
+        *("S. a.", "S. strength (Bradley-Terry, log odds): x +0.50 [-0.25, +1.25]."),
+        *("not counted: 2 votes of people", "wrote page"),
+    ]
+    for none in (None, {"reason": "why"}):
+        assert len(told({**result, "bradley_terry": none}).splitlines()) == 3
 
 
 def test_the_paper_design_and_larger_ones() -> None:

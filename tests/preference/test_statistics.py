@@ -151,6 +151,27 @@ def test_bradley_terry_says_which_model_has_no_strength() -> None:
     assert "`x` never lost" in str(answer)
 
 
+@pytest.mark.filterwarnings("error")
+def test_votes_that_are_separated_have_no_strengths() -> None:
+    """Side A always wins, two models always beat two others, or nobody chose: a fit gives numbers without meaning."""
+    names, left, right = ["w", "x", "y", "z"], np.arange(24) % 4, (np.arange(24) % 4 + 1 + np.arange(24) // 4 % 3) % 4
+    clusters = np.arange(24) % 5, np.arange(24) // 5
+    by_group = np.sign((right // 2) - (left // 2)) + (right // 2 == left // 2) * np.where(np.arange(24) % 8 < 4, 1, -1)
+    for scores, why in ((np.ones(24), "won every time"), (by_group, "won every time"), (np.zeros(24), "nobody chose")):
+        answer = models.bradley_terry(names, left, right, scores.astype(float), *clusters)
+        assert isinstance(answer, str)
+        assert why in answer
+
+
+def test_votes_without_a_rest_have_no_mixed_model() -> None:
+    questions, annotators = (part.ravel() for part in np.meshgrid(np.arange(4), np.arange(6)))
+    left = np.where((questions + annotators) % 2 == 0, 1.0, -1.0)
+    for scores in (np.where(questions % 2, 1.0, -1.0), left):
+        answer = models.mixed(scores, left, np.zeros(24), questions, annotators)
+        assert isinstance(answer, str)
+        assert "no rest" in answer
+
+
 def test_intervals_cover_the_truth_and_power_is_what_was_said() -> None:
     truth = Truth(lead=0.1, side=0.1, question_sd=0.3, annotator_sd=0.1)
     covered = seen = 0
