@@ -70,7 +70,8 @@ def scored(
     columns = []
     for name in found.names:
         first, digest = told[asked[0].name][name]
-        subset = "" if settings.limit is None else f"; {settings.limit:,} of them, chosen with seed {settings.seed}"
+        whole = settings.limit is None or first.items < settings.limit
+        subset = "" if whole else f", chosen with seed {settings.seed}"
         measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
         columns.append(Column(name, name, first.items, measured, 100 * first.chance))
     return columns, results

@@ -274,7 +274,8 @@ def _result(told: Mapping[str, Any], name: str) -> Result:
         errors = [scores.get(f"{metric}_stderr,{filtered}") for scores in tasks.values()]
         known = [each for each in errors if isinstance(each, float)]
         error = sum(each**2 for each in known) ** 0.5 / len(errors) if len(known) == len(errors) else None
-    samples = [sample for of in told["samples"].values() for sample in of]
+    # A document stands there once for each filter.
+    samples = [sample for of in told["samples"].values() for sample in of if sample["filter"] == filtered]
     choices = [len(sample["resps"]) if isinstance(sample["resps"][0][0], list | tuple) else 0 for sample in samples]
     return Result(
         verdict=Score(value, error),

@@ -130,6 +130,19 @@ def test_a_group_of_tasks_with_other_metrics(
         harness.run(base, tokenizer, candidates[:1], found, places(tmp_path / "out"), lambda _: None)
 
 
+def test_a_document_counts_once_whatever_its_filters(
+    base: Any, tokenizer: Any, candidates: Sequence[Candidate], folder: Path, tmp_path: Path
+) -> None:
+    path = folder / "free.yaml"
+    first = "{function: take_first}"
+    path.write_text(
+        f"{path.read_text()}filter_list: [{{name: x, filter: [{first}]}}, {{name: y, filter: [{first}]}}]\n"
+    )
+    found = harness.tasks(("own_free",), folder, 3, 0)
+    told = harness.run(base, tokenizer, candidates[:1], found, places(tmp_path / "out"), lambda _: None)
+    assert told["untuned"]["own_free"][0].items == 3
+
+
 def test_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="name some"):
         harness.tasks((), folder, None, 0)
