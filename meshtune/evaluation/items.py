@@ -172,7 +172,8 @@ def faults(benchmark: Benchmark) -> list[str]:
     counts = Counter(item.id for item in benchmark.all_items)
     twice = [name for name, count in counts.items() if count > 1]
     empty = [item.id for item in benchmark.all_items if not item.gold.strip()]
-    torn = [item.id for item in benchmark.all_items if not _whole(benchmark.prompt(item), item.gold, *item.choices)]
+    torn = [item.id for item in benchmark.all_items if _torn("".join((item.text, item.gold, *item.choices)))]
+    torn += [f"the shots of {group}" for group, shots in benchmark.shots.items() if _torn("".join(shots.blocks))]
     told = (
         (twice, "names of items that stand there more than once"),
         (empty, "items whose right answer is empty"),
@@ -185,8 +186,12 @@ def faults(benchmark: Benchmark) -> list[str]:
     ]
 
 
-def _whole(*texts: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for text in texts for character in text)
+def _torn(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def guesses(items: Sequence[Item], right: Callable[[Item], str], most: int = 20) -> dict[str, float]:

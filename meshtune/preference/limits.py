@@ -51,6 +51,7 @@ class Limits:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        length = headers.get("content-length", "0")
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -62,9 +63,9 @@ class Limits:
 
         if not self._allowed(self._sender(scope, headers)):
             await _refuse(guarded, 429, "Too many requests: wait a moment, then load the page again.")
-        elif not headers.get("content-length", "0").isdecimal() or "transfer-encoding" in headers:
+        elif not length.isdecimal() or "transfer-encoding" in headers:
             await _refuse(guarded, 411, "The length of what is sent must be given.")
-        elif len(headers.get("content-length", "0")) > 9 or int(headers.get("content-length", "0")) > LONGEST_BODY:
+        elif len(length) > 9 or int(length) > LONGEST_BODY:
             await _refuse(guarded, 413, "That is too long.")
         else:
             with contextlib.suppress(Exception):  # its page was sent and its words printed: nobody needs the trace

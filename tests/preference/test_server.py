@@ -252,6 +252,9 @@ def test_the_rate_of_each_sender_is_limited() -> None:
     now[0] = 1.0
     asyncio.run(ask("a", 1))
     assert statuses[-2:] == [200, 200]
+    scope = {"type": "http", "client": ("c", 1), "headers": [(b"content-length", b"9" * 5000)]}  # Python reads no such
+    asyncio.run(app(scope, None, send))  # type: ignore[arg-type]
+    assert statuses[-1] == 413
 
 
 def test_what_is_no_request_is_answered(server: Server) -> None:
