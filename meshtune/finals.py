@@ -196,7 +196,7 @@ def baseline_name(record: Record) -> str:
 
 
 def best_against(record: Record, folder: Path, other: str) -> Difference | None:
-    """Test loss of the best minus that of `other`, named as in `read`; None where not measured, or where it is the same."""
+    """Test loss of the best minus that of `other`, named as in `read`; None where not measured, or the best itself."""
     measured = read(folder)
     best = record.best
     if best is None or name_of(best) not in measured or other not in measured or name_of(best) == other:
