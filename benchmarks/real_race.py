@@ -27,16 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import meshtune
-from meshtune import whole_file
-from meshtune.data.build import load
-from meshtune.trial import Ending, Outcome, Request
 
 sys.path.insert(0, str(Path(__file__).with_name("curves")))
 import setting
 
 SIDES = ("batch-gp", "mads", "tpe", "random")
 BLOCK, EPOCHS, TEST = 4, 1, 64
-MEASURED = "test-of-recommended.json"  # where the recommended trial is not the best, which `tune` measures
 MODELS = ("untuned", "baseline", "best", "recommended")
 
 
@@ -69,39 +65,9 @@ def run(folder: Path, side: str, seed: int, trials: int) -> None:
     print(f"{time.strftime('%H:%M:%S')} {side}, seed {seed}: {trials} trials", file=sys.stderr, flush=True)
 
 
-def measure(study: meshtune.Study, status: Mapping[str, Any]) -> float:
-    """Test loss of the recommended trial, measured where that has not been done."""
-    recommended, path = status["recommended"], study.folder / MEASURED
-    if recommended["test_loss"] is not None:
-        return float(recommended["test_loss"])
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if known.get("trial") != recommended["trial"]:
-        from meshtune.objectives.lora import LoraObjective, LoraSpec
-
-        config = study.config
-        spec = LoraSpec(
-            model=config.model or setting.MODEL,
-            training=config.training,
-            data=load(study.folder / "data").ref,
-            at="best",
-            folder=str(study.folder),
-        )
-        request = Request(
-            recommended["trial"], {}, config.seed, threads=1, measure="test", adapter=recommended["adapter"]
-        )
-        *_, outcome = LoraObjective(spec, "cpu", 1).evaluate([request])
-        if not isinstance(outcome, Outcome) or outcome.ending is not Ending.COMPLETE:
-            raise SystemExit(f"{study.folder}: the recommended trial cannot be measured: {outcome}")
-        known = {"trial": recommended["trial"], "loss": outcome.loss}
-        whole_file.write(path, json.dumps(known))
-    return float(known["loss"])
-
-
 def found(folder: Path) -> dict[str, Any]:
     """Of a finished study: test losses by model, validation losses, trials and points."""
-    study = meshtune.load(folder)
-    status = study.status()
-    status["recommended"]["test_loss"] = measure(study, status)
+    status = meshtune.load(folder).status()
     return {model: status[model] for model in MODELS} | {"complete": status["trials"]["complete"]}
 
 

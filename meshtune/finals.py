@@ -1,4 +1,4 @@
-"""What is measured beside the search: untuned, baseline and best on rows that it never saw, and their answers.
+"""What is measured beside the search: untuned, baseline, best and recommended on rows that it never saw, and answers.
 
 Losses by row stand in `<study>/evaluation/test.json`, so that any pair can be compared later and a continued search
 measures only what is new.
@@ -18,6 +18,7 @@ from meshtune.budget import Stop
 from meshtune.errors import InputError, MeshtuneError
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
+from meshtune.selection.recommended import recommended
 from meshtune.selection.statistics import Difference, Mean, mean_interval, paired_difference
 from meshtune.study import WAIT_SECONDS, Retried, Running, StudyEvent
 from meshtune.trial import Ending, Outcome, Progress, Request
@@ -123,12 +124,19 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
-    """Measure untuned, baseline and best on the test rows, where this has not been done."""
+    """Measure untuned, baseline, best and recommended on the test rows, where this has not been done.
+
+    A recommended trial whose adapter was dropped, while nothing recommended it yet, is left out.
+    """
     measured = read(folder)
     adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
     for trial in (record.baseline, record.best):
         if trial is not None and trial.final is not None and trial.final.adapter is not None:
             adapters[trial.number] = (name_of(trial), trial.final.adapter)
+    if found := recommended(record):
+        final = record.trials[found.number].final
+        if final is not None and final.adapter is not None and (folder / final.adapter).exists():
+            adapters[found.number] = (name_of(record.trials[found.number]), final.adapter)
     outside = record.notes.get("baseline") or {}
     if outside.get("adapter"):
         adapters[BASELINE] = ("baseline", outside["adapter"])
@@ -188,7 +196,7 @@ def baseline_name(record: Record) -> str:
 
 
 def best_against(record: Record, folder: Path, other: str) -> Difference | None:
-    """Test loss of the best minus that of `other` (`untuned` or the baseline's name), or None where not measured."""
+    """Test loss of the best minus that of `other`, named as in `read`; None where not measured, or the best itself."""
     measured = read(folder)
     best = record.best
     if best is None or name_of(best) not in measured or other not in measured or name_of(best) == other:

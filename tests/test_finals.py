@@ -1,12 +1,23 @@
 """What is measured beside the trials ends early where it is asked to, and is made up for by the next run."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
+from meshtune import finals
 from meshtune.budget import Stop
+from meshtune.commands.locate import Located, locate
+from meshtune.commands.prepared import prepare
+from meshtune.commands.status import of_record
+from meshtune.commands.tune import tune
 from meshtune.errors import InputError, MeshtuneError
 from meshtune.finals import gather
+from meshtune.record import Record
 from meshtune.study import Running, StudyEvent
 from meshtune.trial import Ending, Outcome, Request
+from tests.conftest import WORDS
 from tests.test_study import AtOnce, Suspended
 
 REQUESTS = [Request(number, {"x": 0.5}, seed=0, measure="test") for number in (-1, -2, -3)]
@@ -66,3 +77,68 @@ def test_suspended_it_keeps_what_ended_in_time() -> None:
     worker = Suspended()
     assert outcomes(list(gather(worker, REQUESTS, 3, lambda: next(asked, Stop("SIGTERM came", 20))))) == [-1]
     assert worker.grace == 20
+
+
+LOSSES = (2.6, 2.2, 2.3, 2.0, 2.1, 2.0, 2.2, 1.97, 2.5, 2.7)  # of rates from low to high, with noise: 7 had luck
+
+
+@pytest.fixture
+def searched(tiny_model_folder: Path, tmp_path: Path) -> Located:
+    """A study of the tiny model whose trials have all ended, with these losses; nothing else is measured yet."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    rows = [{"instruction": f"{n}: repeat", "input": "", "output": WORDS[n % len(WORDS)]} for n in range(24)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(
+        f"model: {tiny_model_folder}\n"
+        "data: {sources: [{path: rows.jsonl}], validation: 4, test: 8}\n"
+        "training: {precision: float32, trainer: transformers, keep_adapters: 1}\n"
+        "space: {learning_rate: {low: 1e-4, high: 1e-1, log: true}}\n"
+        "baseline: {learning_rate: 1e-4}\n"
+        "sampler: random\n"
+        f"budget: {{trials: {len(LOSSES)}}}\n"
+        "generation: {rows: 0}\n"
+        "worker: {name: local, processes: 1, threads: 1}\n",
+        encoding="utf-8",
+    )
+    study = locate(tmp_path / "study.yaml")
+    study.folder.mkdir()
+    prepared = prepare(study)
+    fixed = {**prepared.fixed, "block_size": prepared.block_size}
+    record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_folder), LoraConfig(r=2))
+    for number, loss in enumerate(LOSSES):
+        rate = 10 ** (-4 + 3 * number / (len(LOSSES) - 1))
+        assert prepared.baseline is not None
+        record.enqueue({**prepared.baseline, "learning_rate": rate}, origin="search" if number else "baseline", seed=0)
+        model.save_pretrained(study.folder / "adapters" / str(number))
+        ended = Outcome(number, 1, Ending.COMPLETE, loss=loss, losses=(loss,), adapter=f"adapters/{number}")
+        record.tell(ended, elapsed=1.0)
+    return study
+
+
+def test_the_recommended_trial_is_measured_on_the_test_rows_too(searched: Located) -> None:
+    """Its adapter is kept for that; what was measured is not measured again, and what is gone is left out."""
+    path = searched.folder / "evaluation" / "test.json"
+    list(tune(searched))
+    status = of_record(searched, Record(searched.url, searched.name))
+    assert [status[name]["trial"] for name in ("baseline", "best", "recommended")] == [0, 7, 5]
+    assert {adapter.name for adapter in (searched.folder / "adapters").iterdir()} == {"0", "5", "7"}
+    measured = finals.read(searched.folder)
+    assert set(measured) == {"untuned", "trial-0", "trial-5", "trial-7"}
+    loss = measured.pop("trial-5")["loss"]
+    assert loss == status["recommended"]["test_loss"]
+    assert status["best_against_recommended"]["rows"] == 8
+
+    kept = {name: {**entry, "loss": 0.0} for name, entry in measured.items()}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    list(tune(searched))
+    again = finals.read(searched.folder)
+    assert again.pop("trial-5")["loss"] == loss
+    assert again == kept
+
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    shutil.rmtree(searched.folder / "adapters" / "5")
+    list(tune(searched))
+    assert finals.read(searched.folder) == kept

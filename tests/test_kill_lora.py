@@ -111,7 +111,8 @@ def test_the_table_at_the_end_and_the_kept_adapters(whole: Path) -> None:
     assert status["untuned"]["test_loss"] is not None  # type: ignore[index]
     kept = {path.name for path in (whole.parent / "study" / "adapters").iterdir()}
     ranked = sorted((t["loss"], t["trial"]) for t in status["all"] if t["ending"] == "complete")  # type: ignore[attr-defined]
-    assert kept == {str(number) for _, number in ranked[:5]} | {"0"}
+    always = {str(number) for _, number in ranked[:5]} | {"0"}
+    assert always <= kept <= always | {str(status["recommended"]["trial"])}  # type: ignore[index]
     again = run(whole)  # nothing is left to do: it shows the result again
     assert again.returncode == 0
     assert "from peft import AutoPeftModelForCausalLM" in again.stderr

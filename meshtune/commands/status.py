@@ -78,6 +78,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "untuned": None,
         "best_against_baseline": None,
         "best_against_untuned": None,
+        "best_against_recommended": None,
         **guided_facts(record),
         **_made_with(record),
     }
@@ -89,6 +90,8 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         }
     if found := recommended(record):
         trial = record.trials[found.number]
+        if difference := finals.best_against(record, study.folder, finals.name_of(trial)):
+            result["best_against_recommended"] = dataclasses.asdict(difference)
         result["recommended"] = {
             **_entry(trial.loss, test_loss(finals.name_of(trial)), trial.hyperparameters),
             "trial": trial.number,

@@ -1,4 +1,4 @@
-"""`meshtune tune`: run or continue a study, then compare its best with the baseline on the test rows."""
+"""`meshtune tune`: run or continue a study, then compare what it found with the baseline on the test rows."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from meshtune.record import Record
 from meshtune.replicates import replicate
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
+from meshtune.selection.recommended import recommended
 from meshtune.study import Finished, Opened, Promoted, Stage, StudyEvent, Told, run
 from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
@@ -225,13 +226,17 @@ def _again(prepared: Prepared, record: Record, seed: int, trials: int | None) ->
 
 
 def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
-    """Keep the adapters of the best few trials and of the baseline, and with several objectives of the Pareto set."""
+    """Keep the adapters of the best few trials, of the recommended one and of the baseline, and with several objectives
+    of the Pareto set.
+    """
     kept = {trial.number for trial in record.ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
     kept |= {trial.number for trial in record.pareto} if record.guidance.several else set()
-    for trial in record.told:
-        adapter = trial.final.adapter if trial.final is not None else None
-        if adapter is not None and trial.number not in kept:
-            shutil.rmtree(folder / adapter, ignore_errors=True)
+    adapters = {t.number: folder / t.final.adapter for t in record.told if t.final is not None and t.final.adapter}
+    dropped = {number for number, adapter in adapters.items() if number not in kept and adapter.exists()}
+    if dropped and (found := recommended(record)):
+        dropped.discard(found.number)
+    for number in dropped:
+        shutil.rmtree(adapters[number], ignore_errors=True)
 
 
 def _tidy(record: Record, folder: Path) -> None:
