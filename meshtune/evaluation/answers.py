@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
+from meshtune.evaluation.growing_cache import growing
 from meshtune.evaluation.layout import Ask, Batch
 
 CPU_TOKENS = 1024  # that a batch computes: products are at their peak from 300 rows
@@ -129,10 +129,10 @@ class Answerer:
     def _prefix(self, tokens: tuple[int, ...], rows: int) -> Any:
         """A cache of some tokens for so many rows."""
         if not tokens:
-            return DynamicCache(config=self.model.config)
+            return growing(self.model.config)
         if self._kept is None or self._kept[0] != tokens:
             self._kept = None  # before there is another one
-            cache = DynamicCache(config=self.model.config)
+            cache = growing(self.model.config)
             ids = torch.tensor([tokens])
             self._logits(ids, torch.ones_like(ids), torch.arange(len(tokens))[None], cache, [(0, len(tokens) - 1)])
             self._kept = tokens, cache

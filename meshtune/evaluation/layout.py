@@ -94,8 +94,10 @@ def batches(asked: Sequence[Ask], *, tokens: int, memory: int) -> list[Batch]:
     """All asks that fit, in batches of like length, those with the same beginning together.
 
     Args:
-        tokens: that a batch computes at most, padding included, what is shared not counted; one ask may have more.
-        memory: tokens that a batch holds at most, what is shared counted for each.
+        tokens: that a batch computes at most before it decodes, padding included, what is shared not counted; one ask
+            may have more, and so may asks whose answers are longer than that: most of their time is decoding, which
+            costs about the same for one row as for many.
+        memory: tokens that a batch holds at most, what is shared and the answers counted for each.
     """
     found, rest = list[Batch](), list[Ask]()
     for members in _alike([ask for ask in asked if ask.shots is not None]):
@@ -162,7 +164,8 @@ def _cut(members: Sequence[Ask], shared: int, tokens: int, memory: int) -> list[
     for ask in sorted(members, key=lambda ask: (-ask.tail(shared), ask.number, ask.sample)):
         if found:
             longest, rows = found[-1][0].tail(shared), sum(one.rows for one in found[-1]) + ask.rows
-            if rows <= ROWS and longest * rows <= tokens and (shared + longest) * rows <= memory:
+            computed = 0 if ask.new_tokens > longest else longest * rows
+            if rows <= ROWS and computed <= tokens and (shared + longest + ask.new_tokens) * rows <= memory:
                 found[-1].append(ask)
                 continue
         found.append([ask])

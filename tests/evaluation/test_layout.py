@@ -15,16 +15,24 @@ FRONT = st.sampled_from([(), tuple(range(20)), tuple(range(40)), (9, *range(20))
 PROMPT = st.tuples(FRONT, st.lists(st.integers(0, 3), min_size=1, max_size=30)).map(lambda p: (*p[0], *p[1]))
 
 
-@given(st.lists(PROMPT, max_size=12), st.integers(20, 100))
-def test_every_ask_is_in_one_batch_and_shares_its_prefix(prompts: list[tuple[int, ...]], tokens: int) -> None:
-    asked = [Ask(number, 0, 0, prompt, ((1, 2),)) for number, prompt in enumerate(prompts)]
+@given(st.lists(PROMPT, max_size=12), st.integers(20, 100), st.sampled_from([0, 2, 200]))
+def test_every_ask_is_in_one_batch_and_shares_its_prefix(prompts: list[tuple[int, ...]], tokens: int, new: int) -> None:
+    asked = [Ask(number, 0, 0, prompt, ((1, 2),), new) for number, prompt in enumerate(prompts)]
     batches = layout.batches(asked, tokens=tokens, memory=4 * tokens)
     assert sorted(ask.number for batch in batches for ask in batch.asks) == list(range(len(prompts)))
     for batch in batches:
         assert len({ask.prompt[: batch.prefix] for ask in batch.asks}) == 1
         assert all(len(ask.prompt) > batch.prefix for ask in batch.asks)
         if len(batch.asks) > 1:
-            assert max(ask.tail(batch.prefix) for ask in batch.asks) * len(batch.asks) <= tokens
+            longest = max(ask.tail(batch.prefix) for ask in batch.asks)
+            assert new > longest or longest * len(batch.asks) <= tokens
+            assert (batch.prefix + longest + new) * len(batch.asks) <= 4 * tokens
+
+
+def test_long_answers_are_decoded_together_as_far_as_memory_goes() -> None:
+    asked = [Ask(number, 0, 0, (number, 1, 2, 3), (), 28) for number in range(10)]
+    batches = layout.batches(asked, tokens=8, memory=4 * 32)
+    assert [len(batch.asks) for batch in batches] == [4, 4, 2]
 
 
 def test_shots_of_a_group_are_shared(benchmarks: Sequence[Benchmark], tokenizer: Any) -> None:
