@@ -11,7 +11,9 @@ from tests.kill import VICTIMS, command_study, kill_at_random, record_of, run
 
 
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
-@pytest.mark.parametrize("lines", [(), ("constraints: [y <= 1, size <= 4]",)], ids=["", "constraints"])
+@pytest.mark.parametrize(
+    "lines", [(), pytest.param(("constraints: [y <= 1, size <= 4]",), marks=pytest.mark.slow)], ids=["", "constraints"]
+)
 def test_ten_kills_leave_the_record_of_an_uninterrupted_study(
     tmp_path: Path, sampler: str, lines: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def test_what_is_no_race_is_refused(study: Path, scored: Path, tmp_path: Path) -
     assert "add `--race`" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_after_a_race_the_leading_ones_are_trained_with_other_seeds(study: Path, scored: Path) -> None:
     """Asked what their originals were; once everybody is scored, only what is missing."""
     done = race(study, scored)
