@@ -13,16 +13,16 @@ from tests.kill import kill_at_random, record_of, run
 from tests.test_kill_lora import status_of
 
 GUIDED = (
-    "budget: {trials: 9}\n"
+    "budget: {trials: 7}\n"
     "constraints: [perplexity >= untuned * 0.9, mmlu >= untuned - 0.9, rank <= 4]\n"
-    "guide: {text: text.txt, benchmarks: data, limit: 30, measure: [mmlu.gold]}\n"
+    "guide: {text: text.txt, benchmarks: data, limit: 12, measure: [mmlu.gold]}\n"
 )
 
 
 def guided_study(folder: Path, model: Path, sampler: str) -> Path:
     path = study(folder, model, f"sampler: {{name: {sampler}, block_size: 3}}\n{GUIDED}")
     path.write_text(path.read_text().replace("threads: 1}", "threads: 1, attempts: 10}"))
-    make_mmlu(folder / "data" / "mmlu", items=60)
+    make_mmlu(folder / "data" / "mmlu", items=24)
     return path
 
 
@@ -35,7 +35,7 @@ def measured(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
 def test_a_study_that_is_killed_while_it_measures(tmp_path: Path, tiny_model_folder: Path, sampler: str) -> None:
     whole, killed = (guided_study(tmp_path / name, tiny_model_folder, sampler) for name in ("whole", "killed"))
-    assert run(whole).returncode == 0
+    assert run(whole, timeout=900).returncode == 0
     folder, before = tmp_path / "killed" / "study", set[str]()
 
     def until_it_measures(_: random.Random) -> float:
@@ -50,9 +50,9 @@ def test_a_study_that_is_killed_while_it_measures(tmp_path: Path, tiny_model_fol
         raise AssertionError("nothing was measured any more")
 
     victims = ("coordinator", "worker")
-    for victim, family in kill_at_random(killed, 4, seed=0, wait=until_it_measures, victims=victims):
+    for victim, family in kill_at_random(killed, 3, seed=0, wait=until_it_measures, victims=victims):
         assert gone(family), f"processes outlived the kill of the {victim}"
-    ended = run(killed)
+    ended = run(killed, timeout=900)
     assert ended.returncode == 0, ended.stderr
     assert record_of(killed) == record_of(whole)
     assert measured(killed) == measured(whole)
