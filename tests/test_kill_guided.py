@@ -46,7 +46,7 @@ def test_a_study_that_is_killed_while_it_measures(tmp_path: Path, tiny_model_fol
                 if waiting.parent.name not in before:
                     before.add(waiting.parent.name)
                     return 0.0
-            time.sleep(0.001)
+            time.sleep(0.01)
         raise AssertionError("nothing was measured any more")
 
     victims = ("coordinator", "worker")
