@@ -4,6 +4,7 @@ In Python: `study = meshtune.tune("study.yaml")`, `study = meshtune.load("study"
 package loads nothing else: what is heavy is imported when it is used.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Result", "Study", "__version__", "load", "tune"]
+
+# Peft imports bitsandbytes where that is installed, which advises at its import to install kernels not used here.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _OFFERED = {"Result": "meshtune.results", "Study": "meshtune.api", "load": "meshtune.api", "tune": "meshtune.api"}
 

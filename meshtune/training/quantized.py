@@ -13,7 +13,6 @@ out for one product, used for all rows of the pass, whosever they are, and forgo
 from __future__ import annotations
 
 import importlib.util
-import logging
 from typing import Any, Literal
 
 import torch
@@ -25,8 +24,6 @@ from meshtune.errors import Fault, InputError, MissingExtra
 Quantization = Literal["int8", "nf4"]
 BLOCK = 64  # weights of nf4 with one scale
 INSTALL = "pip install 'meshtune[gpu]'"
-# At its import it advises to install kernels that are not used here.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 class QuantizedLinear(nn.Linear):
