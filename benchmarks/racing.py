@@ -12,8 +12,9 @@ fixed beforehand:
 A candidate's items count as asked in the rounds that it was in; of the share, those of all candidates that can win.
 
 Prints a JSON line a setting: `same` and `as_good` with their 95 % intervals (Clopper-Pearson), `items` (the mean share
-that was asked), and the quartiles of that share over races. `half`: how often who is ahead once everybody has answered
-half of the items is first on all of them, which says what half of the items can tell.
+that was asked), and the quartiles of that share over races. What half of the items can tell, whatever is predicted:
+`half`, how often who is ahead once everybody has answered half of them is first on all; `cut`, how often the first one
+is among the four that are ahead after a sixth, which of ten can be asked everything at half of the items in all.
 
     python benchmarks/racing.py [--races 300] [--settings NAME ..] [--paper FOLDER] [--error 0.05] [--processes 2]
 """
@@ -31,7 +32,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from meshtune.selection import racing
@@ -145,29 +145,28 @@ def _part(field: racing.Field, asked: Array) -> racing.Field:
     return racing.Field(field.name, np.where(hidden, np.nan, field.answers), field.groups, field.chance)
 
 
-def one(name: str, seed: int, error: float, paper: Path | None) -> tuple[bool, bool, float, bool]:
-    """Whether a race chooses the same, whether as good, the share of items, and whether half of them tell."""
+def one(name: str, seed: int, error: float, paper: Path | None) -> tuple[bool, bool, float, bool, bool]:
+    """Whether a race chooses the same, whether as good, the share of items, and what half of them can tell."""
     setting = settings(paper)[name]
     chance = np.random.default_rng([seed, len(name)])
     truth = setting.truth(chance)
     whole = fields(truth, setting, chance)
-    first = _first(whole)
-    half = [
-        racing.Field(
-            field.name, field.answers[:, : field.answers.shape[1] // 2], field.groups[: len(field.groups) // 2]
-        )
-        for field in whole
-    ]
+    first = winners(_merits(whole))
+    half = first[_merits(whole, 1 / 2).argmax()]
+    cut = first[np.argsort(-_merits(whole, 1 / 6), kind="stable")[:4]].any()
     _, chosen, share = race(whole, error, seed)
     same = bool(first[chosen])
     as_good = any((truth[chosen] >= truth[other] - 1e-12).all() for other in np.flatnonzero(first))
-    return same, same or as_good, share, bool(first[_first(half).argmax()])
+    return same, same or as_good, share, bool(half), bool(cut)
 
 
-def _first(whole: list[racing.Field]) -> NDArray[np.bool_]:
-    """Who is first by mean rank, as truth values."""
-    scores = np.stack([_score(field) for field in whole], axis=1)
-    return winners(merits(Rule(), scores, [field.name for field in whole]))
+def _merits(whole: list[racing.Field], share: float = 1.0) -> Array:
+    """By mean rank, on the first items of each benchmark."""
+    scores = []
+    for field in whole:
+        asked = round(share * field.answers.shape[1])
+        scores.append(_score(racing.Field(field.name, field.answers[:, :asked], field.groups[:asked])))
+    return merits(Rule(), np.stack(scores, axis=1), [field.name for field in whole])
 
 
 def _score(field: racing.Field) -> Array:
@@ -187,12 +186,12 @@ def main() -> None:
     for name in given.settings or settings(given.paper):
         with ProcessPoolExecutor(given.processes) as pool:
             rows = list(pool.map(partial(one, name, error=given.error, paper=given.paper), range(given.races)))
-        same, as_good, shares, half = (list(part) for part in zip(*rows, strict=True))
+        same, as_good, shares, half, cut = (list(part) for part in zip(*rows, strict=True))
         told = {"name": NAME, "ours": _mean(shares), "theirs": 1.0, "ratio": 1 / _mean(shares)}
         low, median, high = (float(value) for value in np.quantile(shares, [0.25, 0.5, 0.75]))
         told |= {"low": 1 / high, "high": 1 / low, "setting": name, "races": len(rows)}
         told |= {"same": _share(same), "as_good": _share(as_good), "items": _mean(shares), "median": median}
-        told["half"] = _share(half)
+        told |= {"half": _share(half), "cut": _share(cut)}
         print(json.dumps(told), flush=True)
 
 
