@@ -51,7 +51,7 @@ def meshtune(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "meshtune.cli", *map(str, arguments)]
 
 
-def run(path: Path, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(path: Path, *arguments: object, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """Run `tune` to its end."""
     return subprocess.run(
         meshtune("tune", path, *arguments), capture_output=True, text=True, timeout=timeout, check=False
@@ -100,6 +100,7 @@ def kill_at_random(
             assert coordinator.poll() is None, f"the study ended before its {victim} could be killed"
             family = {coordinator.pid} | descendants(coordinator.pid)
             chosen = [coordinator.pid] if victim == "coordinator" else _running(family, _PROGRAMS[victim])
+            time.sleep(0 if chosen else 0.01)
         _kill(chosen[0])
         if victim == "worker":
             time.sleep(wait(chance) / 2)  # it is replaced, and the study goes on; then it is killed as a whole

@@ -35,7 +35,7 @@ def measured(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
 def test_a_study_that_is_killed_while_it_measures(tmp_path: Path, tiny_model_folder: Path, sampler: str) -> None:
     whole, killed = (guided_study(tmp_path / name, tiny_model_folder, sampler) for name in ("whole", "killed"))
-    assert run(whole, timeout=900).returncode == 0
+    assert run(whole).returncode == 0
     folder, before = tmp_path / "killed" / "study", set[str]()
 
     def until_it_measures(_: random.Random) -> float:
@@ -52,7 +52,7 @@ def test_a_study_that_is_killed_while_it_measures(tmp_path: Path, tiny_model_fol
     victims = ("coordinator", "worker")
     for victim, family in kill_at_random(killed, 3, seed=0, wait=until_it_measures, victims=victims):
         assert gone(family), f"processes outlived the kill of the {victim}"
-    ended = run(killed, timeout=900)
+    ended = run(killed)
     assert ended.returncode == 0, ended.stderr
     assert record_of(killed) == record_of(whole)
     assert measured(killed) == measured(whole)
