@@ -12,7 +12,9 @@ fixed beforehand:
 A candidate's items count as asked in the rounds that it was in; of the share, those of all candidates that can win.
 
 Prints a JSON line a setting: `same` and `as_good` with their 95 % intervals (Clopper-Pearson), `items` (the mean share
-that was asked), and the quartiles of that share over races.
+that was asked), and the quartiles of that share over races. What half of the items can tell, whatever is predicted:
+`half`, how often who is ahead once everybody has answered half of them is first on all; `cut`, how often the first one
+is among the four that are ahead after a sixth, which of ten can be asked everything at half of the items in all.
 
     python benchmarks/racing.py [--races 300] [--settings NAME ..] [--paper FOLDER] [--error 0.05] [--processes 2]
 """
@@ -143,18 +145,28 @@ def _part(field: racing.Field, asked: Array) -> racing.Field:
     return racing.Field(field.name, np.where(hidden, np.nan, field.answers), field.groups, field.chance)
 
 
-def one(name: str, seed: int, error: float, paper: Path | None) -> tuple[bool, bool, float]:
-    """Whether a race chooses the same, whether as good, and the share of items."""
+def one(name: str, seed: int, error: float, paper: Path | None) -> tuple[bool, bool, float, bool, bool]:
+    """Whether a race chooses the same, whether as good, the share of items, and what half of them can tell."""
     setting = settings(paper)[name]
     chance = np.random.default_rng([seed, len(name)])
     truth = setting.truth(chance)
     whole = fields(truth, setting, chance)
-    scores = np.stack([_score(field) for field in whole], axis=1)
-    first = winners(merits(Rule(), scores, [field.name for field in whole]))
+    first = winners(_merits(whole))
+    half = first[_merits(whole, 1 / 2).argmax()]
+    cut = first[np.argsort(-_merits(whole, 1 / 6), kind="stable")[:4]].any()
     _, chosen, share = race(whole, error, seed)
     same = bool(first[chosen])
     as_good = any((truth[chosen] >= truth[other] - 1e-12).all() for other in np.flatnonzero(first))
-    return same, same or as_good, share
+    return same, same or as_good, share, bool(half), bool(cut)
+
+
+def _merits(whole: list[racing.Field], share: float = 1.0) -> Array:
+    """By mean rank, on the first items of each benchmark."""
+    scores = []
+    for field in whole:
+        asked = round(share * field.answers.shape[1])
+        scores.append(_score(racing.Field(field.name, field.answers[:, :asked], field.groups[:asked])))
+    return merits(Rule(), np.stack(scores, axis=1), [field.name for field in whole])
 
 
 def _score(field: racing.Field) -> Array:
@@ -174,11 +186,12 @@ def main() -> None:
     for name in given.settings or settings(given.paper):
         with ProcessPoolExecutor(given.processes) as pool:
             rows = list(pool.map(partial(one, name, error=given.error, paper=given.paper), range(given.races)))
-        same, as_good, shares = (list(part) for part in zip(*rows, strict=True))
+        same, as_good, shares, half, cut = (list(part) for part in zip(*rows, strict=True))
         told = {"name": NAME, "ours": _mean(shares), "theirs": 1.0, "ratio": 1 / _mean(shares)}
-        low, half, high = (float(value) for value in np.quantile(shares, [0.25, 0.5, 0.75]))
+        low, median, high = (float(value) for value in np.quantile(shares, [0.25, 0.5, 0.75]))
         told |= {"low": 1 / high, "high": 1 / low, "setting": name, "races": len(rows)}
-        told |= {"same": _share(same), "as_good": _share(as_good), "items": _mean(shares), "median": half}
+        told |= {"same": _share(same), "as_good": _share(as_good), "items": _mean(shares), "median": median}
+        told |= {"half": _share(half), "cut": _share(cut)}
         print(json.dumps(told), flush=True)
 
 

@@ -23,7 +23,7 @@ from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.study import Finished, Opened, Promoted, Proposed, Retried, Running, Stage, Started, StudyEvent, Told
 from meshtune.trial import Ending
-from meshtune.words import duration, point, result_table
+from meshtune.words import duration, point, quantity, result_table
 
 
 class Display:
@@ -136,7 +136,7 @@ class Display:
         line = f"[{len(record.told)}/{total}] " if total else f"[{len(record.told)}] "
         line += f"trial {trial.number:<3} "
         if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
-            line += f"loss {outcome.loss:.4f}  "
+            line += f"loss {outcome.loss:.4f}  " + _guiding(record, trial)
             line += "".join(f"violates {text}  " for text, by in trial.violations.items() if by > 0)
         elif outcome.ending is Ending.STOPPED_EARLY and outcome.loss is not None:
             line += f"stopped early at {outcome.loss:.4f}  "
@@ -183,6 +183,13 @@ class Display:
 def _baseline_loss(record: Record) -> float | None:
     trial, outside = record.baseline, record.notes.get("baseline") or {}
     return trial.final.loss if trial is not None and trial.final is not None else outside.get("loss")
+
+
+def _guiding(record: Record, trial: RecordedTrial) -> str:
+    """What the objectives and constraints are about, but for the loss and hyperparameters, which are shown anyway."""
+    names = [name for name in record.guidance.quantities if name not in trial.hyperparameters]
+    held = trial.quantities
+    return "".join(f"{name} {quantity(name, held[name])}  " for name in names if name in held)
 
 
 class JsonLines:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ time.sleep(float(os.environ.get("PROGRAM_SECONDS", "0.05")))
 with open("finished.log", "a") as log:
     log.write(f"{trial}\\n")
 loss = (x - 0.3) ** 2 + (math.log10(y) + 1) ** 2 + (k - 2) ** 2 / 9
-print(json.dumps({"loss": loss, "losses": [loss + 1, loss]} if k != 6 else {"ending": "out_of_memory"}))
+told = {"loss": loss, "losses": [loss + 1, loss], "size": k + abs(x)}
+print(json.dumps(told if k != 6 else {"ending": "out_of_memory"}))
 sys.exit(3 if x > 4.5 else 0)
 """
 
 
-def command_study(folder: Path, *, sampler: str = "mads", trials: int = 40, block: int = 4, processes: int = 2) -> Path:
-    """A study.yaml whose objective is a small program; returns its path."""
+def command_study(
+    folder: Path, *lines: str, sampler: str = "mads", trials: int = 40, block: int = 4, processes: int = 2
+) -> Path:
+    """A study.yaml whose objective is a small program, with further lines; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "program.py").write_text(PROGRAM)
     path = folder / "study.yaml"
@@ -38,7 +41,7 @@ def command_study(folder: Path, *, sampler: str = "mads", trials: int = 40, bloc
         "baseline: {x: 1.0, y: 0.5, k: 3}\n"
         f"sampler: {{name: {sampler}, block_size: {block}}}\n"
         f"budget: {{trials: {trials}}}\n"
-        f"worker: {{name: local, processes: {processes}, attempts: 10}}\n"
+        f"worker: {{name: local, processes: {processes}, attempts: 10}}\n" + "".join(f"{line}\n" for line in lines)
     )
     return path
 
@@ -48,7 +51,7 @@ def meshtune(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "meshtune.cli", *map(str, arguments)]
 
 
-def run(path: Path, *arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def run(path: Path, *arguments: object, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """Run `tune` to its end."""
     return subprocess.run(
         meshtune("tune", path, *arguments), capture_output=True, text=True, timeout=timeout, check=False
@@ -56,7 +59,7 @@ def run(path: Path, *arguments: object, timeout: float = 300) -> subprocess.Comp
 
 
 def record_of(path: Path) -> list[dict[str, Any]]:
-    """What must be equal in a killed and an uninterrupted study: points, losses, endings, blocks, packs."""
+    """What must be equal in a killed and an uninterrupted study: points, losses, endings, blocks, packs, quantities."""
     told = subprocess.run(meshtune("status", path, "--json", "--trials"), capture_output=True, text=True, check=True)
     keys = (
         "trial",
@@ -69,27 +72,36 @@ def record_of(path: Path) -> list[dict[str, Any]]:
         "training_losses",
         "hyperparameters",
         "tokens",
+        "quantities",
+        "violations",
     )
     return [{key: trial[key] for key in keys} for trial in json.loads(told.stdout)["all"]]
 
 
+VICTIMS = ("coordinator", "worker", "nomad")
+_PROGRAMS = {"worker": "meshtune.workers.child", "nomad": "nomad_process.py"}
+
+
 def kill_at_random(
-    path: Path, kills: int, seed: int, wait: Callable[[random.Random], float]
+    path: Path, kills: int, seed: int, wait: Callable[[random.Random], float], victims: Sequence[str] = VICTIMS
 ) -> Iterator[tuple[str, set[int]]]:
     """Run the study again and again, each time killing the coordinator, the worker or the NOMAD child at a moment.
 
-    Yields what was killed, and the processes that were there.
+    `wait`: until that moment, in seconds from when it is called. Yields what was killed, and the processes that were
+    there.
     """
     chance = random.Random(seed)
     for number in range(kills):
         coordinator = subprocess.Popen(meshtune("tune", path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        victim = ("coordinator", "worker", "nomad")[number % 3]
+        victim = victims[number % len(victims)]
         time.sleep(wait(chance))
-        assert coordinator.poll() is None, "the study ended before it could be killed"
-        family = {coordinator.pid} | descendants(coordinator.pid)
-        chosen = [coordinator.pid] if victim == "coordinator" else _named(family, f"meshtune.{_MODULES[victim]}")
-        for pid in chosen[:1]:
-            _kill(pid)
+        chosen = list[int]()
+        while not chosen:  # a child may not be there yet
+            assert coordinator.poll() is None, f"the study ended before its {victim} could be killed"
+            family = {coordinator.pid} | descendants(coordinator.pid)
+            chosen = [coordinator.pid] if victim == "coordinator" else _running(family, _PROGRAMS[victim])
+            time.sleep(0 if chosen else 0.01)
+        _kill(chosen[0])
         if victim == "worker":
             time.sleep(wait(chance) / 2)  # it is replaced, and the study goes on; then it is killed as a whole
             family |= {coordinator.pid} | descendants(coordinator.pid)
@@ -98,17 +110,14 @@ def kill_at_random(
         yield victim, family
 
 
-_MODULES = {"worker": "workers.child", "nomad": "samplers.nomad_process"}
-
-
-def _named(pids: set[int], module: str) -> list[int]:
+def _running(pids: set[int], program: str) -> list[int]:
     found = []
     for pid in sorted(pids):
         try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            words = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8").split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if module.encode() in words:
+        if any(word.endswith(program) for word in words):
             found.append(pid)
     return found
 

@@ -1,5 +1,6 @@
 """Studies with several objectives and with constraints, on a small program: searched, killed, resumed, told."""
 
+import io
 import json
 import re
 import sys
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from meshtune.commands.check import check
 from meshtune.commands.locate import locate
 from meshtune.commands.report import report
 from meshtune.commands.status import status
 from meshtune.commands.tune import tune
+from meshtune.display import Display
 from meshtune.errors import InputError, MeshtuneError, StudyMismatch
 from meshtune.study import StudyEvent, Told
 
@@ -126,6 +129,15 @@ def test_a_finite_space_is_counted_and_searched_to_its_allowed_end(tmp_path: Pat
     told = status(path, trials=True)
     assert len(told["all"]) == 6
     assert told["state"] == "finished"
+
+
+def test_a_trials_line_names_what_guides_it(tmp_path: Path) -> None:
+    out = io.StringIO()
+    path = study(tmp_path, "constraints: [size <= 0.5, k <= 4]", sampler="random", trials=1)
+    with Display(Console(file=out, width=200)) as view:
+        for event in tune(locate(path)):
+            view.show(event)
+    assert re.search(r"trial 0 +loss \S+  size \S+  violates size <= 0\.5  x \S+ k \d", out.getvalue())
 
 
 def test_a_constraint_on_the_baseline_waits_for_it(tmp_path: Path) -> None:

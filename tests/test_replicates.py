@@ -116,6 +116,7 @@ def test_none_are_made_where_none_are_asked_for(tmp_path: Path) -> None:
 
 def test_names_of_what_is_trained_beside_the_trials() -> None:
     assert checkpoints.beside(-2) == "baseline"
+    assert [checkpoints.is_replicate(n) for n in (-2, checkpoints.replicate(None, 1), -2041)] == [False, True, True]
     assert checkpoints.beside(checkpoints.replicate(0, 1)) == "replicate-0-1"
     assert checkpoints.beside(checkpoints.replicate(41, 100)) == "replicate-41-100"
     assert checkpoints.beside(checkpoints.replicate(None, 3)) == "replicate-baseline-3"

@@ -154,7 +154,10 @@ def _of_study(
     model = study.config.model
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")
-    race = None
+    race, barred = None, dict[str, tuple[str, ...]]()
+    if rule is not None:
+        barred = evaluate_race.cannot_win(listed)
+        listed = evaluate_race.asked_of(listed, barred, report)
     with alone(study.folder / "evaluation"), stored_on_interrupt():
         answers = study.folder / FOLDER
         if settings.protocol == "harness":
@@ -163,7 +166,7 @@ def _of_study(
             columns, results = evaluate_harness.scored(answers, model, listed, settings, guided, report)
         else:
             asking = Asking(model, settings, answers, guided, unsafe, report)
-            columns, results, race = _by_instruct_eval(asking, listed, rule, settings, report)
+            columns, results, race = _by_instruct_eval(asking, listed, rule, barred, settings, report)
         own, means = evaluate_metrics.scored(study, model, listed, report)
     left = {} if race is None else {name: sum(gone.items.values()) for name, gone in race.left.items()}
     table = score_tables.table(study.name, settings.protocol, [*columns, *own], listed, results, means, left)
@@ -177,6 +180,7 @@ def _by_instruct_eval(
     asking: Asking,
     listed: Sequence[Listed],
     rule: Rule | None,
+    barred: Mapping[str, Sequence[str]],
     settings: EvaluationConfig,
     report: Report,
 ) -> tuple[list[Column], dict[str, dict[str, Result]], Race | None]:
@@ -186,7 +190,7 @@ def _by_instruct_eval(
     if rule is None:
         asking.ask(asked)
     else:
-        race = evaluate_race.run(asking, listed, asked, rule, settings.seed, report)
+        race = evaluate_race.run(asking, listed, asked, rule, settings.seed, report, barred)
     results = {
         one.name: asking.results(candidate, None if race is None else race.of(one.name))
         for one, candidate in zip(listed, asked, strict=True)

@@ -2,6 +2,7 @@
 
 All that is decided depends on stored answers, so that a race that was killed, or is run again, comes to the same end.
 The untuned model and the baseline are what the chosen one will be compared with: they are asked as long as it lasts.
+Who violates a constraint of the study cannot be chosen, and is not asked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from meshtune.commands.candidates import Listed
 from meshtune.commands.evaluate_ask import Asking, Report
 from meshtune.errors import InputError
-from meshtune.selection import racing
+from meshtune.selection import feasible, racing
 from meshtune.selection.measured import POINTS
 from meshtune.selection.rules import Rule, RuleName
 
@@ -45,6 +46,7 @@ class Race:
         items: by benchmark, the numbers of the items that those still in it have answered, in the order of the race.
         ids: what these items are called. total: how many there are of each benchmark.
         left: by name, who left and when. first: who may be the best, the likeliest first.
+        barred: by name, the constraints of the study for which it cannot win.
     """
 
     rule: RuleName
@@ -56,6 +58,7 @@ class Race:
     total: Mapping[str, int]
     left: Mapping[str, Gone] = field(default_factory=dict)
     first: tuple[str, ...] = ()
+    barred: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def of(self, name: str) -> Only:
         """The items that a candidate has answered."""
@@ -74,6 +77,7 @@ class Race:
         asked = sum(map(len, self.items.values()))
         gone = [f"{name} after {sum(each.items.values()):,}" for name, each in self.left.items()]
         who = f"left: {', '.join(gone)}; " if gone else "nobody left; "
+        who += f"cannot win, by the study's constraints: {', '.join(self.barred)}; " if self.barred else ""
         missed = 100 * sum(each.chance for each in self.left.values())
         return (
             f"race by {self.rule} in {self.rounds} rounds, {asked:,} of {most:,} items: {who}the predicted chance"
@@ -89,18 +93,45 @@ class Race:
         return {**values, "items": items, "total": dict(self.total), "left": left}
 
 
+def cannot_win(listed: Sequence[Listed]) -> dict[str, tuple[str, ...]]:
+    """Who cannot be chosen, by name with the constraints that it violates."""
+    found = {}
+    for one in listed:
+        if one.chosen is not None and one.chosen.trial is not None:
+            told = feasible.violations(one.chosen.record, one.chosen.trial)
+            found[one.name] = tuple(text for text, beyond in told.items() if beyond > 0)
+    return {name: texts for name, texts in found.items() if texts}
+
+
+def asked_of(listed: Sequence[Listed], barred: Mapping[str, Sequence[str]], report: Report) -> list[Listed]:
+    """Who is asked in a race: all but those in `barred`, which are told. A baseline is asked all the same."""
+    for one in listed:
+        if one.name in barred:
+            then = "asked as what the others are compared with" if one.baseline else "not asked"
+            which = ", ".join(f"`{text}`" for text in barred[one.name])
+            report(f"{one.name} violates {which}: it cannot win, and is {then}")
+    return [one for one in listed if one.baseline or one.name not in barred]
+
+
 def run(
-    asking: Asking, listed: Sequence[Listed], asked: Sequence[Candidate], rule: Rule, seed: int, report: Report
+    asking: Asking,
+    listed: Sequence[Listed],
+    asked: Sequence[Candidate],
+    rule: Rule,
+    seed: int,
+    report: Report,
+    barred: Mapping[str, Sequence[str]],
 ) -> Race:
-    """Race the ranked candidates to the end: all items are answered, or one candidate is left.
+    """Race the ranked candidates that are not in `barred` to the end: all items are answered, or one candidate is left.
 
     Raises InputError where there is no race to be run, and what asking raises.
     """
     if rule.name == "validation_loss":
         raise InputError("a race by validation_loss is none: the losses are known. Leave `--race` out")
-    entrants = [number for number, one in enumerate(listed) if one.rank is not None]
+    entrants = [number for number, one in enumerate(listed) if one.rank is not None and one.name not in barred]
     if len(entrants) < 2:
-        raise InputError("a race needs two ranked candidates at least: score more trials, or leave `--race` out")
+        kept = " that keep the constraints" if barred else ""
+        raise InputError(f"a race needs two ranked candidates{kept} at least: score more trials, or leave `--race` out")
     names = {one: listed[one].name for one in entrants}
     orders = {one.name: racing.order(one.name, _groups(one), seed) for one in asking.benchmarks}
     steps = {one.name: racing.rounds(len(one.items), len(set(_groups(one)))) for one in asking.benchmarks}
@@ -129,7 +160,8 @@ def run(
         if len(able) == 1:
             break
     ahead = sorted(able, key=lambda number: -float(found[number]))
-    return dataclasses.replace(race, left=left, first=tuple(names[entrants[number]] for number in ahead))
+    first = tuple(names[entrants[number]] for number in ahead)
+    return dataclasses.replace(race, left=left, first=first, barred=barred)
 
 
 def _groups(benchmark: Benchmark) -> list[str]:

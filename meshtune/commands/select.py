@@ -85,8 +85,10 @@ def select(
         settings = replace(settings, barred=feasible.barred(kept))
     decision = _decided(evidence, settings)
     failed: Mapping[str, str] = {}
-    if replicates and study is not None:
-        say = report or (lambda _: None)
+    say = report or (lambda _: None)
+    if replicates and decision.chosen is None:
+        say("nothing can be chosen, so nothing is trained with other seeds")
+    elif replicates and study is not None:
         evidence = evidence.only(decision.benchmarks)
         done = replicated(study, evidence, leading(decision, evidence), replicates, unsafe=unsafe, report=say)
         evidence, failed = done.evidence, done.failed

@@ -181,10 +181,12 @@ def _in_time(requests: Sequence[Request], sizes: Sequence[int]) -> list[Request]
 
 
 def _objective(prepared: Prepared, record: Record, place: Path) -> ObjectiveSpec:
-    """The study's, with what its machine chose, and adapters in another folder."""
+    """The study's, with what its machine chose, and adapters in another folder; nothing guides any more."""
     spec, fixed = prepared.objective.spec, record.notes["fixed"]["training"]
     as_run = {"precision": fixed["precision"], "pass_tokens": fixed.get("pass_tokens")}
-    return ObjectiveSpec("lora", {**spec, "folder": str(place), "training": {**spec["training"], **as_run}})
+    return ObjectiveSpec(
+        "lora", {**spec, "folder": str(place), "guides": None, "training": {**spec["training"], **as_run}}
+    )
 
 
 def _told(request: Request, outcome: Outcome) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def replicate(trial: int | None, index: int) -> int:
 
 
 def is_replicate(number: int) -> bool:
-    """Whether a request with this number trains a trial's point once more."""
-    return number <= -_REPLICATES
+    """Whether a request with this number trains a trial's point, or the baseline's, once more."""
+    return number < -_OF_BASELINE
 
 
 def beside(number: int) -> str:

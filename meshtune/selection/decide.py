@@ -59,6 +59,11 @@ class Settings:
     seed: int = 0
     barred: tuple[str, ...] = ()
 
+    @property
+    def allowed(self) -> tuple[Verdict, ...]:
+        """Of the guard, with which a candidate can be chosen."""
+        return (Verdict.KEPT,) if self.only_kept else (Verdict.KEPT, Verdict.UNDECIDED)
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -140,15 +145,18 @@ def decide(
     ranked = sorted((name for name in measured.names if facts[name].rank is not None), key=lambda n: facts[n].rank or 0)
     choosable = [name for name in ranked if settings.best is None or (facts[name].rank or 0) <= settings.best]
     if choosable and not (choosable := [name for name in choosable if name not in settings.barred]):
-        raise InputError("every candidate violates a constraint of the study: score others with `meshtune evaluate`")
+        raise InputError(
+            f"every candidate ({', '.join(settings.barred)}) violates a constraint of the study, so none can be chosen:"
+            " `meshtune status --trials` shows which; score others with `meshtune evaluate --trials`, or search with"
+            " looser constraints"
+        )
     if not choosable:
         raise InputError("there is no ranked candidate to choose from: score some trials")
     draws = resample(counted, settings.draws, settings.seed)
     if seeds is not None:
         draws = draws + seeds.draws(counted, settings.draws, settings.seed)
     judged = guard(counted, draws, choosable, references, settings.margin)
-    allowed = {Verdict.KEPT} if settings.only_kept else {Verdict.KEPT, Verdict.UNDECIDED}
-    eligible = [name for name in choosable if judged.verdicts[name] in allowed]
+    eligible = [name for name in choosable if judged.verdicts[name] in settings.allowed]
     if all(facts[name].left is not None for name in eligible):
         eligible = []
     place = {name: number for number, name in enumerate(measured.names)}

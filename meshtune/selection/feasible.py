@@ -1,9 +1,9 @@
 """Which candidates keep the constraints of their study, and how sure that is.
 
-A candidate that violated a constraint as it was measured in the search cannot be chosen. How likely a kept one holds
-beyond the items that were asked is told for benchmarks, whose scores are noisy: from the paired difference with the
-reference on the same items, on those that `evaluate` scored where there are any, since the search chose by the items
-that guided it. Other quantities are taken as they were measured.
+A candidate that violates a constraint, by its point or as the search measured it, cannot be chosen. How likely a kept
+one holds beyond the items that were asked is told for benchmarks, whose scores are noisy: from the paired difference
+with the reference on the same items, on those that `evaluate` scored where there are any, since the search chose by the
+items that guided it. Other quantities are taken as they were measured.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Chance:
 
 
 def chances(record: Record, folder: Path, measured: Measured, trials: Mapping[str, int]) -> dict[str, list[Chance]]:
-    """By candidate and measured constraint of the study.
+    """By candidate the measured constraints of the study, and those it violates that are known before training.
 
     Args:
         folder: the study's. measured: the candidates' scores. trials: the number of each candidate that is a trial.
@@ -50,13 +50,24 @@ def chances(record: Record, folder: Path, measured: Measured, trials: Mapping[st
         names["baseline"] = next((n for n, t in trials.items() if t == record.baseline.number), "baseline")
     found: dict[str, list[Chance]] = {}
     for name, number in trials.items():
-        violations = record.trials[number].violations
+        told = violations(record, number)
         found[name] = [
-            _chance(each, violations[each.text], folder, measured, name, number, names, record)
-            for each in record.guidance.measured
-            if each.text in violations
+            _chance(each, told[each.text], folder, measured, name, number, names, record)
+            for each in record.guidance.constraints
+            if each.text in told and (not each.known or told[each.text] > 0)
         ]
     return found
+
+
+def violations(record: Record, number: int) -> dict[str, float]:
+    """How far a complete trial is beyond each constraint, by its text: by its point, and as the search measured it."""
+    trial = record.trials[number]
+    known = {
+        each.text: each.violation(trial.quantities[each.quantity], each.offset)
+        for each in record.guidance.known
+        if each.quantity in trial.quantities
+    }
+    return {**known, **trial.violations}
 
 
 def barred(found: Mapping[str, Sequence[Chance]]) -> tuple[str, ...]:

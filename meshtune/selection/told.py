@@ -20,7 +20,7 @@ def sentences(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[st
     One where nothing can be chosen. `titles`: of benchmarks.
     """
     if decision.chosen is None:
-        return [_nothing(decision)]
+        return [_nothing(decision, facts)]
     return [
         _choice(decision, facts, titles),
         _sure(decision, facts),
@@ -55,6 +55,8 @@ def notes(
             f" all, by what their answers foretell. The predicted chance that scoring everybody would choose one of"
             f" them is {missed:.1f} %, at most {100 * race['error']:g} % by the rule of the race ({race['rule']})."
         )
+    for name, broken in (race or {}).get("barred", {}).items():
+        found.append(f"{name} could not win the race, since it violates {_list([f'`{text}`' for text in broken])}.")
     if decision.seeds is None:
         found.append("Not covered: how much scores move with the seed of training.")
     else:
@@ -82,11 +84,21 @@ def as_values(decision: Decision, facts: Mapping[str, Facts], told: list[str], s
     }
 
 
-def _nothing(decision: Decision) -> str:
-    margin = _points(decision.settings.margin)
-    if decision.settings.only_kept:
-        return f"No candidate is shown to be within {margin} of the references everywhere: keep what you have."
-    return f"Every candidate is shown to be worse than a reference by more than {margin}: keep what you have."
+def _nothing(decision: Decision, facts: Mapping[str, Facts]) -> str:
+    """Why: the references, a race that others left, constraints."""
+    margin, settings = _points(decision.settings.margin), decision.settings
+    left = [one for one in decision.candidates if facts[one.name].left is not None]
+    kinds = [*(["stayed in the race"] if left else []), *(["keeps the constraints"] if settings.barred else [])]
+    who = f"candidate that {_list(kinds)}" if kinds else "candidate"
+    if len(left) == len(decision.candidates):
+        why = "No candidate that stayed in the race keeps the constraints"
+    elif settings.only_kept:
+        why = f"No {who} is shown to be within {margin} of the references everywhere"
+    else:
+        why = f"Every {who} is shown to be worse than a reference by more than {margin}"
+    if able := [one.name for one in left if one.verdict in settings.allowed]:
+        return f"{why}; {_list(able)} left it and cannot be chosen: score everybody, without `--race`."
+    return f"{why}: keep what you have."
 
 
 def _choice(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str, str]) -> str:

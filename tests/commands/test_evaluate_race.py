@@ -129,3 +129,37 @@ def test_what_is_no_race_is_refused(study: Path, scored: Path, tmp_path: Path) -
         evaluate([], scores=[tmp_path / "scores.csv"], race=DEFAULT)
     done = CliRunner().invoke(app, ["evaluate", str(study), "--rule", "ideal_point"])
     assert "add `--race`" in str(done.exception)
+
+
+@pytest.mark.slow
+def test_after_a_race_the_leading_ones_are_trained_with_other_seeds(study: Path, scored: Path) -> None:
+    """Asked what their originals were; once everybody is scored, only what is missing."""
+    done = race(study, scored)
+    before = select(study, QUICK)
+    said: list[Any] = []
+    found = select(study, QUICK, replicates=2, report=said.append)
+    assert done.race is not None
+    assert found.values["seeds"]["names"] == ["trial 2", "trial 0"]
+    assert found.values["seeds"]["once"] == ["trial 1", "trial 3"]
+    assert found.values["scores"]["untuned"] == before.values["scores"]["untuned"]
+    assert found.values["scores"]["trial 2"] != before.values["scores"]["trial 2"]
+    assert "left a race of 102 items" in " ".join(found.notes)
+    answers = study / "evaluation" / "benchmarks" / "instruct-eval"
+
+    def asked_of(benchmark: str) -> set[str]:
+        (place,) = {path.parent for path in answers.glob(f"{benchmark}-*/replicate-*.jsonl")}
+        told = [path.read_text().splitlines()[1:] for path in place.glob("replicate-*.jsonl")]
+        assert len(told) == 4
+        (items,) = {frozenset(json.loads(line)["item"] for line in lines) for lines in told}
+        return set(items)
+
+    for benchmark, ids in done.race.ids.items():
+        assert asked_of(benchmark) == set(ids)
+    said.clear()
+    assert select(study, QUICK, replicates=2, report=said.append).values == found.values
+    assert not said
+    evaluate([study], given=asked(scored))
+    again = select(study, QUICK, replicates=2, report=said.append)
+    assert not [event for event in said if isinstance(event, str) and event.startswith("replicate-")]  # none is trained
+    assert len(asked_of("mmlu")) == 60
+    assert again.values["seeds"]["names"][-1] == "trial 0"

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
@@ -16,6 +17,7 @@ from meshtune.commands.status import status
 from meshtune.commands.tune import tune
 from meshtune.errors import InputError
 from meshtune.selection.decide import Settings
+from meshtune.selection.rules import DEFAULT
 from meshtune.study import Told
 from tests.commands.made import finished_study, rewritten
 from tests.evaluation.made import make_mmlu
@@ -94,13 +96,13 @@ def test_what_violates_a_measured_constraint_is_neither_best_nor_selected(
 ) -> None:
     make_mmlu(tmp_path / "benchmarks" / "mmlu", items=20)
     settings = (
-        f"{SETTINGS}constraints: [perplexity <= baseline, mmlu >= untuned - 0.9]\n"
+        f"{SETTINGS}constraints: [perplexity <= baseline * 0.999, mmlu >= untuned - 0.9]\n"
         f"guide: {{benchmarks: {tmp_path / 'benchmarks'}, limit: 8, measure: [mmlu.gold]}}\n"
         "sampler: {name: tpe, block_size: 3}\nbudget: {trials: 7}\n"
     )
     study = finished_study(tmp_path, tiny_model_folder, settings, rows=ROWS)
     found = status(study, trials=True)
-    limit = found["baseline"]["quantities"]["perplexity"]
+    limit = 0.999 * found["baseline"]["quantities"]["perplexity"]
     assert [t["block"] for t in found["all"][:2]] == [0, 1]  # the baseline is waited for
     assert set(found["untuned"]["quantities"]) == {"perplexity", "mmlu", "mmlu.gold"}
     for trial in (trial for trial in found["all"] if trial["ending"] == "complete"):
@@ -116,9 +118,38 @@ def test_what_violates_a_measured_constraint_is_neither_best_nor_selected(
     assert chosen.decision.standing is not None
     assert chosen.evidence.facts[chosen.decision.chosen or ""].trial in feasible
     told = {each["constraint"]: each for each in chosen.values["constraints"][chosen.decision.chosen]}
-    assert told["perplexity <= baseline"]["chance"] is None
+    assert told["perplexity <= baseline * 0.999"]["chance"] is None
     assert told["mmlu >= untuned - 0.9"]["fresh"]
     assert told["mmlu >= untuned - 0.9"]["items"] == 32
     assert told["mmlu >= untuned - 0.9"]["chance"] > 0.99
-    assert any("violates `perplexity <= baseline` and cannot be chosen" in note for note in chosen.notes)
+    assert any("violates `perplexity <= baseline * 0.999` and cannot be chosen" in note for note in chosen.notes)
     assert json.loads((study / "selection" / "selection.json").read_text())["constraints"]
+    who_violates_a_constraint_cannot_win_a_race(study, given, found["all"])
+
+
+def who_violates_a_constraint_cannot_win_a_race(
+    study: Path, given: dict[str, Any], trials: list[dict[str, Any]]
+) -> None:
+    """The baseline among them, which is asked as what the others are compared with."""
+    kept = [f"trial {trial['trial']}" for trial in trials if trial["feasible"]]
+    broken = [f"trial {trial['trial']}" for trial in trials if trial["feasible"] is False]
+    right = {"untuned": 0.3} | dict.fromkeys(kept, 0.5) | {kept[-1]: 0.6} | dict.fromkeys(broken, 0.9)
+    rewritten(study, {name.replace(" ", "-"): share for name, share in right.items()} | {"trial-0": 0.5})
+    said: list[Any] = []
+    done = evaluate([study], given=given, race=DEFAULT, report=said.append)
+    assert done.race is not None
+    assert done.race.barred == dict.fromkeys(broken, ("perplexity <= baseline * 0.999",))
+    assert "trial 0" in broken
+    assert {row.name for row in done.tables[0].rows} == {*kept, "trial 0", "untuned"}
+    assert {*done.race.first, *done.race.left} == set(kept)
+    assert "trial 0 violates `perplexity <= baseline * 0.999`: it cannot win, and is asked as what" in " ".join(said)
+    assert "cannot win, by the study's constraints: trial " in done.race.sentence
+    chosen = select(study, Settings(draws=200))
+    assert chosen.decision.chosen == kept[-1]
+    assert f"{broken[-1]} could not win the race, since it violates" in " ".join(chosen.notes)
+    out = [int(name.split()[1]) for name in broken]
+    with pytest.raises(InputError, match="two ranked candidates that keep the constraints"):
+        evaluate([study], given=given, trials=out, race=DEFAULT)
+    evaluate([study], given=given, trials=out)
+    with pytest.raises(InputError, match=r"every candidate \(trial .*\) violates a constraint"):
+        select(study, Settings(draws=200))

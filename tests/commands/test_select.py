@@ -204,6 +204,15 @@ def test_replicates_are_trained_scored_and_kept(study: Path) -> None:
         select(study, QUICK, replicates=2)
 
 
+def test_where_nothing_can_be_chosen_nothing_is_trained_again(study: Path) -> None:
+    said: list[Any] = []
+    better = Settings(draws=200, margin=-90, only_kept=True)  # by 90 points than the references: nobody is
+    done = select(study, better, replicates=2, report=said.append)
+    assert done.decision.chosen is None
+    assert said == ["nothing can be chosen, so nothing is trained with other seeds"]
+    assert not (study / "evaluation" / "replicates").exists()
+
+
 def test_replicates_are_of_a_study(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text(SCORES)
     with pytest.raises(InputError, match="`--replicates` are of a study"):

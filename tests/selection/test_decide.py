@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,3 +198,32 @@ def test_unknown_quantities_are_refused_with_the_nearest_name() -> None:
     assert "Did you mean `b0`?" in str(refused.value)
     with pytest.raises(InputError, match="needs the loss of every candidate"):
         merits(Rule("validation_loss"), one.measured.scores, ["b0", "b1", "b2"])
+
+
+def test_why_nothing_is_chosen() -> None:
+    """The references, the race that others left, or the constraints."""
+    right = {"a": 10, "b": 30, "c": 30, "base": 30}
+    answers = {name: {str(n): float(n < most) for n in range(60)} for name, most in right.items()}
+    measured = Measured(tuple(right), (of_answers("mmlu", "MMLU", answers),))
+    facts = {"a": Facts(rank=1), "b": Facts(rank=2), "c": Facts(rank=3), "base": Facts(baseline=True)}
+
+    def said(*, left: str = "", **settings: Any) -> str:
+        known = {name: replace(one, left=20 if name in left.split() else None) for name, one in facts.items()}
+        decision = decide(measured, known, Settings(draws=200, **settings), references=["base"])
+        assert decision.chosen is None
+        (sentence,) = told.sentences(decision, known, {})
+        return sentence
+
+    worse = "is shown to be worse than a reference by more than 1 point"
+    assert said(best=1) == f"Every candidate {worse}: keep what you have."
+    assert said(barred=("b", "c")) == f"Every candidate that keeps the constraints {worse}: keep what you have."
+    gone = "left it and cannot be chosen: score everybody, without `--race`."
+    assert said(left="b c") == f"Every candidate that stayed in the race {worse}; b and c {gone}"
+    assert (
+        said(left="b c", barred=("a",)) == f"No candidate that stayed in the race keeps the constraints; b and c {gone}"
+    )
+    assert said(left="b", barred=("c",)).startswith(
+        "Every candidate that stayed in the race and keeps the constraints is shown"
+    )
+    with pytest.raises(InputError, match=r"every candidate \(a, b, c\) violates"):
+        said(barred=("a", "b", "c"))
