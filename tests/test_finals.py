@@ -8,8 +8,10 @@ import pytest
 
 from meshtune import finals
 from meshtune.budget import Stop
+from meshtune.commands.evaluate import evaluate
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.prepared import prepare
+from meshtune.commands.report import report
 from meshtune.commands.status import of_record
 from meshtune.commands.tune import tune
 from meshtune.errors import InputError, MeshtuneError
@@ -18,6 +20,7 @@ from meshtune.record import Record
 from meshtune.study import Running, StudyEvent
 from meshtune.trial import Ending, Outcome, Request
 from tests.conftest import WORDS
+from tests.evaluation.made import make_drop
 from tests.test_study import AtOnce, Suspended
 
 REQUESTS = [Request(number, {"x": 0.5}, seed=0, measure="test") for number in (-1, -2, -3)]
@@ -142,3 +145,14 @@ def test_the_recommended_trial_is_measured_on_the_test_rows_too(searched: Locate
     shutil.rmtree(searched.folder / "adapters" / "5")
     list(tune(searched))
     assert finals.read(searched.folder) == kept
+
+
+def test_the_recommended_trial_is_scored_and_told_of(searched: Located, tmp_path: Path) -> None:
+    """By `evaluate` beside the best ones, and by the report."""
+    data = make_drop(tmp_path / "data" / "drop").parent
+    given = {"best": 1, "worst": 0, "limit": 2, "benchmarks": ("drop",), "data": str(data)}
+    done = evaluate([tmp_path / "study.yaml"], given=given)
+    assert [row.name for row in done.tables[0].rows] == ["trial 7", "trial 5", "trial 0", "untuned"]
+    said = "Recommended by all trials together: trial 5"
+    assert any(note.startswith(said) for note in done.notes)
+    assert said in Path(report([tmp_path / "study.yaml"])["page"]).read_text(encoding="utf-8")

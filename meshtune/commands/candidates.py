@@ -1,6 +1,7 @@
 """The candidates of a study that are scored: which trials, their ranks, and where their adapters are.
 
-The best few by the objective, the worst few, or trials that are named; always the baseline and the untuned model.
+The best few by the objective with the recommended one, the worst few, or trials that are named; always the baseline
+and the untuned model.
 An adapter that was not kept is trained again into `<study>/evaluation/adapters/`, which gives the same one but for
 rounding.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from meshtune.commands.chosen import Chosen, choose, kept_adapter, pick
 from meshtune.commands.train import train
 from meshtune.errors import InputError
+from meshtune.selection.recommended import recommended
 from meshtune.trial import Ending
 
 ADAPTERS = Path("evaluation") / "adapters"
@@ -47,16 +49,18 @@ def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folde
             how = f"ended as {outcome.ending}" if outcome is not None else "has not ended"
             raise InputError(f"trial {number} {how}: only complete trials are scored")
     taken = set(named) or {trial.number for trial in [*ranked[:best], *ranked[max(0, len(ranked) - worst) :]]}
+    if best and not named and (found := recommended(record)):
+        taken.add(found.number)
     base = of_study("baseline")
     if base.trial is not None and base.trial in ranks:
         taken.add(base.trial)
-    found = [
+    listed = [
         Listed(f"trial {number}", of_study(number), ranks[number], number == base.trial)
         for number in sorted(taken, key=ranks.__getitem__)
     ]
     if base.trial is None and base.outcome is not None and base.outcome.ending is Ending.COMPLETE:
-        found.append(Listed("baseline", base, None, True))
-    return [*found, Listed("untuned", None, None, False)]
+        listed.append(Listed("baseline", base, None, True))
+    return [*listed, Listed("untuned", None, None, False)]
 
 
 def adapter_of(listed: Listed, report: Callable[[str], None]) -> Path | None:

@@ -20,11 +20,13 @@ from meshtune.commands.evaluate_ask import Asking, Report, candidate_of, guided_
 from meshtune.commands.evaluate_race import Race
 from meshtune.commands.locate import existing
 from meshtune.commands.prepared import need_training
+from meshtune.commands.status import of_record
 from meshtune.config_evaluation import EvaluationConfig, changed
 from meshtune.errors import Fault, InputError, Interrupted, StudyBusy
 from meshtune.lease import holder, lease
 from meshtune.selection.candidates import Column, ScoreTable, check_comparable
 from meshtune.selection.rules import Rule
+from meshtune.words import recommendation
 
 if TYPE_CHECKING:
     from meshtune.evaluation.scoring import Result
@@ -37,7 +39,7 @@ BEST_OF_FILES = 10  # candidates that the statistics of a file of scores are of,
 class Evaluated:
     """The tables of one or several studies or files. `folder`: where they were written; None: nowhere.
 
-    `results`: of a single study, by candidate and benchmark.
+    `results`: of a single study, by candidate and benchmark. `notes`: what is to be known of them besides.
     """
 
     tables: tuple[ScoreTable, ...]
@@ -45,11 +47,7 @@ class Evaluated:
     folder: Path | None
     results: Mapping[str, Mapping[str, Result]]
     race: Race | None = None
-
-    @property
-    def notes(self) -> list[str]:
-        """What is to be known of the results besides."""
-        return score_tables.notes(self.results)
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -151,6 +149,7 @@ def _of_study(
     need_training()
     settings = changed(study.config.evaluation, given)
     listed = candidates(path, settings.best, settings.worst, trials, folder=folder)
+    record = next(one.chosen.record for one in listed if one.chosen is not None)
     model = study.config.model
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")
@@ -172,8 +171,9 @@ def _of_study(
     table = score_tables.table(study.name, settings.protocol, [*columns, *own], listed, results, means, left)
     best = max((one.rank or 0 for one in listed), default=0) if trials else settings.best
     written = study.folder / FOLDER / settings.protocol
-    score_tables.write(written, table, best, results, settings, race)
-    return Evaluated((table,), best, written, results, race)
+    notes = [*score_tables.notes(results), *filter(None, [recommendation(of_record(study, record))])]
+    score_tables.write(written, table, best, results, settings, race, notes)
+    return Evaluated((table,), best, written, results, race, tuple(notes))
 
 
 def _by_instruct_eval(
@@ -233,7 +233,7 @@ def as_json(done: Evaluated) -> dict[str, Any]:
         "folder": None if done.folder is None else str(done.folder),
         "studies": [score_tables.as_json(table) for table in done.tables],
         "statistics": score_tables.statistics_as_json(done.tables, done.best),
-        "notes": done.notes,
+        "notes": list(done.notes),
         "race": None if done.race is None else done.race.told,
     }
     return dict(json.loads(json.dumps(values)))

@@ -96,9 +96,9 @@ def write(
     results: Mapping[str, Mapping[str, Result]],
     settings: EvaluationConfig,
     race: Race | None,
+    said: Sequence[str],
 ) -> None:
-    """The tables as files, and `scores.json`. Raises StorageError."""
-    said = notes(results)
+    """The tables as files, and `scores.json`; `said`: notes on them. Raises StorageError."""
     texts = as_files([made], best, said)
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
     told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json"), "notes": said}

@@ -19,11 +19,13 @@ from meshtune.commands.evaluate_ask import Report
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.select_answers import Evidence, of_file, of_study
 from meshtune.commands.select_replicates import leading, replicated
+from meshtune.commands.status import of_record
 from meshtune.errors import Fault, InputError
 from meshtune.record import Record
 from meshtune.selection import feasible, told
 from meshtune.selection.decide import Decision, Settings, decide
 from meshtune.selection.rules import Rule
+from meshtune.words import recommendation
 
 FOLDER = "selection"
 
@@ -69,6 +71,7 @@ def select(
     if (path is None) == (scores is None):
         raise InputError("name a study, or a file of scores with `--scores`: one of the two")
     study: Located | None = None
+    recommended = ""
     if scores is not None:
         if protocol is not None or common_items or folder is not None or replicates:
             what = "`--protocol`, `--common-items`, `--folder` and `--replicates`"
@@ -81,7 +84,9 @@ def select(
         evidence, out = of_study(study, protocol, benchmarks, common=common_items), study.folder / FOLDER
         _check_race(evidence, settings, benchmarks)
         trials = {name: fact.trial for name, fact in evidence.facts.items() if fact.trial is not None}
-        kept = feasible.chances(Record(study.url, study.name), study.folder, evidence.measured, trials)
+        record = Record(study.url, study.name)
+        kept = feasible.chances(record, study.folder, evidence.measured, trials)
+        recommended = recommendation(of_record(study, record))
         settings = replace(settings, barred=feasible.barred(kept))
     decision = _decided(evidence, settings)
     failed: Mapping[str, str] = {}
@@ -95,7 +100,7 @@ def select(
         decision = replace(_decided(evidence, settings), left_out=decision.left_out)
     said = told.sentences(decision, evidence.facts, evidence.titles)
     notes = told.notes(decision, evidence.titles, race=evidence.race, failed=failed)
-    notes += feasible.notes(kept, decision.chosen)
+    notes += [*feasible.notes(kept, decision.chosen), *filter(None, [recommended])]
     values = {**told.as_values(decision, evidence.facts, said, notes), "scores": _scores(evidence)}
     values["race"] = evidence.race
     values["constraints"] = {name: [asdict(one) for one in each] for name, each in kept.items() if each}

@@ -26,7 +26,7 @@ from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config, without_password
 from meshtune.report.trials import Status, complete, failed
-from meshtune.words import agreement, duration, load_lines, number, point, spending
+from meshtune.words import agreement, duration, load_lines, number, point, recommendation, spending
 
 SIDES = ("train", "validation", "test")
 
@@ -68,7 +68,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         state=_state(status),
         rounds=_rounds(status),
         agreement=[agreement(each) for each in status.get("agreement", ())],
-        headline=tables.headline(status),
+        headline=_headline(status),
         at_a_glance=_at_a_glance(status),
         result=tables.result(status),
         tested=tested,
@@ -187,6 +187,11 @@ def _state(status: Status) -> str:
         case "stopped":
             return "stopped before its budget was spent"
     return f"finished: {status['reason']}" if status["reason"] else "finished"
+
+
+def _headline(status: Status) -> tuple[str, str]:
+    title, words = tables.headline(status)
+    return title, " ".join(filter(None, (words, recommendation(status))))
 
 
 def _at_a_glance(status: Status) -> list[tuple[str, str]]:

@@ -16,7 +16,15 @@ from meshtune.report.groups import Group
 from meshtune.report.trials import Status, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
 from meshtune.trial import Ending
-from meshtune.words import beside_seed_noise, number, point, quantity, with_interval, without_feasible
+from meshtune.words import (
+    beside_seed_noise,
+    number,
+    point,
+    quantity,
+    recommendation,
+    with_interval,
+    without_feasible,
+)
 
 NONE = "-"
 FIELDS = ("trial", "origin", "block", "ending", "loss", "seconds", "tokens", "peak_memory")
@@ -87,10 +95,10 @@ def _headline(status: Status) -> tuple[str, str]:
 
 
 def result(status: Status) -> list[ResultRow]:
-    """Untuned, baseline and best; those that there are."""
+    """Untuned, baseline, best and, where it is another, recommended; those that there are."""
     rows = []
     same = number_of(status, "best") is not None and number_of(status, "best") == number_of(status, "baseline")
-    for name in ("untuned", "baseline", "best"):
+    for name in ("untuned", "baseline", "best", *(("recommended",) if recommendation(status) else ())):
         entry = status.get(name)
         if entry is None or (same and name == "baseline"):
             continue
@@ -111,9 +119,9 @@ def result(status: Status) -> list[ResultRow]:
 
 
 def trials(status: Status) -> tuple[list[str], list[dict[str, Any]]]:
-    """Head and rows of the table of all trials. A row: `cells`, `mark` (best, baseline or ""), whether it `failed`."""
+    """Head and rows of the table of all trials. A row: `cells`, `mark` (best, recommended, ..), whether it `failed`."""
     names = columns(status)
-    marks = {number_of(status, "baseline"): "baseline", number_of(status, "best"): "best"}
+    marks = {number_of(status, name): name for name in ("recommended", "baseline", "best")}
     rank = {trial["trial"]: place for place, trial in enumerate(ranked(status), start=1)}
     memory = any(trial["peak_memory"] for trial in status["all"])
     tokens = any(trial["tokens"] for trial in status["all"])

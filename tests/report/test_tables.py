@@ -70,6 +70,14 @@ def test_the_result_has_who_there_is(status: dict[str, Any]) -> None:
     assert tables.result(status_with(untuned=None, baseline=None, best=None)) == []
 
 
+def test_the_recommended_trial_has_a_row_where_it_is_another_one() -> None:
+    recommended = {**BEST, "trial": 2, "loss": 1.81, "expected": 1.79, "deviation": 0.01}
+    names = [row.name for row in tables.result(status_with(recommended=recommended))]
+    assert names == ["baseline, trial 0", "best, trial 3", "recommended, trial 2"]
+    names = [row.name for row in tables.result(status_with(recommended={**recommended, "trial": 3}))]
+    assert names == ["baseline, trial 0", "best, trial 3"]
+
+
 def test_the_trials_are_marked_and_sortable(status: dict[str, Any]) -> None:
     head, rows = tables.trials(status)
     assert head[:4] == ["trial", "place", "ending", "loss"]
