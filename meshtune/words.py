@@ -172,13 +172,17 @@ def with_interval(difference: Mapping[str, Any]) -> str:
     return f"{mean:+.4f}" if low is None else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
+def models(status: Mapping[str, Any]) -> tuple[str, ...]:
+    """The models that a result has: untuned, baseline, best and, where it is another, recommended."""
+    return ("untuned", "baseline", "best", *(("recommended",) if recommendation(status) else ()))
+
+
 def result_table(status: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Titles, and a row for each of untuned, baseline, best and, where it is another, recommended.
+    """Titles, and a row for each of the `models` that there are.
 
     The test columns stand only where one of them was tested.
     """
-    names = ("untuned", "baseline", "best", *(("recommended",) if recommendation(status) else ()))
-    entries = {name: status[name] for name in names if status.get(name) is not None}
+    entries = {name: status[name] for name in models(status) if status.get(name) is not None}
     tested = any(entry.get("test_loss") is not None for entry in entries.values())
     titles = ["", "hyperparameters", "validation loss", *(["test loss", "best minus this (95 %)"] if tested else [])]
     rows = []

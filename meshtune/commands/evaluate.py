@@ -79,9 +79,10 @@ def evaluate(
         done = _of_files(scores, given or {})
     else:
         done = _of_studies(paths, given or {}, trials, folder, race, unsafe, report or (lambda _: None))
-    if out is not None:
-        whole_file.write_all(out, score_tables.as_files(done.tables, done.best, done.notes), "the tables")
-    return done if out is None else replace(done, folder=out)
+    if out is None:
+        return done
+    whole_file.write_all(out, score_tables.as_files(done.tables, done.best, done.notes), "the tables")
+    return replace(done, folder=out)
 
 
 def _of_studies(

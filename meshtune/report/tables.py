@@ -16,15 +16,7 @@ from meshtune.report.groups import Group
 from meshtune.report.trials import Status, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
 from meshtune.trial import Ending
-from meshtune.words import (
-    beside_seed_noise,
-    number,
-    point,
-    quantity,
-    recommendation,
-    with_interval,
-    without_feasible,
-)
+from meshtune.words import beside_seed_noise, models, number, point, quantity, with_interval, without_feasible
 
 NONE = "-"
 FIELDS = ("trial", "origin", "block", "ending", "loss", "seconds", "tokens", "peak_memory")
@@ -95,10 +87,10 @@ def _headline(status: Status) -> tuple[str, str]:
 
 
 def result(status: Status) -> list[ResultRow]:
-    """Untuned, baseline, best and, where it is another, recommended; those that there are."""
+    """The `words.models`; those that there are."""
     rows = []
     same = number_of(status, "best") is not None and number_of(status, "best") == number_of(status, "baseline")
-    for name in ("untuned", "baseline", "best", *(("recommended",) if recommendation(status) else ())):
+    for name in models(status):
         entry = status.get(name)
         if entry is None or (same and name == "baseline"):
             continue
