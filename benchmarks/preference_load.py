@@ -1,36 +1,59 @@
 """A preference study's server under load, beside bare inserts into SQLite: python benchmarks/preference_load.py
 
-Three settings, each with a line of JSON at the end:
-- durable votes a second of 48 annotators that vote as fast as the server answers, over durable inserts (WAL, FULL) of
+Each setting has a line of JSON at the end:
+- durable votes a second of 400 annotators that vote as fast as the server answers, over durable inserts (WAL, FULL) of
   one process into a table of the same shape. To reach: half.
+- the same votes over requests a second of a server with nothing behind it (uvicorn and FastAPI, which read the form and
+  send the browser on): what HTTP alone takes of a processor.
 - median time of a page with one annotator over that with 50, each thinking for 5 to 10 seconds (people need longer).
   To reach: a third.
 - 50 kB over the size of the largest page of two answers of 2,000 characters each. To reach: 1.
-Both sides run interleaved, on the disk of the temporary folder. Clients are threads of this process, and share its
-processor with the server: what they cost counts against it.
+All sides run interleaved, on the disk of the temporary folder. The clients of the first two are a process of their own,
+of bare sockets; on two processors they take part of what the server could have.
+
+`--sync-ms 2` lets every sync of a file take that much longer (by a library that is compiled with `cc` and preloaded),
+as on a disk that keeps what it says; where syncing is free, that the server commits votes together gains nothing.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
+import multiprocessing
+import os
 import random
+import socket
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+
+from meshtune.preference.limits import COOKIE
 from meshtune.preference.questions import Answer, Question
 from meshtune.preference.schema import Plan, create
 from tests.preference.made import Browser, Server, served
 
 TEXT = "Some words of an answer, as long as answers are. " * 41
-FAST, PEOPLE = 48, 50
+FAST, PEOPLE = 400, 50
+SYNC = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <unistd.h>
+int fdatasync(int fd) { usleep(%(us)d); return ((int (*)(int))dlsym(RTLD_NEXT, "fdatasync"))(fd); }
+int fsync(int fd) { usleep(%(us)d); return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd); }
+"""
 
 
 def study(folder: Path, questions: int, annotators: int) -> Path:
@@ -61,27 +84,118 @@ def together(servers: Server, names: Sequence[str], one: Callable[[str], None]) 
         thread.join()
 
 
-def votes_a_second(server: Server, names: Sequence[str], seconds: float) -> float:
-    rates, ready = list[float](), threading.Barrier(len(names))
+class Voter(asyncio.Protocol):
+    """One annotator's connection: sends a vote, waits until it is saved, sends the next. `head` and `body` lack what
+    differs between votes: the number of the question."""
 
-    def vote(link: str) -> None:
-        browser = Browser(server.url)
-        page = browser.begin(link)
-        fields, count = page.fields(browser.at), 0
-        at = int(browser.at.rpartition("/")[2])
-        ready.wait()
+    def __init__(self, head: str, body: str, begun: int):
+        self.head, self.body, self.number, self.saved = head, body.encode(), begun, 0
+        self.stopped = asyncio.get_running_loop().create_future()
+        self.last = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+        self.send()
+
+    def send(self) -> None:
+        self.transport.write((self.head % self.number).encode() + self.body)
+
+    def data_received(self, data: bytes) -> None:
+        assert data.startswith(b"HTTP/1.1 303 "), data
+        assert f"location: /q/{self.number + 1}\r\n".encode() in data, data
+        self.saved, self.number = self.saved + 1, self.number + 1
+        if self.last:
+            self.transport.close()
+        else:
+            self.send()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.stopped.done():
+            self.stopped.set_result(self.saved)
+
+
+def requests_a_second(port: int, forms: Sequence[tuple[str, str, int]], seconds: float) -> float:
+    """Of as many connections as there are forms (head, body, number of the first question)."""
+
+    async def run() -> float:
         begun = time.perf_counter()
-        while (passed := time.perf_counter() - begun) < seconds:
-            reply = browser.once("POST", f"/q/{at}", "&".join(f"{k}={v}" for k, v in fields.items()) + "&choice=a")
-            assert reply.status == 303, reply.body
-            assert reply.headers["location"] == f"/q/{at + 1}"
-            at, count = at + 1, count + 1
-            time.sleep(0.055)  # below the limit of requests of one annotator
-        browser.close()
-        rates.append(count / passed)
+        loop = asyncio.get_running_loop()
+        made = [loop.create_connection(partial(Voter, *form), "127.0.0.1", port) for form in forms]
+        voters = [voter for _, voter in await asyncio.gather(*made)]
+        await asyncio.sleep(seconds)
+        for voter in voters:
+            voter.last = True
+        saved: int = sum(await asyncio.gather(*(voter.stopped for voter in voters)))
+        return saved / (time.perf_counter() - begun)
 
-    together(server, names, vote)
-    return sum(rates)
+    return asyncio.run(run())
+
+
+def apart(port: int, forms: Sequence[tuple[str, str, int]], seconds: float) -> float:
+    """`requests_a_second` by a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        rate: float = pool.apply(requests_a_second, (port, forms, seconds))
+        return rate
+
+
+def form(browser: Browser, fields: dict[str, str], first: int) -> tuple[str, str, int]:
+    body = "&".join(f"{key}={value}" for key, value in fields.items()) + "&choice=a"
+    lines = [
+        "POST /q/%d HTTP/1.1",
+        "Host: 127.0.0.1",
+        "Content-Type: application/x-www-form-urlencoded",
+        f"Content-Length: {len(body)}",
+        "Cookie: " + "; ".join(f"{name}={value}" for name, value in browser.cookies.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]), body, first
+
+
+def votes_a_second(server: Server, names: Sequence[str], seconds: float) -> tuple[float, list[tuple[str, str, int]]]:
+    """And the forms that were sent."""
+    forms = list[tuple[str, str, int]]()
+    for name in names:
+        link = server.links[name]
+        browser = Browser(server.url, {COOKIE: link.rpartition("/")[2]})  # so that it is not limited as an address is
+        page = browser.begin(link)
+        forms.append(form(browser, page.fields(browser.at), int(browser.at.rpartition("/")[2])))
+        browser.close()
+    return apart(int(server.url.rpartition(":")[2]), forms, seconds), forms
+
+
+def nothing_behind() -> FastAPI:
+    """Reads the form and sends the browser on to the next question."""
+    app = FastAPI()
+
+    @app.post("/q/{number}")
+    async def vote(request: Request, number: int) -> Response:
+        await request.body()
+        return RedirectResponse(f"/q/{number + 1}", status_code=303)
+
+    return app
+
+
+@contextlib.contextmanager
+def bare_server() -> Iterator[int]:
+    """Its port."""
+    code = (
+        "import sys, uvicorn; sys.path[:0] = sys.argv[2:]; import preference_load as load;"
+        "uvicorn.run(load.nothing_behind(), port=int(sys.argv[1]), log_level='warning', access_log=False,"
+        "lifespan='off')"
+    )
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    folders = (str(Path(__file__).parent), str(Path(__file__).parents[1]))
+    process = subprocess.Popen([sys.executable, "-c", code, str(port), *folders])
+    try:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def page_seconds(server: Server, names: Sequence[str], pages: int) -> tuple[float, int]:
@@ -110,29 +224,49 @@ def line(name: str, ours: float, theirs: float | None, ratios: Sequence[float], 
     print(json.dumps({"name": name, "ours": ours, "theirs": theirs, **spread, "setting": setting}))
 
 
+def slow_syncs(milliseconds: float) -> None:
+    """Start this program again with syncs that take longer, if they do not yet."""
+    if not milliseconds or "MESHTUNE_SLOW_SYNCS" in os.environ:
+        return
+    library = Path(tempfile.mkdtemp()) / "sync.so"
+    source = library.with_suffix(".c")
+    source.write_text(SYNC % {"us": round(1000 * milliseconds)})
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    environment = os.environ | {"LD_PRELOAD": str(library), "MESHTUNE_SLOW_SYNCS": "1"}
+    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement of votes")
+    parser.add_argument("--sync-ms", type=float, default=0, help="how much longer a sync takes")
     arguments = parser.parse_args()
-    rates, inserts, alone, crowd, size = [], [], [], [], 0
+    slow_syncs(arguments.sync_ms)
+    rates, inserts, empty, alone, crowd, size = [], [], [], [], [], 0
     for repeat in range(arguments.repeats):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             inserts.append(bare(folder, arguments.seconds))
-            with served(study(folder / "p", 400, FAST + PEOPLE + 1)) as server:
+            with served(study(folder / "p", 200, FAST + PEOPLE + 1)) as server:
                 names = list(server.links)
-                rates.append(votes_a_second(server, names[:FAST], arguments.seconds))
+                rate, forms = votes_a_second(server, names[:FAST], arguments.seconds)
+                rates.append(rate)
                 alone.append(page_seconds(server, names[-1:], 40)[0])
                 found, size = page_seconds(server, names[FAST : FAST + PEOPLE], 4)
                 crowd.append(found)
+            with bare_server() as port:
+                empty.append(apart(port, forms, arguments.seconds))
         print(
-            f"{repeat + 1}: {rates[-1]:.0f} votes/s, {inserts[-1]:.0f} bare inserts/s, a page"
-            f" {1000 * alone[-1]:.1f} ms alone, {1000 * crowd[-1]:.1f} ms with {PEOPLE}, {size} bytes",
+            f"{repeat + 1}: {rates[-1]:.0f} votes/s, {inserts[-1]:.0f} bare inserts/s, {empty[-1]:.0f} bare requests/s,"
+            f" a page {1000 * alone[-1]:.1f} ms alone, {1000 * crowd[-1]:.1f} ms with {PEOPLE}, {size} bytes",
             file=sys.stderr,
         )
     ratios = [ours / theirs for ours, theirs in zip(rates, inserts, strict=True)]
-    line("preference_load", statistics.median(rates), statistics.median(inserts), ratios, "durable votes a second")
+    setting = f"durable votes a second, a sync {arguments.sync_ms:g} ms longer"
+    line("preference_load", statistics.median(rates), statistics.median(inserts), ratios, setting)
+    ratios = [ours / theirs for ours, theirs in zip(rates, empty, strict=True)]
+    line("preference_load", statistics.median(rates), statistics.median(empty), ratios, "votes over bare requests")
     ratios = [one / many for one, many in zip(alone, crowd, strict=True)]
     line("preference_load", statistics.median(crowd), statistics.median(alone), ratios, "median page, 50 annotators")
     line("preference_load", size, None, [50_000 / size], "bytes of a page, of 50000")

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from meshtune.testing.processes import descendants
+from meshtune.testing.processes import descendants, gone
 
 PROGRAM = """
 import json, math, os, sys, time
@@ -125,3 +126,30 @@ def _running(pids: set[int], program: str) -> list[int]:
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):  # it may just have ended by itself
         os.kill(pid, signal.SIGKILL)
+
+
+def ten_kills(tmp_path: Path, sampler: str, *lines: str) -> None:
+    """Ten kills at random moments leave the record of an uninterrupted study, and run no trial needlessly."""
+    whole = command_study(tmp_path / "whole", *lines, sampler=sampler)
+    assert run(whole).returncode == 0
+    killed = command_study(tmp_path / "killed", *lines, sampler=sampler)
+    victims, which = Counter[str](), VICTIMS if sampler == "mads" else VICTIMS[:2]
+
+    def wait(chance: random.Random) -> float:
+        return chance.uniform(0.4, 1.4)
+
+    for victim, family in kill_at_random(killed, 10, seed=7, wait=wait, victims=which):
+        victims[victim] += 1
+        assert gone(family), f"processes outlived the kill of the {victim}"
+    ended = run(killed)
+    assert ended.returncode == 0, ended.stderr
+    assert victims == Counter(which[number % len(which)] for number in range(10))
+    assert record_of(killed) == record_of(whole)
+    assert not list((tmp_path / "killed" / "study").glob("*lease*"))
+    runs = Counter((tmp_path / "killed" / "finished.log").read_text().split())
+    again = {trial: count for trial, count in runs.items() if count > 1}
+    crashed = {str(t["trial"]) for t in record_of(killed) if t["ending"] == "crashed"}
+    # A trial runs again only where a kill fell between its end and its tell (or as its own attempts do).
+    assert sum(again[trial] - 1 for trial in again if trial not in crashed) <= 10 * 2
+    assert run(killed).returncode == 0
+    assert Counter((tmp_path / "killed" / "finished.log").read_text().split()) == runs

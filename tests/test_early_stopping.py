@@ -156,7 +156,14 @@ def test_told_as_failed_no_value_is_stored(tmp_path: Path) -> None:
     assert all(trial.told is None for trial in stopped)
 
 
-@pytest.mark.parametrize(("sampler", "told"), [("mads", "predicted"), ("mads", "failed"), ("tpe", "predicted")])
+@pytest.mark.parametrize(
+    ("sampler", "told"),
+    [
+        ("mads", "predicted"),
+        pytest.param("mads", "failed", marks=pytest.mark.slow),
+        pytest.param("tpe", "predicted", marks=pytest.mark.slow),
+    ],
+)
 def test_going_on_after_any_trial_gives_the_record_of_an_uninterrupted_study(
     tmp_path: Path, sampler: str, told: str
 ) -> None:

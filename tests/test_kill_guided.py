@@ -1,4 +1,4 @@
-"""SIGKILL while a worker measures what guides the search: record and measurements are those of a study without it."""
+"""SIGKILL of studies that are guided: record and measurements are those of a study without it."""
 
 import random
 import time
@@ -9,8 +9,10 @@ import pytest
 from meshtune.testing.processes import gone
 from tests.commands.test_guides import study
 from tests.evaluation.made import make_mmlu
-from tests.kill import kill_at_random, record_of, run
+from tests.kill import kill_at_random, record_of, run, ten_kills
 from tests.test_kill_lora import status_of
+
+pytestmark = pytest.mark.slow
 
 GUIDED = (
     "budget: {trials: 7}\n"
@@ -31,7 +33,12 @@ def measured(path: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in (path.parent / "study" / "guides").glob("*.json")}
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["mads", "tpe"])
+def test_ten_kills_under_constraints(tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROGRAM_SECONDS", "0.3")
+    ten_kills(tmp_path, sampler, "constraints: [y <= 1, size <= 4]")
+
+
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
 def test_a_study_that_is_killed_while_it_measures(tmp_path: Path, tiny_model_folder: Path, sampler: str) -> None:
     whole, killed = (guided_study(tmp_path / name, tiny_model_folder, sampler) for name in ("whole", "killed"))

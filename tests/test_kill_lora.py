@@ -12,6 +12,8 @@ from meshtune.testing.processes import gone
 from tests.conftest import WORDS
 from tests.kill import kill_at_random, meshtune, record_of, run
 
+pytestmark = pytest.mark.slow
+
 
 def lora_study(folder: Path, model: Path) -> Path:
     """A study.yaml of the tiny model on 60 made-up rows."""

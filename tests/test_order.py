@@ -143,6 +143,7 @@ def test_the_page_says_it(tmp_path: Path) -> None:
     assert "measured in float32 over nf4, was not checked in float32: no &lt;/p&gt; room." in page
 
 
+@pytest.mark.slow
 def test_a_quantized_study_checks_its_order(tiny_model_folder: Path, tmp_path: Path) -> None:
     """From the command line: trained in packs over nf4, finalists over the whole base; the losses are others."""
     path = lora_study(tmp_path / "study", tiny_model_folder)

@@ -37,6 +37,7 @@ def test_both_trainers_find_the_same_losses(tiny_model_folder: Path, tmp_path: P
         assert (one["ending"], one["tokens"]) == (other["ending"], other["tokens"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_packed_is_trained_alone_and_the_user_reads_why(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Known before the first trial is proposed."""
     found, said = trials(lora_study(tmp_path / "dora", tiny_model_folder), 2, "training.use_dora=true")

@@ -29,7 +29,7 @@ worker: {{name: local, processes: 2, threads: 1}}
 """
 
 
-@pytest.mark.parametrize("sampler", ["mads", "tpe"])
+@pytest.mark.parametrize("sampler", ["mads", pytest.param("tpe", marks=pytest.mark.slow)])
 def test_a_study_on_real_files(tiny_model_folder: Path, tmp_path: Path, sampler: str) -> None:
     text = STUDY.format(model=tiny_model_folder, alpaca=ALPACA, dolly=DOLLY, sampler=sampler)
     assert len(text.splitlines()) < 25

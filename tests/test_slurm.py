@@ -27,6 +27,7 @@ class Further:
         return True
 
 
+@pytest.mark.slow
 def test_a_job_that_is_ended_in_every_way_finishes_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = command_study(tmp_path / "whole", trials=12)
     assert run(whole).returncode == 0

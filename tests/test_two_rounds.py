@@ -12,7 +12,8 @@ from tests.kill import run
 EXAMPLE = Path(__file__).parents[1] / "examples" / "two_rounds"
 
 
-@pytest.mark.parametrize(("values", "again"), [("as_is", 0), pytest.param("shifted", 4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("values", "again"), [("as_is", 0), ("shifted", 4)])
 def test_two_rounds(tmp_path: Path, values: str, again: int) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "example")
     changes = (f"rounds.1.warm_start.values={values}", f"rounds.1.warm_start.again={again}")

@@ -105,6 +105,7 @@ def test_a_trial_that_is_trained_again_scores_the_same(study: Path, data: Path) 
     assert scores(again) == pytest.approx(scores(first), abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(study: Path, data: Path, tmp_path: Path) -> None:
     """On all four benchmarks, to the scores of a run that nothing ended."""
     four = ("mmlu", "bbh", "drop", "humaneval")

@@ -19,6 +19,8 @@ from tests.evaluation.made import make_bbh, make_mmlu
 
 QUICK = Settings(draws=300)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def scored(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -103,7 +105,6 @@ def test_select_ranks_who_left_and_chooses_from_the_others(study: Path, scored: 
     assert "race" not in " ".join(select(study, QUICK).sentences)
 
 
-@pytest.mark.slow
 def test_an_interrupted_race_comes_to_the_same_end(scored: Path, tmp_path: Path) -> None:
     whole = Path(shutil.copytree(scored, tmp_path / "whole" / "study"))
     shutil.rmtree(whole / "evaluation" / "benchmarks")
@@ -125,13 +126,12 @@ def test_what_is_no_race_is_refused(study: Path, scored: Path, tmp_path: Path) -
     with pytest.raises(InputError, match="whole tasks"):
         evaluate([study], given={"protocol": "harness"}, race=DEFAULT)
     (tmp_path / "scores.csv").write_text("rank,mmlu\n1,45\n2,44\n")
-    with pytest.raises(InputError, match="a file of scores has none to ask"):
+    with pytest.raises(InputError, match="files of scores"):
         evaluate([], scores=[tmp_path / "scores.csv"], race=DEFAULT)
     done = CliRunner().invoke(app, ["evaluate", str(study), "--rule", "ideal_point"])
     assert "add `--race`" in str(done.exception)
 
 
-@pytest.mark.slow
 def test_after_a_race_the_leading_ones_are_trained_with_other_seeds(study: Path, scored: Path) -> None:
     """Asked what their originals were; once everybody is scored, only what is missing."""
     done = race(study, scored)

@@ -50,6 +50,7 @@ def text_of(written: dict[str, Any]) -> str:
     return (Path(written["folder"]) / written["files"][0]).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_epoch_that_was_kept_and_the_baseline_outside_the_space(rough: Path, tmp_path: Path) -> None:
     known = status(rough, trials=True)
     losses = known["all"][0]["losses"]
@@ -63,6 +64,7 @@ def test_the_epoch_that_was_kept_and_the_baseline_outside_the_space(rough: Path,
     assert f"validation loss of the baseline {known['baseline']['loss']:.6g}" in head
 
 
+@pytest.mark.slow
 def test_a_baseline_that_failed_has_no_loss(tiny_model_folder: Path, tmp_path: Path) -> None:
     learning_rate = "{low: 1e29, high: 1e30, log: true}"
     baseline = "{learning_rate: 1e30}"

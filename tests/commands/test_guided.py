@@ -91,6 +91,7 @@ def test_check_refuses_what_cannot_be(tiny_model_folder: Path, tmp_path: Path) -
     assert 0.4 < facts["allowed_share"] < 0.6
 
 
+@pytest.mark.slow
 def test_what_violates_a_measured_constraint_is_neither_best_nor_selected(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:

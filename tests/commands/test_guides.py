@@ -58,7 +58,7 @@ def quantities(path: Path, name: str) -> list[tuple[Any, Any]]:
 GUARDED = "budget: {trials: 6}\nconstraints: [perplexity >= untuned * 0.9]\nguide: {text: text.txt}\n"
 
 
-@pytest.mark.parametrize("sampler", ["mads", "tpe"])
+@pytest.mark.parametrize("sampler", ["mads", pytest.param("tpe", marks=pytest.mark.slow)])
 def test_the_best_keeps_a_constraint_on_perplexity(tmp_path: Path, tiny_model_folder: Path, sampler: str) -> None:
     """Where the lowest loss does not."""
     path = study(tmp_path, tiny_model_folder, f"sampler: {{name: {sampler}, block_size: 3}}\n{GUARDED}")
@@ -85,6 +85,7 @@ def test_a_study_that_was_cut_measures_on_the_same_text(tmp_path: Path, tiny_mod
     assert quantities(cut, "perplexity") == quantities(whole, "perplexity")
 
 
+@pytest.mark.slow
 def test_items_guide_and_are_not_scored(tmp_path: Path, tiny_model_folder: Path) -> None:
     """A benchmark as a constraint, from `check` to `select`; with other data the study does not go on."""
     settings = "sampler: {name: mads, block_size: 2}\nbudget: {trials: 4}\nconstraints: [mmlu >= untuned - 0.05]\n"

@@ -108,6 +108,7 @@ def test_benchmarks_are_read_where_the_study_names_them(tiny_model_folder: Path,
         prepare(path, overrides=(f"evaluation={{data: {tmp_path / 'files'}, benchmarks: [mmlo]}}",))
 
 
+@pytest.mark.slow
 def test_benchmarks_of_the_hub_come_from_the_local_cache(tiny_model_folder: Path, tmp_path: Path) -> None:
     path, home = lora_study(tmp_path / "one", tiny_model_folder), tmp_path / "home"
     home.mkdir()

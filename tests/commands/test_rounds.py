@@ -229,6 +229,7 @@ def test_what_is_said_of_the_agreement() -> None:
     assert "rank correlation +0.90 of 3 points" in agreement({**found, "points": 3, "low": None, "high": None})
 
 
+@pytest.mark.slow
 def test_two_rounds_of_a_model(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Few rows for one epoch, then all of them: smaller parts of the same sides, and an adapter to take away."""
     path = lora_study(tmp_path / "lora", tiny_model_folder)

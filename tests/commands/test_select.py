@@ -165,6 +165,7 @@ def test_what_a_study_lacks_is_refused(study: Path) -> None:
         select(study, QUICK)
 
 
+@pytest.mark.slow
 def test_replicates_are_trained_scored_and_kept(study: Path) -> None:
     said: list[Any] = []
     before = select(study, QUICK)
@@ -219,6 +220,7 @@ def test_replicates_are_of_a_study(tmp_path: Path) -> None:
         select(None, QUICK, scores=tmp_path / "scores.csv", replicates=2)
 
 
+@pytest.mark.slow
 def test_of_a_study_with_rounds_it_is_the_last_one(tiny_model_folder: Path, tmp_path: Path) -> None:
     settings = (
         "data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"

@@ -163,6 +163,7 @@ def test_all_rows_another_length_and_another_seed(study: Path, tmp_path: Path) -
     assert merged["loss"] == pytest.approx(merged["adapter_loss"], abs=1e-4)  # the adapter was measured for it
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_it_and_the_same_command_finishes_it(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = meshtune("train", study, out, "--epochs", "15", "--trial", "baseline")
@@ -222,6 +223,7 @@ except Interrupted as error:
 """
 
 
+@pytest.mark.slow
 def test_in_a_notebook_interrupts_end_the_call_and_not_the_process(study: Path, tmp_path: Path) -> None:
     """One while the model is loaded, when nothing can be saved; then two at once while it is trained."""
     command = [sys.executable, "-c", NOTEBOOK, str(study), str(tmp_path / "out")]

@@ -246,6 +246,7 @@ def test_fixed_keys_are_fixed_and_the_budget_is_not(tmp_path: Path) -> None:
     assert len(record_of(path)) == 6
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_nothing_is_lost(tmp_path: Path) -> None:
     path = command_study(tmp_path, trials=16)
     assert run(path, "--trials", 2).returncode == 0

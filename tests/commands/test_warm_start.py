@@ -69,6 +69,7 @@ def test_check_counts_what_will_be_known(later: Path, earlier: Path) -> None:
     assert not (later.parent / "study").exists()
 
 
+@pytest.mark.slow
 def test_a_study_keeps_what_it_knows_and_goes_on_without_the_other(
     later: Path, finished: Path, earlier: Path, tmp_path: Path
 ) -> None:

@@ -29,7 +29,7 @@ class TestContract(ObjectiveContract):
         return Request(trial, {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 1e30}, seed=0, threads=1)
 
 
-@pytest.mark.parametrize("trainer", ["packed", "transformers"])
+@pytest.mark.parametrize("trainer", ["packed", pytest.param("transformers", marks=pytest.mark.slow)])
 class TestStopping(StoppingContract):
     @pytest.fixture(autouse=True)
     def _tiny(self, trainer: str, tiny_model_folder: Path, tiny_data: DataRef) -> None:

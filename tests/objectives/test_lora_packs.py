@@ -112,6 +112,7 @@ def test_one_that_timed_out_before_an_interruption_has_its_outcome_again(make: M
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
 def test_a_pack_that_is_too_large_is_trained_in_halves(make: MakeSpec, tmp_path: Path) -> None:
     """For real: the process may not have memory for four at once, and has it for two."""
@@ -159,6 +160,7 @@ def why_not(spec: LoraSpec) -> str:
     return outcome.message
 
 
+@pytest.mark.slow
 def test_what_cannot_be_packed_is_trained_alone_and_says_so(make: MakeSpec) -> None:
     """All trials alike: also one that could be packed, where another of its space could not."""
     assert why_not(make()) == ""

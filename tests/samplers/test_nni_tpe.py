@@ -165,6 +165,7 @@ def play(kills: tuple[int, ...], enqueue: tuple[int, ...], sizes: tuple[int, int
     )
 
 
+@pytest.mark.slow
 @needs_nni
 def test_the_same_continuation_after_kills_out_of_a_database(tmp_path: Path) -> None:
     """Killed inside blocks, with points from elsewhere, whole and in part, and another block size from trial 16 on."""

@@ -106,6 +106,7 @@ def kept(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return member["counts"], {"weights": member["weights"], **moments}
 
 
+@pytest.mark.slow
 def test_cut_at_every_look(base: Any, sides: Sides, recipes: list[Recipe], tmp_path: Path) -> None:
     """Before, in and after the measuring at a rung, before and after one left: each is told, with the same loss."""
     recipes = [recipes[1], recipes[0], replace(recipes[1], rank=2, seed=1)]

@@ -51,6 +51,7 @@ def same(one: Any, other: Any) -> bool:
     return equal and one.loss == other.loss and one.config.to_dict() == other.config.to_dict()
 
 
+@pytest.mark.slow
 def test_cut_at_every_look(
     base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
