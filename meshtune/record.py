@@ -76,7 +76,9 @@ class Record:
                 try:
                     self._study = optuna.load_study(study_name=name, storage=storage)
                 except KeyError as error:
-                    raise InputError(f"{url}: holds no study called `{name}`") from error
+                    held = ", ".join(f"`{known}`" for known in optuna.get_all_study_names(storage)) or "none"
+                    what = f"{url}: holds no study called `{name}`, which is the name of its folder; it holds {held}"
+                    raise InputError(f"{what}: give the folder the name that it had") from error
             else:
                 self._study = optuna.create_study(
                     study_name=name, storage=storage, directions=directions, load_if_exists=True

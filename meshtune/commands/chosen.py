@@ -107,7 +107,7 @@ def pick(path: Path, study: Located, record: Record, trial: str | int) -> Chosen
         )
     if int(word) >= len(record.trials):
         held = f"its trials are 0 to {len(record.trials) - 1}" if record.trials else "it has none yet"
-        raise InputError(f"--trial {word}: the study has no such trial; {held}")
+        raise InputError(f"trial {word}: the study has no such trial; {held}")
     return _of_trial(study, record, record.trials[int(word)])
 
 

@@ -34,7 +34,7 @@ def scored(
     if not config.metrics:
         return [], {}
     metrics.load(config.metrics)
-    ref = DataRef(str(study.folder / "data"), Record(study.url, study.folder.name).notes["fixed"]["data"])
+    ref = DataRef(str(study.folder / "data"), Record(study.url, study.name).notes["fixed"]["data"])
     rows = min(ROWS if config.generation.rows is None else config.generation.rows, _validation_rows(ref))
     if not rows:
         return [], {}

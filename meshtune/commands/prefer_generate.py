@@ -59,7 +59,7 @@ def answers_of(
         report(f"{name} has answered")
     decoding = {"temperature": temperature, "top_p": top_p, "seed": seed} if sampling else "greedy"
     made = {
-        "study": known.study.folder.name,
+        "study": known.study.name,
         "model": known.model.model_dump(mode="json"),
         "points": {names[word]: _described(point) for word, point in points.items()},
         "decoding": decoding,

@@ -226,12 +226,15 @@ def test_of_a_study_with_rounds_it_is_the_last_one(tiny_model_folder: Path, tmp_
         "data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"
         "training: {epochs: 1, batch_size: 8, precision: float32, keep_adapters: 3}\n"
         "sampler: tpe\n"
-        "generation: {rows: 0}\n"
+        "generation: {rows: 2, max_new_tokens: 4}\n"
+        "metrics: {answered: {file: metrics.py}}\n"
         "rounds: [{budget: {trials: 1}}, {budget: {trials: 2}, warm_start: {again: 0}}]\n"
     )
+    (tmp_path / "metrics.py").write_text("def score(row, answer):\n    return float(bool(answer))\n")
     study = finished_study(tmp_path, tiny_model_folder, settings, rows=24)
     make_bbh(tmp_path / "data" / "bbh", items=16)
-    evaluate([study], given={"data": str(tmp_path / "data"), "benchmarks": ("bbh",), "best": 3})
+    scored = evaluate([study], given={"data": str(tmp_path / "data"), "benchmarks": ("bbh",), "best": 3})
+    assert "metrics:answered" in {column.name for column in scored.tables[0].columns}
     place = study / "round2" / "evaluation" / "benchmarks" / "instruct-eval"
     results = json.loads((place / "scores.json").read_text())
     for each in results["results"].values():
