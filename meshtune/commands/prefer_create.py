@@ -201,9 +201,9 @@ def _warnings(seen: Mapping[str, Any], flags: Mapping[str, Mapping[str, int]], s
             " result of this study will most often be `no preference is shown`"
         )
     for name, counts in flags.items():
-        found += [f"{count} answers of {name} are {flag}" for flag, count in counts.items()]
+        found += [f"answers of {name} that are {flag}: {count}" for flag, count in counts.items()]
     if same:
-        found.append(f"on {same} questions models gave the same answer")
+        found.append(f"questions on which models gave the same answer: {same}")
     return found
 
 
