@@ -172,10 +172,10 @@ def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, 
         for row in table.rows
         if (found := _answers(place, row, column)) is not None
     }
-    if not answers:  # the harness's own tasks: their scores alone are known
+    if not answers:  # the harness's own tasks: their scores alone are known, which may be no shares of right answers
         scores = [row.scores[column.name] for row in table.rows]
         errors = [_error(row.scores[column.name], row.errors.get(column.name), column.items) for row in table.rows]
-        return of_scores(column.name, column.title, scores, errors, None)
+        return of_scores(column.name, column.title, scores, errors, column.items, by_errors=True)
     missing = [row.name for row in table.rows if row.name not in answers]
     if missing:
         what = f"{column.title}: the answers of {', '.join(missing)} are gone: run `meshtune evaluate` again"

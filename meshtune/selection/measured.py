@@ -33,6 +33,8 @@ class Measure:
             Not-a-number where a candidate that left a race was not asked; its score is `whole_scores`'s.
         groups: the number of the group of each item; the score is the mean over groups of the mean over their items.
         ids: what the items are called.
+        by_errors: whether resamples of the scores alone follow the errors, though the items are known: the scores may
+            be no shares of right answers.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Measure:
     answers: Array | None = None
     groups: Numbers | None = None
     ids: tuple[str, ...] = ()
+    by_errors: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,17 @@ def of_answers(
     return Measure(name, title, scores, errors(values, numbers), len(shared), values, numbers, tuple(shared))
 
 
-def of_scores(name: str, title: str, scores: Sequence[float], errors: Sequence[float], items: int | None) -> Measure:
+def of_scores(
+    name: str,
+    title: str,
+    scores: Sequence[float],
+    errors: Sequence[float],
+    items: int | None,
+    *,
+    by_errors: bool = False,
+) -> Measure:
     """A benchmark of which only scores and their standard errors are known, in points."""
-    return Measure(name, title, np.array(scores, float), np.array(errors, float), items)
+    return Measure(name, title, np.array(scores, float), np.array(errors, float), items, by_errors=by_errors)
 
 
 def whole_scores(values: Array, groups: Numbers) -> Array:

@@ -2,7 +2,8 @@
 
 Where answers are known item by item, items are drawn with replacement within their groups, the same ones for all
 candidates, so that differences are paired. Where only scores are known, each is drawn alone from its own distribution:
-binomial where the number of items is known, normal otherwise; this pairs nothing and mostly overstates the noise.
+binomial where they are shares of a known number of items, normal otherwise; this pairs nothing and mostly overstates
+the noise.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _one(measure: Measure, draws: int, chance: np.random.Generator) -> Array:
     if measure.answers is not None and measure.groups is not None:
         return _of_items(measure.answers, measure.groups, draws, chance)
     size = (draws, len(measure.scores))
-    if measure.items is not None:
+    if measure.items is not None and not measure.by_errors:
         right = chance.binomial(measure.items, measure.scores / POINTS, size)
         return np.asarray(POINTS * right / measure.items)
     return chance.normal(measure.scores, np.nan_to_num(measure.errors), size)
