@@ -99,7 +99,9 @@ class Course:
         found: Regrets = {"best": [], "recommended": [], "course": [round(regret, 6) for regret in course]}
         for budget in BUDGETS:
             found["best"].append(course[min(budget, len(course)) - 1])
-            chosen = recommend(self._trials[:budget], self.problem.space)
+            chosen = recommend(
+                self._trials[:budget], self.problem.space, direction=optuna.study.StudyDirection.MINIMIZE
+            )
             found["recommended"].append(
                 found["best"][-1] if chosen is None else self._regret(self._seen[chosen.number][1])
             )

@@ -29,5 +29,5 @@ for _ in range(8):
     for trial in block:
         study.tell(trial, objective(trial))
 print("best", study.best_trial.params, study.best_value)
-if recommended := recommend(study.trials, SPACE):
+if recommended := recommend(study.trials, SPACE, direction=study.direction):
     print("recommended", study.trials[recommended.number].params, recommended.mean, "+-", recommended.deviation)

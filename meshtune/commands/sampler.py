@@ -41,7 +41,10 @@ def with_sampler(study: Located, prepared: Prepared) -> Prepared:
         what = "`auto` takes none: name the sampler that they are for"
         raise InputError(Fault(what, key="sampler.options"))
     recorded = keys.get("sampler", {})
-    if recorded.get("name", "import") != "import":
+    if recorded.get("name") == "import":
+        what = "the study began with a sampler of your own: name it again, or give another --folder"
+        raise InputError(Fault(what, key="sampler"))
+    if recorded:
         name, options, reason = recorded["name"], recorded["options"], notes.get(REASON, "as the study began")
     else:
         choice = choose(_situation(study.config, prepared))

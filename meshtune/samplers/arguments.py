@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -25,9 +26,9 @@ def check(
         x0: values by name; looked at where the `space` is known.
     """
     faults = [
-        f"{name} is {value}; it is at least {low}"
+        f"{name} is {value!r}; it is a whole number, at least {low}"
         for name, (value, low) in least.items()
-        if value is not None and value < low
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < low)
     ]
     for name, (value, (*others, last)) in words.items():
         if value not in (*others, last):

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.samplers.allowed import draw
+from meshtune.samplers.allowed import COUNTED, draw
 from meshtune.samplers.arguments import check
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp_acquisition import best_point, log_feasible, log_improvement, log_news
+from meshtune.samplers.gp_acquisition import Score, best_point, log_feasible, log_improvement, log_news
 from meshtune.samplers.gp_belief import Fit, Fits, constraint, objective
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.gp_told import NOTE, Pruned, Told, note_of, told
@@ -54,7 +54,7 @@ class BatchGPSampler(Sampler):
         search_space: Optuna distributions by name. Left out, it is what the complete trials have in common, so the
             first trial is random. Where it is given and finite, `available` ends at its last point.
         block_size: points that are proposed before an answer is needed; one by default.
-        n_startup: points before the first model: the start point and a Latin hypercube.
+        n_startup: points before the first model: the start point and a Latin hypercube; 8 by default.
         warm_start: an earlier study, or finished trials, whose points are known from the start.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.
@@ -75,7 +75,7 @@ class BatchGPSampler(Sampler):
         *,
         x0: Mapping[str, Any] | None = None,
         block_size: int | None = None,
-        n_startup: int = N_STARTUP,
+        n_startup: int | None = None,
         warm_start: Study | Sequence[FrozenTrial] | None = None,
         warm_start_values: Values = "as_is",
         a_priori: Callable[[dict[str, Any]], bool] | None = None,
@@ -96,7 +96,7 @@ class BatchGPSampler(Sampler):
         self._space = None if search_space is None else dict(search_space)
         self._x0 = dict(x0 or {})
         self._block_size = 1 if block_size is None else int(block_size)
-        self._n_startup = n_startup
+        self._n_startup = N_STARTUP if n_startup is None else int(n_startup)
         self._warm = None if warm_start is None else WarmStart.of(warm_start, warm_start_values)
         self._a_priori = a_priori
         self._hidden = frozenset(hidden_constraints)
@@ -114,9 +114,13 @@ class BatchGPSampler(Sampler):
         """
         trials = study.get_trials(deepcopy=False)
         free = left_in_block(trials, self._block_size)
-        if free and self._space is not None and (cube := Cube(Encoding(self._space))).encoding.size < float("inf"):
-            free = min(free, self._left(cube, self._told(study, cube, trials).visited))
-        return free
+        if not free or self._space is None:
+            return free
+        fixed = _fixed(study)
+        cube = Cube(Encoding({name: of for name, of in self._space.items() if name not in fixed}))
+        if cube.encoding.size == float("inf"):
+            return free
+        return min(free, self._left(cube, self._told(study, cube, trials).visited))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -132,6 +136,10 @@ class BatchGPSampler(Sampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The point of this trial's place in its block. Of an enqueued trial only what is left open is chosen."""
+        with self._lock:  # so that trials of other threads see each other's points
+            return self._propose(study, trial, search_space)
+
+    def _propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         self._raise_error_if_multi_objective(study)
         if self._warm is not None and self._warm.directions not in (None, tuple(study.directions)):
             raise ValueError("the study of `warm_start` has other directions than this one")
@@ -147,7 +155,7 @@ class BatchGPSampler(Sampler):
         trials = study.get_trials(deepcopy=False)
         known = self._told(study, cube, trials, but=trial.number)
         fits: Fits = {}
-        space = cube.encoding.name()
+        space = cube.encoding.name(_fixed(study))
         found = self._opening(cube, known, self._teller(study, trials), trial.number, fixed)
         if found is None:
             found = self._modelled(cube, known, trial.number, fixed, _fits(trials, trial.number, space), fits)
@@ -174,15 +182,18 @@ class BatchGPSampler(Sampler):
     # -- inside
 
     def _teller(self, study: Study, trials: Sequence[FrozenTrial]) -> Teller:
-        names = constraint_names(trials, self._hidden)
+        complete = any(trial.state is TrialState.COMPLETE for trial in trials)
+        earlier = self._warm.trials if self._warm is not None and not complete else ()
+        names = constraint_names([*trials, *earlier], self._hidden)
         return Teller(tuple(study.directions), names, self._hidden, "value" if self._pruned == "value" else "failed")
 
     def _told(self, study: Study, cube: Cube, trials: Sequence[FrozenTrial], but: int = -1) -> Told:
+        fixed = _fixed(study)
         return told(
-            trials,
+            [trial for trial in trials if all(trial.params.get(name, value) == value for name, value in fixed.items())],
             cube,
             self._teller(study, trials),
-            space=cube.encoding.name(),
+            space=cube.encoding.name(fixed),
             but=but,
             leave_pruned_out=self._pruned == "left_out",
             warm=self._warm,
@@ -190,7 +201,7 @@ class BatchGPSampler(Sampler):
 
     def _left(self, cube: Cube, visited: Collection[tuple[float, ...]]) -> int:
         """Points of a finite space that are allowed and have no trial."""
-        if self._a_priori is None or not cube.finite:
+        if self._a_priori is None or cube.encoding.size > COUNTED:
             return max(0, int(cube.encoding.size) - len(visited))
         points = cube.points()
         return len(set(cube.keys(points[self._allowed(cube, points)])).difference(visited))
@@ -221,11 +232,31 @@ class BatchGPSampler(Sampler):
             if cube.keys(row[None])[0] not in known.visited and self._allowed(cube, row[None]).all():
                 return row
             row = cube.at(rng.random((1, len(cube))))[0, :]
-        return self._kept(cube, row, rng, fixed)
+        return self._kept(cube, row, known, rng, fixed)
 
-    def _kept(self, cube: Cube, row: Array, rng: np.random.Generator, fixed: Mapping[int, float]) -> Array:
-        """The row where it is allowed, or where some of it is given; else a random one that is."""
-        if self._a_priori is None or fixed or self._allowed(cube, row[None]).all():
+    def _kept(
+        self,
+        cube: Cube,
+        row: Array,
+        known: Told,
+        rng: np.random.Generator,
+        fixed: Mapping[int, float],
+        score: Score | None = None,
+    ) -> Array:
+        """The row where it is new and allowed, or where some of it is given; else one that is, as far as there are any.
+
+        Of the last points of a finite space it is the one with the best `score`, a random one without.
+        """
+        if fixed:
+            return row
+        allowed = bool(self._allowed(cube, row[None]).all())
+        if cube.encoding.size <= COUNTED and not (allowed and cube.keys(row[None])[0] not in known.visited):
+            points = cube.points()
+            new = np.array([key not in known.visited for key in cube.keys(points)], dtype=bool)
+            left = points[new & self._allowed(cube, points)]
+            if len(left):
+                return left[int(np.argmax(score(left))) if score else int(rng.integers(len(left))), :]
+        if allowed or self._a_priori is None:
             return row
         return cube.rows([draw(cube.encoding.space, self._a_priori, rng)])[0, :]
 
@@ -235,6 +266,9 @@ class BatchGPSampler(Sampler):
         points = [trial.params for trial in self._warm.again(encoding, teller)] if self._warm else []
         if self._x0 or (self._warm is None and self._n_startup > 0):
             given = {name: value for name, value in self._x0.items() if name in encoding.space}
+            for name, value in given.items():
+                if not _has(cube, name, value):
+                    raise ValueError(f"x0 has {name}={value!r}, which is outside {encoding.space[name]}")
             points.insert(0, {**encoding.decode(encoding.middle), **given})
         rows = [cube.snapped(cube.rows([point]))[0] for point in points]
         rows = [row for row in rows if self._allowed(cube, row[None]).all()]
@@ -277,7 +311,13 @@ class BatchGPSampler(Sampler):
         rng = np.random.default_rng([self._seed, number, 0])
         allowed = None if self._a_priori is None else partial(self._allowed, cube)
         found = best_point(cube, score, seen[order[:BEST]], known.visited, fixed, rng, allowed)
-        return self._kept(cube, found, rng, fixed)
+        return self._kept(cube, found, known, rng, fixed, score)
+
+
+def _fixed(study: Study) -> Mapping[str, Any]:
+    """Values by name that Optuna's `PartialFixedSampler` fixes: trials with other ones are not of this search."""
+    sampler = study.sampler
+    return sampler._fixed_params if isinstance(sampler, PartialFixedSampler) else {}
 
 
 def _fits(trials: Sequence[FrozenTrial], number: int, space: str) -> dict[str, Fit]:

@@ -87,10 +87,7 @@ class Encoding:
 
     def has(self, params: Mapping[str, Any]) -> bool:
         """Whether every variable has a value that lies inside its distribution."""
-        return all(
-            name in params and distribution._contains(_internal(distribution, params[name]))
-            for name, distribution in self.space.items()
-        )
+        return all(name in params and _inside(distribution, params[name]) for name, distribution in self.space.items())
 
     def encode(self, params: Mapping[str, Any]) -> Point:
         """Coordinates of a point that the space `has`; reals with 15 digits, as NOMAD's cache holds them."""
@@ -111,11 +108,12 @@ class Encoding:
         return tuple(round(coordinate, digits) + 0.0 for coordinate, digits in rounded)  # + 0.0 turns -0.0 into 0.0
 
 
-def _internal(distribution: BaseDistribution, value: Any) -> float:
+def _inside(distribution: BaseDistribution, value: Any) -> bool:
     try:
-        return distribution.to_internal_repr(value)
+        internal = distribution.to_internal_repr(value)
     except (ValueError, TypeError):  # no category, no number
-        return math.nan
+        return False
+    return not math.isnan(internal) and distribution._contains(internal)
 
 
 def _whole(distribution: BaseDistribution) -> bool:

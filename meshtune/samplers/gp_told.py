@@ -81,9 +81,11 @@ def told(
             continue
         answers.append((key, row, outputs, trial.number))
     if warm is not None:
-        here = {encoding.key(trials[number].params): outputs for _, _, outputs, number in answers}
+        here = {encoding.key(encoding.decode(row.tolist())): outputs for _, row, outputs, _ in answers}
         earlier = warm.known(encoding, teller)
         for point, outputs in warm.outputs(encoding, teller, here).items():
+            if outputs is None and leave_pruned_out and earlier[point][0].state is TrialState.PRUNED:
+                continue
             row = cube.rows([earlier[point][0].params])[0]
             answers.append((cube.keys(row[None])[0], row, outputs, -1))
     valued = {key for key, _, outputs, _ in answers if outputs is not None}

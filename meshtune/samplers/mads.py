@@ -72,7 +72,7 @@ class MadsSampler(Sampler):
             `BatchGPSampler` or TPE, and so is what is asked for beyond the block. Left out, a block is what NOMAD
             proposes, and TPE gives what is beyond. `batch-gp` is for one objective.
         least_fills: slots of each block that are filled whatever NOMAD proposes.
-        nomad_options: further NOMAD parameters by name, such as `{"VNS_MADS_SEARCH": True}`.
+        nomad_options: further NOMAD parameters by name, such as `{"QUAD_MODEL_SEARCH": False}`.
         independent_sampler: for parameters outside the search space; random by default.
         warn_independent_sampling: warn where it is used.
         seed: of NOMAD and of what is random; drawn where it is left out.
@@ -118,6 +118,9 @@ class MadsSampler(Sampler):
         )
         if least_fills and (fill is None or block_size is None or least_fills >= block_size):
             raise ValueError(f"least_fills is {least_fills}; it needs a `fill`, and a `block_size` that is larger")
+        options = option_lines(nomad_options or {})
+        if (block_size or 1) > 1 and any(line.upper().startswith("VNS_MADS_SEARCH Y") for line in options):
+            raise ValueError("nomad_options: NOMAD has no VNS_MADS_SEARCH of blocks: leave it out, or block_size at 1")
         self._settings = Settings(
             seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed),
             x0=dict(x0 or {}),
@@ -130,7 +133,7 @@ class MadsSampler(Sampler):
             pruned=pruned,
             fill=fill,
             least_fills=least_fills,
-            options=option_lines(nomad_options or {}),
+            options=options,
         )
         self._space = None if search_space is None else dict(search_space)
         self._common = IntersectionSearchSpace()

@@ -117,6 +117,8 @@ class Problem:
 
 def option_lines(options: Mapping[str, object]) -> tuple[str, ...]:
     """NOMAD parameters by name as its lines; truth values as yes and no. Raises ValueError on those that are ours."""
+    if not isinstance(options, Mapping):
+        raise ValueError(f"nomad_options is {options!r}; it has parameters by name, as {{QUAD_MODEL_SEARCH: false}}")
     faults = [
         f"`{name}` cannot be given in nomad_options: {OURS[name.upper()]}" for name in options if name.upper() in OURS
     ]

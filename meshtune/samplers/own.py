@@ -63,6 +63,9 @@ def build(
     first: object = _made(name, lambda: quiet(propose_with)(0, 0))
     if not isinstance(first, BaseSampler):
         raise InputError(Fault(f"`{name}` returned {first!r}, which is no optuna.samplers.BaseSampler", key=KEY))
+    if getattr(first, "_constraints_func", None) is not None:
+        what = f"`{name}` has a `constraints_func`, which is never called here: leave it out, and use `constraints`"
+        raise InputError(Fault(what, key=KEY))
     return RebuiltSampler(quiet(propose_with), search_space, seed=seed, block_size=block_size, allows=allows)
 
 

@@ -37,14 +37,14 @@ def recommend(
     trials: Sequence[FrozenTrial],
     space: Mapping[str, BaseDistribution],
     *,
-    direction: StudyDirection = StudyDirection.MINIMIZE,
+    direction: StudyDirection,
     hidden_constraints: Collection[str] = (),
     pruned: Pruned = "left_out",
 ) -> Recommendation | None:
     """The complete, feasible trial with the best posterior mean; None where fewer than five have a value.
 
     Args:
-        trials: of one study. space: Optuna distributions by name; trials outside it are left out.
+        trials: of one study, with its `direction`. space: Optuna distributions by name; trials outside it are left out.
         hidden_constraints, pruned: as for `BatchGPSampler`.
     """
     encoding = Encoding(space)

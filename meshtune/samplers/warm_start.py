@@ -48,11 +48,13 @@ class WarmStart:
         return hashlib.sha256(repr((self.values, content)).encode()).hexdigest()[:16]
 
     def known(self, encoding: Encoding, teller: Teller) -> dict[Point, tuple[FrozenTrial, Outputs | None]]:
-        """By point what was told of it there; the first trial of each point."""
+        """By point what was told of it there; the first trial of each point, or the first that has a value."""
         known: dict[Point, tuple[FrozenTrial, Outputs | None]] = {}
         for trial in self.trials:
             if encoding.has(trial.params):
-                known.setdefault(encoding.key(trial.params), (trial, teller.outputs(trial)))
+                key, outputs = encoding.key(trial.params), teller.outputs(trial)
+                if key not in known or (known[key][1] is None and outputs is not None):
+                    known[key] = (trial, outputs)
         return known
 
     def again(self, encoding: Encoding, teller: Teller) -> list[FrozenTrial]:

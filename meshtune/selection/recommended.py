@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.guided import LOSS_ALONE
@@ -21,7 +22,7 @@ def recommended(record: Record) -> Recommendation | None:
     if record.guidance.objectives != LOSS_ALONE.objectives:
         return None
     trials = list(_trials(record))
-    return recommend(trials, trials[0].distributions) if trials else None
+    return recommend(trials, trials[0].distributions, direction=StudyDirection.MINIMIZE) if trials else None
 
 
 def _trials(record: Record) -> Iterator[FrozenTrial]:

@@ -54,6 +54,17 @@ def test_a_study_of_another_sampler_goes_on_with_it(tmp_path: Path) -> None:
     assert status(path)["why_sampler"] is None
 
 
+def test_a_sampler_of_ones_own_is_named_again(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from optuna.samplers import RandomSampler as Mine\n")
+    path = command_study(tmp_path, sampler="random", trials=2, block=2)
+    named = path.read_text().replace("name: random", "import: ./mine.py:Mine")
+    path.write_text(named)
+    list(tune(locate(path)))
+    path.write_text(named.replace("import: ./mine.py:Mine", "name: auto"))
+    with pytest.raises(InputError, match="sampler: the study began with a sampler of your own"):
+        check(path)
+
+
 def test_options_are_of_a_sampler(tmp_path: Path) -> None:
     path = command_study(tmp_path, sampler="auto")
     path.write_text(path.read_text().replace("name: auto,", "name: auto, options: {n_startup: 3},"))

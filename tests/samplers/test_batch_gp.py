@@ -1,6 +1,7 @@
 """BatchGPSampler: the sampler contract, what it is told, constraints, and spaces of all kinds."""
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from meshtune.config import SamplerConfig
 from meshtune.errors import InputError
 from meshtune.samplers import BatchGPSampler
 from meshtune.samplers.build import build
+from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp_told import NOTE
 from meshtune.samplers.seam import Sampler
+from meshtune.samplers.told import Teller
+from meshtune.samplers.warm_start import WarmStart
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search, valley
 
 PLANE: Space = {"x": FloatDistribution(-1.0, 1.0), "y": FloatDistribution(-1.0, 1.0)}
@@ -193,3 +197,109 @@ def test_valley_of_the_contract_is_found() -> None:
     study = search(optuna.create_study(), BatchGPSampler(MIXED, block_size=4, seed=0), MIXED, 36)
     assert study.best_value < 0.15
     assert isinstance(valley(0, study.best_params), float)
+
+
+CHOICE: Space = {"x": FloatDistribution(0.0, 1.0), "kind": CategoricalDistribution(("a", "b"))}
+
+
+def test_a_value_that_is_no_category_counts_as_outside() -> None:
+    study = optuna.create_study(sampler=BatchGPSampler(CHOICE, seed=0))
+    study.enqueue_trial({"kind": "zzz"})
+    judge = lambda trial: trial.suggest_float("x", 0, 1) + len(trial.suggest_categorical("kind", ("a", "b")))  # noqa: E731
+    study.optimize(judge, n_trials=4, catch=(ValueError,))
+    assert [trial.state for trial in study.trials[1:]] == [TrialState.COMPLETE] * 3
+    wide: Space = {**CHOICE, "kind": CategoricalDistribution(("a", "b", "c"))}
+    earlier = search(optuna.create_study(), BatchGPSampler(wide, seed=1), wide, 12, lambda _, p: float(p["x"]))
+    assert "c" in {trial.params["kind"] for trial in earlier.trials}
+    later = optuna.create_study(sampler=BatchGPSampler(CHOICE, seed=0, warm_start=earlier))
+    assert later.ask(dict(CHOICE)).params["kind"] in ("a", "b")
+    with pytest.raises(ValueError, match="x0 has kind='zzz'"):
+        BatchGPSampler(CHOICE, x0={"kind": "zzz"})
+
+
+def test_trials_that_run_at_once_see_each_other() -> None:
+    space: Space = {"x": IntDistribution(0, 5), "kind": CategoricalDistribution(("a", "b", "c"))}
+    study = optuna.create_study(sampler=BatchGPSampler(space, block_size=4, seed=0))
+
+    def objective(trial: optuna.Trial) -> float:
+        x, kind = trial.suggest_int("x", 0, 5), trial.suggest_categorical("kind", ("a", "b", "c"))
+        time.sleep(0.05)
+        return float(x + ord(kind))
+
+    study.optimize(objective, n_trials=16, n_jobs=4)
+    assert len({tuple(trial.params.items()) for trial in study.trials}) == 16
+
+
+@pytest.mark.parametrize("values", ["as_is", "shifted"])
+def test_known_constraints_hold_before_the_first_answer(values: Any) -> None:
+    earlier = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        asked = earlier.ask()
+        x, y = (asked.suggest_float(name, 0, 1) for name in ("x", "y"))
+        asked.set_constraint("sum", x + y - 1)
+        earlier.tell(asked, x + y)
+    space: Space = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
+    sampler = BatchGPSampler(space, warm_start=earlier, warm_start_values=values, block_size=8, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    block = [study.ask(dict(space)).params for _ in range(8)]
+    assert sum(point["x"] + point["y"] < 1.1 for point in block) >= 6
+
+
+def test_with_known_points_a_trial_may_end_before_it_asks_for_all() -> None:
+    earlier = search(optuna.create_study(), BatchGPSampler(PLANE, seed=5), PLANE, 12, lambda _, p: bowl(dict(p)))
+    study = optuna.create_study(sampler=BatchGPSampler(PLANE, seed=6, warm_start=earlier))
+
+    def objective(trial: optuna.Trial) -> float:
+        x = trial.suggest_float("x", -1, 1)
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        return bowl({"x": x, "y": trial.suggest_float("y", -1, 1)})
+
+    study.optimize(objective, n_trials=4)
+    assert len([trial for trial in study.trials if trial.state is TrialState.COMPLETE]) == 3
+
+
+def test_of_a_point_that_is_known_twice_the_value_counts() -> None:
+    earlier = optuna.create_study()
+    for value in (None, 0.0, 0.0):
+        earlier.enqueue_trial({"x": 0.5, "y": 0.5})
+        trial = earlier.ask(dict(PLANE))
+        earlier.tell(trial, value, state=TrialState.FAIL if value is None else None)
+    known = WarmStart.of(earlier, "as_is")
+    assert known is not None
+    ((_, outputs),) = known.known(Encoding(PLANE), Teller(tuple(earlier.directions))).values()
+    assert outputs == (0.0,)
+
+
+def test_a_large_finite_space_ends_with_its_last_allowed_point() -> None:
+    space: Space = {name: IntDistribution(0, 39) for name in ("x", "y")}
+    sampler = BatchGPSampler(space, block_size=4, seed=0, a_priori=lambda p: p["x"] + p["y"] < 3)
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(20):
+        block = [study.ask(dict(space)) for _ in range(sampler.available(study))]
+        for trial in block:
+            study.tell(trial, float(trial.params["x"]))
+    assert len(study.trials) == 6
+    assert len({tuple(trial.params.items()) for trial in study.trials}) == 6
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_values_that_are_fixed_beside_it_make_another_search() -> None:
+    space: Space = {"x": IntDistribution(0, 5), "kind": CategoricalDistribution(("a", "b"))}
+    own = BatchGPSampler(space, seed=0)
+    study = optuna.create_study(sampler=own)
+    for x in range(6):
+        study.enqueue_trial({"x": x, "kind": "a"})
+    for number in range(12):
+        if number == 6:
+            study.sampler = optuna.samplers.PartialFixedSampler({"kind": "b"}, own)
+        trial = study.ask(dict(space))
+        study.tell(trial, trial.params["x"] + 100.0 * (trial.params["kind"] == "a"))
+    assert sorted(trial.params["x"] for trial in study.trials[6:]) == list(range(6))
+    assert own.available(study) == 0
+
+
+@pytest.mark.parametrize("given", [{"n_startup": 2.5}, {"n_startup": True}, {"block_size": math.nan}])
+def test_counts_are_whole_numbers(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="it is a whole number, at least"):
+        BatchGPSampler(PLANE, **given)

@@ -98,6 +98,10 @@ def made(seed):
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=3)
 
 
+def constrained(seed=None):
+    return optuna.samplers.TPESampler(seed=seed, constraints_func=lambda trial: (0.0,))
+
+
 def nothing():
     return None
 
@@ -206,6 +210,10 @@ def test_a_class_of_the_seam_keeps_its_own_blocks_and_its_end(own: Path) -> None
         ("Unseeded", {"keep": 2}, r"sampler\.options\.keep: unknown .*: it takes none"),
         ("Halton", {"point": 2}, r"sampler\.options\.point: .*Did you mean `points`"),
         ("Halton", {"x0": 2}, r"sampler\.options\.x0: `x0` is given by meshtune"),
+        pytest.param(
+            *("constrained", {}, r"sampler\.import: .*has a `constraints_func`, which is never called"),
+            marks=pytest.mark.filterwarnings("ignore::FutureWarning"),  # Optuna gives it up itself
+        ),
     ],
 )
 def test_what_is_wrong_is_said(own: Path, name: str, options: dict[str, object], words: str) -> None:

@@ -396,6 +396,9 @@ def test_one_sampler_for_two_studies_of_one_name() -> None:
         ({"x0": {"x": 7}, "search_space": UNIT}, "outside FloatDistribution"),
         ({"nomad_options": {"SEED": 3}}, "give `seed`"),
         ({"nomad_options": {"max_bb_eval": 3}}, "n_trials"),
+        ({"nomad_options": ["VNS_MADS_SEARCH"]}, "parameters by name"),
+        ({"nomad_options": {"VNS_MADS_SEARCH": True}, "block_size": 4}, "no VNS_MADS_SEARCH of blocks"),
+        ({"n_startup": 2.5}, "a whole number"),
     ],
 )
 def test_what_is_not_allowed_is_said_at_once(given: dict[str, Any], words: str) -> None:

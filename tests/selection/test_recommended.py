@@ -6,6 +6,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.samplers.recommend import recommend
@@ -38,7 +39,7 @@ def test_over_many_studies_it_is_nearer_to_the_minimum_than_the_best() -> None:
         rng = np.random.default_rng(seed)
         points = rng.random((50, 2))
         values = bowl(points) + rng.normal(0, 0.03, 50)
-        found = recommend(trials(values, points), SPACE)
+        found = recommend(trials(values, points), SPACE, direction=StudyDirection.MINIMIZE)
         assert found is not None
         assert abs(found.mean - bowl(points)[found.number]) < 4 * found.deviation
         assert 0.015 < found.noise < 0.06
@@ -48,8 +49,8 @@ def test_over_many_studies_it_is_nearer_to_the_minimum_than_the_best() -> None:
 
 def test_maximization_is_its_mirror_image() -> None:
     points = np.random.default_rng(0).random((20, 2))
-    down = recommend(trials(bowl(points), points), SPACE)
-    up = recommend(trials(-bowl(points), points), SPACE, direction=optuna.study.StudyDirection.MAXIMIZE)
+    down = recommend(trials(bowl(points), points), SPACE, direction=StudyDirection.MINIMIZE)
+    up = recommend(trials(-bowl(points), points), SPACE, direction=StudyDirection.MAXIMIZE)
     assert down is not None
     assert up == dataclasses.replace(down, mean=-down.mean)
 
@@ -68,7 +69,7 @@ def test_failed_and_infeasible_trials_are_never_recommended() -> None:
             continue
         trial.set_constraint("memory", 1.0 if number == second else -1.0)
         study.tell(trial, float(value))
-    found = recommend(study.trials, SPACE)
+    found = recommend(study.trials, SPACE, direction=StudyDirection.MINIMIZE)
     assert found is not None
     assert found.number not in (first, second)
 
@@ -76,4 +77,4 @@ def test_failed_and_infeasible_trials_are_never_recommended() -> None:
 @pytest.mark.parametrize("count", [0, 4])
 def test_from_too_few_nothing_is_recommended(count: int) -> None:
     points = np.random.default_rng(0).random((count, 2))
-    assert recommend(trials(bowl(points), points), SPACE) is None
+    assert recommend(trials(bowl(points), points), SPACE, direction=StudyDirection.MINIMIZE) is None

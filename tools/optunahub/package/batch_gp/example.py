@@ -26,5 +26,5 @@ for _ in range(8):
     for trial in [study.ask(space) for _ in range(4)]:
         study.tell(trial, objective(trial))
 print("best", study.best_params)
-recommended = package.recommend(study.trials, space)
+recommended = package.recommend(study.trials, space, direction=study.direction)
 print("recommended", study.trials[recommended.number].params, recommended.mean)
