@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meshtune.selection.measured import Array
+from meshtune.selection.resampling import at_least
 
 ESTIMAND = "difference in mean score, in points, over all items of the kind asked, of this adapter"
 ESTIMAND_OF_SEEDS = "difference in mean score, in points, over all items of the kind asked and all seeds of training"
@@ -54,7 +55,8 @@ def gain(
     moved = drawn - drawn_reference[:, None]
     errors = np.sqrt(moved.var(axis=0) + least**2)
     errors[errors == 0] = 1.0
-    width = float(np.quantile((np.abs(moved - differences) / errors).max(axis=1), level))
+    away = np.abs(at_least(moved, least) - differences) / errors
+    width = float(np.quantile(away.max(axis=1), level))
     raw, half = float(differences[chosen]), width * float(errors[chosen])
     luck = float(scores[chosen] - _posterior_means(scores, _own_errors(drawn, least))[chosen])
     return Gain(reference, raw, raw - luck, raw - half, raw + half)

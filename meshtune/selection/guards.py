@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 
 from meshtune.selection.measured import Array, Measured
-from meshtune.selection.resampling import least_error
+from meshtune.selection.resampling import at_least, least_error
 
 MARGIN = 1.0  # points
 
@@ -67,7 +67,7 @@ def guard(
     least = np.array([least_error(measure) for measure in measured.measures])
     error = np.sqrt(drawn.var(axis=0) + least**2)
     error[error == 0] = 1.0  # the same in every draw: the bounds are the difference itself
-    away = ((drawn - difference) / error).reshape(len(drawn), -1)
+    away = ((at_least(drawn, least) - difference) / error).reshape(len(drawn), -1)
     low = difference - error * np.quantile(away.max(axis=1), level)
     high = difference + error * np.quantile((-away).max(axis=1), level)
     verdicts = {}

@@ -138,15 +138,32 @@ def item_weights(groups: Numbers) -> Array:
     return np.asarray(1.0 / counts[groups] / len(counts))
 
 
+def strata(groups: Numbers) -> Numbers:
+    """Groups to tell noise from, without a gap: one item alone has none, so that such groups are taken together.
+
+    What they differ by is then taken for noise, which overstates it. Where only one group has one item, the smallest of
+    the others joins it.
+    """
+    sizes = np.bincount(groups)
+    alone = sizes == 1
+    if alone.sum() == 1:
+        alone[np.where(alone, sizes.max() + 1, sizes).argmin()] = True
+    return dense(np.where(alone[groups], -1, groups))
+
+
 def errors(values: Array, groups: Numbers) -> Array:
-    """Standard errors of means of group means, by candidate, from each group's own variance."""
+    """Standard errors of means of group means, by candidate, from each stratum's own variance."""
     return np.array([_error(row[~np.isnan(row)], dense(groups[~np.isnan(row)])) for row in values])
 
 
 def _error(values: Array, groups: Numbers) -> float:
-    count = int(groups.max()) + 1
-    parts = [values[groups == group] for group in range(count)]
-    return math.sqrt(sum(float(part.var()) / max(len(part) - 1, 1) for part in parts)) / count
+    weights, places = item_weights(groups), strata(groups)
+    variance = 0.0
+    for place in range(int(places.max()) + 1):
+        at = places == place
+        if at.sum() > 1:
+            variance += float((weights[at] ** 2).sum() * values[at].var(ddof=1))
+    return math.sqrt(variance)
 
 
 def _lacking(title: str, answers: Mapping[str, Mapping[str, float]], items: Mapping[str, None]) -> list[str]:

@@ -2,7 +2,8 @@
 
 Spearman's correlation of the rank by validation loss (1 the lowest) with each score: -1 where the loss orders the
 candidates as the score does. Intervals are Bonett and Wright's (2000) on Fisher's scale, and cover the choice of
-candidates; the items' noise in the scores draws the correlation itself towards zero.
+candidates; -1 and 1, which have no place there, are taken as half a step less, as in `ranks`. The items' noise in the
+scores draws the correlation itself towards zero.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def correlation(benchmark: str, losses: Sequence[float], scores: Sequence[float]
     value = float(np.clip(stats.spearmanr(losses, scores).statistic, -1, 1))
     if count < FEWEST:
         return Correlation(benchmark, count, value, None, None)
-    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((1 + value**2 / 2) / (count - 3))
-    scaled = math.atanh(float(np.clip(value, -1 + 1e-12, 1 - 1e-12)))
-    return Correlation(benchmark, count, value, math.tanh(scaled - half), math.tanh(scaled + half))
+    most = 1 - 6 / (count**3 - count)
+    taken = min(most, max(-most, value))
+    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((1 + taken**2 / 2) / (count - 3))
+    low, high = (math.tanh(math.atanh(taken) + side) for side in (-half, half))
+    return Correlation(benchmark, count, value, -1.0 if value < -most else low, 1.0 if value > most else high)

@@ -1,16 +1,17 @@
 """Scores as they would come out on other items of the same kind: the bootstrap that all of selection rests on.
 
 Where answers are known item by item, items are drawn with replacement within their groups, the same ones for all
-candidates, so that differences are paired. Where only scores are known, each is drawn alone from its own distribution:
-binomial where they are shares of a known number of items, normal otherwise; this pairs nothing and mostly overstates
-the noise.
+candidates, so that differences are paired. One fewer is drawn than a group has, which gives its mean the variance that
+it has (McCarthy and Snowden 1985); groups of one item are drawn from together, since each alone would never vary. Where
+only scores are known, each is drawn alone from its own distribution: binomial where they are shares of a known number
+of items, normal otherwise; this pairs nothing and mostly overstates the noise.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from meshtune.selection.measured import POINTS, Array, Measure, Measured, Numbers, dense, item_weights
+from meshtune.selection.measured import POINTS, Array, Measure, Measured, Numbers, dense, item_weights, strata
 
 DRAWS = 4000
 _AT_ONCE = 4_000_000  # numbers in memory
@@ -33,6 +34,15 @@ def least_error(measure: Measure) -> float:
     weights = np.full(measure.items, 1 / measure.items) if measure.groups is None else item_weights(measure.groups)
     effective = 1 / float((weights**2).sum())
     return POINTS * 2**0.5 / (effective + 2)
+
+
+def at_least(drawn: Array, least: Array | float) -> Array:
+    """Drawn differences with a `least_error` in them, each with its own.
+
+    It has to be in the draws, not in what they are divided by alone: the quantile of differences that are the same in
+    all draws is 0 however large the divisor.
+    """
+    return np.asarray(drawn + least * np.random.default_rng([0, 2]).normal(size=drawn.shape))
 
 
 def _one(measure: Measure, draws: int, chance: np.random.Generator) -> Array:
@@ -59,14 +69,15 @@ def _of_items(answers: Array, groups: Numbers, draws: int, chance: np.random.Gen
 
 def _of_all(answers: Array, groups: Numbers, draws: int, chance: np.random.Generator) -> Array:
     total = np.zeros((draws, len(answers)))
-    count = int(groups.max()) + 1
-    for group in range(count):
-        values = answers[:, groups == group]
-        items = values.shape[1]
+    weights, places = item_weights(groups), strata(groups)
+    for place in range(int(places.max()) + 1):
+        at = places == place
+        values, own = answers[:, at], weights[at]
+        items, share = len(own), own.sum()
         step = max(1, _AT_ONCE // items)
         for first in range(0, draws, step):
             rows = min(step, draws - first)
-            drawn = chance.integers(0, items, (rows, items)) + items * np.arange(rows)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items)
-            total[first : first + rows] += times @ values.T / items
-    return total / count
+            drawn = chance.integers(0, items, (rows, max(items - 1, 1))) + items * np.arange(rows)[:, None]
+            parts = own * np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items)
+            total[first : first + rows] += share * (parts @ values.T) / parts.sum(axis=1, keepdims=True)
+    return total

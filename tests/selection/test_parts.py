@@ -9,8 +9,10 @@ from scipy import stats
 
 from meshtune.errors import InputError
 from meshtune.selection.gain import gain
-from meshtune.selection.measured import Array, Measured, of_answers, of_scores
+from meshtune.selection.guards import guard
+from meshtune.selection.measured import Array, Measured, item_weights, of_answers, of_scores, strata
 from meshtune.selection.proxy import correlation
+from meshtune.selection.ranks import rank_correlation
 from meshtune.selection.resampling import least_error, resample
 from meshtune.selection.rules import Rule, merits, pareto, ranks, winners
 from meshtune.selection.sureness import chance_best, confidence_set, items_to_separate
@@ -59,6 +61,54 @@ def test_resamples_are_paired_and_as_wide_as_they_should_be() -> None:
 def test_agreement_on_a_few_items_is_not_certainty() -> None:
     assert least_error(of_scores("m", "M", [50.0], [1.0], 98)) == pytest.approx(2**0.5)
     assert least_error(of_scores("m", "M", [50.0], [1.0], None)) == 0
+
+
+def test_groups_of_one_item_are_taken_together() -> None:
+    assert strata(np.array([0, 1, 1, 2, 3, 3])).tolist() == [0, 1, 1, 0, 2, 2]
+    assert strata(np.array([0, 1, 1, 1, 2, 2])).tolist() == [0, 1, 1, 1, 0, 0]  # the smallest other joins a lone one
+    assert strata(np.array([0, 0, 1, 1])).tolist() == [0, 0, 1, 1]
+    assert strata(np.array([0])).tolist() == [0]
+
+
+@pytest.mark.parametrize("sizes", [[1] * 14 + [2] * 13, [1] + [2] * 10, [1] + [3] * 8, [2, 3, 40], [24]])
+def test_resamples_of_small_groups_vary_as_other_items_would(sizes: list[int]) -> None:
+    """Items are alike, so that the variance of a mean of group means is that of an item times the sum of w squared."""
+    chance = np.random.default_rng(0)
+    groups = {f"{n}/{i}": str(n) for n, size in enumerate(sizes) for i in range(size)}
+    weights = item_weights(np.repeat(np.arange(len(sizes)), sizes))
+    true = 50 * float((weights**2).sum()) ** 0.5
+    drawn, told = [], []
+    for seed in range(150):
+        answers = {"a": {item: float(chance.random() < 0.5) for item in groups}}
+        measure = of_answers("m", "M", answers, groups=groups)
+        drawn.append(resample(Measured(("a",), (measure,)), 200, seed).var())
+        told.append(float(measure.errors[0]) ** 2)
+    assert np.mean(drawn) ** 0.5 == pytest.approx(true, rel=0.12)
+    assert np.mean(told) ** 0.5 == pytest.approx(true, rel=0.12)
+
+
+def test_resamples_stay_scores_and_equal_ones_equal() -> None:
+    answers = {"a": {"x/1": 1.0, "x/2": 1.0, "y/1": 1.0, "z/1": 1.0, "z/2": 0.0}}
+    groups = {item: item[0] for item in answers["a"]}
+    measure = of_answers("m", "M", {**answers, "b": answers["a"]}, groups=groups)
+    drawn = resample(Measured(("a", "b"), (measure,)), 300)
+    assert np.array_equal(drawn[:, 0], drawn[:, 1])
+    assert 0 <= drawn.min() < drawn.max() <= 100
+
+
+def test_bounds_of_candidates_that_agree_are_as_wide_as_the_least_error() -> None:
+    answers = {str(n): float(n % 2) for n in range(24)}
+    names = ("a", "base")
+    measured = Measured(names, (of_answers("m", "M", dict.fromkeys(names, answers)),))
+    least, draws = least_error(measured.measures[0]), resample(measured, 4000)
+    (found,) = guard(measured, draws, ["a"], ["base"]).comparisons
+    assert (found.low, found.high) == pytest.approx((-1.645 * least, 1.645 * least), rel=0.06)
+    scores = measured.scores[:, 0]
+    over = gain("base", scores[:1], draws[:, :1, 0], 0, float(scores[1]), draws[:, 1, 0], least)
+    assert (over.low, over.high) == pytest.approx((-1.96 * least, 1.96 * least), rel=0.06)
+    several = Measured((*"abcdef", "base"), (of_answers("m", "M", dict.fromkeys([*"abcdef", "base"], answers)),))
+    wider = guard(several, resample(several, 4000), "abcdef", ["base"]).comparisons[0]
+    assert wider.low < 1.2 * found.low  # all of them at once
 
 
 @given(SCORES)
@@ -130,3 +180,11 @@ def test_correlations() -> None:
     assert found.low < found.value < found.high < 1
     assert not found.trusted
     assert correlation("m", list(range(20)), [-n for n in range(20)]).trusted
+
+
+def test_a_perfect_order_of_a_few_is_no_certainty() -> None:
+    for scores in ([9, 8, 7, 6, 5], [5, 6, 7, 8, 9]):
+        found, same = correlation("m", [1, 2, 3, 4, 5], scores), rank_correlation([1, 2, 3, 4, 5], scores)
+        assert (found.value, found.low, found.high) == (same.rho, same.low, same.high)
+    whole = correlation("m", [1, 2, 3, 4, 5], [9, 8, 7, 6, 5])
+    assert (whole.low, whole.high) == pytest.approx((-1.0, -0.16), abs=0.01)
