@@ -86,8 +86,9 @@ class Decision:
         chosen: None where every candidate is dropped. tied: others with the same merit. runner_up: the next by merit.
         candidates: by merit, those that left a race behind the others, dropped ones last.
         pareto: of all ranked candidates, choosable or not.
-        items_to_separate: see `sureness`, of chosen and runner-up by mean score. correlations: by benchmark, over all
-            ranked candidates and over the choosable ones. left_out: why, by benchmark. paired: item by item.
+        items_to_separate: see `sureness`, of chosen and runner-up by mean score; None also where not `items_known`.
+        correlations: by benchmark, over all ranked candidates and over the choosable ones.
+        left_out: why, by benchmark. paired: item by item.
     """
 
     chosen: str | None
@@ -98,6 +99,7 @@ class Decision:
     comparisons: tuple[Comparison, ...]
     gains: tuple[Gain, ...]
     items_to_separate: int | None
+    items_known: bool
     correlations: tuple[Correlation, ...]
     correlations_top: tuple[Correlation, ...]
     benchmarks: tuple[str, ...]
@@ -108,8 +110,19 @@ class Decision:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether no other candidate may be the best."""
-        return self.chosen is not None and sum(standing.may_be_best for standing in self.candidates) == 1
+        """Whether no other candidate may be the best, by what varies with the items, which the loss does not."""
+        alone = sum(standing.may_be_best for standing in self.candidates) == 1
+        return self.chosen is not None and not self.only_one and not self.by_loss and alone
+
+    @property
+    def only_one(self) -> bool:
+        """Whether there is no other candidate that can be chosen or left a race."""
+        return sum(standing.merit is not None for standing in self.candidates) == 1
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether the scores did not choose."""
+        return self.settings.rule.name == "validation_loss"
 
     @property
     def standing(self) -> Standing | None:
@@ -178,6 +191,7 @@ def decide(
         comparisons=judged.comparisons,
         gains=_gains(counted, draws, weights, eligible, chosen, references),
         items_to_separate=_separate(counted, draws, weights, chosen, runner_up),
+        items_known=all(measure.items is not None for measure in counted.measures),
         correlations=_correlations(counted, ranked, facts),
         correlations_top=_correlations(counted, choosable, facts) if len(choosable) < len(ranked) else (),
         benchmarks=tuple(benchmarks),
@@ -208,7 +222,9 @@ def _standings(
 ) -> list[Standing]:
     """The eligible ones by merit, ties by cost, then validation loss; those that left a race behind the others."""
     rows = [counted.names.index(name) for name in eligible]
-    losses = np.array([_number(facts[name].loss, facts[name].rank) for name in eligible])
+    losses = np.array([_number(facts[name].loss, None) for name in eligible])
+    if np.isnan(losses).any():  # their order says the same, but the two are never mixed
+        losses = np.array([_number(facts[name].rank, None) for name in eligible])
     seen = counted.scores[rows]
     merit = np.round(merits(settings.rule, seen, benchmarks, losses), 9)
     drawn = merits(settings.rule, draws[:, rows], benchmarks, losses)

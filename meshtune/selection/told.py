@@ -124,6 +124,10 @@ def _sure(decision: Decision, facts: Mapping[str, Facts]) -> str:
     if standing is None:
         return ""
     of = "items" if decision.seeds is None else "items and seeds"
+    if decision.by_loss:
+        return "How sure the choice is cannot be told: resampling the items says nothing of the loss."
+    if decision.only_one:
+        return "It is the only candidate that can be chosen, so noise has no say in the choice."
     share = f"It comes out best in {100 * standing.chance_best:.0f} % of resamples of the {of}"
     others = [one.name for one in decision.candidates if one.may_be_best and one.name != decision.chosen]
     if decision.beyond_noise:
@@ -133,7 +137,7 @@ def _sure(decision: Decision, facts: Mapping[str, Facts]) -> str:
     cheap = [name for name in others if own is not None and (facts[name].cost or own) < own]
     if cheap:
         text += f"; {min(cheap, key=lambda name: facts[name].cost or 0.0)} is the cheapest of these"
-    if decision.runner_up is not None:
+    if decision.runner_up is not None and decision.items_known:
         more = decision.items_to_separate
         needs = "no realistic number of items" if more is None else f"about {more:,} more items"
         text += f"; {needs} would separate it from {decision.runner_up}" if more != 0 else ""
@@ -190,10 +194,10 @@ def _proxy(decision: Decision, titles: Mapping[str, str]) -> str:
     text = f"Spearman's correlation of the rank by validation loss with the scores is {told} over {whole[0].candidates}"
     last = whole
     if top and over(top):
-        text += f", and {over(top)} among the best {top[0].candidates}"
+        text += f", and {over(top)} among the {top[0].candidates} that can be chosen"
         last = top
     good = [titles.get(one.benchmark, one.benchmark) for one in last if one.trusted]
-    among = "among the best" if last is top else "here"
+    among = "among those that can be chosen" if last is top else "here"
     if len(good) == len(last):
         verdict = f"the loss could be trusted {among}"
     else:

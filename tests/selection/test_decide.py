@@ -227,3 +227,70 @@ def test_why_nothing_is_chosen() -> None:
     )
     with pytest.raises(InputError, match=r"every candidate \(a, b, c\) violates"):
         said(barred=("a", "b", "c"))
+
+
+def alone(right: dict[str, int], items: int = 60) -> Measured:
+    answers = {name: {str(n): float(n < most) for n in range(items)} for name, most in right.items()}
+    return Measured(tuple(right), (of_answers("x", "X", answers),))
+
+
+def test_a_choice_that_noise_has_no_part_in_is_not_called_beyond_it() -> None:
+    measured, rule = alone({"a": 10, "b": 50, "c": 30}), Rule("validation_loss")
+    facts = {"a": Facts(1, loss=2.0), "b": Facts(2, loss=2.5), "c": Facts(3, loss=2.6)}
+    assert decide(measured, facts, Settings(draws=200)).beyond_noise
+    by_loss = decide(measured, facts, Settings(rule, draws=200))
+    assert by_loss.chosen == "a"
+    assert not by_loss.beyond_noise
+    assert told.sentences(by_loss, facts, {})[1] == (
+        "How sure the choice is cannot be told: resampling the items says nothing of the loss."
+    )
+    one = decide(alone({"a": 10}), facts, Settings(draws=200))
+    assert not one.beyond_noise
+    assert told.sentences(one, facts, {})[1].startswith("It is the only candidate that can be chosen")
+
+
+def test_losses_and_ranks_are_not_mixed() -> None:
+    facts = {"a": Facts(1, loss=2.5), "b": Facts(2), "c": Facts(3, loss=0.7)}
+    settings = Settings(Rule("validation_loss"), draws=200)
+    assert decide(alone({"a": 10, "b": 50, "c": 30}), facts, settings).chosen == "a"
+    whole = {**facts, "b": Facts(2, loss=2.0)}
+    assert decide(alone({"a": 10, "b": 50, "c": 30}), whole, settings).chosen == "c"
+
+
+def test_how_many_items_would_do_is_not_said_where_they_are_not_known() -> None:
+    facts = {"a": Facts(1), "b": Facts(2)}
+    for items, said in ((None, False), (2000, True)):
+        measured = Measured(("a", "b"), (of_scores("x", "X", [45.0, 45.5], [1.0, 1.0], items),))
+        decision = decide(measured, facts, Settings(draws=200))
+        assert ("would separate it from a" in told.sentences(decision, facts, {})[1]) is said
+
+
+def test_the_correlation_over_those_that_can_be_chosen_is_called_that() -> None:
+    right = {str(n): 10 + 5 * n for n in range(6)}
+    facts = {str(n): Facts(6 - n) for n in range(6)}
+    decision = decide(alone(right), facts, Settings(draws=200, barred=("5",)))
+    assert "among the 5 that can be chosen" in told.sentences(decision, facts, {})[-1]
+
+
+def rates(right: float, worse: float, items: int, seeds: range) -> tuple[float, float]:
+    """How often a candidate that breaks a share of the items is `kept`, and its gain's interval is right."""
+    kept = inside = 0
+    facts = {"a": Facts(1), "base": Facts()}
+    for seed in seeds:
+        chance = np.random.default_rng(seed)
+        base = chance.random(items) < right
+        answers = {"a": base & (chance.random(items) >= worse / right), "base": base}
+        told_ = {name: {str(n): float(one) for n, one in enumerate(each)} for name, each in answers.items()}
+        measured = Measured(("a", "base"), (of_answers("x", "X", told_),))
+        decision = decide(measured, facts, Settings(draws=200, seed=seed), references=["base"])
+        kept += decision.candidates[0].verdict is Verdict.KEPT
+        inside += all(one.low <= -100 * worse <= one.high for one in decision.gains)
+    return kept / len(seeds), inside / len(seeds)
+
+
+@pytest.mark.parametrize("items", [24, 60, 100, 200])
+def test_few_items_do_not_show_that_a_candidate_is_no_worse(items: int) -> None:
+    """It is 3 points worse, but on few items it may well agree with the reference on all."""
+    kept, inside = rates(1.0, 0.03, items, range(120))
+    assert kept <= 0.05
+    assert inside >= 0.9
