@@ -12,6 +12,7 @@ import typer
 from meshtune.errors import Fault, InputError
 
 Number = TypeVar("Number", int, float)
+_MOST_ITEMS = 10**9  # as in a file of scores
 
 
 def select(
@@ -112,6 +113,8 @@ def _pairs(option: str, texts: list[str] | None, read: Callable[[str], Number]) 
     faults += [Fault(f"{option} {name}={number}: it is above 0") for name, number in found.items() if number < 0]
     if option == "--items":
         faults += [Fault(f"{option} {name}=0: it is above 0") for name, number in found.items() if number == 0]
+        most = f"it is at most {_MOST_ITEMS:,}"
+        faults += [Fault(f"{option} {name}={number}: {most}") for name, number in found.items() if number > _MOST_ITEMS]
     if faults:
         raise InputError(faults)
     return found

@@ -20,6 +20,7 @@ from meshtune.errors import Fault, InputError
 from meshtune.report.benchmark_tables import META, TextTable, candidates, statistics
 from meshtune.selection.candidates import Column, Scored, ScoreTable
 
+MOST_ITEMS = 10**9
 TITLES = {"mmlu": "MMLU", "bbh": "BBH", "drop": "DROP", "humaneval": "HumanEval"}
 _OTHER = ("name", "rank", "trial", "loss", "left", "pareto", "default")
 _ERROR = ":se"
@@ -97,7 +98,10 @@ def _row(
         if not beside and not 0 <= score <= 100:
             faults.append(Fault(f"{column} is {score:g}: scores are in points, 0 to 100", path, line))
         if error := row.get(column + _ERROR):
-            errors[column] = _number(error, f"standard error of {column}", faults, path, line)
+            found = errors[column] = _number(error, f"standard error of {column}", faults, path, line)
+            if found is not None and not 0 <= found < math.inf:
+                what = f"the standard error of {column} is {found:g}: it is a number of points, 0 or more; leave it"
+                faults.append(Fault(f"{what} empty where it is not known", path, line))
     for key in ("rank", "trial", "left"):
         text = row.get(key, "")
         called = text == name and any(map(str.isalpha, text))  # by its rank, as `untuned` is where there are no names
@@ -122,8 +126,8 @@ def _number(text: str, what: str, faults: list[Fault], path: Path, line: int | N
 
 def _column(name: str, known: Mapping[str, str], faults: list[Fault], path: Path) -> Column:
     items, digits = known.get("items", ""), known.get("digits", "")
-    if items and not (items.isdecimal() and int(items) > 0):
-        faults.append(Fault(f"`{items}` is no number of items of {name}", path))
+    if items and not (items.isdecimal() and len(items) < 20 and 0 < int(items) <= MOST_ITEMS):
+        faults.append(Fault(f"`{items}` is no number of items of {name}: it is from 1 to {MOST_ITEMS:,}", path))
         return Column(name, name)
     return Column(
         name,

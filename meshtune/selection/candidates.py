@@ -5,6 +5,7 @@ Scores are in points, 0 to 100, higher is better. Tables are compared only where
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,11 +125,13 @@ def no_signal(table: ScoreTable, column: Column) -> bool:
 
 
 def check_comparable(tables: Sequence[ScoreTable]) -> None:
-    """Refuse tables of different protocols, benchmarks, sets or limits. Raises InputError with every difference."""
+    """Refuse tables of different protocols, benchmarks, sets or limits. Raises InputError with every difference.
+
+    Each is compared with each: two that agree with a third one, which does not say something, may differ in it.
+    """
     faults = list[Fault]()
-    first = tables[0]
-    mine = {column.name: column for column in first.verdicts}
-    for other in tables[1:]:
+    for first, other in itertools.combinations(tables, 2):
+        mine = {column.name: column for column in first.verdicts}
         where = f"{first.label} and {other.label}"
         if first.protocol and other.protocol and first.protocol != other.protocol:
             what = (
@@ -147,4 +150,4 @@ def check_comparable(tables: Sequence[ScoreTable]) -> None:
             elif one.measured and two.measured and one.measured != two.measured:
                 faults.append(Fault(f"{where} are scored in different ways on {name}: {one.measured}; {two.measured}"))
     if faults:
-        raise InputError(faults)
+        raise InputError(list(dict.fromkeys(faults)))

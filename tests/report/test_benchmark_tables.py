@@ -9,7 +9,7 @@ import pytest
 
 from meshtune.errors import InputError
 from meshtune.report import benchmark_tables, score_files
-from meshtune.selection.candidates import ScoreTable, check_comparable, no_signal
+from meshtune.selection.candidates import Column, Scored, ScoreTable, check_comparable, no_signal
 from tests.evaluation.made import REAL
 
 PAPER = REAL / "paper"
@@ -101,6 +101,15 @@ def test_files_of_scores_are_checked(tmp_path: Path) -> None:
         read(tmp_path, "a.csv", "rank,mmlu\n1.0,5\n")
     with pytest.raises(InputError, match="cannot be read"):
         score_files.read(tmp_path / "none.csv")
+    lines = "".join(f"{n},5,{error}\n" for n, error in enumerate(("-1", "nan", "inf", "0", ""), start=1))
+    with pytest.raises(InputError) as raised:
+        read(tmp_path, "a.csv", f"rank,mmlu,mmlu:se\n{lines}items,{10**20},\n")
+    assert [fault.message.partition(":")[0] for fault in raised.value.faults] == [
+        "the standard error of mmlu is -1",
+        "the standard error of mmlu is nan",
+        "the standard error of mmlu is inf",
+        f"`{10**20}` is no number of items of mmlu",
+    ]
 
 
 def test_tables_of_other_items_are_not_compared(tmp_path: Path) -> None:
@@ -113,6 +122,23 @@ def test_tables_of_other_items_are_not_compared(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         check_comparable(seeds)
     assert len(raised.value.faults) == 2
+
+
+def test_tables_are_compared_each_with_each() -> None:
+    """One that does not say its protocol agrees with two that differ."""
+    rows = (Scored("1", 1, {"mmlu": 40.0}),)
+    tables = [
+        ScoreTable(f"of {name}", (Column("mmlu", "MMLU"),), rows, name) for name in ("", "instruct-eval", "harness")
+    ]
+    for order in (tables, tables[::-1], [tables[1], tables[0], tables[2]]):
+        with pytest.raises(InputError, match="different protocols") as refused:
+            check_comparable(order)
+        assert len(refused.value.faults) == 1
+    check_comparable(tables[:2])
+    lacking = ScoreTable("lacking", (Column("bbh", "BBH"),), rows)
+    with pytest.raises(InputError) as refused:
+        check_comparable([*tables[:1], *tables[:1], lacking])
+    assert len(refused.value.faults) == 2  # each is said once
 
 
 def test_no_signal(tmp_path: Path) -> None:
