@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from meshtune.guided import Constraint
+from meshtune.guided import BENCHMARKS, GOLD, Constraint
 from meshtune.objectives import guide_files
 from meshtune.record import Record
 from meshtune.selection.measured import POINTS, Array, Measured, item_weights
@@ -143,7 +143,9 @@ def _of_scores(constraint: Constraint, measured: Measured, name: str, other: str
 
 
 def _of_guides(constraint: Constraint, folder: Path, number: int, record: Record) -> tuple[Array, Array] | None:
-    """The same by the items that guided the search."""
+    """The same by the items that guided the search; None for a metric, whose values may be of any size."""
+    if constraint.quantity.removesuffix(GOLD) not in BENCHMARKS:
+        return None
     mine = guide_files.read(folder, number)
     own = None if mine is None else mine.items.get(constraint.quantity)
     if own is None:

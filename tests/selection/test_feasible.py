@@ -1,11 +1,20 @@
 """How likely a constraint is kept on other items of the kind."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from meshtune import presets
+from meshtune.config import SamplerConfig
+from meshtune.distributions import distributions
+from meshtune.objectives import guide_files
+from meshtune.record import Record
+from meshtune.samplers.build import build
 from meshtune.selection.decide import Facts, Settings, decide
-from meshtune.selection.feasible import Chance, barred, kept, notes
+from meshtune.selection.feasible import Chance, barred, chances, kept, notes
 from meshtune.selection.measured import Measured, of_answers
+from meshtune.trial import Ending, Outcome
 
 
 def equal(count: int) -> np.ndarray:
@@ -49,3 +58,23 @@ def test_a_candidate_that_violates_a_constraint_is_not_chosen() -> None:
         "b keeps `mmlu >= untuned` with a probability of 0.70, by its differences on 40 items that guided the search,"
         " by which it was chosen.",
     ]
+
+
+def test_a_users_metric_is_taken_as_it_was_measured(tmp_path: Path) -> None:
+    """Its values may be of any size, while the least error of a chance is that of right and wrong answers."""
+    space = presets.recommended()
+    limits = [
+        {"text": f"{name} <= {limit}", "quantity": name, "known": False}
+        for name, limit in (("exact", 2.0), ("mmlu", 0.6))
+    ]
+    record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={"constraints": limits})
+    record.propose(build(SamplerConfig(name="random"), distributions(space), x0=None, block_size=2, seed=0), seed=0)
+    record.tell(Outcome(0, 1, Ending.COMPLETE, loss=2.0, extra={"exact": 1.5, "mmlu": 0.5}), elapsed=1.0)
+    half = guide_files.Items(tuple("abcd"), (1.0, 0.0, 1.0, 0.0), (0.25,) * 4)
+    large = guide_files.Items(tuple("abcd"), (41.0, -38.0, 41.0, -38.0), (0.25,) * 4)
+    guide_files.write(tmp_path, 0, guide_files.Measured("", None, {"exact": 1.5}, {"exact": large, "mmlu": half}))
+    measured = Measured(("trial 0",), (of_answers("drop", "DROP", {"trial 0": {"1": 1.0}}),))
+    of_exact, of_mmlu = chances(record, tmp_path, measured, {"trial 0": 0})["trial 0"]
+    assert of_exact == Chance("exact <= 2.0", pytest.approx(-0.25))
+    assert of_mmlu.chance is not None
+    assert 0.5 < of_mmlu.chance < 0.9
