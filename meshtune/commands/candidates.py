@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from meshtune.commands.chosen import Chosen, choose, kept_adapter, pick
+from meshtune.commands.chosen import Chosen, kept_adapter, pick
+from meshtune.commands.locate import existing
 from meshtune.commands.train import train
 from meshtune.errors import InputError
+from meshtune.record import Record
 from meshtune.selection.recommended import recommended
 from meshtune.trial import Ending
 
@@ -38,9 +40,12 @@ def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folde
     `named`: trials, in place of the best and worst ones. Raises InputError where there is no such trial, or none that
     is complete.
     """
-    chosen = choose(path, folder=folder)
-    record = chosen.record
-    of_study = partial(pick, path, chosen.study, record)
+    study = existing(path, folder=folder).latest
+    record = Record(study.url, study.name)
+    of_study = partial(pick, path, study, record)
+    if not record.complete:
+        of_study("best")  # refuses, and says why
+    base = of_study("baseline")
     ranked = record.ranked
     ranks = {trial.number: rank for rank, trial in enumerate(ranked, start=1)}
     for number in named:
@@ -51,7 +56,6 @@ def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folde
     taken = set(named) or {trial.number for trial in [*ranked[:best], *ranked[max(0, len(ranked) - worst) :]]}
     if best and not named and (found := recommended(record)):
         taken.add(found.number)
-    base = of_study("baseline")
     if base.trial is not None and base.trial in ranks:
         taken.add(base.trial)
     listed = [

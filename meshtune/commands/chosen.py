@@ -88,9 +88,10 @@ def pick(path: Path, study: Located, record: Record, trial: str | int) -> Chosen
         )
     if word == "best":
         if record.best is None:
-            what = "`meshtune status --trials` shows how its trials ended" if record.trials else "no trial has begun"
             if record.complete:
-                what = f"none of {len(record.complete)} keeps all constraints; name one by its number all the same"
+                what = f"none of {len(record.complete)} complete trials keeps all constraints"
+                raise InputError(f"{path}: the study has no best: {what}; name one by its number all the same")
+            what = "`meshtune status --trials` shows how its trials ended" if record.trials else "no trial has begun"
             raise InputError(f"{path}: the study has no complete trial, so it has no best: {what}")
         return _of_trial(study, record, record.best)
     if word == "recommended":

@@ -1,11 +1,14 @@
-"""A finished study of the tiny model, for tests of what is done with one."""
+"""A finished study of the tiny model, for tests of what is done with one, and one that was never trained."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from meshtune import presets
 from meshtune.commands.locate import locate
 from meshtune.commands.rounds import tune
+from meshtune.record import Record
+from meshtune.trial import Ending, Outcome
 from tests.conftest import WORDS
 
 
@@ -21,6 +24,24 @@ def finished_study(folder: Path, model: Path, settings: str, *, rows: int) -> Pa
     for _ in tune(locate(folder / "study.yaml")):
         pass
     return folder / "study"
+
+
+def told_study(folder: Path, trials: Sequence[tuple[float, float]], objective: str = "") -> Path:
+    """The folder of a study whose record was told (loss, perplexity) of each trial; `perplexity <= 2` constrains it."""
+    study = folder / "study"
+    study.mkdir()
+    (study / "rows.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}')
+    trained = "model: none\ndata: {sources: [{path: rows.jsonl}], validation: 8, test: 0}\n"
+    (study / "study.yaml").write_text(objective or trained)
+    limit = {"text": "perplexity <= 2", "quantity": "perplexity", "known": False}
+    space = presets.recommended()
+    record = Record(f"sqlite:///{study / 'study.db'}", "study", space, fixed={"constraints": [limit]})
+    for number, (loss, perplexity) in enumerate(trials):
+        point = {**presets.RECOMMENDED_BASELINE, "rank": 2 ** (2 + number)}
+        record.enqueue(point, origin="enqueued" if number else "baseline", seed=0)
+        outcome = Outcome(number, 1, Ending.COMPLETE, loss=loss, extra={"perplexity": perplexity})
+        record.tell(outcome, elapsed=number)
+    return study
 
 
 def rewritten(study: Path, shares: Mapping[str, float]) -> None:
