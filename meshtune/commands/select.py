@@ -100,7 +100,7 @@ def select(
         decision = replace(_decided(evidence, settings), left_out=decision.left_out)
     said = told.sentences(decision, evidence.facts, evidence.titles)
     notes = told.notes(decision, evidence.titles, race=evidence.race, failed=failed)
-    notes += [*feasible.notes(kept, decision.chosen), *filter(None, [recommended])]
+    notes += [*evidence.notes, *feasible.notes(kept, decision.chosen), *filter(None, [recommended])]
     values = {**told.as_values(decision, evidence.facts, said, notes), "scores": _scores(evidence)}
     values["race"] = evidence.race
     values["constraints"] = {name: [asdict(one) for one in each] for name, each in kept.items() if each}

@@ -13,13 +13,14 @@ from meshtune.commands.locate import Located
 from meshtune.errors import Fault, InputError, nearest
 from meshtune.record import Record
 from meshtune.report import score_files
-from meshtune.selection.candidates import Column, Scored, ScoreTable
+from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal
 from meshtune.selection.decide import Facts
 from meshtune.selection.measured import POINTS, Measure, Measured, of_answers, of_scores
 from meshtune.selection.seeds import Seeds
 
 ANSWERS = Path("evaluation") / "benchmarks"
 _TABLE, _RESULTS = "candidates.csv", "scores.json"
+_MACRO = ("bbh",)  # scored by the mean of its tasks' means; the others by the mean of their items
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Evidence:
         race: how the candidates were raced, None where all answered everything.
         settings: of the evaluation, as plain values. measured_by: by benchmark, what was asked and how.
         seeds: what these do to scores, where candidates were trained with several.
+        guided: the items that were left out since they guided a search, by benchmark; None where it is not stored.
+        notes: what is to be known of the scores besides.
     """
 
     measured: Measured
@@ -41,6 +44,8 @@ class Evidence:
     settings: Mapping[str, Any] | None = None
     measured_by: Mapping[str, str] = field(default_factory=dict)
     seeds: Seeds | None = None
+    guided: Mapping[str, Sequence[str]] | None = None
+    notes: tuple[str, ...] = ()
 
     def only(self, benchmarks: Sequence[str]) -> Evidence:
         """The same of these benchmarks alone, but for what is told of those that were left out already."""
@@ -87,19 +92,28 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
         if row.trial is not None or row.baseline
     }
     silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
-    found = _evidence(table, measures, costs, silent)
+    found = _evidence(table, measures, costs, silent, _ranks_of_study(table, record))
     told = {column.name: column.measured for column in table.verdicts}
     race = stored.get("race")
     told_race = None if race is None else {key: value for key, value in race.items() if key != "ids"}
-    return replace(found, race=told_race, settings=stored.get("settings"), measured_by=told)
+    guided = stored.get("guided")
+    return replace(found, race=told_race, settings=stored.get("settings"), measured_by=told, guided=guided)
 
 
 def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
     """The scores of a file, with the numbers of `items` where the file does not say them.
 
-    Raises InputError: faults of the file, unknown names, scores whose noise is not known.
+    Who left a race is left out: the scores are of fewer items, and what they foretell is in the answers alone.
+
+    Raises InputError: faults of the file, unknown names, scores whose noise is not known, nobody with a rank.
     """
-    table = _only(score_files.read(path), benchmarks)
+    whole = _only(score_files.read(path), benchmarks)
+    table = replace(whole, rows=tuple(row for row in whole.rows if row.left is None))
+    notes = tuple(
+        f"{row.name} left a race after {row.left:,} items and is left out: scores of fewer items are not comparable."
+        for row in whole.rows
+        if row.left is not None
+    )
     names = [column.name for column in table.verdicts]
     faults = [
         Fault(f"--items {name}={count}: {path.name} has no scores of it.{nearest(name, names)}")
@@ -115,10 +129,32 @@ def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> 
             faults.append(Fault(f"{what}, or `--items {column.name}=N`", path))
         scores = [row.scores[column.name] for row in table.rows]
         known = [_error(score, error, count) for score, error in zip(scores, errors, strict=True)]
-        measures.append(of_scores(column.name, column.title, scores, known, count))
+        by_errors = table.protocol == "harness"  # as `_measure`
+        measures.append(of_scores(column.name, column.title, scores, known, count, by_errors=by_errors))
+    if all(row.rank is None for row in whole.rows):
+        what = "needs a column `rank`, from 1, of the candidates that can be chosen: none has one"
+        faults.append(Fault(what, path))
     if faults:
         raise InputError(faults)
-    return _evidence(table, measures, {}, ())
+    silent = tuple(column.name for column in table.verdicts if no_signal(table, column))
+    return replace(_evidence(table, measures, {}, silent, _ranks_of_file(table)), notes=notes)
+
+
+def _ranks_of_study(table: ScoreTable, record: Record) -> dict[str, int | None]:
+    """By validation loss among all complete trials; those of the table may be by another objective, or constraints."""
+    by_loss = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
+    ranks = {trial.number: rank for rank, trial in enumerate(by_loss, start=1)}
+    return {row.name: row.rank if row.trial is None else ranks.get(row.trial, row.rank) for row in table.rows}
+
+
+def _ranks_of_file(table: ScoreTable) -> dict[str, int | None]:
+    """Those of the file, but where its losses say another order: then by these, among its candidates."""
+    found = {row.name: row.rank for row in table.rows}
+    losses = {row.name: row.loss for row in table.ranked if row.loss is not None}
+    by_loss = sorted(losses, key=losses.__getitem__)  # equal ones stay by rank
+    if len(losses) == len(table.ranked) and by_loss != list(losses):
+        found |= {name: rank for rank, name in enumerate(by_loss, start=1)}
+    return found
 
 
 def _evidence(
@@ -126,10 +162,11 @@ def _evidence(
     measures: Sequence[Measure],
     costs: Mapping[str, float | None],
     silent: tuple[str, ...],
+    ranks: Mapping[str, int | None],
 ) -> Evidence:
     names = tuple(row.name for row in table.rows)
     facts = {
-        row.name: Facts(row.rank, row.loss, costs.get(row.name), row.trial, row.baseline, row.left)
+        row.name: Facts(ranks[row.name], row.loss, costs.get(row.name), row.trial, row.baseline, row.left)
         for row in table.rows
     }
     references = tuple(row.name for row in table.rows if row.baseline or row.rank is None)
@@ -181,21 +218,16 @@ def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, 
         what = f"{column.title}: the answers of {', '.join(missing)} are gone: run `meshtune evaluate` again"
         raise InputError(what)
     partial = [row.name for row in table.rows if row.left is not None]
-    micro = of_answers(column.name, column.title, answers, common=common, partial=partial)
     groups = {item: item.rpartition("/")[0] for each in answers.values() for item in each}
-    macro = of_answers(column.name, column.title, answers, groups=groups, common=common, partial=partial)
+    of = groups if column.name in _MACRO else None
+    measure = of_answers(column.name, column.title, answers, groups=of, common=common, partial=partial)
     told = {row.name: row.scores[column.name] for row in table.rows if row.left is None}
-    places = {name: number for number, name in enumerate(answers) if name in told}
-    away = {
-        id(found): max(abs(found.scores[place] - told[name]) for name, place in places.items())
-        for found in (micro, macro)
-    }
-    nearer = min((micro, macro), key=lambda found: away[id(found)])
-    if away[id(nearer)] > 1e-6 and not common:
+    away = max(abs(measure.scores[place] - told[name]) for place, name in enumerate(answers) if name in told)
+    if away > 1e-6 and not common:
         raise InputError(
             f"{column.title}: the stored answers are not those that its scores are of: run `meshtune evaluate` again"
         )
-    return nearer
+    return measure
 
 
 def _answers(place: Path, row: Scored, column: Column) -> dict[str, float] | None:

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from meshtune.cli import app
 from meshtune.commands.evaluate import evaluate
+from meshtune.commands.locate import locate
 from meshtune.commands.report import report
 from meshtune.commands.select import Selected, select
+from meshtune.commands.select_answers import of_study
 from meshtune.errors import InputError
 from meshtune.selection.decide import Settings
 from tests.commands.made import finished_study
@@ -139,6 +141,24 @@ def test_a_mean_of_means_is_paired_within_its_groups(study: Path) -> None:
     bbh = next(measure for measure in select(study, QUICK).evidence.measured.measures if measure.name == "bbh")
     assert bbh.groups is not None
     assert bbh.items == 26
+
+
+def test_on_common_items_a_benchmark_keeps_its_kind_of_mean(study: Path) -> None:
+    """Also where the mean of the other kind is nearer to the scores on all items."""
+    common = {
+        "mmlu": (range(8), (0, 4, 8, 9, 10, 11)),  # the mean of means is as on all items
+        "bbh": (range(3, 13), (13, 14, 15)),  # the mean is
+    }
+    for benchmark, numbers in common.items():
+        cut = next((study / "evaluation" / "benchmarks").glob(f"instruct-eval/{benchmark}-*/untuned.jsonl"))
+        head, *lines = cut.read_text().splitlines()
+        groups = sorted({json.loads(line)["item"].rpartition("/")[0] for line in lines})
+        items = {f"{group}/{number}" for group, each in zip(groups, numbers, strict=True) for number in each}
+        cut.write_text("\n".join([head, *(line for line in lines if json.loads(line)["item"] in items)]) + "\n")
+    found = of_study(locate(study), None, (), common=True).measured
+    row = next(number for number, name in enumerate(found.names) if name == "trial 1")  # right below 8
+    scores = {measure.name: measure.scores[row] for measure in found.measures}
+    assert scores == pytest.approx({"mmlu": 100 * 10 / 14, "bbh": 100 * (5 / 10 + 0) / 2})
 
 
 def test_what_a_study_lacks_is_refused(study: Path) -> None:
