@@ -173,7 +173,7 @@ def _of_study(
     best = max((one.rank or 0 for one in listed), default=0) if trials else settings.best
     written = study.folder / FOLDER / settings.protocol
     notes = [*score_tables.notes(results), *filter(None, [recommendation(of_record(study, record))])]
-    score_tables.write(written, table, best, results, settings, race, notes)
+    score_tables.write(written, table, best, results, settings, race, notes, guided)
     return Evaluated((table,), best, written, results, race, tuple(notes))
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,11 +97,16 @@ def write(
     settings: EvaluationConfig,
     race: Race | None,
     said: Sequence[str],
+    guided: Mapping[str, Collection[str]],
 ) -> None:
-    """The tables as files, and `scores.json`; `said`: notes on them. Raises StorageError."""
+    """The tables as files, and `scores.json`; `said`: notes on them. Raises StorageError.
+
+    `guided`: the items that guided a search, of all studies that are scored together, by benchmark.
+    """
     texts = as_files([made], best, said)
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
     told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json"), "notes": said}
+    told |= {"guided": {name: sorted(items) for name, items in guided.items()}}
     told |= {"race": None if race is None else {**race.told, "ids": race.ids}, "results": plain}
     texts["scores.json"] = json.dumps(told, indent=2) + "\n"
     whole_file.write_all(folder, texts, "the tables")

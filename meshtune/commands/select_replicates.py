@@ -98,7 +98,9 @@ def _settings(evidence: Evidence) -> EvaluationConfig:
     settings = EvaluationConfig.model_validate(evidence.settings)
     if settings.protocol != "instruct-eval" or not evidence.measured.paired:
         raise InputError("`--replicates` compares answers item by item, as the protocol instruct-eval stores them")
-    return changed(settings, {"benchmarks": tuple(one.name for one in evidence.measured.measures)})
+    names = tuple(one.name for one in evidence.measured.measures)
+    several = {} if "humaneval" in names else {"samples": 1, "pass_at": ()}  # which are of HumanEval alone
+    return changed(settings, {"benchmarks": names, **several})
 
 
 def _point(study: Located, record: Record, evidence: Evidence, name: str) -> Chosen:
@@ -234,7 +236,8 @@ def _scored(
     place = study.folder / PLACE / "adapters"
     names = {one.trial: checkpoints.beside(one.trial) for asked in requests.values() for one in asked}
     candidates = {number: Candidate(name, place / name) for number, name in names.items()}
-    guided = guided_by([study.whole or study])
+    # Of all studies that it was scored with.
+    guided = evidence.guided if evidence.guided is not None else guided_by([study.whole or study])
     asking = Asking(_model(study), settings, study.folder / FOLDER, guided, unsafe, report)
     measures = {one.name: one for one in evidence.measured.measures}
     only = {}

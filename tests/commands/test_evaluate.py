@@ -18,7 +18,10 @@ import meshtune
 from meshtune.cli import app
 from meshtune.commands import score_tables
 from meshtune.commands.evaluate import Evaluated, as_json, evaluate
+from meshtune.commands.locate import locate
 from meshtune.commands.report import report
+from meshtune.commands.select_answers import of_study
+from meshtune.commands.select_replicates import _scored, _settings
 from meshtune.config import ModelConfig
 from meshtune.errors import InputError, StudyBusy
 from meshtune.lease import lease
@@ -174,6 +177,10 @@ def test_what_guided_a_study_scores_none(study: Path, data: Path, tmp_path: Path
     answered = {line["item"] for path in stored for line in map(json.loads, path.read_text().splitlines()[1:])}
     assert len(answered) == 8
     assert not answered & guides.items(study)["mmlu"]
+    evidence = of_study(locate(other), None, ())  # which alone has no items that guided it
+    assert evidence.guided == {"mmlu": sorted(guides.items(study)["mmlu"])}
+    nobody = _scored(locate(other), evidence, _settings(evidence), {}, False, lambda _: None)
+    assert nobody == {}  # and is not refused
     everything = [
         {"benchmark": "mmlu", "item": f"{subject}/{n}"} for subject in ("logic", "simple_sums") for n in range(6)
     ]
