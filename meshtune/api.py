@@ -200,7 +200,7 @@ class Study:
         """
         from meshtune.results import score_frame
 
-        return score_frame(self.folder)
+        return score_frame(self._located.latest.folder)
 
     @property
     def optuna(self) -> optuna.Study:

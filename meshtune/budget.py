@@ -37,11 +37,13 @@ class StopWhen:
     Attributes:
         no_improvement: so many trials after the last one that bettered the best by more than `noise`.
         noise: a gain in loss that may be luck. target: the best loss is as low.
+        measured: noise that replicates showed, and after how many losses: it counts once there are more.
     """
 
     no_improvement: int | None = None
     noise: float = 0.0
     target: float | None = None
+    measured: tuple[float, int] | None = None
 
     def reached(self, losses: Sequence[float]) -> Limit | None:
         """Whether told trials end the search: their losses in the order of their tells, infinite where there is none.
@@ -49,14 +51,15 @@ class StopWhen:
         The best that the next ones are held against is the last one that counted as an improvement, so that many small
         gains count once they add up to more than the noise.
         """
+        noise = self.noise if self.measured is None or len(losses) <= self.measured[1] else self.measured[0]
         best, since = math.inf, 0
         for loss in losses:
-            improved = loss < best - self.noise
+            improved = loss < best - noise
             best, since = (loss, 0) if improved else (best, since + math.isfinite(best))
         if self.target is not None and min(losses, default=math.inf) <= self.target:
             return Limit(f"the target is reached: a loss of {self.target:g}", hold=True)
         if self.no_improvement is not None and since >= self.no_improvement:
-            beyond = f" by more than {self.noise:.3g}" if self.noise else ""
+            beyond = f" by more than {noise:.3g}" if noise else ""
             return Limit(f"no trial of the last {self.no_improvement} bettered the best{beyond}", hold=True)
         return None
 

@@ -61,6 +61,9 @@ def all_merged(values: Values, short_forms: Mapping[str, str], folder: Path) -> 
     for index, own in enumerate(values["rounds"]):
         mapping = own if isinstance(own, Mapping) else {}
         base = {key: value for key, value in shared.items() if index == 0 or key != "warm_start"}
+        none_yet = base.get("early_stopping") == "none" or _section(base, "early_stopping").get("rule") == "none"
+        if none_yet and _section(mapping, "early_stopping"):
+            base["early_stopping"] = {k: v for k, v in _section(base, "early_stopping").items() if k != "rule"}
         made = {key: value for key, value in merged(base, mapping, short_forms).items() if value is not None}
         if index:
             made["warm_start"] = {
@@ -111,16 +114,19 @@ def without(values: Values, places: Iterable[Place]) -> dict[str, Any]:
 
 
 def endless(values: Values) -> Found:
-    """Rounds that would not end by themselves, and so keep the next one waiting."""
+    """Rounds that would not end by themselves, and so keep the next one waiting; limits that would not hold."""
     found: Found = []
     rounds: Sequence[Any] = values["rounds"]
-    if _section(values, "budget").get("trials", 30) is None:
-        for index, own in enumerate(rounds[:-1]):
-            if isinstance(own, Mapping) and not any(
-                _section(own, "budget").get(key) for key in ("trials", "hours", "tokens")
-            ):
-                what = "there is no limit after which the next round begins: give `trials`, `hours` or `tokens`"
-                found.append((("rounds", index, "budget"), what))
+    shared = _section(values, "budget").get("trials", 30)
+    for index, own in enumerate(rounds[:-1]):
+        budget = _section(own, "budget")
+        limits = [budget.get("trials", shared), *(budget.get(key) for key in ("hours", "tokens", "kilowatt_hours"))]
+        if isinstance(own, Mapping) and not any(limits):
+            what = "there is no limit after which the next round begins: give `trials`, `hours` or `tokens`"
+            found.append((("rounds", index, "budget"), what))
+    if _section(values, "budget").get("kilowatt_hours"):
+        what = "the energy of all rounds together is not counted: give it as limits of single rounds"
+        found.append((("budget", "kilowatt_hours"), what))
     return found
 
 

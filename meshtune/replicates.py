@@ -59,4 +59,5 @@ def replicate(
     losses = [loss for seed in seeds.values() if (loss := done.get(str(seed))) is not None]
     if len(losses) > 1 and all(str(seed) in done for seed in seeds.values()):
         mean, deviation = statistics.mean(losses), statistics.stdev(losses)
-        record.note(NOISE, {"trial": best.number, "deviation": deviation, "mean": mean, "count": len(losses)})
+        found = {"trial": best.number, "deviation": deviation, "mean": mean, "count": len(losses)}
+        record.note(NOISE, {**found, "told": len(record.told)})

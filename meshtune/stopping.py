@@ -81,7 +81,7 @@ class Stopping:
             noise: of `curve`, added to the best loss, since the lowest of many is a lucky one: the deviation between
                 seeds. None: what the losses at the last rung leave open of those at the end.
         """
-        if sum(curve.final is not None for curve in curves) < self.startup:
+        if self.keep >= 1 or sum(curve.final is not None for curve in curves) < self.startup:
             return (None,) * len(self.rungs)
         extrapolation = Extrapolation(curves, len(self.rungs)) if self.rule == "curve" else None
         found: list[float | None] = []

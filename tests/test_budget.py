@@ -52,6 +52,14 @@ def test_gains_within_noise_count_once_they_add_up() -> None:
     assert rule.reached([2.0, 1.95, 1.92, 1.89]) is None
 
 
+def test_measured_noise_counts_for_what_comes_after_it() -> None:
+    """So that a study which has ended says the same when it is run again."""
+    rule = StopWhen(no_improvement=3, noise=0.5, measured=(0.01, 5))
+    losses = [2.0, 1.9, 1.8, 1.7, 1.65]
+    assert "more than 0.5" in rule.reached(losses).reason  # type: ignore[union-attr]
+    assert rule.reached([*losses, 1.64]) is None
+
+
 @given(st.lists(st.floats(0, 10) | st.just(math.inf), max_size=30), st.integers(1, 5), st.floats(0, 1))
 def test_more_patience_never_stops_earlier(losses: list[float], patience: int, noise: float) -> None:
     assert not (

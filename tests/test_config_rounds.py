@@ -162,10 +162,26 @@ def message(folder: Path, text: str, *overrides: str) -> str:
         ("[{trainin: {}}]", "rounds.0.trainin: unknown key; there are"),
         ("[7]", "rounds.0: `7` is not allowed; a mapping of keys is"),
         ("{budget: {}}", "rounds: "),
+        ("[{budget: {trials: null}}, {}]", "rounds.0.budget: there is no limit after which the next round begins"),
     ],
 )
 def test_what_cannot_be_a_round(tmp_path: Path, own: str, words: str) -> None:
     assert words in message(tmp_path, TOP + f"rounds: {own}\n")
+
+
+def test_limits_of_one_round_and_of_all(tmp_path: Path) -> None:
+    text = TOP + "rounds: [{budget: {trials: null, kilowatt_hours: 1}}, {}]\n"
+    assert rounds(read(tmp_path, text), tmp_path)[0].budget.kilowatt_hours == 1
+    text = TOP.replace("hours: 10", "kilowatt_hours: 1") + "rounds: [{}, {}]\n"
+    assert "budget.kilowatt_hours: the energy of all rounds together is not counted" in message(tmp_path, text)
+
+
+@pytest.mark.parametrize("outside", ["", "early_stopping: none\n"])
+def test_early_stopping_without_a_rule_is_on_in_that_round(tmp_path: Path, outside: str) -> None:
+    config = read(tmp_path, TOP + outside + "rounds: [{early_stopping: {rows: 32}}, {}]\n")
+    first, second = rounds(config, tmp_path)
+    assert (first.early_stopping.rule, first.early_stopping.rows) == ("default", 32)
+    assert second.early_stopping.rule == "none"
 
 
 def test_a_total_of_trials_that_no_round_would_follow(tmp_path: Path) -> None:

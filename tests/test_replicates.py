@@ -54,6 +54,7 @@ def test_the_best_is_trained_with_other_seeds(tmp_path: Path) -> None:
         "deviation": pytest.approx(statistics.stdev(losses)),
         "mean": pytest.approx(statistics.mean(losses)),
         "count": 3,
+        "told": told,
     }
     assert (len(record.told), record.tokens) == (told, 10 * told)  # no trials of the search
 

@@ -148,6 +148,7 @@ def test_median_and_asha_by_hand() -> None:
     assert Stopping("asha", RUNGS, startup=4).thresholds(curves) == (2.0, 1.0, 1.0, 1.0)
     assert Stopping("asha", RUNGS, startup=4, keep=0.5).thresholds(curves) == (3.0, 2.0, 2.0, 2.0)
     assert Stopping("median", RUNGS, startup=4, keep=0.75).thresholds(curves) == (5.0, 3.0, 3.0, 3.0)
+    assert Stopping("median", RUNGS, startup=4, keep=1).thresholds(curves) == (None,) * 4
 
 
 def test_a_rung_with_mostly_infinite_losses_decides_nothing() -> None:

@@ -186,7 +186,8 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         where = "trial 0"
         if prepared.start is None:
             outside = "the constraints" if prepared.space.contains(prepared.baseline) else "the space"
-            where = f"outside {outside}: trained beside the trials"
+            what = "not evaluated" if prepared.objective.kind == "command" else "trained beside the trials"
+            where = f"outside {outside}: {what}"
         lines.append(f"baseline   {point(prepared.baseline)} ({where})")
     lines += (f"{label:<11}{text}".rstrip() for label, text in prepared.guided.lines())
     if prepared.guides is not None:

@@ -114,5 +114,5 @@ def _seen_from_outside(status: dict[str, Any], folder: str) -> dict[str, Any]:
     def moved(entry: Any) -> Any:
         return {**entry, "adapter": f"{Path(folder) / entry['adapter']}"} if entry and entry.get("adapter") else entry
 
-    shown = {**status, "best": moved(status["best"])}
+    shown = status | {name: moved(status[name]) for name in ("best", "recommended") if name in status}
     return {**shown, "all": [moved(trial) for trial in status["all"]]} if "all" in status else shown

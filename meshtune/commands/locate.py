@@ -14,6 +14,7 @@ from meshtune.errors import Fault, InputError
 
 EFFECTIVE = "study.yaml"  # a study's folder holds the effective config under this name
 DATABASE = "study.db"
+WRITTEN = "# Every key of this study, as it was begun or continued last. Written by meshtune.\n"  # how that begins
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def locate(path: Path, *, overrides: tuple[str, ...] = (), folder: Path | None =
     if folder is None and (found := _round(source, overrides)) is not None:
         return found
     config = config_file.read(source, overrides)
-    if (source.parent / DATABASE).exists() and source.name == EFFECTIVE and folder is None:
-        return Located(source, source.parent.absolute(), config)  # a study's own folder was named
+    if folder is None and source.name == EFFECTIVE and _is_own(source, config):
+        return Located(source, source.parent.absolute(), config)
     return Located(source, config_file.study_folder(source, config, folder).absolute(), config)
 
 
@@ -101,6 +102,13 @@ def existing(path: Path, *, folder: Path | None = None) -> Located:
     if found.whole is None and effective.exists() and effective != found.source:
         found = Located(effective, found.folder, config_file.read(effective))
     return found
+
+
+def _is_own(source: Path, config: StudyConfig) -> bool:
+    """Whether a YAML lies in the study's own folder: its database does, or meshtune wrote it."""
+    if config.storage is None:
+        return (source.parent / DATABASE).exists()
+    return source.read_text(encoding="utf-8").startswith(WRITTEN)
 
 
 def _round(source: Path, overrides: tuple[str, ...]) -> Located | None:

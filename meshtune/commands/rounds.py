@@ -99,9 +99,11 @@ def _with_the_rest(whole: Located, each: Located, closed: Sequence[Record]) -> L
     """The round with what is left for it of the hours and tokens of all rounds, where that is less than its own."""
     own, all_of_it = each.config.budget, whole.config.budget
     hours, tokens = own.hours, own.tokens
-    if all_of_it.hours is not None and hours is not None:
-        hours = min(hours, all_of_it.hours - sum(record.elapsed for record in closed) / 3600)
-    if all_of_it.tokens is not None and tokens is not None:
-        tokens = min(tokens, all_of_it.tokens - sum(record.tokens for record in closed))
+    if all_of_it.hours is not None:
+        rest = all_of_it.hours - sum(record.elapsed for record in closed) / 3600
+        hours = rest if hours is None else min(hours, rest)
+    if all_of_it.tokens is not None:
+        left = all_of_it.tokens - sum(record.tokens for record in closed)
+        tokens = left if tokens is None else min(tokens, left)
     budget = own.model_copy(update={"hours": hours, "tokens": tokens})
     return dataclasses.replace(each, config=each.config.model_copy(update={"budget": budget}))

@@ -184,6 +184,9 @@ def forecast(
         limits["hours"] = processes * math.ceil(budget.hours * 3600 / a_trial)
     if budget.kilowatt_hours is not None and watts:
         limits["kilowatt_hours"] = processes * math.ceil(budget.kilowatt_hours * KILOWATT_HOUR / watts / a_trial)
+    if not limits:
+        what = "the counters of this machine stood still, so what it draws is not known: give `hours` or `tokens` too"
+        raise InputError(Fault(what, key="budget.kilowatt_hours"))
     limited_by = min(limits, key=lambda name: limits[name])
     trials = int(limits[limited_by])
     # Untuned, baseline and best are measured on the test rows, and untuned on the validation rows.

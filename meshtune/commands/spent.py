@@ -18,12 +18,13 @@ from meshtune.workers.local import Place
 
 
 def budget_of(config: StudyConfig, record: Record) -> Budget:
-    """The limits of a study. What its replicates measured takes the place of the config's noise."""
+    """The limits of a study. What its replicates measured takes the place of the config's noise for further trials."""
     limits, when = config.budget, config.stop_when
     stop_when = StopWhen()
     if when is not None:
-        measured = (record.notes.get(NOISE) or {}).get("deviation")
-        stop_when = StopWhen(when.no_improvement, when.noise if measured is None else measured, when.target)
+        note = record.notes.get(NOISE)
+        measured = None if note is None else (note["deviation"], note["told"])
+        stop_when = StopWhen(when.no_improvement, when.noise, when.target, measured)
     return Budget(limits.trials, limits.hours, limits.tokens, limits.kilowatt_hours, stop_when)
 
 
@@ -77,4 +78,4 @@ def _noise(record: Record, baseline: float | None) -> Mapping[str, Any] | None:
     if baseline is not None and not is_baseline:
         found = against_replicates(baseline, noise["mean"], noise["deviation"], noise["count"])
         above = {name: value for name, value in dataclasses.asdict(found).items() if name in ("mean", "low", "high")}
-    return {**noise, "above": above}
+    return {**{name: value for name, value in noise.items() if name != "told"}, "above": above}

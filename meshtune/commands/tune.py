@@ -11,13 +11,13 @@ from pathlib import Path
 from meshtune import config_file, energy, finals, metrics, order, whole_file
 from meshtune.budget import Stop
 from meshtune.commands import facts
-from meshtune.commands.locate import EFFECTIVE, Located
+from meshtune.commands.locate import EFFECTIVE, WRITTEN, Located
 from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
-from meshtune.errors import StorageError
+from meshtune.errors import InputError, StorageError
 from meshtune.lease import Lease, elsewhere, lease
 from meshtune.objectives import checkpoints
 from meshtune.promotion import promote
@@ -26,6 +26,7 @@ from meshtune.replicates import replicate
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
 from meshtune.selection.recommended import recommended
+from meshtune.storage import not_held, study_names
 from meshtune.study import Finished, Opened, Promoted, Stage, StudyEvent, Told, run
 from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
@@ -67,6 +68,7 @@ def tune(
         )
         stack.callback(sampler.close)
         fixed = {**prepared.fixed, "block_size": prepared.block_size}
+        _refuse_renamed(study)
         record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known)
         if prepared.why and not record.trials:
             record.note(REASON, prepared.why)
@@ -181,6 +183,14 @@ def _refuse_too_large(study: Located, prepared: Prepared) -> None:
     memory_of(prepared, study.config.seed)
 
 
+def _refuse_renamed(study: Located) -> None:
+    """Refuse a folder that was given another name: its own database holds the study by the name that it had."""
+    names = [] if study.config.storage is not None else study_names(study.url)
+    roots = {study.name, study.name.rpartition(".")[0]} - {""}  # the other is that of all rounds
+    if names and not any(name in roots or name.startswith(tuple(f"{root}." for root in roots)) for name in names):
+        raise InputError(not_held(study.url, study.name, names))
+
+
 def _before(prepared: Prepared, record: Record, how: finals.How, trials: int | None) -> Iterator[StudyEvent]:
     """The untuned model's loss, whether trials can be packed, the baseline: trial 0 where it lies in the space, else
     trained beside them, and what is evaluated again; at most `trials`."""
@@ -249,7 +259,7 @@ def _tidy(record: Record, folder: Path) -> None:
 def write_effective(study: Located) -> None:
     """Write the config that is in force into the study's folder."""
     path = study.folder / EFFECTIVE
-    text = config_file.dump(study.config)
+    text = WRITTEN + config_file.dump(study.config)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         whole_file.write(path, text)
 

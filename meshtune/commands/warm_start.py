@@ -70,7 +70,12 @@ def warm_start(study: Located, space: Space) -> WarmStart:
         return WarmStart(values=config.values, again=config.again)
     known, finished = _of_other(study, config, space)
     if not known.complete:
-        raise InputError(Fault(_nothing_known(config, known, finished), key="warm_start"))
+        what = _nothing_known(config, known, finished)
+        if study.whole is not None and study.number > 1:
+            last = study.number - 1
+            what += f". Round {study.number} starts from it: let round {last} have more trials, or another space"
+            raise InputError(Fault(what, key=f"rounds.{last}"))
+        raise InputError(Fault(f"{what}, or leave `warm_start` out", key="warm_start"))
     facts = {
         "study": config.shown,
         "values": config.values,
@@ -113,10 +118,10 @@ def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[Kn
 
 def _nothing_known(config: WarmStartConfig, known: Known, finished: int) -> str:
     if not finished:
-        return f"{config.study}: no trial of it has finished yet; wait for some, or leave `warm_start` out"
+        return f"{config.study}: no trial of it has finished yet; wait for some"
     what = f"{config.study}: none of its {finished} finished trials can be used"
     if known.trials:
         what += f"; {len(known.trials)} lie in this space and all of them failed"
     if known.outside:
         what += f"; outside this space: {known.why_outside()}"
-    return what + ". Widen `space`, or leave `warm_start` out"
+    return what + ". Widen `space`"

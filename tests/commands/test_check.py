@@ -181,6 +181,11 @@ def test_a_forecast(budget: dict[str, Any], processes: int, trials: int, limited
     assert found.price is None
 
 
+def test_counters_that_stand_still_are_no_limit() -> None:
+    with pytest.raises(InputError, match=r"budget\.kilowatt_hours: the counters of this machine stood still"):
+        forecast(SPEED, DATA, 2, BudgetConfig(trials=None, kilowatt_hours=1.0), processes=1, loading=0.0, watts=0.0)
+
+
 @pytest.mark.parametrize(("trials", "processes", "one_by_one"), [(7, 1, 7), (7, 2, 4), (9, 2, 8), (3, 4, 3)])
 def test_a_forecast_of_packs(trials: int, processes: int, one_by_one: int) -> None:
     """Trials of the busiest process, in packs of 4: tokens a second are those of a whole pack."""

@@ -14,6 +14,7 @@ import pytest
 
 import meshtune
 from meshtune.commands.check import check
+from meshtune.commands.fidelity import _seen_from_outside
 from meshtune.commands.locate import locate
 from meshtune.commands.report import report
 from meshtune.commands.rounds import tune
@@ -198,6 +199,50 @@ def test_hours_and_tokens_outside_are_of_all_rounds(tmp_path: Path) -> None:
     assert (told["state"], told["reason"]) == ("finished", "0.0001 hours are spent")
     list(tune(locate(path, overrides=("budget.hours=1",))))
     assert [each["state"] for each in status(path)["rounds"]] == ["finished", "finished"]
+
+
+def test_a_round_without_a_limit_of_its_own_keeps_those_of_all(tmp_path: Path) -> None:
+    path = two_rounds(tmp_path)
+    path.write_text(
+        path.read_text()
+        .replace("budget: {trials: 40}", "budget: {trials: 40, hours: 0.0001}")
+        .replace("budget: {trials: 6}", "budget: {trials: 6, hours: null}")
+    )
+    events = list(tune(locate(path)))
+    assert next(event.reason for event in events if isinstance(event, Finished)) == "0.0001 hours are spent"
+
+
+def test_a_round_that_found_nothing_says_what_the_next_one_needs(tmp_path: Path) -> None:
+    path = two_rounds(tmp_path)
+    (tmp_path / "program.py").write_text('print(\'{"ending": "out_of_memory"}\')')
+    with pytest.raises(InputError, match=r"rounds\.1: .*Round 2 starts from it: let round 1 have more trials"):
+        list(tune(locate(path)))
+
+
+def test_adapters_are_where_they_are_seen_from_outside() -> None:
+    seen = _seen_from_outside({"best": {"adapter": "adapters/3"}, "recommended": {"adapter": "adapters/5"}}, "round2")
+    assert [seen[name]["adapter"] for name in ("best", "recommended")] == ["round2/adapters/3", "round2/adapters/5"]
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_with_a_storage_elsewhere_the_studys_folder_is_the_study(tmp_path: Path, rounds: bool) -> None:
+    path = two_rounds(tmp_path) if rounds else command_study(tmp_path, trials=6, processes=1)
+    path.write_text(path.read_text() + f"storage: sqlite:///{tmp_path / 'other.db'}\n")
+    ended = run(path)
+    assert ended.returncode == 0, ended.stderr
+    whole = status(path)
+    for named in (tmp_path / "study", tmp_path / "study" / "study.yaml"):
+        assert status(named)["best"] == whole["best"]
+    assert run(tmp_path / "study").returncode == 0
+    assert status(path)["best"] == whole["best"]
+    assert not (tmp_path / "study" / "study").exists()
+
+
+def test_a_renamed_folder_is_no_new_study(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished.parent / "study", tmp_path / "renamed"))
+    with pytest.raises(InputError, match=r"no study called `renamed\.round1`.*give the folder the name that it had"):
+        list(tune(locate(folder)))
+    assert status(finished)["state"] == "finished"
 
 
 def test_a_round_is_not_run_alone(finished: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import meshtune
 from meshtune.cli import app
 from meshtune.commands.evaluate import evaluate
 from meshtune.commands.locate import locate
@@ -255,6 +256,7 @@ def test_of_a_study_with_rounds_it_is_the_last_one(tiny_model_folder: Path, tmp_
     make_bbh(tmp_path / "data" / "bbh", items=16)
     scored = evaluate([study], given={"data": str(tmp_path / "data"), "benchmarks": ("bbh",), "best": 3})
     assert "metrics:answered" in {column.name for column in scored.tables[0].columns}
+    assert set(meshtune.load(study).scores["trial"].dropna()) >= {0, 1}
     place = study / "round2" / "evaluation" / "benchmarks" / "instruct-eval"
     results = json.loads((place / "scores.json").read_text())
     for each in results["results"].values():

@@ -47,6 +47,18 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_study_that_has_ended_ends_again_for_the_same_reason(study: Path) -> None:
+    (study.parent / "go").touch()
+    text = study.read_text().replace("{trials: 4}", "{trials: 40}")
+    study.write_text(text + "stop_when: {no_improvement: 4, noise: 0.5}\n")
+    assert run(study).returncode == 0
+    before = status(study)
+    assert before["trials"]["proposed"] < 40
+    assert run(study).returncode == 0
+    after = status(study)
+    assert (after["trials"], after["reason"]) == (before["trials"], before["reason"])
+
+
 def test_replicates_that_were_done_before_a_kill_are_not_made_again(study: Path) -> None:
     log = study.parent / "ran.log"
     process = subprocess.Popen(meshtune("tune", study), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
