@@ -24,6 +24,7 @@ from meshtune.commands.status import of_record
 from meshtune.config_evaluation import EvaluationConfig, changed
 from meshtune.errors import Fault, InputError, Interrupted, StudyBusy
 from meshtune.lease import holder, lease
+from meshtune.record import Record
 from meshtune.selection.candidates import Column, ScoreTable, check_comparable
 from meshtune.selection.rules import Rule
 from meshtune.words import recommendation
@@ -150,7 +151,7 @@ def _of_study(
     need_training()
     settings = changed(study.config.evaluation, given)
     listed = candidates(path, settings.best, settings.worst, trials, folder=folder)
-    record = next(one.chosen.record for one in listed if one.chosen is not None)
+    record = Record(study.url, study.name)
     model = study.config.model
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")

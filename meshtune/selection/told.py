@@ -116,7 +116,8 @@ def _choice(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str,
         tie = f"; it is tied with {others}, and {why}"
     gone = sum(one.merit is not None and facts[one.name].left is not None for one in decision.candidates)
     raced = f" ({gone} of which had left the race)" if gone else ""
-    return f"{_called(chosen)} is chosen by {by} over {over}, of {count} candidates{raced}{where}{tie}."
+    of = f"of {count} candidates" if count > 1 else "as the only candidate"
+    return f"{_called(chosen)} is chosen by {by} over {over}, {of}{raced}{where}{tie}."
 
 
 def _sure(decision: Decision, facts: Mapping[str, Facts]) -> str:
