@@ -36,7 +36,8 @@ def measured(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
 def test_ten_kills_under_constraints(tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROGRAM_SECONDS", "0.3")
-    ten_kills(tmp_path, sampler, "constraints: [y <= 1, size <= 4]")
+    killed, whole = ten_kills(tmp_path, sampler, "constraints: [y <= 1, size <= 4]")
+    assert record_of(killed) == record_of(whole)
 
 
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
