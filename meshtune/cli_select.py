@@ -12,7 +12,6 @@ import typer
 from meshtune.errors import Fault, InputError
 
 Number = TypeVar("Number", int, float)
-_MOST_ITEMS = 10**9  # as in a file of scores
 
 
 def select(
@@ -112,9 +111,11 @@ def _pairs(option: str, texts: list[str] | None, read: Callable[[str], Number]) 
             faults.append(Fault(f"{option} {text}: a benchmark's name and its number are needed, such as mmlu=100"))
     faults += [Fault(f"{option} {name}={number}: it is above 0") for name, number in found.items() if number < 0]
     if option == "--items":
+        from meshtune.report.score_files import MOST_ITEMS
+
         faults += [Fault(f"{option} {name}=0: it is above 0") for name, number in found.items() if number == 0]
-        most = f"it is at most {_MOST_ITEMS:,}"
-        faults += [Fault(f"{option} {name}={number}: {most}") for name, number in found.items() if number > _MOST_ITEMS]
+        most = f"it is at most {MOST_ITEMS:,}"
+        faults += [Fault(f"{option} {name}={number}: {most}") for name, number in found.items() if number > MOST_ITEMS]
     if faults:
         raise InputError(faults)
     return found

@@ -26,7 +26,7 @@ from meshtune.judging import awaits, judged_of, ranked, references
 from meshtune.known import KnownTrials, keep, kept
 from meshtune.recorded import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import Space
-from meshtune.storage import create_aside, not_held, open_storage, quiet, storage_errors
+from meshtune.storage import create_aside, open_storage, quiet, storage_errors
 from meshtune.trial import Ending, Outcome, Thresholds
 
 PROMOTED = "promoted"  # with a trial's number: the note of its outcome once it was trained to the end
@@ -76,7 +76,9 @@ class Record:
                 try:
                     self._study = optuna.load_study(study_name=name, storage=storage)
                 except KeyError as error:
-                    raise InputError(not_held(url, name, optuna.get_all_study_names(storage))) from error
+                    held = ", ".join(f"`{other}`" for other in optuna.get_all_study_names(storage)) or "none"
+                    what = f"{url}: holds no study called `{name}`, which is the name of its folder; it holds {held}"
+                    raise InputError(f"{what}: give the folder the name that it had") from error
             else:
                 self._study = optuna.create_study(
                     study_name=name, storage=storage, directions=directions, load_if_exists=True

@@ -39,22 +39,6 @@ def create_aside(url: str, name: str, attributes: Mapping[str, Any], directions:
     aside.replace(path)
 
 
-def study_names(url: str) -> list[str]:
-    """The names of the studies in a storage; none in a file that is not there. Raises StorageError."""
-    path = sqlalchemy.make_url(url).database
-    if url.startswith("sqlite:///") and path is not None and not Path(path).exists():
-        return []
-    with storage_errors(url), quiet():
-        return optuna.get_all_study_names(open_storage(url))
-
-
-def not_held(url: str, name: str, names: Sequence[str]) -> str:
-    """What is said where a storage has studies by other names alone."""
-    held = ", ".join(f"`{other}`" for other in names) or "none"
-    what = f"{url}: holds no study called `{name}`, which is the name of its folder; it holds {held}"
-    return f"{what}: give the folder the name that it had"
-
-
 def _engine_arguments(url: str) -> dict[str, Any]:
     return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from meshtune.commands.chosen import Chosen, kept_adapter, pick
-from meshtune.commands.locate import existing
+from meshtune.commands.locate import Located
 from meshtune.commands.train import train
 from meshtune.errors import InputError
 from meshtune.record import Record
@@ -34,14 +34,12 @@ class Listed:
     baseline: bool
 
 
-def candidates(path: Path, best: int, worst: int, named: Sequence[int], *, folder: Path | None = None) -> list[Listed]:
+def candidates(path: Path, study: Located, record: Record, best: int, worst: int, named: Sequence[int]) -> list[Listed]:
     """The candidates by rank, then a baseline outside the space, then the untuned model.
 
     `named`: trials, in place of the best and worst ones. Raises InputError where there is no such trial, or none that
     is complete.
     """
-    study = existing(path, folder=folder).latest
-    record = Record(study.url, study.name)
     of_study = partial(pick, path, study, record)
     if not record.complete:
         of_study("best")  # refuses, and says why

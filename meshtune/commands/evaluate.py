@@ -150,8 +150,8 @@ def _of_study(
     study = existing(path, folder=folder).latest
     need_training()
     settings = changed(study.config.evaluation, given)
-    listed = candidates(path, settings.best, settings.worst, trials, folder=folder)
     record = Record(study.url, study.name)
+    listed = candidates(path, study, record, settings.best, settings.worst, trials)
     model = study.config.model
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")

@@ -23,7 +23,7 @@ def budget_of(config: StudyConfig, record: Record) -> Budget:
     stop_when = StopWhen()
     if when is not None:
         note = record.notes.get(NOISE)
-        measured = None if note is None else (note["deviation"], note["told"])
+        measured = None if note is None else (note["deviation"], note.get("told", 0))
         stop_when = StopWhen(when.no_improvement, when.noise, when.target, measured)
     return Budget(limits.trials, limits.hours, limits.tokens, limits.kilowatt_hours, stop_when)
 

@@ -17,7 +17,7 @@ from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
 from meshtune.distributions import distributions
-from meshtune.errors import InputError, StorageError
+from meshtune.errors import StorageError
 from meshtune.lease import Lease, elsewhere, lease
 from meshtune.objectives import checkpoints
 from meshtune.promotion import promote
@@ -26,7 +26,6 @@ from meshtune.replicates import replicate
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.seam import Sampler
 from meshtune.selection.recommended import recommended
-from meshtune.storage import not_held, study_names
 from meshtune.study import Finished, Opened, Promoted, Stage, StudyEvent, Told, run
 from meshtune.trial import Outcome
 from meshtune.workers.local import LocalWorker
@@ -68,7 +67,6 @@ def tune(
         )
         stack.callback(sampler.close)
         fixed = {**prepared.fixed, "block_size": prepared.block_size}
-        _refuse_renamed(study)
         record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known)
         if prepared.why and not record.trials:
             record.note(REASON, prepared.why)
@@ -181,14 +179,6 @@ def _refuse_too_large(study: Located, prepared: Prepared) -> None:
     from meshtune.commands.spending import memory_of
 
     memory_of(prepared, study.config.seed)
-
-
-def _refuse_renamed(study: Located) -> None:
-    """Refuse a folder that was given another name: its own database holds the study by the name that it had."""
-    names = [] if study.config.storage is not None else study_names(study.url)
-    roots = {study.name, study.name.rpartition(".")[0]} - {""}  # the other is that of all rounds
-    if names and not any(name in roots or name.startswith(tuple(f"{root}." for root in roots)) for name in names):
-        raise InputError(not_held(study.url, study.name, names))
 
 
 def _before(prepared: Prepared, record: Record, how: finals.How, trials: int | None) -> Iterator[StudyEvent]:

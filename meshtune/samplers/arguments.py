@@ -35,12 +35,17 @@ def check(
             faults.append(f"{name} is {value!r}; allowed are {', '.join(map(repr, others))} and {last!r}")
     if isinstance(hidden_constraints, str):
         faults.append(f"hidden_constraints is {hidden_constraints!r}; it is a list of names: [{hidden_constraints!r}]")
-    for name, value in (x0 or {}).items():
-        if space is None:
-            break
-        if name not in space:
-            faults.append(f"x0 names {name!r}, which is not in the search space")
-        elif not Encoding({name: space[name]}).has({name: value}):
-            faults.append(f"x0 has {name}={value!r}, which is outside {space[name]}")
+    if x0 and space is not None:
+        faults += [f"x0 names {name!r}, which is not in the search space" for name in x0 if name not in space]
+        faults += outside(x0, space)
     if faults:
         raise ValueError("; ".join(faults))
+
+
+def outside(x0: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> list[str]:
+    """What is said of the values of a start point that lie outside their distributions; other names are passed over."""
+    return [
+        f"x0 has {name}={value!r}, which is outside {space[name]}"
+        for name, value in x0.items()
+        if name in space and not Encoding({name: space[name]}).has({name: value})
+    ]

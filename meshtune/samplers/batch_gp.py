@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.allowed import COUNTED, draw
-from meshtune.samplers.arguments import check
+from meshtune.samplers.arguments import check, outside
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp_acquisition import Score, best_point, log_feasible, log_improvement, log_news
 from meshtune.samplers.gp_belief import Fit, Fits, constraint, objective
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.gp_told import NOTE, Pruned, Told, note_of, told
 from meshtune.samplers.ledger import FIXED
-from meshtune.samplers.seam import Sampler, left_in_block
+from meshtune.samplers.seam import Sampler, fixed_beside, left_in_block
 from meshtune.samplers.seeds import derived_seed
 from meshtune.samplers.told import Teller, constraint_names
 from meshtune.samplers.warm_start import Values, WarmStart
@@ -116,7 +116,7 @@ class BatchGPSampler(Sampler):
         free = left_in_block(trials, self._block_size)
         if not free or self._space is None:
             return free
-        fixed = _fixed(study)
+        fixed = fixed_beside(study)
         cube = Cube(Encoding({name: of for name, of in self._space.items() if name not in fixed}))
         if cube.encoding.size == float("inf"):
             return free
@@ -155,7 +155,7 @@ class BatchGPSampler(Sampler):
         trials = study.get_trials(deepcopy=False)
         known = self._told(study, cube, trials, but=trial.number)
         fits: Fits = {}
-        space = cube.encoding.name(_fixed(study))
+        space = cube.encoding.name(fixed_beside(study))
         found = self._opening(cube, known, self._teller(study, trials), trial.number, fixed)
         if found is None:
             found = self._modelled(cube, known, trial.number, fixed, _fits(trials, trial.number, space), fits)
@@ -188,7 +188,7 @@ class BatchGPSampler(Sampler):
         return Teller(tuple(study.directions), names, self._hidden, "value" if self._pruned == "value" else "failed")
 
     def _told(self, study: Study, cube: Cube, trials: Sequence[FrozenTrial], but: int = -1) -> Told:
-        fixed = _fixed(study)
+        fixed = fixed_beside(study)
         return told(
             [trial for trial in trials if all(trial.params.get(name, value) == value for name, value in fixed.items())],
             cube,
@@ -266,9 +266,8 @@ class BatchGPSampler(Sampler):
         points = [trial.params for trial in self._warm.again(encoding, teller)] if self._warm else []
         if self._x0 or (self._warm is None and self._n_startup > 0):
             given = {name: value for name, value in self._x0.items() if name in encoding.space}
-            for name, value in given.items():
-                if not _has(cube, name, value):
-                    raise ValueError(f"x0 has {name}={value!r}, which is outside {encoding.space[name]}")
+            if faults := outside(given, encoding.space):
+                raise ValueError("; ".join(faults))
             points.insert(0, {**encoding.decode(encoding.middle), **given})
         rows = [cube.snapped(cube.rows([point]))[0] for point in points]
         rows = [row for row in rows if self._allowed(cube, row[None]).all()]
@@ -312,12 +311,6 @@ class BatchGPSampler(Sampler):
         allowed = None if self._a_priori is None else partial(self._allowed, cube)
         found = best_point(cube, score, seen[order[:BEST]], known.visited, fixed, rng, allowed)
         return self._kept(cube, found, known, rng, fixed, score)
-
-
-def _fixed(study: Study) -> Mapping[str, Any]:
-    """Values by name that Optuna's `PartialFixedSampler` fixes: trials with other ones are not of this search."""
-    sampler = study.sampler
-    return sampler._fixed_params if isinstance(sampler, PartialFixedSampler) else {}
 
 
 def _fits(trials: Sequence[FrozenTrial], number: int, space: str) -> dict[str, Fit]:

@@ -16,7 +16,7 @@ import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.logging import get_logger
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.samplers._base import _INDEPENDENT_SAMPLING_WARNING_TEMPLATE as INDEPENDENT
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
@@ -26,7 +26,7 @@ from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.fills import filled, proposed
 from meshtune.samplers.ledger import FIXED
 from meshtune.samplers.nomad import option_lines
-from meshtune.samplers.seam import Sampler
+from meshtune.samplers.seam import Sampler, fixed_beside
 from meshtune.samplers.search import Search
 from meshtune.samplers.seeds import derived_seed
 from meshtune.samplers.settings import Barrier, Fill, Settings
@@ -248,7 +248,7 @@ class MadsSampler(Sampler):
         if self._settings.fill == "batch-gp" and len(study.directions) > 1:
             raise ValueError("fill: `batch-gp` is for one objective; leave it out, or write `tpe`")
         # Storages are told apart by identity; a fork shares no child.
-        fixed = study.sampler._fixed_params if isinstance(study.sampler, PartialFixedSampler) else {}
+        fixed = fixed_beside(study)
         described = repr((encoding.space, fixed))
         of = (study._storage, study._study_id, study.study_name, described, os.getpid())
         if self._search is None or self._of != of:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from optuna import Study
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.trial import FrozenTrial, TrialState
 
 
@@ -37,3 +38,9 @@ def left_in_block(trials: Sequence[FrozenTrial], block_size: int) -> int:
     if in_block == 0 and not all(trial.state.is_finished() for trial in begun):
         return 0
     return block_size - in_block
+
+
+def fixed_beside(study: Study) -> Mapping[str, Any]:
+    """Values by name that Optuna's `PartialFixedSampler` fixes: trials with other ones are not of this search."""
+    sampler = study.sampler
+    return sampler._fixed_params if isinstance(sampler, PartialFixedSampler) else {}

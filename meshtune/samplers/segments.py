@@ -15,6 +15,7 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from meshtune.samplers.arguments import outside
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.ledger import Ledger, members, ranges
 from meshtune.samplers.nomad import Nomad, Problem
@@ -189,9 +190,8 @@ class Segments:
     def _x0(self) -> Point:
         middle = self.encoding.decode(self.encoding.middle)
         given = {name: value for name, value in self.settings.x0.items() if name in middle}
-        for name, value in given.items():
-            if not self.encoding.has({**middle, name: value}):
-                raise ValueError(f"x0 has {name}={value!r}, which is outside {self.encoding.space[name]}")
+        if faults := outside(given, self.encoding.space):
+            raise ValueError("; ".join(faults))
         return self.encoding.encode({**middle, **given})
 
     def _drawn(self, count: int, ledger: Ledger, empty: int) -> list[Point]:

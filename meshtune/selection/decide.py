@@ -222,9 +222,9 @@ def _standings(
 ) -> list[Standing]:
     """The eligible ones by merit, ties by cost, then validation loss; those that left a race behind the others."""
     rows = [counted.names.index(name) for name in eligible]
-    losses = np.array([_number(facts[name].loss, None) for name in eligible])
+    losses = np.array([facts[name].loss for name in eligible], float)
     if np.isnan(losses).any():  # their order says the same, but the two are never mixed
-        losses = np.array([_number(facts[name].rank, None) for name in eligible])
+        losses = np.array([facts[name].rank for name in eligible], float)
     seen = counted.scores[rows]
     merit = np.round(merits(settings.rule, seen, benchmarks, losses), 9)
     drawn = merits(settings.rule, draws[:, rows], benchmarks, losses)

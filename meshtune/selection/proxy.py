@@ -1,19 +1,16 @@
 """Proxy mismatch: whether candidates with a lower validation loss score higher.
 
 Spearman's correlation of the rank by validation loss (1 the lowest) with each score: -1 where the loss orders the
-candidates as the score does. Intervals are Bonett and Wright's (2000) on Fisher's scale, and cover the choice of
-candidates; -1 and 1, which have no place there, are taken as half a step less, as in `ranks`. The items' noise in the
-scores draws the correlation itself towards zero.
+candidates as the score does. Its interval (see `ranks`) covers the choice of candidates; the items' noise in the scores
+draws the correlation itself towards zero.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from scipy import stats
+from meshtune.selection.ranks import rank_correlation
 
 FEWEST = 5  # candidates for an interval
 
@@ -40,13 +37,8 @@ class Correlation:
 def correlation(benchmark: str, losses: Sequence[float], scores: Sequence[float], level: float = 0.95) -> Correlation:
     """Spearman's correlation with its interval; `losses` may be ranks."""
     count = len(losses)
-    if count < 3 or len(set(losses)) == 1 or len(set(scores)) == 1:
+    if count < 3:
         return Correlation(benchmark, count, None, None, None)
-    value = float(np.clip(stats.spearmanr(losses, scores).statistic, -1, 1))
-    if count < FEWEST:
-        return Correlation(benchmark, count, value, None, None)
-    most = 1 - 6 / (count**3 - count)
-    taken = min(most, max(-most, value))
-    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((1 + taken**2 / 2) / (count - 3))
-    low, high = (math.tanh(math.atanh(taken) + side) for side in (-half, half))
-    return Correlation(benchmark, count, value, -1.0 if value < -most else low, 1.0 if value > most else high)
+    found = rank_correlation(losses, scores, level)
+    low, high = (found.low, found.high) if count >= FEWEST else (None, None)
+    return Correlation(benchmark, count, found.rho, low, high)
