@@ -52,8 +52,17 @@ for _name, _pattern in _CORE_SCHEMA.items():
 
 def read(path: Path) -> Document:
     """Read a file. Raises InputError: missing, unreadable, not UTF-8, or whatever `parse` refuses."""
+    return parse(_text(path), path)
+
+
+def check(path: Path) -> None:
+    """Raise InputError where a file cannot be read as YAML, whatever its tags would make."""
+    _compose(_text(path), path)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(Fault("there is no such file; `meshtune init FOLDER` writes one", path)) from error
     except UnicodeDecodeError as error:
@@ -61,7 +70,6 @@ def read(path: Path) -> Document:
         raise InputError(Fault("is not UTF-8 text: save it as UTF-8", path, line)) from error
     except OSError as error:
         raise InputError(Fault(f"cannot be read: {error.strerror}", path)) from error
-    return parse(text, path)
 
 
 def parse(text: str, file: Path | str | None = None) -> Document:

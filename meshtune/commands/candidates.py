@@ -8,11 +8,14 @@ rounding.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from meshtune.commands import takeaway
 from meshtune.commands.chosen import Chosen, kept_adapter, pick
 from meshtune.commands.locate import Located
 from meshtune.commands.train import train
@@ -77,8 +80,9 @@ def adapter_of(listed: Listed, report: Callable[[str], None]) -> Path | None:
         return kept_adapter(chosen)
     except InputError:
         folder = chosen.study.folder / ADAPTERS / file_name(listed)
-    if not (folder / "adapter_config.json").is_file():
+    if not _is_of(folder, chosen):
         report(f"{listed.name}: its adapter was not kept, so it is trained again")
+        shutil.rmtree(folder, ignore_errors=True)  # that of an earlier study in the same folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         trial = "baseline" if chosen.trial is None else chosen.trial
         train(
@@ -88,6 +92,17 @@ def adapter_of(listed: Listed, report: Callable[[str], None]) -> Path | None:
             report=lambda said: report(f"{listed.name}: {said}") if isinstance(said, str) else None,
         )
     return folder
+
+
+def _is_of(folder: Path, chosen: Chosen) -> bool:
+    """Whether a folder holds the adapter of this point, trained again on the data of this study."""
+    try:
+        facts = json.loads((folder / takeaway.FACTS).read_text(encoding="utf-8"))
+        held = facts["point"]["hyperparameters"], facts["run"]["seed"], facts["data"]["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        return False
+    point = json.loads(json.dumps(dict(chosen.hyperparameters)))
+    return held == (point, chosen.seed, chosen.record.notes["fixed"]["data"])
 
 
 def file_name(listed: Listed) -> str:

@@ -22,7 +22,7 @@ from meshtune.commands.locate import existing
 from meshtune.commands.prepared import need_training
 from meshtune.commands.status import of_record
 from meshtune.config_evaluation import EvaluationConfig, changed
-from meshtune.errors import Fault, InputError, Interrupted, StudyBusy
+from meshtune.errors import Fault, InputError, Interrupted, StorageError, StudyBusy
 from meshtune.lease import holder, lease
 from meshtune.record import Record
 from meshtune.selection.candidates import Column, ScoreTable, check_comparable
@@ -99,6 +99,8 @@ def _of_studies(
         raise InputError("name a study, or files of scores with --scores")
     if len(paths) > 1 and (folder is not None or trials):
         raise InputError("`--folder` and `--trials` are of one study")
+    if len(paths) > 1 and race is not None:
+        raise InputError("`--race` is of one study: its candidates answer different items than another one's")
     guided = guided_by([existing(path, folder=folder) for path in paths])
     done = [_of_study(path, given, trials, folder, guided, race, unsafe, report) for path in paths]
     if len(done) == 1:
@@ -207,11 +209,13 @@ def _by_instruct_eval(
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One evaluation of a study at a time. Raises StudyBusy."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """One evaluation of a study at a time. Raises StudyBusy; StorageError where the folder cannot be written."""
     with contextlib.ExitStack() as stack:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lease(folder))
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
         except StudyBusy as error:
             other = holder(folder)
             who = f"process {other.pid} on {other.host}" if other is not None else "another process"

@@ -42,7 +42,7 @@ class Asking:
         unsafe: bool,
         report: Report,
     ):
-        from meshtune.data.tokenizer import identity
+        from meshtune.data.tokenizer import identity_of_base
         from meshtune.evaluation import run, sources
 
         data = Path(settings.data) if settings.data is not None else None
@@ -60,7 +60,7 @@ class Asking:
         if none := [benchmark.name for benchmark in left if not benchmark.items]:
             raise InputError(f"all items of {', '.join(none)} guided the search, so none can score it: leave it out")
         self.benchmarks = [benchmark.limited(settings.limit, settings.seed) for benchmark in left]
-        self.how = run.How(f"{identity(model)} {model.dtype}", settings.temperature, settings.seed, settings.samples)
+        self.how = run.How(identity_of_base(model), settings.temperature, settings.seed, settings.samples)
         self._model, self._settings, self._answers, self._report = model, settings, answers, report
         self._asker: Asker | None = None
 

@@ -38,7 +38,7 @@ def scored(
         raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
     if settings.guided is not None:
         raise InputError("`guided` names items of mmlu, bbh, drop and humaneval: the harness's tasks know none of them")
-    from meshtune.data.tokenizer import identity, load_tokenizer
+    from meshtune.data.tokenizer import identity_of_base, load_tokenizer
     from meshtune.evaluation import harness
     from meshtune.evaluation.adapters import Candidate
     from meshtune.training import machine
@@ -54,7 +54,7 @@ def scored(
     report("loading the model")
     machine.use_threads(cores())
     base = load_model(model, resolve_device(model))
-    named = f"{identity(model)} {model.dtype}"
+    named = identity_of_base(model)
     told = harness.run(
         base,
         load_tokenizer(model),
@@ -70,8 +70,7 @@ def scored(
     columns = []
     for name in found.names:
         first, digest = told[asked[0].name][name]
-        whole = settings.limit is None or first.items < settings.limit
-        subset = "" if whole else f", chosen with seed {settings.seed}"
+        subset = "" if found.chosen[name] is None else f", chosen with seed {settings.seed}"
         measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
         columns.append(Column(name, name, first.items, measured, 100 * first.chance))
     return columns, results

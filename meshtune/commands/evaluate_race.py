@@ -148,8 +148,8 @@ def run(
             _field(one, asking, [asked[n] for n in entrants], race, list(names.values())) for one in asking.benchmarks
         ]
         found = racing.chances(fields, rule, seed=seed + step)
-        out = racing.leaving(found, able, spent)
-        for number in out:
+        whole = counts == total  # then nobody is asked less for leaving
+        for number in [] if whole else racing.leaving(found, able, spent):
             chance = racing.at_most(float(found[number]))
             spent += chance
             able.remove(number)

@@ -94,13 +94,17 @@ def locate_values(values: Mapping[str, Any], *, overrides: tuple[str, ...] = (),
 
 
 def existing(path: Path, *, folder: Path | None = None) -> Located:
-    """As `locate`, for a study that was started; its effective config is read. Of one with rounds it is the whole."""
+    """As `locate`, for a study that was started; its effective config is read. Of one with rounds it is the whole.
+
+    The section `evaluation` decides nothing of the search, and is that of the YAML that was named.
+    """
     found = locate(path, folder=folder)
     if not found.started:
         raise InputError(f"{path}: this study has not been started. Start it with `meshtune tune {path}`")
     effective = found.folder / EFFECTIVE
     if found.whole is None and effective.exists() and effective != found.source:
-        found = Located(effective, found.folder, config_file.read(effective))
+        named = found.config.evaluation
+        found = Located(effective, found.folder, config_file.read(effective).model_copy(update={"evaluation": named}))
     return found
 
 

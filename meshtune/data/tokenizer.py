@@ -58,6 +58,33 @@ def identity(model: ModelConfig) -> str:
     return f"hub:{name}@{model.revision or 'main'}"
 
 
+def identity_of_base(model: ModelConfig) -> str:
+    """What decides the model's answers, without loading it: tokens, configuration, weights, and how they are loaded.
+
+    Of a file its size and 256 pieces of 64 KiB, spread evenly, stand for all of it. A model of the hub is taken as
+    unchanged under the same id and revision.
+    """
+    parts = [identity(model), model.dtype, *filter(None, [model.quantization])]
+    name, options = location(model)
+    if model.name != "embedded" and (folder := Path(name)).is_dir():
+        content, file = hashlib.sha256(), options.get("gguf_file")
+        files = {path for pattern in ("*config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern)}
+        for path in [folder / file] if file else sorted(files):
+            content.update(path.name.encode() + _pieces(path))
+        parts.append(content.hexdigest()[:16])
+    return " ".join(parts)
+
+
+def _pieces(path: Path, pieces: int = 256, size: int = 2**16) -> bytes:
+    total = path.stat().st_size
+    found = [str(total).encode()]
+    with path.open("rb") as file:
+        for place in range(0, total, max(size, total // pieces)):
+            file.seek(place)
+            found.append(file.read(size))
+    return b"".join(found)
+
+
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises InputError where it cannot be had."""
     try:

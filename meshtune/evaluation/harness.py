@@ -27,6 +27,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.tasks import TaskManager
 
+from meshtune import yaml_file
 from meshtune.data.hub import explain
 from meshtune.errors import Fault, InputError, StorageError, nearest
 from meshtune.evaluation import adapters, layout, store
@@ -42,7 +43,7 @@ SEED = 1234  # of the harness's own runs: which shots are drawn
 
 @dataclass(frozen=True)
 class Tasks:
-    """Named tasks or groups of the harness: how many documents of each are asked, as `evaluate` takes them."""
+    """Named tasks or groups of the harness: which documents of each are asked, as `evaluate` takes them; None: all."""
 
     manager: Any
     names: tuple[str, ...]
@@ -62,14 +63,16 @@ def tasks(names: Sequence[str], folder: Path | None, limit: int | None, seed: in
     unknown = [name for name in names if name not in manager.all_tasks]
     if unknown:
         what = "the harness has no task called"
-        raise InputError([Fault(f"{what} `{name}`.{nearest(name, manager.all_tasks)}") for name in unknown])
+        faults = [Fault(f"{what} `{name}`.{nearest(name, manager.all_tasks)}") for name in unknown]
+        raise InputError([*faults, *_malformed(folder)])
     chosen: dict[str, Mapping[str, list[int]] | None] = {}
     for name in names:
         loaded = _loaded(manager, name)
         if unsafe := [key for key, task in loaded.items() if getattr(task, "UNSAFE_CODE", False)]:
             what = f"`{unsafe[0]}` runs code that the models wrote, without a sandbox; `instruct-eval` has humaneval"
             raise InputError(what)
-        chosen[name] = None if limit is None else _subset({k: len(t.eval_docs) for k, t in loaded.items()}, limit, seed)
+        counts = {key: len(task.eval_docs) for key, task in loaded.items()}
+        chosen[name] = None if limit is None or limit >= sum(counts.values()) else _subset(counts, limit, seed)
         if empty := [key for key, numbers in (chosen[name] or {}).items() if not numbers]:
             what = f"the limit leaves {len(empty)} of the tasks of `{name}` without an item, such as `{empty[0]}`"
             raise InputError(f"{what}: raise it to {len(loaded)} at least, or name fewer tasks")
@@ -230,11 +233,20 @@ def _loaded(manager: Any, name: str) -> dict[str, Any]:
     return found
 
 
+def _malformed(folder: Path | None) -> Iterator[Fault]:
+    """The user's files that are no YAML, which the harness passes over."""
+    for path in sorted(folder.rglob("*.yaml")) if folder is not None else ():
+        try:
+            yaml_file.check(path)
+        except InputError as error:
+            yield from error.faults
+
+
 def _subset(counts: Mapping[str, int], limit: int, seed: int) -> dict[str, list[int]]:
     """Documents of each task: `limit` in all, spread evenly over the tasks."""
     chance = random.Random(f"{seed}")
     mixed = [(name, number) for name in counts for number in chance.sample(range(counts[name]), counts[name])]
-    chosen = {mixed[place * len(mixed) // limit] for place in range(limit)} if limit < len(mixed) else set(mixed)
+    chosen = {mixed[place * len(mixed) // limit] for place in range(limit)}
     return {name: sorted(number for task, number in chosen if task == name) for name in counts}
 
 

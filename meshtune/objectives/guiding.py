@@ -23,7 +23,7 @@ import numpy as np
 
 from meshtune import answers, metrics
 from meshtune.config import MetricConfig, ModelConfig
-from meshtune.data.tokenizer import identity, load_tokenizer, window
+from meshtune.data.tokenizer import identity_of_base, load_tokenizer, window
 from meshtune.errors import InputError
 from meshtune.evaluation import run, scoring, store
 from meshtune.evaluation.adapters import Candidate, on
@@ -117,7 +117,7 @@ class Guiding:
         benchmarks = self.chosen.benchmarks
         if not benchmarks:
             return
-        folder, how = self._answers(candidate.name), run.How(f"{identity(self.model)} {self.model.dtype}")
+        folder, how = self._answers(candidate.name), run.How(identity_of_base(self.model))
         limit = window(self.model, self._tokenizer)
         for _ in run.run(self.base, self._tokenizer, limit, [candidate], benchmarks, folder, how):
             tick()

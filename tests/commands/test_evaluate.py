@@ -23,7 +23,7 @@ from meshtune.commands.report import report
 from meshtune.commands.select_answers import of_study
 from meshtune.commands.select_replicates import _scored, _settings
 from meshtune.config import ModelConfig
-from meshtune.errors import InputError, StudyBusy
+from meshtune.errors import InputError, StorageError, StudyBusy
 from meshtune.lease import lease
 from meshtune.objectives import guides
 from meshtune.objectives.guides import GuideSpec
@@ -106,6 +106,38 @@ def test_a_trial_that_is_trained_again_scores_the_same(study: Path, data: Path) 
     assert (study / "evaluation" / "adapters" / f"trial-{kept.trial}" / "adapter_config.json").is_file()
     # What is trained alone, and not in a pack, differs by rounding.
     assert scores(again) == pytest.approx(scores(first), abs=0.01)
+
+
+def test_an_adapter_of_an_earlier_study_is_not_taken_for_a_trial(study: Path, data: Path) -> None:
+    """It lies where the trial's is trained again: here one of other data."""
+    few = given(data, benchmarks=("mmlu",), best=0, worst=2)
+    evaluate([study], given=few)
+    again = next((study / "evaluation" / "adapters").glob("trial-*"))
+    facts = json.loads((again / "training.json").read_text())
+    said: list[Any] = []
+    (again / "training.json").write_text(json.dumps({**facts, "data": {"fingerprint": "other"}}))
+    for _ in range(2):
+        evaluate([study], given=few, report=said.append)
+    assert sum("is trained again" in event for event in said if isinstance(event, str)) == 1
+    assert json.loads((again / "training.json").read_text())["data"] == facts["data"]
+
+
+def test_the_section_is_that_of_the_yaml_that_is_named(finished: Path, study: Path, data: Path) -> None:
+    """Written after the search too; the study's own copy has what it was searched with."""
+    source = study.parent / "study.yaml"
+    text = (finished.parent / "study.yaml").read_text()
+    source.write_text(text + f"evaluation: {{data: {data}, limit: 4, best: 1, benchmarks: [mmlu]}}\n")
+    shutil.copy(finished.parent / "rows.jsonl", study.parent)
+    done = evaluate([source])
+    assert [column.name for column in done.tables[0].verdicts] == ["mmlu"]
+    assert len(done.tables[0].rows) == 3
+    assert "best: 1" not in (study / "study.yaml").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_said(study: Path, data: Path) -> None:
+    (study / "evaluation").write_text("a file")
+    with pytest.raises(StorageError, match="evaluation cannot be written: "):
+        evaluate([study], given=given(data))
 
 
 @pytest.mark.slow

@@ -89,6 +89,18 @@ def test_who_cannot_be_the_best_leaves(study: Path, scored: Path) -> None:
     assert "loading the model" not in said
 
 
+def test_nobody_leaves_who_has_answered_everything(study: Path, scored: Path) -> None:
+    """In a race of one round everybody does, whoever may be the best."""
+    few = {**asked(scored), "limit": 20}
+    evaluate([study], given=few)
+    rewritten(study, {"untuned": 0.3, "trial-0": 0.3, "trial-1": 0.1, "trial-2": 1.0, "trial-3": 0.1})
+    done = evaluate([study], given=few, race=DEFAULT)
+    assert done.race is not None
+    assert done.race.left == {}
+    assert {name: len(items) for name, items in done.race.items.items()} == dict(done.race.total)
+    assert all(row.left is None for row in done.tables[0].rows)
+
+
 def test_select_ranks_who_left_and_chooses_from_the_others(study: Path, scored: Path) -> None:
     race(study, scored)
     done = select(study, QUICK)
@@ -123,6 +135,8 @@ def test_what_is_no_race_is_refused(study: Path, scored: Path, tmp_path: Path) -
         race(study, scored, rule=Rule("validation_loss"))
     with pytest.raises(InputError, match="two ranked candidates"):
         evaluate([study], given=asked(scored), trials=[0], race=DEFAULT)
+    with pytest.raises(InputError, match="`--race` is of one study"):
+        evaluate([study, scored], given=asked(scored), race=DEFAULT)
     with pytest.raises(InputError, match="whole tasks"):
         evaluate([study], given={"protocol": "harness"}, race=DEFAULT)
     (tmp_path / "scores.csv").write_text("rank,mmlu\n1,45\n2,44\n")

@@ -6,7 +6,7 @@ import pytest
 from meshtune.config import ModelConfig
 from meshtune.data.embedded import CONVERTED, embedded_gguf
 from meshtune.data.prompts import build
-from meshtune.data.tokenizer import identity, load_tokenizer, window
+from meshtune.data.tokenizer import identity, identity_of_base, load_tokenizer, window
 from meshtune.errors import InputError
 from tests.data.made import make_tokenizer, row
 
@@ -28,6 +28,24 @@ def test_identity_follows_the_tokenizer_and_not_the_weights(tmp_path: Path) -> N
     assert identity(model) == before
     make_tokenizer(tmp_path, template="{{ messages[0].content }}")
     assert identity(model) != before
+
+
+def test_identity_of_the_base_follows_what_decides_its_answers(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(2**20))
+    model = ModelConfig(name=str(tmp_path))
+    seen = {identity_of_base(model), identity_of_base(model.model_copy(update={"quantization": "nf4"}))}
+    seen.add(identity_of_base(model.model_copy(update={"dtype": "bfloat16"})))
+    weights.write_bytes(bytes(2**19) + b"1" * 2**19)  # of the same size
+    seen.add(identity_of_base(model))
+    (tmp_path / "config.json").write_text('{"rope_theta": 1}')
+    seen.add(identity_of_base(model))
+    assert len(seen) == 5
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert identity_of_base(ModelConfig(name=str(moved))) in seen
+    assert identity_of_base(ModelConfig(name="embedded")).startswith(CONVERTED)
 
 
 @pytest.mark.parametrize(

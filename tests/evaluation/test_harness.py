@@ -114,6 +114,8 @@ def test_a_limit_is_spread_and_fixed(folder: Path) -> None:
     assert harness.tasks(("own_choice",), folder, 3, 0).chosen["own_choice"] == one
     spread = harness._subset({"a": 10, "b": 10, "c": 10}, 6, 0)
     assert {name: len(numbers) for name, numbers in spread.items()} == {"a": 2, "b": 2, "c": 2}
+    for limit in (7, 8):  # there are seven: the set is the whole one
+        assert harness.tasks(("own_choice",), folder, limit, 0).chosen["own_choice"] is None
 
 
 def group(folder: Path) -> Path:
@@ -153,6 +155,16 @@ def test_refused(folder: Path) -> None:
     (folder / "rows.jsonl").unlink()
     with pytest.raises(InputError, match="cannot be loaded"):
         harness.tasks(("own_choice",), folder, None, 0)
+
+
+@pytest.mark.slow
+def test_a_task_that_is_no_yaml_is_told_beside_its_name(folder: Path) -> None:
+    (folder / "free.yaml").write_text("task: own_free\ndoc_to_text: !function a.b\nmetric_list: [{metric: acc\n")
+    with pytest.raises(InputError) as raised:
+        harness.tasks(("own_free",), folder, None, 0)
+    unknown, malformed = map(str, raised.value.faults)
+    assert "no task called `own_free`" in unknown
+    assert malformed.startswith(f"{folder / 'free.yaml'}:4: is not YAML: ")
 
 
 @pytest.mark.slow

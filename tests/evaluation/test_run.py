@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from meshtune.errors import InputError
 from meshtune.evaluation import scoring, store
-from meshtune.evaluation.adapters import Candidate
+from meshtune.evaluation.adapters import Candidate, check
 from meshtune.evaluation.items import Benchmark
 from meshtune.evaluation.run import How, place_of, run
 
@@ -107,6 +108,24 @@ def test_samples_of_code(base: Any, tokenizer: Any, small: list[Benchmark], tmp_
     assert result.others["pass@1"].value == result.verdict.value == 0
 
 
+@pytest.mark.parametrize("how", [HOW, How("tiny", temperature=0.8, samples=2)])
+def test_a_diverged_adapter_is_wrong_and_has_no_likelihood(
+    base: Any, tokenizer: Any, candidates: Sequence[Candidate], small: list[Benchmark], tmp_path: Path, how: How
+) -> None:
+    assert candidates[1].adapter is not None
+    folder = shutil.copytree(candidates[1].adapter, tmp_path / "adapter")
+    weights = load_file(folder / "adapter_model.safetensors")
+    lost = {name: torch.full_like(weight, torch.nan) for name, weight in weights.items()}
+    save_file(lost, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    diverged = Candidate("diverged", folder)
+    run_all(base, tokenizer, [diverged], small, tmp_path / "out", how)
+    assert not any("NaN" in text for text in files(tmp_path / "out").values())
+    for benchmark in small:
+        lines = store.read(place_of(tmp_path / "out", benchmark, diverged, how))
+        result = scoring.score(benchmark, lines, samples=how.samples_of(benchmark))
+        assert (result.verdict.value, result.likelihood) == (0.0, None)
+
+
 def test_items_that_never_fit_are_wrong_and_reported(
     base: Any, tokenizer: Any, small: list[Benchmark], tmp_path: Path
 ) -> None:
@@ -137,6 +156,68 @@ def test_an_adapter_of_another_base_is_refused(
         with pytest.raises(InputError, match="holds no whole adapter"):
             run_all(base, tokenizer, [Candidate("x", tmp_path / name)], small, tmp_path)
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{}", "none of LoRA's"),
+        ('{"peft_type": "LORA", "r": "4", "lora_alpha": 16}', "none of LoRA's"),
+        ("[]", "is no object"),
+    ],
+)
+def test_settings_that_are_none_of_an_adapters_are_refused(
+    base: Any, candidates: Sequence[Candidate], tmp_path: Path, settings: str, message: str
+) -> None:
+    assert candidates[1].adapter is not None
+    folder = shutil.copytree(candidates[1].adapter, tmp_path / "other")
+    (folder / "adapter_config.json").write_text(settings)
+    with pytest.raises(InputError, match=f"holds no whole adapter.*{message}"):
+        check([Candidate("other", folder)], base)
+
+
+def test_an_adapter_that_names_another_base_is_refused(
+    base: Any, candidates: Sequence[Candidate], tmp_path: Path
+) -> None:
+    """Its shapes may be the same; the same base in a folder elsewhere is none."""
+    assert candidates[1].adapter is not None
+    folder = shutil.copytree(candidates[1].adapter, tmp_path / "other")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for name in (f"/elsewhere/{Path(base.name_or_path).name}", None):
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": name}))
+        check([Candidate("other", folder)], base)
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "some/other"}))
+    with pytest.raises(InputError, match=r"of another base, as adapter_config\.json says: `some/other`"):
+        check([Candidate("other", folder)], base)
+
+
+def test_an_adapter_without_some_of_its_weights_is_refused(
+    base: Any, candidates: Sequence[Candidate], tmp_path: Path
+) -> None:
+    assert candidates[1].adapter is not None
+    folder = shutil.copytree(candidates[1].adapter, tmp_path / "half")
+    weights = load_file(folder / "adapter_model.safetensors")
+    half = {name: weight for name, weight in weights.items() if ".layers.0." in name}
+    assert 0 < len(half) < len(weights)
+    save_file(half, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"holds no weights of 7 of its modules, such as `model\.layers\.1\."):
+        check([Candidate("half", folder)], base)
+
+
+def test_answers_of_an_adapter_with_other_settings_are_not_taken_over(
+    base: Any, tokenizer: Any, candidates: Sequence[Candidate], small: list[Benchmark], tmp_path: Path
+) -> None:
+    assert candidates[1].adapter is not None
+    one = Candidate("one", Path(shutil.copytree(candidates[1].adapter, tmp_path / "one")))
+    run_all(base, tokenizer, [one], small[:1], tmp_path)
+    before = store.read(place_of(tmp_path, small[0], one, HOW))
+    path = tmp_path / "one" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lora_alpha": 160}))
+    assert store.read(place_of(tmp_path, small[0], one, HOW)) == {}
+    run_all(base, tokenizer, [one], small[:1], tmp_path)
+    after = store.read(place_of(tmp_path, small[0], one, HOW))
+    assert before.keys() == after.keys()
+    assert all(before[key]["log_likelihoods"] != after[key]["log_likelihoods"] for key in before)
 
 
 def test_a_file_of_something_else_is_refused(base: Any, tokenizer: Any, small: list[Benchmark], tmp_path: Path) -> None:
