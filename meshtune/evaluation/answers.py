@@ -1,10 +1,12 @@
 """Answers of one model to batches of prompts, with the likelihood of what would have been right.
 
 What a batch's prompts begin with is computed once and kept for the batches after it; the rest of each prompt, with the
-right answer behind it, is computed in one pass, which gives the likelihoods and the answer's first token. Decoding
-goes on greedily, or sampled with a generator of its own for each answer, so that an answer does not depend, but for
-rounding, on what stands beside it. It stops at the model's end token, at the length limit, or as soon as no more text
-can change a score. Rows are padded on the right and hidden by the mask. Not run on a GPU yet.
+right answer behind it, is computed in one pass, which gives the likelihoods and the answer's first token. Then the
+right answers are dropped and the prompts moved so that all end together: what is decoded stands right behind them, as
+models need that count places and not positions (windows that slide, some linear biases). Decoding goes on greedily, or
+sampled with a generator of its own for each answer, so that an answer does not depend, but for rounding, on what stands
+beside it. It stops at the model's end token, at the length limit, or as soon as no more text can change a score.
+Padding is hidden by the mask. Not run on a GPU yet.
 
 A model that does not come to the same logits in this way, as one with recurrent states, is asked alone and without a
 cache, which is slow and always right: see `sound`.
@@ -20,7 +22,7 @@ from typing import Any
 
 import torch
 
-from meshtune.evaluation.growing_cache import growing
+from meshtune.evaluation.growing_cache import align, growing
 from meshtune.evaluation.layout import Ask, Batch
 
 CPU_TOKENS = 1024  # that a batch computes: products are at their peak from 300 rows
@@ -76,6 +78,11 @@ class Answerer:
         replies = [_Reply(ask, decoding, self, decided) for ask in batch.asks]
         if self.alone:
             return [self._one(reply) for reply in replies]
+        found = self._together(batch, replies)
+        return [reply.said(likelihoods) for reply, likelihoods in zip(replies, found, strict=True)]
+
+    def _together(self, batch: Batch, replies: Sequence[_Reply | _Given]) -> list[dict[int, tuple[float, bool]]]:
+        """Bring every reply to its end; by ask and continuation, the likelihoods."""
         rows = [_Row(place, ask.prompt[batch.prefix :], ask) for place, ask in enumerate(batch.asks)]
         rows += [row for row in rows for row in row.others()]
         logits, state = self._begin(batch, rows)
@@ -85,11 +92,11 @@ class Answerer:
             if row.main:
                 replies[row.place].add(own[0])
         self._go_on(replies, state)
-        return [reply.said(likelihoods) for reply, likelihoods in zip(replies, found, strict=True)]
+        return found
 
     def _begin(self, batch: Batch, rows: Sequence[_Row]) -> tuple[torch.Tensor, _State]:
         """The logits that the rows want, float32, row by row; and the state after them, of the asks alone."""
-        prefix, device = batch.prefix, self.model.device
+        prefix = batch.prefix
         longest = max(len(row.tokens) for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         seen = torch.zeros(len(rows), prefix + longest, dtype=torch.long)
@@ -103,14 +110,12 @@ class Answerer:
         where = [(place, row.first + step) for place, row in enumerate(rows) for step in range(row.wanted)]
         cache = self._prefix(batch.asks[0].prompt[:prefix], len(rows))
         logits = self._logits(ids, seen, positions, cache, where)
-        asks = len(batch.asks)
-        if len(rows) > asks:
-            cache.batch_select_indices(torch.arange(asks, device=device))
-        own = torch.tensor([row.first + 1 for row in rows[:asks]])
-        hidden = torch.arange(prefix + longest) >= prefix + own[:, None]  # padding, and right answers
-        return logits, _State(cache, seen[:asks].masked_fill(hidden, 0), prefix + own)
+        before = torch.tensor([len(ask.prompt) for ask in batch.asks])
+        align(cache, before)
+        most = int(before.max())
+        return logits, _State(cache, (torch.arange(most) >= most - before[:, None]).long(), before)
 
-    def _go_on(self, replies: Sequence[_Reply], state: _State) -> None:
+    def _go_on(self, replies: Sequence[_Reply | _Given], state: _State) -> None:
         """Decode until every reply has ended."""
         held = list(range(len(replies)))
         while any(not replies[number].ended for number in held):
@@ -255,6 +260,8 @@ class _Reply:
         if self.decoding.temperature == 0:
             return int(logits.argmax())
         shares = torch.softmax(logits.cpu() / self.decoding.temperature, -1)
+        if shares.isnan().any():  # of a diverged adapter: nothing can be drawn
+            return int(logits.argmax())
         return int(torch.multinomial(shares, 1, generator=self.chance))
 
     @property
@@ -268,28 +275,49 @@ class _Reply:
         return Said(self.text, self.cut, tuple(value for value, _ in values), tuple(greedy for _, greedy in values))
 
 
+class _Given:
+    """An answer whose tokens are given; keeps the log-likelihood that each has when its turn comes."""
+
+    def __init__(self, tokens: tuple[int, ...]):
+        self.tokens, self.logs = tokens, list[float]()
+
+    @property
+    def ended(self) -> bool:
+        return len(self.logs) == len(self.tokens)
+
+    @property
+    def last(self) -> int:
+        return self.tokens[len(self.logs) - 1]
+
+    def add(self, logits: torch.Tensor) -> None:
+        if not self.ended:
+            self.logs.append(_likelihood(logits[None], self.tokens[len(self.logs) :][:1])[0])
+
+
+@torch.inference_mode()
 def sound(model: Any, tokenizer: Any) -> bool:
     """Whether prompts in one batch, with what they share computed once, have the likelihoods that each has alone.
 
-    Two prompts of unlike length, of tokens made up here, are asked in both ways.
+    Two prompts of unlike length, of tokens made up here, are asked in both ways; what continues them is told in one
+    pass and decoded token by token.
     """
     words = model.get_input_embeddings().weight.shape[0]
     tokens = tuple((3 + 7919 * place) % words for place in range(40))
-    rows = [
-        Ask(0, 0, 0, tokens[:24], (tokens[24:30],), 3),
-        Ask(1, 0, 0, (*tokens[:16], *tokens[30:33]), (tokens[33:35],), 3),
-    ]
-    decoding = Decoding()
+    asks = (
+        Ask(0, 0, 0, tokens[:24], (tokens[24:30],)),
+        Ask(1, 0, 0, (*tokens[:16], *tokens[30:33]), (tokens[33:35],)),
+    )
+    decoded = [_Given(ask.continuations[0]) for ask in asks]
     try:
-        together = Answerer(model, tokenizer).answer(Batch(16, tuple(rows)), decoding, lambda *_: False)
+        told = Answerer(model, tokenizer)._together(Batch(16, asks), decoded)
     except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
         return False  # a model with another idea of a cache
-    alone = Answerer(model, tokenizer, alone=True).answer(Batch(0, tuple(rows)), decoding, lambda *_: False)
+    alone = Answerer(model, tokenizer, alone=True).answer(Batch(0, asks), Decoding(), lambda *_: False)
     close = CLOSE.get(model.dtype, 0.05)
     return all(
-        abs(a - b) <= close * max(1.0, abs(b))
-        for one, other in zip(together, alone, strict=True)
-        for a, b in zip(one.log_likelihoods, other.log_likelihoods, strict=True)
+        abs(value - said.log_likelihoods[0]) <= close * max(1.0, abs(said.log_likelihoods[0]))
+        for said, likelihoods, given in zip(alone, told, decoded, strict=True)
+        for value in (likelihoods[0][0], sum(given.logs))
     )
 
 

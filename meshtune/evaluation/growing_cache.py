@@ -1,7 +1,9 @@
 """A cache of keys and values that has room: those of a new token are written behind the others, which stay in place.
 
 `DynamicLayer` of Transformers copies all that it holds with every token, half of the time of a step that decodes 24
-answers of 500 tokens on a CPU (docs/decisions/2026-11-26-scoring.md). Layers of other kinds are left as they are.
+answers of 500 tokens on a CPU (docs/decisions/2026-11-26-scoring.md). A layer whose window slides is held whole too,
+and the mask hides what lies outside: Transformers' own one keeps its last places, padding among them, and so loses what
+a short row still sees. Layers of other kinds, such as recurrent states, are left as they are.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 ROOM = 64  # places that are added when there is no room left
 
@@ -18,8 +20,26 @@ ROOM = 64  # places that are added when there is no room left
 def growing(config: Any) -> DynamicCache:
     """An empty cache for a model of Transformers with this config."""
     cache = DynamicCache(config=config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    whole = (DynamicLayer, DynamicSlidingWindowLayer)
+    cache.layers = [GrowingLayer() if type(layer) in whole else layer for layer in cache.layers]
     return cache
+
+
+def align(cache: DynamicCache, lengths: torch.Tensor) -> None:
+    """Keep the first places of the first rows, (rows,) so many of each, moved so that all rows end together.
+
+    What a row has in front of its own is any of its places, to be hidden by the mask. Raises TypeError where the model
+    holds states that cannot be moved.
+    """
+    rows, longest = torch.arange(len(lengths)), int(lengths.max())
+    places = (torch.arange(longest) - (longest - lengths)[:, None]).clamp_min(0)
+    for layer in cache.layers:
+        if not isinstance(layer, GrowingLayer) and layer.keys is not None:
+            raise TypeError(f"a {type(layer).__name__} has no places that can be moved")
+        if layer.get_seq_length() > 0:
+            where = rows[:, None].to(layer.device), slice(None), places.to(layer.device)
+            layer.keys = layer.keys[where].transpose(1, 2)
+            layer.values = layer.values[where].transpose(1, 2)
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # untyped

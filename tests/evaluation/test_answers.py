@@ -1,19 +1,73 @@
 """Answers in batches are the answers that each prompt gets alone."""
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    Llama4TextConfig,
+    LlamaConfig,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MptConfig,
+    Qwen2Config,
+)
 
 from meshtune.evaluation import answers, layout
 from meshtune.evaluation.adapters import Candidate, on
 from meshtune.evaluation.answers import Answerer, Decided, Decoding, Said
 from meshtune.evaluation.items import Benchmark
 from meshtune.evaluation.layout import Ask, Batch
+
+WORDS, WINDOW = 200, 24
+SIZE = {
+    "vocab_size": WORDS,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
+GEMMA3 = {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8}
+LLAMA4 = {"head_dim": 8, "layer_types": ["chunked_attention", "full_attention"], "intermediate_size_mlp": 64}
+KINDS = {
+    "llama": LlamaConfig(**SIZE),
+    "mistral": MistralConfig(**SIZE, sliding_window=WINDOW),
+    "qwen2": Qwen2Config(**SIZE, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "gemma3": Gemma3TextConfig(**SIZE, **GEMMA3, sliding_window=WINDOW),
+    "llama4": Llama4TextConfig(**SIZE, **LLAMA4, attention_chunk_size=WINDOW, num_local_experts=2),
+    "gpt-neo": GPTNeoConfig(
+        vocab_size=WORDS,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        max_position_embeddings=128,
+        attention_types=[[["global", "local"], 1]],
+        window_size=WINDOW,
+        initializer_range=0.3,
+    ),
+    "mpt": MptConfig(vocab_size=WORDS, d_model=32, n_layers=2, n_heads=4, max_seq_len=128, initializer_range=0.3),
+}
+
+
+class Spelled:
+    """The tokenizer of models without words: tokens as numbers."""
+
+    eos_token_id = 1
+
+    def decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return " ".join(map(str, tokens))
 
 
 def all_said(answerer: Answerer, asked: Sequence[Ask], decoding: Decoding, decided: Any, tokens: int) -> list[Said]:
@@ -58,6 +112,27 @@ def test_as_transformers_answers_one_prompt(
                     logits = model(torch.tensor([[*ask.prompt, *continuation]])).logits[0, len(ask.prompt) - 1 : -1]
                     logs = torch.log_softmax(logits, -1).gather(1, torch.tensor(continuation)[:, None])
                     assert value == pytest.approx(logs.sum().item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_model_counts_in_places(kind: str) -> None:
+    """Windows that slide, chunks and biases by distance see the same in a batch: no gap before what is decoded."""
+    torch.manual_seed(0)
+    model, tokenizer = AutoModelForCausalLM.from_config(KINDS[kind]).eval(), Spelled()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    draw = random.Random(0)
+    shared = tuple(draw.choices(range(3, WORDS), k=40))
+    asked = list[Ask]()
+    for front, rest in [(40, 2), (40, 30), (40, 9), (18, 2), (18, 7), (0, 4), (0, 60), (0, 15)]:
+        prompt, *after = (tuple(draw.choices(range(3, WORDS), k=length)) for length in (rest, 1, 4, 11))
+        asked.append(Ask(len(asked), 0, 0, (*shared[:front], *prompt), tuple(after), 8))
+    assert answers.sound(model, tokenizer)
+    assert len({batch.prefix for batch in layout.batches(asked, tokens=2000, memory=40000)}) > 1
+    settings: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": 1, "pad_token_id": 2}
+    for ask, said in zip(asked, all_said(Answerer(model, tokenizer), asked, Decoding(), never, 2000), strict=True):
+        ids = torch.tensor([ask.prompt])
+        found = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **settings)[0, ids.shape[1] :]
+        assert said.text == tokenizer.decode([token for token in found.tolist() if token != tokenizer.eos_token_id])
 
 
 def test_cut_answers_have_the_same_verdict(base: Any, tokenizer: Any, benchmarks: Sequence[Benchmark]) -> None:
