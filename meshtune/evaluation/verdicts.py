@@ -63,7 +63,7 @@ def drop_f1(answer: str, gold: str) -> float:
 
 def _bag(text: str) -> set[str]:
     words = (_normal(word) for word in re.split(r"[ \-]", text))
-    return {word for word in words if word}
+    return {part for word in words for part in word.split()}  # other white space may stand inside one
 
 
 def _normal(word: str) -> str:
@@ -72,7 +72,7 @@ def _normal(word: str) -> str:
         word = "".join(character for character in word if character not in _PUNCTUATION)
     if _is_number(word):
         word = str(float(word))
-    return " ".join(_ARTICLES.sub(" ", word).split())
+    return _ARTICLES.sub(" ", word)
 
 
 def _is_number(word: str) -> bool:
