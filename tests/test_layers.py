@@ -51,7 +51,7 @@ LAYERS = [
     {"config_values"},
     {"guided", "hyperparameters"},
     {"yaml_file"},
-    {"trial", "answers", "imported", "child_signals"},
+    {"trial", "answers", "imported", "child_signals", "child_start"},
     {"errors", "whole_file"},
 ]
 

@@ -1,4 +1,4 @@
-"""The program in which trials run: `python -m meshtune.workers.child --fd N`.
+"""The program in which trials run: `meshtune.workers.child --fd N`, started by `meshtune.child_start`.
 
 Standard input brings JSON lines: first how to build the objective, then a list of requests at a time; `"suspend"` asks
 it to save what runs and to end.

@@ -14,13 +14,13 @@ import math
 import os
 import selectors
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from meshtune import child_start
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
@@ -166,7 +166,7 @@ class LocalWorker:
         read, write = os.pipe()
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "meshtune.workers.child", "--fd", str(write)],
+                child_start.command("meshtune.workers.child", "--fd", str(write)),
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,

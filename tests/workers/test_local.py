@@ -47,6 +47,18 @@ class TestLocal(WorkerContract):
         return local(folder)
 
 
+def test_a_file_of_the_working_folder_takes_no_modules_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "random.py").write_text("x = 1\n")
+    monkeypatch.chdir(tmp_path)
+    worker = local(tmp_path, count=1)
+    try:
+        worker.submit([Request(0, {"x": 2.0, "do": "answer"}, seed=0)])
+        (outcome,) = collect(worker, 1)
+    finally:
+        worker.close()
+    assert outcome.ending is Ending.COMPLETE
+
+
 def program_pid(folder: Path) -> int:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
