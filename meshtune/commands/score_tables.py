@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from meshtune.evaluation.scoring import Result, Score
 
 POINTS = 100.0
+_NAME_SPACE, _SPACE = 4, 3  # of a printed table: around the first column and both edges; around each further one
 
 
 def columns(benchmark: Benchmark, how: How, results: Sequence[Result], part: str = "") -> list[Column]:
@@ -65,21 +68,24 @@ def table(
 ) -> ScoreTable:
     """The candidates with their scores in points; likelihoods a byte in nats, and means of the user's metrics.
 
+    Likelihoods and means that are no finite numbers are left out.
     `left`: the items that those had answered who left a race.
     """
     rows = []
     for one in listed:
         own = means.get(one.name, {})
-        scores: dict[str, Score | Mean | None] = {
-            column.name: own.get(column.name) or _score(results[one.name], column) for column in columns
-        }
+        known: dict[str, Score | Mean] = {}
+        for column in columns:
+            score = own.get(column.name) or _score(results[one.name], column)
+            if score is not None and (column.verdict or math.isfinite(_value(score))):
+                known[column.name] = score
         outcome = one.chosen.outcome if one.chosen is not None else None
         rows.append(
             Scored(
                 one.name,
                 one.rank,
-                {name: _value(score) for name, score in scores.items() if score is not None},
-                {name: _error(score) for name, score in scores.items() if score is not None},
+                {name: _value(score) for name, score in known.items()},
+                {name: _error(score) for name, score in known.items()},
                 baseline=one.baseline,
                 trial=one.chosen.trial if one.chosen is not None else None,
                 loss=outcome.loss if outcome is not None else None,
@@ -116,9 +122,7 @@ def as_files(tables: Sequence[ScoreTable], best: int, more: Sequence[str] = ()) 
     """`candidates` (of several tables one each, `candidates-<label>`) and `statistics`, as CSV, Markdown and LaTeX."""
     texts, shown = dict[str, str](), {"statistics": benchmark_tables.statistics(tables, best)}
     texts["statistics.csv"] = benchmark_tables.plain_csv(shown["statistics"])
-    for made in tables:
-        label = re.sub(r"[^\w.-]+", "-", made.label).strip("-")
-        name = "candidates" if len(tables) == 1 else f"candidates-{label}"
+    for name, made in zip(_names(tables), tables, strict=True):
         shown[name] = benchmark_tables.candidates(made, more)
         texts[f"{name}.csv"] = benchmark_tables.as_csv(made)
     for name, one in shown.items():
@@ -169,6 +173,20 @@ def statistics_as_json(tables: Sequence[ScoreTable], best: int) -> list[dict[str
     return found
 
 
+def _names(tables: Sequence[ScoreTable]) -> list[str]:
+    """Of their files, each its own also where capitals do not count: of labels that become one, later are numbered."""
+    if len(tables) == 1:
+        return ["candidates"]
+    found = list[str]()
+    for made in tables:
+        label = re.sub(r"[^\w.-]+", "-", made.label).strip("-")
+        name = f"candidates-{label}"
+        taken = {other.casefold() for other in found}
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        found.append(next(one for one in itertools.chain([name], numbered) if one.casefold() not in taken))
+    return found
+
+
 def _score(results: Mapping[str, Result], column: Column) -> Score | None:
     name, _, part = column.name.partition(":")
     result = results[name]
@@ -186,7 +204,7 @@ def _value(score: Score | Mean) -> float:
 
 
 def _error(score: Score | Mean) -> float | None:
-    return None if score.error is None or math.isnan(score.error) else score.error
+    return None if score.error is None or not math.isfinite(score.error) else score.error
 
 
 def _points(score: Score) -> Score:
@@ -195,13 +213,13 @@ def _points(score: Score) -> Score:
 
 
 def _print(shown: TextTable, console: Console) -> None:
-    title = shown.title
-    for part in _parts(shown, console.width):
+    title, widths = shown.title, _widths(shown, console.width)
+    for part in _parts(widths, console.width):
         made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
         for number in part:
-            made.add_column(
-                Text(shown.head[number]), justify="left" if number == 0 else "right", min_width=_width(shown, number)
-            )
+            # Of a fixed width: what is wider than the terminal in sum is cropped by rich where it may be narrower.
+            justify: Literal["left", "right"] = "left" if number == 0 else "right"
+            made.add_column(Text(shown.head[number]), justify=justify, width=widths[number], overflow="fold")
         for row in shown.rows:
             made.add_row(*(Text(row[number].text, style="bold" if row[number].bold else "") for number in part))
         console.print(made)
@@ -210,19 +228,26 @@ def _print(shown: TextTable, console: Console) -> None:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _parts(shown: TextTable, room: int) -> list[list[int]]:
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
     """The columns in parts that fit a terminal, the candidate's name in each."""
-    found, left = [[0]], room
-    for number in range(1, len(shown.head)):
-        width = _width(shown, number) + 2  # the space beside it
-        if left - width < _width(shown, 0) + 4 and len(found[-1]) > 1:
+    whole = room - widths[0] - _NAME_SPACE
+    found, left = [[0]], whole
+    for number, width in enumerate(widths[1:], start=1):
+        if left < width + _SPACE and len(found[-1]) > 1:
             found.append([0])
-            left = room
+            left = whole
         found[-1].append(number)
-        left -= width
+        left -= width + _SPACE
     return found
 
 
-def _width(shown: TextTable, column: int) -> int:
-    """Of a column whose head may be broken into words and whose cells may not."""
-    return max(map(len, [*shown.head[column].split(), *(row[column].text for row in shown.rows)]), default=0)
+def _widths(shown: TextTable, room: int) -> list[int]:
+    """Of the columns: heads may be broken into words and cells may not, but for long names in a narrow terminal."""
+    cells = [max((cell_len(row[number].text) for row in shown.rows), default=1) for number in range(len(shown.head))]
+    whole = [max(1, width, cell_len(head)) for width, head in zip(cells, shown.head, strict=True)]
+    if _NAME_SPACE + sum(whole) + _SPACE * (len(whole) - 1) <= room:
+        return whole
+    name, *others = (max(1, width, *map(cell_len, head.split())) for width, head in zip(cells, shown.head, strict=True))
+    free = room - _NAME_SPACE - _SPACE  # for the name and one more column
+    others = [max(1, min(width, free - min(name, room // 4))) for width in others]
+    return [max(1, min(name, free - max(others))), *others]
