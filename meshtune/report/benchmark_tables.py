@@ -1,15 +1,16 @@
 """The two tables of a scoring, as the paper has them, for people, CSV, Markdown and LaTeX.
 
 Its Table 4: every candidate with its scores and their standard errors; an asterisk marks the Pareto-optimal ones of the
-ranked candidates over all benchmarks, a dagger the baseline, bold the best score of each column. Its Table 1: minimum,
-maximum, mean and sample standard deviation of the best few, with the standard error of the mean, beside the baseline.
+ranked candidates over all benchmarks, a dagger the baseline, bold the best score of each column but the user's own
+metrics. Its Table 1: minimum, maximum, mean and sample standard deviation of the best few, with the standard error of
+the mean, beside the baseline.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshtune.selection.candidates import (
@@ -32,7 +33,9 @@ _LATEX = {character: rf"\{character}" for character in "%_&#${}"} | {
     LEFT: r"$\ddagger$",
     PLUS_MINUS: r"$\pm$",
     "*": r"$\ast$",
+    "[": "{[}",  # which begins an option of the line's end before it
 }
+_MARKDOWN = {character: rf"\{character}" for character in "\\|*"}
 
 
 @dataclass(frozen=True)
@@ -134,13 +137,14 @@ def plain_csv(table: TextTable) -> str:
 def markdown(table: TextTable) -> str:
     """A table in Markdown, with its title and notes."""
 
-    def line(texts: Sequence[str]) -> str:
-        return f"| {' | '.join(text.replace('|', chr(92) + '|').replace('*', chr(92) + '*') for text in texts)} |"
+    def line(texts: Iterable[str]) -> str:
+        return f"| {' | '.join(texts)} |"
 
-    rows = ["| " + " | ".join(_bold(cell, "**", "**") for cell in row) + " |" for row in table.rows]
+    rows = [line(map(_marked, row)) for row in table.rows]
     rule = "|" + "|".join("---" if number == 0 else "---:" for number in range(len(table.head))) + "|"
-    notes = [note.replace("*", chr(92) + "*") for note in table.notes]
-    return "\n".join([f"{table.title}", "", line(table.head), rule, *rows, "", *(f"{note}  " for note in notes), ""])
+    title, *notes = (_marked(Cell(text)) for text in (table.title, *table.notes))
+    head = line(_marked(Cell(text)) for text in table.head)
+    return "\n".join([title, "", head, rule, *rows, "", *(f"{note}  " for note in notes), ""])
 
 
 def latex(table: TextTable) -> str:
@@ -192,11 +196,16 @@ def _same(baselines: Sequence[tuple[ScoreTable, Scored]]) -> bool:
     return all(dict(row.scores) == dict(baselines[0][1].scores) for _, row in baselines)
 
 
-def _bold(cell: Cell, before: str, after: str) -> str:
-    text = cell.text.replace("|", r"\|").replace("*", r"\*")
-    return f"{before}{text}{after}" if cell.bold and text else text
+def _marked(cell: Cell) -> str:
+    text = _escaped(cell.text, _MARKDOWN)
+    return f"**{text}**" if cell.bold and text else text
 
 
 def _latex(cell: Cell) -> str:
-    text = "".join(_LATEX.get(character, character) for character in cell.text)
+    text = _escaped(cell.text, _LATEX)
     return rf"\textbf{{{text}}}" if cell.bold and text else text
+
+
+def _escaped(text: str, escapes: Mapping[str, str]) -> str:
+    """In one line, as rows of tables are."""
+    return "".join(escapes.get(character, character) for character in " ".join(text.splitlines()))

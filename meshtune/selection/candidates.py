@@ -37,6 +37,11 @@ class Column:
         """Whether it is a benchmark's own score, which Pareto sets and statistics are made of."""
         return ":" not in self.name
 
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether that is known: a metric of the user, `metrics:<name>`, may be one to minimize."""
+        return not self.name.startswith("metrics:")
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -103,7 +108,9 @@ def pareto(rows: Sequence[Scored], columns: Sequence[Column]) -> set[str]:
 
 
 def highest(rows: Sequence[Scored], column: Column) -> float | None:
-    """The best score as it is shown, which rounding may share; None where nobody has one."""
+    """The best score as it is shown, which rounding may share; None where nobody has one, or lower may be better."""
+    if not column.higher_is_better:
+        return None
     known = [row.scores[column.name] for row in rows if column.name in row.scores]
     return max((round(value, column.digits) for value in known), default=None)
 

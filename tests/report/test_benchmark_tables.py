@@ -76,40 +76,23 @@ def test_formats(tmp_path: Path) -> None:
     assert again == table
 
 
-def test_files_of_scores_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="needs a first line with `rank`"):
-        read(tmp_path, "a.csv", "model;mmlu\n")
-    with pytest.raises(InputError) as raised:
-        read(tmp_path, "a.csv", "rank,mmlu,bbh\n1,0.4,x\n2,140,3\nitems,many,\n")
-    assert [fault.message.partition(":")[0] for fault in raised.value.faults] == [
-        "`x` is no score of bbh",
-        "mmlu is 140",
-        "`many` is no number of items of mmlu",
-    ]
-    head = "name,rank,mmlu,mmlu:se,loss,mmlu\n"
-    with pytest.raises(InputError) as raised:
-        read(tmp_path, "a.csv", f"{head}a,1.0,5,x,y,5\nb,2,5,,,5\nb,3,5,,,5\nchance,,x,,,x\n")
-    assert [fault.message for fault in raised.value.faults] == [
-        "names the column `mmlu` twice",
-        "`x` is no standard error of mmlu",
-        "`1.0` is no whole number, and `rank` is one",
-        "`y` is no loss",
-        "line 3 has the scores of `b` already",
-        "`x` is no chance of mmlu",
-    ]
-    with pytest.raises(InputError, match=r"`1\.0` is no whole number"):
-        read(tmp_path, "a.csv", "rank,mmlu\n1.0,5\n")
-    with pytest.raises(InputError, match="cannot be read"):
-        score_files.read(tmp_path / "none.csv")
-    lines = "".join(f"{n},5,{error}\n" for n, error in enumerate(("-1", "nan", "inf", "0", ""), start=1))
-    with pytest.raises(InputError) as raised:
-        read(tmp_path, "a.csv", f"rank,mmlu,mmlu:se\n{lines}items,{10**20},\n")
-    assert [fault.message.partition(":")[0] for fault in raised.value.faults] == [
-        "the standard error of mmlu is -1",
-        "the standard error of mmlu is nan",
-        "the standard error of mmlu is inf",
-        f"`{10**20}` is no number of items of mmlu",
-    ]
+def test_line_breaks_and_what_ends_a_field_stay_in_their_cell(tmp_path: Path) -> None:
+    rows = '"a\\|b\nnew",1,45\n"[x]",2,46\n'
+    shown = benchmark_tables.candidates(read(tmp_path, "a.csv", f"name,rank,mmlu\n{rows}"))
+    assert r"| a\\\|b new | 1 |  | 45.00 |" in benchmark_tables.markdown(shown).split("\n")
+    latex = benchmark_tables.latex(shown).split("\n")
+    assert r"a\textbackslash{}|b new & 1 &  & 45.00 \\" in latex
+    assert r"{[}x] & 2 & $\ast$ & \textbf{46.00} \\" in latex  # `\\` before a bracket would take it for its option
+
+
+def test_metrics_of_the_user_have_no_bold_best() -> None:
+    """What is better there is known to the study alone; they are of no Pareto set either."""
+    columns = tuple(Column(name, name) for name in ("mmlu", "mmlu:likelihood", "metrics:edit_distance"))
+    scores = ({"mmlu": 40.0, "mmlu:likelihood": 30.0, "metrics:edit_distance": 16.3}, {"mmlu": 39.0})
+    rows = (Scored("1", 1, scores[0]), Scored("2", 2, scores[1] | {"metrics:edit_distance": 19.2}))
+    shown = benchmark_tables.candidates(ScoreTable("study", columns, rows))
+    assert [[cell.bold for cell in row[3:]] for row in shown.rows] == [[True, True, False], [False, False, False]]
+    assert [row[2].text for row in shown.rows] == ["*", ""]
 
 
 def test_tables_of_other_items_are_not_compared(tmp_path: Path) -> None:
