@@ -16,6 +16,7 @@ from meshtune.evaluation.items import PER_BYTE, Benchmark, Item, Shots, guesses
 
 SHOTS = 3
 PUBLISHED = 6_430  # of 6,511, without 3 shots of each of 27 tasks
+FIELDS = ("input", "target")
 TASKS = (
     "boolean_expressions",
     "causal_judgement",
@@ -47,29 +48,44 @@ TASKS = (
 )
 
 
-def read_folder(folder: Path) -> Benchmark:
-    """The benchmark of a folder with one `<task>.json` a task. Raises InputError."""
+def read_folder(folder: Path, *, alone: bool = True) -> Benchmark:
+    """The benchmark of a folder with one `<task>.json` a task. Raises InputError.
+
+    `alone`: nothing else lies there. Otherwise a file that is no task and has no published task's name is passed over.
+    """
     tasks, faults = dict[str, Sequence[Any]](), list[Fault]()
     for path in sorted(folder.glob("*.json")):
         try:
-            value = files.read_json(path)
+            tasks[path.stem] = _examples(path)
         except InputError as error:
-            faults += error.faults
-            continue
-        examples = value.get("examples") if isinstance(value, dict) else None
-        if isinstance(examples, list):
-            tasks[path.stem] = examples
-        else:
-            faults.append(Fault("is no task of BBH: it has no list `examples`", path))
+            faults += error.faults if alone or path.stem in TASKS else ()
     return from_tasks(tasks, folder, faults)
 
 
-def read_parquet(folder: Path) -> Benchmark:
-    """The benchmark of the Hugging Face layout: `<task>/test-*.parquet`. Raises InputError."""
-    tasks: dict[str, list[Any]] = {}
+def _examples(path: Path) -> list[Any]:
+    value = files.read_json(path)
+    examples = value.get("examples") if isinstance(value, dict) else None
+    if not isinstance(examples, list):
+        raise InputError(Fault("is no task of BBH: it has no list `examples`", path))
+    return examples
+
+
+def read_parquet(folder: Path, *, alone: bool = True) -> Benchmark:
+    """The benchmark of the Hugging Face layout: `<task>/test-*.parquet`. Raises InputError.
+
+    `alone`: as for `read_folder`.
+    """
+    tasks, faults = dict[str, list[Any]](), list[Fault]()
     for path in sorted(folder.glob("*/test-*.parquet")):
-        tasks.setdefault(path.parent.name, []).extend(row for _, row in files.read_rows(path))
-    return from_tasks(tasks, folder, [])
+        task, wanted = path.parent.name, alone or path.parent.name in TASKS
+        try:
+            rows = [row for _, row in files.read_rows(path)]
+        except InputError as error:
+            faults += error.faults if wanted else ()
+            continue
+        if wanted or not files.texts(rows[0], FIELDS, path, None):
+            tasks.setdefault(task, []).extend(rows)
+    return from_tasks(tasks, folder, faults)
 
 
 def from_tasks(tasks: Mapping[str, Sequence[Any]], place: Path | str, faults: list[Fault]) -> Benchmark:
@@ -79,7 +95,7 @@ def from_tasks(tasks: Mapping[str, Sequence[Any]], place: Path | str, faults: li
     faults = list(faults)
     for task, rows in tasks.items():
         for number, row in enumerate(rows):
-            faults += files.texts(row, ("input", "target"), f"{place}: {task}: example {number}", None)
+            faults += files.texts(row, FIELDS, f"{place}: {task}: example {number}", None)
         if len(rows) <= SHOTS:
             faults.append(Fault(f"the task `{task}` has {len(rows)} items: {SHOTS} are shots, and none is left", place))
     files.refuse(faults)

@@ -19,6 +19,10 @@ from meshtune.evaluation.items import PER_BYTE, Benchmark, Item, Judged, Shots
 
 SHOTS = 3
 PUBLISHED = 6_285
+_ODD = (
+    "needs an `answer` and a list `validated_answers` (or none), each with a text `number`, a list of texts `spans` or "
+    "a `date` of `day`, `month` and `year`"
+)
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,11 @@ def read_official(path: Path) -> Benchmark:
             continue
         for number, pair in enumerate(pairs):
             lacks = files.texts(pair, ("question", "query_id"), path, None)
-            given = [] if lacks else [pair.get("answer"), *(pair.get("validated_answers") or [])]
-            if lacks or not all(isinstance(answer, dict) for answer in given):
-                what = "needs texts `question` and `query_id`, and an `answer`"
+            spans = None if lacks else _all_spans(pair)
+            if spans is None:
+                what = "needs texts `question` and `query_id`, and an `answer`" if lacks else _ODD
                 faults.append(Fault(f"question {number} of the passage `{name}` {what}", path))
                 continue
-            spans = tuple(span for answer in given for span in _spans(answer))
             found.append(Question(pair["query_id"], section["passage"], pair["question"], spans))
     files.refuse(faults)
     return benchmark(found, path)
@@ -66,11 +69,12 @@ def from_rows(rows: Iterable[tuple[int, Any]], place: Path | str) -> Benchmark:
     found, faults = list[Question](), list[Fault]()
     for line, row in rows:
         missing = files.texts(row, ("passage", "question", "query_id"), place, line)
-        spans = (row.get("answers_spans") or {}).get("spans")
-        if missing or not isinstance(spans, list):
-            faults += missing or [Fault("has no list `answers_spans.spans`", place, line)]
+        answers = row.get("answers_spans")
+        spans = _texts(answers.get("spans")) if isinstance(answers, dict) else None
+        if missing or spans is None:
+            faults += missing or [Fault("has no list of texts `answers_spans.spans`", place, line)]
             continue
-        found.append(Question(row["query_id"], row["passage"], row["question"], tuple(map(str, spans))))
+        found.append(Question(row["query_id"], row["passage"], row["question"], tuple(spans)))
     files.refuse(faults)
     return benchmark(found, place)
 
@@ -121,15 +125,36 @@ def decided(item: Item, answer: str) -> bool:
     return "\n" in answer.lstrip() and verdicts.begins_decided(answer, item.truth["target"])
 
 
-def _spans(answer: Mapping[str, Any]) -> list[str]:
-    """What an annotator answered: a number, spans, or a date."""
-    if answer.get("number"):
-        return [str(answer["number"])]
-    if answer.get("spans"):
-        return [str(span) for span in answer["spans"]]
-    date = answer.get("date") or {}
-    written = " ".join(str(date.get(part) or "") for part in ("day", "month", "year")).strip()
+def _all_spans(pair: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """What all annotators of a question answered; None where there is something else than answers."""
+    others = pair.get("validated_answers") or []
+    if not isinstance(others, list):
+        return None
+    given = [_spans(answer) for answer in (pair.get("answer"), *others)]
+    return None if None in given else tuple(span for spans in given for span in spans or ())
+
+
+def _spans(answer: Any) -> list[str] | None:
+    """What an annotator answered: a number, spans, or a date; None where it is something else."""
+    if not isinstance(answer, dict):
+        return None
+    number, spans, date = answer.get("number"), answer.get("spans"), answer.get("date") or {}
+    if number not in (None, ""):
+        return _texts([number])
+    if spans:
+        return _texts(spans)
+    parts = _texts([date.get(part) or "" for part in ("day", "month", "year")]) if isinstance(date, dict) else None
+    if parts is None:
+        return None
+    written = " ".join(parts).strip()
     return [written] if written else []
+
+
+def _texts(values: Any) -> list[str] | None:
+    """A list of texts and whole numbers as texts; None where it is something else."""
+    if not isinstance(values, list) or not all(isinstance(value, str) or type(value) is int for value in values):
+        return None
+    return [str(value) for value in values]
 
 
 def _right(question: Question) -> str:

@@ -61,8 +61,9 @@ def _by_subject(rows: Iterable[tuple[Path | str, int, Any]], faults: list[Fault]
         faults += missing
         choices, answer = row.get("choices"), row.get("answer")
         whole = isinstance(choices, list) and len(choices) == len(LETTERS) and all(isinstance(c, str) for c in choices)
-        if not whole or answer not in range(len(LETTERS)):
-            faults.append(Fault("needs four `choices` and an `answer` from 0 to 3", place, line))
+        # `in range` alone would take 1.0 and True too.
+        if not whole or type(answer) is not int or answer not in range(len(LETTERS)):
+            faults.append(Fault("needs four texts `choices` and a whole number `answer` from 0 to 3", place, line))
         elif not missing:
             found.setdefault(row["subject"], []).append((row["question"], tuple(choices), LETTERS[answer]))
     return found

@@ -2,8 +2,13 @@
 
 import gzip
 import json
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from meshtune.errors import InputError
@@ -43,6 +48,156 @@ def test_prompts(tmp_path: Path) -> None:
     assert all(item.text.partition(".")[0] not in "".join(shots) for item in drop.items)
     assert all("When?" not in item.text for item in drop.items)
     assert humaneval.prompt(humaneval.items[1]).endswith('\ndef add1(x):\n    """ Add 1. """\n')
+
+
+def make_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([dict(row) for row in rows]), path)
+    return path
+
+
+def mmlu_rows(count: int) -> list[dict[str, Any]]:
+    parts = [made.question(n) for n in range(count)]
+    return [{"question": q[0], "subject": "logic", "choices": q[1:5], "answer": "ABCD".index(q[5])} for q in parts]
+
+
+def drop_rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {"query_id": str(n), "passage": f"p {n}", "question": "?", "answers_spans": {"spans": ["x"], "types": ["span"]}}
+        for n in range(count)
+    ]
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_downloaded_mmlu_is_not_taken_for_drop(tmp_path: Path) -> None:
+    for side in ("dev", "test", "validation"):
+        make_parquet(tmp_path / "mmlu" / "all" / f"{side}-00000-of-00001.parquet", mmlu_rows(6))
+    assert [b.set_name for b in load(tmp_path)] == ["mmlu: 1 subjects, 6 items, not the published 14,042"]
+    make_parquet(tmp_path / "drop" / "data" / "validation-00000-of-00001.parquet", drop_rows(8))
+    both = load(tmp_path)
+    assert [b.name for b in both] == ["mmlu", "drop"]
+    assert load(tmp_path / "drop")[0].digest == both[1].digest
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_lines_under_any_name(tmp_path: Path, packed: bool) -> None:
+    problems = [{key: text.format(n=n, m=n + 1) for key, text in made.PROBLEM.items()} for n in range(4)]
+    paths = [write_lines(tmp_path / "drop" / "validation.jsonl", drop_rows(8))]
+    paths += [write_lines(tmp_path / "human-eval" / "test.jsonl", problems)]
+    for path in paths if packed else ():
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    write_lines(tmp_path / "drop" / "train.jsonl", drop_rows(20))  # the set that is scored goes first
+    found = {b.name: len(b.all_items) for b in load(tmp_path)}
+    assert found == {"drop": 5, "humaneval": 4}
+
+
+def test_a_folder_named_after_a_benchmark_that_holds_none_is_refused(tmp_path: Path) -> None:
+    made.make_all(tmp_path)
+    (tmp_path / "drop" / "drop_dataset_dev.json").rename(tmp_path / "drop" / "dev.json")
+    with pytest.raises(InputError, match=r"holds no data of drop: .*; rename what `drop` holds, or name the"):
+        load(tmp_path)
+    assert [b.name for b in load(tmp_path, "mmlu", "bbh")] == ["mmlu", "bbh"]
+
+
+def test_all_in_one_folder(tmp_path: Path) -> None:
+    apart = load(made.make_all(tmp_path / "apart"))
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in ("bbh", "drop", "humaneval"):
+        shutil.copytree(tmp_path / "apart" / name, flat, dirs_exist_ok=True)
+    assert [b.digest for b in load(flat)] == [b.digest for b in apart[1:]]
+    (flat / "navigate.json").write_text("[]")
+    with pytest.raises(InputError) as raised:
+        load(flat)
+    assert str(raised.value) == f"{flat / 'navigate.json'}: is no task of BBH: it has no list `examples`"
+    hub = tmp_path / "hub"
+    rows = [{"input": f"navigate {n}", "target": "x"} for n in range(8)]
+    make_parquet(hub / "navigate" / "test-00000-of-00001.parquet", rows)
+    problem = {key: text.format(n=1, m=2) for key, text in made.PROBLEM.items()}
+    make_parquet(hub / "openai_humaneval" / "test-00000-of-00001.parquet", [problem])
+    assert [(b.name, len(b.all_items)) for b in load(hub)] == [("bbh", 5), ("humaneval", 1)]
+
+
+@pytest.mark.parametrize("answer", [1.0, True, "1", None, 4])
+def test_answers_of_mmlu_are_whole_numbers(tmp_path: Path, answer: Any) -> None:
+    make_parquet(tmp_path / "mmlu" / "all" / "dev-0.parquet", mmlu_rows(5))
+    path = make_parquet(tmp_path / "mmlu" / "all" / "test-0.parquet", [{**mmlu_rows(1)[0], "answer": answer}])
+    with pytest.raises(InputError) as raised:
+        load(tmp_path)
+    wanted = "needs four texts `choices` and a whole number `answer` from 0 to 3"
+    assert f"{path}:1: {wanted}" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"answer": {"date": "2001"}},
+        {"answer": {"date": {"year": [2001]}}},
+        {"answer": {"spans": 5}},
+        {"answer": {"spans": "Hawks"}},
+        {"answer": {"spans": [None]}},
+        {"answer": {"number": False}},
+        {"answer": [1]},
+        {"validated_answers": True},
+        {"validated_answers": ["x"]},
+    ],
+)
+def test_odd_answers_of_drop(tmp_path: Path, odd: Mapping[str, Any]) -> None:
+    path = made.make_drop(tmp_path / "drop") / "drop_dataset_dev.json"
+    passages = json.loads(path.read_text())
+    for name in ("passage_1", "passage_3"):
+        passages[name]["qa_pairs"][1] |= odd
+    path.write_text(json.dumps(passages))
+    with pytest.raises(InputError) as raised:
+        load(tmp_path)
+    assert [str(fault).partition(" needs an `answer` and a list")[0] for fault in raised.value.faults] == [
+        f"{path}: question 1 of the passage `passage_{n}`" for n in (1, 3)
+    ]
+
+
+def test_whole_numbers_are_answers_of_drop(tmp_path: Path) -> None:
+    path = made.make_drop(tmp_path / "drop") / "drop_dataset_dev.json"
+    before = load(tmp_path)[0].digest
+    passages = json.loads(path.read_text())
+    answer = passages["passage_0"]["qa_pairs"][0]["answer"]
+    assert answer["number"] == "0"
+    answer["number"] = 0
+    path.write_text(json.dumps(passages))
+    assert load(tmp_path)[0].digest == before
+
+
+@pytest.mark.parametrize("spans", [["x"], {"spans": "Hawks"}, {"spans": [1.5]}, {"spans": None}, None, 5])
+def test_odd_rows_of_drop(tmp_path: Path, spans: Any) -> None:
+    rows = drop_rows(8)
+    rows[3]["answers_spans"] = spans
+    path = write_lines(tmp_path / "drop" / "drop.jsonl", rows)
+    with pytest.raises(InputError) as raised:
+        load(tmp_path)
+    assert str(raised.value) == f"{path}:4: has no list of texts `answers_spans.spans`"
+
+
+@pytest.mark.parametrize("odd", [1, None, ["x"], {"a": 1}, True])
+def test_odd_rows_of_bbh_and_humaneval(tmp_path: Path, odd: Any) -> None:
+    path = made.make_bbh(tmp_path / "bbh") / "navigate.json"
+    task = json.loads(path.read_text())
+    task["examples"][1]["target"], task["examples"][4] = odd, odd
+    path.write_text(json.dumps(task))
+    problem = {key: text.format(n=1, m=2) for key, text in made.PROBLEM.items()}
+    lines = write_lines(tmp_path / "humaneval" / "test.jsonl", [problem, {**problem, "test": odd}])
+    with pytest.raises(InputError) as raised:
+        load(tmp_path)
+    assert [str(fault) for fault in raised.value.faults] == [
+        f"{tmp_path / 'bbh'}: navigate: example 1: has no text `target`",
+        f"{tmp_path / 'bbh'}: navigate: example 4: has no text `input`",
+        f"{tmp_path / 'bbh'}: navigate: example 4: has no text `target`",
+        f"{lines}:2: has no text `test`",
+    ]
 
 
 def test_rows_of_the_hub_are_the_same_items(tmp_path: Path) -> None:
