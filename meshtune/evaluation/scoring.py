@@ -31,7 +31,8 @@ class Result:
 
     Attributes:
         verdict: of answers. chance: what guessing scores. others: further scores by name, such as `F1` or `pass@10`.
-        likelihood: of right answers, told as the benchmark says; None where nothing was asked.
+        likelihood: of right answers, told as the benchmark says; None where nothing was asked, or where an answer has
+            none, as a diverged adapter's: a mean of the others would be one of easier items.
         items: that were scored. too_long: of these, those that did not fit, which count as wrong.
         cut: answers that were ended once every score was decided. groups: the verdict by group.
     """
@@ -67,6 +68,7 @@ def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, 
         right = [sum(line["correct"] for line in answers[item.id]) for item in items]
         others[f"pass@{k}"] = _mean([pass_at(samples, count, k) for count in right])
     told = [likelihood(benchmark, line) for line in first if line["log_likelihoods"] is not None]
+    asked = sum(line["shots"] is not None for line in first)
     if benchmark.average == "micro":
         groups = {"": list(items)}
         verdict = statistics.fmean(shares.values())
@@ -80,9 +82,9 @@ def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, 
         verdict=Score(verdict, error),
         chance=benchmark.guessed,
         others=others,
-        likelihood=_mean(told) if told else None,
+        likelihood=_mean(told) if told and len(told) == asked else None,
         items=len(items),
-        too_long=sum(line["shots"] is None for line in first),
+        too_long=len(first) - asked,
         cut=sum(line["cut"] for line in first),
         groups=values,
     )

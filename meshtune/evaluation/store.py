@@ -4,7 +4,8 @@
 other one is an item: its prompt, the answer, the verdict and the likelihood of the right answer. The key stands for the
 first line but for the candidate, so that answers to other items or in another way stand beside these.
 
-A line that a kill cut short is dropped. A file whose first line is of another adapter is begun anew.
+A line that a kill cut short is dropped. A file whose first line is of another adapter is begun anew. An answer of which
+a likelihood is no finite number, as of a diverged adapter, has none: NaN is no JSON.
 """
 
 from __future__ import annotations
@@ -12,15 +13,29 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from meshtune.errors import Fault, InputError, StorageError
 
 Line = dict[str, Any]
 Key = tuple[str, int]  # of an item's answer: the item's id, and which of several samples
+_NONE = type(None)
+_KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {  # of what scores need of an answer, by protocol
+    "instruct-eval": {
+        "right": (str,),
+        "correct": (bool,),
+        "cut": (bool,),
+        "shots": (int, _NONE),
+        "scores": (dict,),
+        "log_likelihoods": (dict, _NONE),
+    },
+    "harness": {"answer": (str,), "log_likelihoods": (list,), "greedy": (list,)},
+}
 
 
 @dataclass(frozen=True)
@@ -71,43 +86,80 @@ def read(place: Place) -> dict[Key, Line]:
                 if line != place.head:
                     return {}
                 continue
-            found[line["item"], line["sample"]] = line
+            found[line["item"], line["sample"]] = _whole(line, place.protocol)
         except (ValueError, TypeError, KeyError) as error:
             what = "is no answer of meshtune: remove the file, and the same command asks again"
             raise InputError(Fault(what, path, number)) from error
     return found
 
 
+def _whole(line: Line, protocol: str) -> Line:
+    """An answer with all that scores need. Raises TypeError or KeyError where it lacks some."""
+    for name, kinds in _KINDS.get(protocol, {}).items():
+        if not isinstance(line[name], kinds):
+            raise TypeError(f"`{name}` is of another kind")
+    match line.get("log_likelihoods"):
+        case dict() as told:  # also in files from before NaN was kept out
+            told[line["right"]]
+            return line | {"log_likelihoods": _finite(told)}
+        case list() as listed:
+            return line | {"log_likelihoods": [math.nan if value is None else value for value in listed]}
+    return line
+
+
+def _plain(line: Line) -> Line:
+    """A line without NaN."""
+    match line.get("log_likelihoods"):
+        case dict() as told:
+            return line | {"log_likelihoods": _finite(told)}
+        case list() as listed:
+            return line | {"log_likelihoods": [None if math.isnan(value) else value for value in listed]}
+    return line
+
+
+def _finite(told: Mapping[str, float]) -> Mapping[str, float] | None:
+    return told if all(map(math.isfinite, told.values())) else None
+
+
 class Writer:
     """Puts answers at the end of a file; made by `writing`."""
 
-    def __init__(self, path: Path, file: IO[bytes]):
+    def __init__(self, path: Path, file: FileIO):
         self._path, self._file = path, file
 
     def add(self, lines: Sequence[Line]) -> None:
         """Store some answers: they are in the file when this returns. Raises StorageError."""
-        try:
-            self._file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
-            self._file.flush()
-        except OSError as error:
-            raise StorageError(f"{self._path} cannot be written: {error.strerror or error}") from error
+        text = "".join(json.dumps(_plain(line), ensure_ascii=False) + "\n" for line in lines)
+        left = memoryview(text.encode())
+        with _told(self._path):
+            while left:
+                left = left[self._file.write(left) :]
 
 
 @contextlib.contextmanager
 def writing(place: Place) -> Iterator[tuple[dict[Key, Line], Writer]]:
     """The stored answers, and a writer of more. Raises InputError as `read`, and StorageError."""
     known, path = read(place), place.path
-    try:
+    with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("r+b" if known else "wb")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+        # Unbuffered: a buffer that a full disk has refused would be written again on closing, and refused again.
+        file = path.open("r+b" if known else "wb", buffering=0)
     with file:
         writer = Writer(path, file)
         if known:
-            whole = file.read().rfind(b"\n") + 1
-            file.seek(whole)
-            file.truncate()
+            with _told(path):
+                whole = file.read().rfind(b"\n") + 1
+                file.seek(whole)
+                file.truncate()
         else:
             writer.add([place.head])
         yield known, writer
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Raise StorageError for what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -52,6 +52,19 @@ def test_micro_and_macro(benchmarks: Sequence[Benchmark]) -> None:
     assert not scoring.score(drop, lines_of(drop, 0)).signal
 
 
+def test_an_answer_without_a_likelihood(benchmarks: Sequence[Benchmark]) -> None:
+    """One that did not fit is left out, as for every candidate; a diverged adapter's leaves no mean to compare."""
+    mmlu = benchmarks[0]
+    lines = lines_of(mmlu, 3)
+    one = next(iter(lines.values()))
+    one["log_likelihoods"] = None
+    result = scoring.score(mmlu, lines)
+    assert (result.verdict.value, result.likelihood, result.too_long) == (0.25, None, 0)
+    one["shots"] = None
+    result = scoring.score(mmlu, lines)
+    assert (result.likelihood, result.too_long) == (scoring.Score(pytest.approx(0.25), 0), 1)
+
+
 def test_the_papers_standard_errors() -> None:
     """In points, of one score: MMLU .42, BBH .59, DROP .58, HumanEval 2.9 (macro over groups of like size is micro)."""
     for share, items, points in ((0.4594, 14042, 0.42), (0.3251, 6430, 0.58), (0.2971, 6285, 0.58), (0.1707, 164, 2.9)):
