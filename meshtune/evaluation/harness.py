@@ -43,11 +43,15 @@ SEED = 1234  # of the harness's own runs: which shots are drawn
 
 @dataclass(frozen=True)
 class Tasks:
-    """Named tasks or groups of the harness: which documents of each are asked, as `evaluate` takes them; None: all."""
+    """Named tasks or groups of the harness: which documents of each are asked, as `evaluate` takes them; None: all.
+
+    `new_tokens`: of an answer at most, by task that asks for text.
+    """
 
     manager: Any
     names: tuple[str, ...]
     chosen: Mapping[str, Mapping[str, list[int]] | None]
+    new_tokens: Mapping[str, int]
 
 
 def tasks(names: Sequence[str], folder: Path | None, limit: int | None, seed: int) -> Tasks:
@@ -66,8 +70,10 @@ def tasks(names: Sequence[str], folder: Path | None, limit: int | None, seed: in
         faults = [Fault(f"{what} `{name}`.{nearest(name, manager.all_tasks)}") for name in unknown]
         raise InputError([*faults, *_malformed(folder)])
     chosen: dict[str, Mapping[str, list[int]] | None] = {}
+    new_tokens: dict[str, int] = {}
     for name in names:
         loaded = _loaded(manager, name)
+        new_tokens |= {key: _new_tokens(task) for key, task in loaded.items() if task.OUTPUT_TYPE == "generate_until"}
         if unsafe := [key for key, task in loaded.items() if getattr(task, "UNSAFE_CODE", False)]:
             what = f"`{unsafe[0]}` runs code that the models wrote, without a sandbox; `instruct-eval` has humaneval"
             raise InputError(what)
@@ -76,7 +82,7 @@ def tasks(names: Sequence[str], folder: Path | None, limit: int | None, seed: in
         if empty := [key for key, numbers in (chosen[name] or {}).items() if not numbers]:
             what = f"the limit leaves {len(empty)} of the tasks of `{name}` without an item, such as `{empty[0]}`"
             raise InputError(f"{what}: raise it to {len(loaded)} at least, or name fewer tasks")
-    return Tasks(manager, tuple(names), chosen)
+    return Tasks(manager, tuple(names), chosen, new_tokens)
 
 
 def place_of(folder: Path, task: str, candidate: Candidate, asked: Mapping[str, Any], model: str) -> store.Place:
@@ -98,6 +104,7 @@ def run(
     `place(task, candidate)` is where its answers stand. Raises InputError; StorageError.
     """
     adapters.check(candidates, base)
+    _check_room(found, base, tokenizer)
     alone = not sound(base, tokenizer)
     results: dict[str, dict[str, tuple[Result, str]]] = {}
     for candidate in candidates:
@@ -233,6 +240,21 @@ def _loaded(manager: Any, name: str) -> dict[str, Any]:
     return found
 
 
+def _new_tokens(task: Any) -> int:
+    with _quiet():
+        return int(normalize_gen_kwargs(task.get_config("generation_kwargs") or {})["max_gen_toks"])
+
+
+def _check_room(found: Tasks, base: Any, tokenizer: Any) -> None:
+    """Raises InputError where answers may be so long that the model has no room for a prompt."""
+    with _quiet():
+        length = HFLM(pretrained=base, tokenizer=tokenizer, batch_size=1).max_length
+    what = "asks for answers of up to {} tokens, and the model takes {} in all: lower `generation_kwargs.max_gen_toks`"
+    most = {name: tokens for name, tokens in found.new_tokens.items() if tokens >= length}
+    if most:
+        raise InputError([Fault(f"`{name}` {what.format(tokens, length)}") for name, tokens in most.items()])
+
+
 def _malformed(folder: Path | None) -> Iterator[Fault]:
     """The user's files that are no YAML, which the harness passes over."""
     for path in sorted(folder.rglob("*.yaml")) if folder is not None else ():
@@ -288,7 +310,7 @@ def _result(told: Mapping[str, Any], name: str) -> Result:
         error = sum(each**2 for each in known) ** 0.5 / len(errors) if len(known) == len(errors) else None
     # A document stands there once for each filter.
     samples = [sample for of in told["samples"].values() for sample in of if sample["filter"] == filtered]
-    choices = [len(sample["resps"]) if isinstance(sample["resps"][0][0], list | tuple) else 0 for sample in samples]
+    choices = [_choices(sample) for sample in samples]
     return Result(
         verdict=Score(value, error),
         chance=statistics.fmean(1 / count if count > 1 else 0.0 for count in choices),
@@ -299,6 +321,12 @@ def _result(told: Mapping[str, Any], name: str) -> Result:
         cut=0,
         groups=values,
     )
+
+
+def _choices(sample: Mapping[str, Any]) -> int:
+    """How many choices a document has, 0 where the answer is text; `acc_mutual_info` asks each twice."""
+    count = len(sample["resps"]) if isinstance(sample["resps"][0][0], list | tuple) else 0
+    return count // 2 if "acc_mutual_info" in sample["metrics"] else count
 
 
 def _metric(told: Mapping[str, Any], task: str) -> tuple[str, str]:

@@ -132,6 +132,30 @@ def test_a_group_of_tasks_with_other_metrics(
         harness.run(base, tokenizer, candidates[:1], found, places(tmp_path / "out"), lambda _: None)
 
 
+def test_chance_where_choices_are_asked_without_the_question_too(
+    base: Any, tokenizer: Any, candidates: Sequence[Candidate], folder: Path, tmp_path: Path
+) -> None:
+    path = folder / "choice.yaml"
+    path.write_text(path.read_text().replace("metric_list: [", "metric_list: [{metric: acc_mutual_info}, "))
+    found = harness.tasks(("own_choice",), folder, 3, 0)
+    told = harness.run(base, tokenizer, candidates[:1], found, places(tmp_path / "out"), lambda _: None)
+    assert told["untuned"]["own_choice"][0].chance == 0.25
+
+
+@pytest.mark.parametrize("most", [512, 600])
+def test_answers_that_leave_no_room_for_a_prompt(
+    base: Any, tokenizer: Any, candidates: Sequence[Candidate], folder: Path, tmp_path: Path, most: int
+) -> None:
+    assert base.config.max_position_embeddings == 512
+    path = folder / "free.yaml"
+    path.write_text(path.read_text().replace("max_gen_toks: 12", f"max_gen_toks: {most}"))
+    found = harness.tasks(("own_choice", "own_free"), folder, 3, 0)
+    what = f"`own_free` asks for answers of up to {most} tokens, and the model takes 512 in all: lower `generation"
+    with pytest.raises(InputError, match=what):
+        harness.run(base, tokenizer, candidates[:1], found, places(tmp_path / "out"), lambda _: None)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_document_counts_once_whatever_its_filters(
     base: Any, tokenizer: Any, candidates: Sequence[Candidate], folder: Path, tmp_path: Path
 ) -> None:

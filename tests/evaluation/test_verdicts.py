@@ -11,9 +11,7 @@ from meshtune.evaluation import drop, humaneval, verdicts
 from meshtune.evaluation.items import Item
 
 TEXT = st.text("AB(] \n.5-", max_size=8)
-ATOMS = (
-    "the a an The 12 12.0 1,200 3% -5 5 goal x-ray foo—the—bar a. 's ½ ٣ inf 1e3 the\tcat \u00a0 tab\tend (a) $5.50 --"
-)
+ATOMS = "the a an The 12 12.0 1,200 3% -5 5 goal x-ray foo—the—bar a. 's ½ ٣ inf 1e3 the\tcat \u00a0 tab\tend $5.50 --"
 SPAN = st.lists(st.sampled_from(ATOMS.split(" ")), max_size=4).flatmap(
     lambda atoms: st.sampled_from([" ", "-", "\t", "\n"]).map(lambda between: between.join(atoms))
 )
