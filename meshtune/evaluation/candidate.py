@@ -64,8 +64,10 @@ class Candidate:
 
     def _answer(self) -> object:
         answer = self._receive()
-        if answer[:1] != b"=":
+        if answer[:1] == b"!":
             raise CandidateFailed(answer[1:].decode(errors="replace"))
+        if answer[:1] != b"=":
+            raise CandidateFailed("the answer is no value")
         try:
             return decode(answer[1:])
         except Malformed as error:
@@ -192,5 +194,6 @@ def start_bare(arguments: list[str], control: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=bubblewrap.ENVIRONMENT,
+        cwd="/",  # Python would import what lies in the working folder
         start_new_session=True,
     )

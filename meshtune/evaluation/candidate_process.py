@@ -26,6 +26,7 @@ import typing
 
 DEPTH = 64  # of a value
 SCALARS = ((bool, b"B"), (int, b"I"), (float, b"F"), (complex, b"C"), (str, b"S"), (bytes, b"Y"), (bytearray, b"Y"))
+NUMBERS = (("fractions", "Fraction", b"Q"), ("decimal", "Decimal", b"M"))  # known where the code has imported them
 CONTAINERS: typing.Any = ((list, b"L"), (tuple, b"T"), (dict, b"D"), (set, b"E"), (frozenset, b"Z"))
 NOT_YET = 256  # no exit code
 
@@ -82,6 +83,11 @@ def text_of(value: typing.Any, kind: type) -> bytes:
     return memoryview(value).tobytes()
 
 
+def ratio_of(value: typing.Any) -> bytes:
+    """A Fraction's bytes."""
+    return (int.__repr__(value.numerator) + "/" + int.__repr__(value.denominator)).encode()
+
+
 def encode(value: typing.Any, parts: typing.List[bytes], depth: int = 0) -> None:  # noqa: UP006
     """Append a value: tag, size, `:`, then its bytes or its members. Subclasses of built-in types go as those."""
     if depth > DEPTH:
@@ -93,6 +99,11 @@ def encode(value: typing.Any, parts: typing.List[bytes], depth: int = 0) -> None
     for kind, tag in SCALARS:
         if kind in kinds:
             text = text_of(value, kind)
+            parts.append(tag + str(len(text)).encode() + b":" + text)
+            return
+    for module, name, tag in NUMBERS:
+        if getattr(sys.modules.get(module), name, None) in kinds:
+            text = str(value).encode() if name == "Decimal" else ratio_of(value)
             parts.append(tag + str(len(text)).encode() + b":" + text)
             return
     for container, tag in CONTAINERS:
@@ -133,7 +144,7 @@ def serve(calls: int, answers: int) -> None:
     names = {"inf": float("inf"), "nan": float("nan")}
     write(answers, b"ready")
     program, entry_point = eval(read(calls), names)
-    defined: typing.Dict[str, typing.Any] = {"__name__": "candidate"}  # noqa: UP006
+    defined: typing.Dict[str, typing.Any] = {}  # noqa: UP006 so its `__name__` is `builtins`, as where others run it
     write(answers, attempt(lambda: exec(compile(program, "<completion>", "exec"), defined)))
     while True:
         arguments, keywords = eval(read(calls), names)

@@ -277,7 +277,16 @@ LIBC
     class V(metaclass=M):
         pass
     return V()
-# forged answers => eady
+# members of equal hashes => the answer is no value: more than 1000 members of sets, or keys, have equal hashes
+    import os
+    members = b''.join(b'I%d:%d' % (len(str(n)), n) for n in range(1, 2**75, 2**61 - 1))
+    said = b'=E%d:' % (members.count(b'I')) + members
+    for n in range(3, 64):
+        try:
+            os.write(n, len(said).to_bytes(4, 'big') + said)
+        except OSError:
+            pass
+# forged answers => the answer is no value
     import os
     for n in range(64):
         for said in (b'ready', b'=B1:1', b'=B1:1', b'=N0:'):
