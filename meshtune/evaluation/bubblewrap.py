@@ -22,6 +22,7 @@ INTERPRETERS = ("/usr/bin/python3", "/usr/local/bin/python3")  # one under a hom
 OPTIONS = ("-s", "-S")  # no site packages: the same modules on every machine
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "HOME": "/", "LANG": "C.UTF-8"}  # sets are walked in the same order each time
 PROBE = "import os, resource, socket; os.waitstatus_to_exitcode; socket.recv_fds; open(os.devnull)"  # Python 3.9
+ABOUT_NAMESPACES = ("namespace", "uid map", "loopback")  # in what bubblewrap says where it may not have them
 SYSTEM_LINKS = ("/lib", "/lib64", "/lib32")
 
 
@@ -47,12 +48,16 @@ def unavailable() -> str | None:
         said = process.communicate()[1].decode(errors="replace").strip()
         if process.returncode == 0:
             return None
+        said = said or f"it ended with exit code {process.returncode} and said nothing"
     except (OSError, subprocess.SubprocessError) as error:
         said = str(error)
-    return (
-        f"bubblewrap is installed but cannot start a sandbox here: {said}. Containers and some systems forbid user "
-        "namespaces; allow them (Ubuntu: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0)"
-    )
+    reason = f"bubblewrap is installed but cannot start a sandbox here: {said}"
+    if any(words in said for words in ABOUT_NAMESPACES):
+        reason += (
+            ". Containers and some systems forbid user namespaces; allow them (Ubuntu: sysctl -w "
+            "kernel.apparmor_restrict_unprivileged_userns=0)"
+        )
+    return reason
 
 
 def interpreter() -> Path | None:

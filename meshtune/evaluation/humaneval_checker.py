@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -27,6 +28,8 @@ from meshtune.evaluation.candidate import REASON, Candidate, CandidateFailed, Sa
 from meshtune.evaluation.limits import START_SECONDS, Limits
 from meshtune.evaluation.values import NotLiteral
 
+TICK = 0.25  # seconds
+STACK = 8 * 2**20  # bytes; a thread is given as much of a candidate's memory
 NOT_FOR_CHILDREN = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
@@ -40,13 +43,23 @@ class Killed(Exception):
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise TimeOver in the block after `seconds`, also while it waits for a pipe."""
+    """Raise TimeOver in the block after `seconds`, also while it waits for a pipe.
+
+    Time is counted in ticks: however long a machine stood still, that is one. A tick that comes late since this process
+    was at work counts as that work. What is raised may be swallowed by a finalizer, so each later tick raises again.
+    """
+    tick = min(TICK, seconds / 2)
+    left, worked = seconds, time.process_time()
 
     def over(*_: object) -> None:
-        raise TimeOver
+        nonlocal left, worked
+        before, worked = worked, time.process_time()
+        left -= max(tick, worked - before)
+        if left < tick / 2:
+            raise TimeOver
 
     signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again each second: a finalizer would have swallowed it
+    signal.setitimer(signal.ITIMER_REAL, tick, tick)
     try:
         yield
     finally:
@@ -55,10 +68,14 @@ def deadline(seconds: float) -> Iterator[None]:
 
 def trusted(problem: dict[str, str]) -> dict[str, Any]:
     """What the problem's own code defines: its prompt, completed by its own solution, and its test."""
-    defined: dict[str, Any] = {"__name__": "problem"}
+    defined: dict[str, Any] = {}
     try:
-        exec(compile(problem["prompt"] + problem["canonical_solution"], "<problem>", "exec"), defined)
-        exec(compile(problem["test"], "<test>", "exec"), defined)
+        for name, text in (
+            ("<problem>", problem["prompt"] + problem["canonical_solution"]),
+            ("<test>", problem["test"]),
+        ):
+            # With its asserts, and without this file's own future import.
+            exec(compile(text, name, "exec", dont_inherit=True, optimize=0), defined)
     except Exception as error:
         raise SandboxError(f"the problem's own code fails: {error}") from error
     if not callable(defined.get("check")):
@@ -162,6 +179,8 @@ def main() -> None:
     replies, settings = int(sys.argv[1]), json.loads(sys.argv[2])
     # A signal to the whole job must not end a sandbox and so become a verdict; children inherit what is blocked.
     signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in NOT_FOR_CHILDREN])
+    most = resource.getrlimit(resource.RLIMIT_STACK)[1]  # a process's threads have what its start found
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK if most == resource.RLIM_INFINITY else min(STACK, most), most))
     judge = Judge(Limits(**settings["limits"]), settings["unsafe"])
     for line in sys.stdin.buffer:
         request = json.loads(line)

@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 from meshtune.errors import Fault, InputError
 
+RANGES = {  # least and most of each limit: below, the interpreter itself cannot work; above, the kernel knows no number
+    "cpu_seconds": (1, 10**6),
+    "wall_seconds": (0.1, 10**6),
+    "memory": (64 * 2**20, 2**62),
+    "processes": (1, 10**6),
+    "open_files": (16, 10**6),
+    "answer": (64, 2**31),
+}
 START_SECONDS = 60  # in which a sandbox must be up; a machine that takes longer is at fault, not the candidate
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of one candidate. Raises InputError where one is not positive.
+    """Limits of one candidate. Raises InputError where one is not within its RANGES.
 
     Attributes:
         cpu_seconds: processor time of each of its processes, whole seconds. It does not depend on how busy the machine
@@ -32,11 +40,13 @@ class Limits:
     answer: int = 2**20
 
     def __post_init__(self) -> None:
-        faults = [
-            Fault(f"is {value}; it must be above 0", key=f"Limits.{name}")
-            for name, value in vars(self).items()
-            if not value > 0
-        ]
+        faults = []
+        for name, (least, most) in RANGES.items():
+            value, whole = getattr(self, name), name != "wall_seconds"
+            right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+            if not (right and least <= value <= most):
+                kind = "whole number" if whole else "number"
+                faults.append(Fault(f"is {value!r}; it must be a {kind} from {least} to {most}", key=f"Limits.{name}"))
         if faults:
             raise InputError(faults)
 

@@ -16,14 +16,14 @@ import os
 import queue
 import select
 import subprocess
-import sys
 import tempfile
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from meshtune import child_start
+from meshtune.errors import Fault, InputError
 from meshtune.evaluation.bubblewrap import unavailable
 from meshtune.evaluation.candidate import SandboxError
 from meshtune.evaluation.limits import START_SECONDS, Limits
@@ -75,8 +75,10 @@ def check_many(
     """The verdict of each (problem, completion), in their order, `workers` at once.
 
     `unsafe` runs them without bubblewrap: they can read, write and send what the user can. Raises SandboxError where
-    one cannot be judged; closing the iterator ends all that runs.
+    one cannot be judged, InputError for no workers; closing the iterator ends all that runs.
     """
+    if workers < 1:
+        raise InputError(Fault(f"is {workers}; it must be 1 or more", key="workers"))
     checkers: list[_Checker] = []
     idle: queue.SimpleQueue[_Checker] = queue.SimpleQueue()
 
@@ -119,7 +121,7 @@ class _Checker:
         settings = json.dumps({"limits": dataclasses.asdict(limits), "unsafe": unsafe})
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", PROGRAM, str(replies), settings],
+                child_start.command(PROGRAM, str(replies), settings, isolated=True),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
@@ -161,11 +163,16 @@ class _Checker:
 
     def _line(self, task: str) -> bytes:
         """The next reply; not a whole line where the process ends."""
-        end = time.monotonic() + self._patience
+        poll = select.poll()  # not select, which knows the first 1,024 descriptors only
+        poll.register(self._replies, select.POLLIN)
+        left = self._patience
         line = b""
         while not line.endswith(b"\n"):
-            if not select.select([self._replies], [], [], max(0.0, end - time.monotonic()))[0]:
-                raise SandboxError(f"{task}: its test did not end in {self._patience:g} s")
+            if not poll.poll(1000):
+                left -= 1  # counted, not by the clock: a machine that stood still is not the checker's delay
+                if left <= 0:
+                    raise SandboxError(f"{task}: its test did not end in {self._patience:g} s")
+                continue
             part = os.read(self._replies, 65536)
             if not part:
                 break
@@ -173,7 +180,7 @@ class _Checker:
         return line
 
     def _died(self, task: str) -> SandboxError:
-        self._process.wait()
+        self.end()  # it may have closed its replies only
         self._said.seek(0)
         said = self._said.read().decode(errors="replace").strip()
         return SandboxError(f"{task}: the checker ended (exit code {self._process.returncode}): {said[-2000:]}")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.errors import InputError
 from meshtune.evaluation.sandbox import Limits, Problem, SandboxError, Verdict, available, check, check_many
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"
@@ -89,10 +88,27 @@ def test_not_a_number_crosses() -> None:
         ("import enum\n    return enum.IntEnum('E', 'A B').B", "2"),
         ("return type('S', (str,), {})('x')", "'x'"),
         ("return bytearray(b'x')", "b'x'"),
+        ("import fractions\n    return [fractions.Fraction(-5, 2)]", "[-2.5]"),
+        ("import decimal\n    return {decimal.Decimal('0.50'): 1}", "{0.5: 1}"),
+        ("import decimal\n    return given[0] if given else decimal.Decimal(2)", "candidate(candidate()) == 2"),
     ],
 )
 def test_subclasses_of_built_in_types_count_as_those(code: str, equal: str) -> None:
     assert check(problem(f"assert candidate() == {equal}"), f"    {code}\n") == passed()
+
+
+def test_a_completion_may_look_itself_up_as_where_all_runs_together() -> None:
+    code = """\
+    return Node(given).value
+
+import dataclasses, sys
+@dataclasses.dataclass
+class Node:
+    value: 'tuple'
+    after: 'Node' = None
+sys.modules[__name__]
+"""
+    assert check(ECHO, code) == passed()
 
 
 def test_the_test_may_call_the_function_by_its_name_and_helpers_of_the_prompt() -> None:
@@ -152,12 +168,7 @@ def test_without_the_sandbox_limits_still_end_a_loop() -> None:
     assert memory.reason == "MemoryError: "
 
 
-# What fails but is not the candidate's.
-
-
-def test_limits_must_be_positive() -> None:
-    with pytest.raises(InputError, match=r"memory: is 0; it must be above 0\nLimits\.processes: is -1"):
-        Limits(memory=0, processes=-1)
+# What fails but is not the candidate's: the machine.
 
 
 def test_without_bubblewrap_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -170,9 +181,21 @@ def test_without_bubblewrap_it_says_how_to_install_it(monkeypatch: pytest.Monkey
 
 def test_a_bubblewrap_that_fails_is_no_verdict(monkeypatch: pytest.MonkeyPatch, broken_bubblewrap: Path) -> None:
     monkeypatch.setenv("PATH", f"{broken_bubblewrap}:{os.environ['PATH']}")
-    assert "cannot start a sandbox here: bwrap: No permissions to create new namespace" in str(available())
+    assert "here: bwrap: No permissions to create new namespace. Containers and some systems" in str(available())
     with pytest.raises(SandboxError, match="made/1: the sandbox ended: bwrap: No permissions to create new namespace"):
         check(ECHO, "    return given\n")
+
+
+def test_other_failures_of_bubblewrap_are_told_in_its_words(
+    monkeypatch: pytest.MonkeyPatch, broken_bubblewrap: Path
+) -> None:
+    monkeypatch.setenv("PATH", f"{broken_bubblewrap}:{os.environ['PATH']}")
+    for does, says in (
+        ("echo 'bwrap: no disk' >&2", "bwrap: no disk"),
+        ("", "it ended with exit code 1 and said nothing"),
+    ):
+        (broken_bubblewrap / "bwrap").write_text(f"#!/bin/sh\n{does}\nexit 1\n")
+        assert available() == f"bubblewrap is installed but cannot start a sandbox here: {says}"
 
 
 @pytest.fixture
@@ -230,6 +253,11 @@ def test_a_checker_that_dies_is_no_verdict_and_takes_its_sandbox_along() -> None
     while "mt-orphan" in names_of_processes():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_checker_that_says_no_more_is_no_verdict_either() -> None:
+    with pytest.raises(SandboxError, match="made/1: the checker ended \\(exit code -9\\)"):
+        check(problem("import os, time\nos.closerange(3, 256)\ntime.sleep(600)"), "    return given\n")
 
 
 def test_signals_to_the_whole_job_are_no_verdict() -> None:
