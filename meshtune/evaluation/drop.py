@@ -20,14 +20,14 @@ from meshtune.evaluation.items import PER_BYTE, Benchmark, Item, Judged, Shots
 SHOTS = 3
 PUBLISHED = 6_285
 _ODD = (
-    "needs an `answer` and a list `validated_answers` (or none), each with a text `number`, a list of texts `spans` or "
-    "a `date` of `day`, `month` and `year`"
+    "needs an `answer` or a list `validated_answers`, each with a text `number`, a list of texts `spans` or a `date` "
+    "of `day`, `month` and `year`"
 )
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question with all spans that its annotators gave."""
+    """A question with all spans that were given in answer."""
 
     id: str
     passage: str
@@ -126,12 +126,28 @@ def decided(item: Item, answer: str) -> bool:
 
 
 def _all_spans(pair: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """What all annotators of a question answered; None where there is something else than answers."""
-    others = pair.get("validated_answers") or []
-    if not isinstance(others, list):
+    """What all annotators of a question answered; None where there is something else than answers.
+
+    As the Hugging Face data set has it: those who validated the question, and its author only where nobody was to; no
+    answer where one is of two kinds.
+    """
+    given = pair.get("validated_answers")
+    answers = [pair.get("answer")] if given is None else given
+    if not isinstance(answers, list):
         return None
-    given = [_spans(answer) for answer in (pair.get("answer"), *others)]
-    return None if None in given else tuple(span for spans in given for span in spans or ())
+    found = [_spans(answer) for answer in answers]
+    if None in found:
+        return None
+    if any(len(_kinds(answer)) > 1 for answer in answers):
+        return ()
+    return tuple(span for spans in found for span in spans or ())
+
+
+def _kinds(answer: Mapping[str, Any]) -> list[str]:
+    """Which of a number, spans and a date an answer has."""
+    number, date = answer.get("number"), answer.get("date") or {}
+    has = {"number": number not in (None, ""), "spans": bool(answer.get("spans")), "date": any(date.values())}
+    return [kind for kind, there in has.items() if there]
 
 
 def _spans(answer: Any) -> list[str] | None:

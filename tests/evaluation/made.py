@@ -63,8 +63,8 @@ def drop_passages(count: int, questions: int = 2) -> dict[str, Any]:
             for q in range(questions)
         ]
         other = {"number": "", "date": {"day": "1", "month": "May", "year": "1900"}, "spans": []}
-        disputed = {"question": "When?", "query_id": f"{n}-when", "answer": other}
-        disputed["validated_answers"] = [pairs[0]["answer"]]
+        disputed = {"question": "When?", "query_id": f"{n}-when", "answer": pairs[0]["answer"]}
+        disputed["validated_answers"] = [other, pairs[0]["answer"]]
         sections[f"passage_{n}"] = {"passage": f"Team {n} has {n}.  Others less. ", "qa_pairs": [*pairs, disputed]}
     return sections
 
