@@ -158,7 +158,10 @@ def _row(tokens: tuple[int, ...]) -> Row:
 
 
 def _by_item(benchmark: Benchmark, lines: Mapping[store.Key, store.Line]) -> dict[str, Items]:
-    """The benchmark's two quantities, item by item; what did not fit the model has no likelihood."""
+    """The benchmark's two quantities, item by item; what did not fit the model has no likelihood.
+
+    One that was asked and has none was not finite.
+    """
     items = benchmark.items
     groups = Counter(item.group for item in items)
     asked = [(item.id, lines[item.id, 0]) for item in items]
@@ -168,7 +171,11 @@ def _by_item(benchmark: Benchmark, lines: Mapping[store.Key, store.Line]) -> dic
     if benchmark.average == "macro":
         weights = tuple(1 / (len(groups) * groups[item.group]) for item in items)
     found = {benchmark.name: Items(names, right, weights)}
-    told = {name: scoring.likelihood(benchmark, line) for name, line in asked if line["log_likelihoods"] is not None}
+    told = {
+        name: math.nan if line["log_likelihoods"] is None else scoring.likelihood(benchmark, line)
+        for name, line in asked
+        if line["shots"] is not None
+    }
     if told:
         found[benchmark.name + GOLD] = Items(tuple(told), tuple(told.values()), _alike(len(told)))
     return found

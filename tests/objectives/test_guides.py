@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from meshtune.config import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.data.tokenizer import load_tokenizer, window
@@ -20,8 +21,10 @@ from meshtune.evaluation import run, sandbox, scoring, sources, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.objectives import checkpoints, guide_files, guides
 from meshtune.objectives.guides import GuideSpec
+from meshtune.objectives.guiding import Guiding
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.training.models import load_model
+from meshtune.training.steps import Diverged
 from meshtune.trial import DataRef, Ending, Event, Outcome, Request
 from tests.evaluation.made import make_bbh, make_humaneval, make_mmlu, no_check
 
@@ -152,6 +155,18 @@ def score(row, answer):
         time.sleep(0.01)
     return len(answer)
 """
+
+
+def test_what_is_not_finite_has_diverged(make: Make) -> None:
+    spec = make("bbh", "bbh.gold")
+    assert spec.guides is not None
+    (found,) = outcomes(spec, Request(0, GOOD, 0))
+    weights = Path(spec.folder) / str(found.adapter) / "adapter_model.safetensors"
+    save_file({name: weight * math.nan for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
+    base = load_model(spec.model, "cpu")
+    guiding = Guiding(spec.guides, base, spec.model, spec.data, Path(spec.folder), {}, rows=1, max_new_tokens=1)
+    with pytest.raises(Diverged, match=r"bbh\.gold was nan"):
+        guiding.measure("trial-0", found.adapter, lambda: None)
 
 
 @pytest.mark.parametrize("trainer", ["packed", "transformers"])
