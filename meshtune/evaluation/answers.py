@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are decoded: greedily at temperature 0, else sampled; `seed` and the ask decide each sample."""
+    """How answers are decoded: greedily at temperature 0, else sampled; `seed` and the prompt decide each sample."""
 
     temperature: float = 0.0
     seed: int = 0
@@ -71,12 +72,13 @@ class Answerer:
         own = [settings] if isinstance(settings, int) else list(settings or ())
         self.ends = frozenset([*own, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])])
         self._kept: tuple[tuple[int, ...], Any] | None = None
+        self._alike = _alike(model.config)
 
     @torch.inference_mode()
     def answer(self, batch: Batch, decoding: Decoding, decided: Decided) -> list[Said]:
         """Answer the asks of a batch, in their order."""
         replies = [_Reply(ask, decoding, self, decided) for ask in batch.asks]
-        if self.alone:
+        if self.alone or max(ask.longest for ask in batch.asks) > self._alike:
             return [self._one(reply) for reply in replies]
         found = self._together(batch, replies)
         return [reply.said(likelihoods) for reply, likelihoods in zip(replies, found, strict=True)]
@@ -236,7 +238,7 @@ class _Reply:
         self.tokens: list[int] = []
         self.cut, self.ended = False, ask.new_tokens == 0
         self.chance = torch.Generator()
-        name = f"{decoding.seed}:{ask.number}:{ask.sample}".encode()
+        name = f"{decoding.seed}:{ask.prompt}:{ask.sample}".encode()
         self.chance.manual_seed(int.from_bytes(hashlib.sha256(name).digest()[:7], "little"))
 
     @property
@@ -292,6 +294,20 @@ class _Given:
     def add(self, logits: torch.Tensor) -> None:
         if not self.ended:
             self.logs.append(_likelihood(logits[None], self.tokens[len(self.logs) :][:1])[0])
+
+
+def _alike(config: Any) -> float:
+    """Tokens up to which no row's positions depend on the others': longer ones change them (dynamic NTK, LongRoPE)."""
+    text = config.get_text_config()
+    given = getattr(text, "rope_parameters", None) or {}
+    return min(
+        (
+            rope.get("original_max_position_embeddings") or text.max_position_embeddings
+            for rope in (given, *given.values())  # one, or one a kind of layer
+            if isinstance(rope, Mapping) and rope.get("rope_type") in ("dynamic", "longrope")
+        ),
+        default=math.inf,
+    )
 
 
 @torch.inference_mode()

@@ -41,6 +41,11 @@ class Ask:
         """Rows that it takes: a further one for each continuation of several tokens but the longest."""
         return max(1, sum(len(tokens) > 1 for tokens in self.continuations))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest row, at most."""
+        return len(self.prompt) + max(self.new_tokens, *map(len, self.continuations), 0)
+
     def tail(self, shared: int) -> int:
         """Tokens that are computed for it alone, where so many are shared: its prompt's rest and a continuation."""
         return len(self.prompt) - shared + max(map(len, self.continuations), default=0)

@@ -20,6 +20,7 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MptConfig,
+    Phi3Config,
     Qwen2Config,
 )
 
@@ -161,6 +162,9 @@ def test_samples_do_not_depend_on_the_batch(base: Any, tokenizer: Any, benchmark
     assert len({said.text for said in together}) > 8
     other = all_said(Answerer(base, tokenizer), asked, Decoding(temperature=0.8, seed=2), never, 4000)
     assert [said.text for said in together] != [said.text for said in other]
+    few = short(layout.asks(humaneval.limited(2, 0), tokenizer, window=512, samples=3))
+    some = all_said(Answerer(base, tokenizer), few, decoding, never, 4000)
+    assert {said.text for said in some} <= {said.text for said in together}  # nor on which items are asked
 
 
 def test_continuations_of_several_tokens(base: Any, tokenizer: Any) -> None:
@@ -192,3 +196,30 @@ def test_models_of_other_kinds(tokenizer: Any) -> None:
         Batch(0, (Ask(0, 0, 0, (5, 6, 7), ((8,),), 4),)), Decoding(), never
     )
     assert said[0].log_likelihoods[0] < 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SIZE, max_position_embeddings=32, rope_parameters={"rope_type": "dynamic", "factor": 8.0}),
+        Phi3Config(
+            **SIZE,
+            pad_token_id=0,
+            original_max_position_embeddings=32,
+            rope_parameters={"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0, 2.0, 3.0, 4.0]},
+        ),
+    ],
+)
+def test_positions_that_depend_on_the_longest_row(config: Any) -> None:
+    """Of models whose frequencies change for all rows once one is long."""
+    torch.manual_seed(0)
+    model, tokenizer = AutoModelForCausalLM.from_config(config).eval(), Spelled()
+    asks = tuple(
+        Ask(number, 0, 0, tuple(range(3, 3 + length)), ((9, 8, 7),), 4) for number, length in enumerate((8, 20, 40))
+    )
+    together, alone = (
+        Answerer(model, tokenizer, alone=alone).answer(Batch(0, asks), Decoding(), never) for alone in (False, True)
+    )
+    assert together == alone
+    first = Answerer(model, tokenizer).answer(Batch(0, asks[:1]), Decoding(), never)
+    assert first[0].log_likelihoods == pytest.approx(alone[0].log_likelihoods, abs=1e-4)
