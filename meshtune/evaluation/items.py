@@ -172,7 +172,11 @@ def faults(benchmark: Benchmark) -> list[str]:
     counts = Counter(item.id for item in benchmark.all_items)
     twice = [name for name, count in counts.items() if count > 1]
     empty = [item.id for item in benchmark.all_items if not item.gold.strip()]
-    torn = [item.id for item in benchmark.all_items if _torn("".join((item.text, item.gold, *item.choices)))]
+    torn = [
+        _whole(item.id)
+        for item in benchmark.all_items
+        if _torn("".join((item.id, item.text, item.gold, *item.choices)))
+    ]
     torn += [f"the shots of {group}" for group, shots in benchmark.shots.items() if _torn("".join(shots.blocks))]
     told = (
         (twice, "names of items that stand there more than once"),
@@ -184,6 +188,11 @@ def faults(benchmark: Benchmark) -> list[str]:
         for names, what in told
         if names
     ]
+
+
+def _whole(text: str) -> str:
+    """The text with halves of characters written out, so that it can be shown."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _torn(text: str) -> bool:

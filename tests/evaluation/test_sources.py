@@ -298,7 +298,7 @@ def test_items_that_would_be_scored_wrongly(tmp_path: Path) -> None:
     task["examples"][6]["input"] = "half \ud800"
     path.write_text(json.dumps(task))
     rows = gzip.decompress((tmp_path / "humaneval" / "HumanEval.jsonl.gz").read_bytes())
-    same = rows.replace(b"HumanEval/1", b"HumanEval/0")
+    same = rows.replace(b"HumanEval/1", b"HumanEval/0").replace(b'"HumanEval/2"', b'"Human\\ud800Eval/2"')
     (tmp_path / "humaneval" / "HumanEval.jsonl.gz").write_bytes(gzip.compress(same))
     with pytest.raises(InputError) as raised:
         load(tmp_path, "mmlu", "bbh", "humaneval")
@@ -306,6 +306,7 @@ def test_items_that_would_be_scored_wrongly(tmp_path: Path) -> None:
         "bbh: items whose right answer is empty: 1, such as `navigate/5`",
         "bbh: items with half of a character (a lone surrogate): 1, such as `navigate/6`",
         "humaneval: names of items that stand there more than once: 1, such as `HumanEval/0`",
+        "humaneval: items with half of a character (a lone surrogate): 1, such as `Human\\ud800Eval/2`",
     ]
 
 
