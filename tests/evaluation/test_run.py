@@ -29,6 +29,12 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.jsonl"))}
 
 
+def copied(candidate: Candidate, to: Path) -> Path:
+    """A copy of its adapter."""
+    assert candidate.adapter is not None
+    return Path(shutil.copytree(candidate.adapter, to))
+
+
 def run_all(base: Any, tokenizer: Any, candidates: Any, benchmarks: Any, folder: Path, how: How = HOW) -> list[Any]:
     return list(run(base, tokenizer, 512, candidates, benchmarks, folder, how))
 
@@ -149,8 +155,7 @@ def test_an_adapter_of_another_base_is_refused(
         run_all(wider, tokenizer, candidates, small, tmp_path)
     assert len(raised.value.faults) == 2
     (tmp_path / "empty").mkdir()
-    assert candidates[1].adapter is not None
-    weights = shutil.copytree(candidates[1].adapter, tmp_path / "cut") / "adapter_model.safetensors"
+    weights = copied(candidates[1], tmp_path / "cut") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:300])
     for name in ("empty", "cut"):
         with pytest.raises(InputError, match="holds no whole adapter"):
@@ -169,8 +174,7 @@ def test_an_adapter_of_another_base_is_refused(
 def test_settings_that_are_none_of_an_adapters_are_refused(
     base: Any, candidates: Sequence[Candidate], tmp_path: Path, settings: str, message: str
 ) -> None:
-    assert candidates[1].adapter is not None
-    folder = shutil.copytree(candidates[1].adapter, tmp_path / "other")
+    folder = copied(candidates[1], tmp_path / "other")
     (folder / "adapter_config.json").write_text(settings)
     with pytest.raises(InputError, match=f"holds no whole adapter.*{message}"):
         check([Candidate("other", folder)], base)
@@ -180,8 +184,7 @@ def test_an_adapter_that_names_another_base_is_refused(
     base: Any, candidates: Sequence[Candidate], tmp_path: Path
 ) -> None:
     """Its shapes may be the same; the same base in a folder elsewhere is none."""
-    assert candidates[1].adapter is not None
-    folder = shutil.copytree(candidates[1].adapter, tmp_path / "other")
+    folder = copied(candidates[1], tmp_path / "other")
     config = json.loads((folder / "adapter_config.json").read_text())
     for name in (f"/elsewhere/{Path(base.name_or_path).name}", None):
         (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": name}))
@@ -194,8 +197,7 @@ def test_an_adapter_that_names_another_base_is_refused(
 def test_an_adapter_without_some_of_its_weights_is_refused(
     base: Any, candidates: Sequence[Candidate], tmp_path: Path
 ) -> None:
-    assert candidates[1].adapter is not None
-    folder = shutil.copytree(candidates[1].adapter, tmp_path / "half")
+    folder = copied(candidates[1], tmp_path / "half")
     weights = load_file(folder / "adapter_model.safetensors")
     half = {name: weight for name, weight in weights.items() if ".layers.0." in name}
     assert 0 < len(half) < len(weights)
@@ -207,8 +209,7 @@ def test_an_adapter_without_some_of_its_weights_is_refused(
 def test_answers_of_an_adapter_with_other_settings_are_not_taken_over(
     base: Any, tokenizer: Any, candidates: Sequence[Candidate], small: list[Benchmark], tmp_path: Path
 ) -> None:
-    assert candidates[1].adapter is not None
-    one = Candidate("one", Path(shutil.copytree(candidates[1].adapter, tmp_path / "one")))
+    one = Candidate("one", copied(candidates[1], tmp_path / "one"))
     run_all(base, tokenizer, [one], small[:1], tmp_path)
     before = store.read(place_of(tmp_path, small[0], one, HOW))
     path = tmp_path / "one" / "adapter_config.json"
