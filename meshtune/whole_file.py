@@ -1,13 +1,22 @@
-"""Files that are there whole or not at all: written beside their place, then renamed into it."""
+"""Files that are there whole or not at all: written beside their place, then renamed into it; and what fails, said."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from meshtune.errors import StorageError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Where `path` cannot be written, say so. Raises StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def write(path: Path, text: str) -> None:

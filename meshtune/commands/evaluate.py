@@ -22,7 +22,7 @@ from meshtune.commands.locate import existing
 from meshtune.commands.prepared import need_training
 from meshtune.commands.status import of_record
 from meshtune.config_evaluation import EvaluationConfig, changed
-from meshtune.errors import Fault, InputError, Interrupted, StorageError, StudyBusy
+from meshtune.errors import Fault, InputError, Interrupted, StudyBusy
 from meshtune.lease import holder, lease
 from meshtune.record import Record
 from meshtune.selection.candidates import Column, ScoreTable, check_comparable
@@ -212,10 +212,9 @@ def alone(folder: Path) -> Iterator[None]:
     """One evaluation of a study at a time. Raises StudyBusy; StorageError where the folder cannot be written."""
     with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lease(folder))
-        except OSError as error:
-            raise StorageError(f"{folder} cannot be written: {error.strerror or error}") from error
+            with whole_file.writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(lease(folder))
         except StudyBusy as error:
             other = holder(folder)
             who = f"process {other.pid} on {other.host}" if other is not None else "another process"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meshtune import whole_file
 from meshtune.commands import takeaway
 from meshtune.commands.chosen import Chosen, choose, describe, kept_adapter, kept_epoch
 from meshtune.commands.prepared import need_training
@@ -134,7 +135,7 @@ def _epochs(outcome: Outcome) -> list[dict[str, Any]]:
 def _copy(source: _Source, model: ModelConfig, folder: Path) -> None:
     from meshtune.training.bundle import CONFIG, WEIGHTS, name_base, save_tokenizer
 
-    with takeaway.writing(folder):
+    with whole_file.writing(folder):
         for name in (CONFIG, WEIGHTS):
             shutil.copy2(source.adapter / name, folder / name)
     name_base(folder, model)

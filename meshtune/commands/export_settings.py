@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meshtune import foreign
+from meshtune import foreign, whole_file
 from meshtune.commands import takeaway
 from meshtune.commands.chosen import Chosen, choose, kept_epoch
 from meshtune.commands.status import of_record
@@ -31,7 +31,7 @@ def export_settings(path: Path, out: Path, tool: str, *, trial: str | int = "bes
     out = Path(out).absolute()
     takeaway.check_free(out)
     texts = foreign.files(tool, study)
-    with takeaway.writing(out), takeaway.written_aside(out) as folder:
+    with whole_file.writing(out), takeaway.written_aside(out) as folder:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
     return {"folder": str(out), "files": list(texts), "notes": foreign.notes(tool, study)}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtune import whole_file
-from meshtune.errors import Fault, InputError, StorageError
+from meshtune.errors import Fault, InputError
 
 FACTS = "training.json"
 CARD = "README.md"
@@ -32,22 +32,13 @@ def check_free(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Where `out` cannot be written, say so. Raises StorageError."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{out} cannot be written: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
 def written_aside(out: Path) -> Iterator[Path]:
     """A folder to write into, which takes the name `out` at the end; where something fails, nothing is left.
 
     Raises StorageError.
     """
     aside = out.with_name(f".{out.name}.part")
-    with writing(out):
+    with whole_file.writing(out):
         if aside.exists():  # left by a process that was killed
             shutil.rmtree(aside)
         aside.mkdir(parents=True)
@@ -60,7 +51,7 @@ def written_aside(out: Path) -> Iterator[Path]:
 
 def put_in_place(made: Path, out: Path) -> None:
     """Give the finished folder its name, where nothing or an empty folder stands. Raises StorageError."""
-    with writing(out):
+    with whole_file.writing(out):
         if out.is_dir():
             out.rmdir()
         os.rename(made, out)
@@ -75,7 +66,7 @@ def write_facts(folder: Path, facts: Mapping[str, Any], out: Path, study: Path |
 
     values: dict[str, Any] = json.loads(json.dumps(facts))
     values["study"]["folder"] = None if study is None else _way(study, out)
-    with writing(folder):
+    with whole_file.writing(folder):
         (folder / CARD).write_text(card(values, out.name), encoding="utf-8")
         write_json(folder / FACTS, values)
         readable(folder, (folder / FACTS).stat().st_mode)  # as the user's umask has it

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meshtune import whole_file
 from meshtune.commands import takeaway
 from meshtune.commands.chosen import Chosen, choose, describe
 from meshtune.commands.interrupts import Interrupts
@@ -93,7 +94,7 @@ def train(
     need_training()
     job = _job(choose(Path(path), trial), all_data=all_data, epochs=epochs, seed=seed)
     _check_out(job, out, unfinished)
-    with takeaway.writing(unfinished):
+    with whole_file.writing(unfinished):
         unfinished.mkdir(parents=True, exist_ok=True)
         takeaway.write_json(unfinished / SETTINGS, job.settings)
     signals = signals or Interrupts()

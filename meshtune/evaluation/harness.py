@@ -27,9 +27,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.tasks import TaskManager
 
-from meshtune import yaml_file
+from meshtune import whole_file, yaml_file
 from meshtune.data.hub import explain
-from meshtune.errors import Fault, InputError, StorageError, nearest
+from meshtune.errors import Fault, InputError, nearest
 from meshtune.evaluation import adapters, layout, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.answers import Answerer, Decoding, sizes, sound
@@ -357,10 +357,8 @@ def _write_samples(path: Path, samples: Mapping[str, Sequence[Mapping[str, Any]]
         for name, of in samples.items()
         for sample in of
     ]
-    try:
+    with whole_file.writing(path):
         path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager

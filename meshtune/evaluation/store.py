@@ -20,6 +20,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from meshtune import whole_file
 from meshtune.errors import Fault, InputError, StorageError
 
 Line = dict[str, Any]
@@ -131,7 +132,7 @@ class Writer:
         """Store some answers: they are in the file when this returns. Raises StorageError."""
         text = "".join(json.dumps(_plain(line), ensure_ascii=False) + "\n" for line in lines)
         left = memoryview(text.encode())
-        with _told(self._path):
+        with whole_file.writing(self._path):
             while left:
                 left = left[self._file.write(left) :]
 
@@ -140,26 +141,17 @@ class Writer:
 def writing(place: Place) -> Iterator[tuple[dict[Key, Line], Writer]]:
     """The stored answers, and a writer of more. Raises InputError as `read`, and StorageError."""
     known, path = read(place), place.path
-    with _told(path):
+    with whole_file.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: a buffer that a full disk has refused would be written again on closing, and refused again.
         file = path.open("r+b" if known else "wb", buffering=0)
     with file:
         writer = Writer(path, file)
         if known:
-            with _told(path):
+            with whole_file.writing(path):
                 whole = file.read().rfind(b"\n") + 1
                 file.seek(whole)
                 file.truncate()
         else:
             writer.add([place.head])
         yield known, writer
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Raise StorageError for what the system refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from meshtune import whole_file
-from meshtune.errors import Fault, InputError, StorageError
+from meshtune.errors import Fault, InputError
 
 FOLDER = "guides"  # in the study's folder
 UNTUNED = "untuned"
@@ -73,8 +73,6 @@ def read(folder: Path, name: str | int) -> Measured | None:
 def write(folder: Path, name: str | int, measured: Measured) -> None:
     """Keep what was measured of a trial. Raises StorageError."""
     path = path_of(folder, name)
-    try:
+    with whole_file.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         whole_file.write(path, json.dumps(asdict(measured)))
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error

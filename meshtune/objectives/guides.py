@@ -21,7 +21,7 @@ from meshtune.config import ModelConfig
 from meshtune.config_values import Section
 from meshtune.data import embedded, tokens
 from meshtune.data.tokenizer import load_tokenizer, window
-from meshtune.errors import Fault, InputError, StorageError
+from meshtune.errors import Fault, InputError
 from meshtune.evaluation import layout, sandbox, sources
 from meshtune.evaluation.items import Benchmark
 from meshtune.guided import GOLD, PERPLEXITY
@@ -118,11 +118,9 @@ def choose(spec: GuideSpec, model: ModelConfig, folder: Path, *, anew: bool = Fa
         return replace(known, benchmarks=found)
     source = "the standard library's documentation" if spec.text == EMBEDDED else Path(spec.text).name
     chosen = Chosen(_windows(_text(spec), model), source, sets, found)
-    try:
+    with whole_file.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         whole_file.write(path, json.dumps({"windows": chosen.windows, "source": source, "sets": sets}))
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
     return chosen
 
 

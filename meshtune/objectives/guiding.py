@@ -102,6 +102,10 @@ class Guiding:
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.model)
 
+    @functools.cached_property
+    def _how(self) -> run.How:
+        return run.How(identity_of_base(self.model))  # reads parts of the weights: once, not with each trial
+
     def _answers(self, name: str) -> Path:
         return self.folder / FOLDER / "answers" / name
 
@@ -117,7 +121,7 @@ class Guiding:
         benchmarks = self.chosen.benchmarks
         if not benchmarks:
             return
-        folder, how = self._answers(candidate.name), run.How(identity_of_base(self.model))
+        folder, how = self._answers(candidate.name), self._how
         limit = window(self.model, self._tokenizer)
         for _ in run.run(self.base, self._tokenizer, limit, [candidate], benchmarks, folder, how):
             tick()

@@ -35,6 +35,12 @@ def copied(candidate: Candidate, to: Path) -> Path:
     return Path(shutil.copytree(candidate.adapter, to))
 
 
+def resettled(candidate: Candidate, to: Path, settings: str) -> Candidate:
+    """One with a copy of its adapter that has other settings."""
+    (copied(candidate, to) / "adapter_config.json").write_text(settings)
+    return Candidate("other", to)
+
+
 def run_all(base: Any, tokenizer: Any, candidates: Any, benchmarks: Any, folder: Path, how: How = HOW) -> list[Any]:
     return list(run(base, tokenizer, 512, candidates, benchmarks, folder, how))
 
@@ -174,24 +180,24 @@ def test_an_adapter_of_another_base_is_refused(
 def test_settings_that_are_none_of_an_adapters_are_refused(
     base: Any, candidates: Sequence[Candidate], tmp_path: Path, settings: str, message: str
 ) -> None:
-    folder = copied(candidates[1], tmp_path / "other")
-    (folder / "adapter_config.json").write_text(settings)
+    other = resettled(candidates[1], tmp_path / "other", settings)
     with pytest.raises(InputError, match=f"holds no whole adapter.*{message}"):
-        check([Candidate("other", folder)], base)
+        check([other], base)
 
 
 def test_an_adapter_that_names_another_base_is_refused(
     base: Any, candidates: Sequence[Candidate], tmp_path: Path
 ) -> None:
     """Its shapes may be the same; the same base in a folder elsewhere is none."""
-    folder = copied(candidates[1], tmp_path / "other")
-    config = json.loads((folder / "adapter_config.json").read_text())
-    for name in (f"/elsewhere/{Path(base.name_or_path).name}", None):
-        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": name}))
-        check([Candidate("other", folder)], base)
-    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "some/other"}))
+    assert candidates[1].adapter is not None
+    config = json.loads((candidates[1].adapter / "adapter_config.json").read_text())
+
+    def naming(name: str | None, to: str) -> Candidate:
+        return resettled(candidates[1], tmp_path / to, json.dumps({**config, "base_model_name_or_path": name}))
+
+    check([naming(f"/elsewhere/{Path(base.name_or_path).name}", "elsewhere"), naming(None, "nameless")], base)
     with pytest.raises(InputError, match=r"of another base, as adapter_config\.json says: `some/other`"):
-        check([Candidate("other", folder)], base)
+        check([naming("some/other", "other")], base)
 
 
 def test_an_adapter_without_some_of_its_weights_is_refused(
