@@ -11,19 +11,17 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from meshtune.live import Panel, RunningTrial
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.study import Finished, Opened, Promoted, Proposed, Retried, Running, Stage, Started, StudyEvent, Told
 from meshtune.trial import Ending
-from meshtune.words import duration, point, quantity, result_table
+from meshtune.words import duration, point, quantity, result_table, table_lines
 
 
 class Display:
@@ -235,12 +233,6 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
 
 
 def summary(console: Console, status: Mapping[str, Any]) -> None:
-    """The table at the end."""
-    titles, rows = result_table(status)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in titles:
-        justify: Literal["left", "right"] = "left" if title in ("", "hyperparameters") else "right"
-        table.add_column(title, justify=justify, no_wrap=True)
-    for cells in rows:
-        table.add_row(*map(Text, cells))  # as text: rich reads markup in strings
-    console.print(table)
+    """The table at the end: whole in files and pipes; on a terminal long lines of hyperparameters are wrapped."""
+    for line in table_lines(*result_table(status), console.width if console.is_terminal else None):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

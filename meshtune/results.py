@@ -142,7 +142,8 @@ def in_words(folder: Path, status: Values) -> str:
 def in_html(folder: Path, status: Values) -> str:
     """A study as a small table, for notebooks."""
     titles, rows = result_table(status)
-    lines = [_row("th", titles[:4]), *(_row("td", cells[:4]) for cells in rows)]  # without the interval
+    lines = [_row("th", [*titles[:1], "hyperparameters", *titles[1:3]])]  # without the interval
+    lines += [_row("td", [row.cells[0], row.hyperparameters, *row.cells[1:3]]) for row in rows]
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
     head = f"<b>{html.escape(str(folder))}</b>: {status['state']}; trials: {html.escape(counts) or 'none'}"
     end = f"<p>{html.escape(verdict(status))}</p>" if status["state"] == "finished" else ""

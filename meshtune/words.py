@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
@@ -41,7 +43,7 @@ def _verdict(status: Mapping[str, Any]) -> str:
     if low is None:
         side = "below" if mean <= 0 else "above"
         return f"The best is {abs(mean):.4f} {side} the baseline in test loss: one row is too few for an interval."
-    evidence = f"95 % interval of the difference {low:+.4f} to {high:+.4f}, {rows} unseen rows"
+    evidence = f"95 % interval of the gain {-high:+.4f} to {-low:+.4f}, {rows} unseen rows"
     if high < 0:
         gain = 100 * -mean / baseline["test_loss"]
         return f"The best beats the baseline by {-mean:.4f} in test loss, {gain:.1f} % ({evidence})."
@@ -166,10 +168,15 @@ def spending(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def with_interval(difference: Mapping[str, Any]) -> str:
-    """A difference and its 95 % interval, which that of a single row does not have."""
+def gain_of_best(difference: Mapping[str, Any]) -> str:
+    """By how much the best is lower, with its 95 % interval, which that of a single row does not have."""
     mean, low, high = (difference[key] for key in ("mean", "low", "high"))
-    return f"{mean:+.4f}" if low is None else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"{-mean:+.4f}" if low is None else f"{-mean:+.4f} [{-high:+.4f}, {-low:+.4f}]"
+
+
+def loss_name(status: Mapping[str, Any]) -> str:
+    """What the search lowers: a program's number is an objective, whatever it measures."""
+    return "objective" if status.get("objective") == "command" else "validation loss"
 
 
 def models(status: Mapping[str, Any]) -> tuple[str, ...]:
@@ -177,23 +184,63 @@ def models(status: Mapping[str, Any]) -> tuple[str, ...]:
     return ("untuned", "baseline", "best", *(("recommended",) if recommendation(status) else ()))
 
 
-def result_table(status: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+@dataclass(frozen=True)
+class ResultRow:
+    """One of the `models` in the table of results: its cells, and what stands below them."""
+
+    cells: list[str]
+    hyperparameters: str
+    metrics: str
+
+
+def result_table(status: Mapping[str, Any]) -> tuple[list[str], list[ResultRow]]:
     """Titles, and a row for each of the `models` that there are.
 
     The test columns stand only where one of them was tested.
     """
     entries = {name: status[name] for name in models(status) if status.get(name) is not None}
     tested = any(entry.get("test_loss") is not None for entry in entries.values())
-    titles = ["", "hyperparameters", "validation loss", *(["test loss", "best minus this (95 %)"] if tested else [])]
+    titles = ["", loss_name(status), *(["test loss", "gain of best (95 %)"] if tested else [])]
     rows = []
     for name, entry in entries.items():
         title = f"{name} (trial {entry['trial']})" if name in ("best", "recommended") else name
-        hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
         difference = status.get(f"best_against_{name}")
-        interval = with_interval(difference) if difference else ""
-        cells = [title, hyperparameters, number(entry["loss"]), number(entry.get("test_loss")), interval]
-        rows.append(cells[: len(titles)])
+        gain = gain_of_best(difference) if difference else ""
+        cells = [title, number(entry["loss"]), number(entry.get("test_loss")), gain]
+        hyperparameters = point(entry["hyperparameters"]) if "hyperparameters" in entry else "no adapter"
+        rows.append(ResultRow(cells[: len(titles)], hyperparameters, _metrics(status, name, entry)))
     return titles, rows
+
+
+def _metrics(status: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> str:
+    """The means of the user's metrics of one model, in a line."""
+    key = f"trial-{entry['trial']}" if entry.get("trial") is not None else name
+    scored = status.get("metrics", {}).get(key, {})
+    count = max((each["items"] for each in scored.values()), default=0)
+    listed = ", ".join(f"{metric} {number(each['mean'], 4)}" for metric, each in scored.items())
+    return f"{listed} (means of {count} {'answer' if count == 1 else 'answers'})" if listed else ""
+
+
+def table_lines(titles: Sequence[str], rows: Sequence[ResultRow], width: int | None = None) -> list[str]:
+    """The table as aligned text, with hyperparameters and metrics on lines of their own.
+
+    `width`: where these lines are wrapped; None: never. Numbers stay whole whatever it is.
+    """
+    columns = [max(map(len, column)) for column in zip(titles, *(row.cells for row in rows), strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, columns, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(size) for cell, size in rest)]).rstrip()
+
+    lines = [line(titles)]
+    for row in rows:
+        lines.append(line(row.cells))
+        for text in filter(None, (row.hyperparameters, row.metrics)):
+            parts = [text]
+            if width is not None:
+                parts = textwrap.wrap(text, max(20, width - 4), break_long_words=False, break_on_hyphens=False)
+            lines += [f"    {part}" for part in parts]
+    return lines
 
 
 def load_lines(status: Mapping[str, Any]) -> str | None:

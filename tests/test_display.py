@@ -84,16 +84,40 @@ def test_one_row_has_no_interval() -> None:
     assert "0.2000 below the baseline in test loss: one row is too few" in verdict(given)
     out = io.StringIO()
     summary(Console(file=out, width=140), given)
-    assert out.getvalue().splitlines()[2].endswith("-0.2000")
+    assert next(line for line in out.getvalue().splitlines() if line.startswith("baseline")).endswith("+0.2000")
 
 
 def test_the_table_names_all_three_with_the_interval() -> None:
     out = io.StringIO()
     summary(Console(file=out, width=140), status(-0.3, -0.1))
     text = out.getvalue()
-    assert [line.split()[0] for line in text.splitlines()[1:]] == ["untuned", "baseline", "best"]
-    assert "-0.2000 [-0.3000, -0.1000]" in text
-    assert "lr 4.33e-4" in text
+    titles = [line.split()[0] for line in text.splitlines()[1:] if not line.startswith(" ")]
+    assert titles == ["untuned", "baseline", "best"]
+    assert "+0.2000 [+0.1000, +0.3000]" in text
+    assert "\n    rank 64 lr 4.33e-4\n" in text
+
+
+MANY = {f"hyperparameter_{number}": number / 7 for number in range(12)}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_number_of_the_table_is_cut_at_80_columns(terminal: bool) -> None:
+    """In a terminal long hyperparameters go on in the next line; a file or a pipe gets each of them whole in one."""
+    recommended = {**BEST, "trial": 16, "hyperparameters": MANY, "expected": 1.8, "deviation": 0.01}
+    gap = {"mean": -1.0651, "low": -1.2749, "high": -0.8553, "rows": 50}
+    given = status(-0.3, -0.1, recommended=recommended, best_against_untuned=gap, best_against_recommended=gap)
+    given["metrics"] = {"trial-3": {"exact": {"mean": 0.4375, "items": 64}, "brief": {"mean": 1.0, "items": 64}}}
+    out = io.StringIO()
+    summary(Console(file=out, width=80, force_terminal=terminal), given)
+    lines = out.getvalue().splitlines()
+    assert len(lines[0]) <= 80
+    assert all(words in lines[0] for words in ("validation loss", "test loss", "gain of best (95 %)"))
+    row = next(line for line in lines if line.startswith("recommended (trial 16)"))
+    assert row.split()[3:] == ["1.8", "1.9", "+1.0651", "[+0.8553,", "+1.2749]"]
+    assert "…" not in out.getvalue()
+    assert " ".join(out.getvalue().split()).count(point(MANY)) == 1
+    assert (max(map(len, lines)) <= 80) is terminal
+    assert "    exact 0.4375, brief 1 (means of 64 answers)" in lines
 
 
 def test_what_users_name_is_no_markup() -> None:

@@ -116,7 +116,7 @@ def comparison_page(studies: Sequence[Compared], *, csv: str) -> str:
         warning=comparable(groups),
         loss_name="loss" if commands else "validation loss",
         tested=any(row["test"] != tables.NONE for row in rows),
-        against=any(row["against"] != tables.NONE for row in rows),
+        gain=any(row["gain"] != tables.NONE for row in rows),
         tokens=any(row["tokens"] != tables.NONE for row in rows),
         rows=rows,
         figures=pictures,

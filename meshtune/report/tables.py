@@ -16,7 +16,7 @@ from meshtune.report.groups import Group
 from meshtune.report.trials import Status, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
 from meshtune.trial import Ending
-from meshtune.words import beside_seed_noise, models, number, point, quantity, with_interval, without_feasible
+from meshtune.words import beside_seed_noise, gain_of_best, models, number, point, quantity, without_feasible
 
 NONE = "-"
 FIELDS = ("trial", "origin", "block", "ending", "loss", "seconds", "tokens", "peak_memory")
@@ -32,14 +32,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """Untuned, baseline or best (the baseline may be it). `difference`: test loss of the best minus that of this."""
+    """Untuned, baseline or best (the baseline may be it). `gain`: by how much lower the best's test loss is."""
 
     name: str
     is_best: bool
     note: str
     validation: str
     test: str
-    difference: str
+    gain: str
     interval: str
 
 
@@ -103,8 +103,8 @@ def result(status: Status) -> list[ResultRow]:
             note=point(entry["hyperparameters"]) if entry.get("hyperparameters") else "no adapter",
             validation=loss(entry["loss"]),
             test=loss(entry.get("test_loss")),
-            difference=f"{difference['mean']:+.4f}" if difference else "",
-            interval=f"{difference['low']:+.4f} to {difference['high']:+.4f}" if difference and bounded else "",
+            gain=f"{-difference['mean']:+.4f}" if difference else "",
+            interval=f"{-difference['high']:+.4f} to {-difference['low']:+.4f}" if difference and bounded else "",
         )
         rows.append(row)
     return rows
@@ -162,13 +162,13 @@ def comparison(groups: Sequence[Group]) -> list[dict[str, str]]:
     for group in groups:
         only = group.studies[0].status if len(group.studies) == 1 else None
         difference = only.get("best_against_baseline") if only is not None else None
-        against = with_interval(difference) if difference else interval(group.mean(_against_baseline), signed=True)
+        gain = gain_of_best(difference) if difference else interval(group.mean(_gain_over_baseline), signed=True)
         row = {
             "setting": group.label,
             "seeds": group.count,
             "validation": interval(group.mean(_best_loss)),
             "test": interval(group.mean(_best_test_loss)),
-            "against": against,
+            "gain": gain,
             "trials": _amount(group.mean(lambda s: len(s["all"]))),
             "tokens": _amount(group.mean(lambda s: s["tokens"] or None)),
             "hours": hours(group.mean(lambda s: s["elapsed_seconds"])),
@@ -278,10 +278,10 @@ def _best_test_loss(status: Status) -> float | None:
     return status["best"]["test_loss"] if status["best"] else None
 
 
-def _against_baseline(status: Status) -> float | None:
+def _gain_over_baseline(status: Status) -> float | None:
     difference = status.get("best_against_baseline")
     if difference:
-        return float(difference["mean"])
+        return -float(difference["mean"])
     best, baseline = status["best"], status["baseline"]
     if best and baseline and best["trial"] == baseline.get("trial"):
         return 0.0

@@ -156,10 +156,9 @@ def _losses(facts: Mapping[str, Any]) -> str:
             unseen, interval = "1 test row", "one row is too few for an interval"
             if gap["low"] is not None:
                 unseen = f"{gap['rows']} test rows"
-                interval = f"95 % interval {gap['low']:+.4f} to {gap['high']:+.4f}, paired by row"
-            text += (
-                f"\nOn {unseen}, which the search never saw, the best minus {name} is {gap['mean']:+.4f} ({interval})."
-            )
+                interval = f"95 % interval {-gap['high']:+.4f} to {-gap['low']:+.4f}, paired by row"
+            gain = f"the gain of the best over {name} is {-gap['mean']:+.4f}"
+            text += f"\nOn {unseen}, which the search never saw, {gain} ({interval})."
     if best is not None and best["trial"] == (study["baseline"] or {}).get("trial"):
         text += "\nThe baseline itself is the best point that was found."
     if merged is not None and merged["loss"] is not None:

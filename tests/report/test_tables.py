@@ -60,11 +60,11 @@ def test_the_verdict(given: dict[str, Any], verdict: str, evidence: str) -> None
 def test_the_result_has_who_there_is(status: dict[str, Any]) -> None:
     untuned, baseline, best = tables.result(status)
     assert (untuned.name, untuned.note) == ("untuned", "no adapter")
-    assert baseline.difference.startswith("-")
+    assert baseline.gain.startswith("+")
     assert " to " in untuned.interval
-    assert best.difference == ""
+    assert best.gain == ""
     baseline = tables.result(status_with(best_against_baseline=ONE_ROW))[0]
-    assert (baseline.difference, baseline.interval) == ("-0.2000", "")
+    assert (baseline.gain, baseline.interval) == ("+0.2000", "")
     (both,) = tables.result(status_with(best=BASELINE))
     assert (both.name, both.is_best) == ("baseline and best, trial 0", True)
     assert tables.result(status_with(untuned=None, baseline=None, best=None)) == []
@@ -131,7 +131,7 @@ def test_the_comparison_says_who_is_ahead_and_how_sure_it_is(status: dict[str, A
     assert "accident" in tables.comparison_headline(grouped(studies("tpe", 0.5, 0) + studies("mads", 0, 0.4)))[1]
     assert "several seeds" in tables.comparison_headline(grouped(studies("tpe", 1.0) + studies("mads", 0.0)))[1]
     one_row = grouped([Compared("a", {**moved(0, 0), "best_against_baseline": ONE_ROW}, {}, None)])
-    assert tables.comparison(one_row)[0]["against"] == "-0.2000"
+    assert tables.comparison(one_row)[0]["gain"] == "+0.2000"
     (repeats,) = grouped([*studies("mads", 0.2), *studies("mads", 0.4)])
     assert tables.comparison_headline([repeats])[1] == "The best loss of 2 studies."
     assert "[" not in tables.comparison([repeats])[0]["validation"], "one seed twice has no interval over seeds"

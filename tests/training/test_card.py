@@ -103,7 +103,7 @@ def test_what_it_says() -> None:
     for words in (
         "It is trial 3, the best of 29 complete trials (study `chats`, meshtune 9.8.7)",
         "| best (trial 3) | 1.2500 | 1.3000 |",
-        "the best minus the baseline is -0.3000 (95 % interval -0.4000 to -0.2000, paired by row)",
+        "the gain of the best over the baseline is +0.3000 (95 % interval +0.2000 to +0.4000, paired by row)",
         "| learning_rate | `1.54157e-05` |",
         "| target_modules | `q_proj, v_proj` |",
         "1,234 rows, 56,789 tokens in 61 s, seed 4",
@@ -122,7 +122,7 @@ def test_one_test_row_has_no_interval() -> None:
     one = {"mean": -0.3, "low": None, "high": None, "rows": 1}
     text = card(facts(study__best_against_baseline=one), "out")
     assert (
-        "On 1 test row, which the search never saw, the best minus the baseline is -0.3000 (one row is too few" in text
+        "On 1 test row, which the search never saw, the gain of the best over the baseline is +0.3000 (one row" in text
     )
 
 
