@@ -178,6 +178,7 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         if text := advice(prepared.places[0].device):
             lines.append(f"           {text}")
         lines.append("data\n" + describe(prepared.data))
+        lines += [f"           made again, since {prepared.damage}"] if prepared.damage else []
         lines.append(f"training   {_training(prepared)}")
     lines.append("space      " + "\n           ".join(dimension(d) for d in prepared.space.dimensions))
     if prepared.space.fixed:

@@ -2,7 +2,8 @@
 
 Fetches the model, the data sets and the benchmarks that `evaluation` names, converts the embedded model, and tokenizes
 the rows, and the text that guides the search, into the study's folder. Trains nothing, needs no GPU, and fixes nothing
-that depends on the device: the precision is the affair of the node that trains. A second call finds everything there.
+that depends on the device: the precision is the affair of the node that trains. A second call finds everything there;
+rows whose files were damaged it makes again.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def _facts(study: Located, model: ModelConfig, data: DataConfig) -> dict[str, An
                 "validation": summary.validation.rows,
                 "test": summary.test.rows,
             },
+            "damage": prepared.damage,
         },
         "guides": [] if guides is None else guides.chosen.lines(),
         "benchmarks": benchmarks,
@@ -97,6 +99,7 @@ def _lines(facts: dict[str, Any], path: Path) -> str:
         [
             f"model      {model['name']}, {_size(model['bytes'])} in {model['place']}",
             f"data       rows: {counts}; {_size(data['bytes'])} in {data['place']}",
+            *([f"           made again, since {data['damage']}"] if data["damage"] else []),
             *(f"{'' if index else 'guided by':<10} {text}" for index, text in enumerate(facts["guides"])),
             *(f"{'' if number else 'benchmarks':<10} {name}" for number, name in enumerate(facts["benchmarks"] or ())),
             *(f"{'caches' if name == 'HF_HOME' else '':<10} {name}={place}" for name, place in caches.items()),

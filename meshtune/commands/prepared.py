@@ -49,7 +49,8 @@ class Prepared:
         start: the baseline's point, or None where it lies outside.
         objective: crosses to the worker. places: a process each. fixed: keys that must not change on resume.
         packing: how blocks are cut into packs. packing_to_be_tried: whether the model may turn out not to allow packs.
-        data: summary of the prepared rows, None for a command. test_rows: rows that the search never reads.
+        data: summary of the prepared rows, None for a command. damage: why they were made again, or None.
+        test_rows: rows that the search never reads.
         answers: validation rows that the finalists answer. warm: what is known from the start.
         early: where trials are stopped, if they are.
         no_exact_room: why there is no memory for the base in float32, where that is known.
@@ -73,6 +74,7 @@ class Prepared:
     no_exact_room: str | None = None
     guided: Guided = field(default_factory=Guided)
     guides: Guides | None = None
+    damage: str | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     block_size: int = 1
     why: str | None = None
@@ -213,6 +215,7 @@ def _lora(
         early=early,
         warm=warm,
         guides=guides,
+        damage=data.damage,
     )
     return guided(spread(prepared, config, recorded_keys(study)), config)
 

@@ -51,6 +51,8 @@ def tune(
         forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
         prepared = prepare(study)
+        if prepared.damage:
+            yield Stage(f"the data were made again, since {prepared.damage}")
         meter = meter_of(config, prepared.places)
         _refuse_too_large(study, prepared)
         sampler = build_sampler(

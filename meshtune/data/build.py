@@ -1,13 +1,14 @@
 """From the config's data section to prepared rows in a folder, once.
 
-Guarantees: a second call with the same settings and unchanged sources reads the manifest only (no tokenizer, no
-network); other settings are refused with what differs, never overwritten; faults of all sources come at once.
+Guarantees: a second call with the same settings and unchanged sources reads what is there (no tokenizer, no network),
+and makes it again where its files are not those that were written; other settings are refused with what differs, never
+overwritten; faults of all sources come at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ _LATER = {"template_arguments": dict[str, Any](), "train_on": "all", "split_by":
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared data: where they lie, and what they are."""
+    """Prepared data: where they lie, and what they are. `damage`: why they were made again, or None."""
 
     ref: DataRef
     summary: Summary
+    damage: str | None = None
 
 
 def load(folder: Path) -> Prepared:
@@ -56,7 +58,11 @@ def prepare(
     other settings or from other files; StorageError where it cannot be written.
     """
     settings = _settings(data, model, seed)
-    if not (folder / store.MANIFEST).exists():
+    held, damage = _held(folder)
+    if held is not None:
+        _check_same(held["settings"], settings, folder)
+        memory_length = Summary.from_dict(held["summary"]).max_length  # nothing else must differ from what was there
+    if not (folder / store.MANIFEST).exists() or damage is not None:
         made = _made(data, model, seed, report or (lambda message: None), memory_length)
         manifest = {
             "layout": store.LAYOUT,
@@ -64,13 +70,34 @@ def prepare(
             "settings": settings,
             "summary": made.summary.to_dict(),
         }
+        if held is not None and manifest["fingerprint"] != held["fingerprint"]:
+            what = (
+                "and what this version of meshtune makes from the same rows differs: begin another study (`--folder`)"
+            )
+            raise StudyMismatch(f"{damage}; {what}")
         texts = {
             originals.file_name(side): (row.line_of_json() for row in rows) for side, rows in made.originals.items()
         }
-        store.write(folder, made.sides, manifest, texts)
+        store.write(folder, made.sides, manifest, texts, anew=damage is not None)
     # Also after writing: another process may have been faster, with settings of its own.
     _check_same(store.read_manifest(folder)["settings"], settings, folder)
-    return load(folder)
+    return replace(load(folder), damage=damage)
+
+
+def _held(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """The manifest of what is in the folder, where it can be read, and what is damaged there, if anything is."""
+    if not any((folder / name).exists() for name in (store.MANIFEST, store.file_name("train", "tokens"))):
+        return None, None
+    manifest = None
+    try:
+        manifest = store.read_manifest(folder)
+        store.check(folder, manifest)
+        if manifest["layout"] >= store.WITH_ORIGINALS:
+            for side in originals.SIDES:
+                originals.check(folder, side, manifest["summary"][side]["rows"])
+    except store.Damaged as error:
+        return manifest, error.what
+    return manifest, None
 
 
 def _file_sides(data: DataConfig) -> dict[str, SourceConfig]:

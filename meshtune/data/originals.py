@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, InputError
+from meshtune.data.store import Damaged
 
 SIDES = ("validation", "test")
 
@@ -41,10 +41,16 @@ def file_name(side: str) -> str:
 
 
 def read(folder: Path, side: str) -> list[Original]:
-    """The side's rows, in order. Raises InputError where they are missing, as in data of meshtune 0.1, or damaged."""
+    """The side's rows, in order. Raises Damaged where they are missing (as in data of meshtune 0.1) or unreadable."""
     path = folder / file_name(side)
     try:
         with open(path, encoding="utf-8") as file:
             return [Original(**json.loads(line)) for line in file]
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(Fault(f"is missing or damaged ({error}): prepare the data again", path)) from error
+        raise Damaged(path, f"is missing or damaged ({error})") from error
+
+
+def check(folder: Path, side: str, count: int) -> None:
+    """Raise Damaged where the side's rows are not so many, or cannot be read."""
+    if (found := len(read(folder, side))) != count:
+        raise Damaged(folder / file_name(side), f"is damaged (it has {found:,} rows, not {count:,})")

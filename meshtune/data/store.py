@@ -24,6 +24,7 @@ from meshtune.errors import Fault, InputError, StorageError
 
 LAYOUT = 2
 READ = (1, 2)  # 1: without the original rows
+WITH_ORIGINALS = 2
 MANIFEST = "manifest.json"
 SIDES = ("train", "validation", "test")
 _STALE_SECONDS = 3600.0
@@ -57,14 +58,32 @@ def fingerprint(sides: Mapping[str, SideArrays]) -> str:
     return content.hexdigest()
 
 
+class Damaged(InputError):
+    """A file of prepared data is missing, or is not what was written. `what`: where and what, without advice."""
+
+    def __init__(self, path: Path, what: str):
+        self.what = f"{path}: {what}"
+        super().__init__(Fault(f"{what}: `meshtune prepare STUDY` makes the data again", path))
+
+
+def file_name(side: str, part: str) -> str:
+    """The file of one array."""
+    return f"{side}.{part}.npy"
+
+
 def write(
-    folder: Path, sides: Mapping[str, SideArrays], manifest: Mapping[str, Any], texts: Mapping[str, Iterable[str]]
+    folder: Path,
+    sides: Mapping[str, SideArrays],
+    manifest: Mapping[str, Any],
+    texts: Mapping[str, Iterable[str]],
+    *,
+    anew: bool = False,
 ) -> None:
     """Write everything, then rename it into place. Raises StorageError; then nothing is left behind.
 
-    `texts`: further files by name, as lines.
-
-    Where another process was faster with the same folder, its data stay.
+    Args:
+        texts: further files by name, as lines.
+        anew: whether damaged data in the folder give way. Else, where another process was faster, its data stay.
     """
     prefix = f".{folder.name}.partial-"
     try:
@@ -73,10 +92,11 @@ def write(
         partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     except OSError as error:
         raise _storage_error(folder, error) from error
+    aside = partial.with_name(f"{partial.name}.damaged")
     try:
         for name, side in sides.items():
             for part in ("tokens", "trained", "starts"):
-                with open(partial / f"{name}.{part}.npy", "wb") as file:
+                with open(partial / file_name(name, part), "wb") as file:
                     np.save(file, getattr(side, part))
                     _flush(file)
         for name, lines in texts.items():
@@ -87,39 +107,49 @@ def write(
             file.write(json.dumps(manifest, indent=1).encode())
             _flush(file)
         partial.chmod(0o755)  # mkdtemp made it private; a study's folder may be shared
+        if anew and folder.exists():
+            folder.rename(aside)
         partial.rename(folder)
     except OSError as error:
         if not (folder / MANIFEST).exists():
             raise _storage_error(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest. Raises InputError where the folder holds no prepared data that this version reads."""
+    """The manifest. Raises Damaged where there is none to be read, InputError where another version wrote it."""
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text("utf-8"))
         layout = manifest["layout"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            Fault("holds no prepared data (no readable manifest.json): prepare them again", folder)
-        ) from error
+        raise Damaged(folder, "holds no prepared data (no readable manifest.json)") from error
     if layout not in READ:
         raise InputError(Fault(f"was prepared by another version of meshtune (layout {layout}, not {LAYOUT})", folder))
     return manifest
 
 
 def open_side(folder: Path, side: str) -> SideArrays:
-    """The side's arrays, mapped into memory. Raises InputError where one is missing or damaged."""
+    """The side's arrays, mapped into memory. Raises Damaged where one is missing or cannot be read."""
     arrays = []
     for part in ("tokens", "trained", "starts"):
-        path = folder / f"{side}.{part}.npy"
+        path = folder / file_name(side, part)
         try:
             arrays.append(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)))
         except (OSError, ValueError, EOFError) as error:
-            raise InputError(Fault(f"is missing or damaged ({error}): prepare the data again", path)) from error
+            raise Damaged(path, f"is missing or damaged ({error})") from error
     return SideArrays(*arrays)
+
+
+def check(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise Damaged where the arrays are not those of the manifest's fingerprint. Reads all of them."""
+    sides = {side: open_side(folder, side) for side in SIDES}
+    found = fingerprint(sides)
+    if found != manifest["fingerprint"]:
+        expected = manifest["fingerprint"]
+        raise Damaged(folder, f"the tokens are damaged (their fingerprint is {found[:12]}, not {expected[:12]})")
 
 
 def _flush(file: IO[bytes]) -> None:

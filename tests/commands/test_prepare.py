@@ -1,5 +1,7 @@
 """`prepare`: everything here that a node without network needs, and nothing that its device decides."""
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -8,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from meshtune.commands.locate import locate
 from meshtune.commands.prepare import prepare
+from meshtune.commands.tune import tune
 from meshtune.errors import InputError
+from meshtune.study import Stage
 from tests.evaluation import made
 from tests.kill import command_study, meshtune
 from tests.test_kill_lora import lora_study
@@ -66,6 +71,21 @@ def test_it_tokenizes_once_trains_nothing_and_opens_no_record(tiny_model_folder:
     made = (data / "manifest.json").stat().st_mtime_ns
     assert prepare(path) == (lines, facts)
     assert (data / "manifest.json").stat().st_mtime_ns == made
+
+
+def test_damaged_rows_are_made_again_and_it_says_so(tiny_model_folder: Path, tmp_path: Path) -> None:
+    path = lora_study(tmp_path / "one", tiny_model_folder)
+    _, facts = prepare(path)
+    tokens = path.parent / "study" / "data" / "train.tokens.npy"
+    os.truncate(tokens, 200)
+    lines, again = prepare(path)
+    assert f"\n           made again, since {tokens}: is missing or damaged (" in lines
+    assert again["data"]["fingerprint"] == facts["data"]["fingerprint"]
+    assert prepare(path)[1] == facts
+    os.truncate(tokens, 200)
+    with contextlib.closing(tune(locate(path))) as events:
+        stages = [event.text for event in itertools.islice(events, 2) if isinstance(event, Stage)]
+    assert stages[1].startswith(f"the data were made again, since {tokens}: ")
 
 
 def test_a_login_node_needs_no_device_of_the_compute_nodes(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ def test_rows_come_back_as_they_were_written(write: Write, chat_model: ModelConf
         rows[35]
 
 
-def test_a_second_call_reads_the_manifest_only(write: Write, chat_folder: Path, tmp_path: Path) -> None:
+def test_a_second_call_reads_what_is_there(write: Write, chat_folder: Path, tmp_path: Path) -> None:
     path = write(alpaca(50))
     first = prepare(config(path), ModelConfig(name=str(chat_folder)), 3, tmp_path / "data")
     assert load(tmp_path / "data") == first
@@ -85,6 +87,49 @@ def test_rows_of_other_data_are_refused(write: Write, chat_model: ModelConfig, t
     (tmp_path / "data" / "train.tokens.npy").write_bytes(b"")
     with pytest.raises(InputError, match=r"train\.tokens\.npy: is missing or damaged"):
         Rows.open(ref, "train")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": lambda data: flip(data / "train.tokens.npy"),
+    "a cut file": lambda data: os.truncate(data / "validation.trained.npy", 130),
+    "a lost file": lambda data: (data / "test.starts.npy").unlink(),
+    "no end of the rows": lambda data: (data / "test.rows.jsonl").write_text(""),
+    "half of the manifest": lambda data: os.truncate(data / "manifest.json", 100),
+    "no manifest": lambda data: (data / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damaged", list(DAMAGE))
+def test_damaged_files_are_made_again(damaged: str, write: Write, chat_model: ModelConfig, tmp_path: Path) -> None:
+    data, folder = config(write(alpaca(50)), test=0.2), tmp_path / "data"
+    first = prepare(data, chat_model, 0, folder, memory_length=40)
+    assert first.damage is None
+    held = {path.name: path.read_bytes() for path in folder.iterdir()}
+    DAMAGE[damaged](folder)
+    # the manifest says how long rows may be, where there is one: what the device has memory for may have changed
+    again = prepare(data, chat_model, 0, folder, memory_length=40 if "manifest" in damaged else 20)
+    assert again.damage is not None
+    assert again.damage.startswith(f"{tmp_path}/data")
+    assert replace(again, damage=None) == first
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == held
+    assert [path.name for path in tmp_path.iterdir() if "data" in path.name] == ["data"]
+    assert prepare(data, chat_model, 0, folder) == first
+
+
+def test_what_cannot_be_made_again_is_left_and_said(write: Write, chat_model: ModelConfig, tmp_path: Path) -> None:
+    data, folder = config(write(alpaca(50))), tmp_path / "data"
+    prepare(data, chat_model, 0, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "fingerprint": "0" * 64}))  # as of another tokenizer
+    with pytest.raises(StudyMismatch, match=r"the tokens are damaged .* makes from the same rows differs"):
+        prepare(data, chat_model, 0, folder)
+    assert json.loads((folder / "manifest.json").read_text())["fingerprint"] == "0" * 64
 
 
 def test_dropped_rows_are_counted_by_reason(write: Write, chat_model: ModelConfig, tmp_path: Path) -> None:
