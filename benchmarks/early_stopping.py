@@ -4,8 +4,9 @@ The curves are those of `learning_curves.py`: a surrogate of a table of real tra
 100 trials at full fidelity says what there is to find: its best loss, give or take one deviation between seeds, is the
 target. Counted are the tokens until a finished or promoted trial first has the target, of the search that stops early
 and of the full one. The deviation is that of one training between seeds; or, a target that is harder to reach, what of
-it is not common to all trials of a study, which share a seed. MADS in blocks of 2, 4 and 8, TPE one at a time and in
-blocks of 2, each against itself at full fidelity; and TPE with Optuna's SuccessiveHalvingPruner and HyperbandPruner.
+it is not common to all trials of a study, which share a seed. batch-gp one at a time and in blocks of 4 and 8, MADS in
+blocks of 2, 4 and 8, TPE one at a time and in blocks of 2, each against itself at full fidelity; and TPE with Optuna's
+SuccessiveHalvingPruner and HyperbandPruner.
 
 Prints JSON lines, a deviation and a setting each: medians of tokens to target, in whole trainings, and the median
 over seeds of their paired ratio theirs / ours (above 1: ours is better; 0 where ours has not found it by 400 trials),
@@ -42,6 +43,9 @@ from meshtune.config_spending import EarlyStoppingConfig
 NAME = "early_stopping"
 TRIALS, MOST = 100, 400
 SEARCHES = {
+    "batch-gp-1": Search("batch-gp", 1),
+    "batch-gp-4": Search("batch-gp", 4),
+    "batch-gp-8": Search("batch-gp", 8),
     "mads-2": Search("mads", 2),
     "mads-4": Search("mads", 4),
     "mads-8": Search("mads", 8),

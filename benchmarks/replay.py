@@ -152,7 +152,7 @@ class Spent:
 class Search:
     """A search by meshtune: sampler, trials proposed together, and the section `early_stopping` (None: without)."""
 
-    sampler: Literal["mads", "tpe"]
+    sampler: Literal["mads", "tpe", "batch-gp"]
     block: int
     stopping: EarlyStoppingConfig | None = None
 

@@ -81,13 +81,16 @@ def _as_tuple(value: Any) -> Any:
 Rungs = Annotated[tuple[Fraction, ...], Field(min_length=1), AfterValidator(_ascending), BeforeValidator(_as_tuple)]
 
 
+FEWEST_FINISHED = 3  # trials that any prediction of another one's end needs
+
+
 class EarlyStoppingConfig(Section):
     """Which trials end before their training does.
 
     Attributes:
         rule: `none`: no trial; `default`: the rule that did best in our measurements; or one by name.
         rungs: shares of a trial's tokens after which it is measured and goes on or ends.
-        startup: trials that reach their end before any is stopped.
+        startup: trials that reach their end before any is stopped; fewer than 3, as older files have, count as 3.
         keep: share of those that reached a rung which goes on from it whatever the rule says.
         confidence: of the rule `curve`, that a trial which it stops would not have become the best.
         rows: validation rows that a rung is measured on.
@@ -97,7 +100,7 @@ class EarlyStoppingConfig(Section):
 
     rule: Literal["none", "default", "median", "asha", "curve"] = "default"
     rungs: Rungs = (0.1, 0.15, 0.3, 0.5, 0.7)
-    startup: PositiveInt = 1
+    startup: PositiveInt = FEWEST_FINISHED
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     rows: PositiveInt = 64

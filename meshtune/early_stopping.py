@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune.config_spending import EarlyStoppingConfig
+from meshtune.config_spending import FEWEST_FINISHED, EarlyStoppingConfig
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.stopping import Curve, Rule, Stopping
@@ -37,7 +37,8 @@ class EarlyStopping:
 
     def described(self) -> dict[str, Any]:
         """What must not change while a study goes on."""
-        return {**self.config.model_dump(mode="json", exclude={"promote"}), "rule": self._rule}
+        dumped = self.config.model_dump(mode="json", exclude={"promote"})
+        return {**dumped, "rule": self._rule, "startup": self._startup}
 
     def __str__(self) -> str:
         config = self.config
@@ -101,9 +102,12 @@ class EarlyStopping:
     @property
     def _rules(self) -> Stopping:
         config = self.config
-        return Stopping(
-            self._rule, config.rungs, startup=config.startup, keep=config.keep, confidence=config.confidence
-        )
+        return Stopping(self._rule, config.rungs, startup=self._startup, keep=config.keep, confidence=config.confidence)
+
+    @property
+    def _startup(self) -> int:
+        """With fewer, samplers could be told nothing of what was stopped."""
+        return max(self.config.startup, FEWEST_FINISHED)
 
 
 def _groups(told: Sequence[RecordedTrial]) -> dict[tuple[Any, ...], list[RecordedTrial]]:

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshtune import trial as seam
+from meshtune.config_spending import FEWEST_FINISHED
 from meshtune.errors import StudyMismatch
 from meshtune.guided import LOSS, violation
 from meshtune.trial import Ending, Outcome, Request, Thresholds
+
+STARTUP = "early_stopping.startup"
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,12 @@ def read_trial(
 def refuse_changed(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise StudyMismatch with all fixed keys that differ."""
     had, now = flatten(recorded), flatten(given)
-    keys = [key for key in {**had, **now} if had.get(key) != now.get(key)]
-    if keys:
-        lines = [f"  {key}: the study has {had.get(key)!r}, now given {now.get(key)!r}" for key in keys]
+    for keys in (had, now):
+        if STARTUP in keys:  # earlier versions recorded fewer than are needed now
+            keys[STARTUP] = max(keys[STARTUP], FEWEST_FINISHED)
+    changed = [key for key in {**had, **now} if had.get(key) != now.get(key)]
+    if changed:
+        lines = [f"  {key}: the study has {had.get(key)!r}, now given {now.get(key)!r}" for key in changed]
         raise StudyMismatch(
             "the study was made with other fixed keys:\n"
             + "\n".join(lines)

@@ -104,11 +104,13 @@ class Stopping:
     def told(self, curves: Sequence[Curve], curve: Curve) -> float | None:
         """What a sampler is told of a trial that was stopped: what it would have ended at, but worse than the best.
 
-        None: nothing can be said of it yet.
+        Where a line cannot be fitted, as where losses at a rung are all the same, it is taken to go on as the median of
+        those that finished. None: none has finished, or its loss is infinite.
         """
         extrapolation = Extrapolation(curves, len(self.rungs))
         prediction = extrapolation.predicted(curve)
-        return None if prediction is None else max(prediction.mean, math.nextafter(extrapolation.best, math.inf))
+        mean = _as_the_others(curves, curve) if prediction is None else prediction.mean
+        return None if mean is None else max(mean, math.nextafter(extrapolation.best, math.inf))
 
     def promising(self, curves: Sequence[Curve], limit: int, noise: float = 0.0) -> list[int]:
         """Which stopped trials could still be the best, as positions in `curves`, at most `limit`.
@@ -245,6 +247,15 @@ class Extrapolation:
     def _line(self, curve: Curve) -> _Line | None:
         """From its last rung to the end."""
         return self._lines[len(curve.rungs) - 1] if curve.rungs and math.isfinite(curve.rungs[-1]) else None
+
+
+def _as_the_others(curves: Iterable[Curve], curve: Curve) -> float | None:
+    """The last loss of a curve, moved by what those that finished have gained since, in the median."""
+    last = len(curve.rungs) - 1
+    gains = [each.final - each.rungs[last] for each in curves if each.final is not None and len(each.rungs) > last]
+    gains = [gain for gain in gains if math.isfinite(gain)]
+    found = curve.rungs[last] + float(np.median(gains)) if gains and curve.rungs else math.inf
+    return found if math.isfinite(found) else None
 
 
 def _pairs(curves: Iterable[Curve], rung: int, rungs: int) -> Iterator[tuple[float, float]]:

@@ -15,6 +15,7 @@ from meshtune.config import Interval, SamplerConfig
 from meshtune.config_spending import EarlyStoppingConfig
 from meshtune.distributions import distributions
 from meshtune.early_stopping import EarlyStopping
+from meshtune.errors import StudyMismatch
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
 from meshtune.samplers.build import build
@@ -149,6 +150,30 @@ def test_a_stopped_trial_is_told_as_no_better_than_the_best_of_its_time(tmp_path
             assert trial.told is None or trial.told >= best
 
 
+def test_batch_gp_is_told_a_value_of_every_stopped_trial_and_none_is_stopped_before_three_have_finished(
+    tmp_path: Path,
+) -> None:
+    """The smallest `startup` that a file may have says nothing else."""
+    record = searched(tmp_path, early(startup=1), 32, sampler="batch-gp")
+    stopped = stopped_of(record)
+    assert stopped
+    assert all(trial.told is not None and math.isfinite(trial.told) for trial in stopped)
+    for trial in record.trials:
+        finished = [before for before in record.told[: trial.seen] if before.outcome.ending is Ending.COMPLETE]  # type: ignore[union-attr]
+        assert len(finished) >= 3 or all(loss is None for _, loss in trial.thresholds)
+    assert len(record.trials) - len(stopped) >= 12, "the sampler is not driven to where nothing finishes"
+
+
+def test_a_study_that_began_when_fewer_were_enough_goes_on(tmp_path: Path) -> None:
+    earlier = {"early_stopping": {**early().described(), "startup": 1}}
+    folder = f"sqlite:///{tmp_path / 'study.db'}"
+    Record(folder, "study", SPACE, fixed=earlier)
+    for startup in (1, 2, 3):
+        Record(folder, "study", SPACE, fixed={"early_stopping": early(startup=startup).described()})
+    with pytest.raises(StudyMismatch, match=r"early_stopping\.startup: the study has 3, now given 4"):
+        Record(folder, "study", SPACE, fixed={"early_stopping": early(startup=4).described()})
+
+
 def test_told_as_failed_no_value_is_stored(tmp_path: Path) -> None:
     record = searched(tmp_path, early(told="failed"), 16)
     stopped = stopped_of(record)
@@ -160,6 +185,7 @@ def test_told_as_failed_no_value_is_stored(tmp_path: Path) -> None:
     ("sampler", "told"),
     [
         ("mads", "predicted"),
+        ("batch-gp", "predicted"),
         pytest.param("mads", "failed", marks=pytest.mark.slow),
         pytest.param("tpe", "predicted", marks=pytest.mark.slow),
     ],

@@ -325,3 +325,14 @@ def test_what_is_far_above_all_that_finished_is_not_promising() -> None:
     stopped = [Curve((2.95,)), Curve((7.0,)), Curve((30.0,))]
     rules = Stopping("asha", (0.2, 0.5), startup=1, keep=0.5)
     assert set(rules.promising([*finished, *stopped], 3)) <= {5}
+
+
+def test_what_is_told_where_no_line_can_be_fitted() -> None:
+    """As the median of the others went on, but worse than the best; nothing where none has finished."""
+    rules = Stopping("asha", (0.2, 0.5), startup=3)
+    same = [Curve((3.0, 2.0), final) for final in (1.0, 1.5, 1.4)]
+    assert rules.predicted(same, Curve((3.2,))) is None
+    assert rules.told(same, Curve((3.2,))) == pytest.approx(3.2 - 1.6)
+    assert rules.told(same, Curve((2.0,))) == math.nextafter(1.0, math.inf)
+    assert rules.told(same, Curve((math.inf,))) is None
+    assert rules.told([Curve((3.0,))], Curve((3.2,))) is None

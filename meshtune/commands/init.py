@@ -270,7 +270,7 @@ budget:                        # the first limit that is reached ends the search
 # early_stopping:
 #   rule: default
 #   rungs: [0.1, 0.15, 0.3, 0.5, 0.7]  # shares of a trial's tokens after which it goes on or ends
-#   startup: 1                 # trials that reach their end before any is stopped
+#   startup: 3                 # trials that reach their end before any is stopped; 3 at least
 #   keep: 0.5                  # share that goes on from each rung, whatever the rule says
 #   confidence: 0.9            # of the rule curve, that what it stops would not have become the best
 #   rows: 64                   # validation rows that a rung is measured on

@@ -61,7 +61,8 @@ class BatchGPSampler(Sampler):
         a_priori: says of a point, by name, whether it is allowed. What it refuses is never proposed and costs nothing.
         hidden_constraints: names of constraints whose violation means that the trial has no honest value.
         pruned: `failed`; `left_out`, as if it had not been; or `value`: a pruned trial's value is what it would have
-            ended with. Optuna's own pruners leave there what was reported last, which is no such value.
+            ended with, and one without value is left out. Optuna's own pruners leave there what was reported last,
+            which is no such value.
         seed: of all that is random; drawn where it is left out.
 
     Raises:
@@ -195,7 +196,7 @@ class BatchGPSampler(Sampler):
             self._teller(study, trials),
             space=cube.encoding.name(fixed),
             but=but,
-            leave_pruned_out=self._pruned == "left_out",
+            pruned=self._pruned,
             warm=self._warm,
         )
 

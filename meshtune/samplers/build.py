@@ -42,7 +42,8 @@ def build(
     `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp`, `tpe` and `nni-tpe`
     can use; their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for the
     two TPEs). `allows`: says of a point, by the names of the distributions, whether it may be proposed.
-    `pruned`: what `mads` and `batch-gp` take a trial for that was stopped early; the others read intermediate values.
+    `pruned`: what `mads` takes a trial for that was stopped early; `batch-gp` leaves out what has no value, instead of
+    taking it for failed. The others read intermediate values.
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
@@ -81,7 +82,7 @@ def build(
                     warm_start=warm_start or None,
                     warm_start_values=warm_start_values,
                     hidden_constraints=("ending",),
-                    pruned=pruned,
+                    pruned="value" if pruned == "value" else "left_out",
                     a_priori=allows,
                     **options,
                 ),

@@ -54,12 +54,13 @@ def told(
     *,
     space: str,
     but: int = -1,
-    leave_pruned_out: bool = False,
+    pruned: Pruned = "failed",
     warm: WarmStart | None = None,
 ) -> Told:
     """Read a study's trials, except number `but`. `space`: what notes call it.
 
-    A trial without value counts as failed, unless another one of the same point has a value.
+    A trial without value counts as failed, unless another one of the same point has a value. A pruned trial is left out
+    where `pruned` says so, and where its value would count but it has none: it was hopeless, which is not the worst.
     """
     encoding = cube.encoding
     answers: list[tuple[Key, Array, Outputs | None, int]] = []
@@ -77,14 +78,14 @@ def told(
         outputs = teller.outputs(trial)
         if outputs is not None and abs(outputs[0]) >= LARGE:
             outputs = None
-        if outputs is None and leave_pruned_out and trial.state is TrialState.PRUNED:
+        if outputs is None and _left_out(trial, pruned):
             continue
         answers.append((key, row, outputs, trial.number))
     if warm is not None:
         here = {encoding.key(encoding.decode(row.tolist())): outputs for _, row, outputs, _ in answers}
         earlier = warm.known(encoding, teller)
         for point, outputs in warm.outputs(encoding, teller, here).items():
-            if outputs is None and leave_pruned_out and earlier[point][0].state is TrialState.PRUNED:
+            if outputs is None and _left_out(earlier[point][0], pruned):
                 continue
             row = cube.rows([earlier[point][0].params])[0]
             answers.append((cube.keys(row[None])[0], row, outputs, -1))
@@ -106,6 +107,13 @@ def note_of(trial: FrozenTrial, space: str) -> Mapping[str, Any]:
     """The note on a trial; empty where there is none, or that of another trial or space."""
     note: Mapping[str, Any] = trial.system_attrs.get(NOTE, {})
     return note if (note.get("trial"), note.get("space")) == (trial.number, space) else {}
+
+
+def _left_out(trial: FrozenTrial, pruned: Pruned) -> bool:
+    """Whether a trial without outputs says nothing, rather than that it failed."""
+    if trial.state is not TrialState.PRUNED:
+        return False
+    return pruned == "left_out" or (pruned == "value" and trial.values is None)
 
 
 def _row(trial: FrozenTrial, cube: Cube, space: str) -> Array | None:

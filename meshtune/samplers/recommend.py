@@ -52,7 +52,7 @@ def recommend(
         return None
     cube, names = Cube(encoding), constraint_names(trials, hidden_constraints)
     teller = Teller((direction,), names, frozenset(hidden_constraints), "value" if pruned == "value" else "failed")
-    known = told(trials, cube, teller, space="", leave_pruned_out=pruned == "left_out")
+    known = told(trials, cube, teller, space="", pruned=pruned)
     states = {trial.number: trial.state for trial in trials}
     ended = np.array([states[number] is TrialState.COMPLETE for number in known.numbers], dtype=bool)
     allowed = np.isfinite(known.objectives) & ended

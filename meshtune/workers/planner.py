@@ -40,17 +40,15 @@ class Packing:
 
     @property
     def block_size(self) -> int:
-        """Trials of a block where nothing says otherwise: one a process; a poll where packs gain more than blocks cost;
-        twice as many where trials are uneven.
+        """Trials of a block where nothing says otherwise: one a process; a poll where packs gain more than blocks cost.
 
         A larger block costs a search some of its steps: its points are proposed without knowing each other's losses.
+        Nor does it pay where trials are stopped early: at what loss is fixed when they are proposed, so that a block
+        knows nothing of itself (docs/decisions/2026-12-01-early-stopping-batch-gp.md).
         """
-        size = self.processes
         if self.exact:
-            size = self.processes * self.most
-        elif self.starved:
-            size = max(self.processes, min(self.processes * self.most, BLOCK))
-        return 2 * size if self.uneven else size
+            return self.processes * self.most
+        return max(self.processes, min(self.processes * self.most, BLOCK)) if self.starved else self.processes
 
     def sizes(self, count: int) -> list[int]:
         """The sizes of the packs of a block of `count` trials, larger ones first; as even as can be."""

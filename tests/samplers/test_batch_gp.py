@@ -8,14 +8,16 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
 
 from meshtune.config import SamplerConfig
 from meshtune.errors import InputError
 from meshtune.samplers import BatchGPSampler
 from meshtune.samplers.build import build
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp_told import NOTE
+from meshtune.samplers.gp_space import Cube
+from meshtune.samplers.gp_told import NOTE, told
 from meshtune.samplers.seam import Sampler
 from meshtune.samplers.told import Teller
 from meshtune.samplers.warm_start import WarmStart
@@ -142,6 +144,22 @@ def test_pruned_trials(pruned: str) -> None:
     sampler = BatchGPSampler(PLANE, block_size=4, seed=0, pruned=pruned)  # type: ignore[arg-type]
     study = search(optuna.create_study(), sampler, PLANE, 28, judge)
     assert study.best_value < 0.05
+
+
+def test_a_pruned_trial_without_a_value_says_nothing_where_values_count() -> None:
+    """It is neither failed nor the worst: proposals are as if it were not there, but for its point."""
+    space = Cube(Encoding(PLANE))
+    teller = Teller((StudyDirection.MINIMIZE,), pruned="value")
+    study = optuna.create_study()
+    for number, (state, value) in enumerate(
+        [(TrialState.COMPLETE, 1.0), (TrialState.PRUNED, 2.0), (TrialState.PRUNED, None), (TrialState.FAIL, None)]
+    ):
+        params = {"x": 0.1 * number, "y": 0.0}
+        study.add_trial(create_trial(state=state, value=value, params=params, distributions=dict(PLANE)))
+    known = told(study.trials, space, teller, space="", pruned="value")
+    assert known.numbers == (0, 1, 3)
+    assert known.objectives[:2].tolist() == [1.0, 2.0]
+    assert len(known.visited) == 4
 
 
 def test_known_points_take_the_opening_away() -> None:

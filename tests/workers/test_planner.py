@@ -53,6 +53,10 @@ def test_the_block_where_nothing_says_otherwise() -> None:
     assert packing(1, device="cuda", tokens=2000, free=None, extra=1).block_size == BLOCK
     assert packing(12, device="cuda", tokens=2000, free=None, extra=1).block_size == 12
     assert Packing(2, 3, exact=True).block_size == 6
+    for exact in (False, True):
+        assert Packing(2, 3, exact, uneven=True).block_size == Packing(2, 3, exact).block_size, (
+            "its losses are not used"
+        )
 
 
 def test_processes_of_a_cpu() -> None:
