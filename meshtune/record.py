@@ -26,7 +26,7 @@ from meshtune.judging import awaits, judged_of, ranked, references
 from meshtune.known import KnownTrials, keep, kept
 from meshtune.recorded import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import Space
-from meshtune.storage import create_aside, open_storage, quiet, storage_errors
+from meshtune.storage import create_aside, loaded, open_storage, quiet, storage_errors
 from meshtune.trial import Ending, Outcome, Thresholds
 
 PROMOTED = "promoted"  # with a trial's number: the note of its outcome once it was trained to the end
@@ -51,6 +51,7 @@ class Record:
         url: of the Optuna storage. name: of the study in it. space: decodes what samplers propose.
         fixed: the study's fixed keys; None opens an existing study whatever they are (to read).
         known: the quantities of a point, by its hyperparameters, that are known before training and guide the search.
+        begun: the study is there already, and a new one is not made in its place.
 
     Raises:
         StudyMismatch: the study was made with other fixed keys (all are listed).
@@ -64,21 +65,18 @@ class Record:
         space: Space | None = None,
         fixed: Mapping[str, Any] | None = None,
         known: Callable[[Mapping[str, Any]], Quantities] = nothing_known,
+        *,
+        begun: bool = False,
     ):
         self.space = space
         self._known = known
         directions = _directions(guided.of_fixed(fixed or {}))
         with storage_errors(url), quiet():
-            if fixed is not None:
+            if fixed is not None and not begun:
                 create_aside(url, name, {"fixed": json.loads(json.dumps(fixed))}, directions)
             storage = open_storage(url)
-            if fixed is None:
-                try:
-                    self._study = optuna.load_study(study_name=name, storage=storage)
-                except KeyError as error:
-                    held = ", ".join(f"`{other}`" for other in optuna.get_all_study_names(storage)) or "none"
-                    what = f"{url}: holds no study called `{name}`, which is the name of its folder; it holds {held}"
-                    raise InputError(f"{what}: give the folder the name that it had") from error
+            if fixed is None or begun:
+                self._study = loaded(storage, url, name)
             else:
                 self._study = optuna.create_study(
                     study_name=name, storage=storage, directions=directions, load_if_exists=True

@@ -12,7 +12,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from optuna.study import StudyDirection
 
-from meshtune.errors import MissingExtra, StorageError
+from meshtune.errors import InputError, MissingExtra, StorageError
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
@@ -37,6 +37,19 @@ def create_aside(url: str, name: str, attributes: Mapping[str, Any], directions:
         study.set_user_attr(key, value)
     storage.engine.dispose()
     aside.replace(path)
+
+
+def loaded(storage: optuna.storages.RDBStorage, url: str, name: str) -> optuna.Study:
+    """Open a study that is there. Raises InputError where it is not."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        held = ", ".join(f"`{other}`" for other in optuna.get_all_study_names(storage)) or "none"
+        raise InputError(
+            f"{url}: holds no study called `{name}`; it holds {held}. A study in a `storage` that others share is found"
+            " by the name that its folder had when it began: give the folder that name, or begin a new study in another"
+            " folder"
+        ) from error
 
 
 def _engine_arguments(url: str) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from meshtune import config_file, config_rounds
 from meshtune.config import StudyConfig
@@ -33,8 +36,16 @@ class Located:
 
     @property
     def name(self) -> str:
-        """The record's, in its storage."""
-        return self.folder.name if self.whole is None else f"{self.whole.name}.{self.folder.name}"
+        """The record's, in its storage: what the folder was called when the study began.
+
+        In a database of its own the study is found whatever its folder is called now; one elsewhere may hold several.
+        """
+        if self.whole is not None:
+            return f"{self.whole.name}.{self.folder.name}"
+        names = _names_in(self._database) if self.config.storage is None else []
+        if self.config.rounds:
+            names = [name.partition(f".{config_rounds.name(1)}")[0] for name in names]
+        return names[0] if names and self.folder.name not in names else self.folder.name
 
     @property
     def url(self) -> str:
@@ -123,6 +134,18 @@ def _round(source: Path, overrides: tuple[str, ...]) -> Located | None:
         return None
     whole = Located(around / EFFECTIVE, around, config_file.read(around / EFFECTIVE, overrides))
     return next((each for each in whole.rounds if each.folder == folder), None)
+
+
+def _names_in(path: Path) -> list[str]:
+    """The names of the studies in a SQLite file, the oldest first; none where there is no such file or no study in it.
+
+    By one query: Optuna's own way would write its tables where there are none.
+    """
+    with contextlib.suppress(sqlite3.Error):  # whoever opens it as a storage meets that too, and says so
+        database = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", timeout=60, uri=True)
+        with contextlib.closing(database):
+            return [name for (name,) in database.execute("SELECT study_name FROM studies ORDER BY study_id")]
+    return []
 
 
 def _yaml_of(path: Path) -> Path:

@@ -20,7 +20,7 @@ def recorded_keys(study: Located) -> Mapping[str, Any] | None:
 def recorded_notes(study: Located) -> Mapping[str, Any] | None:
     """The notes of a study's record, its fixed keys among them; None where nothing was recorded yet."""
     if study.started and study.config.storage is None:
-        return Record(study.url, study.name).notes  # a folder that was renamed is told what it was called
+        return Record(study.url, study.name).notes
     if not (study.started or (study.whole is not None and study.whole.started)):
         return None
     with contextlib.suppress(MeshtuneError):  # no study of this name yet

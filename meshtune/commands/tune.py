@@ -69,7 +69,8 @@ def tune(
         )
         stack.callback(sampler.close)
         fixed = {**prepared.fixed, "block_size": prepared.block_size}
-        record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known)
+        begun = config.storage is not None and (study.folder / EFFECTIVE).exists()
+        record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known, begun=begun)
         if prepared.why and not record.trials:
             record.note(REASON, prepared.why)
         if prepared.warm.trials:

@@ -1,8 +1,10 @@
 """Studies with `rounds`: run, killed, continued, read and taken away as any study."""
 
+import contextlib
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -238,11 +240,14 @@ def test_with_a_storage_elsewhere_the_studys_folder_is_the_study(tmp_path: Path,
     assert not (tmp_path / "study" / "study").exists()
 
 
-def test_a_renamed_folder_is_no_new_study(finished: Path, tmp_path: Path) -> None:
+def test_a_renamed_folder_holds_the_same_study(finished: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished.parent / "study", tmp_path / "renamed"))
-    with pytest.raises(InputError, match=r"no study called `renamed\.round1`.*give the folder the name that it had"):
-        list(tune(locate(folder)))
-    assert status(finished)["state"] == "finished"
+    assert status(folder)["best"] == status(finished)["best"]
+    assert status(folder / "round1")["trials"] == status(finished.parent / "study" / "round1")["trials"]
+    list(tune(locate(folder)))
+    with contextlib.closing(sqlite3.connect(folder / "study.db")) as database:
+        names = {name for (name,) in database.execute("SELECT study_name FROM studies")}
+    assert names == {"study.round1", "study.round2", "study.round2.warm_start"}
 
 
 def test_a_round_is_not_run_alone(finished: Path) -> None:
