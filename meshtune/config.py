@@ -195,7 +195,7 @@ class Interval(Section):
     high: Real
     log: bool = False
     power_of: Literal[2] | None = None
-    integer: bool = False  # rank, epochs and batch_size are whole anyway
+    integer: bool | None = None  # rank, epochs and batch_size are whole anyway, and so is alpha unless this is false
 
     @model_validator(mode="after")
     def _bounds(self) -> Self:

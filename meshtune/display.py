@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -23,17 +23,22 @@ from meshtune.study import Finished, Opened, Promoted, Proposed, Retried, Runnin
 from meshtune.trial import Ending
 from meshtune.words import duration, point, quantity, result_table, table_lines
 
+QUIET = 60.0  # seconds without a line in a file, after which one says where the running trials are
+SHOWN = 4  # running trials in such a line
+
 
 class Display:
     """Shows one run. Use as a context manager; `show(event)` for each event."""
 
-    def __init__(self, console: Console):
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         self._console = console
+        self._clock = clock
+        self._said = clock()  # when a line was last written
         self._panel = Panel()
         self._record: Record | None = None
         self._slots = 1
         self._advised: set[Ending] = set()
-        self._begun = time.monotonic()
+        self._begun = clock()
         self._live = Live(get_renderable=self._drawn, console=console, transient=True)
 
     def __enter__(self) -> Display:
@@ -58,7 +63,8 @@ class Display:
             case Started(request):
                 self._trial(request.trial)
             case Running(progress):
-                self._trial(progress.trial).take(progress)
+                self._trial(progress.trial).take(progress, self._clock())
+                self._between()
             case Told(trial):
                 self._told(trial)
             case Promoted(trial):
@@ -79,7 +85,7 @@ class Display:
 
     def _drawn(self) -> Panel:
         record = self._record
-        self._panel.elapsed = time.monotonic() - self._begun
+        self._panel.elapsed = self._clock() - self._begun
         if record is not None:
             self._panel.left = self._left(record)
         return self._panel
@@ -87,7 +93,7 @@ class Display:
     def _open(self, opened: Opened) -> None:
         record = opened.record
         self._record, self._slots = record, opened.slots
-        self._begun = time.monotonic() - record.elapsed
+        self._begun = self._clock() - record.elapsed
         done = len(record.told)
         self._panel = Panel(total=opened.trials, price=opened.price)
         self._stand(record)
@@ -144,6 +150,7 @@ class Display:
         left = self._left(record)
         line += f", about {duration(left)} left" if left else ""
         best = record.best is not None and record.best.number == trial.number
+        self._said = self._clock()
         self._console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold" if best else "")
         if outcome.ending is not Ending.COMPLETE:
             words = f"{outcome.message}. " if outcome.message else ""
@@ -169,13 +176,38 @@ class Display:
         text = f"  | best {panel.best:.4f} (trial {panel.best_trial})"
         return text + (f", baseline {panel.baseline:.4f}" if panel.baseline is not None else "")
 
+    def _between(self) -> None:
+        """Where the running trials are, now and then, for those who read a file; a terminal has the panel."""
+        now, record = self._clock(), self._record
+        if self._console.is_terminal or record is None or now - self._said < QUIET:
+            return
+        self._said = now
+        trials = [f"trial {n} {trial.where}" for n, trial in self._panel.running.items() if n >= 0 and trial.where]
+        left = self._left(record)
+        line = ", ".join(trials[:SHOWN]) + (f" and {len(trials) - SHOWN} more" if len(trials) > SHOWN else "")
+        line += f"; about {duration(left)} left" if left else ""
+        if trials:
+            self._console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+
     def _left(self, record: Record) -> float | None:
-        """Expected seconds until the last trial, or None where that is not known or nothing is left."""
-        total = self._panel.total
-        done = [trial.final.seconds for trial in record.told if trial.final is not None]
-        if total is None or not done or total <= len(done):
+        """Expected seconds until the last trial, or None where that is not known or nothing is left.
+
+        Running trials count as they go: one of a large rank may take many times what the others took.
+        """
+        total, now = self._panel.total, self._clock()
+        whole = [trial.final.seconds for trial in record.told if trial.final is not None]
+        if total is None or total <= len(whole):
             return None
-        return sum(done) / len(done) * (total - len(done)) / self._slots
+        waiting = total - len(whole)
+        found = [trial.expected(now) for number, trial in self._panel.running.items() if number >= 0]
+        running = [expected for expected in found if expected is not None]
+        whole += [seconds for seconds, _ in running]
+        if not whole:
+            return None
+        left = [rest for _, rest in running]
+        mean = sum(whole) / len(whole)
+        more = mean * max(0, waiting - len(left))
+        return max([(sum(left) + more) / min(self._slots, waiting), *left])
 
 
 def _baseline_loss(record: Record) -> float | None:

@@ -24,17 +24,37 @@ HISTORY = 60  # trials that the history's sparkline shows
 
 @dataclass
 class RunningTrial:
-    """One running trial: its title, its last progress, and its training losses so far."""
+    """One running trial: its title, its last progress, its training losses so far, and the first step that was seen."""
 
     title: str
     progress: Progress | None = None
     losses: list[float] = field(default_factory=list)
+    first: tuple[int, float] | None = None  # and when: a trial that goes on does not begin at 0
+    last: float = 0.0  # when the newest one was seen
 
-    def take(self, progress: Progress) -> None:
+    def take(self, progress: Progress, now: float = 0.0) -> None:
         """Take note of a progress."""
         if progress.training_loss is not None:
             self.losses.append(progress.training_loss)
+        if self.first is None or progress.step < self.first[0]:
+            self.first = progress.step, now
+        if self.progress is None or progress.step > self.progress.step:
+            self.last = now
         self.progress = progress
+
+    def expected(self, now: float) -> tuple[float, float] | None:
+        """Seconds that a whole trial of this kind takes, and those that are left of this one; None: not known yet."""
+        if self.progress is None or self.first is None or self.progress.step <= self.first[0]:
+            return None
+        a_step = (self.last - self.first[1]) / (self.progress.step - self.first[0])
+        steps, step = self.progress.steps, self.progress.step
+        return a_step * steps, max(0.0, a_step * (steps - step) - (now - self.last))
+
+    @property
+    def where(self) -> str:
+        """`step 7 of 24`, or nothing."""
+        now = self.progress
+        return f"step {now.step} of {now.steps}" if now is not None and now.steps else ""
 
 
 @dataclass
@@ -76,11 +96,10 @@ class Panel:
         for trial in self.running.values():
             now = trial.progress
             share = now.step / now.steps if now is not None and now.steps else 0.0
-            steps = f"step {now.step}/{now.steps}" if now is not None and now.steps else ""
             loss = f"{trial.losses[-1]:.4f}" if trial.losses else ""
             trail = Text(sparkline(trial.losses[-TRAIL:]), style="cyan")
             bar = ProgressBar(total=1.0, completed=share, width=24)
-            table.add_row(Text(trial.title), bar, steps, trail, loss)  # a title is no markup
+            table.add_row(Text(trial.title), bar, trial.where, trail, loss)  # a title is no markup
         return table
 
     def _standing(self) -> Text:

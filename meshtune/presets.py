@@ -25,7 +25,7 @@ RECOMMENDED_BASELINE = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "learning_rat
 TRIBES_BASELINE = {"rank": 8, "alpha": 32, "dropout": 0.1, "learning_rate": 1e-5}
 
 
-def recommended() -> Space:
+def recommended(*, whole_alpha: bool = True) -> Space:
     """Rank 4..256, scale (alpha over rank) 1/4..32, dropout 0, 0.05 or 0.1, step (learning rate x alpha) 1e-3..1."""
     return Space(
         (
@@ -33,7 +33,8 @@ def recommended() -> Space:
             real_log2("scale", 0.25, 32.0),
             choice("dropout", (0.0, 0.05, 0.1)),
             real("step", 1e-3, 1.0, log=True),
-        )
+        ),
+        whole_alpha=whole_alpha,
     )
 
 
@@ -49,14 +50,15 @@ def tribes2024(max_rank: int = 512) -> Space:
     )
 
 
-def build(section: Section, *, lora: bool) -> Space:
+def build(section: Section, *, lora: bool, whole_alpha: bool = True) -> Space:
     """The space of a `space` section whose names and values the config has checked.
 
     Of a mapping, what is named is searched or fixed; what is not stays at the recommended baseline's value.
+    `whole_alpha`: False for a study that was begun with real ones, see `alpha_is_whole`.
     """
     match section:
         case "recommended":
-            return recommended()
+            return recommended(whole_alpha=whole_alpha)
         case "tribes2024":
             return tribes2024()
         case "tribes2024-128":
@@ -66,11 +68,31 @@ def build(section: Section, *, lora: bool) -> Space:
     named = _overlay(RECOMMENDED_BASELINE if lora else {}, section)
     fixed = _fixed(named)
     searched = {name: value for name, value in named.items() if name not in fixed}
-    return Space(tuple(_dimension(name, searched[name], lora=lora) for name in searched), fixed, lora=lora)
+    kinds = {"lora": lora, "whole_alpha": whole_alpha}
+    return Space(tuple(_dimension(name, searched[name], **kinds) for name in searched), fixed, **kinds)
+
+
+def alpha_is_whole(recorded: Mapping[str, Any] | None) -> bool:
+    """Whether the search of a study with these fixed keys moves alpha in whole numbers (None: it has not begun).
+
+    Earlier versions had real ones, wherever `integer: true` was not written.
+    """
+    space = (recorded or {}).get("space")
+    if space is None:
+        return True
+    searched = space["searched"]
+    if "alpha" in searched:
+        return bool(searched["alpha"]["parameter"]["kind"] != "float")
+    return "alpha" in space or "scale" not in {*searched, *space["fixed"]}
 
 
 def baseline(
-    section: Section, given: Mapping[str, Value] | None, *, lora: bool, training: TrainingConfig | None = None
+    section: Section,
+    given: Mapping[str, Value] | None,
+    *,
+    lora: bool,
+    training: TrainingConfig | None = None,
+    whole_alpha: bool = True,
 ) -> dict[str, Any] | None:
     """The point to beat, which may lie outside the space.
 
@@ -86,7 +108,7 @@ def baseline(
         if name not in values and training is not None and name in TrainingConfig.model_fields:
             value = getattr(training, name)
             values[name] = ",".join(value) if isinstance(value, tuple) else value
-    return derive(values)
+    return derive(values, whole_alpha=whole_alpha)
 
 
 def check_placeholders(command: Sequence[str], space: Space) -> None:
@@ -114,7 +136,7 @@ def _overlay(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in values.items() if name not in {*dropped, *over}} | dict(over)
 
 
-def _dimension(name: str, value: Interval | tuple[Value, ...], *, lora: bool) -> Dimension:
+def _dimension(name: str, value: Interval | tuple[Value, ...], *, lora: bool, whole_alpha: bool) -> Dimension:
     if isinstance(value, tuple):
         return choice(name, value)
     low, high = value.low, value.high
@@ -122,6 +144,9 @@ def _dimension(name: str, value: Interval | tuple[Value, ...], *, lora: bool) ->
         return power_of_two(name, int(low), int(high))
     if lora and name == "scale" and value.log:
         return real_log2(name, low, high)
-    if value.integer or (lora and name in hyperparameters.WHOLE):
+    whole = lora and name in hyperparameters.WHOLE
+    if lora and name == "alpha" and whole_alpha and value.integer is None:  # an end such as 0.5 asks for real ones
+        whole = low.is_integer() and high.is_integer()
+    if value.integer or whole:
         return integer(name, int(low), int(high), log=value.log)
     return real(name, low, high, log=value.log)

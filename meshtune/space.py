@@ -72,23 +72,28 @@ class Dimension:
     def _inside(self, value: Any, encoded: float) -> float | int:
         low, high = self.parameter.low, self.parameter.high
         slack = SLACK * max(abs(low), abs(high))
-        whole = self.parameter.kind == "int"
+        is_whole = self.parameter.kind == "int"
         if not low - slack <= encoded <= high + slack:
             raise ValueError(f"{value:g} is outside {self.decode(low):g} to {self.decode(high):g}")
-        if whole and abs(encoded - round(encoded)) > SLACK:
+        if is_whole and abs(encoded - round(encoded)) > SLACK:
             what = "a power of 2" if self.encoding == "log2" else "a whole number"
             raise ValueError(f"{value:g} is not {what}")
-        return round(encoded) if whole else min(max(float(encoded), low), high)
+        return round(encoded) if is_whole else min(max(float(encoded), low), high)
 
 
 @dataclass(frozen=True)
 class Space:
     """The searched dimensions, the values of what is fixed, and whether they are LoRA's (then rank, alpha, dropout and
-    learning rate are always there once decoded)."""
+    learning rate are always there once decoded).
+
+    `whole_alpha`: where alpha follows from `scale` it is a whole number, as other tools take it; studies of earlier
+    versions have real ones.
+    """
 
     dimensions: tuple[Dimension, ...]
     fixed: Mapping[str, Value] = field(default_factory=dict)
     lora: bool = True
+    whole_alpha: bool = True
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -98,15 +103,18 @@ class Space:
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Hyperparameters of a point; LoRA's as `derive` gives them."""
         values = {**self.fixed, **{d.name: d.decode(params[d.parameter.name]) for d in self.dimensions}}
-        return derive(values) if self.lora else values
+        return derive(values, whole_alpha=self.whole_alpha) if self.lora else values
 
     def encode(self, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The point of these hyperparameters. Raises InputError that names all that lies outside the space."""
+        """The point of these hyperparameters. Raises InputError that names all that lies outside the space.
+
+        An alpha between whole numbers, of another study, has its own scale, beside the one that it decodes to.
+        """
         values = dict(hyperparameters)
         known = {dimension.name for dimension in self.dimensions} | set(self.fixed)
         if self.lora and {"rank", "alpha", "learning_rate"} <= values.keys():
             scale, step = values["alpha"] / values["rank"], values["learning_rate"] * values["alpha"]
-            values = {"scale": scale, "step": step, **values}
+            values = {"scale": self._reached(scale, values), "step": step, **values}
             known |= {"alpha", "scale", "learning_rate", "step"}
         faults = [Fault("is not part of the space", key=name) for name in values if name not in known]
         params = {}
@@ -125,6 +133,18 @@ class Space:
             raise InputError(faults)
         return params
 
+    def _reached(self, scale: float, values: Mapping[str, Any]) -> float:
+        """The scale, or the nearest one of the space where both are the same alpha once that is rounded."""
+        nearest = self.fixed.get("scale", scale)
+        for dimension in self.dimensions:
+            if dimension.name == "scale" and dimension.values:
+                nearest = min(dimension.values, key=lambda value: abs(float(value) - scale))
+            elif dimension.name == "scale":
+                low, high = (dimension.decode(end) for end in (dimension.parameter.low, dimension.parameter.high))
+                nearest = min(max(scale, low), high)
+        same = self.whole_alpha and whole(float(nearest) * values["rank"]) == values["alpha"]
+        return float(nearest) if same else scale
+
     def contains(self, hyperparameters: Mapping[str, Any]) -> bool:
         """Whether `encode` takes them."""
         try:
@@ -136,19 +156,31 @@ class Space:
     def describe(self) -> dict[str, Any]:
         """Plain JSON values that tell two spaces apart, for a study's fixed keys."""
         searched = {dimension.name: asdict(dimension) for dimension in self.dimensions}
-        plain: dict[str, Any] = json.loads(json.dumps({"searched": searched, "fixed": dict(self.fixed)}))
+        described: dict[str, Any] = {"searched": searched, "fixed": dict(self.fixed)}
+        if self.lora and self.whole_alpha and "scale" in {*searched, *self.fixed}:
+            described["alpha"] = "whole"
+        plain: dict[str, Any] = json.loads(json.dumps(described))
         return plain
 
 
-def derive(values: Mapping[str, Any]) -> dict[str, Any]:
-    """LoRA's hyperparameters: `scale` becomes alpha (scale x rank), then `step` the learning rate (step / alpha)."""
+def derive(values: Mapping[str, Any], *, whole_alpha: bool = True) -> dict[str, Any]:
+    """LoRA's hyperparameters: `scale` becomes alpha (scale x rank, rounded), then `step` the rate (step / alpha).
+
+    So `step` is exactly what was asked for, whatever the rounding of alpha does to the scale.
+    """
     derived = dict(values)
     if "scale" in derived:
-        derived["alpha"] = derived.pop("scale") * derived["rank"]
+        alpha = derived.pop("scale") * derived["rank"]
+        derived["alpha"] = whole(alpha) if whole_alpha else alpha
     if "step" in derived:
         derived["learning_rate"] = derived.pop("step") / derived["alpha"]
     first = ("rank", "alpha", "dropout", "learning_rate")
     return {name: derived[name] for name in first} | {name: v for name, v in derived.items() if name not in first}
+
+
+def whole(alpha: float) -> int:
+    """The nearest alpha that other tools take: a whole number, at least 1."""
+    return max(1, math.floor(alpha + 0.5))
 
 
 def integer(name: str, low: int, high: int, *, log: bool = False) -> Dimension:

@@ -3,16 +3,19 @@
 import io
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from meshtune import presets
 from meshtune.commands.watch import print_status
 from meshtune.display import Display, JsonLines, summary
 from meshtune.live import BARS, Panel, RunningTrial, sparkline
-from meshtune.study import Finished, Running, Stage, Started
-from meshtune.trial import Progress, Request
+from meshtune.record import Record
+from meshtune.study import Finished, Opened, Proposed, Running, Stage, Started, Told
+from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.words import duration, load_lines, number, point, spending, verdict
 
 BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.1, "hyperparameters": {"rank": 16, "learning_rate": 2e-4}}
@@ -181,6 +184,55 @@ def test_a_file_gets_lines_and_no_control_codes() -> None:
     assert out.getvalue() == "preparing the data ..\nsearch finished: 4 trials are done\n"
 
 
+class Clock:
+    """Seconds that a test moves."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def open_view(folder: Path, out: io.StringIO, clock: Clock) -> tuple[Display, Record]:
+    """A study of six trials, two at once, of which the first took 10 s and two run."""
+    space = presets.recommended()
+    record = Record(f"sqlite:///{folder / 'study.db'}", "study", space, fixed={})
+    view = Display(Console(file=out, width=120), clock)
+    view.show(Opened(record, folder, "random", 2, 6, None, None))
+    for rank in (4, 8, 16):
+        hyperparameters = {**presets.RECOMMENDED_BASELINE, "rank": rank}
+        view.show(Proposed(record.enqueue(hyperparameters, origin="enqueued", seed=0)))
+    told = record.tell(Outcome(0, 1, Ending.COMPLETE, loss=1.0, seconds=10.0), elapsed=10.0)
+    assert told is not None
+    view.show(Told(told))
+    return view, record
+
+
+def test_the_time_left_follows_a_trial_that_takes_longer(tmp_path: Path) -> None:
+    """The first took 10 s; one that runs has 20 steps of 30 s: nobody reads `25 s left` beside it."""
+    out, clock = io.StringIO(), Clock()
+    view, _ = open_view(tmp_path, out, clock)
+    assert view._drawn().left == pytest.approx(5 * 10 / 2)
+    for step in (2, 3, 4):  # it went on from a checkpoint
+        clock.now += 30.0
+        view.show(Running(Progress(1, 1, step=step, steps=24, training_loss=1.0)))
+    assert view._drawn().left == pytest.approx(max(600.0, (600 + 4 * (10 + 720) / 2) / 2))
+    clock.now += 15.0
+    assert view._drawn().left == pytest.approx((585 + 4 * (10 + 720) / 2) / 2)
+
+
+def test_a_file_is_told_now_and_then_where_a_long_trial_is(tmp_path: Path) -> None:
+    out, clock = io.StringIO(), Clock()
+    view, _ = open_view(tmp_path, out, clock)
+    written = len(out.getvalue())
+    for step in range(1, 8):
+        clock.now += 25.0
+        view.show(Running(Progress(1, 1, step=step, steps=24)))
+    lines = out.getvalue()[written:].splitlines()
+    assert lines[0].strip().startswith("trial 1 step 3 of 24; about ")
+    assert len(lines) == 2
+
+
 def test_json_lines_name_their_event() -> None:
     out = io.StringIO()
     with JsonLines(out) as view:
@@ -210,7 +262,14 @@ def test_the_panel_says_where_the_run_stands() -> None:
     out = io.StringIO()
     Console(file=out, width=200).print(panel)
     text = out.getvalue()
-    for words in ("trial 3  rank 16", "step 5/10", "2.9000", "3/12 trials", "block 3: 2 of 4", "best 2.5000 (trial 1)"):
+    for words in (
+        "trial 3  rank 16",
+        "step 5 of 10",
+        "2.9000",
+        "3/12 trials",
+        "block 3: 2 of 4",
+        "best 2.5000 (trial 1)",
+    ):
         assert words in text
     assert "16.7 % below the baseline" in text
     assert "30 min, about 1.5 h left" in text

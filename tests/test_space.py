@@ -60,12 +60,82 @@ def test_encoding_is_the_inverse_of_decoding(data: st.DataObject, name: str) -> 
     again = space.encode(hyperparameters)
     assert again.keys() == point.keys()
     for key, value in point.items():
-        if isinstance(value, float):
+        if key == "scale_log2":  # the nearest whole alpha has this one
+            assert again[key] == pytest.approx(value, abs=0.59)
+        elif isinstance(value, float):
             assert again[key] == pytest.approx(value, rel=1e-9, abs=1e-12)
         else:
             assert again[key] == value
             assert type(again[key]) is type(value)
     assert json.loads(json.dumps(hyperparameters)) == hyperparameters
+    for key, value in space.decode(again).items():
+        assert hyperparameters[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
+
+
+def test_alpha_is_what_other_tools_take_and_step_what_was_asked_for() -> None:
+    """Every trained point can be exported as it is; an earlier study's points still have their place."""
+    space = presets.recommended()
+    point = {"rank_log2": 2, "scale_log2": math.log2(0.67), "dropout_index": 2, "step": 0.0251}
+    decoded = space.decode(point)
+    assert (decoded["rank"], decoded["alpha"]) == (4, 3)
+    assert type(decoded["alpha"]) is int
+    assert decoded["learning_rate"] * decoded["alpha"] == pytest.approx(0.0251)
+    old = {"rank": 4, "alpha": 2.68, "dropout": 0.1, "learning_rate": 0.0251 / 2.68}
+    assert space.encode(old) == pytest.approx(point)
+
+
+@pytest.mark.parametrize(
+    ("scale", "rank"),
+    [(Interval(low=0.3, high=0.8, log=True), 5), (Interval(low=0.3, high=0.8), 5), ((0.3, 0.7), 5), (0.3, 5), (2, 3)],
+)
+def test_rounding_alpha_takes_no_point_out_of_its_space(scale: Any, rank: int) -> None:
+    space = presets.build({"scale": scale, "rank": rank, "step": Interval(low=0.01, high=1)}, lora=True)
+    for share in (0.0, 1.0):
+        ends = {p.name: p.low + share * (p.high - p.low) for p in space.parameters}
+        point = {p.name: int(ends[p.name]) if p.kind == "int" else ends[p.name] for p in space.parameters}
+        decoded = space.decode(point)
+        assert space.decode(space.encode(decoded)) == pytest.approx(decoded)
+    assert presets.baseline({"scale": 0.3, "rank": 5}, None, lora=True) == {
+        "rank": 5,
+        "alpha": 2,
+        "dropout": 0.0,
+        "learning_rate": 2e-4,
+    }
+
+
+def test_an_own_interval_of_alpha_is_whole_unless_it_says_otherwise() -> None:
+    def alpha(**entry: Any) -> Parameter:
+        return presets.build({"alpha": Interval(**entry)}, lora=True).parameters[0]
+
+    assert alpha(low=1, high=64, log=True) == Parameter("alpha", "int", 1, 64, log=True)
+    assert alpha(low=1, high=64, integer=False) == Parameter("alpha", "float", 1, 64)
+    assert alpha(low=0.5, high=64) == Parameter("alpha", "float", 0.5, 64)
+    assert presets.build({"alpha": Interval(low=1, high=64)}, lora=False).parameters[0].kind == "float"
+
+
+@pytest.mark.parametrize(
+    "section", ["recommended", {"scale": Interval(low=0.25, high=32), "rank": 8}, {"scale": 2.0, "rank": (4, 8)}]
+)
+def test_a_study_of_an_earlier_version_keeps_its_real_alphas(section: presets.Section) -> None:
+    """Its fixed keys say so, and are what they were."""
+    old = presets.build(section, lora=True, whole_alpha=False)
+    assert set(old.describe()) == {"searched", "fixed"}
+    assert not presets.alpha_is_whole({"space": old.describe()})
+    assert presets.alpha_is_whole({"space": presets.build(section, lora=True).describe()})
+    assert presets.alpha_is_whole(None)
+
+
+def test_what_an_earlier_version_had_whole_is_as_it_was() -> None:
+    for section in ("tribes2024", {"rank": (4, 8)}, {"alpha": Interval(low=1, high=64, integer=True)}):
+        space = presets.build(section, lora=True)
+        assert set(space.describe()) == {"searched", "fixed"}
+        assert presets.alpha_is_whole({"space": space.describe()})
+    real = presets.build({"alpha": Interval(low=1, high=64)}, lora=True, whole_alpha=False)
+    assert real.parameters[0].kind == "float"
+    assert not presets.alpha_is_whole({"space": real.describe()})
+    assert presets.recommended(whole_alpha=False).decode(
+        {"rank_log2": 2, "scale_log2": -0.5, "dropout_index": 0, "step": 0.1}
+    )["alpha"] == pytest.approx(2.828427)
 
 
 def test_table_3_code_by_code() -> None:

@@ -145,7 +145,9 @@ def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | 
         watts=tried.watts,
         guiding=spending.guiding_tokens(prepared),
     )
-    lines.append(("time", spending.time_line(measured, expected, config.budget, processes, after)))
+    searched = any(dimension.name == "rank" for dimension in prepared.space.dimensions)
+    rank = tried.point.rank if searched else None
+    lines.append(("time", spending.time_line(measured, expected, config.budget, processes, after, rank)))
     if config.early_stopping.rule != "none":
         lines.append(("", "early stopping makes that shorter; what comes at the end is beyond the budget"))
     return _Spending(tuple(lines), {"memory": memory, "time": spending.time_facts(measured, expected)})

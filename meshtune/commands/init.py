@@ -227,7 +227,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 {_key("space", recipe.space)} # recommended | tribes2024 | tribes2024-128, or a mapping such as the one below:
 # space:                       # an interval, a list of choices or a fixed value each; the rest stays at its default
 #   rank: {{low: 4, high: 256, power_of: 2}}
-#   scale: {{low: 0.25, high: 32, log: true}}  # alpha over rank; or alpha
+#   scale: {{low: 0.25, high: 32, log: true}}  # alpha over rank (alpha is rounded to a whole number); or alpha
 #   step: {{low: 1e-3, high: 1, log: true}}  # learning rate x alpha; or learning_rate
 #   dropout: [0, 0.05, 0.1]
 #   target_modules: [all-linear, "q_proj,v_proj"]

@@ -54,6 +54,7 @@ class Prepared:
         answers: validation rows that the finalists answer. warm: what is known from the start.
         early: where trials are stopped, if they are.
         no_exact_room: why there is no memory for the base in float32, where that is known.
+        largest_rank: that the model's modules can use, where that is known.
         guided: objectives and constraints. guides: what each trial is measured by beside the loss, and on what.
         sampler: that proposes, in blocks of `block_size`. why: where `auto` chose it, the reason.
     """
@@ -72,6 +73,7 @@ class Prepared:
     early: EarlyStopping | None = None
     warm: WarmStart = field(default_factory=WarmStart)
     no_exact_room: str | None = None
+    largest_rank: int | None = None
     guided: Guided = field(default_factory=Guided)
     guides: Guides | None = None
     damage: str | None = None
@@ -88,8 +90,10 @@ def prepare(study: Located) -> Prepared:
 def _parts(study: Located) -> Prepared:
     config = study.config
     lora = not isinstance(config.objective, CommandObjectiveConfig)
-    space = presets.build(config.space, lora=lora)
-    baseline = presets.baseline(config.space, config.baseline, lora=lora, training=config.training)
+    recorded = recorded_keys(study)
+    whole = presets.alpha_is_whole(recorded)
+    space = presets.build(config.space, lora=lora, whole_alpha=whole)
+    baseline = presets.baseline(config.space, config.baseline, lora=lora, training=config.training, whole_alpha=whole)
     start = space.encode(baseline) if baseline is not None and space.contains(baseline) else None
     warm = warm_start(study, space)  # before the data, which may take long
     fixed: dict[str, Any] = {
@@ -115,7 +119,7 @@ def _parts(study: Located) -> Prepared:
         _check_pack(config, packs=False)
         prepared = Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
         return guided(prepared, config)
-    return _lora(study, space, baseline, start, fixed, warm)
+    return _lora(study, space, baseline, start, fixed, warm, recorded)
 
 
 def _check_program(objective: CommandObjectiveConfig) -> None:
@@ -140,6 +144,7 @@ def _lora(
     start: Mapping[str, Any] | None,
     fixed: dict[str, Any],
     warm: WarmStart,
+    recorded: Mapping[str, Any] | None,
 ) -> Prepared:
     """The parts that need the data and the model; imports torch."""
     need_training()
@@ -217,7 +222,7 @@ def _lora(
         guides=guides,
         damage=data.damage,
     )
-    return guided(spread(prepared, config, recorded_keys(study)), config)
+    return guided(spread(prepared, config, recorded), config)
 
 
 def answered(config: StudyConfig, validation_rows: int) -> int:

@@ -6,10 +6,13 @@ is as good as these: other points, other processes beside it and early endings m
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,6 +26,7 @@ from meshtune.data.summary import Summary
 from meshtune.energy import Meter
 from meshtune.errors import Fault, InputError
 from meshtune.objectives.lora import LoraSpec
+from meshtune.space import Dimension, Space
 from meshtune.training import machine, memory
 from meshtune.training.chosen_trainer import why_not_packed
 from meshtune.training.fits import Largest, Setting, describe, gigabytes, refuse_too_large
@@ -40,7 +44,7 @@ class Forecast:
     """What the budget comes to.
 
     Attributes:
-        seconds_a_trial: training and validation, at the baseline's point. trials: how many the budget allows.
+        seconds_a_trial: training and validation, at the expected point. trials: how many the budget allows.
         limited_by: the key of the budget that ends the search. hours: of the whole study, loading and tests included.
         afterwards: seconds at most of these hours, for promotions and replicates once the budget is spent.
         tokens: trained on in all trials, promotions included. price: of these hours, where the config says what one
@@ -74,7 +78,7 @@ class Afterwards:
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of training the baseline's first batches.
+    """What came of training the first batches of the expected point.
 
     Attributes:
         point: its recipe. loading: seconds that the model took. at: with the trainer that was used, which is not the
@@ -120,15 +124,16 @@ def largest_of(prepared: Prepared, at: Setting) -> Largest:
 
 
 def pilot(prepared: Prepared, at: Setting, seed: int, pack: int, meter: Meter | None = None) -> Tried:
-    """Measure the baseline's point, with the trainer that the trials will have, in packs of so many where it packs.
+    """Measure the expected point, with the trainer that the trials will have, in packs of so many where it packs, and
+    beside as much other work as the other processes will be.
 
-    Raises InputError where the baseline runs out of memory or does not train at all, and, where the model turns out not
+    Raises InputError where it runs out of memory or does not train at all, and, where the model turns out not
     to be packable, where the space's largest trial does not fit alone.
     """
     spec = _spec(prepared)
     if prepared.baseline is None:
         raise InputError("a study of LoRA hyperparameters has a baseline")
-    point = recipe(at.training, prepared.baseline, seed)
+    point = recipe(at.training, expected_point(prepared.space, prepared.baseline), seed)
     rows = Rows.open(spec.data, "train"), Rows.open(spec.data, "validation")
     begun = time.monotonic()
     base = load_model(spec.model, at.device)
@@ -140,11 +145,12 @@ def pilot(prepared: Prepared, at: Setting, seed: int, pack: int, meter: Meter | 
             largest_of(prepared, at)
         together = pack if at.trainer == "packed" else None
         begun, before = time.monotonic(), meter.joules() if meter is not None else 0.0
-        measured = measure(base, *rows, point, threads=threads, pack=together)
+        with busy(len(prepared.places) - 1 if at.device == "cpu" else 0, threads):
+            measured = measure(base, *rows, point, threads=threads, pack=together)
         watts = None if meter is None else (meter.joules() - before) / (time.monotonic() - begun)
         return Tried(measured, point, loaded, at, watts)
     except Diverged as error:
-        text = f"{error} at the point to beat: choose another, such as a lower learning rate"
+        text = f"{error} near the point to beat: choose another, such as a lower learning rate"
         raise InputError(Fault(text, key="baseline")) from error
     except Exception as error:
         if not machine.is_out_of_memory(error):
@@ -153,6 +159,60 @@ def pilot(prepared: Prepared, at: Setting, seed: int, pack: int, meter: Meter | 
             f"training its largest batch ran out of memory on {at.device}: lower training.batch_size or data.max_length"
         )
         raise InputError(Fault(text, key="baseline")) from error
+
+
+def expected_point(space: Space, baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """The baseline with what a trial's time depends on at its mean over the space: rank, epochs and batch size.
+
+    The mean of the ranks 4 to 256 is 73: a trial of the baseline's rank 16 says little about them.
+    """
+    point = dict(baseline)
+    for dimension in space.dimensions:
+        values = [value for value in _spread(dimension) if isinstance(value, int | float)]
+        if dimension.name in ("rank", "epochs", "batch_size") and values:
+            point[dimension.name] = max(1, round(sum(values) / len(values)))
+    return point
+
+
+def _spread(dimension: Dimension) -> list[Any]:
+    """Values of a dimension, evenly spaced as the search moves it."""
+    parameter = dimension.parameter
+    low, high = parameter.low, parameter.high
+    if parameter.kind == "categorical":
+        return list(parameter.choices)
+    if parameter.kind == "int" and not parameter.log:
+        return [dimension.decode(value) for value in range(int(low), int(high) + 1)]
+    shares = [index / 100 for index in range(101)]
+    if parameter.log:
+        return [dimension.decode(low * (high / low) ** share) for share in shares]
+    return [dimension.decode(low + share * (high - low)) for share in shares]
+
+
+BUSY = """
+import os, sys, threading, torch
+threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()  # ends with its parent
+torch.set_num_threads(int(sys.argv[1]))
+a = torch.rand(1024, 1024)
+print(flush=True)
+while True:
+    a @ a
+"""
+
+
+@contextlib.contextmanager
+def busy(processes: int, threads: int | None) -> Iterator[None]:
+    """So many processes beside this one that compute as trials do: cores, caches and memory are shared among them."""
+    with contextlib.ExitStack() as stack:
+        others = []
+        for _ in range(processes):
+            command = [sys.executable, "-c", BUSY, str(threads or 1)]
+            other = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            stack.callback(other.kill)
+            others.append(other)
+        for other in others:
+            assert other.stdout is not None
+            other.stdout.readline()
+        yield
 
 
 def forecast(
@@ -283,16 +343,22 @@ def measured_line(facts: Mapping[str, Any]) -> str:
     """That in a line."""
     peak, predicted = gigabytes(facts["peak"]), gigabytes(facts["predicted"])
     of = f" of a pack of {facts['pack']}" if facts["pack"] > 1 else ""
-    return f"measured {peak} in the first steps{of} at the baseline's rank {facts['rank']}, predicted {predicted}"
+    return f"measured {peak} in the first steps{of} at rank {facts['rank']}, predicted {predicted}"
 
 
 def time_line(
-    measured: Pilot, expected: Forecast, budget: BudgetConfig, processes: int, after: Afterwards = Afterwards()
+    measured: Pilot,
+    expected: Forecast,
+    budget: BudgetConfig,
+    processes: int,
+    after: Afterwards = Afterwards(),
+    rank: int | None = None,
 ) -> str:
-    """Seconds a trial and hours for the budget, with what comes after it, their energy and their price."""
+    """Seconds a trial (of this rank) and hours for the budget, with what comes after it, their energy and price."""
     of = f" of {budget.trials}" if budget.trials is not None and expected.trials < budget.trials else ""
     on = f" on {processes} processes" if processes > 1 else ""
-    about = f"about {duration(expected.seconds_a_trial)} a trial ({number(measured.training, 3)} tokens/s)"
+    of_rank = "" if rank is None else f" of rank {rank}, the space's mean"
+    about = f"about {duration(expected.seconds_a_trial)} a trial{of_rank} ({number(measured.training, 3)} tokens/s)"
     on = f" in packs of {measured.pack}{on}" if measured.pack > 1 else on
     line = f"{about}, {expected.trials}{of} trials{on}: about {duration(expected.hours * 3600)}"
     if expected.afterwards:

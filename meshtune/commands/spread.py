@@ -59,7 +59,8 @@ def spread(prepared: Prepared, config: StudyConfig, recorded: Mapping[str, Any] 
         )
     # Of the whole machine: each process may measure at the same time.
     room = None if whole is None else whole // max(sharing, 1)
-    return replace(prepared, places=at, packing=packs, no_exact_room=no_exact_room(found.shape, device, room))
+    exact = no_exact_room(found.shape, device, room)
+    return replace(prepared, places=at, packing=packs, no_exact_room=exact, largest_rank=found.shape.largest_rank)
 
 
 def _pass_tokens(

@@ -149,6 +149,7 @@ def _made_with(record: Record) -> dict[str, Any]:
         "objective": "command" if "command" in fixed.get("objective", {}) else "lora",
         "space": [_searched(described) for described in space.get("searched", {}).values()],
         "space_fixed": dict(space.get("fixed", {})),
+        "largest_rank": record.notes.get("largest_rank"),
         "versions": ran_on[-1]["versions"] if ran_on else versions(),
         "ran_on": ran_on,
     }

@@ -75,6 +75,8 @@ def tune(
             record.note(REASON, prepared.why)
         if prepared.warm.trials:
             record.begin_with(prepared.warm.trials, prepared.warm.facts)
+        if prepared.largest_rank and "largest_rank" not in record.notes:
+            record.note("largest_rank", prepared.largest_rank)
         facts.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
         write_effective(study)
         stack.callback(_tidy, record, study.folder / checkpoints.FOLDER)

@@ -6,6 +6,7 @@ come from there, wherever the other study is and whatever became of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,8 @@ class WarmStart:
     again: int = 0
 
     def best(self, space: Space, but: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-        """Hyperparameters of the best `again` of them, best first, to their last digit as they were.
+        """Hyperparameters of the best `again` of them, best first, to their last digit as they were; but where this
+        space has whole alphas and they had real ones, those, with the same product of rate and alpha.
 
         `but`: a point that is not among them, as the space encodes it.
         """
@@ -43,7 +45,8 @@ class WarmStart:
         found: list[dict[str, Any]] = []
         for trial in complete:
             decoded, old = space.decode(trial.params), trial.user_attrs["hyperparameters"]
-            point = {**decoded, **{name: value for name, value in old.items() if name in decoded}}
+            same = {name: value for name, value in old.items() if name in decoded and _close(value, decoded[name])}
+            point = {**decoded, **same}
             if point not in found and trial.params != but:
                 found.append(point)
         return found[: self.again]
@@ -53,6 +56,12 @@ class WarmStart:
         text = f"{self.facts['complete']} trials of {self.facts['study']} are known from the start"
         text += f", and {failed} that failed" if failed else ""
         return f"{text}; {outside} {'lies' if outside == 1 else 'lie'} outside this space" if outside else text
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two values differ by no more than what encoding and decoding cost."""
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return math.isclose(a, b, rel_tol=1e-6) if numbers else bool(a == b)
 
 
 def warm_start(study: Located, space: Space) -> WarmStart:

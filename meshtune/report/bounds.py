@@ -43,9 +43,9 @@ class OnBound:
 
 
 def on_bounds(status: Status) -> list[OnBound]:
-    """The bounds that good trials crowd at, in the order of the space: at least half of the best, or the very best.
+    """The bounds that good trials crowd at, in the order of the space: at least half of the best, and two at least.
 
-    The very best alone says little where there are only a few choices: a third of all points has one of three.
+    The very best alone says little: one point in five lies near a bound of a space of a few choices anyway.
     """
     best = ranked(status)[:BEST]
     found = list[OnBound]()
@@ -53,12 +53,11 @@ def on_bounds(status: Status) -> list[OnBound]:
         return found
     for entry in status.get("space") or ():
         for side in ("lower", "upper"):
-            bound, wider = _bound(entry, side), _widen(entry, side)
+            bound, wider = _bound(entry, side), _widen(entry, side, _most(status, entry["name"]))
             if bound is None or wider is None or _fault(status, entry["name"], _bound(wider, side)):
                 continue
             there = [t["trial"] for t in best if _at(entry, bound, value_of(t["hyperparameters"], entry["name"]))]
-            leads = bool(there) and there[0] == best[0]["trial"] and entry["choices"] is None
-            if 2 * len(there) >= len(best) or leads:
+            if len(there) > 1 and 2 * len(there) >= len(best):
                 words = f"{entry['name']}: {_yaml(wider)}"
                 found.append(OnBound(entry["name"], side, number(bound, 3), tuple(there), len(best), words))
     return found
@@ -70,7 +69,7 @@ def wider_space(status: Status, bounds: list[OnBound]) -> str:
     for entry in status["space"]:
         for bound in bounds:
             if bound.name == entry["name"]:
-                entry = _widen(entry, bound.side) or entry
+                entry = _widen(entry, bound.side, _most(status, bound.name)) or entry
         lines.append(f"  {entry['name']}: {_yaml(entry)}")
     lines += [f"  {name}: {json.dumps(value)}" for name, value in status["space_fixed"].items()]
     return "\n".join(lines)
@@ -95,8 +94,13 @@ def _at(entry: Mapping[str, Any], bound: Any, value: Any) -> bool:
     return abs(place(value) - place(bound)) <= NEAR * span
 
 
-def _widen(entry: Mapping[str, Any], side: str) -> dict[str, Any] | None:
-    """The entry with one bound moved out, or None where it has none to move."""
+def _most(status: Status, name: str) -> float:
+    """What no hyperparameter of this name can use more of: ranks end at the dimensions of the model's modules."""
+    return float(status.get("largest_rank") or math.inf) if name == "rank" else math.inf
+
+
+def _widen(entry: Mapping[str, Any], side: str, most: float = math.inf) -> dict[str, Any] | None:
+    """The entry with one bound moved out, at most to `most`, or None where it has none to move."""
     bound = _bound(entry, side)
     if bound is None:
         return None
@@ -105,7 +109,7 @@ def _widen(entry: Mapping[str, Any], side: str) -> dict[str, Any] | None:
         added = bound * 2 if up else bound / 2
         if all(isinstance(value, int) for value in entry["choices"]):
             added = int(added)
-        if added <= 0 or added in entry["choices"]:
+        if added <= 0 or added in entry["choices"] or added > most:
             return None  # there is no factor from 0 or below, nor a whole number to 0
         choices = [*entry["choices"], added] if up else [added, *entry["choices"]]
         return {**entry, "choices": choices}
@@ -116,6 +120,10 @@ def _widen(entry: Mapping[str, Any], side: str) -> dict[str, Any] | None:
     else:
         half = (entry["high"] - entry["low"]) / 2
         moved = bound + half if up else bound - half
+    if entry["power_of"] and moved > most:
+        moved = max(bound, 2 ** math.floor(math.log2(most)))
+    if up:
+        moved = max(bound, min(moved, most))
     if entry["integer"]:
         moved = round(moved)
         if entry["power_of"] or entry["log"]:
@@ -137,6 +145,7 @@ def _yaml(entry: Mapping[str, Any]) -> str:
         parts.append(f"power_of: {entry['power_of']}")
     else:
         parts += ["log: true"] * entry["log"] + ["integer: true"] * entry["integer"]
+        parts += ["integer: false"] * (entry["name"] == "alpha" and not entry["integer"])  # whole by default
     return "{" + ", ".join(parts) + "}"
 
 

@@ -237,6 +237,7 @@ def _how(dimension: Dimension) -> str:
             return ", log: true"
         case _, kind:
             integer = ", integer: true" if kind == "int" and dimension.name not in WHOLE else ""
+            integer = ", integer: false" if kind == "float" and dimension.name == "alpha" else integer
             return (", log: true" if dimension.parameter.log else "") + integer
 
 

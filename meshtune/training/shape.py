@@ -70,6 +70,11 @@ class Shape:
             return tuple(linear for linear in self.linears if not linear.lookup and linear.name != self.head)
         return tuple(x for x in self.linears if any(x.name == name or x.name.endswith(f".{name}") for name in names))
 
+    @property
+    def largest_rank(self) -> int:
+        """The rank beyond which no layer gains anything: the most that the product of two matrices can have."""
+        return max((min(linear.inputs, linear.outputs) for linear in self.targets("all-linear")), default=self.hidden)
+
 
 def shape_of(model: ModelConfig) -> Shape:
     """The shape of a model, from its configuration (a GGUF file's head). Raises InputError where there is none."""

@@ -1,6 +1,7 @@
 """`check` as a user meets it: memory and time of a study, what cannot fit, rows with what is learned."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from meshtune import presets
 from meshtune.cli import app
 from meshtune.commands.check import check, print_rows
-from meshtune.commands.spending import Afterwards, forecast, time_line
+from meshtune.commands.spending import Afterwards, busy, expected_point, forecast, time_line
+from meshtune.config import Interval
 from meshtune.config_spending import BudgetConfig
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
+from meshtune.testing.processes import descendants, gone
 from meshtune.training.memory import Batch
 from meshtune.training.pilot import Pilot
 from tests.conftest import WORDS
@@ -51,7 +55,8 @@ def test_memory_and_time(study: Path) -> None:
     assert "\ntrainer " not in lines
     assert "losses in float32" in lines
     assert facts["fixed"]["validation_precision"] == "float32"
-    assert memory["measured"] is None or memory["measured"]["rank"] == 16
+    assert memory["measured"] is None or memory["measured"]["rank"] == 73
+    assert "a trial of rank 73, the space's mean" in lines
     assert (time["trials"], time["limited_by"]) == (5, "trials")
     assert time["price"] == pytest.approx(3600 * time["hours"])
     assert 3 * time["seconds_a_trial"] <= time["hours"] * 3600
@@ -179,6 +184,25 @@ def test_a_forecast(budget: dict[str, Any], processes: int, trials: int, limited
     assert (found.trials, found.limited_by, found.tokens) == (trials, limited_by, trials * 18_000)
     assert found.hours * 3600 == pytest.approx(10 + seconds + FINALS)
     assert found.price is None
+
+
+def test_the_time_is_that_of_a_trial_as_the_search_draws_them() -> None:
+    """Ranks 4 to 256 in powers of 2 have the mean 508 / 7."""
+    start = presets.RECOMMENDED_BASELINE
+    assert expected_point(presets.recommended(), start) == {**start, "rank": 73}
+    own: dict[str, Any] = {"rank": (8, 64), "epochs": Interval(low=1, high=3), "lr_scheduler": ("linear", "cosine")}
+    own["batch_size"] = Interval(low=4, high=16, log=True)
+    found = expected_point(presets.build(own, lora=True), {**start, "lr_scheduler": "linear"})
+    assert (found["rank"], found["epochs"], found["lr_scheduler"]) == (36, 2, "linear")
+    assert 8 <= found["batch_size"] <= 10
+    assert expected_point(presets.build({"rank": 8}, lora=True), {**start, "rank": 8})["rank"] == 8
+
+
+def test_the_other_processes_are_there_while_it_is_measured_and_gone_after() -> None:
+    with busy(2, 1):
+        others = descendants(os.getpid())
+        assert len(others) >= 2
+    assert gone(others)
 
 
 def test_counters_that_stand_still_are_no_limit() -> None:

@@ -52,6 +52,7 @@ def test_the_example_of_the_issue() -> None:
         (entry("weight_decay", 0.0, 0.1), [0.1] * 4, "weight_decay: {low: 0, high: 0.15}"),
         (entry("weight_decay", 0.0, 0.1), [0.0] * 4, None),
         (entry("batch_size", 8, 16, integer=True), [16] * 4, "batch_size: {low: 8, high: 20, integer: true}"),
+        (entry("alpha", 1, 64, log=True), [64] * 4, "alpha: {low: 1, high: 640, log: true, integer: false}"),
     ],
 )
 def test_what_is_wider(space: dict[str, Any], values: list[Any], wider: str | None) -> None:
@@ -61,6 +62,27 @@ def test_what_is_wider(space: dict[str, Any], values: list[Any], wider: str | No
 
 def test_one_trial_says_nothing_about_the_space() -> None:
     assert on_bounds(status_of_points([RANK], [{"rank": 256}])) == []
+    for count in (2, 3, 5):
+        points = [{"rank": 256}, *[{"rank": 16}] * (count - 1)]
+        assert on_bounds(status_of_points([RANK], points)) == []
+
+
+@pytest.mark.parametrize(
+    ("space", "most", "wider"),
+    [
+        (RANK, 576, "rank: {low: 4, high: 512, power_of: 2}"),
+        (RANK, 400, None),
+        (RANK, 4096, "rank: {low: 4, high: 1024, power_of: 2}"),
+        (entry("rank", 4, 256, integer=True), 300, "rank: {low: 4, high: 300, integer: true}"),
+        (entry("rank", choices=[8, 256]), 576, "rank: [8, 256, 512]"),
+        (entry("rank", choices=[8, 256]), 400, None),
+    ],
+)
+def test_no_rank_beyond_what_the_model_can_use(space: dict[str, Any], most: int, wider: str | None) -> None:
+    status = {**status_of_points([space], [{"rank": 256}] * 4), "largest_rank": most}
+    assert [bound.wider for bound in on_bounds(status)] == ([wider] if wider else [])
+    if wider:
+        assert f"  {wider}" in wider_space(status, on_bounds(status)).splitlines()
 
 
 def test_scale_and_step_are_read_from_what_they_follow() -> None:
