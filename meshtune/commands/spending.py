@@ -6,17 +6,15 @@ is as good as these: other points, other processes beside it and early endings m
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from meshtune.budget import KILOWATT_HOUR
+from meshtune.commands.expected import busy, expected_point
 from meshtune.commands.prepared import Prepared
 from meshtune.commands.setting import setting_of
 from meshtune.config import StudyConfig
@@ -26,7 +24,6 @@ from meshtune.data.summary import Summary
 from meshtune.energy import Meter
 from meshtune.errors import Fault, InputError
 from meshtune.objectives.lora import LoraSpec
-from meshtune.space import Dimension, Space
 from meshtune.training import machine, memory
 from meshtune.training.chosen_trainer import why_not_packed
 from meshtune.training.fits import Largest, Setting, describe, gigabytes, refuse_too_large
@@ -159,60 +156,6 @@ def pilot(prepared: Prepared, at: Setting, seed: int, pack: int, meter: Meter | 
             f"training its largest batch ran out of memory on {at.device}: lower training.batch_size or data.max_length"
         )
         raise InputError(Fault(text, key="baseline")) from error
-
-
-def expected_point(space: Space, baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """The baseline with what a trial's time depends on at its mean over the space: rank, epochs and batch size.
-
-    The mean of the ranks 4 to 256 is 73: a trial of the baseline's rank 16 says little about them.
-    """
-    point = dict(baseline)
-    for dimension in space.dimensions:
-        values = [value for value in _spread(dimension) if isinstance(value, int | float)]
-        if dimension.name in ("rank", "epochs", "batch_size") and values:
-            point[dimension.name] = max(1, round(sum(values) / len(values)))
-    return point
-
-
-def _spread(dimension: Dimension) -> list[Any]:
-    """Values of a dimension, evenly spaced as the search moves it."""
-    parameter = dimension.parameter
-    low, high = parameter.low, parameter.high
-    if parameter.kind == "categorical":
-        return list(parameter.choices)
-    if parameter.kind == "int" and not parameter.log:
-        return [dimension.decode(value) for value in range(int(low), int(high) + 1)]
-    shares = [index / 100 for index in range(101)]
-    if parameter.log:
-        return [dimension.decode(low * (high / low) ** share) for share in shares]
-    return [dimension.decode(low + share * (high - low)) for share in shares]
-
-
-BUSY = """
-import os, sys, threading, torch
-threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()  # ends with its parent
-torch.set_num_threads(int(sys.argv[1]))
-a = torch.rand(1024, 1024)
-print(flush=True)
-while True:
-    a @ a
-"""
-
-
-@contextlib.contextmanager
-def busy(processes: int, threads: int | None) -> Iterator[None]:
-    """So many processes beside this one that compute as trials do: cores, caches and memory are shared among them."""
-    with contextlib.ExitStack() as stack:
-        others = []
-        for _ in range(processes):
-            command = [sys.executable, "-c", BUSY, str(threads or 1)]
-            other = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-            stack.callback(other.kill)
-            others.append(other)
-        for other in others:
-            assert other.stdout is not None
-            other.stdout.readline()
-        yield
 
 
 def forecast(

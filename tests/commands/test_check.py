@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from meshtune import presets
 from meshtune.cli import app
 from meshtune.commands.check import check, print_rows
-from meshtune.commands.spending import Afterwards, busy, expected_point, forecast, time_line
+from meshtune.commands.expected import busy, expected_point
+from meshtune.commands.spending import Afterwards, forecast, time_line
 from meshtune.config import Interval
 from meshtune.config_spending import BudgetConfig
 from meshtune.data.summary import SideSummary, Summary
