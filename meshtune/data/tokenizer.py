@@ -9,13 +9,14 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.config import ModelConfig
 from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
 from meshtune.data.hub import explain
 from meshtune.errors import Fault, InputError, MissingExtra
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from meshtune.config import ModelConfig
 
 # What decides the tokens, among the files of a model's folder.
 _FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")

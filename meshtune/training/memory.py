@@ -23,16 +23,18 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meshtune.config import TrainingConfig
 from meshtune.data.batches import epoch_order
 from meshtune.training.loss import RowSet
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.shape import Linear, Shape
 from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS
+
+if TYPE_CHECKING:
+    from meshtune.config import TrainingConfig
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of a weight in few bits, and how many have a scale of 4 bytes; None: those of an output.

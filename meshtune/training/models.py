@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
@@ -27,13 +27,15 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from meshtune.config import ModelConfig
 from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
 from meshtune.data.hub import explain
 from meshtune.errors import Fault, InputError, StorageError
 from meshtune.training import machine
 from meshtune.training.quantized import check_quantizable, quantize
 from meshtune.training.targets import ALL_LINEAR, check_targets
+
+if TYPE_CHECKING:
+    from meshtune.config import ModelConfig
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _CARD = """# SmolLM2-135M-Instruct, dequantized

@@ -10,12 +10,14 @@ fit so is refused by `fits.py` until the config says `model.dtype: bfloat16`, wh
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from meshtune.config import ModelConfig
 from meshtune.errors import Fault, InputError
+
+if TYPE_CHECKING:
+    from meshtune.config import ModelConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from meshtune.config import TrainingConfig
 from meshtune.errors import Fault, InputError, nearest
 from meshtune.hyperparameters import LORA, WHOLE
+
+if TYPE_CHECKING:
+    from meshtune.config import TrainingConfig
 
 REQUIRED = ("rank", "alpha", "dropout", "learning_rate")
 KNOWN = tuple(name for name in LORA if name not in ("scale", "step"))  # which are decoded before they come here

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.config import ModelConfig
 from meshtune.data.tokenizer import location
 from meshtune.training.models import quiet
+
+if TYPE_CHECKING:
+    from meshtune.config import ModelConfig
 
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
 _SCALES = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # as configurations name them

@@ -36,6 +36,12 @@ from meshtune.training.steps import Checkpoint, Rungs, Step, Trained
 from meshtune.training.targets import check_targets, targeted
 
 TRAINER_STATE = "trainer_state.json"  # where Trainer looks for the step to go on from
+# Transformers has renamed it; the old name is deprecated where the new one is known.
+_CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in TrainingArguments.__dataclass_fields__
+)
 
 
 def train(
@@ -76,7 +82,7 @@ def train(
                 trainer.train(resume_from_checkpoint=None if saved is None else folder)
             finally:
                 if recipe.gradient_checkpointing:
-                    base.activation_checkpointing_disable()
+                    getattr(base, f"{_CHECKPOINTING}_disable")()
             emit(Trained(progress.loss, progress.weights, adapter.saved_config))
 
     return in_thread(work)
@@ -133,7 +139,7 @@ def _arguments(recipe: Recipe, device: torch.device, folder: str) -> TrainingArg
         optim="adamw_torch",
         bf16=recipe.precision == "bfloat16",
         fp16=recipe.precision == "float16",
-        activation_checkpointing=recipe.gradient_checkpointing,
+        **{_CHECKPOINTING: recipe.gradient_checkpointing},
         seed=recipe.seed,
         use_cpu=device.type == "cpu",
         remove_unused_columns=False,
