@@ -28,12 +28,13 @@ class EarlyStopping:
 
     Attributes:
         config: the section `early_stopping`. epochs: of a trial whose hyperparameters name none.
-        epoch_tokens: of the training rows, padding left out.
+        epoch_tokens: of the training rows, padding left out. validation_rows: that there are; None: not known.
     """
 
     config: EarlyStoppingConfig
     epochs: int
     epoch_tokens: int
+    validation_rows: int | None = None
 
     def described(self) -> dict[str, Any]:
         """What must not change while a study goes on."""
@@ -44,7 +45,9 @@ class EarlyStopping:
         config = self.config
         *shares, last = [f"{100 * share:g}" for share in config.rungs]
         at = f"{', '.join(shares)} and {last}" if shares else last
-        rows = f"{config.rows} validation rows"
+        there = self.validation_rows
+        few = there is not None and there <= config.rows
+        rows = f"the {there} validation rows" if few else f"{config.rows} validation rows"
         return f"by the rule {self._rule}, at {at} % of a trial's tokens on {rows}; at most {config.promote} promoted"
 
     def rungs(self, hyperparameters: Mapping[str, Any]) -> tuple[int, ...]:

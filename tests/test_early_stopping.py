@@ -246,3 +246,16 @@ def test_the_likeliest_of_the_stopped_are_promising(asha: Path) -> None:
     assert set(numbers) <= {trial.number for trial in stopped_of(record)}
     assert set(numbers) <= set(rules.promising(record, 10))
     assert early(rule="asha", promote=0).promising(record) == []
+
+
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        (None, "on 64 validation rows"),
+        (65, "on 64 validation rows"),
+        (64, "on the 64 validation rows"),
+        (2, "on the 2 "),
+    ],
+)
+def test_no_more_rows_are_said_than_there_are(there: int | None, words: str) -> None:
+    assert words in str(EarlyStopping(EarlyStoppingConfig(rule="asha"), 1, 1000, there))

@@ -57,8 +57,9 @@ def text_from(path: Path, folder: Path, model: str | None, sources: str | None) 
         for key, value in read.values[section].items():
             if key not in (*_OF_RECIPE.get(section, ()), "sources", "validation"):
                 put(lines, section, key, value)
-    if model is None and "revision" in read.values["model"]:
-        put(lines, "model", "revision", read.values["model"]["revision"])
+    for key, value in read.values["model"].items():
+        if key == "quantization" or (key == "revision" and model is None):
+            put(lines, "model", key, value)
     if "seed" in read.values:
         put(lines, "", "seed", read.values["seed"])
     written = "\n".join(lines) + "\n"

@@ -198,7 +198,9 @@ def _lora(
     }
     early = None
     if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
-        early = EarlyStopping(config.early_stopping, training.epochs, data.summary.train.tokens)
+        early = EarlyStopping(
+            config.early_stopping, training.epochs, data.summary.train.tokens, data.summary.validation.rows
+        )
         fixed["early_stopping"] = early.described()
     if guides is not None:
         fixed["guides"] = guides.fixed

@@ -133,11 +133,14 @@ def read(keys: Keys) -> dict[str, Any]:
     adapter = keys.take("adapter")
     if adapter not in ("lora", "qlora"):
         keys.fault("adapter", f"is {adapter or 'not given'}; meshtune tunes LoRA: `adapter: lora` is needed")
-    elif adapter == "qlora":
-        keys.leave("adapter", "read as lora: the base model is not quantized unless `model.quantization` says so")
     values: dict[str, Any] = {"model": {"name": place_of(keys.text("base_model"), keys.folder)}}
     revision = keys.take("revision_of_model", keys.take("model_revision"))  # two names of one key
     values["model"] |= {"revision": str(revision)} if revision is not None else {}
+    int8, nf4 = keys.take("load_in_8bit"), keys.take("load_in_4bit")
+    if nf4 or adapter == "qlora":
+        values["model"]["quantization"] = "nf4"
+    elif int8:
+        values["model"]["quantization"] = "int8"
     needed = adapter in ("lora", "qlora")  # else they are no faults of their own
     values["baseline"] = {
         "rank": keys.hyperparameter("lora_r", "rank", None if needed else 16),

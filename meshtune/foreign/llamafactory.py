@@ -106,6 +106,7 @@ def read(keys: Keys) -> dict[str, Any]:
     values: dict[str, Any] = {"model": {"name": place_of(keys.text("model_name_or_path"), keys.folder)}}
     revision = keys.take("model_revision", "main")
     values["model"] |= {"revision": str(revision)} if revision != "main" else {}
+    values["model"] |= _quantization(keys)
     rank = keys.hyperparameter("lora_rank", "rank", 8)
     values["baseline"] = {
         "rank": rank,
@@ -116,6 +117,19 @@ def read(keys: Keys) -> dict[str, Any]:
     values["training"] = _training(keys)
     values["data"] = _data(keys)
     return values
+
+
+def _quantization(keys: Keys) -> dict[str, Any]:
+    bits, method = keys.take("quantization_bit"), str(keys.take("quantization_method", "bnb"))
+    if bits is None:
+        return {}
+    found = {"4": "nf4", "8": "int8"}.get(str(bits))
+    if found is None or method not in ("bnb", "bitsandbytes"):
+        keys.leave("quantization_bit", f"with {method}, where bitsandbytes' int8 and nf4 are what there is here")
+        return {}
+    if str(kind := keys.take("quantization_type", "nf4")) != "nf4" and found == "nf4":
+        keys.leave("quantization_type", f"is {kind}: nf4 is taken")
+    return {"quantization": found}
 
 
 def _training(keys: Keys) -> dict[str, Any]:

@@ -9,7 +9,7 @@ ONE_FILE = "validation rows are split from the data, or stand in one file"
 
 # Why keys of either tool are left, by how their names begin.
 REASONS: Mapping[str, tuple[str, ...]] = {
-    "the base model is not quantized unless `model.quantization` says so (int8 or nf4)": (
+    "`model.quantization` (int8 or nf4) is all that says how a base is quantized; its scales are not quantized again": (
         "load_in_",
         "quantization_",
         "model_quantization",

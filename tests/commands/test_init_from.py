@@ -33,7 +33,8 @@ def test_from_axolotl(tmp_path: Path) -> None:
     assert (config.training.epochs, config.training.batch_size, config.training.gradient_checkpointing) == (4, 2, True)
     assert (config.data.validation, config.data.test, config.data.max_length) == (0.05, 0.1, 4096)
     assert [source.format for source in config.data.sources] == ["alpaca", "sharegpt"]
-    assert "# - load_in_4bit: true (the base model is not quantized unless" in written
+    assert config.model.quantization == "nf4"
+    assert "load_in_4bit" not in written
     assert "abc123" not in written
     start = presets.baseline(config.space, config.baseline, lora=True, training=config.training)
     assert start is not None
@@ -145,7 +146,8 @@ def test_the_command_says_what_is_left(tmp_path: Path) -> None:
     (tmp_path / "settings.yml").write_text(AXOLOTL)
     command = [sys.executable, "-m", "meshtune.cli", "init", str(tmp_path / "new"), "--from", "settings.yml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert "not carried over:\n- adapter: qlora" in done.stderr
+    assert "not carried over:\n- " in done.stderr
+    assert "- flash_attention: true (" in done.stderr
     assert "wrote " in done.stderr
     done = subprocess.run([*command, "--recipe", "default"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2

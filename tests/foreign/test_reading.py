@@ -71,7 +71,7 @@ def test_a_usual_axolotl_training(tmp_path: Path) -> None:
     found = foreign.read(put(tmp_path, AXOLOTL))
     assert found.tool == "axolotl"
     assert found.values == {
-        "model": {"name": "some-org/base-7b"},
+        "model": {"name": "some-org/base-7b", "quantization": "nf4"},
         "baseline": {"rank": 32, "alpha": 16, "dropout": 0.05, "learning_rate": 2e-4},
         "training": {
             "epochs": 4,
@@ -101,8 +101,6 @@ def test_a_usual_axolotl_training(tmp_path: Path) -> None:
         },
     }
     assert set(why(found)) == {
-        "adapter",
-        "load_in_4bit",
         "sample_packing",
         "optimizer",
         "flash_attention",
@@ -111,7 +109,6 @@ def test_a_usual_axolotl_training(tmp_path: Path) -> None:
         "loraplus_lr_ratio",
         "datasets",  # of two kinds
     }
-    assert "not quantized" in why(found)["load_in_4bit"]
     assert not any("abc123" in str(left) for left in found.left)  # a secret is not repeated
 
 
@@ -137,6 +134,44 @@ def test_a_usual_llamafactory_training(tmp_path: Path) -> None:
         "validation": 100,
     }
     assert set(why(found)) == {"trust_remote_code", "template", "num_train_epochs", "output_dir", "logging_steps"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "quantization", "left"),
+    [
+        ("adapter: qlora", "nf4", ""),
+        ("adapter: lora\nload_in_4bit: true", "nf4", ""),
+        ("adapter: lora\nload_in_8bit: true", "int8", ""),
+        ("adapter: lora\nload_in_8bit: false", None, ""),
+        ("adapter: qlora\nbnb_4bit_use_double_quant: true", "nf4", "bnb_4bit_use_double_quant"),
+        ("adapter: lora\ngptq: true", None, "gptq"),
+    ],
+)
+def test_how_axolotl_quantizes_the_base(tmp_path: Path, lines: str, quantization: str | None, left: str) -> None:
+    few = f"base_model: a/b\n{lines}\nlora_r: 4\nlora_alpha: 8\nlearning_rate: 1e-4\ndatasets: [{{path: c/d}}]\n"
+    found = foreign.read(put(tmp_path, few))
+    assert found.values["model"].get("quantization") == quantization
+    assert {key for key in why(found) if key not in ("datasets", "datasets.0.type")} == ({left} if left else set())
+
+
+@pytest.mark.parametrize(
+    ("lines", "quantization", "left"),
+    [
+        ("quantization_bit: 4", "nf4", set()),
+        ("quantization_bit: 8\nquantization_method: bitsandbytes", "int8", set()),
+        ("quantization_bit: 4\nquantization_type: fp4", "nf4", {"quantization_type"}),
+        ("quantization_bit: 4\ndouble_quantization: true", "nf4", {"double_quantization"}),
+        ("quantization_bit: 4\nquantization_method: hqq", None, {"quantization_bit"}),
+        ("quantization_bit: 2", None, {"quantization_bit"}),
+    ],
+)
+def test_how_llamafactory_quantizes_the_base(
+    tmp_path: Path, lines: str, quantization: str | None, left: set[str]
+) -> None:
+    few = f"model_name_or_path: a/b\nstage: sft\ndataset_dir: ONLINE\ndataset: c/d\n{lines}\n"
+    found = foreign.read(put(tmp_path, few))
+    assert found.values["model"].get("quantization") == quantization
+    assert set(why(found)) == left
 
 
 def test_what_is_not_named_has_the_tools_own_default(tmp_path: Path) -> None:
