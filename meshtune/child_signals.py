@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 
-NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 def leave_to_the_coordinator() -> None:
@@ -16,5 +16,5 @@ def leave_to_the_coordinator() -> None:
     is ignored.
     """
     for name in NAMES:
-        if hasattr(signal, name):  # the last two are not everywhere
+        if hasattr(signal, name):  # the last three are not everywhere
             signal.signal(getattr(signal, name), lambda *_: None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -295,12 +297,33 @@ def _interrupted(error: BaseException) -> bool:
     return link is not None
 
 
+class _Terminal(io.FileIO):
+    """A terminal that may be closed while a run still saves its trials: what is written from then on is lost."""
+
+    def write(self, data: Any) -> int:
+        """As `FileIO`."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(data)
+
+
+def _terminal(stream: TextIO) -> TextIO:
+    raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(raw, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
+
+
 def main() -> None:
     """Entry point: errors become one message and their exit code."""
     if sys.argv[1:2] in (["tune"], ["quickstart"]):  # until the run takes them: what a batch system ends goes on later
-        for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
-            if hasattr(signal, name):
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
                 signal.signal(getattr(signal, name), lambda *_: os._exit(75))
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name).isatty():
+            setattr(sys, name, _terminal(getattr(sys, name)))
     try:
         app()
     except MeshtuneError as error:

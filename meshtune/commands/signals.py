@@ -1,8 +1,10 @@
 """Signals as requests to stop: what a batch system or a terminal sends becomes a `Stop` that the loop asks for.
 
-SIGTERM, SIGUSR1, SIGUSR2 and SIGINT (Ctrl-C) suspend what runs. A SIGTERM or Ctrl-C after another of these two ends the
-process at once, and its children with it. While nothing can be suspended yet (`cooperative` is False), a signal raises
-KeyboardInterrupt instead. Signals reach the main thread only: elsewhere, as in a server, none is taken.
+SIGTERM, SIGHUP (a terminal that is closed), SIGUSR1, SIGUSR2 and SIGINT (Ctrl-C) suspend what runs. A SIGTERM or Ctrl-C
+after another of these two ends the process at once, and its children with it. What the shell ignores, as it does SIGHUP
+under nohup and Ctrl-C for what it runs in the background, stays ignored. While nothing can be suspended yet
+(`cooperative` is False), a signal raises KeyboardInterrupt instead. Signals reach the main thread only: elsewhere, as
+in a server, none is taken.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Signals:
             yield
             return
         kinds = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-        before = {kind: signal.signal(kind, self._on) for kind in kinds}
+        before = {kind: signal.signal(kind, self._on) for kind in kinds if signal.getsignal(kind) != signal.SIG_IGN}
         try:
             yield
         finally:
@@ -66,7 +68,7 @@ class Signals:
             os._exit(INTERRUPTED if number == signal.SIGINT else STOPPED)
         self._came.append((number, now))
         if self._stop is None:
-            announced = number not in (signal.SIGINT, signal.SIGTERM)
+            announced = signal.Signals(number).name in ("SIGUSR1", "SIGUSR2")
             seconds = self._grace() if announced else GRACE_SECONDS
             reason = "interrupted" if number == signal.SIGINT else f"{signal.Signals(number).name} came"
             self._stop = Stop(reason, seconds)

@@ -15,7 +15,7 @@ import threading
 
 def main() -> None:
     """Run the program, watch the pipe, report how it ended."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda *_: None)  # as `meshtune.child_signals`, which is not imported, to start fast
     report = int(sys.argv[1])
     try:

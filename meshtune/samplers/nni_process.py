@@ -28,7 +28,7 @@ import os
 import signal
 from typing import Any
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # a batch system may send them to every process of a job
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # a batch system may send them to all of a job
 
 
 def main() -> None:

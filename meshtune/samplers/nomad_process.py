@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, TextIO
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")  # a batch system may send them to every process of a job
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # a batch system may send them to all of a job
 
 
 def main() -> None:

@@ -96,7 +96,7 @@ def test_two_interrupts_end_it_now(slow: Path) -> None:
     assert gone(family)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
 def test_what_a_batch_system_sends_suspends_what_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:

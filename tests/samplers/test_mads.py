@@ -173,7 +173,7 @@ def test_the_child_leaves_no_file_where_the_system_has_none_in_memory(
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_what_a_batch_system_sends_to_all_processes_does_not_end_the_child(number: signal.Signals) -> None:
     nomad = Nomad(SEGMENT)
     block = nomad.ask()
