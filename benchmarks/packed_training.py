@@ -5,11 +5,10 @@ grouped by length. Ours: the same rows in the same batches; rank 16, dropout .05
 - block: 8 trials on 2 cores; ours in two processes of one thread, as packs of 4 and one after the other, against
   Trainer one trial after the other on 2 threads in float32, and two Trainers in bf16 side by side on a thread each.
 - one: one trial on one thread, both sides in float32, both in bf16.
-- gpu: packs of 8 against Trainer one after the other in bf16, where there is a CUDA device; not run on one yet.
 One JSON line a setting; ratio above 1: ours is faster; low and high over rounds. `--scaling` and `--profile` say
-instead how a step's time grows and where it goes.
+instead how a step's time grows and where it goes. On CPUs; for cards there is `gpu.py`.
 
-    python benchmarks/packed_training.py [block] [one] [gpu] [--rows short long] [--rounds 5] [--steps 10]
+    python benchmarks/packed_training.py [block] [one] [--rows short long] [--rounds 5] [--steps 10]
     python benchmarks/packed_training.py --scaling plot.svg
     python benchmarks/packed_training.py --profile
 """
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 from training_profile import profile
 from training_scaling import scaling
-from training_sides import SETS, Spec, compare, print_line, processor, race
+from training_sides import SETS, Spec, compare, processor, race
 
 NAME = "packed_training"
 
@@ -68,25 +67,7 @@ def one(model: str, rows: str, rounds: int, steps: int, warm_up: int) -> None:
             compare(NAME, setting, found["ours"], theirs)
 
 
-def gpu(model: str, rows: str, rounds: int, steps: int, warm_up: int) -> None:
-    """Packs of 8 on a GPU."""
-    if not torch.cuda.is_available():
-        print_line(NAME, f"CUDA, packs of 8, {rows} rows: not measured, there is no CUDA device", None, None)
-        return
-    card = torch.cuda.get_device_name()
-    sides = {
-        "packs of 8": [Spec("ours", model, rows, "bfloat16", adapters=8, device="cuda")],
-        "packs of 1": [Spec("ours", model, rows, "bfloat16", device="cuda")],
-        "Trainer": [Spec("trainer", model, rows, "bfloat16", device="cuda", grouped=True)],
-    }
-    found = race(sides, rounds, steps, warm_up)
-    for other in ("packs of 1", "Trainer"):
-        how = "packs of 1" if other == "packs of 1" else "Trainer, bf16, grouped by length, one after the other"
-        setting = f"{card}, {model}, {rows} rows, tokens/s: packs of 8 | {how}"
-        compare(NAME, setting, found["packs of 8"], found[other])
-
-
-SETTINGS = {"block": block, "one": one, "gpu": gpu}
+SETTINGS = {"block": block, "one": one}
 
 
 def main() -> None:

@@ -62,20 +62,6 @@ def test_packed_training(tiny_model_folder: Path) -> None:
     assert_holds_together(lines)
 
 
-def test_what_is_not_measured_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a GPU there is a line for it, and no figure in it."""
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from packed_training import gpu
-
-    gpu("embedded", "short", 1, 1, 1)
-    line = json.loads(capsys.readouterr().out)
-    assert line["ratio"] is None
-    assert "not measured" in line["setting"]
-
-
 @pytest.mark.slow
 def test_both_sides_train_the_same_batches(
     tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
