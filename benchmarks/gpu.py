@@ -47,6 +47,7 @@ PARTS = ("losses", "speed", "memory")
 FINISHED = 3  # rounds with which a race is not gone on with
 ROUNDS = 5
 AGAIN = 3  # the exit code of a child whose device may be broken
+ROOM = 0.9  # of the card's memory that packs are planned for
 NO_ROOM = "out of memory"
 
 
@@ -156,6 +157,7 @@ class Bench:
         self.torch, self.machine, self.options = torch, machine, options
         self.cuda = options.device == "cuda"
         card = torch.cuda.get_device_name() if self.cuda else "CPU"
+        self.bytes = torch.cuda.get_device_properties(0).total_memory if self.cuda else 8 << 30
         self.results = Results(Path(options.results), card, options.call)
         self._base: Any = None
         self._key: tuple[str, str] | None = None
@@ -288,6 +290,29 @@ def made_recipe(batch: int, precision: str, **changes: Any) -> Any:
     return dataclasses.replace(usual, **changes)
 
 
+@functools.cache
+def numbers_of(shape: str, dtype: str) -> Any:
+    """What the formulas of memory know a model by; without its weights."""
+    from meshtune.training.shape import measure
+
+    return measure(llama(shape, dtype, "meta"))
+
+
+def pack_setting(bench: Bench, shape: str, dtype: str, batch: Any) -> Any:
+    from meshtune.training.pack_memory import PackSetting
+
+    return PackSetting(numbers_of(shape, dtype), batch, bench.options.device, dtype)
+
+
+def fitting(bench: Bench, shape: str, dtype: str, recipes: Sequence[Any], batch: Any) -> list[Any]:
+    """A pack's recipes, with so many tokens a pass as there is room for: what a study on this card would have."""
+    from meshtune.training.packed_rows import token_limit
+
+    tokens = pack_setting(bench, shape, dtype, batch).pass_tokens(recipes, int(ROOM * bench.bytes))
+    wanted = tokens if tokens < token_limit(bench.options.device) else None
+    return [dataclasses.replace(recipe, pass_tokens=wanted) for recipe in recipes]
+
+
 # ---- losses
 
 
@@ -306,6 +331,8 @@ def losses(bench: Bench, late: Callable[[], bool]) -> None:
 
 def _losses(bench: Bench, shape: str, dtype: str, precision: str, steps: int, batch: int) -> dict[str, Any]:
     """Losses of each step, of four adapters together, each by Trainer, and of the pack in two other ways."""
+    from meshtune.training.memory import full_batch
+
     base = bench.base(shape, dtype)
     rows = made_rows(steps * batch, base.config.vocab_size, tiny=bench.options.tiny)
     points = [(4, 1e-3, 0), (16, 1e-3, 1), (16, 3e-4, 2), (64, 1e-4, 3)]
@@ -313,6 +340,7 @@ def _losses(bench: Bench, shape: str, dtype: str, precision: str, steps: int, ba
         made_recipe(batch, precision, rank=rank, alpha=2.0 * rank, learning_rate=rate, seed=seed, dropout=0.0)
         for rank, rate, seed in points
     ]
+    recipes = fitting(bench, shape, dtype, recipes, full_batch(batch, max(len(tokens) for tokens, _ in rows)))
     dropping = [dataclasses.replace(recipe, dropout=0.1) for recipe in recipes]
     pack = _pack_losses(base, rows, recipes)
     dropped = _pack_losses(base, rows, dropping)
@@ -486,14 +514,20 @@ def _product(bench: Bench) -> float:
 
 def _round(bench: Bench, shape: str, batch: int, count: int) -> dict[str, Any]:
     """One side once, its warm-up before it: a pack of so many, or Trainer."""
+    from meshtune.training.memory import full_batch
+
     base = bench.base(shape, "bfloat16")
     clock = Clock(bench, 1, 2, 0.0) if bench.options.tiny else Clock(bench, 2, 4, 2.5)
     rows = made_rows(40 if bench.options.tiny else 1000, base.config.vocab_size, tiny=bench.options.tiny)
+    recipe, more = made_recipe(batch, "bfloat16"), {}
     if count:
-        _time_pack(base, rows, [made_recipe(batch, "bfloat16", seed=0) for _ in range(count)], clock)
+        longest = full_batch(batch, max(len(tokens) for tokens, _ in rows))
+        members = fitting(bench, shape, "bfloat16", [recipe] * count, longest)
+        _time_pack(base, rows, members, clock)
+        more["pass_tokens"] = members[0].pass_tokens
     else:
-        _time_trainer(base, rows, made_recipe(batch, "bfloat16"), clock)
-    line = clock.line(sum(weight.numel() for weight in base.parameters()))
+        _time_trainer(base, rows, recipe, clock)
+    line = clock.line(sum(weight.numel() for weight in base.parameters())) | more
     bench.machine.free(bench.options.device)
     return line
 
@@ -581,6 +615,7 @@ def _compare_speed(bench: Bench, shape: str, batch: int, packs: Sequence[int], r
         more = {
             "group": group,
             "rounds": len(pairs),
+            "pass_tokens": own["pass_tokens"],
             "step": own["step"],
             "step_trainer": other["step"],
             "padding_trainer": other["padding"],
@@ -615,60 +650,71 @@ def memory(bench: Bench, late: Callable[[], bool]) -> None:
                 if bench.results.of(cell) is not None:
                     continue
                 recipe = made_recipe(batch, "bfloat16", **{"dropout": 0.05, **changes})
-                work = functools.partial(_memory, bench, shape, dtype, recipe, length, count)
-                line = bench.cell("memory", cell, work)
-                _compare_memory(bench, line, setting)
+                members, predicted = _predicted(bench, shape, dtype, recipe, length, count)
+                line = bench.cell(
+                    "memory", cell, functools.partial(_memory, bench, shape, dtype, members or [recipe], length, count)
+                )
+                _compare_memory(bench, line, predicted, setting, members[0].pass_tokens if members else None)
 
 
-def _memory(bench: Bench, shape: str, dtype: str, recipe: Any, length: int, count: int) -> dict[str, Any]:
-    """Predicted bytes, and those at the peak of two steps and a validation of as many tokens as one ever has."""
+def _predicted(
+    bench: Bench, shape: str, dtype: str, recipe: Any, length: int, count: int
+) -> tuple[list[Any], dict[str, int]]:
+    """The members of a pack, none for Trainer; and the bytes that are predicted."""
     from meshtune.training.memory import Batch, of_recipe
-    from meshtune.training.pack_memory import PackSetting
+
+    rows = made_rows(recipe.batch_size, 100, length=length)
+    batch = Batch(recipe.batch_size, length, sum(int(trained[1:].sum()) for _, trained in rows))
+    if not count:
+        device = bench.options.device
+        return [], of_recipe(numbers_of(shape, dtype), recipe, batch, device=device, dtype=dtype).to_dict()
+    members = [dataclasses.replace(recipe, seed=seed) for seed in range(count)]
+    members = fitting(bench, shape, dtype, members, batch)
+    return members, pack_setting(bench, shape, dtype, batch).memory(members).to_dict()
+
+
+def _memory(bench: Bench, shape: str, dtype: str, recipes: Sequence[Any], length: int, count: int) -> dict[str, Any]:
+    """Bytes at the peak of two steps and a validation of as many tokens as one ever has."""
     from meshtune.training.packed_trainer import train_pack
-    from meshtune.training.shape import measure
     from meshtune.training.steps import Diverged
     from meshtune.training.trainer import train
     from meshtune.training.validation import batch_limit
 
     base, device = bench.base(shape, dtype), bench.options.device
-    rows = made_rows(2 * recipe.batch_size, base.config.vocab_size, length=length)
-    labels = sum(int(trained[1:].sum()) for _, trained in rows) // 2
-    batch = Batch(recipe.batch_size, length, labels)
+    rows = made_rows(2 * recipes[0].batch_size, base.config.vocab_size, length=length)
     validation = made_rows(max(1, batch_limit(base.device) // length), base.config.vocab_size, length=length)
-    found = measure(base)
-    if count:
-        members = [dataclasses.replace(recipe, seed=seed) for seed in range(count)]
-        predicted = PackSetting(found, batch, device, dtype).memory(members)
-        events: Any = (event for _, event in train_pack(base, rows, validation, members, at="last"))
-    else:
-        predicted = of_recipe(found, recipe, batch, device=device, dtype=dtype)
-        events = train(base, rows, validation, recipe, at="last")
     bench.machine.free(device)
     bench.machine.reset_peak(device)
+    if count:
+        events: Any = (event for _, event in train_pack(base, rows, validation, recipes, at="last"))
+    else:
+        events = train(base, rows, validation, recipes[0], at="last")
     for event in events:
         if isinstance(event, Diverged):
             raise event
-    line: dict[str, Any] = {"predicted": predicted.to_dict(), "peak": bench.machine.peak(device)}
+    line: dict[str, Any] = {"peak": bench.machine.peak(device)}
     if bench.cuda:
         there, whole = bench.torch.cuda.mem_get_info()
-        reserved = bench.torch.cuda.max_memory_reserved()
-        line |= {"reserved": reserved, "outside": whole - there - bench.torch.cuda.memory_reserved()}
+        line["reserved"] = bench.torch.cuda.max_memory_reserved()
+        line["outside"] = whole - there - bench.torch.cuda.memory_reserved()  # the context, and other processes
     bench.machine.free(device)
     return line
 
 
-def _compare_memory(bench: Bench, line: dict[str, Any], setting: str) -> None:
-    if "fault" in line or line["peak"] is None:
-        bench.compared("memory", f"{setting}: {line.get('fault', 'the peak cannot be measured')}", None, None, ())
-        return
+def _compare_memory(
+    bench: Bench, line: dict[str, Any], predicted: dict[str, int], setting: str, pass_tokens: int | None
+) -> None:
     # Torch's allocator knows nothing of the context; a CPU's peak is the whole process.
-    told = line["predicted"]["total"] - (line["predicted"]["overhead"] if bench.cuda else 0)
-    measured = line["peak"]
-    activations = measured - told + line["predicted"]["activations"]
-    more = {"activations_predicted": mib(line["predicted"]["activations"]), "activations": mib(activations)}
-    more |= {name: mib(line[name]) for name in ("reserved", "outside") if name in line}
+    told = predicted["total"] - (predicted["overhead"] if bench.cuda else 0)
+    more: dict[str, Any] = {"pass_tokens": pass_tokens, "activations_predicted": mib(predicted["activations"])}
     what = f"{setting}: MiB, predicted | measured"
-    bench.compared("memory", what, mib(told), mib(measured), [measured / told], **more)
+    if line.get("peak") is None:
+        why = line.get("fault", "the peak cannot be measured")
+        bench.compared("memory", f"{what}: {why}", mib(told), None, (), **more)
+        return
+    more["activations"] = mib(line["peak"] - told + predicted["activations"])
+    more |= {name: mib(line[name]) for name in ("reserved", "outside") if name in line}
+    bench.compared("memory", what, mib(told), mib(line["peak"]), [line["peak"] / told], **more)
 
 
 def mib(count: int) -> float:
@@ -682,9 +728,7 @@ def child(options: Options) -> None:
     import transformers
 
     versions = {"torch": bench.torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}
-    if bench.cuda:
-        versions["bytes"] = bench.torch.cuda.get_device_properties(0).total_memory
-    bench.results.add("", versions)
+    bench.results.add("", {**versions, "bytes": bench.bytes})
     for part in options.parts:
         begun = bench.results.begun(part)
         bench.results.add(part, {"cell": part, "entered": True}, shown=False)
