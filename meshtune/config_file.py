@@ -85,6 +85,8 @@ def _config(document: Document, file: Path | None, folder: Path, overrides: Sequ
     faults = _override(values, overrides, sources)
     values = {key: value for key, value in values.items() if value is not None}  # `training:` with nothing under it
     rounds = isinstance(values.get("rounds"), list) and bool(values["rounds"])
+    for each in (values, *(values["rounds"] if rounds else ())):
+        _join_modules(each)
     found = [] if rounds else config_faults.of_values(values)
     _resolve_paths(values, folder)
     config = None
@@ -99,6 +101,22 @@ def _config(document: Document, file: Path | None, folder: Path, overrides: Sequ
     if config is None or faults:
         raise InputError(sorted(faults, key=lambda fault: fault.line or 0))
     return config
+
+
+def _join_modules(values: Any) -> None:
+    """Modules that belong together become one text: `[q_proj, v_proj]` inside a list of choices, or in the baseline, is
+    `q_proj,v_proj`."""
+
+    def joined(names: Any) -> Any:
+        whole = isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)
+        return ",".join(names) if whole else names
+
+    key = "target_modules"
+    space, baseline = (values.get(name) if isinstance(values, dict) else None for name in ("space", "baseline"))
+    if isinstance(space, dict) and isinstance(space.get(key), list):
+        space[key] = [joined(choice) for choice in space[key]]
+    if isinstance(baseline, dict) and key in baseline:
+        baseline[key] = joined(baseline[key])
 
 
 def _of_rounds(values: Mapping[str, Any], folder: Path) -> list[tuple[Place, str]]:

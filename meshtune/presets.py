@@ -111,6 +111,20 @@ def baseline(
     return derive(values, whole_alpha=whole_alpha)
 
 
+def warnings(space: Space) -> list[str]:
+    """What a space says that its author may not have meant, in sentences."""
+    for dimension in space.dimensions if space.lora else ():
+        names = [str(value) for value in dimension.parameter.choices]
+        if dimension.name == "target_modules" and all("," not in name and name != "all-linear" for name in names):
+            listed = ", ".join(names)
+            alone = f"one of {listed} alone" if len(names) > 2 else f"{names[0]} alone or {names[1]} alone"
+            return [
+                f"`space.target_modules: [{listed}]` gives each trial {alone}; for all of them together write "
+                f"`[[{listed}]]`, or `training.target_modules: [{listed}]`"
+            ]
+    return []
+
+
 def check_placeholders(command: Sequence[str], space: Space) -> None:
     """Refuse placeholders that nothing fills, and parameters that no placeholder uses."""
     used = {name for argument in command for name in re.findall(r"\{([A-Za-z_]\w*)\}", argument)}

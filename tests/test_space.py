@@ -2,13 +2,14 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtune import presets
+from meshtune import config_file, presets
 from meshtune.config import Interval, TrainingConfig
 from meshtune.errors import InputError
 from meshtune.space import Parameter, Space
@@ -275,3 +276,29 @@ def test_log2_of_the_scale_is_a_real_parameter() -> None:
     assert scale.parameter == Parameter("scale_log2", "float", -2.0, 5.0)
     assert scale.decode(scale.encode(3.0)) == pytest.approx(3.0)
     assert math.isclose(scale.decode(-2.0), 0.25)
+
+
+def test_modules_that_belong_together(tmp_path: Path) -> None:
+    """A list inside the list is one choice; a flat list is either one, and says so."""
+
+    def space(modules: str, baseline: str = "all-linear") -> Space:
+        path = tmp_path / "study.yaml"
+        lines = f"space: {{target_modules: {modules}, rank: [4, 8]}}\nbaseline: {{target_modules: {baseline}}}\n"
+        path.write_text("model: embedded\ndata: {sources: [{path: rows.jsonl}]}\n" + lines)
+        config = config_file.read(path)
+        path.write_text(config_file.dump(config))
+        assert config_file.read(path) == config
+        assert config.baseline is not None
+        assert config.baseline["target_modules"] in ("all-linear", "q_proj,v_proj")
+        return presets.build(config.space, lora=True)
+
+    both = space("[all-linear, [q_proj, v_proj]]", "[q_proj, v_proj]")
+    assert both.dimensions[0].parameter.choices == ("all-linear", "q_proj,v_proj")
+    assert presets.warnings(both) == []
+    assert space('[all-linear, "q_proj,v_proj"]').describe() == both.describe()
+    assert space("[[q_proj, v_proj]]").fixed["target_modules"] == "q_proj,v_proj"
+    (text,) = presets.warnings(space("[q_proj, v_proj]"))
+    assert "q_proj alone or v_proj alone; for all of them together write `[[q_proj, v_proj]]`" in text
+    assert presets.warnings(presets.recommended()) == []
+    with pytest.raises(InputError, match=r"space\.target_modules"):
+        space("[[q_proj, 3]]")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meshtune import presets
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.rounds import of_each
@@ -183,6 +184,7 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         lines += [f"           made again, since {prepared.damage}"] if prepared.damage else []
         lines.append(f"training   {_training(prepared)}")
     lines.append("space      " + "\n           ".join(dimension(d) for d in prepared.space.dimensions))
+    lines += (f"           warning: {text}" for text in presets.warnings(prepared.space))
     if prepared.space.fixed:
         lines.append(f"fixed      {point(prepared.space.fixed)}")
     if prepared.baseline is not None:

@@ -230,7 +230,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   scale: {{low: 0.25, high: 32, log: true}}  # alpha over rank (alpha is rounded to a whole number); or alpha
 #   step: {{low: 1e-3, high: 1, log: true}}  # learning rate x alpha; or learning_rate
 #   dropout: [0, 0.05, 0.1]
-#   target_modules: [all-linear, "q_proj,v_proj"]
+#   target_modules: [all-linear, [q_proj, v_proj]]  # all, or these two; [q_proj, v_proj] would be either one
 #   epochs: {{low: 1, high: 3, integer: true}}
 #   weight_decay: 0.01         # also batch_size, lr_scheduler, warmup_ratio, use_rslora, use_dora, init_lora_weights
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, energy, finals, metrics, order, whole_file
+from meshtune import config_file, energy, finals, metrics, order, presets, whole_file
 from meshtune.budget import Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, WRITTEN, Located
@@ -112,6 +112,8 @@ def _search(
     yield from _before(prepared, record, how, config.budget.trials)
     if why := record.why_not_packed:
         yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
+    for text in presets.warnings(prepared.space):
+        yield Stage(f"warning: {text}")
     if record.notes.get("finished"):
         record.note("finished", None)
     finished = None

@@ -5,6 +5,10 @@ The libraries wrap each other's errors, so that the reason is found along the ch
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from logging import getLogger
+
 from meshtune.errors import Fault
 
 _REASONS = {
@@ -22,6 +26,18 @@ _REASONS = {
     "ConnectionError": "is not in the local cache, and the Hugging Face hub cannot be reached: fetch it once "
     "with network, or name a local file",
 }
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Without the hub's lines about each time that it tries again: what comes of it is said once, by `explain`."""
+    logger = getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def explain(error: BaseException, name: str, what: str, key: str = "") -> Fault:

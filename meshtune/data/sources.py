@@ -14,7 +14,7 @@ from pathlib import Path
 from meshtune.config import SourceConfig
 from meshtune.data import embedded, files
 from meshtune.data.formats import parse
-from meshtune.data.hub import explain
+from meshtune.data.hub import explain, hushed
 from meshtune.data.rows import Conversation, Place, Row, capped
 from meshtune.errors import Fault, InputError, MissingExtra, nearest
 
@@ -89,7 +89,8 @@ def hub_rows(name: str, subset: str | None, split: str) -> list[tuple[int, objec
     except ImportError as error:
         raise MissingExtra("a data set of the hub", "datasets", "pip install 'meshtune[train]'") from error
     try:
-        loaded = datasets.load_dataset(name, subset, split=split)
+        with hushed():
+            loaded = datasets.load_dataset(name, subset, split=split)
     # datasets raises errors of many unrelated families for one cause; all become the same kind of message.
     except Exception as error:
         if isinstance(error, ValueError) and ("Config name is missing" in str(error) or "BuilderConfig" in str(error)):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
-from meshtune.data.hub import explain
+from meshtune.data.hub import explain, hushed
 from meshtune.errors import Fault, InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         raise MissingExtra("tokenizing", "transformers", "pip install 'meshtune[train]'") from error
     name, options = location(model)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **options)
+        with hushed():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, **options)
     # transformers raises errors of many unrelated families for one cause; all become the same kind of message.
     except Exception as error:
         if Path(name).is_dir() and "gguf_file" not in options:
@@ -121,7 +122,8 @@ def window(model: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> int | None
     if Path(name).is_dir() and "gguf_file" not in options and not (Path(name) / "config.json").exists():
         return _sane(tokenizer.model_max_length)
     try:
-        config = AutoConfig.from_pretrained(name, **options)
+        with hushed():
+            config = AutoConfig.from_pretrained(name, **options)
     # The same families as above.
     except Exception as error:
         raise InputError(explain(error, model.name, "model", key="model")) from error

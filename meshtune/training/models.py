@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from filelock import FileLock
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -28,7 +30,7 @@ from transformers import (
 from transformers.utils import logging
 
 from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
-from meshtune.data.hub import explain
+from meshtune.data.hub import explain, hushed
 from meshtune.errors import Fault, InputError, StorageError
 from meshtune.training import machine
 from meshtune.training.quantized import check_quantizable, quantize
@@ -37,6 +39,7 @@ from meshtune.training.targets import ALL_LINEAR, check_targets
 if TYPE_CHECKING:
     from meshtune.config import ModelConfig
 
+HUB_SECONDS = 20.0  # in which the hub says anything, where it can be reached
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _CARD = """# SmolLM2-135M-Instruct, dequantized
 
@@ -164,12 +167,14 @@ def embedded_folder() -> Path:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers and its Trainer without progress bars and warnings, which say nothing that is not handled here."""
+    """Transformers, its Trainer and the hub without progress bars and warnings, which say nothing that is not handled
+    here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with hushed():
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -213,7 +218,21 @@ def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
         return str(path), {}
     if path.is_absolute() or model.name.startswith((".", "~")):
         raise _fault(f"there is no folder `{path}`")
+    _reach_hub(model)
     return model.name, {"revision": model.revision} if model.revision is not None else {}
+
+
+def _reach_hub(model: ModelConfig) -> None:
+    """Refuse at once a model that is neither in the cache nor can be fetched: the libraries would try for a minute."""
+    with _explained(model):
+        if constants.is_offline_mode() or try_to_load_from_cache(model.name, "config.json", revision=model.revision):
+            return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    # Whatever the library below raises where there is no network, no name, no proxy or no certificate.
+    except Exception as error:
+        unreachable = LocalEntryNotFoundError(str(error))
+        raise InputError(explain(unreachable, model.name, "model", "model.name")) from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from meshtune.testing.processes import descendants, gone
 from meshtune.training.memory import Batch
 from meshtune.training.pilot import Pilot
 from tests.conftest import WORDS
-from tests.kill import command_study
+from tests.kill import command_study, meshtune
 from tests.training.architectures import REFUSED, make
 
 
@@ -108,6 +109,13 @@ def test_a_model_that_cannot_be_packed(study: Path, tiny_model_folder: Path, tmp
     assert facts["time"]["pack"] == 1
 
 
+def test_modules_that_are_tried_alone(study: Path) -> None:
+    """By `check`; a user who names two usually means both."""
+    given = "space={target_modules: [q_proj, v_proj], step: {low: 0.001, high: 1, log: true}}"
+    lines, _ = check(study, overrides=(given,), measure=False)
+    assert "           warning: `space.target_modules: [q_proj, v_proj]` gives each trial q_proj alone or" in lines
+
+
 def test_without_measuring(study: Path) -> None:
     """The prediction stays; no model is loaded, so that even one with damaged weights is none."""
     lines, facts = check(study, measure=False)
@@ -122,6 +130,19 @@ def test_what_cannot_fit_is_a_fault(study: Path) -> None:
     with pytest.raises(InputError, match=r"space: .*no rank fits|the largest rank that fits is") as caught:
         check(study, overrides=("space={rank: 1000000000, learning_rate: {low: 1e-5, high: 1e-3}}",))
     assert "write `rank: " in str(caught.value)
+
+
+def test_a_model_that_cannot_be_had_is_one_message(tmp_path: Path) -> None:
+    """And no line for each time that the hub was asked again."""
+    path = tmp_path / "study.yaml"
+    path.write_text("model: nobody/nothing\ndata: {sources: [{embedded: python-stdlib-describe}]}\n")
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    command = meshtune("check", path)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **nowhere}, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "model.name: the model `nobody/nothing` is not in the local cache, and the Hugging Face hub cannot" in line
 
 
 def test_a_program_has_no_such_lines(tmp_path: Path) -> None:
