@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from meshtune import config_guided, hyperparameters
+from meshtune import config_guided, hyperparameters, storage_url
 from meshtune.config import PLACEHOLDERS, StudyConfig, is_command
 from meshtune.config_spending import of_rule
 from meshtune.errors import nearest
@@ -53,6 +53,9 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
     if own and not _searched(own):
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
     found += _of_warm_start(values.get("warm_start"), values.get("sampler", "auto"))
+    storage = values.get("storage")
+    if isinstance(storage, str) and (wrong := storage_url.fault(storage)):
+        found.append((("storage",), wrong))
     return found + config_guided.faults(values) + _of_spending(values)
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from meshtune import config_faults, config_rounds, yaml_file
+from meshtune import config_faults, config_rounds, storage_url, yaml_file
 from meshtune.config import StudyConfig
 from meshtune.errors import Fault, InputError
+from meshtune.plain_text import masked
 from meshtune.yaml_file import Document, Place
 
 # `sampler: mads` is short for `sampler: {name: mads}`
@@ -36,6 +37,20 @@ def parse(values: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
 def dump(config: StudyConfig) -> str:
     """The effective config as YAML; reading it gives an equal config."""
     return yaml_file.dump(config.model_dump(mode="json"))
+
+
+def shown(config: StudyConfig, *, exclude_none: bool = False) -> dict[str, Any]:
+    """The config as plain values for people and programs to read: without the passwords of URLs."""
+    values: dict[str, Any] = _masked(config.model_dump(mode="json", exclude_none=exclude_none))
+    return values if config.storage is None else {**values, "storage": storage_url.shown(config.storage)}
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _masked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(inner) for inner in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def round_config(config: StudyConfig, index: int, folder: Path) -> StudyConfig:
@@ -67,13 +82,19 @@ class _Sources:
         key = ".".join(map(str, place))
         made_by = [text for at, text in self.overrides.items() if at[: len(place)] == place]
         if made_by and place not in self.lines:
-            return Fault(message, f"--set {made_by[0]}", None, key)
+            return Fault(message, _option(made_by[0]), None, key)
         for length in range(len(place), 0, -1):
             if place[:length] in self.overrides:
-                return Fault(message, f"--set {self.overrides[place[:length]]}", None, key)
+                return Fault(message, _option(self.overrides[place[:length]]), None, key)
             if place[:length] in self.lines:
                 return Fault(message, self.file, self.lines[place[:length]], key)
         return Fault(message, self.file, None, key)
+
+
+def _option(text: str) -> str:
+    """An override as it was given, but for a password in it."""
+    key, equals, value = text.partition("=")
+    return f"--set {key}{equals}{storage_url.shown(value)}"
 
 
 def _config(document: Document, file: Path | None, folder: Path, overrides: Sequence[str]) -> StudyConfig:
@@ -164,13 +185,13 @@ def _override(values: dict[str, Any], overrides: Sequence[str], sources: _Source
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not (key and equals):
-            faults.append(Fault("must be KEY=VALUE, such as budget.trials=12", f"--set {text}"))
+            faults.append(Fault("must be KEY=VALUE, such as budget.trials=12", _option(text)))
             continue
         try:
             place = _put(values, key.split("."), yaml_file.value(raw))
             sources.overrides[place] = text
         except InputError as error:
-            faults += [Fault(fault.message, f"--set {text}", None, key) for fault in error.faults]
+            faults += [Fault(fault.message, _option(text), None, key) for fault in error.faults]
     return faults
 
 

@@ -1,7 +1,7 @@
 """Every error that meshtune raises on purpose, with what to do about it.
 
 One family: `MeshtuneError`, whose `exit_code` the command line returns. A message says where, what was given, what is
-allowed and what to do. Standard library only.
+allowed and what to do; it holds no password of a URL and no control character. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ import difflib
 import importlib.util
 import traceback
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from meshtune.plain_text import clean
 
 
 class MeshtuneError(Exception):
     """The run failed. `exit_code` is what the command line returns for it."""
 
     exit_code = 1
+
+    def __init__(self, message: str):
+        super().__init__(clean(message))
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,12 @@ class Fault:
     line: int | None = None
     key: str = ""
 
+    @property
+    def clean(self) -> Fault:
+        """The fault as it may be shown."""
+        file = clean(self.file) if isinstance(self.file, str) else self.file  # such as `--set KEY=VALUE`
+        return replace(self, message=clean(self.message), file=file, key=clean(self.key))
+
     def __str__(self) -> str:
         place = str(self.file) if self.file is not None else ""
         if self.line is not None:
@@ -49,7 +60,8 @@ class InputError(MeshtuneError):
     def __init__(self, faults: Fault | str | Sequence[Fault]):
         if isinstance(faults, str):
             faults = Fault(faults)
-        self.faults: tuple[Fault, ...] = (faults,) if isinstance(faults, Fault) else tuple(faults)
+        faults = (faults,) if isinstance(faults, Fault) else faults
+        self.faults: tuple[Fault, ...] = tuple(fault.clean for fault in faults)
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 

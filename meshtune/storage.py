@@ -12,11 +12,20 @@ import sqlalchemy
 import sqlalchemy.exc
 from optuna.study import StudyDirection
 
-from meshtune.errors import InputError, MissingExtra, StorageError
+from meshtune.errors import Fault, InputError, MissingExtra, StorageError
+from meshtune.storage_url import shown
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server."""
+    """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server.
+
+    Raises InputError where it is no URL of a database that can be had here.
+    """
+    try:
+        sqlalchemy.make_url(url).get_dialect()
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: of a port
+        what = f"`{shown(url)}` is no URL of a database; one such as postgresql://user@host/name is needed"
+        raise InputError(Fault(what, key="storage")) from error
     return optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
 
 
@@ -26,8 +35,8 @@ def create_aside(url: str, name: str, attributes: Mapping[str, Any], directions:
     Optuna makes its tables one by one, also when it only means to read: a reader that met a half-made file would make
     the rest of it, and the writer would fail on what is there already.
     """
-    path = sqlalchemy.make_url(url).database
-    if not url.startswith("sqlite:///") or path is None or Path(path).exists():
+    path = sqlalchemy.make_url(url).database if url.startswith("sqlite:///") else None
+    if path is None or Path(path).exists():
         return
     aside = Path(f"{path}.part")
     aside.unlink(missing_ok=True)
@@ -46,9 +55,9 @@ def loaded(storage: optuna.storages.RDBStorage, url: str, name: str) -> optuna.S
     except KeyError as error:
         held = ", ".join(f"`{other}`" for other in optuna.get_all_study_names(storage)) or "none"
         raise InputError(
-            f"{url}: holds no study called `{name}`; it holds {held}. A study in a `storage` that others share is found"
-            " by the name that its folder had when it began: give the folder that name, or begin a new study in another"
-            " folder"
+            f"{shown(url)}: holds no study called `{name}`; it holds {held}. A study in a `storage` that others share"
+            " is found by the name that its folder had when it began: give the folder that name, or begin a new study"
+            " in another folder"
         ) from error
 
 
@@ -62,14 +71,14 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise MissingExtra(
-            f"the storage {url}", str(error.name), "pip install 'meshtune[postgres]' (for postgresql://..)"
-        ) from error
+        scheme = url.partition(":")[0]
+        install = "pip install 'meshtune[postgres]'" if scheme == "postgresql" else "see SQLAlchemy's documentation"
+        raise MissingExtra(f"the storage {shown(url)}", error.name or f"a driver for {scheme}", install) from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
         raise StorageError(
-            f"{url}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database up?"
-            " What was told before is safe; run the same command again."
+            f"{shown(url)}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database"
+            " up? What was told before is safe; run the same command again."
         ) from error
 
 

@@ -19,10 +19,16 @@ def writing(path: Path) -> Iterator[None]:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file in place of what stands there. Raises OSError; then nothing is left beside it."""
+def write(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a text file in place of what stands there. Raises OSError; then nothing is left beside it.
+
+    `private`: only the user who runs this can read it.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if private:
+            aside.touch()
+            aside.chmod(0o600)
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, path)
     except OSError:

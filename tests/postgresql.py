@@ -15,8 +15,11 @@ import pytest
 
 
 @contextlib.contextmanager
-def postgresql() -> Iterator[str]:
-    """Start a server; gives the URL of its empty database. It refuses root, so there it runs as `nobody`."""
+def postgresql(password: str | None = None) -> Iterator[str]:
+    """Start a server; gives the URL of its empty database. It refuses root, so there it runs as `nobody`.
+
+    `password`: that it asks for; the URL does not hold it.
+    """
     initdb, postgres, ready = (binary(name) for name in ("initdb", "postgres", "pg_isready"))
     user: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": ()} if os.getuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # a short path that `nobody` may enter, unlike pytest's
@@ -25,7 +28,9 @@ def postgresql() -> Iterator[str]:
     log = (folder / "log").open("w+b")
     arguments: dict[str, Any] = {"cwd": folder, "stdout": log, "stderr": log, **user}
     try:
-        make = [initdb, "-D", folder / "data", "-U", "optuna", "--auth=trust", "--no-sync", "--locale=C", "-E", "UTF8"]
+        make = [initdb, "-D", folder / "data", "-U", "optuna", "--no-sync", "--locale=C", "-E", "UTF8"]
+        (folder / "password").write_text(password or "none", encoding="utf-8")
+        make += ["--auth=trust" if password is None else "--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
         subprocess.run(make, check=True, **arguments)
         server = subprocess.Popen([postgres, "-D", folder / "data", "-k", folder, "-h", "", "-F"], **arguments)
         try:

@@ -351,7 +351,7 @@ def _sections(tmp_path: Path) -> st.SearchStrategy[dict[str, Any]]:
         "seed": st.integers(0, 2**31 - 1),
         "folder": words,
         "warm_start": words | st.fixed_dictionaries({"study": words, "values": st.just("as_is")}),
-        "storage": st.text(),
+        "storage": st.sampled_from(["postgresql://me:p w@host/db", "sqlite:////a b.db", "${URL}"]),
     }
     sources = st.lists(st.fixed_dictionaries({"dataset": st.text(), "split": st.text()}), min_size=1, max_size=3)
     data = st.fixed_dictionaries({"sources": sources}, optional={"validation": sides, "test": sides | st.just(0)})

@@ -51,8 +51,9 @@ LAYERS = [
     {"config_values"},
     {"guided", "hyperparameters"},
     {"yaml_file"},
-    {"trial", "answers", "imported", "child_signals", "child_start"},
+    {"trial", "answers", "imported", "child_signals", "child_start", "storage_url"},
     {"errors", "whole_file"},
+    {"plain_text"},
 ]
 
 # Where each heavy library may be imported, at the top or inside a function.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meshtune import presets
+from meshtune import config_file, presets, storage_url
 from meshtune.commands.locate import Located, locate
 from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.rounds import of_each
@@ -51,7 +51,7 @@ def _of_rounds(study: Located, found: Sequence[tuple[str, dict[str, Any]]]) -> t
     for each, (text, _) in zip(study.rounds, found, strict=True):
         lines += ["", each.folder.name, *text.splitlines()[1:]]
     rows = [values.pop("rows", []) for _, values in found]
-    config = study.config.model_dump(mode="json", exclude_none=True)
+    config = config_file.shown(study.config, exclude_none=True)
     values = {"config": config, "folder": str(study.folder), "rounds": [values for _, values in found]}
     return "\n".join(lines), {**values, "rows": rows[0]}
 
@@ -156,7 +156,7 @@ def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | 
 
 def _facts(study: Located, prepared: Prepared) -> dict[str, Any]:
     return {
-        "config": study.config.model_dump(mode="json", exclude_none=True),
+        "config": config_file.shown(study.config, exclude_none=True),
         "folder": str(study.folder),
         "fixed": dict(prepared.fixed),
         "baseline": None if prepared.baseline is None else dict(prepared.baseline),
@@ -168,9 +168,22 @@ def _facts(study: Located, prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def _storage(study: Located) -> list[str]:
+    """A line on the record's database, where it is elsewhere, and on who can read its password."""
+    url = study.config.storage
+    if url is None:
+        return []
+    storage_url.resolved(url)  # a variable that is not set is better known now
+    lines = [f"storage    {storage_url.shown(url)}"]
+    if storage_url.secret(url) and study.source.is_file() and study.source.stat().st_mode & 0o077:
+        what = "others can read the password in it: `chmod 600` it, or write ${NAME} of a variable in its place"
+        lines.append(f"           {study.source}: {what}")
+    return lines
+
+
 def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     config = study.config
-    lines = [f"{study.source}: no faults", f"folder     {study.folder}"]
+    lines = [f"{study.source}: no faults", f"folder     {study.folder}", *_storage(study)]
     if config.model is not None and prepared.data is not None:
         from meshtune.data.summary import describe
         from meshtune.training.models import advice

@@ -314,5 +314,5 @@ evaluation:                    # what `meshtune evaluate` scores: the best and w
 
 seed: 0                        # of everything random
 # folder: null                 # of the study; null: beside this file, with its name
-# storage: null                # URL of an Optuna storage such as postgresql://..; null: study.db in the folder
+# storage: null                # such as postgresql://user@host/db (docs/cluster.md); null: study.db in the folder
 """

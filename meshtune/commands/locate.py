@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from meshtune import config_file, config_rounds
+from meshtune import config_file, config_rounds, storage_url
 from meshtune.config import StudyConfig
 from meshtune.errors import Fault, InputError
 
@@ -49,8 +49,9 @@ class Located:
 
     @property
     def url(self) -> str:
-        """The Optuna storage of the record; all rounds share one."""
-        return self.config.storage or f"sqlite:///{self._database}"
+        """The Optuna storage of the record; all rounds share one. Raises InputError, as `storage_url.resolved`."""
+        storage = self.config.storage
+        return f"sqlite:///{self._database}" if storage is None else storage_url.resolved(storage)
 
     @property
     def started(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from meshtune import whole_file
+from meshtune import config_file, whole_file
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.status import of_record, status_of
 from meshtune.errors import InputError, StorageError, need
@@ -53,7 +53,7 @@ def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
     latest = study.latest
     facts = StudyFacts(
         status=status,
-        config=study.config.model_dump(mode="json"),
+        config=config_file.shown(study.config),
         data=_manifest(latest),
         answers=answers.read(latest.folder, status),
         scored=score_files.of_study(latest.folder),

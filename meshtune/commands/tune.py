@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from meshtune import config_file, energy, finals, metrics, order, presets, whole_file
+from meshtune import config_file, energy, finals, metrics, order, presets, storage_url, whole_file
 from meshtune.budget import Stop
 from meshtune.commands import facts
 from meshtune.commands.locate import EFFECTIVE, WRITTEN, Located
@@ -254,11 +254,14 @@ def _tidy(record: Record, folder: Path) -> None:
 
 
 def write_effective(study: Located) -> None:
-    """Write the config that is in force into the study's folder."""
+    """Write the config that is in force into the study's folder; others cannot read it where a password is in it."""
     path = study.folder / EFFECTIVE
     text = WRITTEN + config_file.dump(study.config)
+    private = storage_url.secret(study.config.storage)
+    if private and path.exists():  # as an earlier version wrote it
+        path.chmod(0o600)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        whole_file.write(path, text)
+        whole_file.write(path, text, private=private)
 
 
 @contextlib.contextmanager

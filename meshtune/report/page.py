@@ -24,7 +24,7 @@ from meshtune.report import selection as selected
 from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
-from meshtune.report.public import hidden, hidden_config, without_password
+from meshtune.report.public import hidden, hidden_config
 from meshtune.report.trials import Status, complete, failed
 from meshtune.words import agreement, duration, load_lines, number, point, recommendation, spending
 
@@ -36,7 +36,8 @@ class StudyFacts:
     """What a page of one study is made from.
 
     Attributes:
-        status: with all trials. config: study.yaml as plain values. data: the manifest of the prepared data, or None.
+        status: with all trials. config: study.yaml as plain values, without passwords.
+        data: the manifest of the prepared data, or None.
         answers: by model, as `report.answers.read` gives them. scored: tables of benchmark scores.
         choice: as `report.selection.read` gives it.
     """
@@ -263,7 +264,7 @@ def _commands(status: Status, name: str) -> str:
 
 
 def _yaml(config: Mapping[str, Any], *, public: bool) -> str:
-    shown = hidden_config(config) if public else {**config, "storage": without_password(config.get("storage"))}
+    shown = hidden_config(config) if public else config
     return yaml_file.dump({key: value for key, value in shown.items() if value not in (None, {}, [])})
 
 

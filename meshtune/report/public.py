@@ -40,8 +40,3 @@ def hidden_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A study.yaml for others."""
     kept: dict[str, Any] = hidden({key: value for key, value in config.items() if key not in DROPPED})
     return kept
-
-
-def without_password(url: str | None) -> str | None:
-    """A storage URL whose password is starred out."""
-    return None if url is None else re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
