@@ -1,8 +1,8 @@
 """The one reader and writer of YAML: plain values, and the line of every key.
 
 Scalars are read and written as YAML 1.2 does (core schema): `1e-6` is a number, `yes` and `on` are text. Duplicate
-keys, tags that would make objects, values that contain themselves, and anything but a mapping at the top are faults.
-What a key means is not known here.
+keys, tags that would make objects, values that contain themselves, aliases that stand for very many values, and
+anything but a mapping at the top are faults. What a key means is not known here.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _CORE_SCHEMA = {
     "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
 _PLAIN = ("str", "map", "seq", *_CORE_SCHEMA)
+_REPEATED = 10_000  # values that aliases may stand for: aliases of lists of aliases double with each line
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class _Reader:
         self.file = file
         self.lines: dict[Place, int] = {}
         self.faults: list[Fault] = []
+        self._seen = set[int]()  # nodes that were read: an alias is the same node again
+        self._repeated = 0
         self._open: list[yaml.Node] = []  # around the one that is read: an alias to one of them has no end
 
     def value(self, node: yaml.Node, place: Place) -> Any:
@@ -131,6 +134,12 @@ class _Reader:
             return self._fault(f"the tag `{node.tag}` is not allowed: only plain values are read", line, place)
         if any(node is outer for outer in self._open):
             return self._fault("the alias stands inside the value that it names", line, place)
+        self._repeated += id(node) in self._seen
+        self._seen.add(id(node))
+        if self._repeated > _REPEATED:
+            what = f"aliases stand for more than {_REPEATED:,} values from here on: write fewer of them"
+            key = place[:1]  # the alias stands below it; the line of its node is that of the value that it names
+            raise InputError(Fault(what, self.file, self.lines[key], ".".join(map(str, key))))
         if isinstance(node, yaml.ScalarNode):
             try:
                 return _scalar(name, node.value)

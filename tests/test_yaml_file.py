@@ -117,3 +117,18 @@ trees = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st
 def test_what_is_written_is_read_back(values: dict[str, Any]) -> None:
     text = yaml_file.dump(values)
     assert yaml_file.parse(text).values == values
+
+
+def bomb(lines: int) -> str:
+    """Ten lines that stand for ten to the power of ten values."""
+    made = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    made += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, lines)]
+    return "\n".join(made)
+
+
+def test_aliases_that_stand_for_very_many_values_are_refused() -> None:
+    assert yaml_file.parse(bomb(3)).values["a2"][9][9] == ["x"] * 10
+    with pytest.raises(InputError, match=r"study\.yaml:4: a3: aliases stand for more than 10,000 values"):
+        yaml_file.parse(bomb(10), "study.yaml")
+    with pytest.raises(InputError, match=r"aliases stand for more than 10,000 values"):
+        yaml_file.value("[&a [x, x, x, x, x, x, x, x, x, x]" + ", *a" * 2000 + "]")
