@@ -138,6 +138,12 @@ def gp(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
     return BatchGPSampler(problem.space, block_size=setting.block, x0=x0, seed=seed)
 
 
+def gp_drawn(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
+    """Without a start it begins at a random point, not at the middle of the space, where some optima lie."""
+    x0 = problem.start if setting.sensible else drawn(problem, seed)
+    return BatchGPSampler(problem.space, block_size=setting.block, x0=x0, seed=seed)
+
+
 def nni(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
     from meshtune.samplers.nni_tpe import NniTPESampler
 
@@ -297,6 +303,7 @@ def other(name: str, problem: Problem, seed: int, setting: Setting) -> Regrets:
 
 SIDES: dict[str, Callable[[Problem, int, Setting], Regrets]] = {
     "batch-gp": partial(started, gp),
+    "batch-gp, drawn start": partial(started, gp_drawn),
     "mads": partial(started, mads),
     "mads, fill tpe": partial(started, partial(mads, fill="tpe")),
     "mads, fill batch-gp": partial(started, partial(mads, fill="batch-gp")),

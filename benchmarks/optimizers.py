@@ -13,7 +13,9 @@ each problem. The same as Markdown tables goes to standard error.
   log10 of the learning rate. MADS and bare PyNomad see choices by their number.
 - One at a time; and in blocks of 8: eight trials are asked for, then told. Optuna's TPE has `constant_liar` there; bare
   PyNomad `MEGA_SEARCH_POLL` and `BB_MAX_BLOCK_SIZE 8`, and its shorter blocks cost it no waiting.
-- With no start: bare PyNomad, which needs one, gets a random point (of the same space, seeded). With a sensible start
+- With no start: bare PyNomad, which needs one, gets a random point (of the same space, seeded); batch-gp begins at the
+  middle of the space, whose rank 32 is the best one of `product`, `bowl` and `seven`, though the rest of the middle is
+  not: the side `batch-gp, drawn start` begins at that random point instead. With a sensible start
   (rank 16, alpha 32, dropout 0, learning rate 2e-4): ours and PyNomad as x0, the others as an enqueued trial.
 - A diverged training is a failed trial for Optuna and a failed evaluation for PyNomad; a failed *first* point is told
   to PyNomad as 1e20, since it would end there.

@@ -13,12 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from meshtune.samplers.gp_model import Process, fitted
+from meshtune.samplers.gp_model import Process, few, fitted
 from meshtune.samplers.gp_space import Array, Cube
 from meshtune.samplers.gp_told import Told
 
 View = Literal["steady", "raw"]
-EVERY = 30  # while fewer values are known, parameters are fitted anew each time; then whenever a tenth more are known
+EVERY = 30  # parameters are fitted anew at each new value; from 60 values on at every second, from 90 on at every third
+MOST_KNOWN = 400  # values that a belief rests on; of more: half of it the lowest, half an even choice of the rest
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,14 @@ def _belief(
     standard = (values - shift) / scale
     fit = earlier.get(name)
     known = len(values)
-    if fit is None or (fit.values < known and (known < EVERY or known >= fit.values + min(3, known // EVERY))):
+    if fit is None or known - fit.values >= max(1, min(3, known // EVERY)):
         fit = fits[name] = _refitted(cube, rows, standard, fit)
+    kept = few(standard, MOST_KNOWN)
     process = Process(
         np.array(fit.parameters, dtype=np.float64),
         cube.columns,
-        cube.features(rows, fit.logged),
-        standard,
+        cube.features(rows[kept], fit.logged),
+        standard[kept],
         cube.features(pending, fit.logged),
     )
     return Belief(cube, process, fit.logged, shift, scale)

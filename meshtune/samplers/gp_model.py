@@ -1,7 +1,8 @@
 """A Gaussian process for few noisy values: Matern 5/2 with a length for each variable, fitted by its posterior mode.
 
-Source: Rasmussen and Williams 2006, chapters 2, 4 and 5 (the constant mean is profiled out: section 2.7 with a flat
-prior). Values are standardised. Parameters are logarithms: a length for each variable, then the variances of signal
+Source: Rasmussen and Williams 2006, chapters 2, 4 and 5. The constant mean has a flat prior and is integrated out
+(section 2.7, equations 2.42 and 2.45): it is estimated from the values, and what is not known of it is part of every
+deviation. Values are standardised. Parameters are logarithms: a length for each variable, then the variances of signal
 and noise; their priors are normal.
 """
 
@@ -25,7 +26,7 @@ START = (0.5, 1.0, 0.02)
 BOUNDS = ((0.05, 10.0), (0.05, 20.0), (1e-5, 1.0))
 JITTER = 1e-8
 FIRST_STEPS, NEXT_STEPS = 40, 8
-MOST_FITTED = 250  # points that parameters are fitted to; values are predicted from all
+MOST_FITTED = 250  # points that parameters are fitted to; values are predicted from more
 
 
 def _in_full(three: tuple[float, float, float], variables: int) -> Array:
@@ -72,13 +73,17 @@ class Likelihood:
         ones = np.ones((n, 2))
         ones[:, 1] = self._values
         of_ones, of_values = cho_solve((lower, True), ones, check_finite=False).T
-        mean = of_values.sum() / of_ones.sum()
+        known = of_ones.sum()  # of the mean: one over its variance
+        mean = of_values.sum() / known
         residual, solved = self._values - mean, of_values - mean * of_ones
         inverse, _ = dpotri(lower, lower=1)
-        by_matrix = inverse[self._below] - solved[self._below[0]] * solved[self._below[1]]  # both triangles
-        by_diagonal = 0.5 * (np.diag(inverse) - solved**2)
+        one, other = self._below
+        by_matrix = (
+            inverse[self._below] - solved[one] * solved[other] - of_ones[one] * of_ones[other] / known
+        )  # twice .5
+        by_diagonal = 0.5 * (np.diag(inverse) - solved**2 - of_ones**2 / known)
         away = (parameters - np.log(self._medians)) / self._spreads
-        value = 0.5 * residual @ solved + np.log(np.diag(lower)).sum() + 0.5 * away @ away
+        value = 0.5 * (residual @ solved + np.log(known) + away @ away) + np.log(np.diag(lower)).sum()
         gradient = away / self._spreads
         gradient[:variables] -= 2.0 * weights * (self._squares @ (signal * by_matrix * slope))
         gradient[variables] += signal * (by_matrix @ correlation + by_diagonal.sum())
@@ -92,9 +97,8 @@ def fitted(features: Array, columns: Indices, values: Array, start: Array | None
     `start`: earlier parameters, from which a few steps are enough.
     """
     variables = int(columns.max()) + 1
-    if len(values) > MOST_FITTED:
-        chosen = _chosen(values)
-        features, values = features[chosen], values[chosen]
+    chosen = few(values, MOST_FITTED)
+    features, values = features[chosen], values[chosen]
     first = np.log(_in_full(START, variables)) if start is None else start
     bounds = [BOUNDS[0]] * variables + list(BOUNDS[1:])
     found = minimize(
@@ -108,12 +112,14 @@ def fitted(features: Array, columns: Indices, values: Array, start: Array | None
     return cast("Array", found.x), float(found.fun)
 
 
-def _chosen(values: Array) -> Array:
-    """The better half of what is fitted, and an even choice of the rest."""
+def few(values: Array, most: int) -> Indices:
+    """Positions of at most so many values, in their order: half of them the lowest, half an even choice of the rest."""
+    if len(values) <= most:
+        return np.arange(len(values))
     order = np.argsort(values, kind="stable")
-    half = MOST_FITTED // 2
+    half = most // 2
     rest = order[half:]
-    return np.sort(np.concatenate([order[:half], rest[np.linspace(0, len(rest) - 1, half).astype(int)]]))
+    return np.sort(np.concatenate([order[:half], rest[np.linspace(0, len(rest) - 1, most - half).astype(int)]]))
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,9 @@ class Process:
         n = len(self.values)
         across = self._kernel(np.concatenate([self.features, self.pending]), features)
         solved = solve_triangular(self._lower, across, lower=True, check_finite=False)
-        variance = self._signal - np.einsum("ij,ij->j", solved, solved)
+        ones = solve_triangular(self._lower, np.ones(len(across)), lower=True, check_finite=False)
+        of_mean = (1.0 - ones @ solved) ** 2 / (ones @ ones)
+        variance = self._signal - np.einsum("ij,ij->j", solved, solved) + of_mean
         deviation: Array = np.sqrt(np.maximum(variance, 1e-12))
         return self._mean + across[:n].T @ self._weights, deviation
 

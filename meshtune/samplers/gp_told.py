@@ -65,22 +65,17 @@ def told(
     encoding = cube.encoding
     answers: list[tuple[Key, Array, Outputs | None, int]] = []
     pending: list[Array] = []
-    visited: set[Key] = set()
-    for trial in trials:
-        row = None if trial.number == but else _row(trial, cube, space)
-        if row is None:
-            continue
-        key = cube.keys(row[None])[0]
-        visited.add(key)
+    placed = [(trial, row) for trial in trials if trial.number != but and (row := _row(trial, cube, space)) is not None]
+    keys = cube.keys(_stacked([row for _, row in placed], cube))
+    for (trial, row), key in zip(placed, keys, strict=True):
         if not trial.state.is_finished():
             pending.append(row)
             continue
         outputs = teller.outputs(trial)
         if outputs is not None and abs(outputs[0]) >= LARGE:
             outputs = None
-        if outputs is None and _left_out(trial, pruned):
-            continue
-        answers.append((key, row, outputs, trial.number))
+        if outputs is not None or not _left_out(trial, pruned):
+            answers.append((key, row, outputs, trial.number))
     if warm is not None:
         here = {encoding.key(encoding.decode(row.tolist())): outputs for _, row, outputs, _ in answers}
         earlier = warm.known(encoding, teller)
@@ -94,12 +89,12 @@ def told(
     width = 1 + len(teller.constraints)
     table = np.array([outputs or (np.nan,) * width for _, _, outputs, _ in answers]).reshape(len(answers), width)
     return Told(
-        rows=np.array([row for _, row, _, _ in answers]).reshape(len(answers), len(cube)),
+        rows=_stacked([row for _, row, _, _ in answers], cube),
         objectives=table[:, 0],
         constraints={name: table[:, 1 + index] for index, name in enumerate(teller.constraints)},
         numbers=tuple(number for _, _, _, number in answers),
-        pending=np.array(pending).reshape(len(pending), len(cube)),
-        visited=frozenset(visited),
+        pending=_stacked(pending, cube),
+        visited=frozenset(keys),
     )
 
 
@@ -107,6 +102,10 @@ def note_of(trial: FrozenTrial, space: str) -> Mapping[str, Any]:
     """The note on a trial; empty where there is none, or that of another trial or space."""
     note: Mapping[str, Any] = trial.system_attrs.get(NOTE, {})
     return note if (note.get("trial"), note.get("space")) == (trial.number, space) else {}
+
+
+def _stacked(rows: Sequence[Array], cube: Cube) -> Array:
+    return np.array(rows).reshape(len(rows), len(cube))
 
 
 def _left_out(trial: FrozenTrial, pruned: Pruned) -> bool:

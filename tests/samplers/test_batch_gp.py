@@ -176,7 +176,7 @@ def test_known_points_of_another_fidelity_are_moved() -> None:
     assert [tuple(trial.params.values()) for trial in study.trials[:4]] == [
         pytest.approx(tuple(trial.params.values())) for trial in best
     ]
-    assert max(bowl(trial.params) for trial in study.trials[4:]) < 0.3
+    assert sorted(bowl(trial.params) for trial in study.trials[4:])[2] < 0.05, "one may look where nobody has been"
 
 
 def test_proposals_need_no_search_space() -> None:
