@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ import torch
 
 from meshtune.evaluation.growing_cache import align, growing
 from meshtune.evaluation.layout import Ask, Batch
+from meshtune.training.positions import alike, forget_lengths
 
 CPU_TOKENS = 1024  # that a batch computes: products are at their peak from 300 rows
 GPU_TOKENS = 16384
@@ -72,12 +72,13 @@ class Answerer:
         own = [settings] if isinstance(settings, int) else list(settings or ())
         self.ends = frozenset([*own, *([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])])
         self._kept: tuple[tuple[int, ...], Any] | None = None
-        self._alike = _alike(model.config)
+        self._alike = alike(model.config)
 
     @torch.inference_mode()
     def answer(self, batch: Batch, decoding: Decoding, decided: Decided) -> list[Said]:
         """Answer the asks of a batch, in their order."""
         replies = [_Reply(ask, decoding, self, decided) for ask in batch.asks]
+        forget_lengths(self.model)
         if self.alone or max(ask.longest for ask in batch.asks) > self._alike:
             return [self._one(reply) for reply in replies]
         found = self._together(batch, replies)
@@ -176,6 +177,7 @@ class Answerer:
         ask, found = reply.ask, dict[int, tuple[float, bool]]()
 
         def logits(tokens: Sequence[int]) -> torch.Tensor:
+            forget_lengths(self.model)
             ids = torch.tensor([tokens], device=self.model.device)
             return self.model(input_ids=ids, use_cache=False).logits[0].float()  # type: ignore[no-any-return]
 
@@ -294,20 +296,6 @@ class _Given:
     def add(self, logits: torch.Tensor) -> None:
         if not self.ended:
             self.logs.append(_likelihood(logits[None], self.tokens[len(self.logs) :][:1])[0])
-
-
-def _alike(config: Any) -> float:
-    """Tokens up to which no row's positions depend on the others': longer ones change them (dynamic NTK, LongRoPE)."""
-    text = config.get_text_config()
-    given = getattr(text, "rope_parameters", None) or {}
-    return min(
-        (
-            rope.get("original_max_position_embeddings") or text.max_position_embeddings
-            for rope in (given, *given.values())  # one, or one a kind of layer
-            if isinstance(rope, Mapping) and rope.get("rope_type") in ("dynamic", "longrope")
-        ),
-        default=math.inf,
-    )
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ padding token is also the end of every answer.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
+
+from meshtune.training.positions import alike, forget_lengths
 
 IGNORED = -100
 
@@ -65,11 +68,27 @@ def collate(rows: Sequence[Row], pad: int = 0) -> dict[str, torch.Tensor]:
 
 
 def label_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Per row the summed loss of its labels, float32, differentiable.
+    """Per row the summed loss of its labels, float32, differentiable, and the same whatever it is batched with.
 
     The head, the largest layer of a small model, is computed only where a label comes next: at a fifth of the
     positions where answers are short. Where a model does not call its head as a module, all positions are computed.
     """
+    limit = alike(model.config)
+    if math.isinf(limit):
+        return _label_losses(model, batch)
+    lengths = batch["attention_mask"].sum(1).tolist()
+    short = [row for row, length in enumerate(lengths) if length <= limit]
+    passes = [short] * bool(short) + [[row] for row, length in enumerate(lengths) if length > limit]
+    parts = []
+    for rows in passes:
+        forget_lengths(model)
+        longest = max(lengths[row] for row in rows)
+        parts.append(_label_losses(model, {name: x[rows, :longest] for name, x in batch.items()}))
+    order = [row for rows in passes for row in rows]
+    return torch.cat(parts)[[order.index(row) for row in range(len(order))]]
+
+
+def _label_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     labels = batch["labels"]
     before = (labels != IGNORED).roll(-1, 1)  # position i predicts token i + 1; the first token is no label
     head = model.get_output_embeddings()

@@ -18,6 +18,7 @@ from meshtune.data.batches import epoch_order
 from meshtune.training.flat_adapter import FlatAdapter
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.packed_rows import Portion, in_portions
+from meshtune.training.positions import alike
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
 
@@ -48,6 +49,7 @@ class Member:
         rungs: tuple[int, ...] = (),
     ):
         self.recipe, self.rows, self.at, self.limit, self.rungs = recipe, rows, at, limit, rungs
+        self.alike = alike(base.config)
         self.adapter = FlatAdapter(base, recipe, kind)
         weights = [self.adapter.weights]
         self.optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
@@ -178,7 +180,7 @@ class Member:
         order = epoch_order(len(self.rows), self.recipe.seed, epoch)[step * self.size : (step + 1) * self.size]
         rows: list[Row] = [] if self.step == self.steps else [self.rows[index] for index in order.tolist()]
         lengths = [len(tokens) for tokens, _ in rows]
-        parts = in_portions(range(len(rows)), lengths, self.recipe.batch_size, self.limit)
+        parts = in_portions(range(len(rows)), lengths, self.recipe.batch_size, self.limit, self.alike)
         self._portions = [[rows[index] for index in part] for part in parts]
         self._labels = sum(int(trained[1:].sum()) for _, trained in rows)
 

@@ -6,6 +6,7 @@ computed for it; what has left, or ended, makes room for the next before the nex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ from meshtune.training.loss import RowSet
 from meshtune.training.pack_member import Member
 from meshtune.training.packed_base import PackedBase, packed
 from meshtune.training.packed_rows import LOW_MULTIPLE, Portion, gathered, in_portions, lay_out, token_limit
+from meshtune.training.positions import alike
 from meshtune.training.recipe import Recipe
 from meshtune.training.saves import Saves
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained
@@ -71,6 +73,7 @@ class Run:
         self.rungs, self.changes, self.width = rungs, changes, width
         self.limit = token_limit(base.device)  # of a portion, on which masks depend
         self.pass_limit = self.limit if pass_tokens is None else min(pass_tokens, self.limit)
+        self.alike = alike(base.config)
         self.members: dict[int, Member] = {}
         self.states: list[dict[str, Any]] = []  # of all that there were: recipe, and how they ended
         self.waiting: list[Recipe] = []
@@ -96,7 +99,10 @@ class Run:
                     self.saves.where_due(self._save)
 
     def _identity(self, recipe: Recipe) -> str:
-        return saved_state.identity(recipe, f"packed {self.at}", self.train_rows, self.validation_rows)
+        kind = f"packed {self.at}"
+        if self.alike < math.inf:  # where a step is cut otherwise than it once was
+            kind += f", alone beyond {self.alike}"
+        return saved_state.identity(recipe, kind, self.train_rows, self.validation_rows)
 
     def _add(self, recipe: Recipe) -> Member:
         rungs = () if self.rungs is None else self.rungs.tokens
@@ -122,7 +128,7 @@ class Run:
         """A portion of each member, and the optimizer's step where it was the last of its step."""
         portions = {id(portion.adapter): portion for portion in (m.portion() for m in self.members.values())}
         owners = {id(member.adapter): member for member in self.members.values()}
-        for together in gathered(list(portions.values()), self.pass_limit):
+        for together in gathered(list(portions.values()), self.pass_limit, self.alike):
             batch = lay_out(together, self.base.device, 1 if self.kind == torch.float32 else LOW_MULTIPLE)
             losses, total = pack.losses(batch, train=True)
             total.backward()  # type: ignore[no-untyped-call]
@@ -174,7 +180,7 @@ class Run:
         losses: dict[int, list[RowLoss]] = {number: [] for number in members}
         numbers = {id(member.adapter): number for number, member in members.items()}
         limit = batch_limit(self.base.device)
-        for together in gathered(list(_portions(members, rows, limit)), limit):
+        for together in gathered(list(_portions(members, rows, limit, self.alike)), limit, self.alike):
             for number in sorted({numbers[id(portion.adapter)] for portion in together}):
                 yield number, members[number].told()
             if self.saves.asked:
@@ -234,8 +240,8 @@ def _read(checkpoint: Checkpoint, made_by: str, recipes: list[Recipe]) -> dict[s
     return None
 
 
-def _portions(members: dict[int, Member], rows: RowSet, limit: int) -> Iterator[Portion]:
+def _portions(members: dict[int, Member], rows: RowSet, limit: int, alike: float) -> Iterator[Portion]:
     lengths = [len(rows[row][0]) for row in range(len(rows))]
     for member in members.values():
-        for part in in_portions(range(len(rows)), lengths, len(rows), limit):
+        for part in in_portions(range(len(rows)), lengths, len(rows), limit, alike):
             yield Portion(member.adapter, [rows[row] for row in part])

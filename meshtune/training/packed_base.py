@@ -3,8 +3,9 @@
 Nothing of a model's code is copied: its linear layers are given another `forward`, its configuration another attention,
 and both are taken away again. The weights are never written. Dropout of the base itself (GPT-2, OPT) stays off.
 
-The safety net is a check at load: two sequences, each alone through the untouched model, against both in one pass. What
-ignores the attention's name, lets sequences see each other, or is computed otherwise than expected is refused.
+The safety net is a check at load: two sequences, each alone through the untouched model, against both in one pass, and
+the gradient of an adapter made up for it against the slope of their loss. What ignores the attention's name, lets
+sequences see each other, cannot be differentiated, or is computed otherwise than expected is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,14 +26,18 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from meshtune.training import machine
-from meshtune.training.adapters import Group, Now, is_linear
+from meshtune.training.adapters import Group, Now, is_linear, weight_of
+from meshtune.training.flat_adapter import Pair
 from meshtune.training.label_head import head_losses
 from meshtune.training.packed_attention import attention
 from meshtune.training.packed_rows import Pass, Portion, lay_out
+from meshtune.training.positions import alike, forget_lengths
 from meshtune.training.unpackable import Unpackable
 
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest logit; in float32 real models differ by 1e-5
 _GAIN = 1000.0
+_STEP = 1e-2  # nats by which the loss is moved to measure its slope
+_SLOPE = 0.2  # of the gradient; real models differ by 0.03
 _numbers = itertools.count()
 
 
@@ -45,6 +51,7 @@ class PackedBase:
     def __init__(self, base: Any, low: torch.dtype):
         self.base, self.low = base, low
         self.now = Now()
+        self.forgets = alike(base.config) < math.inf
         self.groups: list[Group] = []
         self.names: frozenset[str] = frozenset()
         self.head: Any = None  # None: the model's own way to its logits is taken
@@ -78,6 +85,8 @@ class PackedBase:
     def _begin(self, batch: Pass, kind: torch.dtype) -> dict[str, Any]:
         for group in self.groups:
             group.clear()
+        if self.forgets:
+            forget_lengths(self.base)
         self.now.spans, self.now.lengths, self.now.kind, self.now.attended = batch.spans, batch.lengths, kind, 0
         return {"input_ids": batch.ids, "position_ids": batch.positions, "use_cache": False}
 
@@ -111,6 +120,50 @@ class PackedBase:
             if _close(linear(hidden, head.weight, head.bias), self._own_logits(batch, kind, _GAIN), kind):
                 self.head = head
 
+    def check_gradient(self) -> None:
+        """Compare the gradient of an adapter on all layers with the slope of its loss.
+
+        Raises Unpackable, and what the model raises.
+        """
+        made_up: Any = _MadeUp(self.groups, self.low)
+        rows = _sequences(self.base)
+        share = 1 / sum(len(tokens) - 1 for tokens, _ in rows)
+        batch = lay_out([Portion(made_up, rows, share)], self.base.device)
+        self.losses(batch, train=True)[1].backward()  # type: ignore[no-untyped-call]
+        square = float(made_up.gradient.square().sum())
+        if not 0 < square < math.inf:
+            raise Unpackable(f"the gradient of an adapter over it is {'zero' if square == 0 else 'not finite'}")
+        if self.low == self.base.dtype == torch.float32:  # what is rounded more is too coarse for a slope
+            step = _STEP / square
+            made_up.weights.add_(made_up.gradient, alpha=step)
+            above = float(self.losses(batch, train=False)[1])
+            made_up.weights.sub_(made_up.gradient, alpha=2 * step)
+            slope = (above - float(self.losses(batch, train=False)[1])) / (2 * step)
+            if not abs(slope - square) <= _SLOPE * square:
+                raise Unpackable("the gradient of an adapter over it is not the slope of its loss")
+        for group in self.groups:
+            group.clear()
+        self.now.spans = ()
+
+
+class _MadeUp:
+    """What the layers need of an adapter, of rank 1, on all of them."""
+
+    scale, rate, kept, seed = 1.0, 0.0, 1.0, 0
+
+    def __init__(self, groups: Sequence[Group], low: torch.dtype):
+        parts = [part for group in groups for part in group.parts]
+        sizes = [size for part in parts for size in reversed(weight_of(part.module).shape)]
+        device = groups[0].dummy.device
+        chance = torch.Generator().manual_seed(0)
+        self.weights = torch.cat([torch.randn(size, generator=chance) / size**0.5 for size in sizes]).to(device)
+        self.low, self.gradient = self.weights.to(low), torch.zeros_like(self.weights)
+        flats = [torch.split(flat, sizes) for flat in (self.weights, self.low, self.gradient)]
+        self.pairs = {
+            part.name: Pair(*(side for flat in flats for side in (flat[2 * n][None], flat[2 * n + 1][:, None])))
+            for n, part in enumerate(parts)
+        }
+
 
 @contextlib.contextmanager
 def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False) -> Iterator[PackedBase]:
@@ -141,6 +194,7 @@ def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False) -> Itera
             pack.check(alone)
             if checkpointing:
                 undo.enter_context(_checkpointed(base))
+            pack.check_gradient()
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             if machine.is_out_of_memory(error):
                 raise
@@ -205,8 +259,9 @@ def _alike(entries: list[tuple[int, str, Any]]) -> list[list[tuple[int, str, Any
 def _sequences(base: Any) -> list[tuple[Any, Any]]:
     """Two short rows of different tokens, all but the first learned or not: of each all places count."""
     words = base.get_input_embeddings().weight.shape[0]
-    rows = []
-    for length, first in ((19, 3), (14, 11)):
+    rows, most = [], alike(base.config)
+    for usual, first in ((19, 3), (14, 11)):
+        length = int(min(usual, most))
         tokens = ((first + 7919 * np.arange(length)) % words).astype(np.int32)
         rows.append((tokens, np.ones(length, dtype=np.bool_)))
     return rows
@@ -214,6 +269,7 @@ def _sequences(base: Any) -> list[tuple[Any, Any]]:
 
 def _alone(base: Any) -> torch.Tensor:
     """The logits of each of the sequences alone, of all places but the last, one after the other: (places, words)."""
+    forget_lengths(base)
     with torch.no_grad():
         ids = [torch.from_numpy(tokens.astype(np.int64))[None].to(base.device) for tokens, _ in _sequences(base)]
         return torch.cat([base(input_ids=x, use_cache=False).logits[0, :-1] for x in ids])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,11 @@ class Portion:
     def tokens(self) -> int:
         """Of all its rows."""
         return sum(len(tokens) for tokens, _ in self.rows)
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(len(tokens) for tokens, _ in self.rows)
 
 
 @dataclass(frozen=True)
@@ -104,29 +110,34 @@ def lay_out(portions: Sequence[Portion], device: torch.device, multiple: int = 1
     )
 
 
-def gathered(portions: Sequence[Portion], limit: int) -> list[list[Portion]]:
-    """Portions in their order, as many together as have no more tokens than the limit."""
+def gathered(portions: Sequence[Portion], limit: int, alike: float = math.inf) -> list[list[Portion]]:
+    """Portions in their order, as many together as have no more tokens than the limit, and no row beyond `alike`."""
     found: list[list[Portion]] = []
-    tokens = 0
+    tokens, longest = 0, 0
     for portion in portions:
-        if found and tokens + portion.tokens <= limit:
+        if found and tokens + portion.tokens <= limit and max(longest, portion.longest) <= alike:
             found[-1].append(portion)
-            tokens += portion.tokens
+            tokens, longest = tokens + portion.tokens, max(longest, portion.longest)
         else:
             found.append([portion])
-            tokens = portion.tokens
+            tokens, longest = portion.tokens, portion.longest
     return found
 
 
-def in_portions(rows: Sequence[int], lengths: Sequence[int], most: int, limit: int) -> list[list[int]]:
-    """Numbers of rows in their order, in lists of at most `most` rows and, but for single rows, `limit` tokens."""
+def in_portions(
+    rows: Sequence[int], lengths: Sequence[int], most: int, limit: int, alike: float = math.inf
+) -> list[list[int]]:
+    """Numbers of rows in their order, in lists of at most `most` rows and `limit` tokens.
+
+    Single rows may have more; one of more than `alike` is alone.
+    """
     found: list[list[int]] = []
-    tokens = 0
+    tokens, longest = 0, 0
     for row, length in zip(rows, lengths, strict=True):
-        if found and len(found[-1]) < most and tokens + length <= limit:
+        if found and len(found[-1]) < most and tokens + length <= limit and max(longest, length) <= alike:
             found[-1].append(row)
-            tokens += length
+            tokens, longest = tokens + length, max(longest, length)
         else:
             found.append([row])
-            tokens = length
+            tokens, longest = length, length
     return found

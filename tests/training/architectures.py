@@ -21,6 +21,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    OlmoConfig,
     OPTConfig,
     Phi3Config,
     PhiConfig,
@@ -72,6 +73,17 @@ PACKABLE: dict[str, Callable[[], Any]] = {
     "gpt2": lambda: GPT2Config(**_GPT, **_ENDS),
     "granite": lambda: GraniteConfig(**_FEWER, logits_scaling=4.0, residual_multiplier=0.5),
 }
+# Their positions change for all rows of a pass once one is longer than 16 tokens, as most rows are.
+LENGTHS: dict[str, Callable[[], Any]] = {
+    "dynamic": lambda: LlamaConfig(
+        **{**_FEWER, "max_position_embeddings": 16}, rope_parameters={"rope_type": "dynamic", "factor": 8.0}
+    ),
+    "longrope": lambda: Phi3Config(
+        **_FEWER,
+        original_max_position_embeddings=16,
+        rope_parameters={"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0, 2.0, 3.0, 4.0]},
+    ),
+}
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "gpt-j": (lambda: GPTJConfig(**_GPT, rotary_dim=8, **_ENDS), "ignores the name of the attention"),
     "bloom": (
@@ -82,6 +94,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: FalconConfig(vocab_size=WORDS, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **_ENDS),
         "cannot be run",
     ),
+    "olmo": (lambda: OlmoConfig(**_USUAL, clip_qkv=8.0), "modified inplace"),
     "mixtral": (lambda: MixtralConfig(**_FEWER, num_local_experts=4), "mixture of experts"),
 }
 

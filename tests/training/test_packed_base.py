@@ -57,6 +57,29 @@ def test_a_model_that_only_pretends_to_attend_apart_is_refused() -> None:
         pass
 
 
+def test_a_gradient_that_is_not_the_slope_of_the_loss_is_refused() -> None:
+    """Of a layer whose own backward pass is wrong."""
+    base = make(PACKABLE["llama"]())
+
+    def doubled(_: Any, __: Any, output: torch.Tensor) -> torch.Tensor:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: 2 * gradient)
+        return output
+
+    base.model.norm.register_forward_hook(doubled)
+    with pytest.raises(Unpackable, match="not the slope"), packed(base, torch.float32):
+        pass
+
+
+@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
+def test_what_cannot_be_differentiated_is_refused(low: torch.dtype) -> None:
+    """Although its losses can be had, and a validation would go well."""
+    base = make(PACKABLE["llama"]())
+    base.model.norm.register_forward_hook(lambda _, __, output: output.detach())
+    with pytest.raises(Unpackable, match="cannot be run"), packed(base, low):
+        pass
+
+
 def test_one_pack_at_a_time() -> None:
     """A second one over the same base is refused, and leaves the first alone."""
     base = make(PACKABLE["llama"]())
@@ -120,3 +143,11 @@ def test_portions_and_passes_keep_to_the_limit() -> None:
     row = np.arange(4, dtype=np.int32), np.ones(4, dtype=np.bool_)
     portions = [Portion(None, [row] * n) for n in (1, 1, 3, 1)]
     assert gathered(portions, 9) == [portions[:2], portions[2:3], portions[3:]]
+
+
+def test_rows_that_would_change_the_positions_of_others_are_alone() -> None:
+    """In their portion, and in their pass."""
+    assert in_portions([5, 6, 7, 8], [4, 9, 4, 4], 4, 99, alike=8) == [[5], [6], [7, 8]]
+    rows = [(np.arange(n, dtype=np.int32), np.ones(n, dtype=np.bool_)) for n in (4, 9)]
+    short, long = (Portion(None, [row]) for row in rows)
+    assert gathered([short, short, long, long, short], 99, alike=8) == [[short, short], [long], [long], [short]]

@@ -20,7 +20,7 @@ from meshtune.training.packed_trainer import train, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
 from meshtune.training.unpackable import Unpackable
-from tests.training.architectures import PACKABLE, make
+from tests.training.architectures import LENGTHS, PACKABLE, make
 
 MakeRecipe = Callable[..., Recipe]
 RANKS, DROPOUTS = (4, 8, 16, 32, 64, 128, 4, 16), (0.0, 0.1, 0.05, 0.0, 0.1, 0.01, 0.05, 0.0)
@@ -46,12 +46,12 @@ def assert_equal_alone(base: Any, rows: list[Row], validation: list[Row], recipe
         assert mean_difference(packed[-1], alone[-1]) <= 1e-5
 
 
-@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("name", [*PACKABLE, *LENGTHS])
 def test_equals_the_transformers_trainer(
     name: str, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
 ) -> None:
     """With accumulation over rows of different lengths, clipping, decay and warm-up, without dropout."""
-    base = make(PACKABLE[name]())
+    base = make({**PACKABLE, **LENGTHS}[name]())
     recipe = make_recipe({"epochs": 2, "max_grad_norm": 0.5, "warmup_ratio": 0.2}, weight_decay=0.1)
     sides = train_rows[:14], validation_rows
     ours, theirs = (list(which(base, *sides, recipe, at="best")) for which in (train, trainer.train))
@@ -68,6 +68,14 @@ def test_equals_the_transformers_trainer(
 def test_a_pack_of_eight(base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe) -> None:
     """Over 24 steps."""
     assert_equal_alone(base, train_rows, validation_rows, eight(make_recipe, epochs=4))
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_a_pack_over_positions_that_depend_on_the_longest_row(
+    name: str, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
+) -> None:
+    """Rows within the original length and beyond it."""
+    assert_equal_alone(make(LENGTHS[name]()), train_rows, validation_rows, eight(make_recipe, epochs=1)[:3])
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from meshtune.training.loss import IGNORED, Row, collate
 from meshtune.training.validation import batches, mean_loss, row_losses
+from tests.training.architectures import LENGTHS, make
 
 
 def one_at_a_time(model: Any, rows: list[Row]) -> list[tuple[float, int]]:
@@ -37,6 +38,17 @@ def test_equals_a_plain_loop(base: Any, train_rows: list[Row], batch_tokens: int
         assert total / count == pytest.approx(golden / count, abs=1e-5)
     mean = sum(total for total, _ in expected) / sum(count for _, count in expected)
     assert mean_loss(found) == pytest.approx(mean, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_rows_beyond_the_original_length_change_no_other(name: str, train_rows: list[Row]) -> None:
+    """In whatever order they come: dynamic NTK also remembers the longest row that it has seen."""
+    base = make(LENGTHS[name]())
+    rows = sorted(train_rows, key=lambda row: len(row[0]))
+    expected = one_at_a_time(base, rows)  # the longest last, so that nothing longer came before any
+    for _ in range(2):
+        found = row_losses(base, rows, batch_tokens=100_000)
+        assert [total for total, _ in found] == pytest.approx([total for total, _ in expected], rel=1e-5)
 
 
 def test_is_no_mean_of_batch_means() -> None:
