@@ -37,7 +37,12 @@ class Failure:
 
 
 def failure_of(error: Exception) -> Failure:
-    """Whatever a library raises is how an evaluation ended; what is no known ending is printed to the worker's log."""
+    """Whatever a library raises is how an evaluation ended; what is no known ending is printed to the worker's log.
+
+    Raises the error again where the device is lost: the process must end.
+    """
+    if machine.is_device_lost(error):
+        raise error
     match error:
         case Diverged():
             return Failure(Ending.DIVERGED, str(error))

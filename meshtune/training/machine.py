@@ -26,6 +26,8 @@ _WORDS = re.compile(
     r"can't allocate memory|not enough memory|out of memory|_STATUS_ALLOC_FAILED|Cannot allocate memory", re.I
 )
 
+_LOST = re.compile(r"\b(CUDA|HIP|cuDNN) error\b|Triton Error \[", re.I)
+
 
 def nvidia_gpus() -> list[str]:
     """The NVIDIA GPUs of this machine as the driver's tool names them, whether torch can use them or not."""
@@ -93,3 +95,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError | OSError) and _WORDS.search(str(error)):
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether a GPU failed otherwise than for want of memory: nothing more can be computed on it in this process."""
+    if is_out_of_memory(error):
+        return False
+    kind: type[BaseException] | None = getattr(torch, "AcceleratorError", None)  # since torch 2.8
+    if (kind is not None and isinstance(error, kind)) or (isinstance(error, RuntimeError) and _LOST.search(str(error))):
+        return True
+    return error.__cause__ is not None and is_device_lost(error.__cause__)

@@ -3,7 +3,7 @@
 Standard input brings JSON lines: first how to build the objective, then a list of requests at a time; `"suspend"` asks
 it to save what runs and to end.
 Descriptor N carries out progress and outcomes, one line each. What libraries print goes to the log. The program ends at
-once when its input ends, so it never outlives its coordinator.
+once when its input ends, so it never outlives its coordinator, and after telling an error that leaves its GPU unusable.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from meshtune.objectives.build import Objective, ObjectiveSpec, build
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
 READY = '{"kind": "Ready"}'
+LOST = "Lost"  # the kind of a line whose `message` says why the process ends
 SUSPEND = "suspend"
 
 
@@ -64,10 +65,21 @@ def _evaluate(objective: Objective, requests: list[Request], out: TextIO) -> Non
             print(to_json(event), file=out, flush=True)
     except Exception as error:  # an objective must not raise: what it was asked for has crashed
         traceback.print_exc()
+        if _lost(error):
+            print(json.dumps({"kind": LOST, "message": f"{type(error).__name__}: {error}"}), file=out, flush=True)
+            os._exit(1)
         for request in awaited.values():
             message = f"{type(error).__name__}: {error}"
             outcome = Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)
             print(to_json(outcome), file=out, flush=True)
+
+
+def _lost(error: Exception) -> bool:
+    if "torch" not in sys.modules:  # then no error is one of a GPU, and the child of a program need not load it
+        return False
+    from meshtune.training.machine import is_device_lost
+
+    return is_device_lost(error)
 
 
 if __name__ == "__main__":

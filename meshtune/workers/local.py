@@ -24,7 +24,7 @@ from meshtune import child_start
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
-from meshtune.workers.child import READY, SUSPEND
+from meshtune.workers.child import LOST, READY, SUSPEND
 
 START_ATTEMPTS = 3
 GRACE_SECONDS = 60.0  # past a request's timeout: the objective should have ended it by itself
@@ -51,6 +51,7 @@ class _Child:
     running: dict[int, Request] = field(default_factory=dict)
     begun: bool = False  # whether it has told anything of what runs
     deadline: float = math.inf
+    lost: str = ""  # why it ends, as it says itself
 
 
 class LocalWorker:
@@ -204,6 +205,10 @@ class LocalWorker:
             if line.decode() == READY:
                 child.ready, self._starts = True, 0
                 continue
+            fields = json.loads(line)
+            if fields["kind"] == LOST:
+                child.lost = fields["message"]
+                continue
             event = from_json(line.decode())
             if isinstance(event, Request) or event.trial not in child.running:
                 continue
@@ -222,6 +227,8 @@ class LocalWorker:
         words = " | ".join(child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
         message = f"the worker process {how}" + (" (out of memory?)" if code == -9 else "")
         message += f"; its log {child.log} ends: {words}" if words else f"; its log {child.log} is empty"
+        if child.lost:
+            message = f"the GPU failed, and the process was replaced: {child.lost}; see its log {child.log}"
         if not child.ready:
             self._starts += 1
             if self._starts >= START_ATTEMPTS:

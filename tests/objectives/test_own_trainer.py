@@ -1,5 +1,6 @@
 """A trainer of one's own: a file beside the study, named by `training.trainer: {import: ..}`."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,15 @@ import pytest
 
 from meshtune.config import ModelConfig, TrainingConfig
 from meshtune.errors import InputError
+from meshtune.objectives.build import ObjectiveSpec
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.testing.trainers import TrainerContract
+from meshtune.testing.workers import collect
 from meshtune.training.chosen_trainer import trainer_of
 from meshtune.training.loss import Row
 from meshtune.training.steps import Train
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
+from meshtune.workers.local import LocalWorker, Place
 from tests.training.conftest import make_rows
 
 POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "learning_rate": 0.01}
@@ -67,6 +71,16 @@ def not_finite(base, train_rows, validation_rows, recipe, *, at):
     return [Step(1, 1, 1.0, 5, float("nan"))]
 
 
+def broken_gpu(base, train_rows, validation_rows, recipe, *, at):
+    """As in an illegal memory access: from the first on, everything fails for as long as the process lives."""
+    if recipe.rank == 8 or broken:
+        broken.append(1)
+        kind = getattr(torch, "AcceleratorError", RuntimeError) if recipe.dropout else RuntimeError
+        raise kind("CUDA error: an illegal memory access was encountered\\nCUDA kernel errors might be reported later")
+    yield from train(base, train_rows, validation_rows, recipe, at=at)
+
+
+broken = []
 nothing = 5
 '''
 
@@ -100,6 +114,31 @@ class TestOwn(TrainerContract):
 
     def rows(self) -> tuple[list[Row], list[Row]]:
         return make_rows(12, 1), make_rows(5, 2)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_process_whose_gpu_failed_is_replaced(
+    dropout: float, tiny_model_folder: Path, tiny_data: DataRef, tmp_path: Path
+) -> None:
+    """What runs in it has crashed, with the reason; what comes next runs in another process, and goes well."""
+    model = ModelConfig(name=str(tiny_model_folder))
+    spec = LoraSpec(model=model, training=config("broken_gpu"), data=tiny_data, at="best", folder=str(tmp_path))
+    place = Place("cpu", {"PYTHONPATH": os.pathsep.join(sys.path)}, 1)
+    worker = LocalWorker(ObjectiveSpec("lora", spec.model_dump(mode="json")), [place], tmp_path)
+    try:
+        before = worker.pids
+        requests = [Request(n, {**POINT, "rank": 8, "dropout": dropout}, seed=0) for n in range(2)]
+        worker.submit(requests)
+        failed = collect(worker, 2)
+        after = worker.pids
+        worker.submit([Request(2, POINT, seed=0)])
+        (good,) = collect(worker, 1)
+    finally:
+        worker.close()
+    assert [outcome.ending for outcome in failed] == [Ending.CRASHED] * 2
+    assert all(outcome.retry and "illegal memory access" in outcome.message for outcome in failed)
+    assert before != after
+    assert good.ending is Ending.COMPLETE
 
 
 @pytest.fixture
