@@ -103,7 +103,7 @@ def kill_at_random(
             chosen = [coordinator.pid] if victim == "coordinator" else _running(family, _PROGRAMS[victim])
             time.sleep(0 if chosen else 0.01)
         _kill(chosen[0])
-        if victim == "worker":
+        if victim != "coordinator":
             time.sleep(wait(chance) / 2)  # it is replaced, and the study goes on; then it is killed as a whole
             family |= {coordinator.pid} | descendants(coordinator.pid)
             _kill(coordinator.pid)

@@ -74,7 +74,7 @@ class Child:
         line = self._in.readline()
         watch.cancel()
         if not line.endswith(b"\n"):
-            self._fail(f"gave no answer for {HANG_SECONDS:.0f} seconds" if hung.is_set() else "died")
+            self._fail(f"gave no answer for {HANG_SECONDS:.0f} seconds" if hung.is_set() else "died", hung.is_set())
         return json.loads(line)
 
     def words(self) -> list[str]:
@@ -86,13 +86,13 @@ class Child:
         """End the program and wait for it. May be called twice."""
         self._end()
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, what: str, hung: bool = False) -> None:
         if self._child.poll() is None:
             self._child.kill()
         code = self._child.wait()
         words = self.words()[-5:]
         self.close()
-        raise self._died(code, words)(
+        raise (SamplerError if hung else self._died(code, words))(
             f"{self._name}'s child process (pid {self._child.pid}) {what}, exit code {code}."
             + (" Its last words: " + " | ".join(words) if words else " It said nothing.")
             + " The study is safe: run the same again."

@@ -1,6 +1,7 @@
 """A NOMAD run in a child process, driven block by block: `ask` for a block, `tell` its outputs.
 
-Everything that would crash NOMAD is refused here, before the child starts. The child's death, a hang or nonsense is a
+Everything that would crash NOMAD is refused here, before the child starts. A child that was killed, as by a machine
+that is short of memory, is started again and told the same, once a block. Its death otherwise, a hang or nonsense is a
 `SamplerError` with the last words of its log. What NOMAD proposes depends only on the `Problem` and the outputs told.
 """
 
@@ -11,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optuna.logging import get_logger
+
 from meshtune.errors import SamplerError
 from meshtune.samplers.child import Child
 from meshtune.samplers.encoding import Point
 from meshtune.samplers.told import Outputs
 
+_logger = get_logger(__name__)
 SEEDS = 1_000_003  # NOMAD draws as many numbers at its start as its seed says: seconds where that is large
 PROGRAM = Path(__file__).with_name("nomad_process.py")
 # By itself NOMAD crashes, on Windows by an access violation, or leaves (0) where a full cache holds nearly all points.
@@ -132,6 +136,10 @@ class NomadCrashed(SamplerError):
     """NOMAD crashed by itself, it was not killed: from the same record it would do so again."""
 
 
+class NomadKilled(SamplerError):
+    """The child was killed from outside: told the same, another one would go on."""
+
+
 class Nomad:
     """A running child. `ask` and `tell` alternate; `close` ends it."""
 
@@ -139,16 +147,10 @@ class Nomad:
         if faults := problem.faults():
             raise SamplerError("NOMAD cannot be started: " + "; ".join(faults))
         self._asked = False
-        self._child = Child("NOMAD", PROGRAM, died=_died)
-        self._child.send(
-            {
-                "start": problem.start,
-                "lower": problem.lower,
-                "upper": problem.upper,
-                "parameters": problem.parameters(),
-                "cache": problem.cache_text(),
-            }
-        )
+        self._problem = problem
+        self._block: list[list[float]] = []
+        self._told: list[tuple[list[list[float]], list[str | None]]] = []  # blocks and their answers
+        self._child = self._started()
 
     @property
     def pid(self) -> int:
@@ -157,7 +159,11 @@ class Nomad:
 
     def ask(self) -> list[Point] | None:
         """The next block, or None where NOMAD has ended. Raises SamplerError where the child died or hangs."""
-        message = self._child.receive()
+        try:
+            message = self._child.receive()
+        except NomadKilled as error:
+            self._start_again(error)
+            message = self._child.receive()
         if not self._asked:
             self._asked = True
             if unknown := [word for word in self._child.words() if word.startswith(UNKNOWN)]:
@@ -165,20 +171,51 @@ class Nomad:
                 raise SamplerError(f"nomad_options: NOMAD does not know them. {'; '.join(unknown)}")
         if "end" in message:
             return None
-        return [tuple(float(value) for value in point) for point in message["block"]]
+        self._block = message["block"]
+        return [tuple(float(value) for value in point) for point in self._block]
 
     def tell(self, answers: Sequence[Outputs | None]) -> None:
         """Answer the block that `ask` gave: finite outputs for each point, or None where the evaluation failed."""
-        self._child.send([None if outputs is None else _text(outputs) for outputs in answers])
+        self._told.append((self._block, [None if outputs is None else _text(outputs) for outputs in answers]))
+        try:
+            self._child.send(self._told[-1][1])
+        except NomadKilled as error:
+            self._start_again(error)
 
     def close(self) -> None:
         """End the child and wait for it. May be called twice."""
         self._child.close()
 
+    def _started(self) -> Child:
+        problem, child = self._problem, Child("NOMAD", PROGRAM, died=_died)
+        child.send(
+            {
+                "start": problem.start,
+                "lower": problem.lower,
+                "upper": problem.upper,
+                "parameters": problem.parameters(),
+                "cache": problem.cache_text(),
+            }
+        )
+        return child
+
+    def _start_again(self, error: NomadKilled) -> None:
+        """Bring a fresh child to where the other one was. Raises SamplerError where that dies too, or differs."""
+        _logger.warning(f"{str(error).partition(' The study is safe')[0]} It was started again.")
+        self._child = self._started()
+        for block, answers in self._told:
+            if self._child.receive() != {"block": block}:
+                self.close()
+                raise SamplerError(
+                    "NOMAD, started again, proposes other points. The study is safe: run the same again."
+                )
+            self._child.send(answers)
+
 
 def _died(code: int, words: Sequence[str]) -> type[SamplerError]:
-    refused = any(REFUSED in word for word in words)
-    return NomadCrashed if code in CRASHES and not refused else SamplerError
+    if code in CRASHES:
+        return SamplerError if any(REFUSED in word for word in words) else NomadCrashed
+    return NomadKilled if code < 0 else SamplerError
 
 
 def _text(outputs: Outputs) -> str:

@@ -1,9 +1,12 @@
 """MADS: the sampler contract, limiting cases, and the child's manners."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -13,10 +16,11 @@ from optuna.trial import TrialState
 
 from meshtune.errors import SamplerError
 from meshtune.samplers import MadsSampler
+from meshtune.samplers.encoding import Point
 from meshtune.samplers.ledger import NOTE
 from meshtune.samplers.nomad import Nomad, Problem
 from meshtune.samplers.seam import Sampler
-from meshtune.testing.processes import gone
+from meshtune.testing.processes import descendants, gone
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search
 
 X0 = {"rank_log2": 3, "scale": 2.0, "learning_rate": 1e-5, "kind": "a"}
@@ -184,13 +188,50 @@ def test_what_a_batch_system_sends_to_all_processes_does_not_end_the_child(numbe
     nomad.close()
 
 
-def test_a_killed_child_is_an_error_that_says_so() -> None:
-    nomad = Nomad(SEGMENT)
-    nomad.ask()
-    os.kill(nomad.pid, signal.SIGKILL)
-    assert gone([nomad.pid])
-    with pytest.raises(SamplerError, match="exit code -9"):
-        nomad.tell([(1.0,), (1.0,)])
+def blocks(kills: Callable[[int], bool]) -> list[list[Point]]:
+    """Six blocks of NOMAD, whose child is killed before it answers, and after, where `kills(number)` says so."""
+    nomad, found = Nomad(SEGMENT), list[list[Point]]()
+    for number in range(6):
+        if kills(2 * number):
+            os.kill(nomad.pid, signal.SIGKILL)
+        block = nomad.ask()
+        assert block is not None
+        found.append(block)
+        if kills(2 * number + 1):
+            os.kill(nomad.pid, signal.SIGKILL)
+            assert gone([nomad.pid])
+        nomad.tell([(sum(x * x for x in point),) for point in block])
+    nomad.close()
+    return found
+
+
+def test_a_killed_child_is_started_again_where_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    undisturbed = blocks(lambda _: False)
+    assert blocks(lambda number: number in (0, 3, 6)) == undisturbed
+    assert caplog.text.count("died, exit code -9. It said nothing. It was started again.") == 3
+
+
+def test_one_that_is_killed_again_at_once_is_an_error_that_says_so() -> None:
+    nomad, done = Nomad(SEGMENT), threading.Event()
+
+    def kill_all() -> None:
+        while not done.is_set():
+            for pid in descendants(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def drive() -> None:
+        while block := nomad.ask():
+            nomad.tell([(1.0,)] * len(block))
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    try:
+        with pytest.raises(SamplerError, match="exit code -9"):
+            drive()
+    finally:
+        done.set()
+        killer.join()
     nomad.close()
 
 
