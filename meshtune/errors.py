@@ -105,6 +105,12 @@ class StorageError(MeshtuneError):
     exit_code = 2
 
 
+class StorageLost(StorageError):
+    """The database was there and is so no more; once it is there again, the same command continues."""
+
+    exit_code = 75
+
+
 class Stopped(MeshtuneError):
     """Stopped before the budget was spent; the same command continues."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,49 @@ import sqlalchemy
 import sqlalchemy.exc
 from optuna.study import StudyDirection
 
-from meshtune.errors import Fault, InputError, MissingExtra, StorageError
+from meshtune.errors import Fault, InputError, MissingExtra, StorageError, StorageLost
 from meshtune.storage_url import shown
+
+PATIENCE_SECONDS = 300.0  # for a server that restarts
+LONGEST_PAUSE = 30.0  # between attempts to connect
+
+_logger = logging.getLogger(__name__)
 
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server.
 
-    Raises InputError where it is no URL of a database that can be had here.
+    A server that was there and restarts is waited for. Raises StorageLost where it does not come back, and InputError
+    where the URL is none of a database that can be had here.
     """
     try:
         sqlalchemy.make_url(url).get_dialect()
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: of a port
         what = f"`{shown(url)}` is no URL of a database; one such as postgresql://user@host/name is needed"
         raise InputError(Fault(what, key="storage")) from error
-    return optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
+    if not url.startswith("sqlite"):
+        sqlalchemy.event.listen(storage.engine, "do_connect", _connected)
+    return storage
+
+
+def _connected(dialect: Any, _: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """A new connection, in place of one that was lost. Each operation begins with one that answers."""
+    waited, pause = 0.0, 1.0
+    while True:
+        try:
+            return dialect.connect(*arguments, **named)
+        except dialect.loaded_dbapi.OperationalError as error:
+            words = str(error).strip().splitlines()[-1]
+            if waited >= PATIENCE_SECONDS:
+                raise StorageLost(
+                    f"the study's database has not answered for {waited / 60:.0f} minutes ({words}). What was told"
+                    " before is safe; once it is up, run the same command again."
+                ) from error
+        if not waited:
+            _logger.warning(f"the study's database does not answer ({words}); it is waited for")
+        time.sleep(pause)
+        waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
 
 
 def create_aside(url: str, name: str, attributes: Mapping[str, Any], directions: Sequence[StudyDirection]) -> None:
@@ -76,6 +106,11 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
         raise MissingExtra(f"the storage {shown(url)}", error.name or f"a driver for {scheme}", install) from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
+        if any(isinstance(e, sqlalchemy.exc.DBAPIError) and e.connection_invalidated for e in (error, error.__cause__)):
+            raise StorageLost(
+                f"{shown(url)}: the database went away in the middle of a write ({cause}). What was told before is"
+                " safe; once it is up, run the same command again."
+            ) from error
         raise StorageError(
             f"{shown(url)}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database"
             " up? What was told before is safe; run the same command again."

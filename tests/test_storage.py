@@ -5,18 +5,23 @@ And its password stands nowhere where others read.
 
 import gc
 import sqlite3
+import subprocess
+import time
 from pathlib import Path
 
+import optuna
 import pytest
+import sqlalchemy
 
+from meshtune import storage
 from meshtune.commands.check import check
 from meshtune.commands.report import report
 from meshtune.commands.status import status
 from meshtune.commands.watch import watch
-from meshtune.errors import InputError, MissingExtra, StorageError
+from meshtune.errors import InputError, MissingExtra, StorageError, StorageLost
 from meshtune.storage import open_storage, storage_errors
-from tests.kill import command_study
-from tests.postgresql import postgresql
+from tests.kill import command_study, meshtune, record_of, run
+from tests.postgresql import postgresql, server
 from tests.test_study import opened
 
 PASSWORD = "hunter2/p@ss"
@@ -102,3 +107,56 @@ def test_a_driver_that_is_not_here_is_named() -> None:
     expected = pytest.raises(MissingExtra, match=r"mysql://me:\*\*\*@h needs the package `a driver for mysql`")
     with expected, storage_errors("mysql://me:pw@h"):
         open_storage("mysql://me:pw@h")
+
+
+WAITS = """
+import os, time
+open(f"begun-{os.getpid()}", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.05)
+"""
+
+
+def test_a_database_that_restarts_is_waited_for(tmp_path: Path) -> None:
+    whole = command_study(tmp_path / "whole", trials=4, sampler="random", block=2)
+    assert run(whole).returncode == 0
+    with server() as database:
+        path = command_study(tmp_path, f"storage: {database.url}", trials=4, sampler="random", block=2)
+        (tmp_path / "program.py").write_text(WAITS + (tmp_path / "program.py").read_text())
+        with subprocess.Popen(meshtune("tune", path), stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            while len(list(tmp_path.glob("begun-*"))) < 2:  # then nothing is written until they have ended
+                assert process.poll() is None
+                time.sleep(0.05)
+            database.stop()
+            (tmp_path / "go").touch()
+            next(line for line in process.stderr if "database does not answer" in line and "waited for" in line)
+            database.start()
+            words = process.stderr.read()
+        assert process.returncode == 0, words
+        assert record_of(path) == record_of(whole)
+
+
+def test_one_that_does_not_come_back_ends_the_run_for_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(storage, "LONGEST_PAUSE", 1.0)
+    with server() as database:
+        opened_once = storage.open_storage(database.url)
+        study = optuna.create_study(storage=opened_once)
+        database.stop()
+        with (
+            pytest.raises(StorageLost, match=r"has not answered for .* run the same command again") as caught,
+            storage.storage_errors(),
+        ):
+            study.set_user_attr("after", 2)
+        assert caught.value.exit_code == 75
+        database.start()
+        study.set_user_attr("again", 3)
+        assert study.user_attrs == {"again": 3}
+        with (
+            pytest.raises(StorageLost, match=r"went away in the middle .* run the same command again"),
+            storage.storage_errors(),
+            opened_once.engine.connect() as connection,
+        ):
+            connection.execute(sqlalchemy.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        opened_once.engine.dispose()
