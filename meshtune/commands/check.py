@@ -118,6 +118,7 @@ def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | 
     if prepared.data is None or config.training.trainer.name == "import":
         return _Spending()
     from meshtune.commands import spending
+    from meshtune.commands.expected import LONG, sooner
 
     at, largest = spending.memory_of(prepared, config.seed)
     block = prepared.block_size
@@ -149,6 +150,8 @@ def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | 
     searched = any(dimension.name == "rank" for dimension in prepared.space.dimensions)
     rank = tried.point.rank if searched else None
     lines.append(("time", spending.time_line(measured, expected, config.budget, processes, after, rank)))
+    if at.device == "cpu" and expected.hours > LONG:
+        lines.append(("", sooner(config, measured, prepared.data, processes)))
     if config.early_stopping.rule != "none":
         lines.append(("", "early stopping makes that shorter; what comes at the end is beyond the budget"))
     return _Spending(tuple(lines), {"memory": memory, "time": spending.time_facts(measured, expected)})

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from meshtune.commands.init import QUICKSTART
+from meshtune.config import StudyConfig
+from meshtune.data.summary import Summary
 from meshtune.space import Dimension, Space
+from meshtune.training.pilot import Pilot
+from meshtune.words import duration
+
+LONG = 0.5  # hours of a study on CPUs from which a smaller one is proposed
 
 BUSY = """
 import os, sys, threading, torch
@@ -19,6 +29,24 @@ print(flush=True)
 while True:
     a @ a
 """
+
+
+def sooner(config: StudyConfig, measured: Pilot, data: Summary, processes: int) -> str:
+    """What a newcomer without a GPU may run first, and how long that takes by what was measured, at most."""
+    validation, test = int(QUICKSTART.validation), int(QUICKSTART.test)
+    a_row = data.train.tokens / max(1, data.train.rows)
+    training = (int(QUICKSTART.rows) - validation - test) * QUICKSTART.epochs * a_row / measured.training
+    seconds = math.ceil(QUICKSTART.trials / processes) * (training + validation * a_row / measured.validation)
+    seconds += (validation + 3 * test) * a_row / measured.validation
+    model = "embedded" if config.model is None else config.model.name
+    paths = [source.path for source in config.data.sources if source.path] if config.data is not None else []
+    command = f"meshtune init NEW --recipe quickstart --model {shlex.quote(model)}"
+    command += f" --data {shlex.quote(os.path.relpath(paths[0]))}" if len(paths) == 1 else ""
+    text = f"no GPU is used; for a first result search small ranks on {QUICKSTART.rows} rows:\n           {command}"
+    text += f"\n           takes about {duration(seconds)} or less"
+    if seconds > 3600 and model != "embedded":
+        text += "; with `--model embedded`, which is small, minutes"
+    return text
 
 
 def expected_point(space: Space, baseline: Mapping[str, Any]) -> dict[str, Any]:

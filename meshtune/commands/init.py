@@ -49,6 +49,13 @@ class Recipe:
 
 DEFAULT = Recipe()
 
+# A trial of rank 256 takes several times as long as one of rank 16 on a CPU, and gains nothing in so few steps.
+SMALL_SPACE = """
+  rank: {low: 4, high: 32, power_of: 2}
+  scale: {low: 0.25, high: 32, log: true}
+  dropout: [0, 0.05, 0.1]
+  step: {low: 1e-3, high: 1, log: true}"""
+
 # Small enough for minutes on two cores, and with steps enough that the losses move.
 QUICKSTART = Recipe(
     title="The quickstart: a real search in minutes, on the embedded model and data.",
@@ -57,6 +64,7 @@ QUICKSTART = Recipe(
     test="52",
     epochs=1,
     batch_size=4,
+    space=SMALL_SPACE,
     trials=20,
     processes="2",
 )
@@ -149,6 +157,14 @@ def _optional(key: str, value: object, default: object = "null") -> str:
     return _key(f"  # {key.strip()}" if value == default else key, value)
 
 
+def _space(space: str) -> str:
+    """A preset, or a mapping whose entries follow, with the comment of the key."""
+    names, lines = "recommended | tribes2024 | tribes2024-128", space.partition("\n")
+    if lines[1]:
+        return f"{_key('space', lines[0])} # here ranks that a CPU trains soon; or {names}\n{lines[2]}"
+    return f"{_key('space', space)} # {names}, or a mapping such as the one below:"
+
+
 def text(recipe: Recipe) -> str:
     """The commented study.yaml of a recipe."""
     return f"""\
@@ -224,7 +240,7 @@ objective:                     # validation loss of a LoRA fine-tuning
 #   text: embedded             # of the perplexity: embedded (the standard library's documentation) or a file
 #   measure: []                # further quantities to measure and show, such as [perplexity]
 
-{_key("space", recipe.space)} # recommended | tribes2024 | tribes2024-128, or a mapping such as the one below:
+{_space(recipe.space)}
 # space:                       # an interval, a list of choices or a fixed value each; the rest stays at its default
 #   rank: {{low: 4, high: 256, power_of: 2}}
 #   scale: {{low: 0.25, high: 32, log: true}}  # alpha over rank (alpha is rounded to a whole number); or alpha

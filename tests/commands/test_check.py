@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from meshtune import presets
+from meshtune import config_file, presets
 from meshtune.cli import app
 from meshtune.commands.check import check, print_rows
-from meshtune.commands.expected import busy, expected_point
+from meshtune.commands.expected import busy, expected_point, sooner
+from meshtune.commands.init import init
 from meshtune.commands.spending import Afterwards, forecast, time_line
 from meshtune.config import Interval
 from meshtune.config_spending import BudgetConfig
@@ -23,6 +25,7 @@ from meshtune.errors import InputError
 from meshtune.testing.processes import descendants, gone
 from meshtune.training.memory import Batch
 from meshtune.training.pilot import Pilot
+from meshtune.words import duration
 from tests.conftest import WORDS
 from tests.kill import command_study, meshtune
 from tests.training.architectures import REFUSED, make
@@ -225,6 +228,27 @@ def test_the_other_processes_are_there_while_it_is_measured_and_gone_after() -> 
         others = descendants(os.getpid())
         assert len(others) >= 2
     assert gone(others)
+
+
+def test_who_has_no_gpu_is_shown_what_takes_minutes(tmp_path: Path) -> None:
+    """The command it names writes a study that is read; the time is of its 76 training rows and 20 trials."""
+    (tmp_path / "rows.jsonl").write_text("{}")
+    path = init(tmp_path / "my", None, "some/model", tmp_path / "rows.jsonl")
+    data = Summary((), replace(side(9000), rows=90), side(1000), side(500), "union", "chat", 100)
+    text = sooner(config_file.read(path), SPEED, data, 2)
+    command = shlex.split(text.splitlines()[1])
+    assert command[:3] == ["meshtune", "init", "NEW"]
+    assert f"takes about {duration(10 * (76 + 16) + 94)} or less" in text
+    made = CliRunner().invoke(app, ["init", str(tmp_path / "new"), *command[3:]])
+    assert made.exit_code == 0
+    config = config_file.read(tmp_path / "new" / "study.yaml")
+    assert config.model is not None
+    assert config.data is not None
+    assert (config.model.name, config.data.rows) == ("some/model", 160)
+    assert [Path(str(source.path)) for source in config.data.sources] == [tmp_path / "rows.jsonl"]
+    slow = replace(SPEED, training=1.0)
+    assert text.count("`--model embedded`") == 0
+    assert "with `--model embedded`" in sooner(config_file.read(path), slow, data, 2)
 
 
 def test_counters_that_stand_still_are_no_limit() -> None:

@@ -13,6 +13,7 @@ from meshtune.commands.init import RECIPES, init, text
 from meshtune.config import Interval, LoraObjectiveConfig, StudyConfig
 from meshtune.errors import InputError, StorageError
 from meshtune.hyperparameters import LORA
+from meshtune.space import Parameter
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES, None])
@@ -76,6 +77,11 @@ def test_quickstart_has_12_trials_or_more(tmp_path: Path) -> None:
     assert config.sampler.name == "auto"
     assert config.budget.trials is not None
     assert config.budget.trials >= 12
+    space = presets.build(config.space, lora=True)
+    assert [d.name for d in space.dimensions] == [d.name for d in presets.recommended().dimensions]
+    assert space.dimensions[0].parameter == Parameter("rank_log2", "int", 2, 5)
+    assert space.dimensions[1:] == presets.recommended().dimensions[1:]
+    assert not space.fixed
 
 
 def test_model_and_data_are_taken_over(tmp_path: Path) -> None:
