@@ -136,6 +136,8 @@ class PackSetting:
         # All that an attention reads: queries, and the fewer keys and values. What it writes is as wide as its queries.
         reading = sum(x.outputs for x in shape.linears if x.attention) - shape.layers * shape.hidden
         writing = shape.layers * shape.heads * shape.head_dim
+        if not self._on_cpu and width == 4:  # there no kernel takes fewer keys in float32: all heads have their own
+            reading = 3 * writing
         values = 4 * sum(shape.norms) + attended * (reading + writing)
         if width == attended:  # then a value is a view of a tensor that holds queries and keys too, before rotation
             values += width * (reading + writing) // 2

@@ -68,9 +68,17 @@ def _one(
     if softcap is not None:
         return _capped(query, key, value, scale, seen, softcap)
     fewer = key.shape[1] != query.shape[1]
+    if fewer and query.device.type != "cpu" and (seen is not None or query.dtype == torch.float32):
+        # Only flash takes fewer heads, and it knows neither masks nor float32: else all scores would be kept.
+        key, value, fewer = *_for_all_heads(query, key, value), False
     return scaled_dot_product_attention(
         query, key, value, attn_mask=seen, is_causal=seen is None, scale=scale, enable_gqa=fewer
     )
+
+
+def _for_all_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    repeats = query.shape[1] // key.shape[1]
+    return key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
 
 
 def _capped(
@@ -82,8 +90,7 @@ def _capped(
     softcap: float,
 ) -> torch.Tensor:
     length, size = query.shape[2:]
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    key, value = _for_all_heads(query, key, value)
     scores = query @ key.transpose(2, 3) * (size**-0.5 if scale is None else scale)
     scores = softcap * torch.tanh(scores / softcap)
     if seen is None:
