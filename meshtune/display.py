@@ -152,9 +152,10 @@ class Display:
         best = record.best is not None and record.best.number == trial.number
         self._said = self._clock()
         self._console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold" if best else "")
-        if outcome.ending is not Ending.COMPLETE:
+        if outcome.ending is not Ending.COMPLETE or outcome.message:
             words = f"{outcome.message}. " if outcome.message else ""
-            if outcome.ending is not Ending.STOPPED_EARLY or outcome.ending not in self._advised:  # it is no fault
+            known = (Ending.COMPLETE, *(self._advised & {Ending.STOPPED_EARLY}))  # neither is a fault
+            if outcome.ending not in known:
                 words += outcome.ending.advice
             self._advised.add(outcome.ending)
             if words:

@@ -120,6 +120,8 @@ class Panel:
     def _against(self) -> str:
         if self.baseline is None or self.best is None or self.best >= self.baseline:
             return ""
+        if self.best < 0:  # of what may be negative, a share says nothing
+            return f", {number(self.baseline - self.best)} below the baseline"
         return f", {100 * (1 - self.best / self.baseline):.1f} % below the baseline"
 
     def _money(self, price: float) -> str:

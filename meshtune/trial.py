@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from meshtune.plain_text import clean
+
 Thresholds = tuple[tuple[int, float | None], ...]
 
 
@@ -134,7 +136,7 @@ class Outcome:
             cannot be measured.
         adapter: folder of the saved adapter, relative to the study's folder, or None.
         row_losses: of a measurement: per row, the summed loss and the number of label tokens, in row order.
-        message: last words for people, where something went wrong.
+        message: last words for people, where something went wrong; without control characters and passwords.
         extra: further small numbers by name, as an objective reports them.
         retry: of a crash: whether another attempt may end otherwise; False where the input is at fault.
     """
@@ -154,6 +156,10 @@ class Outcome:
     message: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
     retry: bool = True
+
+    def __post_init__(self) -> None:
+        """Others' words are made safe here: they are stored, and shown on terminals."""
+        object.__setattr__(self, "message", clean(self.message))
 
 
 Event = Progress | Outcome

@@ -253,6 +253,14 @@ def test_sparklines() -> None:
     assert sparkline([1.0, math.inf, 2.0]) == BARS[0] + " " + BARS[7]
 
 
+@pytest.mark.parametrize(("best", "baseline", "words"), [(-3.0, 0.0, "3 below"), (1.0, 4.0, "75.0 % below")])
+def test_the_panel_gives_no_share_of_what_may_be_negative(best: float, baseline: float, words: str) -> None:
+    out = io.StringIO()
+    panel = Panel(history=[best], best=best, best_trial=1, baseline=baseline)
+    Console(file=out, width=160).print(panel)
+    assert f", {words} the baseline" in out.getvalue()
+
+
 def test_the_panel_says_where_the_run_stands() -> None:
     panel = Panel(block=3, members=4, told=2, history=[3.0, 2.5, 2.7], best=2.5, best_trial=1, baseline=3.0)
     panel.done, panel.total, panel.elapsed, panel.left, panel.price = 3, 12, 1800.0, 5400.0, 2.0

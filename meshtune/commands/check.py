@@ -13,6 +13,7 @@ from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.rounds import of_each
 from meshtune.commands.spent import meter_of
 from meshtune.energy import Meter
+from meshtune.plain_text import escaped
 from meshtune.space import Dimension
 from meshtune.words import number, point
 
@@ -97,7 +98,8 @@ def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
         console.print(f"\nrow {index + 1}, trained text {'coloured' if coloured else 'between ⟦ and ⟧'}:", style="dim")
         line = Text()
         for text, trained in row:
-            line.append(f"⟦{text}⟧" if trained and not coloured else text, style="bold green" if trained else "")
+            shown = escaped(text)
+            line.append(f"⟦{shown}⟧" if trained and not coloured else shown, style="bold green" if trained else "")
         console.print(line)
 
 

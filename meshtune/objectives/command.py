@@ -18,13 +18,17 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from meshtune.objectives import checkpoints, guard
+from meshtune.plain_text import escaped
 from meshtune.trial import Ending, Outcome, Progress, Request
 
 REPORTABLE = (Ending.DIVERGED, Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.INFEASIBLE)
 POLL_SECONDS = 1.0
+LARGEST = 1e100  # of numbers that a program gives: samplers square them
+MOST_TOKENS = 1e15
+SHOWN = 300  # characters of a program's result in a message
 
 
 @dataclass(frozen=True)
@@ -107,27 +111,49 @@ class CommandObjective:
             return ended(Ending.CRASHED, f"the program cannot be started: {rest}" if rest else "it was killed")
         if rest != "0":
             return ended(Ending.CRASHED, f"exit code {rest}: {last_words(err)} (see {err})")
-        result = last_object(out)
-        if result is None:
+        found = last_object(out)
+        if found is None:
             return ended(Ending.CRASHED, f'printed no JSON object such as {{"{self.spec.result}": 1.23}} (see {out})')
+        line, result = found
+        where = f"line {line} of {out}: {str(result)[:SHOWN]}"
         if "ending" in result:
             if result["ending"] in REPORTABLE:
                 return ended(Ending(result["ending"]), str(result.get("message", "")))
             if result["ending"] != Ending.COMPLETE:
                 allowed = ", ".join(REPORTABLE)
                 return ended(Ending.CRASHED, f"printed ending {result['ending']!r}; allowed are {allowed}, complete")
-        loss = result.get(self.spec.result)
-        if not isinstance(loss, int | float) or isinstance(loss, bool):
-            return ended(Ending.CRASHED, f"its JSON line has no number `{self.spec.result}`: {result} (see {out})")
-        if not math.isfinite(loss):
-            return ended(Ending.DIVERGED, f"`{self.spec.result}` was {loss}")
-        losses = tuple(float(x) for x in result.get("losses", ()) if isinstance(x, int | float) and math.isfinite(x))
-        extra = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and math.isfinite(v)}
+        key = self.spec.result
+        loss = result.get(key)
+        if not _is_number(loss):
+            return ended(Ending.CRASHED, f"its JSON line has no number `{key}` ({where})")
+        if not loss <= LARGEST:  # not a number is not either
+            return ended(Ending.DIVERGED, f"`{key}` was {loss}")
+        if loss < -LARGEST:
+            return ended(Ending.CRASHED, f"`{key}` was {loss}; numbers from {-LARGEST:g} on are allowed ({where})")
+        extra = {escaped(k): float(v) for k, v in result.items() if _is_number(v) and abs(v) <= LARGEST}
         if missing := [key for key in self.spec.also if key not in extra]:
-            what = f"its JSON line has no finite number `{missing[0]}`, which guides the search"
-            return ended(Ending.CRASHED, f"{what}: {result} (see {out})")
-        tokens = int(extra.get("tokens", 0))
-        return ended(Ending.COMPLETE, loss=float(loss), losses=losses or (float(loss),), tokens=tokens, extra=extra)
+            what = f"its JSON line has no number `{missing[0]}` up to {LARGEST:g}, which guides the search"
+            return ended(Ending.CRASHED, f"{what} ({where})")
+        losses, tokens, left = _beside(result)
+        message = f"left out: {' and '.join(left)} ({where})" if left else ""
+        losses = losses or (float(loss),)
+        return ended(Ending.COMPLETE, message, loss=float(loss), losses=losses, tokens=tokens, extra=extra)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _beside(result: Mapping[str, Any]) -> tuple[tuple[float, ...], int, list[str]]:
+    """The curve and the tokens of a result, and what of them is no such thing: it makes no good trial a bad one."""
+    losses, tokens, left = result.get("losses", []), result.get("tokens", 0), []
+    if not isinstance(losses, list):
+        left.append("`losses`, which is a list of numbers")
+        losses = []
+    if not (_is_number(tokens) and 0 <= tokens <= MOST_TOKENS):
+        left.append("`tokens`, which is a number from 0 on")
+        tokens = 0
+    return tuple(float(x) for x in losses if _is_number(x) and abs(x) <= LARGEST), int(tokens), left
 
 
 def fill(spec: CommandSpec, request: Request) -> list[str]:
@@ -146,17 +172,24 @@ def fill(spec: CommandSpec, request: Request) -> list[str]:
     return filled
 
 
-def last_object(path: Path) -> dict[str, Any] | None:
-    """The last line of a file that is a JSON object."""
-    for line in reversed(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+def last_object(path: Path) -> tuple[int, dict[str, Any]] | None:
+    """The last line of a file that is a JSON object: its number, from 1, and the object."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number in range(len(lines), 0, -1):
+        line = lines[number - 1]
         if line.lstrip().startswith("{"):
             try:
-                value = json.loads(line)
-            except ValueError:
+                value = json.loads(line, parse_int=_whole)
+            except (ValueError, RecursionError):
                 continue
             if isinstance(value, dict):
-                return value
+                return number, value
     return None
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number; with hundreds of digits it is infinite, as `1e400` is."""
+    return int(digits) if len(digits) <= 300 else float(digits)
 
 
 def last_words(path: Path, lines: int = 3) -> str:

@@ -64,7 +64,8 @@ def _headline(status: Status) -> tuple[str, str]:
         count = status["trials"]["complete"]
         return "The baseline was not beaten", f"It is itself the best of {count} complete {_plural(count, 'trial')}."
     if difference is None:
-        gain = _gain(baseline["loss"] - best["loss"], baseline["loss"])
+        share_of = baseline["loss"] if best["loss"] >= 0 else 0.0  # of what may be negative, a share says nothing
+        gain = _gain(baseline["loss"] - best["loss"], share_of)
         if status.get("objective") == "command":
             words = "It is the lowest that the search saw: where the loss is noisy, part of the gain is luck."
             return f"The best beats the baseline by {gain} in loss", words
@@ -294,7 +295,9 @@ def _amount(mean: Mean | None) -> str:
 
 def _gain(difference: float, base: float) -> str:
     """A difference in percent of what it is compared with; as it is where that is not above zero."""
-    return f"{100 * difference / base:.1f} %" if base > 0 else f"{difference:.4f}"
+    if base > 0:
+        return f"{100 * difference / base:.1f} %"
+    return f"{difference:.4f}" if abs(difference) < 1e5 else number(difference)
 
 
 def _plural(count: int, word: str, words: str = "") -> str:

@@ -171,6 +171,11 @@ def test_rows_without_colour(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_escapes_of_rows_are_spelled(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([[("\x1b]0;owned\x07\u202eone\r\ntwo", False), ("\x1b[2J", True)]])
+    assert capsys.readouterr().out.endswith("\n\\x1b]0;owned\\x07\\u202eone\ntwo⟦\\x1b[2J⟧\n")
+
+
 def test_rows_with_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")

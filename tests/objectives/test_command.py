@@ -94,4 +94,44 @@ def test_reals_keep_their_digits() -> None:
 
 def test_broken_json_lines_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "out").write_text('{"loss": 1}\n{"loss": \n{not json}\n')
-    assert last_object(tmp_path / "out") == {"loss": 1}
+    assert last_object(tmp_path / "out") == (1, {"loss": 1})
+    (tmp_path / "out").write_text('{"loss": 1}\n{"a": ' + "[" * 100_000 + "\n")
+    assert last_object(tmp_path / "out") == (1, {"loss": 1})
+
+
+DIGITS = "1" + "0" * 400
+
+
+@pytest.mark.parametrize(
+    ("result", "ending", "words"),
+    [
+        ('"loss": 1, "other": ' + DIGITS, Ending.COMPLETE, ""),
+        ('"loss": 1, "other": ' + "9" * 5000, Ending.COMPLETE, ""),
+        ('"loss": 1, "losses": 5', Ending.COMPLETE, "left out: `losses`, which is a list of numbers (line 2 of "),
+        ('"loss": 1, "losses": [2, ' + DIGITS + ", 1e300, true]", Ending.COMPLETE, ""),
+        ('"loss": 1, "tokens": -7', Ending.COMPLETE, "left out: `tokens`, which is a number from 0 on (line 2 of "),
+        ('"loss": 1, "tokens": 1e400', Ending.COMPLETE, "left out: `tokens`"),
+        ('"loss": ' + DIGITS, Ending.DIVERGED, "`loss` was inf"),
+        ('"loss": 1e308', Ending.DIVERGED, "`loss` was 1e+308"),
+        ('"loss": -1e308', Ending.CRASHED, "`loss` was -1e+308; numbers from -1e+100 on are allowed (line 2 of "),
+        ('"loss": -1e400', Ending.CRASHED, "`loss` was -inf; numbers from -1e+100 on"),
+    ],
+)
+def test_absurd_numbers_are_named_and_spoil_no_good_trial(
+    tmp_path: Path, result: str, ending: Ending, words: str
+) -> None:
+    outcome = run(tmp_path, f"print('first'); print('{{{result}}}')")
+    assert (outcome.ending, outcome.message[: len(words)]) == (ending, words)
+    assert outcome.message.endswith(")") or not words.startswith("left")
+    if ending is Ending.COMPLETE:
+        assert (outcome.loss, outcome.tokens) == (1.0, 0)
+        assert "other" not in outcome.extra
+        assert set(outcome.losses) <= {1.0, 2.0}
+
+
+def test_last_words_hold_no_terminal_escapes(tmp_path: Path) -> None:
+    outcome = run(tmp_path, r"import sys; sys.exit('\x1b]0;owned\x07\x1b[2Jgone')")
+    assert r"\x1b]0;owned\x07\x1b[2Jgone" in outcome.message
+    told = r"""print('{"ending": "diverged", "message": "\\u001b[31mred"}')"""
+    assert run(tmp_path, told).message == r"\x1b[31mred"
+    assert Outcome(0, 1, Ending.CRASHED, message="as recorded before \x1b[2J").message == r"as recorded before \x1b[2J"

@@ -39,6 +39,11 @@ def status_with(low: float = -0.3, high: float = -0.1, **changed: Any) -> dict[s
         (status_with(best=None, state="running"), "No trial has completed yet", ""),
         (status_with(best_against_baseline=None), "by 10.0 % in validation loss", "luck is not known"),
         (status_with(best_against_baseline=None, objective="command"), "by 10.0 % in loss", "luck"),
+        (
+            status_with(best_against_baseline=None, objective="command", best={**BEST, "loss": -3e99}),
+            "beats the baseline by 3e99 in loss",
+            "luck",
+        ),
         (status_with(baseline=None), "Best loss 1.8, of trial 3", "There is no baseline"),
         (status_with(baseline={**BASELINE, "loss": None}), "Best loss 1.8", "The baseline has no loss"),
         (status_with(best_against_baseline=ONE_ROW), "too few to tell", "at least two"),
