@@ -58,6 +58,9 @@ def export(
     need_training()
     source = _source(Path(path), trial)
     takeaway.check_free(out)
+    from meshtune.training.checkpoints import check_whole
+
+    check_whole(source.adapter)
     model = ModelConfig.model_validate(source.facts["model"])
     warnings: list[str] = []
     with takeaway.written_aside(out) as folder:

@@ -22,7 +22,7 @@ from peft.utils.save_and_load import load_peft_weights
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from meshtune.errors import StorageError
+from meshtune.errors import Fault, InputError, StorageError
 from meshtune.training.start_weights import Adapter, originals, put_back, started
 
 
@@ -47,7 +47,11 @@ def adapted(base: Any, config: LoraConfig, seed: int) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def attached(base: Any, folder: Path) -> Iterator[Any]:
-    """The base with a saved adapter on it, for measuring; afterwards the base as it was."""
+    """The base with a saved adapter on it, for measuring; afterwards the base as it was.
+
+    Raises InputError where the adapter is damaged.
+    """
+    check_whole(folder)
     with _on(base, lambda: PeftModel.from_pretrained(base, str(folder))) as model:
         yield model
 
@@ -59,6 +63,16 @@ def saved(folder: Path) -> dict[str, torch.Tensor]:
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     return weights
+
+
+def check_whole(folder: Path) -> None:
+    """Read a saved adapter. Raises InputError where its weights cannot be read."""
+    try:
+        if not saved(folder):
+            raise ValueError("it holds no weights")
+    except (OSError, ValueError) as error:
+        advice = "remove the folder, and train it again, with `meshtune train STUDY OUT --trial NUMBER` say"
+        raise InputError(Fault(f"its adapter is damaged ({error}): {advice}", folder)) from error
 
 
 def tensors(model: Any) -> dict[str, torch.Tensor]:

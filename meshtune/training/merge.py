@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from meshtune.config import ModelConfig
 from meshtune.errors import MeshtuneError, StorageError
 from meshtune.training import machine
-from meshtune.training.checkpoints import attached
+from meshtune.training.checkpoints import attached, check_whole
 from meshtune.training.loss import RowSet
 from meshtune.training.models import load_model, quiet
 from meshtune.training.quantized import dequantize
@@ -55,6 +55,7 @@ def merge(
     Raises:
         InputError: the base cannot be had. StorageError: a full disk. MeshtuneError: the merged weights are not finite.
     """
+    check_whole(adapter)
     report("loading the base model")
     base = load_model(model, device)
     if rows is not None and adapter_loss is None:

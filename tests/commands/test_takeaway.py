@@ -116,6 +116,17 @@ def test_merged_it_answers_in_plain_transformers_as_the_adapter_does(
         export(tmp_path / "merged", tmp_path / "again")
 
 
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_damaged_adapter_is_not_exported(adapter: Path, tmp_path: Path, merge: bool) -> None:
+    """Of which a part is missing, as after a copy that was cut short; nothing is written."""
+    shutil.copytree(adapter, tmp_path / "cut")
+    weights = tmp_path / "cut" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"adapter is damaged .*train it again"):
+        export(tmp_path / "cut", tmp_path / "out", merge=merge)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_merged_model_that_lost_says_so(study: Path, adapter: Path, tmp_path: Path) -> None:
     """Recorded losses that the merged model does not have, and data that are no longer there."""
     facts = json.loads((adapter / "training.json").read_text())

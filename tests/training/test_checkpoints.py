@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from meshtune.errors import StorageError
+from meshtune.errors import InputError, StorageError
 from meshtune.training.checkpoints import adapted, attached, save_adapter, tensors
 from meshtune.training.recipe import Recipe
 from meshtune.training.trainer import lora_config
@@ -55,6 +55,19 @@ def test_replaces_what_stands_there_and_clears_what_a_killed_process_left(
     assert load_file(tmp_path / "3" / "adapter_model.safetensors").keys() == weights.keys()
     with attached(base, tmp_path / "3") as model:
         assert model.peft_config["default"].r == 2
+
+
+@pytest.mark.parametrize("kept", [0, 7, 200, -1])
+def test_a_damaged_adapter_is_not_put_on_the_base(
+    base: Any, make_recipe: MakeRecipe, tmp_path: Path, kept: int
+) -> None:
+    """So that nothing is measured, answered or merged with it; one message says what to do."""
+    save(base, tmp_path / "3", make_recipe())
+    weights = tmp_path / "3" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(InputError, match=r"adapter is damaged .*train it again"), attached(base, tmp_path / "3"):
+        pass
+    assert not hasattr(base, "peft_config")
 
 
 def test_a_folder_that_cannot_be_written(base: Any, make_recipe: MakeRecipe, tmp_path: Path) -> None:
