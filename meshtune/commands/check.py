@@ -153,7 +153,7 @@ def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | 
     rank = tried.point.rank if searched else None
     lines.append(("time", spending.time_line(measured, expected, config.budget, processes, after, rank)))
     if at.device == "cpu" and expected.hours > LONG:
-        lines.append(("", sooner(config, measured, prepared.data, processes)))
+        lines += [("", text) for text in sooner(config, measured, prepared.data, processes, expected.hours)]
     if config.early_stopping.rule != "none":
         lines.append(("", "early stopping makes that shorter; what comes at the end is beyond the budget"))
     return _Spending(tuple(lines), {"memory": memory, "time": spending.time_facts(measured, expected)})
@@ -216,7 +216,7 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
     if prepared.guides is not None:
         lines += ("           on " + text for text in prepared.guides.chosen.lines())
     place = prepared.places[0]
-    threads = f" with {place.threads} threads" if place.threads else ""
+    threads = f" with {place.threads} thread{'s' if place.threads > 1 else ''}" if place.threads else ""
     at_once = prepared.packing.at_once(prepared.block_size)
     lines.append(f"sampler    {prepared.sampler.shown}; {at_once} at once on {place.device}{threads}")
     if prepared.why:
@@ -244,7 +244,8 @@ def _training(prepared: Prepared) -> str:
     training, rows = prepared.fixed["training"], prepared.data.train.rows
     a_step = training["batch_size"] * training["gradient_accumulation"]
     steps = -(-rows // a_step)
-    return f"{training['epochs']} epochs of {steps} steps with {a_step} rows each"
+    epochs = training["epochs"]
+    return f"{epochs} epoch{'s' if epochs > 1 else ''} of {steps} steps with {a_step} rows each"
 
 
 def dimension(searched: Dimension) -> str:

@@ -31,22 +31,24 @@ while True:
 """
 
 
-def sooner(config: StudyConfig, measured: Pilot, data: Summary, processes: int) -> str:
-    """What a newcomer without a GPU may run first, and how long that takes by what was measured, at most."""
+def sooner(config: StudyConfig, measured: Pilot, data: Summary, processes: int, hours: float) -> list[str]:
+    """What a newcomer without a GPU may run first, and how long that takes by what was measured, at most; nothing where
+    that is not well below the study's own `hours`, as for what it proposes itself.
+    """
     validation, test = int(QUICKSTART.validation), int(QUICKSTART.test)
     a_row = data.train.tokens / max(1, data.train.rows)
     training = (int(QUICKSTART.rows) - validation - test) * QUICKSTART.epochs * a_row / measured.training
     seconds = math.ceil(QUICKSTART.trials / processes) * (training + validation * a_row / measured.validation)
     seconds += (validation + 3 * test) * a_row / measured.validation
+    if seconds > hours * 3600 / 2:
+        return []
     model = "embedded" if config.model is None else config.model.name
     paths = [source.path for source in config.data.sources if source.path] if config.data is not None else []
     command = f"meshtune init NEW --recipe quickstart --model {shlex.quote(model)}"
     command += f" --data {shlex.quote(os.path.relpath(paths[0]))}" if len(paths) == 1 else ""
-    text = f"no GPU is used; for a first result search small ranks on {QUICKSTART.rows} rows:\n           {command}"
-    text += f"\n           takes about {duration(seconds)} or less"
-    if seconds > 3600 and model != "embedded":
-        text += "; with `--model embedded`, which is small, minutes"
-    return text
+    small = "; with `--model embedded`, which is small, minutes" if seconds > 3600 and model != "embedded" else ""
+    first = f"no GPU is used; for a first result search small ranks on {QUICKSTART.rows} rows:"
+    return [first, command, f"takes about {duration(seconds)} or less{small}"]
 
 
 def expected_point(space: Space, baseline: Mapping[str, Any]) -> dict[str, Any]:

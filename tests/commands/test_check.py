@@ -240,10 +240,11 @@ def test_who_has_no_gpu_is_shown_what_takes_minutes(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}")
     path = init(tmp_path / "my", None, "some/model", tmp_path / "rows.jsonl")
     data = Summary((), replace(side(9000), rows=90), side(1000), side(500), "union", "chat", 100)
-    text = sooner(config_file.read(path), SPEED, data, 2)
-    command = shlex.split(text.splitlines()[1])
+    first, written, time = sooner(config_file.read(path), SPEED, data, 2, 1.0)
+    command = shlex.split(written)
+    assert "no GPU is used" in first
     assert command[:3] == ["meshtune", "init", "NEW"]
-    assert f"takes about {duration(10 * (76 + 16) + 94)} or less" in text
+    assert time == f"takes about {duration(10 * (76 + 16) + 94)} or less"
     made = CliRunner().invoke(app, ["init", str(tmp_path / "new"), *command[3:]])
     assert made.exit_code == 0
     config = config_file.read(tmp_path / "new" / "study.yaml")
@@ -252,8 +253,8 @@ def test_who_has_no_gpu_is_shown_what_takes_minutes(tmp_path: Path) -> None:
     assert (config.model.name, config.data.rows) == ("some/model", 160)
     assert [Path(str(source.path)) for source in config.data.sources] == [tmp_path / "rows.jsonl"]
     slow = replace(SPEED, training=1.0)
-    assert text.count("`--model embedded`") == 0
-    assert "with `--model embedded`" in sooner(config_file.read(path), slow, data, 2)
+    assert "with `--model embedded`" in sooner(config_file.read(path), slow, data, 2, 100.0)[2]
+    assert sooner(config_file.read(path), SPEED, data, 2, 0.5) == []  # not much sooner than the study itself
 
 
 def test_counters_that_stand_still_are_no_limit() -> None:
