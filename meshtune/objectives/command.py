@@ -3,7 +3,8 @@
 The hyperparameters are filled into the program's arguments (`{learning_rate}`; also `{trial}`, `{seed}`, `{folder}`),
 no shell reads them, and the last line of its standard output that is a JSON object holds the result, such as
 `{"loss": 1.23}`, or how it ended: `{"ending": "out_of_memory"}`. Its output goes to `<folder>/logs/`.
-The program and its children are killed at the timeout, on cancel, and when the worker dies.
+The program and all that it started are killed at its end, at the timeout, on cancel, and when the worker dies; an
+attempt begins only once nothing of an earlier one runs.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ class CommandObjective:
         logs.mkdir(parents=True, exist_ok=True)
         name = f"trial-{request.trial}" if request.trial >= 0 else checkpoints.beside(request.trial)
         out_path, err_path = logs / f"{name}.out", logs / f"{name}.err"
+        mark = f"{Path(self.spec.folder).absolute()}/{name}"
+        if left := guard.end_marked(mark):  # they would write the same files
+            numbers = ", ".join(map(str, left))
+            message = f"processes of an earlier attempt cannot be killed: {numbers}"
+            yield Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)
+            return
         begun = time.monotonic()
         ending: str | None = None
         with out_path.open("wb") as out, err_path.open("wb") as err:
@@ -78,6 +85,7 @@ class CommandObjective:
                 stderr=err,
                 cwd=self.spec.directory,
                 pass_fds=(write,),
+                env={**os.environ, guard.MARK: mark},
             )
             os.close(write)
             try:
@@ -96,6 +104,7 @@ class CommandObjective:
                     process.stdin.close()
                 process.wait()
                 os.close(read)
+                guard.end_marked(mark)  # where the guard was killed itself
         if ending is None:
             return
         yield self._outcome(request, ending, time.monotonic() - begun, out_path, err_path)

@@ -1,7 +1,9 @@
 """A program that runs another one and kills it, with all its children, when its own standard input ends.
 
 `python guard.py REPORT_FD -- PROGRAM ARGS..`: the objective starts the user's program through it, so that the program
-dies when whoever started it dies, however that happens. It reports `exit CODE` or `failed WORDS` on REPORT_FD.
+dies when whoever started it dies, however that happens. What left the program's process group, as a daemon does, is
+found by a mark in its environment (Linux), unless it cleared that. It reports `exit CODE` or `failed WORDS` on
+REPORT_FD.
 Standard library only, started with `-S -E`, so that it costs a few milliseconds.
 """
 
@@ -11,6 +13,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+
+MARK = "MESHTUNE_TRIAL"  # in the environment of all that a trial's program starts: the study's folder and the trial
+END_SECONDS = 60.0  # for killed processes to be gone
 
 
 def main() -> None:
@@ -40,6 +46,30 @@ def _watch(group: int) -> None:
 def _kill(group: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended already
         os.killpg(group, signal.SIGKILL)
+    if mark := os.environ.get(MARK):
+        end_marked(mark)
+
+
+def end_marked(mark: str) -> list[int]:
+    """Kill all other processes of a mark, and wait until they are gone; those that are not."""
+    deadline = time.monotonic() + END_SECONDS
+    while (left := marked(mark)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    return left
+
+
+def marked(mark: str) -> list[int]:
+    """Other processes of a mark; none where the system does not tell."""
+    entry, found = os.fsencode(f"{MARK}={mark}"), []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:  # another user's, or gone
+                if entry in file.read().split(b"\0"):
+                    found.append(int(name))
+    return found
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """Any program as the black box: results, endings, timeouts."""
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from meshtune.objectives import guard
 from meshtune.objectives.command import CommandObjective, CommandSpec, fill, last_object
 from meshtune.testing.objectives import ObjectiveContract
-from meshtune.testing.processes import gone
+from meshtune.testing.processes import alive, gone
 from meshtune.trial import Ending, Outcome, Request
 
 
@@ -71,6 +75,39 @@ def test_a_timeout_kills_the_program_and_its_children(tmp_path: Path) -> None:
     outcome = run(tmp_path, code, timeout=2.0)
     assert outcome.ending is Ending.TIMED_OUT
     assert gone([int((tmp_path / "child").read_text())])
+
+
+DAEMON = """
+import subprocess, sys, time
+left = "import os, sys, time; os.fork() and sys.exit(); open('daemon', 'w').write(str(os.getpid())); time.sleep(600)"
+subprocess.run([sys.executable, "-c", left], start_new_session=True)
+while not open("daemon", "a+").seek(0, 2):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "ending"),
+    [
+        ("print('{\"loss\": 1}')", Ending.COMPLETE),
+        ("os.kill(os.getppid(), 9); time.sleep(600)", Ending.CRASHED),  # its guard is gone, and it lives on
+    ],
+)
+def test_nothing_that_a_program_started_outlives_its_trial(tmp_path: Path, then: str, ending: Ending) -> None:
+    """A daemon: forked twice and in a session of its own."""
+    outcome = run(tmp_path, f"import os\nopen('program', 'w').write(str(os.getpid()))\n{DAEMON}{then}")
+    assert outcome.ending is ending
+    assert not any(alive(int((tmp_path / name).read_text())) for name in ("program", "daemon"))
+
+
+def test_an_attempt_begins_once_the_one_before_is_gone(tmp_path: Path) -> None:
+    """As where worker and guard of that one were killed at once."""
+    mark = {guard.MARK: f"{tmp_path}/trial-3"}
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, **mark}) as before:
+        state = f"open('/proc/{before.pid}/stat').read().rpartition(')')[2].split()[0]"
+        outcome = run(tmp_path, f"print('{{\"loss\": ' + str(ord({state})) + '}}')")
+    assert outcome.loss == ord("Z")  # it had ended, and nobody had waited for it
+    assert before.returncode == -signal.SIGKILL
 
 
 def test_a_missing_program_is_named(tmp_path: Path) -> None:
