@@ -324,10 +324,14 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name).isatty():
             setattr(sys, name, _terminal(getattr(sys, name)))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where a character is lacking, its number stands, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what cannot be written is known here, and not at the very end
     except MeshtuneError as error:
-        sys.stdout.flush()
         print(f"meshtune: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
@@ -338,6 +342,16 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        what = "what is printed" if error.filename is None else error.filename
+        print(
+            f"meshtune: {what} cannot be written: {error.strerror}. Free some space, or write elsewhere",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ LONGEST_PAUSE = 30.0  # between attempts to connect
 
 _logger = logging.getLogger(__name__)
 
+_FILE = "sqlite:///"
+
 
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server.
@@ -84,11 +86,21 @@ def loaded(storage: optuna.storages.RDBStorage, url: str, name: str) -> optuna.S
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
         held = ", ".join(f"`{other}`" for other in optuna.get_all_study_names(storage)) or "none"
+        if held == "none" and url.startswith(_FILE):
+            raise StorageError(_damaged(url, "it holds no study")) from error
         raise InputError(
             f"{shown(url)}: holds no study called `{name}`; it holds {held}. A study in a `storage` that others share"
             " is found by the name that its folder had when it began: give the folder that name, or begin a new study"
             " in another folder"
         ) from error
+
+
+def _damaged(url: str, why: str) -> str:
+    place = shown(url).removeprefix(_FILE)
+    return (
+        f"{place}: the study's record is damaged ({why}). Put a copy of this file back, or begin another study with"
+        " `--folder`"
+    )
 
 
 def _engine_arguments(url: str) -> dict[str, Any]:
@@ -106,6 +118,8 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
         raise MissingExtra(f"the storage {shown(url)}", error.name or f"a driver for {scheme}", install) from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]
+        if "not a database" in cause or "malformed" in cause:
+            raise StorageError(_damaged(url, cause)) from error
         if any(isinstance(e, sqlalchemy.exc.DBAPIError) and e.connection_invalidated for e in (error, error.__cause__)):
             raise StorageLost(
                 f"{shown(url)}: the database went away in the middle of a write ({cause}). What was told before is"

@@ -160,3 +160,17 @@ def test_one_that_does_not_come_back_ends_the_run_for_now(tmp_path: Path, monkey
         ):
             connection.execute(sqlalchemy.text("SELECT pg_terminate_backend(pg_backend_pid())"))
         opened_once.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"", "it holds no study"), (b"garbage" * 100, "file is not a database"), (None, "malformed")],
+)
+def test_a_damaged_record_is_one_message_that_says_what_to_do(tmp_path: Path, content: bytes | None, why: str) -> None:
+    opened(tmp_path)
+    database = tmp_path / "study.db"
+    database.write_bytes(database.read_bytes()[:20_000] if content is None else content)
+    (tmp_path / "study.yaml").write_text(command_study(tmp_path / "program").read_text())
+    for command in (status, watch):
+        with pytest.raises(StorageError, match=rf"^{database}: the study's record is damaged \(.*{why}\)\. Put a copy"):
+            command(tmp_path)

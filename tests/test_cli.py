@@ -1,0 +1,28 @@
+"""What the command line does where its output cannot be written."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.kill import command_study, meshtune
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+@pytest.mark.parametrize("arguments", [("--version",), ("check", "--json"), ("check",)])
+def test_output_on_a_full_disk_is_one_message(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    given = (*arguments, command_study(tmp_path)) if "check" in arguments else arguments
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(meshtune(*given), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("meshtune: what is printed cannot be written: No space left on device.")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_output_without_umlauts_gets_their_numbers(tmp_path: Path) -> None:
+    path = command_study(tmp_path / "höhe")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(meshtune("check", path), capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert r"h\xf6he/study.yaml: no faults" in done.stdout
