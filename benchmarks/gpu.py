@@ -15,7 +15,8 @@ memory: theirs, or measured, over ours, or predicted). The file of results holds
 
 A part begins nothing after its `--seconds`. Started again, it goes on: what the file of results holds is not measured
 anew. What ends a measurement (no memory, a fault, a crash of the process, no answer for `--patience` seconds) is its
-result, and the next one begins, in a new process where the device may be broken. Not covered: several GPUs.
+result, and the next one begins, in a new process where the device may be broken; `--retry` tries such anew later. Not
+covered: several GPUs.
 """
 
 from __future__ import annotations
@@ -61,14 +62,15 @@ class Options:
     seconds: float
     results: str
     tiny: bool
+    retry: bool
     call: float  # when this call began: parts count their seconds from their first line in it
 
 
 class Results:
     """The file of results: what was measured, appended as it is known. Lines that are not whole are not counted."""
 
-    def __init__(self, path: Path, card: str, call: float):
-        self.path, self.card, self.call = path, card, call
+    def __init__(self, path: Path, card: str, call: float, retry: bool = False):
+        self.path, self.card, self.call, self.retry = path, card, call, retry
 
     def lines(self) -> list[dict[str, Any]]:
         found = []
@@ -80,7 +82,9 @@ class Results:
     def of(self, cell: str) -> dict[str, Any] | None:
         """What is known of a measurement on this card; the last word counts."""
         own = [x for x in self.lines() if x.get("cell") == cell and x["card"] == self.card and not x.get("begun")]
-        return own[-1] if own else None
+        if not own or (self.retry and "fault" in own[-1] and own[-1]["call"] != self.call):
+            return None
+        return own[-1]
 
     def begun(self, part: str) -> float:
         """When a part began in this call: now, where it has not."""
@@ -158,7 +162,7 @@ class Bench:
         self.cuda = options.device == "cuda"
         card = torch.cuda.get_device_name() if self.cuda else "CPU"
         self.bytes = torch.cuda.get_device_properties(0).total_memory if self.cuda else 8 << 30
-        self.results = Results(Path(options.results), card, options.call)
+        self.results = Results(Path(options.results), card, options.call, options.retry)
         self._base: Any = None
         self._key: tuple[str, str] | None = None
 
@@ -750,6 +754,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=420.0, help="of a part; it begins nothing later")
     parser.add_argument("--patience", type=float, default=150.0, help="seconds until a measurement is given up")
     parser.add_argument("--results", type=Path, default=Path("build/gpu.jsonl"), help="what was measured so far")
+    parser.add_argument("--retry", action="store_true", help="measure anew what ended with a fault in earlier calls")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
@@ -766,7 +771,7 @@ def main() -> None:
     given.results.parent.mkdir(parents=True, exist_ok=True)
     shapes = tuple(given.shapes or (("tiny",) if given.tiny else ("135M", "1B", "8B")))
     parts = tuple(given.parts) or PARTS
-    options = Options(parts, shapes, given.device, given.seconds, str(given.results), given.tiny, now())
+    options = Options(parts, shapes, given.device, given.seconds, str(given.results), given.tiny, given.retry, now())
     command = [sys.executable, __file__, "--child", json.dumps(dataclasses.asdict(options))]
     sys.exit(min(1, supervise(command, Results(given.results, "", options.call), given.patience)))
 

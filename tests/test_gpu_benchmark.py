@@ -98,7 +98,7 @@ def test_a_child_that_never_begins_is_not_started_for_ever(gpu: Any, tmp_path: P
 
 def test_no_memory_is_a_result_and_a_fault_of_the_device_ends_the_process(gpu: Any, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    options = gpu.Options(("losses",), ("tiny",), "cpu", 60.0, str(tmp_path / "r.jsonl"), True, time.time())
+    options = gpu.Options(("losses",), ("tiny",), "cpu", 60.0, str(tmp_path / "r.jsonl"), True, False, time.time())
     bench = gpu.Bench(options)
 
     def fails(error: Exception) -> Any:
@@ -113,10 +113,13 @@ def test_no_memory_is_a_result_and_a_fault_of_the_device_ends_the_process(gpu: A
         bench.cell("losses", "three", lambda: fails(RuntimeError("CUDA error: an illegal memory access")))
     assert ended.value.code == gpu.AGAIN
     assert bench.results.of("three")["fault"].startswith("RuntimeError: CUDA error")
+    for retry, known in ((False, True), (True, False)):  # in a later call
+        later = gpu.Results(tmp_path / "r.jsonl", bench.results.card, 1.0, retry)
+        assert (later.of("one") is not None) == known
 
 
 def test_a_part_begins_nothing_after_its_time(gpu: Any, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     results = tmp_path / "r.jsonl"
-    gpu.child(gpu.Options(gpu.PARTS, ("tiny",), "cpu", -1.0, str(results), True, time.time()))
+    gpu.child(gpu.Options(gpu.PARTS, ("tiny",), "cpu", -1.0, str(results), True, False, time.time()))
     assert "name" not in {name for line in results.read_text().splitlines() for name in json.loads(line)}
