@@ -124,6 +124,8 @@ def _on(base: Any, put: Callable[[], Any]) -> Iterator[Any]:
             _take_off(base)
         else:
             model.unload()
+        if hasattr(base, "peft_config"):  # PEFT 0.18 leaves it there
+            del base.peft_config
         base.requires_grad_(False).eval()
 
 
@@ -133,5 +135,3 @@ def _take_off(base: Any) -> None:
         if isinstance(part, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
             setattr(base.get_submodule(parent), child, part.get_base_layer())
-    if hasattr(base, "peft_config"):
-        del base.peft_config
