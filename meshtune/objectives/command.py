@@ -69,8 +69,8 @@ class CommandObjective:
         name = f"trial-{request.trial}" if request.trial >= 0 else checkpoints.beside(request.trial)
         out_path, err_path = logs / f"{name}.out", logs / f"{name}.err"
         mark = f"{Path(self.spec.folder).absolute()}/{name}"
-        if left := guard.end_marked(mark):  # they would write the same files
-            numbers = ", ".join(map(str, left))
+        if living := guard.end_marked(mark):  # they would write the same files
+            numbers = ", ".join(map(str, living))
             message = f"processes of an earlier attempt cannot be killed: {numbers}"
             yield Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)
             return

@@ -2,25 +2,30 @@
 
 Standard input brings JSON lines: first how to build the objective, then a list of requests at a time; `"suspend"` asks
 it to save what runs and to end.
-Descriptor N carries out progress and outcomes, one line each. What libraries print goes to the log. The program ends at
-once when its input ends, so it never outlives its coordinator, and after telling an error that leaves its GPU unusable.
+Descriptor N carries out progress and outcomes, one line each, and a sign of life now and then. What libraries print
+goes to the log. The program ends at once when its input ends, so it never outlives its coordinator, and after telling
+an error that leaves its GPU unusable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
 import sys
 import threading
+import time
 import traceback
-from typing import TextIO
+from collections.abc import Callable
 
 from meshtune.child_signals import leave_to_the_coordinator
 from meshtune.objectives.build import Objective, ObjectiveSpec, build
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
 READY = '{"kind": "Ready"}'
+BEAT = '{"kind": "Beat"}'
+BEAT_SECONDS = 5.0
 LOST = "Lost"  # the kind of a line whose `message` says why the process ends
 SUSPEND = "suspend"
 
@@ -28,7 +33,8 @@ SUSPEND = "suspend"
 def main() -> None:
     """Build the objective, then evaluate what comes until the pipe ends."""
     leave_to_the_coordinator()
-    out = os.fdopen(int(sys.argv[sys.argv.index("--fd") + 1]), "w", encoding="utf-8")
+    say = _said_to(int(sys.argv[sys.argv.index("--fd") + 1]))
+    threading.Thread(target=_beat, args=(say,), daemon=True).start()
     line = sys.stdin.readline()
     if not line:
         return
@@ -36,12 +42,31 @@ def main() -> None:
     work: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
     objective = build(ObjectiveSpec(**start["objective"]), device=start["device"], threads=start["threads"])
     threading.Thread(target=_read, args=(objective, work), daemon=True).start()
-    print(READY, file=out, flush=True)
+    say(READY)
     while (requests := work.get()) is not None:
-        _evaluate(objective, requests, out)
-    for stream in (out, sys.stdout, sys.stderr):
+        _evaluate(objective, requests, say)
+    for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)  # the thread that waits for input would be in the interpreter's way
+
+
+def _said_to(descriptor: int) -> Callable[[str], None]:
+    """What writes a line, whole also where two threads do."""
+    out, lock = os.fdopen(descriptor, "w", encoding="utf-8"), threading.Lock()
+
+    def say(line: str) -> None:
+        with lock:
+            print(line, file=out, flush=True)
+
+    return say
+
+
+def _beat(say: Callable[[str], None]) -> None:
+    """Show that this process is at work, however long it loads; one that is frozen does not."""
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+        while True:
+            time.sleep(BEAT_SECONDS)
+            say(BEAT)
 
 
 def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -> None:
@@ -56,22 +81,22 @@ def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -
     os._exit(0)  # the coordinator is gone: nobody waits for what runs here
 
 
-def _evaluate(objective: Objective, requests: list[Request], out: TextIO) -> None:
+def _evaluate(objective: Objective, requests: list[Request], say: Callable[[str], None]) -> None:
     awaited = {request.trial: request for request in requests}
     try:
         for event in objective.evaluate(requests):
             if isinstance(event, Outcome):
                 del awaited[event.trial]
-            print(to_json(event), file=out, flush=True)
+            say(to_json(event))
     except Exception as error:  # an objective must not raise: what it was asked for has crashed
         traceback.print_exc()
         if _lost(error):
-            print(json.dumps({"kind": LOST, "message": f"{type(error).__name__}: {error}"}), file=out, flush=True)
+            say(json.dumps({"kind": LOST, "message": f"{type(error).__name__}: {error}"}))
             os._exit(1)
         for request in awaited.values():
             message = f"{type(error).__name__}: {error}"
             outcome = Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)
-            print(to_json(outcome), file=out, flush=True)
+            say(to_json(outcome))
 
 
 def _lost(error: Exception) -> bool:

@@ -2,8 +2,8 @@
 
 What is submitted as one runs together in one process. One that dies gives its trials the ending `crashed` (with its
 log's last words) and is replaced. So is one that does not end what it was given in time, counted from its first word
-about it, or that says no word for an hour. Processes see one GPU each (CUDA_VISIBLE_DEVICES), live in sessions of their
-own, and end with the coordinator.
+about it, that says no word about it for an hour, or that gives no sign of life for minutes before. Processes see
+one GPU each (CUDA_VISIBLE_DEVICES), live in sessions of their own, and end with the coordinator.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from meshtune import child_start
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
-from meshtune.workers.child import LOST, READY, SUSPEND
+from meshtune.workers.child import BEAT, LOST, READY, SUSPEND
 
 START_ATTEMPTS = 3
 GRACE_SECONDS = 60.0  # past a request's timeout: the objective should have ended it by itself
+SILENCE_SECONDS = 300.0  # without a sign of life before the first word: a slow disk may hold up an import for minutes
 LOAD_SECONDS = 3600.0  # for the first word about a request: loading a base is no part of its timeout, and may be slow
 
 
@@ -51,6 +52,7 @@ class _Child:
     running: dict[int, Request] = field(default_factory=dict)
     begun: bool = False  # whether it has told anything of what runs
     deadline: float = math.inf
+    heard: float = field(default_factory=time.monotonic)  # when it gave a sign of life
     lost: str = ""  # why it ends, as it says itself
 
 
@@ -60,6 +62,7 @@ class LocalWorker:
     Args:
         spec: the objective. places: one a process. folder: the study's; logs go to `<folder>/logs/`.
         grace: seconds past a request's timeout before its process is killed. load: seconds for its first word.
+        silence: seconds without a sign of life before that.
 
     Raises:
         WorkerError: a process keeps dying before it is ready.
@@ -73,9 +76,10 @@ class LocalWorker:
         *,
         grace: float = GRACE_SECONDS,
         load: float = LOAD_SECONDS,
+        silence: float = SILENCE_SECONDS,
     ):
         self._spec = spec
-        self._grace, self._load = grace, load
+        self._grace, self._load, self._silence = grace, load, silence
         self._folder = folder
         self._selector = selectors.DefaultSelector()
         self._starts = 0
@@ -102,24 +106,21 @@ class LocalWorker:
         if child is None:
             raise WorkerError("requests were submitted while no process was free")
         child.running = {request.trial: request for request in requests}
-        child.begun, child.deadline = False, time.monotonic() + self._load
+        child.begun, child.heard = False, time.monotonic()
+        child.deadline = child.heard + self._load
         self._send(child, [json.loads(to_json(request)) for request in requests])
 
     def events(self, timeout: float) -> list[Event]:
         """Progress and outcomes that have come, waiting up to `timeout` seconds for the first."""
-        if self._waiting:
-            timeout = 0
-        for key, _ in self._selector.select(timeout) if self._children else ():
-            if not self._read(key.data):
-                self._died(key.data)
-        for index, child in enumerate(self._children):
-            if not child.running or time.monotonic() <= child.deadline:
-                continue
-            if child.begun:
-                self._replace(index, Ending.TIMED_OUT, "the process did not end at the timeout and was killed")
-            else:
-                message = f"the process said nothing for {self._load:g} s, as one that cannot load, and was killed"
-                self._replace(index, Ending.CRASHED, message)
+        until = time.monotonic() + timeout
+        while True:  # a sign of life is no event
+            left = 0.0 if self._waiting else max(0.0, until - time.monotonic())
+            for key, _ in self._selector.select(left) if self._children else ():
+                if not self._read(key.data):
+                    self._died(key.data)
+            self._end_overdue()
+            if self._waiting or not self._children or time.monotonic() >= until:
+                break
         events = list(self._waiting)
         self._waiting.clear()
         return events
@@ -189,6 +190,19 @@ class LocalWorker:
         )
         return child
 
+    def _end_overdue(self) -> None:
+        """Replace processes that run past what they were given, or are frozen."""
+        for index, child in enumerate(self._children):
+            now = time.monotonic()
+            if child.running and not child.begun and now > child.heard + self._silence:
+                message = f"the process gave no sign of life for {self._silence:g} s, as a frozen one, and was killed"
+                self._replace(index, Ending.CRASHED, message)
+            elif child.running and now > child.deadline and child.begun:
+                self._replace(index, Ending.TIMED_OUT, "the process did not end at the timeout and was killed")
+            elif child.running and now > child.deadline:
+                message = f"the process said nothing for {self._load:g} s, as one that cannot load, and was killed"
+                self._replace(index, Ending.CRASHED, message)
+
     def _send(self, child: _Child, message: object) -> None:
         if child.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it has died: reading its pipe will tell
@@ -201,9 +215,11 @@ class LocalWorker:
         if not data:
             return False
         *lines, child.text = (child.text + data).split(b"\n")
+        child.heard = time.monotonic()
         for line in lines:
             if line.decode() == READY:
                 child.ready, self._starts = True, 0
+            if line.decode() in (READY, BEAT):
                 continue
             fields = json.loads(line)
             if fields["kind"] == LOST:

@@ -153,6 +153,37 @@ def test_one_that_never_says_a_word_has_crashed(tmp_path: Path) -> None:
         worker.close()
 
 
+def test_one_that_is_frozen_before_its_first_word_is_replaced(tmp_path: Path) -> None:
+    """Long before the hour that a slow load may take."""
+    worker = local(tmp_path, 1, silence=2.0)
+    try:
+        (child,) = worker.pids
+        os.kill(child, signal.SIGSTOP)
+        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0)])
+        (outcome,) = collect(worker, 1)
+        assert outcome.ending is Ending.CRASHED
+        assert "no sign of life" in outcome.message
+        assert gone([child])
+        worker._silence = 300.0
+        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0, attempt=2)])
+        assert [outcome.loss for outcome in collect(worker, 1)] == [9]
+    finally:
+        worker.close()
+
+
+def test_a_process_at_work_gives_signs_of_life(tmp_path: Path) -> None:
+    """Also while it has nothing to say, as one that loads; they are no events."""
+    worker = local(tmp_path, 1)
+    try:
+        while not worker._children[0].ready:
+            assert worker.events(0.05) == []
+        heard = worker._children[0].heard
+        while worker._children[0].heard == heard:
+            assert worker.events(0.05) == []
+    finally:
+        worker.close()
+
+
 def test_a_process_that_cannot_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     worker = LocalWorker(ObjectiveSpec("no such kind", {}), [Place("cpu", {}, 1)], tmp_path)
     try:
