@@ -103,9 +103,9 @@ class Panel:
         return table
 
     def _standing(self) -> Text:
-        text = Text(overflow="ellipsis", no_wrap=True)
+        text = Text()
         if self.history:
-            text.append(sparkline(self.history[-HISTORY:], best=self.best) + "  ", style="green")
+            text.append(sparkline(self.history[-HISTORY:], best=self.best) + "\n", style="green")
         parts = [f"{self.done}/{self.total} trials" if self.total else f"{self.done} trials"]
         if self.members > 1:
             parts.append(f"block {self.block}: {self.told} of {self.members}")
