@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.api_calls import console, find, import_optuna
+from meshtune.api_calls import as_set, console, find, import_optuna
 from meshtune.errors import InputError, Interrupted, MeshtuneError, need
 
 if TYPE_CHECKING:
@@ -277,18 +277,21 @@ class Study:
         all_data: bool = False,
         epochs: int | None = None,
         seed: int | None = None,
+        overrides: Sequence[str] | Mapping[str, Any] = (),
     ) -> dict[str, Any]:
-        """Train a trial's point (its number, `best` or `baseline`) once more, into the folder `out`.
+        """Train a trial's point (its number, `best`, `recommended` or `baseline`) once more, into the folder `out`.
 
-        all_data: on validation and test rows too. epochs, seed: in place of the trial's. Returns what came of it, as
+        all_data: on validation and test rows too. epochs, seed: in place of the trial's. overrides: as in `tune`, of
+        `training.KEY`, `model.device` and `worker.threads`. Returns what came of it, as
         plain values. Raises InputError as `export` does, and KeyboardInterrupt, whose text says what is saved: the same
         call goes on from there. It had some seconds for that, unless a second interrupt came.
         """
         from meshtune.commands.train import train
 
         try:
+            changes = as_set(overrides)
             done: dict[str, Any] = train(
-                self.folder, Path(out), trial=trial, all_data=all_data, epochs=epochs, seed=seed
+                self.folder, Path(out), trial=trial, all_data=all_data, epochs=epochs, seed=seed, overrides=changes
             )
         except Interrupted as error:
             raise KeyboardInterrupt(str(error)) from None

@@ -25,15 +25,20 @@ def find(
     """The study that `tune` is given, its changes applied."""
     from meshtune.commands.locate import locate, locate_values
 
-    if isinstance(overrides, Mapping):
-        overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items()]
-    changes = (overrides,) if isinstance(overrides, str) else tuple(overrides)
+    changes = as_set(overrides)
     if trials is not None:
         changes = (*changes, f"budget.trials={trials}")
     at = None if folder is None else Path(folder).expanduser()
     if isinstance(study, Mapping):
         return locate_values(study, overrides=changes, folder=at)
     return locate(Path(study).expanduser(), overrides=changes, folder=at)
+
+
+def as_set(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Overrides as the command line's `--set` has them."""
+    if isinstance(overrides, Mapping):
+        return tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
+    return (overrides,) if isinstance(overrides, str) else tuple(overrides)
 
 
 def import_optuna() -> None:

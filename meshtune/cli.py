@@ -169,7 +169,7 @@ def prepare(study: Study, folder: Folder = None, override: Set = None, as_json: 
     print(json.dumps(facts, indent=2) if as_json else lines)
 
 
-Trial = Annotated[str, typer.Option("--trial", metavar="N|best|baseline", help="Which point of the study.")]
+Trial = Annotated[str, typer.Option("--trial", metavar="best|recommended|baseline|N", help="Which point of the study.")]
 
 
 @app.command()
@@ -182,6 +182,12 @@ def train(
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs, in place of the trial's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed, in place of the trial's.")] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="training.KEY, model.device or worker.threads; may be repeated."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train the chosen point once more, into a folder to take away; run it again to continue."""
@@ -193,7 +199,15 @@ def train(
 
     with TrainView(console_for(stderr=True)) as view:
         result = run(
-            study, out, trial=trial, all_data=all_data, epochs=epochs, seed=seed, report=view.show, signals=Signals()
+            study,
+            out,
+            trial=trial,
+            all_data=all_data,
+            epochs=epochs,
+            seed=seed,
+            overrides=tuple(override or ()),
+            report=view.show,
+            signals=Signals(),
         )
     typer.echo(told(result), err=True)
     _print_result(result, as_json)

@@ -148,8 +148,7 @@ def refuse_changed(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> Non
         raise StudyMismatch(
             "the study was made with other fixed keys:\n"
             + "\n".join(lines)
-            + "\nGive the old values back (`meshtune tune` on the study's own folder has them), or start another"
-            " study with `--folder`."
+            + "\nGive the old values back, or start another study with `--folder`."
         )
 
 

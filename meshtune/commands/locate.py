@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.parse import quote
 
 from meshtune import config_file, config_rounds, storage_url
 from meshtune.config import StudyConfig
-from meshtune.errors import Fault, InputError
+from meshtune.errors import Fault, InputError, StudyMismatch
 
 EFFECTIVE = "study.yaml"  # a study's folder holds the effective config under this name
 DATABASE = "study.db"
@@ -118,6 +119,27 @@ def existing(path: Path, *, folder: Path | None = None) -> Located:
         named = found.config.evaluation
         found = Located(effective, found.folder, config_file.read(effective).model_copy(update={"evaluation": named}))
     return found
+
+
+def typed(folder: Path) -> str:
+    """A folder as a user would type it, quoted for a shell."""
+    here = Path.cwd()
+    return shlex.quote(str(folder.relative_to(here) if folder != here and folder.is_relative_to(here) else folder))
+
+
+@contextlib.contextmanager
+def as_begun(study: Located) -> Iterator[None]:
+    """Where fixed keys turn out to differ from a study's, add to the message how to go on as it was begun."""
+    try:
+        yield
+    except StudyMismatch as error:
+        own = (study.whole or study).folder / EFFECTIVE
+        if not own.is_file():
+            raise
+        words = f"To go on as it was begun: meshtune tune {typed(own.parent)}"
+        if own == study.source.absolute():
+            words += "  (without `--set`; a value that was edited there must be written back)"
+        raise StudyMismatch([*error.faults, Fault(words)]) from error
 
 
 def _is_own(source: Path, config: StudyConfig) -> bool:

@@ -10,12 +10,12 @@ import contextlib
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune import whole_file
+from meshtune import config_file, whole_file
 from meshtune.commands import takeaway
 from meshtune.commands.chosen import Chosen, choose, describe
 from meshtune.commands.interrupts import Interrupts
@@ -71,6 +71,7 @@ def train(
     all_data: bool = False,
     epochs: int | None = None,
     seed: int | None = None,
+    overrides: tuple[str, ...] = (),
     report: Report | None = None,
     signals: Signals | Interrupts | None = None,
 ) -> dict[str, Any]:
@@ -79,6 +80,8 @@ def train(
     Args:
         path: of the study. trial: `best`, `recommended`, `baseline` or a number.
         epochs, seed: in place of the trial's own.
+        overrides: `key=value` in place of the study's, of what decides a training: `training.KEY` (in place of the
+            trial's too), `model.device`, `worker.threads`.
         all_data: train on the validation and test rows too; then no loss is measured and the last epoch is kept.
         report: is told `Progress` and lines of text.
         signals: takes what asks for an end; None: Ctrl-C alone, without ending the process.
@@ -92,7 +95,7 @@ def train(
     unfinished = out.with_name(f"{out.name}.unfinished")
     say = report or (lambda _: None)
     need_training()
-    job = _job(choose(Path(path), trial), all_data=all_data, epochs=epochs, seed=seed)
+    job = _job(choose(Path(path), trial), all_data=all_data, epochs=epochs, seed=seed, overrides=overrides)
     _check_out(job, out, unfinished)
     with whole_file.writing(unfinished):
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,32 @@ def told(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _job(chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None) -> _Job:
+def _changed(chosen: Chosen, overrides: Sequence[str]) -> tuple[Chosen, set[str]]:
+    """The point with the study's config as overridden, and the keys of `training` that were. Raises InputError."""
+    keys = [text.partition("=")[0] for text in overrides]
+    faults = []
+    for key, text in zip(keys, overrides, strict=True):
+        if (key.startswith("training.") and key != "training.keep_adapters") or key in (
+            "model.device",
+            "worker.threads",
+        ):
+            continue
+        what = "decides nothing of this training; training.KEY, model.device and worker.threads do"
+        instead = {"seed": "; the seed is `--seed N`", "data": "; `--all-data` takes all rows"}
+        faults.append(Fault(what + instead.get(key.partition(".")[0], ""), f"--set {text}", key=key))
+    if faults:
+        raise InputError(faults)
+    if not overrides:
+        return chosen, set()
+    study = chosen.study
+    config = config_file.parse(study.config.model_dump(mode="json"), study.folder, overrides)
+    named = {key.split(".")[1] for key in keys if key.startswith("training.")}
+    return dataclasses.replace(chosen, study=dataclasses.replace(study, config=config)), named
+
+
+def _job(
+    chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None, overrides: Sequence[str] = ()
+) -> _Job:
     """Everything that decides the adapter. Raises InputError."""
     from meshtune.training.models import resolve_device
     from meshtune.training.precision import resolve_precision
@@ -128,11 +156,13 @@ def _job(chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None
 
     if seed is not None and seed < 0:
         raise InputError(f"seed {seed}: a whole number at or above 0 is allowed")
+    chosen, named = _changed(chosen, overrides)
     config = chosen.study.config
     device = resolve_device(chosen.model)
-    as_run = {**chosen.as_run, "precision": resolve_precision(chosen.training["precision"], device)}
-    training = config.training.model_copy(update=as_run)
-    changed = {} if epochs is None else {"epochs": epochs}
+    training = config.training.model_copy(update={k: v for k, v in chosen.as_run.items() if k not in named})
+    training = training.model_copy(update={"precision": resolve_precision(training.precision, device)})
+    changed = {name: getattr(training, name) for name in named & chosen.hyperparameters.keys()}
+    changed |= {} if epochs is None else {"epochs": epochs}
     made = recipe(training, {**chosen.hyperparameters, **changed}, chosen.seed if seed is None else seed)
     at = "last" if all_data else chosen.record.notes["fixed"]["objective"]["at"]
     data = DataRef(str(chosen.study.folder / "data"), chosen.record.notes["fixed"]["data"])

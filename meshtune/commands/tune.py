@@ -11,7 +11,7 @@ from pathlib import Path
 from meshtune import config_file, energy, finals, metrics, order, presets, storage_url, whole_file
 from meshtune.budget import Stop
 from meshtune.commands import facts
-from meshtune.commands.locate import EFFECTIVE, WRITTEN, Located
+from meshtune.commands.locate import EFFECTIVE, WRITTEN, Located, as_begun
 from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import budget_of, meter_of
@@ -50,7 +50,8 @@ def tune(
         held = stack.enter_context(lease(study.folder))
         forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
-        prepared = prepare(study)
+        with as_begun(study):
+            prepared = prepare(study)
         if prepared.damage:
             yield Stage(f"the data were made again, since {prepared.damage}")
         meter = meter_of(config, prepared.places)
@@ -70,7 +71,8 @@ def tune(
         stack.callback(sampler.close)
         fixed = {**prepared.fixed, "block_size": prepared.block_size}
         begun = config.storage is not None and (study.folder / EFFECTIVE).exists()
-        record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known, begun=begun)
+        with as_begun(study):
+            record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known, begun=begun)
         if prepared.why and not record.trials:
             record.note(REASON, prepared.why)
         if prepared.warm.trials:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from meshtune import order
-from meshtune.commands.locate import EFFECTIVE, Located, locate
+from meshtune.commands.locate import EFFECTIVE, Located, locate, typed
 from meshtune.commands.rounds import tune
 from meshtune.commands.signals import GRACE_SECONDS, Signals
 from meshtune.commands.status import status as read_status
@@ -57,7 +57,7 @@ def watch(
     if words := without_feasible(status):
         raise MeshtuneError(f"{words} Loosen them, or search a space that has such points, in another study")
     if status["best"] is None:
-        shown = f"`meshtune status {shlex.quote(str(study.folder))} --trials`"
+        shown = f"`meshtune status {typed(study.folder)} --trials`"
         raise MeshtuneError(f"no trial completed, so there is no best one: {shown} says how each ended")
     return status
 
@@ -73,7 +73,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     console = console or console_for(stderr=False)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
     state = status["state"] + (f" ({status['reason']})" if status["state"] == "finished" else "")
-    line = f"{status['folder']}: {state}; trials: {counts or 'none'}"
+    line = f"{typed(Path(status['folder']))}: {state}; trials: {counts or 'none'}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
     for text in round_lines(status):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -97,7 +97,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
 
 
 def _next(status: dict[str, Any]) -> str:
-    folder = shlex.quote(status["folder"])
+    folder = typed(Path(status["folder"]))
     lines = [f"next: meshtune report {folder}  (one page with all of it)"]
     if (status["best"] or {}).get("adapter"):
         lines.append(f"      meshtune export {folder} OUT  (the adapter with a model card; --merge: a plain model)")
@@ -156,5 +156,5 @@ def _words(reason: str, suspended: list[int], study: Located) -> str:
         kept = f" {trials} running: the next run goes on there, from a checkpoint where there is one."
     # The folder's own study.yaml holds what was overridden; it is written once the study has begun.
     begun = (study.folder / EFFECTIVE).is_file()
-    again = f"Continue with `meshtune tune {shlex.quote(str(study.folder if begun else study.source))}`"
+    again = f"Continue with `meshtune tune {typed(study.folder) if begun else shlex.quote(str(study.source))}`"
     return f"{reason}; everything finished is saved.{kept} {again}"

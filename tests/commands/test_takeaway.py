@@ -174,6 +174,34 @@ def test_all_rows_another_length_and_another_seed(study: Path, tmp_path: Path) -
     assert merged["loss"] == pytest.approx(merged["adapter_loss"], abs=1e-4)  # the adapter was measured for it
 
 
+def test_keys_of_the_training_are_set_for_once(study: Path, tmp_path: Path) -> None:
+    """Also one that the trial would decide; what decides nothing of a training is refused, all of it at once."""
+    events: list[Progress | str] = []
+    changes = ("training.batch_size=4", "training.epochs=1", "training.lr_scheduler=constant", "worker.threads=1")
+    result = train(study, tmp_path / "out", trial="baseline", overrides=changes, report=events.append)
+    assert max(event.step for event in events if isinstance(event, Progress)) == 6  # one epoch of 24 rows
+    made = {key: result["training"][key] for key in ("batch_size", "epochs", "lr_scheduler", "learning_rate")}
+    assert made == {"batch_size": 4, "epochs": 1, "lr_scheduler": "constant", "learning_rate": 1e-3}
+    with pytest.raises(InputError) as caught:
+        train(study, tmp_path / "other", overrides=("seed=3", "data.rows=4", "training.batch_size=0"))
+    what = "decides nothing of this training; training.KEY, model.device and worker.threads do"
+    assert str(caught.value).splitlines() == [
+        f"--set seed=3: seed: {what}; the seed is `--seed N`",
+        f"--set data.rows=4: data.rows: {what}; `--all-data` takes all rows",
+    ]
+    with pytest.raises(InputError, match=r"--set training.batch_size=0: training.batch_size: .*above 0|at least 1"):
+        train(study, tmp_path / "other", overrides=("training.batch_size=0",))
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("command", ["train", "export"])
+def test_the_help_lists_every_point_that_can_be_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    said = CliRunner().invoke(app, [command, "--help"]).output
+    assert "best|recommended|baseline|N" in said
+    assert ("--set" in said) is (command == "train")
+
+
 @pytest.mark.slow
 def test_an_interrupt_ends_it_and_the_same_command_finishes_it(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -66,6 +66,26 @@ def test_status_has_what_the_design_promises(tmp_path: Path) -> None:
         assert json.loads(again.stdout)["best"] == status["best"]
 
 
+def test_a_study_begun_with_set_names_the_command_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the message of other fixed keys says is run as it stands."""
+    path = command_study(tmp_path / "my", sampler="random", trials=3)
+    monkeypatch.chdir(tmp_path)
+    assert run(path, "--set", "seed=4").returncode == 0
+    refused = run(Path("my"))
+    assert refused.returncode == 2
+    assert "  seed: the study has 4, now given 0" in refused.stderr
+    line = refused.stderr.splitlines()[-1]
+    assert line == "To go on as it was begun: meshtune tune my/study"
+    goes_on = line.rpartition("meshtune tune ")[2]
+    done = run(Path(goes_on), "--trials", "5")
+    assert done.returncode == 0, done.stderr
+    assert len(record_of(path)) == 5
+    refused = run(Path(goes_on), "--set", "seed=5")
+    assert refused.stderr.splitlines()[-1].endswith(
+        "meshtune tune my/study  (without `--set`; a value that was edited there must be written back)"
+    )
+
+
 def test_one_interrupt_saves_and_the_same_command_goes_on(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(slow)
     wait_for_trials(slow, 2)
