@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.api_calls import as_set, console, find, import_optuna
+from meshtune.api_calls import as_optuna, as_set, console, find, import_optuna
 from meshtune.errors import InputError, Interrupted, MeshtuneError, need
 
 if TYPE_CHECKING:
@@ -206,19 +206,11 @@ class Study:
     def optuna(self) -> optuna.Study:
         """A copy in memory as an Optuna study, for Optuna's plots and importances; changing it changes no record.
 
-        Its parameters are what the sampler moves, such as `rank_log2`; the decoded values are each trial's user
-        attribute `hyperparameters`.
+        Its parameters are the hyperparameters, such as rank, alpha and learning_rate, and its intermediate values the
+        learning curves. Of each trial, the user attribute `params` is what the sampler moved, and `worse_than_untuned`
+        whether its training did harm.
         """
-        import optuna
-
-        from meshtune.storage import open_storage, quiet, storage_errors
-
-        located = self._located.latest
-        memory = optuna.storages.InMemoryStorage()
-        with storage_errors(located.url), quiet():
-            source = open_storage(located.url)
-            optuna.copy_study(from_study_name=located.name, from_storage=source, to_storage=memory)
-            return optuna.load_study(study_name=located.name, storage=memory)
+        return as_optuna(self._located.latest)
 
     # -- pictures
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import optuna
     from rich.console import Console
 
     from meshtune.commands.locate import Located
@@ -46,6 +47,29 @@ def import_optuna() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
         import optuna  # noqa: F401
+
+
+def as_optuna(located: Located) -> optuna.Study:
+    """A copy in memory, by decoded names and values; trials that did harm say so in an attribute."""
+    import optuna
+
+    from meshtune.distributions import as_known, space_of
+    from meshtune.judging import worse_than_untuned
+    from meshtune.record import Record
+    from meshtune.storage import open_storage, quiet, storage_errors
+
+    record = Record(located.url, located.name)
+    space = space_of(record.notes)
+    with storage_errors(located.url), quiet():
+        source = optuna.load_study(study_name=located.name, storage=open_storage(located.url))
+        copied = optuna.create_study(study_name=located.name, directions=source.directions)
+        for name, value in record.notes.items():
+            copied.set_user_attr(name, value)
+        for trial, frozen in zip(record.trials, source.get_trials(), strict=True):
+            shown = frozen if space is None else as_known(frozen, space)
+            shown.user_attrs = {**shown.user_attrs, "worse_than_untuned": worse_than_untuned(record.notes, trial)}
+            copied.add_trial(shown)
+    return copied
 
 
 def console(progress: bool) -> Console:

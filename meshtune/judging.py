@@ -27,6 +27,12 @@ def references(notes: Mapping[str, Any], baseline: RecordedTrial | None) -> dict
     return found
 
 
+def worse_than_untuned(notes: Mapping[str, Any], trial: RecordedTrial) -> bool:
+    """Whether a complete trial's loss is above the untuned model's: its training did harm."""
+    untuned = (notes.get("untuned") or {}).get("loss")
+    return untuned is not None and math.isfinite(trial.loss) and trial.loss > untuned
+
+
 def awaits(baseline: RecordedTrial | None, guidance: Guidance) -> bool:
     """Whether nothing can be judged yet, since a constraint compares with the baseline, which has not ended.
 

@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune import guided
-from meshtune.distributions import distributions
+from meshtune.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
 from meshtune.guided import Guidance, Quantities
 from meshtune.judging import awaits, judged_of, ranked, references
@@ -89,6 +89,8 @@ class Record:
             self.mirror = optuna.create_study(directions=_directions(self.guidance))
             self.trials: list[RecordedTrial] = []
             self._ids: list[int] = []
+            self._described = space_of(self.notes)
+            self._decoded = self._described is not None  # an earlier record goes on with the sampler's numbers
             for frozen in self._study.get_trials(deepcopy=False):
                 self._load(frozen, repair=fixed is not None)
 
@@ -315,8 +317,9 @@ class Record:
             user_attrs={"proposal": proposal, "hyperparameters": dict(hyperparameters)},
             system_attrs=dict(system_attrs),
         )
+        written = as_written(template, self._required_space()) if self._decoded else template
         with storage_errors():
-            trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=template)
+            trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=written)
         if not mirrored:
             self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
         trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen, pack, thresholds)
@@ -346,14 +349,16 @@ class Record:
         storage.set_trial_state_values(trial_id, state, values)
 
     def _load(self, frozen: FrozenTrial, *, repair: bool) -> None:
-        trial = read_trial(
-            frozen.number, frozen.params, frozen.user_attrs, self.notes.get(f"{PROMOTED}:{frozen.number}")
-        )
+        params = frozen.user_attrs.get(MOVED, frozen.params)
+        trial = read_trial(frozen.number, params, frozen.user_attrs, self.notes.get(f"{PROMOTED}:{frozen.number}"))
+        self._decoded = MOVED in frozen.user_attrs
         self.trials.append(trial)
         self._ids.append(frozen._trial_id)
         if trial.outcome is not None and not frozen.state.is_finished() and repair:
             self._finish(self._study, frozen._trial_id, trial)
             frozen = self._storage.get_trial(frozen._trial_id)
+        if self._described is not None:
+            frozen = as_moved(frozen, self._described)
         self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=frozen)
 
     def _mirror_id(self, number: int) -> int:

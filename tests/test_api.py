@@ -116,6 +116,8 @@ def test_the_optuna_study_is_a_copy(finished: meshtune.Study) -> None:
     assert [trial.user_attrs["hyperparameters"] for trial in copy.trials] == [
         trial["hyperparameters"] for trial in finished.status()["all"]
     ]
+    assert [trial.params for trial in copy.trials] == [trial["hyperparameters"] for trial in finished.status()["all"]]
+    assert [trial.user_attrs["worse_than_untuned"] for trial in copy.trials] == [False] * TRIALS
     before = same(finished)
     copy.optimize(lambda trial: trial.suggest_float("x", -5, 5), n_trials=1)
     assert len(copy.trials) == TRIALS + 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -13,7 +14,7 @@ from optuna.trial import TrialState
 
 from meshtune import presets
 from meshtune.config import SamplerConfig
-from meshtune.distributions import distributions
+from meshtune.distributions import as_known, distributions
 from meshtune.errors import InputError, StudyMismatch
 from meshtune.record import Record
 from meshtune.recorded import flatten, read_outcome
@@ -55,6 +56,56 @@ def test_what_is_proposed_and_told_is_there_after_reopening(tmp_path: Path) -> N
     assert (again.elapsed, again.tokens) == (4.5, 9)
     assert again.mirror.trials[1].value == loss
     assert again.mirror.trials[0].state is TrialState.RUNNING
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_dashboard_sees_decoded_names_values_and_learning_curves(tmp_path: Path, several: bool) -> None:
+    """And the record goes on from them: samplers are given what they moved, exactly."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    fixed: dict[str, Any] = {"space": SPACE.describe()}
+    if several:
+        fixed["objectives"] = ["minimize validation_loss", "minimize size"]
+    record = Record(url, "study", SPACE, fixed=fixed)
+    record.enqueue(presets.RECOMMENDED_BASELINE, origin="baseline", seed=0)
+    for _ in range(11):
+        record.propose(optuna.samplers.RandomSampler(seed=len(record.trials)), seed=0)
+    for number in range(11):
+        outcome = Outcome(number, 1, Ending.COMPLETE, loss=2.0 - number / 20, losses=(2.5, 2.0 - number / 20))
+        record.tell(dataclasses.replace(outcome, extra={"size": 1.0 + number}), elapsed=number)
+    stored = optuna.load_study(study_name="study", storage=url)
+    names = {"rank", "alpha", "dropout", "learning_rate"}
+    for trial, known in zip(stored.trials, record.trials, strict=True):
+        assert set(trial.params) == names
+        assert trial.params == pytest.approx(dict(known.hyperparameters), rel=1e-12)
+    assert stored.trials[3].intermediate_values == {1: 2.5, 2: 1.85}
+    target = (lambda trial: trial.values[0]) if several else None
+    figure = optuna.visualization.plot_slice(stored, target=target, target_name="loss")
+    assert {axis.title.text for axis in figure.select_xaxes()} == names
+    if not several:
+        assert len(optuna.visualization.plot_intermediate_values(stored).data) == 11
+        assert set(optuna.importance.get_param_importances(stored)) == names
+
+    again = Record(url, "study", SPACE, fixed=fixed)
+    read_only = Record(url, "study")
+    assert again.trials == read_only.trials == record.trials
+    for other in (again, read_only):
+        assert [t.params for t in other.mirror.trials] == [t.params for t in record.mirror.trials]
+        assert [t.distributions for t in other.mirror.trials] == [t.distributions for t in record.mirror.trials]
+
+
+def test_a_record_of_an_earlier_version_goes_on_as_it_began(tmp_path: Path) -> None:
+    """Its parameters are the sampler's: a dashboard that found both would compare neither."""
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    record = Record(url, "study", SPACE, fixed={"space": SPACE.describe()})
+    record._decoded = False  # as before there were decoded parameters
+    record.enqueue(presets.RECOMMENDED_BASELINE, origin="baseline", seed=0)
+    again = Record(url, "study", SPACE, fixed={"space": SPACE.describe()})
+    again.propose(sampler(), seed=0)
+    stored = optuna.load_study(study_name="study", storage=url)
+    assert [set(trial.params) for trial in stored.trials] == [set(again.trials[0].params)] * 2
+    assert "rank_log2" in stored.trials[0].params
+    shown = as_known(stored.trials[1], SPACE)
+    assert shown.params == pytest.approx(dict(again.trials[1].hyperparameters), rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,14 @@ from meshtune.commands.guided_facts import guided_facts, of_trial, shown
 from meshtune.commands.locate import Located, existing
 from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import spent
+from meshtune.distributions import described
 from meshtune.guided import Quantities
+from meshtune.judging import worse_than_untuned
 from meshtune.lease import holder
 from meshtune.record import WARM_START, Record
 from meshtune.recorded import RecordedTrial
 from meshtune.selection.recommended import recommended
-from meshtune.space import Dimension, Parameter
+from meshtune.space import Dimension
 
 
 def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `order_checked`: whether the finalists' order holds in float32 (`order.checked`), None where that was not asked.
     `objectives`, `constraints`, `quantities` and `pareto`: see `meshtune.commands.guided_facts`; best, recommended,
     baseline, untuned and trials have their `quantities` too.
+    `worse_than_untuned`: numbers of the complete trials whose loss is above the untuned model's; trials have it too.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
     """
@@ -114,6 +117,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         result["best_against_baseline"] = dataclasses.asdict(difference)
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
+    result["worse_than_untuned"] = [t.number for t in record.complete if worse_than_untuned(record.notes, t)]
     result |= spent(record, (result["baseline"] or {}).get("loss"))
     for name, quantities in [*record.references.items(), *_chosen(record, result)]:
         if result.get(name) is not None:
@@ -124,7 +128,10 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         for name, scored in finals.scores(study.folder).items()
     }
     if trials:
-        result["all"] = [{**_trial(trial), **of_trial(record, trial)} for trial in record.trials]
+        result["all"] = [
+            {**_trial(t), **of_trial(record, t), "worse_than_untuned": worse_than_untuned(record.notes, t)}
+            for t in record.trials
+        ]
     return result
 
 
@@ -147,7 +154,7 @@ def _made_with(record: Record) -> dict[str, Any]:
         "warm_start": record.notes.get(WARM_START),
         "model": model.get("name") if model else None,
         "objective": "command" if "command" in fixed.get("objective", {}) else "lora",
-        "space": [_searched(described) for described in space.get("searched", {}).values()],
+        "space": [_searched(one) for one in described({"searched": {}, "fixed": {}, **space}, lora=True).dimensions],
         "space_fixed": dict(space.get("fixed", {})),
         "largest_rank": record.notes.get("largest_rank"),
         "versions": ran_on[-1]["versions"] if ran_on else versions(),
@@ -155,10 +162,9 @@ def _made_with(record: Record) -> dict[str, Any]:
     }
 
 
-def _searched(described: Mapping[str, Any]) -> dict[str, Any]:
-    """One searched hyperparameter, in decoded values, from what `Space.describe` gave."""
-    parameter = Parameter(**{**described["parameter"], "choices": tuple(described["parameter"]["choices"])})
-    dimension = Dimension(described["name"], described["encoding"], parameter, tuple(described["values"]))
+def _searched(dimension: Dimension) -> dict[str, Any]:
+    """One searched hyperparameter, in decoded values."""
+    parameter = dimension.parameter
     choices = list(dimension.values or parameter.choices)
     exponent = dimension.encoding == "log2"
     return {
