@@ -1,4 +1,4 @@
-"""A Gaussian process in plain Optuna, four noisy trials at once, with a constraint: `pip install meshtune` alone."""
+"""A Gaussian process in plain Optuna, four noisy trials at once, with a constraint: `pip install .` alone."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""MADS in plain Optuna, with a constraint and two objectives: needs `pip install meshtune` alone."""
+"""MADS in plain Optuna, with a constraint and two objectives: needs `pip install .` alone."""
 
 import optuna
 

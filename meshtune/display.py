@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.live import Live
 
+from meshtune.judging import worse_than_untuned
 from meshtune.live import Panel, RunningTrial
 from meshtune.record import Record
 from meshtune.recorded import RecordedTrial
@@ -107,6 +108,8 @@ class Display:
             self._console.print(
                 f"sampler {opened.sampler}: {opened.why}", markup=False, highlight=False, soft_wrap=True
             )
+        for text in opened.warnings:
+            self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _proposed(self, trial: RecordedTrial) -> None:
         panel = self._panel
@@ -141,6 +144,7 @@ class Display:
         line += f"trial {trial.number:<3} "
         if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
             line += f"loss {outcome.loss:.4f}  " + _guiding(record, trial)
+            line += "worse than untuned  " if worse_than_untuned(record.notes, trial) else ""
             line += "".join(f"violates {text}  " for text, by in trial.violations.items() if by > 0)
         elif outcome.ending is Ending.STOPPED_EARLY and outcome.loss is not None:
             line += f"stopped early at {outcome.loss:.4f}  "
@@ -245,7 +249,13 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
         case Opened():
             done = len(event.record.told)
             opened = {"folder": str(event.folder), "sampler": event.sampler, "slots": event.slots}
-            return {**opened, "trials": event.trials, "done": done, "why_sampler": event.why}
+            return {
+                **opened,
+                "trials": event.trials,
+                "done": done,
+                "why_sampler": event.why,
+                "warnings": list(event.warnings),
+            }
         case Proposed(trial):
             return {"trial": trial.number, "block": trial.block, "hyperparameters": dict(trial.hyperparameters)}
         case Started(request):

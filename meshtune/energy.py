@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, InputError, MeshtuneError
+from meshtune.errors import Fault, InputError, MeshtuneError, extra
 from meshtune.record import Record
 
 POWERCAP = Path("/sys/class/powercap")
@@ -118,7 +118,7 @@ def _of_gpus(names: Sequence[str]) -> tuple[list[Counter], list[str]]:
     try:
         import pynvml
     except ImportError:
-        return [], ["the package that reads GPUs is not installed: `pip install 'meshtune[energy]'`"]
+        return [], [f"the package that reads GPUs is not installed: {extra('energy')}"]
     counters: list[Counter] = []
     missing = []
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,6 +65,23 @@ class InputError(MeshtuneError):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
+def extra(names: str) -> str:
+    """The line that installs an extra: in a clone, since no package index has meshtune yet."""
+    return f"pip install '.[{names}]' in your clone of meshtune"
+
+
+def together(*checks: Callable[[], object]) -> None:
+    """Run every check. Raises InputError with the faults of all of them."""
+    faults = list[Fault]()
+    for check in checks:
+        try:
+            check()
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+
+
 class MissingExtra(InputError):
     """A command needs a package that is not installed; the message gives the line that installs it."""
 
@@ -76,7 +93,7 @@ def need(purpose: str, *packages: str) -> None:
     """Raise MissingExtra where a package of the extra `train` is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtra(purpose, package, "pip install 'meshtune[train]'")
+            raise MissingExtra(purpose, package, extra("train"))
 
 
 class StudyMismatch(InputError):

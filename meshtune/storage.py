@@ -14,7 +14,7 @@ import sqlalchemy
 import sqlalchemy.exc
 from optuna.study import StudyDirection
 
-from meshtune.errors import Fault, InputError, MissingExtra, StorageError, StorageLost
+from meshtune.errors import Fault, InputError, MissingExtra, StorageError, StorageLost, extra
 from meshtune.storage_url import shown
 
 PATIENCE_SECONDS = 300.0  # for a server that restarts
@@ -114,7 +114,7 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
         yield
     except ImportError as error:
         scheme = url.partition(":")[0]
-        install = "pip install 'meshtune[postgres]'" if scheme == "postgresql" else "see SQLAlchemy's documentation"
+        install = extra("postgres") if scheme == "postgresql" else "see SQLAlchemy's documentation"
         raise MissingExtra(f"the storage {shown(url)}", error.name or f"a driver for {scheme}", install) from error
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
         cause = str(error.__cause__ or error).splitlines()[0]

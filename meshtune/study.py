@@ -33,7 +33,7 @@ ALONE = Packing(1)
 class Opened:
     """The study is open and its workers are starting: `slots` trials run at once; `price` is that of an hour.
 
-    `why`: the reason for the sampler, where that was not named.
+    `why`: the reason for the sampler, where that was not named. `warnings`: what makes its losses worth less.
     """
 
     record: Record
@@ -43,6 +43,7 @@ class Opened:
     trials: int | None
     price: float | None = None
     why: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

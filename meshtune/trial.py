@@ -43,7 +43,7 @@ class Ending(StrEnum):
 _ADVICE = {
     Ending.COMPLETE: "Trained and validated to the end; its loss counts.",
     Ending.STOPPED_EARLY: "Stopped at a rung because others were better at the same point; raise `keep` to stop fewer.",
-    Ending.DIVERGED: "The loss was not finite; lower the upper bound of the learning rate or of the scale.",
+    Ending.DIVERGED: "The loss was not finite; lower the upper bound of the rate or of the scale (alpha / rank).",
     Ending.OUT_OF_MEMORY: "The device's memory was too small; lower the largest rank, batch_size or max_length.",
     Ending.TIMED_OUT: "Not finished within the trial's timeout; raise `budget.trial_hours` or train on fewer rows.",
     Ending.INFEASIBLE: "A constraint does not hold at this point.",

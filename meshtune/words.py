@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meshtune.data.summary import FEW
+
 SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
 
@@ -17,12 +19,20 @@ def verdict(status: Mapping[str, Any]) -> str:
 
 
 def recommendation(status: Mapping[str, Any]) -> str:
-    """A sentence: which trial is likelier to be the best than the one with the lowest loss. Empty where it is that."""
+    """Sentences: which trial to take in place of the one with the lowest loss, and why. Empty where it is that."""
     best, recommended = status.get("best"), status.get("recommended")
     if best is None or recommended is None or best["trial"] == recommended["trial"]:
         return ""
     expected = f"{number(recommended['expected'])} ± {number(recommended['deviation'], 2)}"
-    return f"Recommended by all trials together: trial {recommended['trial']} (expected loss {expected}), not the best."
+    what = _short_loss(status)
+    why = f"by all trials together its expected {what} is the lowest ({expected})"
+    tested = status.get("best_against_recommended")
+    if tested and tested["low"] is not None and tested["high"] < 0:
+        kept = f"take trial {best['trial']}, the best: it is lower on the test rows, beyond noise"
+        return f"Trial {recommended['trial']} is recommended, since {why}; but {kept}."
+    option = "" if status.get("objective") == "command" else " (`--trial recommended`)"
+    luck = f"while the single {what} of trial {best['trial']}, the best, is partly luck"
+    return f"Take trial {recommended['trial']}{option}: {why}, {luck}."
 
 
 def _verdict(status: Mapping[str, Any]) -> str:
@@ -33,17 +43,23 @@ def _verdict(status: Mapping[str, Any]) -> str:
         return "No trial completed: look at `meshtune status --trials` for what happened."
     difference = status.get("best_against_baseline")
     if baseline is None:
-        return f"Best: trial {best['trial']}, loss {number(best['loss'])}."
+        return f"Best: trial {best['trial']}, {_short_loss(status)} {number(best['loss'])}."
     if best.get("trial") == baseline.get("trial"):
         return "The baseline itself is the best point found: it was not beaten."
     if difference is None:
-        losses = f"loss {number(best['loss'])}, the baseline's is {number(baseline['loss'])}"
-        return f"Best: trial {best['trial']}, {losses} (no test rows: how much of it is luck is not known)."
+        losses = f"{_short_loss(status)} {number(best['loss'])}, the baseline's is {number(baseline['loss'])}"
+        return f"Best: trial {best['trial']}, {losses} ({_unmeasured(status)})."
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     if low is None:
         side = "below" if mean <= 0 else "above"
         return f"The best is {abs(mean):.4f} {side} the baseline in test loss: one row is too few for an interval."
     evidence = f"95 % interval of the gain {-high:+.4f} to {-low:+.4f}, {rows} unseen rows"
+    if rows < FEW:
+        side = "below" if mean <= 0 else "above"
+        what = f"Only {rows} test rows, too few to tell: on them the best is {abs(mean):.4f} {side} the baseline"
+        return f"{what} ({evidence}). Give at least {FEW} (`data.test`)."
+    if high < 0 and high - low > -mean:
+        evidence += ", wider than the gain: how large it is is not well known"
     if high < 0:
         gain = 100 * -mean / baseline["test_loss"]
         return f"The best beats the baseline by {-mean:.4f} in test loss, {gain:.1f} % ({evidence})."
@@ -51,6 +67,26 @@ def _verdict(status: Mapping[str, Any]) -> str:
         return f"The best is worse than the baseline by {mean:.4f} in test loss ({evidence}): keep the baseline."
     side = "lower" if mean <= 0 else "higher"
     return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
+
+
+def _unmeasured(status: Mapping[str, Any]) -> str:
+    """Why nothing is said of rows that the search never saw."""
+    if status.get("objective") == "command":
+        return "measured once: where the program is noisy, part of it is luck"
+    if status.get("state") in ("stopped", "running"):
+        return "not yet measured on the test rows: how much of it is luck is not known yet"
+    return "no test rows: how much of it is luck is not known"
+
+
+def harm(status: Mapping[str, Any]) -> str:
+    """A sentence about trials that made the model worse than it was, and what to change. Empty where there are none."""
+    count = len(status.get("worse_than_untuned", ()))
+    if not count:
+        return ""
+    complete = status["trials"].get("complete", 0)
+    trials = "trial" if complete == 1 else "trials"
+    which = f"{count} of {complete} complete {trials} {'is' if count == 1 else 'are'} worse than the untuned model"
+    return f"{which}: lower the upper bound of the learning rate or of the scale (alpha / rank)"
 
 
 def without_feasible(status: Mapping[str, Any]) -> str:
@@ -144,8 +180,8 @@ def beside_seed_noise(status: Mapping[str, Any]) -> str:
     if low <= 0 <= high:
         beyond = f"{'below' if mean >= 0 else 'above'} the baseline, not beyond seed noise"
     interval = f"95 % interval {low:+.4f} to {high:+.4f}"
-    loss = "loss" if status.get("objective") == "command" else "validation loss"
-    return f"Over {noise['count']} other seeds its {loss} is on average {abs(mean):.4f} {beyond} ({interval})."
+    found = f"its {loss_name(status)} is on average {abs(mean):.4f} {beyond} ({interval})"
+    return f"Over {noise['count']} other seeds {found}."
 
 
 def spending(status: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -159,7 +195,8 @@ def spending(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         share = f"{100 * status['share_saved']:.0f} %"
         facts.append(("tokens saved by early stopping", f"{saved:,} ({share}){trained}"))
     if noise := status.get("seed_noise"):
-        what = f"{number(noise['deviation'], 2)}, standard deviation of the loss over {noise['count']} other seeds"
+        what = f"{number(noise['deviation'], 2)}, standard deviation of the {_short_loss(status)}"
+        what += f" over {noise['count']} other seeds"
         facts.append(("seed noise", f"{what} of trial {noise['trial']}"))
     if energy := status.get("energy"):
         part = energy["seconds"] < 0.95 * status["elapsed_seconds"]
@@ -177,6 +214,10 @@ def gain_of_best(difference: Mapping[str, Any]) -> str:
 def loss_name(status: Mapping[str, Any]) -> str:
     """What the search lowers: a program's number is an objective, whatever it measures."""
     return "objective" if status.get("objective") == "command" else "validation loss"
+
+
+def _short_loss(status: Mapping[str, Any]) -> str:
+    return loss_name(status).removeprefix("validation ")
 
 
 def models(status: Mapping[str, Any]) -> tuple[str, ...]:

@@ -28,6 +28,10 @@ def status(low: float, high: float, **changed: Any) -> dict[str, Any]:
     return {"best": BEST, "baseline": BASELINE, "untuned": untuned, "best_against_baseline": difference, **changed}
 
 
+def few(rows: int) -> dict[str, Any]:
+    return status(-0.3, -0.1, best_against_baseline={"mean": -0.2, "low": -0.21, "high": -0.19, "rows": rows})
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -35,6 +39,9 @@ def status(low: float, high: float, **changed: Any) -> dict[str, Any]:
         (status(-0.3, 0.1), "does not beat the baseline beyond noise: its test loss is 0.1000 lower"),
         (status(-0.1, 0.3), "does not beat the baseline beyond noise: its test loss is 0.1000 higher"),
         (status(0.1, 0.3), "worse than the baseline by 0.2000"),
+        (status(-0.41, -0.01), "wider than the gain: how large it is is not well known"),
+        (few(2), "Only 2 test rows, too few to tell: on them the best is 0.2000 below the baseline (95 % interval of"),
+        (few(30), "The best beats the baseline by 0.2000"),
         (status(-0.3, -0.1, best=BASELINE), "The baseline itself is the best"),
         (status(-0.3, -0.1, best=None), "No trial completed"),
         (status(-0.3, -0.1, best_against_baseline=None), "no test rows"),
@@ -45,6 +52,34 @@ def test_the_verdict(given: dict[str, Any], words: str) -> None:
     line = verdict(given)
     assert words in line
     assert "\n" not in line
+
+
+def test_a_verdict_that_is_early_or_of_a_program_says_so() -> None:
+    early = status(-0.3, -0.1, best_against_baseline=None, state="stopped")
+    assert "not yet measured on the test rows" in verdict(early)
+    program = verdict({**early, "objective": "command"})
+    assert program.startswith("Best: trial 3, objective 1.8, the baseline's is 2 (measured once: where the program is")
+    out = io.StringIO()
+    summary(Console(file=out, width=80), {**early, "objective": "command"})
+    assert "objective" in out.getvalue()
+    assert "validation loss" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("high", "words"),
+    [
+        (
+            0.01,
+            "Take trial 16 (`--trial recommended`): by all trials together its expected loss is the lowest (1.79 ±",
+        ),
+        (-0.01, "but take trial 3, the best: it is lower on the test rows, beyond noise."),
+    ],
+)
+def test_the_recommendation_says_which_one_to_take_and_why(high: float, words: str) -> None:
+    """Rows that the search never saw have the last word, where they tell the two apart."""
+    recommended = {**BEST, "trial": 16, "expected": 1.79, "deviation": 0.01}
+    gap = {"mean": high - 0.01, "low": high - 0.02, "high": high, "rows": 50}
+    assert words in verdict(status(-0.3, -0.1, recommended=recommended, best_against_recommended=gap))
 
 
 def noise(low: float, high: float) -> dict[str, Any]:

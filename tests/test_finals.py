@@ -153,6 +153,6 @@ def test_the_recommended_trial_is_scored_and_told_of(searched: Located, tmp_path
     given = {"best": 1, "worst": 0, "limit": 2, "benchmarks": ("drop",), "data": str(data)}
     done = evaluate([tmp_path / "study.yaml"], given=given)
     assert [row.name for row in done.tables[0].rows] == ["trial 7", "trial 5", "trial 0", "untuned"]
-    said = "Recommended by all trials together: trial 5"
+    said = "Take trial 5 (`--trial recommended`): by all trials together its expected loss is the lowest ("
     assert any(note.startswith(said) for note in done.notes)
     assert said in Path(report([tmp_path / "study.yaml"])["page"]).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from meshtune.commands.candidates import Listed, adapter_of, file_name
 from meshtune.config import ModelConfig
 from meshtune.config_evaluation import EvaluationConfig
-from meshtune.errors import InputError, MissingExtra
+from meshtune.errors import InputError, MissingExtra, extra
 from meshtune.selection.candidates import Column
 from meshtune.workers.places import cores
 
@@ -87,4 +87,4 @@ def tasks_of(settings: EvaluationConfig) -> Tasks:
 
 def _need_harness() -> None:
     if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtra("the protocol `harness`", "lm-eval", "pip install 'meshtune[train,eval]'")
+        raise MissingExtra("the protocol `harness`", "lm-eval", extra("train,eval"))

@@ -121,10 +121,15 @@ def existing(path: Path, *, folder: Path | None = None) -> Located:
     return found
 
 
-def typed(folder: Path) -> str:
-    """A folder as a user would type it, quoted for a shell."""
+def seen_from_here(folder: Path) -> str:
+    """A folder as a user would write it: relative where it lies below the working directory."""
     here = Path.cwd()
-    return shlex.quote(str(folder.relative_to(here) if folder != here and folder.is_relative_to(here) else folder))
+    return str(folder.relative_to(here) if folder != here and folder.is_relative_to(here) else folder)
+
+
+def typed(folder: Path) -> str:
+    """The same, quoted for a shell."""
+    return shlex.quote(seen_from_here(folder))
 
 
 @contextlib.contextmanager

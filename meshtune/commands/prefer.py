@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from meshtune.errors import InputError, MissingExtra
+from meshtune.errors import InputError, MissingExtra, extra
 
 FOLDER = "preference"  # in a study's folder
 DATABASE = "preference.db"
@@ -15,7 +15,7 @@ def need_preference(*packages: str) -> None:
     """Raise MissingExtra where a package of the extra `preference` is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtra("the preference study", package, "pip install 'meshtune[preference]'")
+            raise MissingExtra("the preference study", package, extra("preference"))
 
 
 def find(path: Path) -> Path:

@@ -28,7 +28,7 @@ from meshtune.config import (
     StudyConfig,
 )
 from meshtune.early_stopping import EarlyStopping
-from meshtune.errors import Fault, InputError, StudyMismatch, need
+from meshtune.errors import Fault, InputError, StudyMismatch, need, together
 from meshtune.imported import portable
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.space import Space
@@ -150,6 +150,7 @@ def _lora(
     need_training()
     from meshtune.commands.setting import longest_row
     from meshtune.commands.spread import spread, variants
+    from meshtune.data.build import check_there
     from meshtune.objectives.lora import LoraSpec
     from meshtune.training.chosen_trainer import takes, trainer_of
     from meshtune.training.models import check_model, resolve_device
@@ -161,6 +162,7 @@ def _lora(
         raise InputError("a study of LoRA hyperparameters needs `model` and `data`")
     if not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("this is no LoRA objective")
+    model, sources = config.model, config.data
     device = resolve_device(config.model)
     train = trainer_of(config.training)  # one that is imported may not be there
     if config.early_stopping.rule != "none" and not takes(train, "rungs"):
@@ -168,13 +170,15 @@ def _lora(
         raise InputError(Fault(what, key="early_stopping"))
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
-    check_model(config.model, None if searched else target_modules(targets))
+    together(
+        lambda: check_model(model, None if searched else target_modules(targets)),
+        lambda: check_there(sources),
+        lambda: metrics.load(config.metrics),  # finds their faults now, and not at the end of the search
+    )
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
     _check_pack(config, packs=training.trainer.name == "packed")
     at = places(config.worker, device)
-    model = config.model
-    data = rows(study, config.data, model, lambda: longest_row(space, model, training, at))
-    metrics.load(config.metrics)  # finds their faults now, and not at the end of the search
+    data = rows(study, sources, model, lambda: longest_row(space, model, training, at))
     answers = answered(config, data.summary.validation.rows)
     guides = guides_of(study, model, answers)
     spec = LoraSpec(

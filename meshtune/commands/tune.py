@@ -16,6 +16,7 @@ from meshtune.commands.prepared import Prepared, prepare
 from meshtune.commands.sampler import REASON
 from meshtune.commands.spent import budget_of, meter_of
 from meshtune.commands.stop import forget, requested
+from meshtune.data.summary import warnings
 from meshtune.distributions import distributions
 from meshtune.errors import StorageError
 from meshtune.lease import Lease, elsewhere, lease
@@ -86,7 +87,8 @@ def tune(
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
         slots = _packing(prepared, record).at_once(prepared.block_size)
-        yield Opened(record, study.folder, prepared.sampler.shown, slots, trials, price, prepared.why)
+        warned = () if prepared.data is None else tuple(warnings(prepared.data.to_dict()))
+        yield Opened(record, study.folder, prepared.sampler.shown, slots, trials, price, prepared.why, warned)
         if prepared.warm.trials and not record.trials:
             yield Stage(str(prepared.warm))
         account = energy.Account(record, meter)

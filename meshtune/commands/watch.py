@@ -10,16 +10,18 @@ from typing import Any
 from rich.console import Console
 
 from meshtune import order
-from meshtune.commands.locate import EFFECTIVE, Located, locate, typed
+from meshtune.commands.locate import EFFECTIVE, Located, locate, seen_from_here, typed
 from meshtune.commands.rounds import tune
 from meshtune.commands.signals import GRACE_SECONDS, Signals
 from meshtune.commands.status import status as read_status
 from meshtune.commands.time_limit import time_limit
+from meshtune.config import CommandObjectiveConfig
 from meshtune.display import Display, JsonLines, summary
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.study import Finished, Opened, Started, Told
 from meshtune.words import (
     guided_lines,
+    harm,
     load_lines,
     number,
     point,
@@ -73,7 +75,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     console = console or console_for(stderr=False)
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
     state = status["state"] + (f" ({status['reason']})" if status["state"] == "finished" else "")
-    line = f"{typed(Path(status['folder']))}: {state}; trials: {counts or 'none'}"
+    line = f"{seen_from_here(Path(status['folder']))}: {state}; trials: {counts or 'none'}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
     for text in round_lines(status):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -84,6 +86,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         console.print(
             f"sampler {status['sampler']}: {status['why_sampler']}", markup=False, highlight=False, soft_wrap=True
         )
+    if words := harm(status):
+        console.print(words, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for name, value in spending(status):
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     if status["state"] == "finished":
@@ -109,8 +113,11 @@ def print_trials(status: dict[str, Any]) -> None:
     for trial in status["all"]:
         words = f"trial {trial['trial']:<4} {trial['ending'] or 'pending':<14} {number(trial['loss']):>8}"
         guiding = ", ".join(f"{name} {quantity(name, value)}" for name, value in trial["quantities"].items())
+        worse = "worse than untuned" if trial["worse_than_untuned"] else ""
         violated = ", ".join(f"violates {text}" for text, by in trial["violations"].items() if by > 0)
-        line = "  ".join(filter(None, (words, point(trial["hyperparameters"]), guiding, violated, trial["message"])))
+        line = "  ".join(
+            filter(None, (words, point(trial["hyperparameters"]), worse, guiding, violated, trial["message"]))
+        )
         console_for(stderr=False).print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -153,7 +160,10 @@ def _words(reason: str, suspended: list[int], study: Located) -> str:
     if suspended:
         numbers = ", ".join(map(str, suspended))
         trials = f"Trial {numbers} was" if len(suspended) == 1 else f"Trials {numbers} were"
-        kept = f" {trials} running: the next run goes on there, from a checkpoint where there is one."
+        again = "goes on there, from their last checkpoint or, where there is none, from the start"
+        if isinstance(study.config.objective, CommandObjectiveConfig):
+            again = "starts the program again for " + ("it" if len(suspended) == 1 else "them")
+        kept = f" {trials} running: the next run {again}."
     # The folder's own study.yaml holds what was overridden; it is written once the study has begun.
     begun = (study.folder / EFFECTIVE).is_file()
     again = f"Continue with `meshtune tune {typed(study.folder) if begun else shlex.quote(str(study.source))}`"

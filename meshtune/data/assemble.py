@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from meshtune.config import DataConfig, RowsFile
 from meshtune.data import mixture, originals, split
 from meshtune.data.mixture import Indices
-from meshtune.data.near import near
+from meshtune.data.near import near, templated
 from meshtune.data.originals import Original
 from meshtune.data.pool import Pool, original, pool_of
 from meshtune.data.prompts import Prompts, mean_question
@@ -73,8 +73,8 @@ def assemble(
         for side, rows in indices.items()
     }
     report("looking for near-duplicates across the split")
-    alike = _near_training(pool, indices)
-    counts = {side: _side_summary(indices[side], pool, arrays[side], alike, len(sources)) for side in SIDES}
+    alike, filled = _near_training(pool, indices)
+    counts = {side: _side_summary(indices[side], pool, arrays[side], alike, filled, len(sources)) for side in SIDES}
     summary = Summary(
         sources=tuple(_source_summaries(sources, sides, pool, prompts)),
         train=counts["train"],
@@ -188,16 +188,25 @@ def _source_summaries(
         )
 
 
-def _near_training(pool: Pool, indices: dict[str, Indices]) -> NDArray[np.bool_]:
-    """For each row of the pool, whether it is held out and nearly a training row."""
+def _near_training(pool: Pool, indices: dict[str, Indices]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each row of the pool, whether it is held out and nearly a training row; whether it is of one's template."""
     training = np.unique(indices["train"]).tolist()
     held = np.unique(np.concatenate([indices["validation"], indices["test"]])).tolist()
-    alike = np.zeros(len(pool.encoded), dtype=np.bool_)
-    alike[held] = near([pool.text(row) for row in held], (pool.text(row) for row in training))
-    return alike
+    alike, filled = np.zeros((2, len(pool.encoded)), dtype=np.bool_)
+    texts = [pool.text(row) for row in held]
+    alike[held] = near(texts, (pool.text(row) for row in training))
+    filled[held] = templated(texts, lambda: (pool.text(row) for row in training))
+    return alike, filled
 
 
-def _side_summary(rows: Indices, pool: Pool, arrays: SideArrays, alike: NDArray[np.bool_], sources: int) -> SideSummary:
+def _side_summary(
+    rows: Indices,
+    pool: Pool,
+    arrays: SideArrays,
+    alike: NDArray[np.bool_],
+    filled: NDArray[np.bool_],
+    sources: int,
+) -> SideSummary:
     return SideSummary(
         rows=len(rows),
         distinct=len(np.unique(pool.words[rows])),
@@ -205,6 +214,7 @@ def _side_summary(rows: Indices, pool: Pool, arrays: SideArrays, alike: NDArray[
         tokens=len(arrays.tokens),
         label_tokens=int(np.count_nonzero(arrays.trained)),
         near=int(np.count_nonzero(alike[rows])),
+        templated=int(np.count_nonzero(filled[rows])),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from meshtune.config import DataConfig, ModelConfig, RowsFile, SourceConfig
 from meshtune.data import originals, prompts, store, tokenizer
 from meshtune.data.assemble import Assembled, assemble
+from meshtune.data.files import missing
 from meshtune.data.rows import Conversation
 from meshtune.data.sources import identity, load_all
 from meshtune.data.summary import Summary
@@ -108,6 +109,17 @@ def _file_sides(data: DataConfig) -> dict[str, SourceConfig]:
         for name, side in sides.items()
         if isinstance(side, RowsFile)
     }
+
+
+def check_there(data: DataConfig) -> None:
+    """Raise InputError that names every file of the sources which is not there; nothing is read."""
+    faults = list[Fault]()
+    sources = [(f"data.sources.{number}", source) for number, source in enumerate(data.sources)]
+    for key, source in [*sources, *((f"data.{side}", source) for side, source in _file_sides(data).items())]:
+        if source.path is not None and not Path(source.path).exists():
+            faults.append(replace(missing(Path(source.path)), key=f"{key}.path"))
+    if faults:
+        raise InputError(faults)
 
 
 def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from meshtune.data.rows import Place
-from meshtune.errors import Fault, InputError, MissingExtra, nearest
+from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest
 
 Items = list[tuple[int, object]]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -65,10 +65,14 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        near = _neighbour(path)
-        raise InputError(Fault(f"there is no such file.{near}", path)) from error
+        raise InputError(missing(path)) from error
     except OSError as error:
         raise InputError(Fault(f"cannot be read: {error.strerror or error}", path)) from error
+
+
+def missing(path: Path) -> Fault:
+    """What is said of a file that is not there: which one beside it may be meant."""
+    return Fault(f"there is no such file.{_neighbour(path)}", path)
 
 
 def _neighbour(path: Path) -> str:
@@ -212,7 +216,7 @@ def _parquet(data: bytes, place: Place) -> Items:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtra("reading Parquet", "pyarrow", "pip install 'meshtune[train]'") from error
+        raise MissingExtra("reading Parquet", "pyarrow", extra("train")) from error
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
     except (pyarrow.ArrowException, OSError) as error:

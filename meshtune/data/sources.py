@@ -16,7 +16,7 @@ from meshtune.data import embedded, files
 from meshtune.data.formats import parse
 from meshtune.data.hub import explain, hushed
 from meshtune.data.rows import Conversation, Place, Row, capped
-from meshtune.errors import Fault, InputError, MissingExtra, nearest
+from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def hub_rows(name: str, subset: str | None, split: str) -> list[tuple[int, objec
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtra("a data set of the hub", "datasets", "pip install 'meshtune[train]'") from error
+        raise MissingExtra("a data set of the hub", "datasets", extra("train")) from error
     try:
         with hushed():
             loaded = datasets.load_dataset(name, subset, split=split)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+FEW = 30  # rows below which an interval over rows means little
+
 
 @dataclass(frozen=True)
 class SourceSummary:
@@ -44,7 +46,7 @@ class SourceSummary:
 class SideSummary:
     """One side: rows (`distinct`: repeats counted once), rows of each source, tokens, and tokens that are learned.
 
-    `near`: its rows that are nearly a training row (see `near`); 0 for the training side.
+    `near`, `templated`: rows that are nearly a training row, or of its template (see `near`); 0 for training.
     """
 
     rows: int
@@ -53,6 +55,7 @@ class SideSummary:
     tokens: int
     label_tokens: int
     near: int = 0
+    templated: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,21 @@ def _notes(summary: Summary) -> list[str]:
         notes.append(f"learned: {what} (train_on: {summary.train_on})")
     if summary.split_by is not None:
         notes.append(f"rows of one `{summary.split_by}` are on one side")
-    for name, side in (("validation", summary.validation), ("test", summary.test)):
-        if side.near:
-            notes.append(f"{side.near:,} of {side.rows:,} {name} rows are nearly a training row (4/5 of their phrases)")
-    return notes
+    return [*notes, *warnings(summary.to_dict())]
+
+
+def warnings(summary: Mapping[str, Any]) -> list[str]:
+    """What makes losses of held-out rows worth less, in sentences, from the plain values of a summary."""
+    found = []
+    for name in ("validation", "test"):
+        side = summary[name]
+        rows = f"{side['rows']:,} {name} {'row' if side['rows'] == 1 else 'rows'}"
+        use = "the search chooses by luck" if name == "validation" else "an interval over them says little"
+        if 0 < side["rows"] < FEW:
+            found.append(f"only {rows}: {use}; give at least {FEW} (`data.{name}`)")
+        if side["near"]:
+            found.append(f"{side['near']:,} of {rows} are nearly a training row (4/5 of their phrases)")
+        if 10 * side.get("templated", 0) >= side["rows"] > 0:
+            what = "are a training row with other names or numbers"
+            found.append(f"{side['templated']:,} of {rows} {what}: their loss says little about texts of another form")
+    return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune.data.embedded import CONVERTED, cache_folder, embedded_gguf
 from meshtune.data.hub import explain, hushed
-from meshtune.errors import Fault, InputError, MissingExtra
+from meshtune.errors import Fault, InputError, MissingExtra, extra
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,7 +91,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise MissingExtra("tokenizing", "transformers", "pip install 'meshtune[train]'") from error
+        raise MissingExtra("tokenizing", "transformers", extra("train")) from error
     name, options = location(model)
     try:
         with hushed():

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from meshtune.report.groups import Group
 from meshtune.report.trials import SHOWN, Status, Trial, best_so_far, complete, failed, number_of, searched, upper_edge
-from meshtune.words import number
+from meshtune.words import loss_name, number
 
 COLOURS = {
     "best": "#1f5fbf",
@@ -40,6 +40,7 @@ ENDING_COLOURS = {
 SERIES = ("#1f5fbf", "#b4560a", "#137a5b", "#8a3ffc", "#a3195b", "#5b6470", "#0f7c8f", "#7a5c00")
 DARK_IS_LOW = [[0.0, "#0a1f4d"], [0.35, "#2f5da8"], [0.7, "#82a5d6"], [1.0, "#c3d2e8"]]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+BANDED = 5  # seeds from which on their interval is drawn
 TICKS = 8  # at most so many different values get a tick each
 
 
@@ -114,9 +115,7 @@ def learning_curves(status: Status) -> go.Figure:
     """Validation loss after each epoch: all trials in one faint trace, baseline and best over them."""
     curves = [trial for trial in status["all"] if trial["losses"]]
     edge = upper_edge([loss for trial in curves for loss in trial["losses"]])
-    figure = empty_figure(
-        x="epoch", y="loss" if status.get("objective") == "command" else "validation loss", height=380
-    )
+    figure = empty_figure(x="epoch", y=loss_name(status), height=380)
     marked = {number_of(status, name): name for name in ("baseline", "best")}  # the best last: it may be the baseline
     others = [trial for trial in curves if trial["trial"] not in marked]
     for role, trials in [("trial", others)] + [
@@ -187,12 +186,23 @@ def endings(status: Status) -> go.Figure:
 
 
 def comparison(groups: Sequence[Group]) -> go.Figure:
-    """Best loss so far by number of trials: a line a group, the mean over its seeds with its 95 % interval."""
+    """Best loss so far by number of trials: a line a group, the mean over its seeds with its 95 % interval.
+
+    Of fewer than `BANDED` seeds each study is a line of its own: an interval over so few says nothing.
+    """
     figure = empty_figure(x="trials", y="best loss so far", height=420)
     for index, group in enumerate(groups):
         curve = group.curve
         colour, name = SERIES[index % len(SERIES)], group.title
         x = [count for count, _ in curve]
+        if len(group.studies) > 1 and group.seeds < BANDED:
+            for number, study in enumerate(group.studies):
+                lows = best_so_far(study.status["all"])
+                line = {"color": colour, "width": 1.5, "shape": "hv"}
+                trace = go.Scatter(x=list(range(1, len(lows) + 1)), y=lows, mode="lines", line=line, name=name)
+                trace.update(legendgroup=name, showlegend=number == 0, meta={"role": f"series{index % len(SERIES)}"})
+                figure.add_trace(trace.update(hovertemplate=f"{study.name}: %{{y:.4f}} after %{{x}} trials"))
+            continue
         if group.seeds > 1:
             band = [mean.high for _, mean in curve] + [mean.low for _, mean in reversed(curve)]
             trace = go.Scatter(x=[*x, *reversed(x)], y=band, fill="toself", fillcolor=colour, line={"width": 0})
@@ -278,7 +288,8 @@ def _points(trials: Sequence[Trial], y: Sequence[float | None], role: str, name:
     """Markers that say, under the pointer, the trial's number, how it ended and what it was."""
     texts = []
     for trial in trials:
-        how = number(trial["loss"]) if trial["ending"] == "complete" else str(trial["ending"]).replace("_", " ")
+        how = number(trial["loss"]) + (", worse than untuned" if trial.get("worse_than_untuned") else "")
+        how = how if trial["ending"] == "complete" else str(trial["ending"]).replace("_", " ")
         values = "<br>".join(f"{key} {number(value, 3)}" for key, value in trial["hyperparameters"].items())
         texts.append(f"<b>trial {trial['trial']}</b>: {how}<br>{values}")
     return go.Scatter(

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from meshtune import __version__, order, yaml_file
+from meshtune.data.summary import warnings
 from meshtune.report import answers as answered
 from meshtune.report import figures, guided, tables
 from meshtune.report import selection as selected
@@ -26,7 +27,7 @@ from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config
 from meshtune.report.trials import Status, complete, failed
-from meshtune.words import agreement, duration, load_lines, number, point, recommendation, spending
+from meshtune.words import agreement, duration, harm, load_lines, loss_name, number, point, recommendation, spending
 
 SIDES = ("train", "validation", "test")
 
@@ -73,7 +74,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         at_a_glance=_at_a_glance(status),
         result=tables.result(status),
         tested=tested,
-        loss_name=_loss_name(status),
+        loss_name=loss_name(status),
         order=order.sentence(status["order_checked"]) if status.get("order_checked") else "",
         metrics=answered.metrics(facts.answers),
         choice=facts.choice,
@@ -84,6 +85,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         answered=min((len(lines) for lines in facts.answers.values()), default=0),
         figures=pictures,
         failed=len(failed(status)),
+        harm=harm(status),
         bounds=bounds,
         wider=wider_space(status, bounds) if bounds else "",
         endings=endings if "endings" in pictures else [],
@@ -115,13 +117,14 @@ def comparison_page(studies: Sequence[Compared], *, csv: str) -> str:
         title="meshtune: comparison of studies",
         headline=tables.comparison_headline(groups),
         warning=comparable(groups),
-        loss_name="loss" if commands else "validation loss",
+        loss_name="objective" if commands else "validation loss",
         tested=any(row["test"] != tables.NONE for row in rows),
         gain=any(row["gain"] != tables.NONE for row in rows),
         tokens=any(row["tokens"] != tables.NONE for row in rows),
         rows=rows,
         figures=pictures,
-        banded=any(group.seeds > 1 for group in groups),
+        banded=any(group.seeds >= figures.BANDED for group in groups),
+        single=any(len(group.studies) > 1 and group.seeds < figures.BANDED for group in groups),
         repeated=any(len(group.studies) > group.seeds for group in groups),
         head=head,
         studies=listed,
@@ -177,10 +180,6 @@ def _figure(key: str, figure: go.Figure, label: str) -> dict[str, Any]:
     }
 
 
-def _loss_name(status: Status) -> str:
-    return "loss" if status["objective"] == "command" else "validation loss"
-
-
 def _state(status: Status) -> str:
     match status["state"]:
         case "running":
@@ -199,7 +198,7 @@ def _at_a_glance(status: Status) -> list[tuple[str, str]]:
     done, count = status["trials"]["complete"], len(status["all"])
     facts = []
     if status["best"]:
-        facts.append((f"best {_loss_name(status)}", tables.loss(status["best"]["loss"])))
+        facts.append((f"best {loss_name(status)}", tables.loss(status["best"]["loss"])))
     facts.append(("trials", str(count) if done == count else f"{done} of {count} complete"))
     facts.append(("search time", duration(status["elapsed_seconds"])))
     if status["tokens"]:
@@ -257,8 +256,8 @@ def _commands(status: Status, name: str) -> str:
     extra = "" if status["objective"] == "command" else "[train]"
     version = status["versions"].get("meshtune", __version__)
     return (
-        f"pip install 'meshtune{extra}=={version}'\n"
-        "meshtune tune study.yaml    # the file below\n"
+        f"pip install '.{extra}'  # in a clone of meshtune {version}, which no package index has yet\n"
+        "meshtune tune study.yaml  # the file below\n"
         f"meshtune report {name}"
     )
 
@@ -283,12 +282,8 @@ def _data(manifest: Mapping[str, Any] | None, *, public: bool) -> dict[str, Any]
     if len(sources) > 1:
         totals = [f"{summary[side]['rows']:,}" for side in SIDES]
         sources.append({"name": "all", "cells": ["", "", "", "", *totals]})
-    near = [
-        f"{summary[side]['near']:,} of {summary[side]['rows']:,} {side} rows are nearly a training row."
-        for side in SIDES
-        if summary[side].get("near")
-    ]
-    return {"sides": SIDES, "sources": sources, "notes": near, "fingerprint": manifest["fingerprint"]}
+    notes = [f"{text[0].upper()}{text[1:]}." for text in warnings(summary)]
+    return {"sides": SIDES, "sources": sources, "notes": notes, "fingerprint": manifest["fingerprint"]}
 
 
 def _public_status(status: Status) -> dict[str, Any]:

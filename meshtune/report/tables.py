@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meshtune.data.summary import FEW
 from meshtune.report.groups import Group
-from meshtune.report.trials import Status, columns, feasible, number_of, ranked
+from meshtune.report.trials import Status, Trial, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
 from meshtune.trial import Ending
-from meshtune.words import beside_seed_noise, gain_of_best, models, number, point, quantity, without_feasible
+from meshtune.words import beside_seed_noise, gain_of_best, loss_name, models, number, point, quantity, without_feasible
 
 NONE = "-"
 FIELDS = ("trial", "origin", "block", "ending", "loss", "seconds", "tokens", "peak_memory")
@@ -59,7 +60,8 @@ def _headline(status: Status) -> tuple[str, str]:
         return ("No trial has completed yet" if status["state"] == "running" else "No trial completed", words)
     if baseline is None or baseline["loss"] is None:
         why = "there is no baseline to compare it with" if baseline is None else "the baseline has no loss"
-        return f"Best loss {number(best['loss'])}, of trial {best['trial']}", _sentence(why)
+        what = loss_name(status).removeprefix("validation ")
+        return f"Best {what} {number(best['loss'])}, of trial {best['trial']}", _sentence(why)
     if best["trial"] == baseline.get("trial"):
         count = status["trials"]["complete"]
         return "The baseline was not beaten", f"It is itself the best of {count} complete {_plural(count, 'trial')}."
@@ -67,9 +69,13 @@ def _headline(status: Status) -> tuple[str, str]:
         share_of = baseline["loss"] if best["loss"] >= 0 else 0.0  # of what may be negative, a share says nothing
         gain = _gain(baseline["loss"] - best["loss"], share_of)
         if status.get("objective") == "command":
-            words = "It is the lowest that the search saw: where the loss is noisy, part of the gain is luck."
-            return f"The best beats the baseline by {gain} in loss", words
+            words = "It is the lowest that the search saw: where the program is noisy, part of the gain is luck."
+            return f"The best beats the baseline by {gain} in the objective", words
         words = "It was not measured on rows that the search never saw, so how much of this is luck is not known."
+        if status["state"] != "finished":
+            words = (
+                "It is not yet measured on the test rows, which the search never sees: how much is luck is not known."
+            )
         return f"The best beats the baseline by {gain} in validation loss", words
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     base = baseline["test_loss"]
@@ -77,6 +83,13 @@ def _headline(status: Status) -> tuple[str, str]:
     if low is None:
         return "One test row is too few to tell", f"The interval needs at least two; there is {unseen}."
     evidence = f"95 % interval {_gain(-high, base)} to {_gain(-low, base)}, on {unseen}."
+    if rows < FEW:
+        words = (
+            f"On them the best is {_gain(abs(mean), base)} {'below' if mean <= 0 else 'above'} the baseline; {evidence}"
+        )
+        return f"{rows} test rows are too few to tell", f"{words} Give at least {FEW} (`data.test`)."
+    if high < 0 and high - low > -mean:
+        evidence += " The interval is wider than the gain: how large it is is not well known."
     if high < 0:
         return f"The best beats the baseline by {_gain(-mean, base)} in test loss", evidence
     if low > 0:
@@ -128,7 +141,7 @@ def trials(status: Status) -> tuple[list[str], list[dict[str, Any]]]:
         cells = [
             Cell(str(trial["trial"]), trial["trial"]),
             Cell(str(place) if place else "", place),
-            Cell(ending.replace("_", " ") + ("" if feasible(trial) else ", violates a constraint"), ending),
+            Cell(ending.replace("_", " ") + _marks(trial), ending),
             Cell(loss(trial["loss"]), trial["loss"]),
             *(Cell(quantity(n, trial["quantities"].get(n)), trial["quantities"].get(n)) for n in guiding),
             *(Cell(number(trial["hyperparameters"].get(n), 3), trial["hyperparameters"].get(n)) for n in names),
@@ -139,9 +152,15 @@ def trials(status: Status) -> tuple[list[str], list[dict[str, Any]]]:
         if memory:
             peak = trial["peak_memory"]
             cells.append(Cell(f"{peak / 2**30:.2f}" if peak else "", peak))
-        failed = ending not in ("complete", "pending", "stopped_early")
+        failed = ending not in ("complete", "pending", "stopped_early") or trial.get("worse_than_untuned", False)
         rows.append({"cells": cells, "mark": marks.get(trial["trial"], ""), "failed": failed})
     return head, rows
+
+
+def _marks(trial: Trial) -> str:
+    """What a complete trial's ending does not say."""
+    worse = ", worse than untuned" if trial.get("worse_than_untuned") else ""
+    return worse + ("" if feasible(trial) else ", violates a constraint")
 
 
 def endings(status: Status, *, messages: bool = True) -> list[dict[str, Any]]:

@@ -49,15 +49,19 @@ def choose(study: Situation) -> Choice:
     if study.objectives > 1:
         what = f"{study.objectives} objectives, which batch-gp cannot search"
         if study.nomad:
-            return Choice("mads", f"{what}; not raced")
-        return Choice("tpe", f"{what}, and mads needs PyNomad, which is not installed; not raced")
+            return Choice("mads", f"{what}; samplers were not compared on such studies")
+        missing = "and mads needs PyNomad, which is not installed"
+        return Choice("tpe", f"{what}, {missing}; samplers were not compared on such studies")
     at_once = "one trial at a time" if study.block_size == 1 else f"{study.block_size} trials at once"
+    closest = "on test problems it came closest to the best possible point"
     if study.block_size >= MEASURED_BLOCK:
-        found = f"{at_once}: in blocks of {MEASURED_BLOCK} its regret was the lowest"
+        found = f"{closest} ({MEASURED_BLOCK} trials at once)"
     elif study.start:
-        found = f"{at_once} from a start point: its regret was about that of mads"
+        found = (
+            f"on test problems it came about as close to the best possible point as mads ({at_once}, from a baseline)"
+        )
     else:
-        found = f"{at_once} without a start point: its regret was the lowest"
+        found = f"{closest} ({at_once}, without a baseline in the space)"
     beyond = []
     if study.dimension > MEASURED_DIMENSION:
         beyond.append(f"{study.dimension} hyperparameters")

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from meshtune.config import SamplerConfig
-from meshtune.errors import Fault, InputError, MissingExtra, need
+from meshtune.errors import Fault, InputError, MissingExtra, extra, need
 from meshtune.samplers import own
 from meshtune.samplers.allowed import Allows
 from meshtune.samplers.batch_gp import BatchGPSampler
@@ -105,7 +105,7 @@ def build(
             return rebuilt(lambda s, _: GPSampler(seed=s, **options))
         case "cma-es":
             if importlib.util.find_spec("cmaes") is None:
-                raise MissingExtra("the sampler `cma-es`", "cmaes", "pip install 'meshtune[cma-es]'")
+                raise MissingExtra("the sampler `cma-es`", "cmaes", extra("cma-es"))
             return rebuilt(lambda s, _: NumericCmaEs(seed=s, warn_independent_sampling=False, **options))
         case "grid":
             return _grid(config, search_space, block_size=block_size, seed=seed, allows=allows)

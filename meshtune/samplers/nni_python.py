@@ -8,7 +8,7 @@ import subprocess
 import sys
 from importlib import metadata
 
-from meshtune.errors import Fault, InputError, MissingExtra
+from meshtune.errors import Fault, InputError, MissingExtra, extra
 
 VERSION = "3.0"
 VARIABLE = "MESHTUNE_NNI_PYTHON"
@@ -48,6 +48,6 @@ def _checked(path: str, version: str, where: str) -> str:
     raise MissingExtra(
         f"the sampler `nni-tpe` (with {path})",
         "nni",
-        "pip install 'meshtune[nni]'. Or give it an environment of its own: python -m venv nni-env; nni-env/bin/pip"
+        f"{extra('nni')}. Or give it an environment of its own: python -m venv nni-env; nni-env/bin/pip"
         f" install nni=={VERSION}; export {VARIABLE}=$PWD/nni-env/bin/python",
     )

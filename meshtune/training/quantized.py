@@ -19,11 +19,11 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.errors import Fault, InputError, MissingExtra
+from meshtune.errors import Fault, InputError, MissingExtra, extra
 
 Quantization = Literal["int8", "nf4"]
 BLOCK = 64  # weights of nf4 with one scale
-INSTALL = "pip install 'meshtune[gpu]'"
+INSTALL = extra("gpu")
 
 
 class QuantizedLinear(nn.Linear):

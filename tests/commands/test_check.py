@@ -43,6 +43,24 @@ def study(tmp_path: Path, tiny_model_folder: Path) -> Path:
     return path
 
 
+def test_all_files_that_are_missing_are_named_at_once(study: Path) -> None:
+    """The model's folder, sources, rows of a side and metrics, each with its key."""
+    study.write_text(
+        "model: ./nowhere\nmetrics: {exact: {file: metric.py, function: score}}\n"
+        "data: {sources: [{path: rows.json}, {path: rose.json}, {path: none.json}], validation: {path: held.json}}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        check(study)
+    assert [fault.key for fault in caught.value.faults] == [
+        "model.name",
+        "data.sources.1.path",
+        "data.sources.2.path",
+        "data.validation.path",
+        "metrics.exact.file",
+    ]
+    assert str(caught.value.faults[1]).endswith("there is no such file. Did you mean `rows.json`?")
+
+
 def test_memory_and_time(study: Path) -> None:
     """Lines for people, the same as plain values, and nothing but the prepared data left behind."""
     lines, facts = check(study)

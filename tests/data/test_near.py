@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from meshtune.data.near import near
+from meshtune.data.near import near, templated
 
 LONG = [f"w{n}" for n in range(54)]  # 50 sequences of five words
 
@@ -22,6 +22,19 @@ def test_only_what_differs_little_is_near() -> None:
     assert near(held, training).tolist() == [True, True, False, True, True, False, False]
     assert near([], training).tolist() == []
     assert near(held, []).tolist() == [False] * 7
+
+
+CAPITALS = {"France": "Paris", "Spain": "Madrid", "Peru": "Lima", "Togo": "Lome", "Kenya": "Nairobi", "Japan": "Tokyo"}
+
+
+def test_rows_of_one_template_are_found_in_small_sets_and_among_numbers() -> None:
+    rows = [f"What is the capital of {land}? The capital of {land} is {town}." for land, town in CAPITALS.items()]
+    assert near(rows[:2], rows[2:]).tolist() == [False, False]  # too many of their phrases differ
+    assert templated(rows[:2], lambda: iter(rows[2:])).tolist() == [True, True]
+    sums = [f"What is {a} + {b}? {a + b}" for a in range(20) for b in range(20)]
+    assert templated(sums[::40], lambda: (row for row in sums if row not in sums[::40])).all()
+    other = ["A poem about rain, please.", "Which bird sings at night?", "yes", ""]
+    assert not templated(other, lambda: [*rows, "Name three rivers of Asia.", "Who wrote it, and when?", "no"]).any()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,6 +1,7 @@
 import json
+from dataclasses import replace
 
-from meshtune.data.summary import SideSummary, SourceSummary, Summary, describe
+from meshtune.data.summary import SideSummary, SourceSummary, Summary, describe, warnings
 
 SUMMARY = Summary(
     sources=(
@@ -30,6 +31,21 @@ no row is cut: it is taken whole or dropped"""
 
 def test_the_table_for_people() -> None:
     assert describe(SUMMARY) == TABLE
+
+
+def test_few_rows_and_templated_ones_are_warned_about() -> None:
+    small = replace(
+        SUMMARY, validation=SideSummary(29, 29, (29, 0), 900, 400, near=3), test=SideSummary(2, 2, (2, 0), 9, 9)
+    )
+    filled = replace(small, test=SideSummary(40, 40, (40, 0), 900, 400, templated=4))
+    assert describe(small).splitlines()[-3:] == [
+        "only 29 validation rows: the search chooses by luck; give at least 30 (`data.validation`)",
+        "3 of 29 validation rows are nearly a training row (4/5 of their phrases)",
+        "only 2 test rows: an interval over them says little; give at least 30 (`data.test`)",
+    ]
+    words = "4 of 40 test rows are a training row with other names or numbers: their loss says little about texts of"
+    assert words in warnings(filled.to_dict())[-1]
+    assert not warnings(replace(SUMMARY, test=SideSummary(40, 40, (40, 0), 900, 400, templated=3)).to_dict())
 
 
 def test_a_summary_survives_json() -> None:

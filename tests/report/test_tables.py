@@ -15,6 +15,8 @@ BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.0, "hyperparameters": {"rank
 BEST = {"trial": 3, "loss": 1.8, "test_loss": 1.8, "hyperparameters": {"rank": 64}}
 
 
+FEW_ROWS = {"mean": -1.834, "low": -1.9, "high": -1.8, "rows": 2}
+WIDE = {"mean": -0.2, "low": -0.39, "high": -0.01, "rows": 50}
 ONE_ROW = {"mean": -0.2, "low": None, "high": None, "rows": 1}
 
 
@@ -38,10 +40,13 @@ def status_with(low: float = -0.3, high: float = -0.1, **changed: Any) -> dict[s
         (status_with(best=None), "No trial completed", "No trial has ended"),
         (status_with(best=None, state="running"), "No trial has completed yet", ""),
         (status_with(best_against_baseline=None), "by 10.0 % in validation loss", "luck is not known"),
-        (status_with(best_against_baseline=None, objective="command"), "by 10.0 % in loss", "luck"),
+        (status_with(best_against_baseline=FEW_ROWS), "2 test rows are too few to tell", "91.7 % below the baseline"),
+        (status_with(best_against_baseline=WIDE), "by 10.0 % in test loss", "interval is wider than the gain"),
+        (status_with(best_against_baseline=None, state="stopped"), "by 10.0 % in validation loss", "not yet measured"),
+        (status_with(best_against_baseline=None, objective="command"), "by 10.0 % in the objective", "luck"),
         (
             status_with(best_against_baseline=None, objective="command", best={**BEST, "loss": -3e99}),
-            "beats the baseline by 3e99 in loss",
+            "beats the baseline by 3e99 in the objective",
             "luck",
         ),
         (status_with(baseline=None), "Best loss 1.8, of trial 3", "There is no baseline"),

@@ -16,17 +16,17 @@ USUAL = Situation(trials=30, dimension=4, block_size=1)
 @pytest.mark.parametrize(
     ("study", "name", "reason"),
     [
-        (USUAL, "batch-gp", "one trial at a time from a start point"),
-        (replace(USUAL, start=False), "batch-gp", "without a start point"),
-        (replace(USUAL, block_size=2), "batch-gp", "2 trials at once from a start point"),
-        (replace(USUAL, block_size=9), "batch-gp", "9 trials at once: in blocks of 8"),
+        (USUAL, "batch-gp", "(one trial at a time, from a baseline)"),
+        (replace(USUAL, start=False), "batch-gp", "without a baseline in the space"),
+        (replace(USUAL, block_size=2), "batch-gp", "(2 trials at once, from a baseline)"),
+        (replace(USUAL, block_size=9), "batch-gp", "it came closest to the best possible point (8 trials at once)"),
         (
             replace(USUAL, trials=300, dimension=9, constraints=1),
             "batch-gp",
             "9 hyperparameters, 300 trials, constraints",
         ),
-        (replace(USUAL, trials=None, nomad=False), "batch-gp", "start point"),
-        (replace(USUAL, objectives=2), "mads", "2 objectives"),
+        (replace(USUAL, trials=None, nomad=False), "batch-gp", "from a baseline"),
+        (replace(USUAL, objectives=2), "mads", "not compared on such studies"),
         (replace(USUAL, objectives=2, nomad=False), "tpe", "PyNomad"),
     ],
 )

@@ -378,7 +378,7 @@ def test_an_interpreter_without_nni_says_how_to_get_it(tmp_path: Path, monkeypat
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
     bare = tmp_path / "bare" / "bin" / "python"
     monkeypatch.setenv(VARIABLE, str(bare))
-    with pytest.raises(MissingExtra, match=r"pip install 'meshtune\[nni\]'.*nni==3\.0.*MESHTUNE_NNI_PYTHON"):
+    with pytest.raises(MissingExtra, match=r"pip install '\.\[nni\]'.*nni==3\.0.*MESHTUNE_NNI_PYTHON"):
         build(SamplerConfig(name="nni-tpe"), SPACE, x0=None, block_size=1, seed=0)
 
 

@@ -211,7 +211,9 @@ def test_what_cannot_be_quantized(tiny_model_folder: Path) -> None:
 def test_without_bitsandbytes(tiny_model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Found before weights are read, with the line that installs it."""
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(MissingExtra, match=r"a base in nf4 needs .*`bitsandbytes`.*pip install 'meshtune\[gpu\]'"):
+    with pytest.raises(
+        MissingExtra, match=r"a base in nf4 needs .*`bitsandbytes`.*pip install '\.\[gpu\]' in your clone"
+    ):
         check_model(ModelConfig(name=str(tiny_model_folder), quantization="nf4"))
 
 
