@@ -1,5 +1,6 @@
 "use strict";
 // Figures take their colours from the page's theme, by the role that each trace names.
+const narrow = matchMedia("(max-width: 640px)");
 const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function themed(figure) {
@@ -21,6 +22,11 @@ function themed(figure) {
   for (const axis of [layout.xaxis, layout.yaxis]) {
     if (axis) Object.assign(axis, { gridcolor: theme("--grid"), linecolor: theme("--line") });
   }
+  if (narrow.matches && layout.xaxis && layout.legend) { // the legend below, so that its lines take no place from above
+    layout.legend = { ...layout.legend, y: -0.3, yanchor: "top" };
+    layout.margin = { ...layout.margin, l: 40, r: 8, t: 12 };
+    delete layout.xaxis.dtick;
+  }
   return { data, layout };
 }
 
@@ -37,7 +43,14 @@ function draw() {
 }
 
 draw();
+narrow.addEventListener("change", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+// On a narrow screen the head of a column stands before each of its cells.
+for (const table of document.querySelectorAll("table:not(.tall table)")) {
+  const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent);
+  for (const row of table.tBodies[0].rows) [...row.cells].forEach((cell, column) => (cell.dataset.head = heads[column]));
+}
 
 // Tables are sorted by the values behind their cells; what has no value stays last.
 for (const table of document.querySelectorAll("table.sortable")) {

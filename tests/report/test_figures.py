@@ -119,13 +119,20 @@ def test_without_a_space_what_varies_is_shown(status: dict[str, Any]) -> None:
 
 
 def test_the_band_is_there_where_seeds_are(status: dict[str, Any]) -> None:
-    other = {**status, "all": [{**t, "loss": t["loss"] and t["loss"] + 0.1} for t in status["all"]]}
-    both = [Compared(f"s{seed}", s, {"seed": seed}, None) for seed, s in enumerate((status, other))]
-    band, line = figures.comparison(grouped(both)).data
+    """From five on; of fewer each study is a line of its own, and the figure is as high as they are."""
+    shifted = [
+        {**status, "all": [{**t, "loss": t["loss"] and t["loss"] + 0.1 * by} for t in status["all"]]} for by in range(5)
+    ]
+    studies = [Compared(f"s{seed}", each, {"seed": seed}, None) for seed, each in enumerate(shifted)]
+    band, line = figures.comparison(grouped(studies)).data
     assert band.fill == "toself"
-    assert line.name.endswith("2 seeds")
-    assert line.y[-1] == pytest.approx(status["best"]["loss"] + 0.05)
-    assert len(figures.comparison(grouped(both[:1])).data) == 1
+    assert line.name.endswith("5 seeds")
+    assert line.y[-1] == pytest.approx(status["best"]["loss"] + 0.2)
+    lines = figures.comparison(grouped(studies[:4])).data
+    assert [line.y[-1] for line in lines] == pytest.approx([status["best"]["loss"] + 0.1 * by for by in range(4)])
+    assert [line.showlegend for line in lines] == [True, False, False, False]
+    assert all(line.name.endswith("4 seeds") and line.fill is None for line in lines)
+    assert len(figures.comparison(grouped(studies[:1])).data) == 1
 
 
 def test_curves_at_rungs_are_in_the_group_of_their_ending(status: dict[str, Any]) -> None:

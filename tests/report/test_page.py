@@ -67,6 +67,22 @@ def test_on_a_phone_in_the_dark(browser: Any, page_of: Path) -> None:
     page.close()
 
 
+def test_tables_and_the_history_fit_a_phone(browser: Any, page_of: Path) -> None:
+    """Whole numbers without scrolling, each with the head of its column; the chart's legend is below its axis."""
+    page = opened(browser, page_of, PHONE)
+    boxes = "[...document.querySelectorAll('table:not(.tall table)')].map((table) => table.parentElement)"
+    assert set(page.evaluate(f"{boxes}.map((box) => box.scrollWidth - box.clientWidth)")) == {0}
+    assert "validation loss: " in page.evaluate(
+        "getComputedStyle(document.querySelector('#result td'), '::before').content"
+    )
+    box = page.locator("#figure-history").bounding_box()
+    svg = page.locator("#figure-history .main-svg").first.bounding_box()
+    assert svg["x"] + svg["width"] <= box["x"] + box["width"] + 1 <= PHONE[0]
+    legend, axis = (page.locator(f"#figure-history .{part}").bounding_box() for part in ("legend", "xtitle"))
+    assert legend["y"] >= axis["y"] + axis["height"]
+    page.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("trials", "failures"), [(1, 0.0), (1, 1.0), (30, 0.3), (30, 1.0), (500, 0.15)])
 def test_any_number_of_trials_with_failures(browser: Any, tmp_path: Path, trials: int, failures: float) -> None:
@@ -131,7 +147,7 @@ def test_the_page_says_how_to_do_it_again(study: Path, page_of: Path) -> None:
     best = [line for line in text.splitlines() if "AutoPeftModelForCausalLM.from_pretrained" in line]
     assert len(best) == 1
     assert str(study / "adapters") in best[0]
-    assert "3 of 50 test rows are nearly a training row." in text
+    assert "3 of 50 test rows are nearly a training row (4/5 of their phrases)." in text
     for words in ("meshtune tune study.yaml", "arXiv:2312.00949", "NOMAD version 4", "ab" * 32, "price_per_hour: 2.5"):
         assert words in text
     assert text.count("<html") == 1
