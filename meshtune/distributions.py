@@ -9,7 +9,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from meshtune.space import Dimension, Parameter, Space
+from meshtune.space import Dimension, Parameter, Space, whole
 
 MOVED = "params"  # a trial's attribute: what the sampler moved, where its parameters are the decoded values
 
@@ -34,7 +34,7 @@ def described(space: Mapping[str, Any], *, lora: bool) -> Space:
     for one in space["searched"].values():
         parameter = Parameter(**{**one["parameter"], "choices": tuple(one["parameter"]["choices"])})
         dimensions.append(Dimension(one["name"], one["encoding"], parameter, tuple(one["values"])))
-    return Space(tuple(dimensions), space["fixed"], lora)
+    return Space(tuple(dimensions), space["fixed"], lora, space.get("alpha") == "whole")
 
 
 def space_of(notes: Mapping[str, Any]) -> Space | None:
@@ -49,20 +49,23 @@ def decoded_distributions(space: Space) -> dict[str, BaseDistribution]:
     ends: dict[str, tuple[float, float]] = {n: (v, v) for n, v in space.fixed.items() if isinstance(v, int | float)}
     for one in space.dimensions:
         parameter, choices = one.parameter, one.values or one.parameter.choices
-        low, high = (min(choices), max(choices)) if one.values else (0, 0)
+        low, high = 0.0, 0.0
         if choices:
             made[one.name] = CategoricalDistribution(choices)
+            if one.values:  # numbers, in their order
+                low, high = float(one.values[0]), float(one.values[-1])
         else:
             low, high = one.decode(parameter.low), one.decode(parameter.high)
             log = parameter.log or one.encoding == "log2"
-            whole = parameter.kind == "int"
+            is_whole = parameter.kind == "int"
             made[one.name] = (
-                IntDistribution(int(low), int(high), log=log) if whole else FloatDistribution(low, high, log=log)
+                IntDistribution(int(low), int(high), log=log) if is_whole else FloatDistribution(low, high, log=log)
             )
         ends[one.name] = (low, high)
     if space.lora and "scale" in ends:
         made.pop("scale", None)
-        ends["alpha"] = (ends["scale"][0] * ends["rank"][0], ends["scale"][1] * ends["rank"][1])
+        low, high = ends["scale"][0] * ends["rank"][0], ends["scale"][1] * ends["rank"][1]
+        ends["alpha"] = (whole(low), whole(high)) if space.whole_alpha else (low, high)
         made["alpha"] = FloatDistribution(*ends["alpha"], log=True)
     if space.lora and "step" in ends:
         made.pop("step", None)

@@ -139,7 +139,8 @@ def run(
             joules=joules(),
             losses=[trial.told_loss for trial in record.told],
         )
-        if stopping := stop():
+        spent = limit is not None and not packs.waiting and not packs.running
+        if (stopping := stop()) and not spent:  # what was asked while the last trials ran ends nothing early
             limit = Limit(stopping.reason, hold=True)
         if limit is None:
             count = 0
@@ -160,7 +161,7 @@ def run(
         if limit and not packs.running and (limit.hold or not packs.waiting):
             if limit.hold:
                 record.note("elapsed", time.monotonic() - begun)
-            yield Finished(limit.reason, complete=not stopping)
+            yield Finished(limit.reason, complete=spent or not stopping)
             return
         grace = stopping.seconds if stopping else None
         if grace is not None:

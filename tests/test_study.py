@@ -167,6 +167,16 @@ def test_stop_lets_running_trials_end_and_keeps_the_rest_pending(tmp_path: Path)
     assert [request.trial for request in worker.submitted] == list(range(2, 8))
 
 
+def test_a_stop_while_the_last_trials_run_leaves_a_finished_search(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+
+    def stop() -> Stop | None:
+        return Stop("asked to stop") if len(record.told) == 8 else None
+
+    events = events_of(record, AtOnce(), sampler("random"), Budget(trials=8), stop=stop)
+    assert events[-1] == Finished("8 trials are done", complete=True)
+
+
 def test_a_suspension_tells_what_ended_in_time_and_keeps_the_rest_pending(tmp_path: Path) -> None:
     record, worker = opened(tmp_path), Suspended()
     asked = iter([None])  # then it comes, while two run

@@ -105,8 +105,11 @@ def _search(
     account: energy.Account,
     stop: Callable[[], Stop | None],
 ) -> Iterator[StudyEvent]:
+    measuring = False  # once nothing is trained any more, a stop that waits for what runs waits for that too
+
     def stopping() -> Stop | None:
-        return stop() or requested(study.folder)
+        asked = stop() or requested(study.folder)
+        return None if asked is not None and asked.seconds is None and measuring else asked
 
     config = study.config
     threads = prepared.places[0].threads
@@ -151,6 +154,7 @@ def _search(
     if finished is None or not finished.complete:
         forget(study.folder)
         return
+    measuring = not config.replicates and prepared.early is None
     if prepared.early is not None:
         for event in promote(record, prepared.early, how, timeout=timeout, holding=held.check):
             if isinstance(event, Promoted):

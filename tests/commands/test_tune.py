@@ -35,10 +35,10 @@ def wait_for_trials(path: Path, count: int) -> None:
         time.sleep(0.05)
 
 
-def wait_for_programs(process: "subprocess.Popen[str]") -> set[int]:
-    """Until two trials run; returns all processes that came of this one."""
+def wait_for_programs(process: "subprocess.Popen[str]", count: int = 6) -> set[int]:
+    """Until two trials run (two workers, two guards, two programs); returns all processes that came of this one."""
     deadline = time.monotonic() + 60
-    while len(family := descendants(process.pid)) < 6:  # two workers, two guards, two programs
+    while len(family := descendants(process.pid)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return family
@@ -238,6 +238,17 @@ def test_stop_finishes_running_trials_and_says_so(slow: Path, monkeypatch: pytes
     assert run(slow).returncode == 0
     asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
     assert "not running" in asked.stderr
+
+
+def test_stop_during_the_last_trial_leaves_a_finished_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROGRAM_SECONDS", "2")
+    path = command_study(tmp_path, sampler="random", trials=1)
+    process = start(path)
+    wait_for_programs(process, 3)
+    subprocess.run(meshtune("stop", path), check=True)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 0, words
+    assert status(path)["state"] == "finished"
 
 
 def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
