@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from meshtune.errors import InputError
 from meshtune.selection.gain import Gain, gain
 from meshtune.selection.guards import MARGIN, Comparison, Verdict, guard
 from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
+from meshtune.selection.paired import margins
 from meshtune.selection.proxy import Correlation, correlation
 from meshtune.selection.resampling import DRAWS, least_error, resample
 from meshtune.selection.rules import DEFAULT, Rule, check, merits, pareto, weights_of
@@ -189,7 +191,7 @@ def decide(
         candidates=(*standings, *dropped),
         pareto=front,
         comparisons=judged.comparisons,
-        gains=_gains(counted, draws, weights, eligible, chosen, references),
+        gains=_gains(counted, draws, weights, choosable, chosen, references),
         items_to_separate=_separate(counted, draws, weights, chosen, runner_up),
         items_known=all(measure.items is not None for measure in counted.measures),
         correlations=_correlations(counted, ranked, facts),
@@ -249,23 +251,41 @@ def _gains(
     counted: Measured,
     draws: Array,
     weights: Array,
-    eligible: Sequence[str],
+    choosable: Sequence[str],
     chosen: str | None,
     references: Sequence[str],
 ) -> tuple[Gain, ...]:
+    """Intervals hold for all that could be chosen, those that the guard dropped too: the same scores dropped them."""
     if chosen is None:
         return ()
-    rows = [counted.names.index(name) for name in eligible]
+    rows = [counted.names.index(name) for name in choosable]
     seen, drawn = counted.scores @ weights, draws @ weights
-    least = _least(counted, weights)
+    least, mine = _least(counted, weights), counted.names.index(chosen)
     found = []
     for name in references:
         if name != chosen:
             other = counted.names.index(name)
             among = [row for row in rows if row != other]
-            number = among.index(counted.names.index(chosen))
-            found.append(gain(name, seen[among], drawn[:, among], number, seen[other], drawn[:, other], least))
+            found.append(
+                gain(
+                    name,
+                    seen[among],
+                    drawn[:, among],
+                    among.index(mine),
+                    seen[other],
+                    drawn[:, other],
+                    least,
+                    margins=partial(_margins, counted, weights, mine, other),
+                )
+            )
     return tuple(found)
+
+
+def _margins(counted: Measured, weights: Array, mine: int, other: int, width: float) -> tuple[float, float]:
+    """Of a difference in mean score: those of independent benchmarks add up in squares (Zou and Donner 2008)."""
+    each = np.concatenate([margins(measure, [mine], [other], width) for measure in counted.measures])
+    below, above = np.sqrt(((weights[:, None] * each) ** 2).sum(axis=0))
+    return float(below), float(above)
 
 
 def _least(counted: Measured, weights: Array) -> float:

@@ -6,17 +6,19 @@ these, it is too high on average. The corrected one takes from it what empirical
 true scores are taken as drawn from an unknown distribution, which is estimated from all of them by maximum likelihood
 without a form of its own (Kiefer and Wolfowitz 1956; Jiang and Zhang 2009), and the chosen one's score is replaced by
 its posterior mean. Noise that all candidates share cancels. The interval is prior-free and holds whichever candidate
-was chosen: simultaneous over all that could have been (max-t), around the raw gain.
+was chosen: simultaneous over all that could have been, around the raw gain, as many standard errors wide as the largest
+of all resampled differences is, and nowhere nearer than what few discordant items allow (`paired`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from meshtune.selection.measured import Array
-from meshtune.selection.resampling import at_least
+from meshtune.selection.resampling import at_least, simultaneous
 
 ESTIMAND = "difference in mean score, in points, over all items of the kind asked, of this adapter"
 ESTIMAND_OF_SEEDS = "difference in mean score, in points, over all items of the kind asked and all seeds of training"
@@ -43,23 +45,27 @@ def gain(
     drawn_reference: Array,
     least: float = 0.0,
     level: float = 0.95,
+    margins: Callable[[float], tuple[float, float]] = lambda _: (0.0, 0.0),
 ) -> Gain:
     """The gain of candidate number `chosen` over a reference.
 
     Args:
-        scores: mean scores of the candidates that could have been chosen. drawn: resampled ones, (draws, candidates).
+        scores: mean scores of the candidates that could have been chosen, whatever these scores say of them. drawn:
+            resampled ones, (draws, candidates).
         score: mean score of the reference. drawn_reference: (draws,). least: a standard error that no difference is
-            below.
+            below. margins: how far the chosen one's bounds lie below and above the gain at the least, from their width
+            in standard errors.
     """
     differences = scores - score
     moved = drawn - drawn_reference[:, None]
     errors = np.sqrt(moved.var(axis=0) + least**2)
     errors[errors == 0] = 1.0
     away = np.abs(at_least(moved, least) - differences) / errors
-    width = float(np.quantile(away.max(axis=1), level))
+    width = simultaneous(away.max(axis=1), level, sides=2)
     raw, half = float(differences[chosen]), width * float(errors[chosen])
+    below, above = (max(half, least_half) for least_half in margins(width))
     luck = float(scores[chosen] - _posterior_means(scores, _own_errors(drawn, least))[chosen])
-    return Gain(reference, raw, raw - luck, raw - half, raw + half)
+    return Gain(reference, raw, raw - luck, raw - below, raw + above)
 
 
 def _own_errors(drawn: Array, least: float) -> Array:

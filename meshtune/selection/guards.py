@@ -2,8 +2,10 @@
 
 A candidate is `kept` where the simultaneous lower bounds of all its differences from the references lie above minus the
 margin, `dropped` where a simultaneous upper bound lies below it, and `undecided` otherwise. The bounds hold for all
-candidates, references and benchmarks at once: their width is a quantile of the largest studentized difference over all
-of them (max-t; Romano and Wolf 2005). They cover the choice of items, not of seeds.
+candidates, references and benchmarks at once: as many standard errors away as the largest of all resampled differences
+is, each divided by its standard error. Where answers are known, no bound is nearer than the score bound of the pair for
+so many standard errors (`paired`): the differences of a few discordant items are skewed, and no one width of standard
+errors holds on both sides. They cover the choice of items, not of seeds.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from enum import StrEnum
 import numpy as np
 
 from meshtune.selection.measured import Array, Measured
-from meshtune.selection.resampling import at_least, least_error
+from meshtune.selection.paired import margins
+from meshtune.selection.resampling import at_least, least_error, simultaneous
 
 MARGIN = 1.0  # points
 
@@ -68,8 +71,10 @@ def guard(
     error = np.sqrt(drawn.var(axis=0) + least**2)
     error[error == 0] = 1.0  # the same in every draw: the bounds are the difference itself
     away = ((at_least(drawn, least) - difference) / error).reshape(len(drawn), -1)
-    low = difference - error * np.quantile(away.max(axis=1), level)
-    high = difference + error * np.quantile((-away).max(axis=1), level)
+    width = simultaneous(np.concatenate([away.max(axis=1), (-away).max(axis=1)]), level)
+    apart = np.stack([margins(measure, mine, theirs, width) for measure in measured.measures], axis=1)
+    low = difference - np.maximum(width * error, apart[:, :, 0])
+    high = difference + np.maximum(width * error, apart[:, :, 1])
     verdicts = {}
     for name in candidates:
         own = [number for number, pair in enumerate(pairs) if pair[0] == name]

@@ -10,6 +10,7 @@ of items, normal otherwise; this pairs nothing and mostly overstates the noise.
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 from meshtune.selection.measured import POINTS, Array, Measure, Measured, Numbers, dense, item_weights, strata
 
@@ -43,6 +44,14 @@ def at_least(drawn: Array, least: Array | float) -> Array:
     all draws is 0 however large the divisor.
     """
     return np.asarray(drawn + least * np.random.default_rng([0, 2]).normal(size=drawn.shape))
+
+
+def simultaneous(largest: Array, level: float, *, sides: int = 1) -> float:
+    """How many standard errors wide bounds have to be, from the largest of standardized differences by draw.
+
+    Never below what a normal difference alone needs: draws of a few discordant items are too coarse to say less.
+    """
+    return max(float(np.quantile(largest, level)), float(stats.norm.isf((1 - level) / sides)))
 
 
 def _one(measure: Measure, draws: int, chance: np.random.Generator) -> Array:

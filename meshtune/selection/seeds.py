@@ -29,7 +29,8 @@ class Seeds:
         once: candidates that were trained with the first of the seeds alone.
         own, shared: by benchmark, the standard deviation between seeds, in points, of what a seed does to one candidate
             alone and to all.
-        freedom: degrees of freedom that the own one has.
+        freedom: degrees of freedom that the own one has. The shared one has one fewer than there are trainings,
+            however many candidates share it.
     """
 
     names: tuple[str, ...]
@@ -46,12 +47,19 @@ class Seeds:
         several = [measured.names.index(name) for name in self.names]
         once = [measured.names.index(name) for name in self.once]
         for kind, measure in enumerate(measured.measures):
-            wide = np.sqrt(self.freedom / chance.chisquare(self.freedom, (count, 1)))
-            of_all = wide * chance.normal(size=(count, self.trainings)) * self.shared[measure.name]
+            wide, wide_shared = (
+                np.sqrt(f / chance.chisquare(f, (count, 1))) for f in (self.freedom, self.trainings - 1)
+            )
+            of_all = wide_shared * chance.normal(size=(count, self.trainings)) * self.shared[measure.name]
             of_one = wide * chance.normal(size=(count, len(measured.names))) * self.own[measure.name]
             found[:, several, kind] = of_all.mean(axis=1)[:, None] + of_one[:, several] / self.trainings**0.5
             found[:, once, kind] = of_all[:, :1] + of_one[:, once]
         return found
+
+
+def _wider(freedom: int, count: int, chance: np.random.Generator) -> Array:
+    """What makes Student's t of a normal: (draws, 1)."""
+    return np.asarray(np.sqrt(freedom / chance.chisquare(freedom, (count, 1))))
 
 
 def with_trainings(

@@ -64,7 +64,7 @@ def notes(
     found += [f"{name} counts with its one training: {why}." for name, why in (failed or {}).items()]
     estimand = ESTIMAND if decision.seeds is None else ESTIMAND_OF_SEEDS
     found.append(
-        f"Thresholds: margin {_points(settings.margin)}, 95 % simultaneous bounds (max-t) and 95 % set (comparison with"
+        f"Thresholds: margin {_points(settings.margin)}, 95 % simultaneous bounds and 95 % set (comparison with"
         f" the best), {settings.draws:,} resamples with seed {settings.seed}. Gain: {estimand}."
     )
     return found

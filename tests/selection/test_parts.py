@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from meshtune.errors import InputError
+from meshtune.selection.decide import Facts, decide
 from meshtune.selection.gain import gain
 from meshtune.selection.guards import guard
 from meshtune.selection.measured import Array, Measured, item_weights, of_answers, of_scores, strata
@@ -96,16 +97,16 @@ def test_resamples_stay_scores_and_equal_ones_equal() -> None:
     assert 0 <= drawn.min() < drawn.max() <= 100
 
 
-def test_bounds_of_candidates_that_agree_are_as_wide_as_the_least_error() -> None:
+def test_bounds_of_candidates_that_agree_are_those_of_no_event_in_so_many_items() -> None:
     answers = {str(n): float(n % 2) for n in range(24)}
     names = ("a", "base")
     measured = Measured(names, (of_answers("m", "M", dict.fromkeys(names, answers)),))
-    least, draws = least_error(measured.measures[0]), resample(measured, 4000)
-    (found,) = guard(measured, draws, ["a"], ["base"]).comparisons
-    assert (found.low, found.high) == pytest.approx((-1.645 * least, 1.645 * least), rel=0.06)
-    scores = measured.scores[:, 0]
-    over = gain("base", scores[:1], draws[:, :1, 0], 0, float(scores[1]), draws[:, 1, 0], least)
-    assert (over.low, over.high) == pytest.approx((-1.96 * least, 1.96 * least), rel=0.06)
+    (found,) = guard(measured, resample(measured, 4000), ["a"], ["base"]).comparisons
+    rule_of_three = 100 * (1 - 0.05 ** (1 / 24))  # Clopper and Pearson: 11.7 points
+    assert (found.low, found.high) == pytest.approx((-rule_of_three, rule_of_three), rel=0.02)
+    (over,) = decide(measured, {"a": Facts(1), "base": Facts()}, references=["base"]).gains
+    two_sided = 100 * (1 - 0.025 ** (1 / 24))
+    assert (over.low, over.high) == pytest.approx((-two_sided, two_sided), rel=0.03)
     several = Measured((*"abcdef", "base"), (of_answers("m", "M", dict.fromkeys([*"abcdef", "base"], answers)),))
     wider = guard(several, resample(several, 4000), "abcdef", ["base"]).comparisons[0]
     assert wider.low < 1.2 * found.low  # all of them at once

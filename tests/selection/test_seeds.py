@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from meshtune.selection import told
 from meshtune.selection.decide import Settings, decide
@@ -57,11 +58,21 @@ def test_scores_are_means_over_trainings() -> None:
 
 def test_draws_are_as_wide_as_they_should_be() -> None:
     measured, _ = cubes(0.0, 0.0, 2, 0)
-    seeds = Seeds(("a", "b"), ("c",), 4, {"m": 2.0}, {"m": 3.0}, 1000)
+    seeds = Seeds(("a", "b"), ("c",), 4, {"m": 2.0}, {"m": 0.0}, 1000)
     drawn = seeds.draws(measured, 20000, 0)[:, :, 0]
-    assert drawn.std(axis=0) == pytest.approx([(13 / 4) ** 0.5] * 2 + [13**0.5, 0], rel=0.03)
-    assert (drawn[:, 0] - drawn[:, 1]).std() == pytest.approx(2.0 * (2 / 4) ** 0.5, rel=0.03)
+    assert drawn.std(axis=0) == pytest.approx([1.0, 1.0, 2.0, 0], rel=0.03)
+    assert (drawn[:, 0] - drawn[:, 1]).std() == pytest.approx(2**0.5, rel=0.03)
     assert np.array_equal(drawn, seeds.draws(measured, 20000, 0)[:, :, 0])
+
+
+@pytest.mark.parametrize("candidates", [2, 4])
+def test_what_all_candidates_share_is_known_from_the_trainings_alone(candidates: int) -> None:
+    """However many candidates there are: three seeds leave two degrees of freedom, not two a candidate."""
+    measured, _ = cubes(0.0, 0.0, 2, 0)
+    seeds = Seeds(NAMES[:candidates], (), 3, {"m": 0.0}, {"m": 3.0}, 2 * (candidates - 1))
+    drawn = seeds.draws(measured, 100_000, 0)[:, :, 0]
+    assert np.array_equal(drawn[:, 0], drawn[:, 1])
+    assert np.quantile(drawn[:, 0], 0.975) == pytest.approx(stats.t.ppf(0.975, 2) * 3 / 3**0.5, rel=0.05)
 
 
 def test_a_decision_is_less_sure_where_seeds_move_scores() -> None:
