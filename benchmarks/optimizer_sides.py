@@ -55,7 +55,7 @@ class Setting:
     sensible: bool
 
     def __str__(self) -> str:
-        start = "sensible start" if self.sensible else "no start"
+        start = "sensible start" if self.sensible else "no start (ours: the middle)"
         return f"{'one at a time' if self.block == 1 else f'blocks of {self.block}'}, {start}"
 
 

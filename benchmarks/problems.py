@@ -44,6 +44,7 @@ SPACE: dict[str, BaseDistribution] = {
     "alpha": IntDistribution(*ALPHA, log=True),
     "learning_rate": FloatDistribution(*LEARNING_RATE, log=True),
 }
+QUIET = 0.002  # noise at the bottom of the bowl
 SCHEDULES = {"constant": 0.012, "linear": 0.004, "cosine": 0.0}  # how much worse
 GAP = 0.2  # of the floor below the least loss of `measured`, in distances of the median from it, as in learning_curves
 NMT = ("bpe_log2", "layers_log2", "embedding_log2", "feed_forward_log2", "heads_log2", "rate")
@@ -58,6 +59,7 @@ class Problem:
         space, start: Optuna's distributions, and what a careful user starts from.
         loss: without noise; nan where the training fails. noise: its standard deviation at a point.
         floor: the least loss. worst: what counts where every training has failed. least: regrets below are that.
+        quiet: the noise near the least loss, in nats; nan where the loss is not in nats.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Problem:
     floor: float
     worst: float
     least: float = 1e-4
+    quiet: float = math.nan
 
 
 def hyperparameters(params: Params) -> dict[str, float]:
@@ -94,6 +97,7 @@ def lora(surface: Surface) -> Problem:
         partial(constant, NOISE),
         FLOOR,
         UNTUNED,
+        quiet=NOISE,
     )
 
 
@@ -111,14 +115,14 @@ def more(params: Params) -> float:
 
 
 def growing(loss: Callable[[Params], float], params: Params) -> float:
-    return 0.002 + 0.1 * (loss(params) - FLOOR)
+    return QUIET + 0.1 * (loss(params) - FLOOR)
 
 
 def bowl() -> Problem:
     def loss(params: Params) -> float:
         return FLOOR + flat(params)
 
-    return Problem("bowl", SPACE, sensible(), loss, partial(growing, loss), FLOOR, UNTUNED)
+    return Problem("bowl", SPACE, sensible(), loss, partial(growing, loss), FLOOR, UNTUNED, quiet=QUIET)
 
 
 def seven() -> Problem:
@@ -131,7 +135,7 @@ def seven() -> Problem:
         "schedule": CategoricalDistribution(tuple(SCHEDULES)),
     }
     start = sensible(warmup=0.03, weight_decay=1e-4, schedule="linear")
-    return Problem("seven", space, start, loss, partial(growing, loss), FLOOR, UNTUNED)
+    return Problem("seven", space, start, loss, partial(growing, loss), FLOOR, UNTUNED, quiet=QUIET)
 
 
 def measured() -> Problem:
@@ -154,7 +158,7 @@ def measured() -> Problem:
     assert set(space) == set(RANGES)
     noise = float(np.std(baseline, ddof=1))
     floor, worst = lowest(space, loss), float(np.median(means))
-    return Problem("measured", space, start, loss, partial(constant, noise), floor, worst, noise / 50)
+    return Problem("measured", space, start, loss, partial(constant, noise), floor, worst, noise / 50, noise)
 
 
 def lowest(space: dict[str, BaseDistribution], loss: Callable[[Params], float]) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from meshtune.samplers.encoding import Encoding
 
@@ -133,10 +134,62 @@ def test_tables_show_ratios_and_who_won() -> None:
     settings = {"one at a time": {"us": ours, "them": theirs}, "blocks": {"us": theirs, "them": theirs}}
     rows = list(overall(settings, "us", (20,)))
     assert len(rows) == 2 + 2 + 1
-    assert rows[2].startswith("| one at a time: them | 1.00 (.")
-    assert rows[2].endswith(") 3-3 |")
+    assert rows[2].startswith("| one at a time: them | 1.00 (.00-66")  # two problems say next to nothing
     assert rows[3] == "| blocks: them | 1.00 (1.00-1.00) 0-0 |"
     assert list(by_problem(settings, "us", "them", ("a", "b")))[2:] == ["| `a` | .50 | 1.00 |", "| `b` | 2.00 | 1.00 |"]
+    noise = np.array([0.03, math.nan])
+    (*_, row), (head, *_) = (list(overall({"one": settings["one at a time"]}, "us", (20,), noise)) for _ in range(2))
+    assert head == "| | 20 | ahead by, nats | ratio, floor at half the noise |"
+    assert row.endswith(f"3-3 | .0100 | {(0.015 / 0.02 * 2) ** 0.5:.2f} |")  # the second problem is not in nats
+
+
+def test_intervals_are_over_problems_and_not_over_pairs() -> None:
+    """Eight problems, 10 seeds each, that are alike within a problem: pairs would seem ten times as many."""
+    from optimizer_tables import over_problems
+
+    each = np.random.default_rng(0).normal(-0.5, 0.4, 8)
+    mean, low, high = over_problems(np.tile(each, (10, 1)))
+    half = stats.t.ppf(0.975, 7) * each.std(ddof=1) / 8**0.5
+    assert (mean, low, high) == pytest.approx(tuple(np.exp(each.mean() + half * np.array([0, -1, 1]))))
+    alone = over_problems(np.array([[0.1], [0.3], [0.2]]))  # of one problem it is over seeds
+    assert alone[0] == pytest.approx(math.exp(0.2))
+    assert alone[1] < alone[0] < alone[2]
+    assert np.isnan(over_problems(np.array([[0.1]]))[1:]).all()
+
+
+def test_the_whole_front_of_two_objectives_is_nowhere_bettered() -> None:
+    from multi_objective import pareto, two, whole
+    from problems import problem
+
+    assert pareto(np.array([[1, 5], [2, 4], [2, 6], [math.nan, math.nan], [3, 1], [1, 5]])) == [0, 1, 4]
+    rng = np.random.default_rng(0)
+    for name in ("cliff, size", "seven, size", "product, ridge"):
+        made, best = two(name), whole(name)
+        space = Encoding(problem(made.first).space)
+        points = [space.decode(space.at(row)) for row in rng.random((1000, len(space.lower))).tolist()]
+        values = np.array([made.values(point) for point in points])
+        values = values[~np.isnan(values).any(axis=1)]
+        assert 0 < made.hypervolume(values[pareto(values)]) <= best
+        assert made.hypervolume(np.array([made.worst])) == 0
+
+
+def test_a_race_of_two_objectives_goes_on_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import multi_objective
+    from multi_objective import Results, lines
+    from optimizer_sides import BUDGETS, Setting
+
+    file, settings = tmp_path / "runs.jsonl", [Setting(1, True), Setting(8, False)]
+    names = ("corner, size", "product, ridge")
+    first = [Results(file).log_gaps("random", name, 0, each) for name in names for each in settings]
+    assert all(len(gaps) == len(BUDGETS) and sorted(gaps, reverse=True) == gaps for gaps in first[:2])
+    assert len(file.read_text().splitlines()) == len(first)
+    monkeypatch.setattr(multi_objective, "run", None)  # nothing is run again
+    again = [Results(file).log_gaps("random", name, 0, each) for name in names for each in settings]
+    assert again == first
+    logs = {"mads": np.zeros((2, 3, 3)), "random": np.log(np.full((2, 3, 3), 2.0))}
+    found = list(lines(logs, "mads", "one at a time"))
+    assert [line["ratio"] for line in found] == [2.0] * 3
+    assert found[0]["won"] == 6
 
 
 def test_a_side_that_is_not_installed_is_left_out_unless_its_runs_are_known(

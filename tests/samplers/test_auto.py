@@ -26,7 +26,11 @@ USUAL = Situation(trials=30, dimension=4, block_size=1)
             "9 hyperparameters, 300 trials, constraints",
         ),
         (replace(USUAL, trials=None, nomad=False), "batch-gp", "from a baseline"),
-        (replace(USUAL, objectives=2), "mads", "not compared on such studies"),
+        (replace(USUAL, objectives=2), "mads", "2 objectives, which batch-gp cannot search"),
+        (replace(USUAL, objectives=2, block_size=8), "tpe", "tpe came closer"),
+        (replace(USUAL, objectives=2, block_size=8, nomad=False), "tpe", "tpe came closer"),
+        (replace(USUAL, objectives=2, block_size=4), "mads", "not measured: 4 trials at once"),
+        (replace(USUAL, objectives=3), "mads", "not measured: 3 objectives"),
         (replace(USUAL, objectives=2, nomad=False), "tpe", "PyNomad"),
     ],
 )
@@ -38,6 +42,7 @@ def test_the_choice(study: Situation, name: str, reason: str) -> None:
 
 def test_what_was_measured_is_not_called_unmeasured() -> None:
     assert all("not measured" not in choose(replace(USUAL, trials=trials)).reason for trials in (20, 100, None))
+    assert all("not measured" not in choose(replace(USUAL, objectives=2, block_size=n)).reason for n in (1, 8, 16))
 
 
 def test_it_is_no_sampler_itself() -> None:
