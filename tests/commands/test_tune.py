@@ -129,6 +129,7 @@ def test_what_a_batch_system_sends_suspends_what_runs(
     _, words = process.communicate(timeout=30)
     assert process.returncode == 75, words
     assert f"{number.name} came; everything finished is saved. Trials 0, 1 were running: " in words
+    assert "the next run starts the program again for them. Continue with `meshtune tune" in words
     assert "Traceback" not in words
     assert gone(family)
     assert not list((tmp_path / "study").glob("*lease*"))
