@@ -27,7 +27,7 @@ import torch
 from scoring import made_candidates
 from transformers import DynamicCache
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.data import embedded
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.evaluation import adapters, layout

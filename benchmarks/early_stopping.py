@@ -38,7 +38,7 @@ from learning_curves import TABLE, Surrogate, Table
 from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
 from replay import WHOLE, Search, Spent, pruned, replayed
 
-from meshtune.config_spending import EarlyStoppingConfig
+from meshtune.config.budget import EarlyStoppingConfig
 
 NAME = "early_stopping"
 TRIALS, MOST = 100, 400

@@ -297,20 +297,20 @@ def made_recipe(batch: int, precision: str, **changes: Any) -> Any:
 @functools.cache
 def numbers_of(shape: str, dtype: str) -> Any:
     """What the formulas of memory know a model by; without its weights."""
-    from meshtune.training.shape import measure
+    from meshtune.training.memory.shape import measure
 
     return measure(llama(shape, dtype, "meta"))
 
 
 def pack_setting(bench: Bench, shape: str, dtype: str, batch: Any) -> Any:
-    from meshtune.training.pack_memory import PackSetting
+    from meshtune.training.memory.packs import PackSetting
 
     return PackSetting(numbers_of(shape, dtype), batch, bench.options.device, dtype)
 
 
 def fitting(bench: Bench, shape: str, dtype: str, recipes: Sequence[Any], batch: Any) -> list[Any]:
     """A pack's recipes, with so many tokens a pass as there is room for: what a study on this card would have."""
-    from meshtune.training.packed_rows import token_limit
+    from meshtune.training.packed.rows import token_limit
 
     tokens = pack_setting(bench, shape, dtype, batch).pass_tokens(recipes, int(ROOM * bench.bytes))
     wanted = tokens if tokens < token_limit(bench.options.device) else None
@@ -335,7 +335,7 @@ def losses(bench: Bench, late: Callable[[], bool]) -> None:
 
 def _losses(bench: Bench, shape: str, dtype: str, precision: str, steps: int, batch: int) -> dict[str, Any]:
     """Losses of each step, of four adapters together, each by Trainer, and of the pack in two other ways."""
-    from meshtune.training.memory import full_batch
+    from meshtune.training.memory.formula import full_batch
 
     base = bench.base(shape, dtype)
     rows = made_rows(steps * batch, base.config.vocab_size, tiny=bench.options.tiny)
@@ -359,7 +359,7 @@ def _losses(bench: Bench, shape: str, dtype: str, precision: str, steps: int, ba
 
 def _pack_losses(base: Any, rows: list[Any], recipes: Sequence[Any]) -> list[list[float]]:
     """By adapter, the loss of each step and at last that of the validation."""
-    from meshtune.training.packed_trainer import train_pack
+    from meshtune.training.packed.trainer import train_pack
     from meshtune.training.steps import Diverged, Step, Trained
 
     found: list[list[float]] = [[] for _ in recipes]
@@ -518,7 +518,7 @@ def _product(bench: Bench) -> float:
 
 def _round(bench: Bench, shape: str, batch: int, count: int) -> dict[str, Any]:
     """One side once, its warm-up before it: a pack of so many, or Trainer."""
-    from meshtune.training.memory import full_batch
+    from meshtune.training.memory.formula import full_batch
 
     base = bench.base(shape, "bfloat16")
     clock = Clock(bench, 1, 2, 0.0) if bench.options.tiny else Clock(bench, 2, 4, 2.5)
@@ -537,7 +537,7 @@ def _round(bench: Bench, shape: str, batch: int, count: int) -> dict[str, Any]:
 
 
 def _time_pack(base: Any, rows: list[Any], recipes: Sequence[Any], clock: Clock) -> None:
-    from meshtune.training.packed_trainer import train_pack
+    from meshtune.training.packed.trainer import train_pack
     from meshtune.training.steps import Step
 
     before = 0
@@ -665,7 +665,7 @@ def _predicted(
     bench: Bench, shape: str, dtype: str, recipe: Any, length: int, count: int
 ) -> tuple[list[Any], dict[str, int]]:
     """The members of a pack, none for Trainer; and the bytes that are predicted."""
-    from meshtune.training.memory import Batch, of_recipe
+    from meshtune.training.memory.formula import Batch, of_recipe
 
     rows = made_rows(recipe.batch_size, 100, length=length)
     batch = Batch(recipe.batch_size, length, sum(int(trained[1:].sum()) for _, trained in rows))
@@ -679,7 +679,7 @@ def _predicted(
 
 def _memory(bench: Bench, shape: str, dtype: str, recipes: Sequence[Any], length: int, count: int) -> dict[str, Any]:
     """Bytes at the peak of two steps and a validation of as many tokens as one ever has."""
-    from meshtune.training.packed_trainer import train_pack
+    from meshtune.training.packed.trainer import train_pack
     from meshtune.training.steps import Diverged
     from meshtune.training.trainer import train
     from meshtune.training.validation import batch_limit

@@ -18,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from meshtune.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig
+from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from meshtune.data.build import prepare
-from meshtune.objectives.guides import GuideSpec
-from meshtune.objectives.guiding import Guiding
 from meshtune.objectives.lora import LoraObjective, LoraSpec
+from meshtune.objectives.measurements import GuideSpec
+from meshtune.objectives.measuring import Guiding
 from meshtune.training import machine
 from meshtune.training.models import load_model
 from meshtune.trial import Outcome, Request

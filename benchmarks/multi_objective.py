@@ -50,11 +50,11 @@ from optuna.trial import TrialState
 from problems import NMT, TABLES, Params, Problem, problem, there
 from scipy.stats import qmc
 
-from meshtune.config import SamplerConfig
+from meshtune.config.sections import SamplerConfig
 from meshtune.samplers.build import build
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.mads import MadsSampler
-from meshtune.samplers.seam import Sampler
+from meshtune.samplers.interface import Sampler
+from meshtune.samplers.mads.sampler import MadsSampler
 
 LEAST = 1e-3
 PARAMETERS = 300_000  # of the adapter for each rank: about that of 135M

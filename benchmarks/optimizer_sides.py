@@ -29,10 +29,10 @@ from optuna.samplers import (
 from optuna.trial import TrialState
 from problems import INDEX, Params, Problem, problem
 
-from meshtune.samplers.batch_gp import BatchGPSampler
 from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.gp.sampler import BatchGPSampler
+from meshtune.samplers.interface import Sampler
 from meshtune.samplers.recommend import recommend
-from meshtune.samplers.seam import Sampler
 
 BUDGETS = (20, 50, 100)
 BLOCK = 8
@@ -127,7 +127,7 @@ def plain(make: Make, problem: Problem, seed: int, setting: Setting) -> Regrets:
 
 
 def mads(problem: Problem, seed: int, setting: Setting, **fills: Any) -> BaseSampler:
-    from meshtune.samplers.mads import MadsSampler
+    from meshtune.samplers.mads.sampler import MadsSampler
 
     x0 = problem.start if setting.sensible else None
     return MadsSampler(search_space=problem.space, block_size=setting.block, x0=x0, seed=seed, **fills)
@@ -145,7 +145,7 @@ def gp_drawn(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
 
 
 def nni(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
-    from meshtune.samplers.nni_tpe import NniTPESampler
+    from meshtune.samplers.nni.sampler import NniTPESampler
 
     return NniTPESampler(problem.space, block_size=setting.block, seed=seed)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from meshtune.config import Precision
+from meshtune.config.sections import Precision
 
 BATCH, RANK, DROPOUT, RATE = 4, 16, 0.05, 2e-4
 MEANS, SPREADS = (26, 45), (0.45, 0.72)  # of prompts and answers, lognormal
@@ -46,9 +46,9 @@ def made_rows(count: int) -> list[Row]:
 
 def train_ours(rows: list[Row], validation: list[Row], members: int, precision: Precision) -> None:
     """One pack."""
-    from meshtune.config import ModelConfig, TrainingConfig
+    from meshtune.config.sections import ModelConfig, TrainingConfig
     from meshtune.training.models import load_model
-    from meshtune.training.packed_trainer import train_pack
+    from meshtune.training.packed.trainer import train_pack
     from meshtune.training.recipe import recipe
 
     training = TrainingConfig(batch_size=BATCH, epochs=1, precision=precision)

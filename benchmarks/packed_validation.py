@@ -20,12 +20,12 @@ import torch
 from training_sides import SETS, Rounds, Spec, compare, folder_of, made_rows, our_recipe, processor, trainer_for
 from transformers import AutoConfig, PrinterCallback
 
-from meshtune.config import ModelConfig
-from meshtune.training.flat_adapter import FlatAdapter
+from meshtune.config.sections import ModelConfig
 from meshtune.training.loss import Row
 from meshtune.training.models import load_model, quiet
-from meshtune.training.packed_base import PackedBase, packed
-from meshtune.training.packed_rows import Portion, in_portions, lay_out
+from meshtune.training.packed.base import PackedBase, packed
+from meshtune.training.packed.flat_adapter import FlatAdapter
+from meshtune.training.packed.rows import Portion, in_portions, lay_out
 from meshtune.training.validation import CPU_TOKENS, RowLoss, mean_loss
 
 EVALUATED = 8  # rows of a batch of Trainer's

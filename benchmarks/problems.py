@@ -32,8 +32,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from scipy.stats import qmc
 from surfaces import ALPHA, DROPOUT, FLOOR, LEARNING_RATE, NOISE, RANK_LOG2, SENSIBLE, SURFACES, UNTUNED, Surface
 
-from meshtune import presets
-from meshtune.distributions import distributions
+from meshtune.config import presets
+from meshtune.record.distributions import distributions
 from meshtune.samplers.encoding import Encoding
 
 Params = Mapping[str, Any]

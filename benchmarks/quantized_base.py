@@ -22,12 +22,12 @@ from typing import Any, Literal
 import torch
 from training_sides import Spec, compare, made_rows, our_order, our_recipe, print_line, processor, race
 
-from meshtune.config import DataConfig, ModelConfig, SourceConfig
+from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig
 from meshtune.data.batches import Rows
 from meshtune.data.build import prepare
 from meshtune.training import machine
 from meshtune.training.models import load_model
-from meshtune.training.packed_trainer import train, train_pack
+from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.steps import Trained
 from meshtune.training.validation import mean_loss, row_losses
 

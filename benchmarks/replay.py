@@ -19,13 +19,13 @@ from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from meshtune import presets
-from meshtune.config import SamplerConfig
-from meshtune.config_spending import EarlyStoppingConfig
-from meshtune.distributions import distributions
-from meshtune.early_stopping import EarlyStopping
-from meshtune.recorded import RecordedTrial
+from meshtune.config import presets
+from meshtune.config.budget import EarlyStoppingConfig
+from meshtune.config.sections import SamplerConfig
+from meshtune.record.distributions import distributions
+from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.build import build
+from meshtune.stopping.decisions import EarlyStopping
 from meshtune.trial import Ending, Outcome, Thresholds
 
 EPOCH_TOKENS = 100_000  # of a made-up training: shares of it are told apart to a thousandth of a percent

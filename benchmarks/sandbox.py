@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from meshtune.evaluation import bubblewrap
-from meshtune.evaluation.sandbox import Problem, available, check_many
+from meshtune.evaluation.sandbox import bubblewrap
+from meshtune.evaluation.sandbox.judge import Problem, available, check_many
 
 WORKERS = 2
 

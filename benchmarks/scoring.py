@@ -27,18 +27,19 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.data import embedded
 from meshtune.data.tokenizer import load_tokenizer, window
-from meshtune.evaluation import adapters, layout, mmlu
+from meshtune.evaluation import adapters, layout
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.answers import Answerer, Decoding, sizes
-from meshtune.evaluation.items import Benchmark
+from meshtune.evaluation.benchmarks import mmlu
+from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
 from meshtune.training.trainer import lora_config
-from meshtune.workers.places import cores
+from meshtune.workers.processes import cores
 
 BATCHES = (1, 4, 8, 16)  # of HFLM; the fastest one is taken
 TRIED = 16  # items that they are tried on

@@ -30,15 +30,16 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from scoring import made_candidates
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.data.tokenizer import load_tokenizer, window
-from meshtune.evaluation import adapters, harness, sources, store
+from meshtune.evaluation import adapters, harness, store
 from meshtune.evaluation.adapters import Candidate
-from meshtune.evaluation.items import Benchmark
+from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.evaluation.run import How, place_of, run
-from meshtune.evaluation.sandbox import Problem, check_many
+from meshtune.evaluation.sandbox.judge import Problem, check_many
 from meshtune.training.models import load_model
-from meshtune.workers.places import cores
+from meshtune.workers.processes import cores
 
 MARGIN = 1e-3  # logits between the two likeliest tokens, above which both sides must agree
 HARNESS = {"mmlu": ("mmlu/default", "mmlu_"), "bbh": ("bbh/fewshot", "bbh_fewshot_")}

@@ -22,10 +22,10 @@ from torch.profiler import profile as profiler
 from training_sides import BATCH, LORA, folder_of, made_rows, our_order, our_recipe
 from transformers import AutoConfig
 
-from meshtune.config import ModelConfig
-from meshtune.training import adapters as layers
+from meshtune.config.sections import ModelConfig
 from meshtune.training.models import load_model
-from meshtune.training.packed_trainer import train_pack
+from meshtune.training.packed import adapters as layers
+from meshtune.training.packed.trainer import train_pack
 from meshtune.training.steps import Step
 
 KINDS = ("base products", "head", "LoRA", "attention", "dropout", "optimizer", "norms, activations, residuals")

@@ -15,9 +15,9 @@ import torch
 from training_sides import BATCH, folder_of, made_rows, our_order, our_recipe, print_line, processor
 from transformers import AutoConfig
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.training.models import load_model
-from meshtune.training.packed_trainer import train_pack
+from meshtune.training.packed.trainer import train_pack
 from meshtune.training.precision import resolve_precision
 from meshtune.training.steps import Step
 

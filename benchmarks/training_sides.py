@@ -29,11 +29,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoConfig
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.data.batches import epoch_order
 from meshtune.training.loss import Row
 from meshtune.training.models import embedded_folder, load_model, quiet
-from meshtune.training.packed_trainer import train_pack
+from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Step
 

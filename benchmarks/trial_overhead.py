@@ -22,13 +22,13 @@ from pathlib import Path
 
 import optuna
 
-from meshtune import presets
-from meshtune.budget import Budget
-from meshtune.config import SamplerConfig
-from meshtune.distributions import distributions
-from meshtune.record import Record
+from meshtune.config import presets
+from meshtune.config.sections import SamplerConfig
+from meshtune.plan.budget import Budget
+from meshtune.record.distributions import distributions
+from meshtune.record.log import Record
 from meshtune.samplers.build import build
-from meshtune.study import StudyEvent, Told, run
+from meshtune.study.loop import StudyEvent, Told, run
 from meshtune.trial import Ending, Event, Outcome, Request
 
 TIMED = 10  # trials timed at each size

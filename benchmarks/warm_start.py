@@ -20,13 +20,13 @@ from typing import Any, Literal
 
 import optuna
 
-from meshtune import presets
-from meshtune.config import SamplerConfig
-from meshtune.distributions import distributions
-from meshtune.known import KnownTrials, known_in
-from meshtune.recorded import RecordedTrial
+from meshtune.config import presets
+from meshtune.config.sections import SamplerConfig
+from meshtune.record.distributions import distributions
+from meshtune.record.earlier_trials import KnownTrials, known_in
+from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.build import build
-from meshtune.space import Space
+from meshtune.space.space import Space
 from meshtune.testing.samplers import search
 from meshtune.trial import Ending, Outcome
 

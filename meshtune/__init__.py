@@ -8,11 +8,12 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from meshtune._version import __version__
+
 if TYPE_CHECKING:
     from meshtune.api import Study, load, tune
     from meshtune.results import Result
 
-__version__ = "0.1.0"
 __all__ = ["Result", "Study", "__version__", "load", "tune"]
 
 # Peft imports bitsandbytes where that is installed, which advises at its import to install kernels not used here.

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas
 
-    from meshtune.commands.locate import Located
-    from meshtune.config import StudyConfig
+    from meshtune.config.sections import StudyConfig
+    from meshtune.plan.locate import Located
     from meshtune.results import Result
     from meshtune.selection.statistics import Difference
 
@@ -59,10 +59,10 @@ def tune(
             they are, unless a second interrupt came.
     """
     import_optuna()
-    from meshtune.commands.interrupts import Interrupts
-    from meshtune.commands.rounds import tune as run
-    from meshtune.display import Display
-    from meshtune.study import Opened
+    from meshtune.cli.display import Display
+    from meshtune.study.interrupts import Interrupts
+    from meshtune.study.loop import Opened
+    from meshtune.study.rounds import tune as run
 
     located = find(study, trials, folder, overrides)
     shown = console(progress)
@@ -87,7 +87,7 @@ def load(study: str | Path, *, folder: str | Path | None = None) -> Study:
     Raises InputError where there is none.
     """
     import_optuna()
-    from meshtune.commands.locate import existing
+    from meshtune.plan.locate import existing
 
     found = existing(Path(study).expanduser(), folder=None if folder is None else Path(folder).expanduser())
     return Study(found.folder)
@@ -107,7 +107,7 @@ class Study:
 
     def status(self) -> dict[str, Any]:
         """Where it stands and all its trials, as plain values: what `meshtune status --json --trials` prints."""
-        from meshtune.commands.status import status
+        from meshtune.study.status import status
 
         return status(self.folder, trials=True)
 
@@ -237,7 +237,7 @@ class Study:
 
         public: without any row of the data, path or host name.
         """
-        from meshtune.commands.report import report
+        from meshtune.report.write import report
 
         written = report([self.folder], out=None if out is None else Path(out), public=public)
         return Path(written["page"])
@@ -251,8 +251,8 @@ class Study:
         trl, unsloth or peft instead. Returns what was written, as plain values. Raises InputError where the trial has
         no adapter, `out` is not empty, or the tool is unknown.
         """
-        from meshtune.commands.export import export
-        from meshtune.commands.export_settings import export_settings
+        from meshtune.export.export import export
+        from meshtune.export.settings import export_settings
 
         if config is not None:
             if merge:
@@ -278,7 +278,7 @@ class Study:
         plain values. Raises InputError as `export` does, and KeyboardInterrupt, whose text says what is saved: the same
         call goes on from there. It had some seconds for that, unless a second interrupt came.
         """
-        from meshtune.commands.train import train
+        from meshtune.export.train import train
 
         try:
             changes = as_set(overrides)
@@ -312,8 +312,8 @@ class Study:
             InputError: wrong settings, data that cannot be read, no complete trial. StudyBusy: another process does it.
             KeyboardInterrupt: it was interrupted; what is stored stays.
         """
-        from meshtune.commands.evaluate import evaluate
-        from meshtune.commands.evaluate_view import EvaluateView
+        from meshtune.cli.evaluate_bars import EvaluateView
+        from meshtune.finalists.evaluate import evaluate
 
         for key in PATHS & settings.keys():
             settings[key] = settings[key] and str(Path(settings[key]).expanduser().absolute())
@@ -352,7 +352,7 @@ class Study:
 
     @property
     def _located(self) -> Located:
-        from meshtune.commands.locate import existing
+        from meshtune.plan.locate import existing
 
         return existing(self.folder)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import optuna
     from rich.console import Console
 
-    from meshtune.commands.locate import Located
+    from meshtune.plan.locate import Located
 
 
 def find(
@@ -24,7 +24,7 @@ def find(
     overrides: Sequence[str] | Mapping[str, Any],
 ) -> Located:
     """The study that `tune` is given, its changes applied."""
-    from meshtune.commands.locate import locate, locate_values
+    from meshtune.plan.locate import locate, locate_values
 
     changes = as_set(overrides)
     if trials is not None:
@@ -53,10 +53,10 @@ def as_optuna(located: Located) -> optuna.Study:
     """A copy in memory, by decoded names and values; trials that did harm say so in an attribute."""
     import optuna
 
-    from meshtune.distributions import as_known, space_of
-    from meshtune.judging import worse_than_untuned
-    from meshtune.record import Record
-    from meshtune.storage import open_storage, quiet, storage_errors
+    from meshtune.record.distributions import as_known, space_of
+    from meshtune.record.log import Record
+    from meshtune.record.scoring import worse_than_untuned
+    from meshtune.record.storage import open_storage, quiet, storage_errors
 
     record = Record(located.url, located.name)
     space = space_of(record.notes)
@@ -76,7 +76,7 @@ def console(progress: bool) -> Console:
     """Where the run is shown: standard error; in a notebook below the cell, as plain lines; or nowhere."""
     from rich.console import Console
 
-    from meshtune.commands.watch import console_for
+    from meshtune.cli.watch import console_for
 
     if not progress:
         return Console(file=io.StringIO(), quiet=True)

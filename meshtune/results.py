@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune import answers
+from meshtune.data import answers
 from meshtune.errors import need
-from meshtune.words import number, point, result_table, verdict
+from meshtune.system.text import number, point, result_table, verdict
 
 if TYPE_CHECKING:
     import pandas

@@ -68,7 +68,7 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> DataRef:
     """60 short rows for the tiny model: 40 to train, 10 to validate, 10 to test."""
-    from meshtune.config import DataConfig, ModelConfig, SourceConfig
+    from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig
     from meshtune.data.build import prepare
 
     folder = tmp_path_factory.mktemp("tiny-data")

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import meshtune
-from meshtune import config_file, yaml_file
+from meshtune.config import file
+from meshtune.system import yaml_file
 from tests.kill import run
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,7 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encodin
 
 @pytest.mark.parametrize("text", BLOCKS)
 def test_configurations_of_the_readme_are_valid(text: str, tmp_path: Path) -> None:
-    config = config_file.parse(yaml_file.parse(text).values, tmp_path)
+    config = file.parse(yaml_file.parse(text).values, tmp_path)
     assert config.budget.trials is not None
     assert len(text.splitlines()) < 25
 

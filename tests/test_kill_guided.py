@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from meshtune.testing.processes import gone
-from tests.commands.test_guides import study
 from tests.evaluation.made import make_mmlu
 from tests.kill import kill_at_random, record_of, run, ten_kills
+from tests.plan.test_measurements import study
 from tests.test_kill_lora import status_of
 
 pytestmark = pytest.mark.slow

@@ -188,8 +188,8 @@ def test_the_files_pass_the_registrys_type_check(folder: Path) -> None:
         ("from .errors import SamplerError\n", "here:1: write the import absolute"),
         ("from  meshtune.errors import SamplerError\n", "here:1: write `from meshtune.errors import ...` on one line"),
         (
-            '"""Text."""\n\nRUN = ["-m", "meshtune.samplers.nomad_process"]\n',
-            "here:3: 'meshtune.samplers.nomad_process'",
+            '"""Text."""\n\nRUN = ["-m", "meshtune.samplers.mads.nomad_process"]\n',
+            "here:3: 'meshtune.samplers.mads.nomad_process'",
         ),
     ],
 )
@@ -209,7 +209,7 @@ def test_what_would_not_work_elsewhere_is_refused(text: str, message: str) -> No
         ),
         (
             "mads.py",
-            "from meshtune.samplers.seam import",
+            "from meshtune.samplers.interface import",
             "from meshtune.samplers import",
             "samplers is not a file below",
         ),
@@ -234,7 +234,7 @@ def test_a_sampler_that_cannot_be_copied_is_refused(
 
 def test_imports_become_relative_wherever_they_stand() -> None:
     text = (
-        '"""See `meshtune.samplers.seam`."""\n'
+        '"""See `meshtune.samplers.interface`."""\n'
         "import os, numpy.linalg\n"
         "from meshtune.samplers.encoding import (\n    key as key_of,\n    whole,\n)\n"
         "def f():\n    x = 1; from meshtune.errors import SamplerError  # meshtune's own\n"

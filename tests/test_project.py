@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import meshtune
-from meshtune import config_file, presets
-from meshtune.cli import app
-from meshtune.config import is_command
+from meshtune.cli.main import app
+from meshtune.config import file, presets
+from meshtune.config.sections import is_command
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def test_the_changelog_has_the_codes_version() -> None:
 
 def test_the_version_is_written_once() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
-    assert PROJECT["tool"]["hatch"]["version"]["path"] == "meshtune/__init__.py"
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "meshtune/_version.py"
 
 
 def test_constraints_pin_every_dependency_to_one_version() -> None:
@@ -128,7 +128,7 @@ def test_the_configs_in_readme_and_docs_are_valid(name: str, tmp_path: Path) -> 
     for block in blocks:
         path = tmp_path / "study.yaml"
         path.write_text(block, encoding="utf-8")
-        config = config_file.read(path)
+        config = file.read(path)
         lora = not is_command(config.objective)
         assert presets.build(config.space, lora=lora).parameters
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.commands.status import status
+from meshtune.study.status import status
 from tests.kill import run
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "two_rounds"

@@ -24,7 +24,7 @@ from typing import Any
 
 import setting
 
-from meshtune import presets
+from meshtune.config import presets
 from meshtune.data.batches import Rows
 from meshtune.data.build import Prepared
 from meshtune.data.embedded import cache_folder
@@ -83,8 +83,8 @@ def work(folder: str, fingerprint: str) -> None:
     import torch
 
     from meshtune.training.models import load_model
-    from meshtune.training.packed_base import PackedBase
-    from meshtune.training.packed_trainer import train_pack
+    from meshtune.training.packed.base import PackedBase
+    from meshtune.training.packed.trainer import train_pack
     from meshtune.training.recipe import recipe
     from meshtune.training.steps import Diverged, Rungs, Step
     from meshtune.trial import DataRef

@@ -17,12 +17,13 @@ from typing import Any
 
 from scipy.stats import qmc
 
-from meshtune import presets, whole_file
-from meshtune.config import DataConfig, ModelConfig, TrainingConfig
+from meshtune.config import presets
+from meshtune.config.sections import DataConfig, ModelConfig, TrainingConfig
 from meshtune.data import embedded
 from meshtune.data.build import Prepared, prepare
-from meshtune.distributions import distributions
+from meshtune.record.distributions import distributions
 from meshtune.samplers.encoding import Encoding
+from meshtune.system import whole_file
 
 SOURCES = {embedded.DESCRIBE: 0.7, embedded.SIGNATURE: 0.3}
 SYSTEM = "Python"

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from meshtune.config import DataConfig, ModelConfig
+from meshtune.config.sections import DataConfig, ModelConfig
 from meshtune.data import prompts, tokenizer
 from meshtune.data.rows import Row
 from meshtune.data.tokens import encode

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meshtune.config import DataConfig, RowsFile
-from meshtune.data import mixture, originals, split
+from meshtune.config.sections import DataConfig, RowsFile
+from meshtune.data import mixture, split
+from meshtune.data import original_rows as originals
 from meshtune.data.mixture import Indices
 from meshtune.data.near import near, templated
-from meshtune.data.originals import Original
+from meshtune.data.original_rows import Original
 from meshtune.data.pool import Pool, original, pool_of
 from meshtune.data.prompts import Prompts, mean_question
 from meshtune.data.rows import capped

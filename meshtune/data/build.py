@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meshtune.config import DataConfig, ModelConfig, RowsFile, SourceConfig
-from meshtune.data import originals, prompts, store, tokenizer
+from meshtune.config.sections import DataConfig, ModelConfig, RowsFile, SourceConfig
+from meshtune.data import original_rows, prompts, store, tokenizer
 from meshtune.data.assemble import Assembled, assemble
 from meshtune.data.files import missing
 from meshtune.data.rows import Conversation
@@ -77,7 +77,7 @@ def prepare(
             )
             raise StudyMismatch(f"{damage}; {what}")
         texts = {
-            originals.file_name(side): (row.line_of_json() for row in rows) for side, rows in made.originals.items()
+            original_rows.file_name(side): (row.line_of_json() for row in rows) for side, rows in made.originals.items()
         }
         store.write(folder, made.sides, manifest, texts, anew=damage is not None)
     # Also after writing: another process may have been faster, with settings of its own.
@@ -94,8 +94,8 @@ def _held(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         manifest = store.read_manifest(folder)
         store.check(folder, manifest)
         if manifest["layout"] >= store.WITH_ORIGINALS:
-            for side in originals.SIDES:
-                originals.check(folder, side, manifest["summary"][side]["rows"])
+            for side in original_rows.SIDES:
+                original_rows.check(folder, side, manifest["summary"][side]["rows"])
     except store.Damaged as error:
         return manifest, error.what
     return manifest, None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshtune.config import SourceConfig
+from meshtune.config.sections import SourceConfig
 from meshtune.data import embedded, files
 from meshtune.data.formats import parse
 from meshtune.data.hub import explain, hushed

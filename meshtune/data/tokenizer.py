@@ -16,7 +16,7 @@ from meshtune.errors import Fault, InputError, MissingExtra, extra
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from meshtune.config import ModelConfig
+    from meshtune.config.sections import ModelConfig
 
 # What decides the tokens, among the files of a model's folder.
 _FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt")

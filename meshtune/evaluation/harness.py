@@ -27,7 +27,6 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.tasks import TaskManager
 
-from meshtune import whole_file, yaml_file
 from meshtune.data.hub import explain
 from meshtune.errors import Fault, InputError, nearest
 from meshtune.evaluation import adapters, layout, store
@@ -36,6 +35,7 @@ from meshtune.evaluation.answers import Answerer, Decoding, sizes, sound
 from meshtune.evaluation.layout import Ask
 from meshtune.evaluation.run import Asked
 from meshtune.evaluation.scoring import Result, Score
+from meshtune.system import whole_file, yaml_file
 
 HARNESS = "harness"
 SEED = 1234  # of the harness's own runs: which shots are drawn

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune.evaluation.items import Benchmark, Item
+from meshtune.evaluation.benchmarks.items import Benchmark, Item
 
 SHARED = 16  # tokens that are worth computing once for several prompts
 ROWS = 64  # of a batch

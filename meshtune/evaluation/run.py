@@ -14,7 +14,7 @@ from typing import Any
 from meshtune.evaluation import adapters, layout, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.answers import Answerer, Decoding, Said, sizes, sound
-from meshtune.evaluation.items import Benchmark, Judged
+from meshtune.evaluation.benchmarks.items import Benchmark, Judged
 from meshtune.evaluation.layout import Ask, Batch
 
 INSTRUCT_EVAL = "instruct-eval"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune.evaluation.items import PROBABILITY, Benchmark, Item
+from meshtune.evaluation.benchmarks.items import PROBABILITY, Benchmark, Item
 from meshtune.evaluation.store import Key, Line
 
 

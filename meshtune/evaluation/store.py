@@ -20,8 +20,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from meshtune import whole_file
 from meshtune.errors import Fault, InputError, StorageError
+from meshtune.system import whole_file
 
 Line = dict[str, Any]
 Key = tuple[str, int]  # of an item's answer: the item's id, and which of several samples

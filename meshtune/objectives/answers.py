@@ -1,4 +1,4 @@
-"""Answers of a model to some validation rows, scored by the user's metrics; `meshtune.answers` has the file."""
+"""Answers of a model to some validation rows, scored by the user's metrics; `meshtune.data.answers` has the file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from meshtune import answers, metrics
-from meshtune.config import MetricConfig, ModelConfig
-from meshtune.data import originals
+from meshtune.config.sections import MetricConfig, ModelConfig
+from meshtune.data import answers, original_rows
 from meshtune.data.batches import Rows
 from meshtune.data.tokenizer import load_tokenizer
+from meshtune.objectives import metrics
 from meshtune.training.generate import generate
 from meshtune.trial import DataRef
 
@@ -40,7 +40,7 @@ def answer(
     functions = metrics.load(scored)
     tokenizer = load_tokenizer(config)
     validation = Rows.open(data, "validation")
-    known = originals.read(Path(data.folder), "validation")
+    known = original_rows.read(Path(data.folder), "validation")
     numbers = spread(len(known), rows)
     asked = [known[number] for number in numbers]
     tokens = [validation[number][0] for number in numbers]

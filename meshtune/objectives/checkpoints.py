@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
-from meshtune import whole_file
+from meshtune.system import whole_file
 from meshtune.trial import Outcome, Request, from_json, to_json
 
 FOLDER = "checkpoints"
@@ -22,7 +22,7 @@ STOPPED = "stopped"  # in the study's folder; in it a folder a trial
 _RETRIED = "retried"  # holds the attempt that went on from a state, and that state's time
 _TRAINED = "trained.jsonl"  # in a pack's folder
 _REPLICATES = 1000  # more than a trial has
-_OF_BASELINE = 100  # requests of what is no trial have the numbers below, see `meshtune.finals`
+_OF_BASELINE = 100  # requests of what is no trial have the numbers below, see `meshtune.study.finals`
 
 
 def name_of(trials: Sequence[int]) -> str:

@@ -17,15 +17,15 @@ from typing import Any, Literal, cast
 
 from pydantic import Field
 
-from meshtune import answers
-from meshtune.config import MetricConfig, ModelConfig, TrainingConfig
-from meshtune.config_values import Scalar, Section
+from meshtune.config.sections import MetricConfig, ModelConfig, TrainingConfig
+from meshtune.config.values import Scalar, Section
+from meshtune.data import answers
 from meshtune.data.batches import Rows, Side
 from meshtune.errors import InputError
 from meshtune.objectives.answers import answer
-from meshtune.objectives.guide_files import UNTUNED
-from meshtune.objectives.guides import GuideSpec
-from meshtune.objectives.guiding import Guiding
+from meshtune.objectives.measurement_files import UNTUNED
+from meshtune.objectives.measurements import GuideSpec
+from meshtune.objectives.measuring import Guiding
 from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.objectives.trainings import Trainings
 from meshtune.training import machine

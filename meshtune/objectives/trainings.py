@@ -16,18 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from meshtune.config import TrainingConfig
+from meshtune.config.sections import TrainingConfig
 from meshtune.data.batches import Rows
 from meshtune.objectives import checkpoints
-from meshtune.objectives.afterwards import Afterwards
-from meshtune.objectives.guiding import Guiding
+from meshtune.objectives.after_training import Afterwards
+from meshtune.objectives.measuring import Guiding
 from meshtune.objectives.run import Failure, Run, failure_of
 from meshtune.training import machine, saved_state
 from meshtune.training.checkpoints import save_adapter
 from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
 from meshtune.training.loss import Selected
-from meshtune.training.pack_run import Changes, Kept
-from meshtune.training.packed_trainer import train_pack
+from meshtune.training.packed.run import Changes, Kept
+from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained

@@ -15,10 +15,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from meshtune import __version__, whole_file
+from meshtune._version import __version__
 from meshtune.preference.analysis import verdict
 from meshtune.preference.figure import FOLDER, figure
 from meshtune.preference.votes import Vote, Votes, plain
+from meshtune.system import whole_file
 
 PAGE, FIGURE = "index.html", "figure3.svg"
 

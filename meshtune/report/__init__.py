@@ -1,1 +1,1 @@
-"""Figures, tables and pages from the status of a study (`meshtune.commands.status.of_record` with all trials)."""
+"""Figures, tables and pages from the status of a study (`meshtune.study.status.of_record` with all trials)."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune.answers import FOLDER
-from meshtune.answers import read as read_file
+from meshtune.data.answers import FOLDER
+from meshtune.data.answers import read as read_file
 from meshtune.report.trials import Status, number_of
 from meshtune.selection.statistics import Mean, mean_interval
-from meshtune.words import number
+from meshtune.system.text import number
 
 SHOWN = 4  # rows side by side
 

@@ -13,15 +13,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from meshtune.selection.candidates import (
-    Column,
-    Scored,
-    ScoreTable,
-    highest,
-    no_signal,
-    pareto,
-    statistics_of,
-)
+from meshtune.selection.candidates import Column, Scored, ScoreTable, highest, no_signal, pareto, statistics_of
 
 META = ("title", "items", "measured", "chance", "digits")  # of a column, one row each
 DAGGER, LEFT, PLUS_MINUS = "\u2020", "\u2021", "\u00b1"

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune import hyperparameters
 from meshtune.report.trials import Status, ranked, value_of
-from meshtune.words import number
+from meshtune.space import hyperparameters
+from meshtune.system.text import number
 
 BEST = 5  # so many trials are looked at
 NEAR = 0.01  # of the range, in the coordinate that is searched

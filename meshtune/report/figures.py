@@ -15,8 +15,18 @@ from typing import Any
 import plotly.graph_objects as go
 
 from meshtune.report.groups import Group
-from meshtune.report.trials import SHOWN, Status, Trial, best_so_far, complete, failed, number_of, searched, upper_edge
-from meshtune.words import loss_name, number
+from meshtune.report.trials import (
+    SHOWN,
+    Status,
+    Trial,
+    best_so_far,
+    complete,
+    failed,
+    number_of,
+    searched,
+    upper_edge,
+)
+from meshtune.system.text import loss_name, number
 
 COLOURS = {
     "best": "#1f5fbf",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune.recorded import flatten
+from meshtune.record.trials import flatten
 from meshtune.report.public import hidden
 from meshtune.report.trials import Status, best_so_far
 from meshtune.selection.statistics import Mean, mean_interval

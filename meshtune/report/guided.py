@@ -9,10 +9,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from meshtune.guided import LOSS
 from meshtune.report.figures import COLOURS, empty_figure, markers
 from meshtune.report.trials import Status, complete, feasible, number_of
-from meshtune.words import number, quantity
+from meshtune.space.goals import LOSS
+from meshtune.system.text import number, quantity
 
 MODELS = ("untuned", "baseline", "best")
 

@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from meshtune import __version__, order, yaml_file
+from meshtune._version import __version__
 from meshtune.data.summary import warnings
 from meshtune.report import answers as answered
 from meshtune.report import figures, guided, tables
@@ -27,7 +27,19 @@ from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config
 from meshtune.report.trials import Status, complete, failed
-from meshtune.words import agreement, duration, harm, load_lines, loss_name, number, point, recommendation, spending
+from meshtune.study import float32_check
+from meshtune.system import yaml_file
+from meshtune.system.text import (
+    agreement,
+    duration,
+    harm,
+    load_lines,
+    loss_name,
+    number,
+    point,
+    recommendation,
+    spending,
+)
 
 SIDES = ("train", "validation", "test")
 
@@ -75,7 +87,7 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         result=tables.result(status),
         tested=tested,
         loss_name=loss_name(status),
-        order=order.sentence(status["order_checked"]) if status.get("order_checked") else "",
+        order=float32_check.sentence(status["order_checked"]) if status.get("order_checked") else "",
         metrics=answered.metrics(facts.answers),
         choice=facts.choice,
         guided=guided.rows(status),

@@ -1,6 +1,6 @@
 """Reads a status mapping: which trials count, their hyperparameters in columns, and what is outside the picture.
 
-A status is what `meshtune.commands.status.of_record` gives with all its trials. Nothing here draws or writes.
+A status is what `meshtune.study.status.of_record` gives with all its trials. Nothing here draws or writes.
 """
 
 from __future__ import annotations

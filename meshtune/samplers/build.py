@@ -10,16 +10,16 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
-from meshtune.config import SamplerConfig
+from meshtune.config.sections import SamplerConfig
 from meshtune.errors import Fault, InputError, MissingExtra, extra, need
-from meshtune.samplers import own
+from meshtune.samplers import imported
 from meshtune.samplers.allowed import Allows
-from meshtune.samplers.batch_gp import BatchGPSampler
+from meshtune.samplers.gp.sampler import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
-from meshtune.samplers.nni_tpe import NniTPESampler
-from meshtune.samplers.rebuilt import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
-from meshtune.samplers.seam import Sampler
-from meshtune.samplers.told import Pruned
+from meshtune.samplers.interface import Sampler
+from meshtune.samplers.nni.sampler import NniTPESampler
+from meshtune.samplers.optuna_samplers import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
+from meshtune.samplers.outcomes import Pruned
 
 S = TypeVar("S", bound=BaseSampler)
 
@@ -115,7 +115,7 @@ def build(
             raise InputError("the sampler `auto` stands for another one, which must be chosen before it is built")
         case "import":
             name = config.imported or ""
-            return own.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed, allows=allows)
+            return imported.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed, allows=allows)
 
 
 def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:
@@ -126,7 +126,7 @@ def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], *
             "pip install PyNomadBBO (it has wheels for Linux x86-64, macOS arm64 and Windows; elsewhere use"
             " `sampler: tpe`)",
         )
-    from meshtune.samplers.mads import MadsSampler
+    from meshtune.samplers.mads.sampler import MadsSampler
 
     return _try(
         config,

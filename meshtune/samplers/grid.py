@@ -16,8 +16,8 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
 from meshtune.samplers.encoding import Encoding, Point
+from meshtune.samplers.interface import Sampler, left_in_block
 from meshtune.samplers.ledger import FIXED
-from meshtune.samplers.seam import Sampler, left_in_block
 from meshtune.samplers.seeds import derived_seed
 
 MOST = 100_000  # points of a grid

@@ -15,10 +15,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp_belief import objective
-from meshtune.samplers.gp_space import Cube
-from meshtune.samplers.gp_told import Pruned, told
-from meshtune.samplers.told import Teller, constraint_names
+from meshtune.samplers.gp.belief import objective
+from meshtune.samplers.gp.observations import Pruned, told
+from meshtune.samplers.gp.space import Cube
+from meshtune.samplers.outcomes import Teller, constraint_names
 
 FEWEST = 5  # values that a model needs to correct any of them
 

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from meshtune.errors import InputError
+from meshtune.selection.certainty import chance_best, confidence_set, items_to_separate
 from meshtune.selection.gain import Gain, gain
 from meshtune.selection.guards import MARGIN, Comparison, Verdict, guard
 from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
@@ -23,7 +24,6 @@ from meshtune.selection.proxy import Correlation, correlation
 from meshtune.selection.resampling import DRAWS, least_error, resample
 from meshtune.selection.rules import DEFAULT, Rule, check, merits, pareto, weights_of
 from meshtune.selection.seeds import Seeds
-from meshtune.selection.sureness import chance_best, confidence_set, items_to_separate
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from meshtune.guided import BENCHMARKS, GOLD, Constraint
-from meshtune.objectives import guide_files
-from meshtune.record import Record
+from meshtune.objectives import measurement_files
+from meshtune.record.log import Record
 from meshtune.selection.measured import POINTS, Array, Measured, item_weights
+from meshtune.space.goals import BENCHMARKS, GOLD, Constraint
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _of_guides(constraint: Constraint, folder: Path, number: int, record: Record
     """The same by the items that guided the search; None for a metric, whose values may be of any size."""
     if constraint.quantity.removesuffix(GOLD) not in BENCHMARKS:
         return None
-    mine = guide_files.read(folder, number)
+    mine = measurement_files.read(folder, number)
     own = None if mine is None else mine.items.get(constraint.quantity)
     if own is None:
         return None
@@ -154,7 +154,7 @@ def _of_guides(constraint: Constraint, folder: Path, number: int, record: Record
     if constraint.reference is not None:
         baseline = record.baseline
         what = baseline.number if constraint.reference == "baseline" and baseline is not None else constraint.reference
-        theirs = guide_files.read(folder, what)
+        theirs = measurement_files.read(folder, what)
         against = None if theirs is None else theirs.items.get(constraint.quantity)
         if against is None or against.names != own.names:
             return None

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from meshtune.guided import LOSS_ALONE
-from meshtune.record import Record
+from meshtune.record.log import Record
 from meshtune.samplers.recommend import Recommendation, recommend
+from meshtune.space.goals import LOSS_ALONE
 from meshtune.trial import Ending
 
 

@@ -1,4 +1,4 @@
-"""The contract of a sampler (`meshtune.samplers.seam.Sampler`): blocks, and an exact continuation from the study."""
+"""The contract of a sampler (`meshtune.samplers.interface.Sampler`): blocks, and an exact continuation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from meshtune.samplers.seam import Sampler
+from meshtune.samplers.interface import Sampler
 
 Space = Mapping[str, BaseDistribution]
 Judge = Callable[[int, Mapping[str, Any]], "float | TrialState"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.chosen_trainer import takes
 from meshtune.training.loss import RowSet, Selected

@@ -1,4 +1,4 @@
-"""The contract of a worker (`meshtune.workers.seam.Worker`)."""
+"""The contract of a worker (`meshtune.workers.interface.Worker`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshtune.trial import Ending, Outcome, Progress, Request
-from meshtune.workers.seam import Worker
+from meshtune.workers.interface import Worker
 
 
 class WorkerContract(ABC):

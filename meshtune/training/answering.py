@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.training.checkpoints import attached
 from meshtune.training.generate import Sampling, generate
 from meshtune.training.models import load_model, resolve_device

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.errors import StorageError
 from meshtune.training.models import embedded_folder, quiet

@@ -8,16 +8,17 @@ from typing import Any, Literal
 
 import torch
 
-from meshtune.config import TrainerConfig, TrainingConfig
+from meshtune.config.sections import TrainerConfig, TrainingConfig
 from meshtune.errors import Fault, InputError
-from meshtune.imported import imported
-from meshtune.training import packed_trainer, trainer
+from meshtune.system.imported import imported
+from meshtune.training import trainer
 from meshtune.training.loss import RowSet
-from meshtune.training.packed_base import packed
+from meshtune.training.packed import trainer as packed_trainer
+from meshtune.training.packed.base import packed
+from meshtune.training.packed.unpackable import Unpackable, check_packable
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Checkpoint, Rungs, Step, Train, Trained
-from meshtune.training.unpackable import Unpackable, check_packable
 
 DECIDING = ("target_modules", "use_dora", "init_lora_weights")  # hyperparameters that may keep a trial from a pack
 _ANY: Mapping[str, Any] = {"rank": 8, "alpha": 8.0, "dropout": 0.0, "learning_rate": 1e-4}

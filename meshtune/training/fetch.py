@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.data.hub import explain
 from meshtune.errors import Fault, InputError
 from meshtune.training.models import embedded_folder, quiet

@@ -18,7 +18,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.errors import MeshtuneError, StorageError
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached, check_whole

@@ -37,7 +37,7 @@ from meshtune.training.quantized import check_quantizable, quantize
 from meshtune.training.targets import ALL_LINEAR, check_targets
 
 if TYPE_CHECKING:
-    from meshtune.config import ModelConfig
+    from meshtune.config.sections import ModelConfig
 
 HUB_SECONDS = 20.0  # in which the hub says anything, where it can be reached
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")

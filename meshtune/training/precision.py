@@ -17,7 +17,7 @@ import torch
 from meshtune.errors import Fault, InputError
 
 if TYPE_CHECKING:
-    from meshtune.config import ModelConfig
+    from meshtune.config.sections import ModelConfig
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from meshtune.errors import Fault, InputError, nearest
-from meshtune.hyperparameters import LORA, WHOLE
+from meshtune.space.hyperparameters import LORA, WHOLE
 
 if TYPE_CHECKING:
-    from meshtune.config import TrainingConfig
+    from meshtune.config.sections import TrainingConfig
 
 REQUIRED = ("rank", "alpha", "dropout", "learning_rate")
 KNOWN = tuple(name for name in LORA if name not in ("scale", "step"))  # which are decoded before they come here

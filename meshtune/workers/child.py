@@ -1,4 +1,4 @@
-"""The program in which trials run: `meshtune.workers.child --fd N`, started by `meshtune.child_start`.
+"""The program in which trials run: `meshtune.workers.child --fd N`, started by `meshtune.system.child_start`.
 
 Standard input brings JSON lines: first how to build the objective, then a list of requests at a time; `"suspend"` asks
 it to save what runs and to end.
@@ -19,8 +19,8 @@ import time
 import traceback
 from collections.abc import Callable
 
-from meshtune.child_signals import leave_to_the_coordinator
 from meshtune.objectives.build import Objective, ObjectiveSpec, build
+from meshtune.system.child_signals import leave_to_the_coordinator
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
 READY = '{"kind": "Ready"}'

@@ -20,9 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meshtune import child_start
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
+from meshtune.system import child_start
 from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
 from meshtune.workers.child import BEAT, LOST, READY, SUSPEND
 

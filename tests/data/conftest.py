@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from tests.data.made import make_tokenizer
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from meshtune.config import DataConfig
+from meshtune.config.sections import DataConfig
 from meshtune.data.rows import Row
 
 TEMPLATE = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.config import DataConfig, ModelConfig
+from meshtune.config.sections import DataConfig, ModelConfig
 from meshtune.data.batches import Rows, epoch_order
 from meshtune.data.build import load, prepare
 from meshtune.data.summary import Summary, describe
@@ -44,7 +44,8 @@ def test_a_second_call_reads_what_is_there(write: Write, chat_folder: Path, tmp_
     first = prepare(config(path), ModelConfig(name=str(chat_folder)), 3, tmp_path / "data")
     assert load(tmp_path / "data") == first
     program = (
-        "import sys; from pathlib import Path; from meshtune.config import *; from meshtune.data.build import prepare\n"
+        "import sys; from pathlib import Path; from meshtune.config.sections import *\n"
+        "from meshtune.data.build import prepare\n"
         f"data, model = DataConfig(sources=(SourceConfig(path={path!r}),)), ModelConfig(name={str(chat_folder)!r})\n"
         f"print(prepare(data, model, 3, Path({str(tmp_path / 'data')!r})).ref.fingerprint)\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshtune.config import SourceConfig
+from meshtune.config.sections import SourceConfig
 from meshtune.data.rows import Row
 from meshtune.data.sources import identity, load, load_all
 from meshtune.errors import InputError

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.data.embedded import CONVERTED, embedded_gguf
 from meshtune.data.prompts import build
 from meshtune.data.tokenizer import identity, identity_of_base, load_tokenizer, window

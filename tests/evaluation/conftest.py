@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.data.tokenizer import load_tokenizer
-from meshtune.evaluation import sources
 from meshtune.evaluation.adapters import Candidate
-from meshtune.evaluation.items import Benchmark
+from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe

@@ -27,7 +27,7 @@ from transformers import (
 from meshtune.evaluation import answers, layout
 from meshtune.evaluation.adapters import Candidate, on
 from meshtune.evaluation.answers import Answerer, Decided, Decoding, Said
-from meshtune.evaluation.items import Benchmark
+from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.evaluation.layout import Ask, Batch
 
 WORDS, WINDOW = 200, 24

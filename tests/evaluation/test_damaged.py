@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.data.tokenizer import load_tokenizer
-from meshtune.evaluation import scoring, sources, store
+from meshtune.evaluation import scoring, store
 from meshtune.evaluation.adapters import Candidate
-from meshtune.evaluation.items import PROBABILITY, Benchmark
+from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks.items import PROBABILITY, Benchmark
 from meshtune.evaluation.run import How, place_of, run
 from meshtune.evaluation.scoring import Result
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtune.evaluation import layout
-from meshtune.evaluation.items import Benchmark
+from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.evaluation.layout import Ask
 from tests.data.made import make_tokenizer
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from meshtune.errors import InputError
 from meshtune.evaluation import scoring, store
 from meshtune.evaluation.adapters import Candidate, check
-from meshtune.evaluation.items import Benchmark
+from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.evaluation.run import How, place_of, run
 
 HOW = How("tiny")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtune.evaluation import scoring
-from meshtune.evaluation.items import Benchmark
+from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.evaluation.store import Key, Line
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from meshtune.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig
+from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from meshtune.data.build import prepare
 from meshtune.data.embedded import embedded_gguf
 from meshtune.errors import InputError

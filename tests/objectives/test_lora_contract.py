@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.testing.objectives import ObjectiveContract, StoppingContract
 from meshtune.trial import DataRef, Request

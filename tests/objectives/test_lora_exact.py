@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.trial import DataRef, Ending, Outcome, Request
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshtune.config import DataConfig, ModelConfig, SourceConfig, TrainingConfig
+from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from meshtune.data.build import prepare
 from meshtune.objectives import checkpoints
 from meshtune.objectives.lora import LoraObjective, LoraSpec

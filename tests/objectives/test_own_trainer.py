@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.errors import InputError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.objectives.lora import LoraObjective, LoraSpec

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from meshtune.commands.prefer_analyze import analyze
 from meshtune.errors import InputError
 from meshtune.preference import votes
+from meshtune.preference.analyze import analyze
 from meshtune.preference.limits import BURST, LONGEST_BODY, Limits
 from meshtune.preference.store import Store
 from tests.preference.made import MODELS, Browser, Server, made, served, start

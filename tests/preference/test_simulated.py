@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from typer.testing import CliRunner
 
-from meshtune.cli import app
-from meshtune.commands.prefer_analyze import analyze
+from meshtune.cli.main import app
+from meshtune.preference.analyze import analyze
 from tests.preference.made import MODELS, Browser, made, served
 from tests.preference.simulate import Truth, chances
 

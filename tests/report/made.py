@@ -6,13 +6,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from meshtune import presets
-from meshtune.commands.locate import existing
-from meshtune.commands.status import of_record
-from meshtune.config import SamplerConfig
-from meshtune.distributions import distributions
-from meshtune.record import Record
+from meshtune.config import presets
+from meshtune.config.sections import SamplerConfig
+from meshtune.plan.locate import existing
+from meshtune.record.distributions import distributions
+from meshtune.record.log import Record
 from meshtune.samplers.build import build
+from meshtune.study.status import of_record
 from meshtune.trial import Ending, Outcome
 
 YAML = """model: embedded

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from meshtune import config_file, presets
+from meshtune.config import file, presets
 from meshtune.report.bounds import on_bounds, wider_space
-from meshtune.space import Space
+from meshtune.space.space import Space
 
 
 def status_of_points(space: list[dict[str, Any]], points: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def test_a_wider_space_of_a_command_is_one_that_study_yaml_takes(
     if wider:
         text = f"objective: {{command: [run, '{{x}}']}}\n{wider_space(status, on_bounds(status))}\n"
         (tmp_path / "study.yaml").write_text(text)
-        assert config_file.read(tmp_path / "study.yaml").space
+        assert file.read(tmp_path / "study.yaml").space
 
 
 def test_the_wider_space_is_taken_and_moves_nothing_else(status: dict[str, Any], tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_wider_space_is_taken_and_moves_nothing_else(status: dict[str, Any],
     bounds = [bound for bound in on_bounds(given) if bound.name in ("rank", "dropout")]
     text = wider_space(given, bounds)
     (tmp_path / "study.yaml").write_text(f"model: embedded\ndata: {{sources: [{{path: rows.json}}]}}\n{text}\n")
-    made = presets.build(config_file.read(tmp_path / "study.yaml").space, lora=True)
+    made = presets.build(file.read(tmp_path / "study.yaml").space, lora=True)
     old = {dimension.name: dimension for dimension in presets.recommended().dimensions}
     new = {dimension.name: dimension for dimension in made.dimensions}
     assert set(new) == set(old)

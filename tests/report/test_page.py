@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from meshtune.commands.report import report
-from meshtune.lease import lease
-from meshtune.record import Record
+from meshtune.record.log import Record
 from meshtune.report.page import StudyFacts, study_page
+from meshtune.report.write import report
+from meshtune.system.lease import lease
 from tests.report.made import SECRET, made_study
 
 WIDE, PHONE = (1280, 900), (390, 844)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from meshtune.commands.select import select
 from meshtune.errors import InputError
+from meshtune.finalists.select import select
 from meshtune.report import selection
 from meshtune.report.page import StudyFacts, study_page
 from meshtune.selection.decide import Settings

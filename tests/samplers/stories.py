@@ -8,7 +8,7 @@ import optuna
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution
 
-from meshtune.samplers.seam import Sampler
+from meshtune.samplers.interface import Sampler
 
 CHANGED = 16  # the trial before which the sampler is replaced in any case: settings may be others from here on
 block_sizes = st.sampled_from([1, 3, 8])

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from meshtune.config import SamplerConfig
+from meshtune.config.sections import SamplerConfig
 from meshtune.errors import SamplerError
 from meshtune.samplers.allowed import draw, share
 from meshtune.samplers.build import build

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from meshtune.config import SamplerConfig
+from meshtune.config.sections import SamplerConfig
 from meshtune.errors import InputError
 from meshtune.samplers.auto import Situation, choose
 from meshtune.samplers.build import build

@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from meshtune.config import SamplerConfig
+from meshtune.config.sections import SamplerConfig
 from meshtune.errors import InputError
 from meshtune.samplers.build import build
 from meshtune.samplers.grid import GridSampler

@@ -7,12 +7,12 @@ import optuna
 import pytest
 
 import meshtune
-from meshtune import config_file
-from meshtune.config import SamplerConfig
+from meshtune.config import file as config_file
+from meshtune.config.sections import SamplerConfig
 from meshtune.errors import InputError
-from meshtune.imported import imported
 from meshtune.samplers.build import build
-from meshtune.samplers.seam import Sampler
+from meshtune.samplers.interface import Sampler
+from meshtune.system.imported import imported
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, points, search
 from tests.kill import command_study
 
@@ -25,7 +25,7 @@ import random
 import optuna
 from beside import KEPT
 
-from meshtune.samplers.seam import Sampler
+from meshtune.samplers.interface import Sampler
 
 
 class NearBest(optuna.samplers.BaseSampler):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from meshtune.errors import InputError
+from meshtune.finalists import sentences
 from meshtune.report import score_files
-from meshtune.selection import told
 from meshtune.selection.decide import Decision, Facts, Settings, decide
 from meshtune.selection.guards import Verdict
 from meshtune.selection.measured import Measured, of_answers, of_scores
@@ -43,9 +43,9 @@ def test_the_papers_candidates_of_nomad() -> None:
     assert set(decision.pareto) == {"2", "4", "6", "7", "8", "94", "95"}
     assert [round(one.value or 0, 3) for one in decision.correlations] == [-0.663, -0.323, -0.466, -0.628]
     assert [round(one.value or 0, 3) for one in decision.correlations_top] == [0.091, 0.139, -0.049, -0.330]
-    assert len(said := told.sentences(decision, facts, {})) == 5
+    assert len(said := sentences.sentences(decision, facts, {})) == 5
     assert "not beyond noise" in said[1]
-    assert "nothing is paired" in " ".join(told.notes(decision, {}))
+    assert "nothing is paired" in " ".join(sentences.notes(decision, {}))
     for rule in ("ideal_point", "weighted_sum"):
         again = decide_with(decision, rule)
         assert again == "7"
@@ -135,7 +135,7 @@ def test_a_damaged_adapter_is_dropped_and_a_good_one_kept() -> None:
     verdicts = {standing.name: standing.verdict for standing in decision.candidates}
     assert verdicts.pop("6") is Verdict.DROPPED
     assert set(verdicts.values()) == {Verdict.KEPT}
-    said = told.sentences(decision, one.facts, {})
+    said = sentences.sentences(decision, one.facts, {})
     assert "6 is shown to be worse and dropped" in said[2]
     assert "or better on every benchmark" in said[2]
 
@@ -150,7 +150,7 @@ def test_too_few_items_leave_it_undecided() -> None:
     assert nothing.chosen is None
     assert nothing.gains == ()
     assert nothing.items_to_separate is None
-    assert "keep what you have" in told.sentences(nothing, one.facts, {})[0]
+    assert "keep what you have" in sentences.sentences(nothing, one.facts, {})[0]
 
 
 def test_where_all_are_worse_nothing_is_chosen() -> None:
@@ -158,7 +158,7 @@ def test_where_all_are_worse_nothing_is_chosen() -> None:
     facts = {name: replace(fact, rank=None if name != "6" else 1) for name, fact in one.facts.items()}
     decision = decide(one.measured, facts, Settings(draws=300), references=["base"])
     assert decision.chosen is None
-    assert told.sentences(decision, facts, {}) == [
+    assert sentences.sentences(decision, facts, {}) == [
         "Every candidate is shown to be worse than a reference by more than 1 point: keep what you have."
     ]
 
@@ -172,7 +172,7 @@ def test_equal_candidates_are_tied_and_the_cheapest_is_taken() -> None:
     assert [round(one.chance_best, 6) for one in decision.candidates] == [round(1 / 3, 6)] * 3
     assert all(one.may_be_best for one in decision.candidates)
     assert decision.items_to_separate is None
-    said = told.sentences(decision, facts, {})
+    said = sentences.sentences(decision, facts, {})
     assert "it is tied with c and a, and the cheapest of them is taken" in said[0]
     assert "no realistic number of items" in said[1]
 
@@ -184,7 +184,7 @@ def test_benchmarks_that_say_nothing_are_left_out() -> None:
     decision = decide(measured, one.facts, Settings(draws=200), silent=["b0"])
     assert decision.benchmarks == ("b1",)
     assert set(decision.left_out) == {"few", "b0"}
-    assert "Few is left out: 19 items are fewer than 20." in told.notes(decision, {"few": "Few"})
+    assert "Few is left out: 19 items are fewer than 20." in sentences.notes(decision, {"few": "Few"})
     with pytest.raises(InputError, match="no benchmark is left to choose by"):
         decide(measured, one.facts, silent=["b0", "b1"])
 
@@ -211,7 +211,7 @@ def test_why_nothing_is_chosen() -> None:
         known = {name: replace(one, left=20 if name in left.split() else None) for name, one in facts.items()}
         decision = decide(measured, known, Settings(draws=200, **settings), references=["base"])
         assert decision.chosen is None
-        (sentence,) = told.sentences(decision, known, {})
+        (sentence,) = sentences.sentences(decision, known, {})
         return sentence
 
     worse = "is shown to be worse than a reference by more than 1 point"
@@ -241,12 +241,12 @@ def test_a_choice_that_noise_has_no_part_in_is_not_called_beyond_it() -> None:
     by_loss = decide(measured, facts, Settings(rule, draws=200))
     assert by_loss.chosen == "a"
     assert not by_loss.beyond_noise
-    assert told.sentences(by_loss, facts, {})[1] == (
+    assert sentences.sentences(by_loss, facts, {})[1] == (
         "How sure the choice is cannot be told: resampling the items says nothing of the loss."
     )
     one = decide(alone({"a": 10}), facts, Settings(draws=200))
     assert not one.beyond_noise
-    assert told.sentences(one, facts, {})[1].startswith("It is the only candidate that can be chosen")
+    assert sentences.sentences(one, facts, {})[1].startswith("It is the only candidate that can be chosen")
 
 
 def test_losses_and_ranks_are_not_mixed() -> None:
@@ -262,14 +262,14 @@ def test_how_many_items_would_do_is_not_said_where_they_are_not_known() -> None:
     for items, said in ((None, False), (2000, True)):
         measured = Measured(("a", "b"), (of_scores("x", "X", [45.0, 45.5], [1.0, 1.0], items),))
         decision = decide(measured, facts, Settings(draws=200))
-        assert ("would separate it from a" in told.sentences(decision, facts, {})[1]) is said
+        assert ("would separate it from a" in sentences.sentences(decision, facts, {})[1]) is said
 
 
 def test_the_correlation_over_those_that_can_be_chosen_is_called_that() -> None:
     right = {str(n): 10 + 5 * n for n in range(6)}
     facts = {str(n): Facts(6 - n) for n in range(6)}
     decision = decide(alone(right), facts, Settings(draws=200, barred=("5",)))
-    assert "among the 5 that can be chosen" in told.sentences(decision, facts, {})[-1]
+    assert "among the 5 that can be chosen" in sentences.sentences(decision, facts, {})[-1]
 
 
 def rates(right: float, worse: float, items: int, seeds: range) -> tuple[float, float]:

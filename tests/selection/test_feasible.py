@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from meshtune import presets
-from meshtune.config import SamplerConfig
-from meshtune.distributions import distributions
-from meshtune.objectives import guide_files
-from meshtune.record import Record
+from meshtune.config import presets
+from meshtune.config.sections import SamplerConfig
+from meshtune.objectives import measurement_files
+from meshtune.record.distributions import distributions
+from meshtune.record.log import Record
 from meshtune.samplers.build import build
 from meshtune.selection.decide import Facts, Settings, decide
 from meshtune.selection.feasible import Chance, barred, chances, kept, notes
@@ -70,9 +70,11 @@ def test_a_users_metric_is_taken_as_it_was_measured(tmp_path: Path) -> None:
     record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={"constraints": limits})
     record.propose(build(SamplerConfig(name="random"), distributions(space), x0=None, block_size=2, seed=0), seed=0)
     record.tell(Outcome(0, 1, Ending.COMPLETE, loss=2.0, extra={"exact": 1.5, "mmlu": 0.5}), elapsed=1.0)
-    half = guide_files.Items(tuple("abcd"), (1.0, 0.0, 1.0, 0.0), (0.25,) * 4)
-    large = guide_files.Items(tuple("abcd"), (41.0, -38.0, 41.0, -38.0), (0.25,) * 4)
-    guide_files.write(tmp_path, 0, guide_files.Measured("", None, {"exact": 1.5}, {"exact": large, "mmlu": half}))
+    half = measurement_files.Items(tuple("abcd"), (1.0, 0.0, 1.0, 0.0), (0.25,) * 4)
+    large = measurement_files.Items(tuple("abcd"), (41.0, -38.0, 41.0, -38.0), (0.25,) * 4)
+    measurement_files.write(
+        tmp_path, 0, measurement_files.Measured("", None, {"exact": 1.5}, {"exact": large, "mmlu": half})
+    )
     measured = Measured(("trial 0",), (of_answers("drop", "DROP", {"trial 0": {"1": 1.0}}),))
     of_exact, of_mmlu = chances(record, tmp_path, measured, {"trial 0": 0})["trial 0"]
     assert of_exact == Chance("exact <= 2.0", pytest.approx(-0.25))

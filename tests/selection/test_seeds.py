@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from meshtune.selection import told
+from meshtune.finalists import sentences as told
 from meshtune.selection.decide import Settings, decide
 from meshtune.selection.measured import POINTS, Array, Measured, of_answers
 from meshtune.selection.seeds import Seeds, with_trainings

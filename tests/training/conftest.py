@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from meshtune.config import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.training.loss import Row
 from meshtune.training.models import load_model
 from meshtune.training.recipe import Recipe, recipe

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.config import TrainingConfig
+from meshtune.config.sections import TrainingConfig
 from meshtune.testing.packs import losses, of
 from meshtune.training import trainer
-from meshtune.training.packed_trainer import train, train_pack
+from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.recipe import Recipe, recipe
 from tests.training.architectures import PACKABLE, make
 from tests.training.conftest import make_rows

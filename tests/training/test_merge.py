@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.errors import StorageError
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.loss import Row

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.data.embedded import CONVERTED, embedded_gguf
 from meshtune.errors import InputError, StorageError
 from meshtune.training import models

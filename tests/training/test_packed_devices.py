@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from meshtune.training.flat_adapter import FlatAdapter
 from meshtune.training.loss import Row
-from meshtune.training.packed_attention import _for_all_heads, _one
-from meshtune.training.packed_base import packed
-from meshtune.training.packed_rows import Portion, lay_out
+from meshtune.training.packed.attention import _for_all_heads, _one
+from meshtune.training.packed.base import packed
+from meshtune.training.packed.flat_adapter import FlatAdapter
+from meshtune.training.packed.rows import Portion, lay_out
 from meshtune.training.recipe import Recipe
 from tests.training.architectures import PACKABLE, make
 

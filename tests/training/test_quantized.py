@@ -12,22 +12,23 @@ from bitsandbytes import functional
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.config import DataConfig, ModelConfig, SourceConfig
+from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig
 from meshtune.data.batches import Rows
 from meshtune.data.build import prepare
 from meshtune.errors import InputError, MissingExtra
 from meshtune.testing.packs import losses, mean_difference, of
-from meshtune.training import chosen_trainer, memory, trainer
+from meshtune.training import chosen_trainer, trainer
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.loss import Row
-from meshtune.training.memory import full_batch
+from meshtune.training.memory import formula
+from meshtune.training.memory.formula import full_batch
+from meshtune.training.memory.packs import PackSetting
+from meshtune.training.memory.shape import measure
 from meshtune.training.merge import merge
 from meshtune.training.models import check_model, load_model
-from meshtune.training.pack_memory import PackSetting
-from meshtune.training.packed_trainer import train, train_pack
+from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.quantized import Quantization, QuantizedLinear, check_quantizable, dequantize, quantize
 from meshtune.training.recipe import Recipe
-from meshtune.training.shape import measure
 from meshtune.training.steps import Trained
 from meshtune.training.validation import mean_loss, row_losses
 from tests.training.architectures import PACKABLE, REFUSED, make
@@ -168,7 +169,7 @@ def test_the_rest_is_of_the_type_that_was_asked_for(tiny_model_folder: Path) -> 
 
 
 def test_packs_are_possible(tiny_model_folder: Path) -> None:
-    from meshtune.config import TrainingConfig
+    from meshtune.config.sections import TrainingConfig
 
     base = quantized(tiny_model_folder, "nf4")
     assert chosen_trainer.why_not_packed(base, TrainingConfig(precision="float32"), [{}]) is None
@@ -227,17 +228,18 @@ def test_bytes_are_predicted(name: str, quantization: Quantization, make_recipe:
     tensors = {id(x): x for x in (*base.parameters(), *base.buffers())}
     held = sum(x.numel() * x.element_size() for x in tensors.values())
     extra = sum(x.numel() * x.element_size() for part in base.modules() for x in _own_buffers(part))
-    assert memory.of_base(shape, "auto", quantization) == held - extra
+    assert formula.of_base(shape, "auto", quantization) == held - extra
     largest = max(x.inputs * x.outputs for x in shape.linears if not x.lookup and x.name != shape.head)
     setting = PackSetting(shape, full_batch(4, 20), "cpu", "auto", quantization)
     assert setting.base(make_recipe()) == held - extra + 4 * largest
     head = next(x.inputs * x.outputs for x in shape.linears if x.name == shape.head)
     assert setting.base(make_recipe({"precision": "bfloat16"})) == held - extra + 4 * largest + 2 * head
     batch, recipe = full_batch(4, 20), make_recipe({"precision": "bfloat16"})
-    alone = memory.of_recipe(shape, recipe, batch, device="cpu", dtype="auto", quantization=quantization)
+    alone = formula.of_recipe(shape, recipe, batch, device="cpu", dtype="auto", quantization=quantization)
     assert alone.base == held - extra + 4 * largest
     copies, none = (
-        memory._kept(shape, recipe, shape.targets("all-linear"), batch, 4, True, few_bits) for few_bits in (False, True)
+        formula._kept(shape, recipe, shape.targets("all-linear"), batch, 4, True, few_bits)
+        for few_bits in (False, True)
     )
     assert copies - none == sum(2 * x.inputs * x.outputs for x in shape.linears if not x.lookup) - 2 * head
 

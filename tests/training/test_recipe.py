@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshtune.config import TrainingConfig
+from meshtune.config.sections import TrainingConfig
 from meshtune.errors import InputError
 from meshtune.training.recipe import recipe
 

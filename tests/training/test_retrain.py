@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from meshtune.config import TrainingConfig
+from meshtune.config.sections import TrainingConfig
 from meshtune.training.chosen_trainer import takes, trainer_of
 from meshtune.training.loss import Row
 from meshtune.training.recipe import Recipe

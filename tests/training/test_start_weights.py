@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from meshtune.config import ModelConfig
+from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError
 from meshtune.training.checkpoints import attached, new_adapter, save_adapter
 from meshtune.training.loss import Row

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.config import WorkerConfig
+from meshtune.config.sections import WorkerConfig
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.testing.processes import gone
 from meshtune.testing.workers import WorkerContract, collect
 from meshtune.trial import Ending, Progress, Request
+from meshtune.workers.interface import Worker
 from meshtune.workers.local import LocalWorker, Place
-from meshtune.workers.places import places, visible_gpus
-from meshtune.workers.seam import Worker
+from meshtune.workers.processes import places, visible_gpus
 
 PROGRAM = """
 import json, os, signal, sys, time

@@ -57,12 +57,15 @@ class Package:
 
 
 MADS = Package(
-    "mads", "MadsSampler", {"meshtune.samplers.mads": "MadsSampler"}, child="meshtune.samplers.nomad_process"
+    "mads",
+    "MadsSampler",
+    {"meshtune.samplers.mads.sampler": "MadsSampler"},
+    child="meshtune.samplers.mads.nomad_process",
 )
 BATCH_GP = Package(
     "batch_gp",
     "BatchGPSampler",
-    {"meshtune.samplers.batch_gp": "BatchGPSampler", "meshtune.samplers.recommend": "recommend"},
+    {"meshtune.samplers.gp.sampler": "BatchGPSampler", "meshtune.samplers.recommend": "recommend"},
 )
 PACKAGES = (MADS, BATCH_GP)
 

@@ -1,0 +1,1 @@
+"""The command line: options, printing, the live view; nothing that decides."""

@@ -1,0 +1,5 @@
+"""`python -m meshtune.cli` is `meshtune`."""
+
+from meshtune.cli.main import main
+
+main()

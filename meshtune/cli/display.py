@@ -1,0 +1,292 @@
+"""The view of a run: reads the loop's events and shows them, a live panel on a terminal and plain lines elsewhere.
+
+Everything goes to standard error: standard output is for results. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+
+from meshtune.cli.live import Panel, RunningTrial
+from meshtune.record.log import Record
+from meshtune.record.scoring import worse_than_untuned
+from meshtune.record.trials import RecordedTrial
+from meshtune.study.loop import (
+    Finished,
+    Opened,
+    Promoted,
+    Proposed,
+    Retried,
+    Running,
+    Stage,
+    Started,
+    StudyEvent,
+    Told,
+)
+from meshtune.system.text import duration, point, quantity, result_table, table_lines
+from meshtune.trial import Ending
+
+QUIET = 60.0  # seconds without a line in a file, after which one says where the running trials are
+SHOWN = 4  # running trials in such a line
+
+
+class Display:
+    """Shows one run. Use as a context manager; `show(event)` for each event."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        self._console = console
+        self._clock = clock
+        self._said = clock()  # when a line was last written
+        self._panel = Panel()
+        self._record: Record | None = None
+        self._slots = 1
+        self._advised: set[Ending] = set()
+        self._begun = clock()
+        self._live = Live(get_renderable=self._drawn, console=console, transient=True)
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def show(self, event: StudyEvent) -> None:
+        """Show one event."""
+        match event:
+            case Stage(text):
+                self._panel.running.clear()
+                self._console.print(f"{text} ..", style="dim", markup=False)
+            case Opened():
+                self._open(event)
+            case Proposed(trial):
+                self._proposed(trial)
+            case Started(request):
+                self._trial(request.trial)
+            case Running(progress):
+                self._trial(progress.trial).take(progress, self._clock())
+                self._between()
+            case Told(trial):
+                self._told(trial)
+            case Promoted(trial):
+                self._promoted(trial)
+            case Retried(outcome):
+                self._panel.running.pop(outcome.trial, None)
+                self._console.print(
+                    f"trial {outcome.trial}: attempt {outcome.attempt} crashed, trying again: {outcome.message}",
+                    style="yellow",
+                    markup=False,
+                )
+            case Finished(reason, complete):
+                self._panel.running.clear()
+                text = "search finished" if complete else "search stopped"
+                self._console.print(f"{text}: {reason}", markup=False)
+
+    # -- inside
+
+    def _drawn(self) -> Panel:
+        record = self._record
+        self._panel.elapsed = self._clock() - self._begun
+        if record is not None:
+            self._panel.left = self._left(record)
+        return self._panel
+
+    def _open(self, opened: Opened) -> None:
+        record = opened.record
+        self._record, self._slots = record, opened.slots
+        self._begun = self._clock() - record.elapsed
+        done = len(record.told)
+        self._panel = Panel(total=opened.trials, price=opened.price)
+        self._stand(record)
+        for trial in record.pending:
+            self._proposed(trial)
+        continued = f", continuing after {done} finished trials" if done else ""
+        self._console.print(
+            f"study {opened.folder} ({opened.sampler}, {opened.slots} at once{continued})", markup=False, soft_wrap=True
+        )
+        if opened.why:
+            self._console.print(
+                f"sampler {opened.sampler}: {opened.why}", markup=False, highlight=False, soft_wrap=True
+            )
+        for text in opened.warnings:
+            self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def _proposed(self, trial: RecordedTrial) -> None:
+        panel = self._panel
+        if trial.block != panel.block:
+            panel.block, panel.members, panel.told = trial.block, 0, 0
+        panel.members += 1
+
+    def _trial(self, trial: int) -> RunningTrial:
+        title = f"trial {trial}" if trial >= 0 else "measuring"
+        if self._record is not None and trial >= 0:
+            title += "  " + point(self._record.trials[trial].hyperparameters)
+        return self._panel.running.setdefault(trial, RunningTrial(title))
+
+    def _stand(self, record: Record) -> None:
+        """What the record says now."""
+        panel, best = self._panel, record.best
+        panel.done = len(record.told)
+        panel.history = [trial.loss for trial in record.told]
+        panel.baseline = _baseline_loss(record)
+        if best is not None:
+            panel.best, panel.best_trial = best.loss, best.number
+
+    def _told(self, trial: RecordedTrial) -> None:
+        self._panel.running.pop(trial.number, None)
+        outcome, record = trial.outcome, self._record
+        if outcome is None or record is None:
+            return
+        self._panel.told += trial.block == self._panel.block
+        self._stand(record)
+        total = self._panel.total
+        line = f"[{len(record.told)}/{total}] " if total else f"[{len(record.told)}] "
+        line += f"trial {trial.number:<3} "
+        if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
+            line += f"loss {outcome.loss:.4f}  " + _guiding(record, trial)
+            line += "worse than untuned  " if worse_than_untuned(record.notes, trial) else ""
+            line += "".join(f"violates {text}  " for text, by in trial.violations.items() if by > 0)
+        elif outcome.ending is Ending.STOPPED_EARLY and outcome.loss is not None:
+            line += f"stopped early at {outcome.loss:.4f}  "
+        else:
+            line += f"{outcome.ending.value}  "
+        line += f"{point(trial.hyperparameters)}  {outcome.seconds:.0f} s" + self._standing()
+        left = self._left(record)
+        line += f", about {duration(left)} left" if left else ""
+        best = record.best is not None and record.best.number == trial.number
+        self._said = self._clock()
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold" if best else "")
+        if outcome.ending is not Ending.COMPLETE or outcome.message:
+            words = f"{outcome.message}. " if outcome.message else ""
+            known = (Ending.COMPLETE, *(self._advised & {Ending.STOPPED_EARLY}))  # neither is a fault
+            if outcome.ending not in known:
+                words += outcome.ending.advice
+            self._advised.add(outcome.ending)
+            if words:
+                self._console.print(f"    {words}", markup=False, style="yellow", soft_wrap=True)
+
+    def _promoted(self, trial: RecordedTrial) -> None:
+        self._panel.running.pop(trial.number, None)
+        if self._record is None or trial.final is None:
+            return
+        self._stand(self._record)
+        how = trial.final.ending.value if math.isinf(trial.loss) else f"loss {trial.loss:.4f}"
+        line = f"trial {trial.number} trained to the end: {how}{self._standing()}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _standing(self) -> str:
+        panel = self._panel
+        if panel.best is None:
+            return ""
+        text = f"  | best {panel.best:.4f} (trial {panel.best_trial})"
+        return text + (f", baseline {panel.baseline:.4f}" if panel.baseline is not None else "")
+
+    def _between(self) -> None:
+        """Where the running trials are, now and then, for those who read a file; a terminal has the panel."""
+        now, record = self._clock(), self._record
+        if self._console.is_terminal or record is None or now - self._said < QUIET:
+            return
+        self._said = now
+        trials = [f"trial {n} {trial.where}" for n, trial in self._panel.running.items() if n >= 0 and trial.where]
+        left = self._left(record)
+        line = ", ".join(trials[:SHOWN]) + (f" and {len(trials) - SHOWN} more" if len(trials) > SHOWN else "")
+        line += f"; about {duration(left)} left" if left else ""
+        if trials:
+            self._console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+
+    def _left(self, record: Record) -> float | None:
+        """Expected seconds until the last trial, or None where that is not known or nothing is left.
+
+        Running trials count as they go: one of a large rank may take many times what the others took.
+        """
+        total, now = self._panel.total, self._clock()
+        whole = [trial.final.seconds for trial in record.told if trial.final is not None]
+        if total is None or total <= len(whole):
+            return None
+        waiting = total - len(whole)
+        found = [trial.expected(now) for number, trial in self._panel.running.items() if number >= 0]
+        running = [expected for expected in found if expected is not None]
+        whole += [seconds for seconds, _ in running]
+        if not whole:
+            return None
+        left = [rest for _, rest in running]
+        mean = sum(whole) / len(whole)
+        more = mean * max(0, waiting - len(left))
+        return max([(sum(left) + more) / min(self._slots, waiting), *left])
+
+
+def _baseline_loss(record: Record) -> float | None:
+    trial, outside = record.baseline, record.notes.get("baseline") or {}
+    return trial.final.loss if trial is not None and trial.final is not None else outside.get("loss")
+
+
+def _guiding(record: Record, trial: RecordedTrial) -> str:
+    """What the objectives and constraints are about, but for the loss and hyperparameters, which are shown anyway."""
+    names = [name for name in record.guidance.quantities if name not in trial.hyperparameters]
+    held = trial.quantities
+    return "".join(f"{name} {quantity(name, held[name])}  " for name in names if name in held)
+
+
+class JsonLines:
+    """Writes one JSON object a line for each event, for programs that follow a run. Use as `Display`."""
+
+    def __init__(self, file: TextIO | None = None):
+        self._file = file or sys.stderr
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, event: StudyEvent) -> None:
+        """Write one event."""
+        print(json.dumps({"event": type(event).__name__.lower(), **_fields(event)}), file=self._file, flush=True)
+
+
+def _fields(event: StudyEvent) -> dict[str, Any]:
+    match event:
+        case Opened():
+            done = len(event.record.told)
+            opened = {"folder": str(event.folder), "sampler": event.sampler, "slots": event.slots}
+            return {
+                **opened,
+                "trials": event.trials,
+                "done": done,
+                "why_sampler": event.why,
+                "warnings": list(event.warnings),
+            }
+        case Proposed(trial):
+            return {"trial": trial.number, "block": trial.block, "hyperparameters": dict(trial.hyperparameters)}
+        case Started(request):
+            return {"trial": request.trial, "attempt": request.attempt}
+        case Running(progress):
+            return dataclasses.asdict(progress)
+        case Told(trial) | Promoted(trial) if trial.final is not None:
+            outcome = dataclasses.asdict(trial.final)
+            return {name: value for name, value in outcome.items() if name not in ("row_losses", "retry")}
+        case Retried(outcome):
+            return {"trial": outcome.trial, "attempt": outcome.attempt, "message": outcome.message}
+        case Finished(reason, complete):
+            return {"reason": reason, "complete": complete}
+        case Stage(text):
+            return {"text": text}
+        case _:
+            return {}
+
+
+def summary(console: Console, status: Mapping[str, Any]) -> None:
+    """The table at the end: whole in files and pipes; on a terminal long lines of hyperparameters are wrapped."""
+    for line in table_lines(*result_table(status), console.width if console.is_terminal else None):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,26 @@
+"""`meshtune quickstart`: init, check, tune and report on the embedded model and data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from meshtune.cli.watch import watch
+from meshtune.config.template import init
+from meshtune.report.write import report
+from meshtune.study.check import check
+
+
+def quickstart(folder: Path, *, as_json: bool = False) -> dict[str, Any]:
+    """Write the study (where it is not there yet), check it, and run or continue it; returns its status."""
+    path = folder / "study.yaml"
+    if not path.exists():
+        init(folder, "quickstart", None, None)
+    print(f"the study: {path}", file=sys.stderr)
+    lines, _ = check(path, measure=False)  # the search begins at once, and shows its pace
+    print(lines, file=sys.stderr)
+    result = watch(path, as_json=as_json)
+    made = report([path])
+    print(f"wrote the report {made['page']}", file=sys.stderr)
+    return result

@@ -1,0 +1,1 @@
+"""The benchmarks: items, prompts, verdicts, and where their data are."""

@@ -1,0 +1,186 @@
+"""Judges code that a model wrote, in a sandbox: `check` one completion, `check_many` of them.
+
+Each completion runs in a process of its own under bubblewrap, and only answers calls: function name and arguments in,
+literals of built-in types out. The test runs outside it, in a checker (a program of ours, one a worker, that is used
+again). So a completion passes only by giving the right values. A machine that fails raises SandboxError and is never a
+verdict. What it does not do: measure memory or limit processor time over all processes of a completion together, or
+judge a test that gives its candidate anything but values of built-in types (SandboxError).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import select
+import subprocess
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from meshtune.errors import Fault, InputError
+from meshtune.evaluation.sandbox.bubblewrap import unavailable
+from meshtune.evaluation.sandbox.candidate import SandboxError
+from meshtune.evaluation.sandbox.limits import START_SECONDS, Limits
+from meshtune.system import child_start
+
+__all__ = ["Limits", "Problem", "SandboxError", "Verdict", "available", "check", "check_many"]
+
+PROGRAM = "meshtune.evaluation.sandbox.checker"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem of HumanEval, with the fields of its file. All of it is trusted code.
+
+    Attributes:
+        prompt: the function's head, with what it may use. test: defines `check(candidate)`, which raises where the
+            candidate is wrong. canonical_solution: a right completion of the prompt.
+    """
+
+    task_id: str
+    prompt: str
+    entry_point: str
+    test: str
+    canonical_solution: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a completion passed; why not, in a line; and wall seconds, the sandbox's start included."""
+
+    passed: bool
+    reason: str
+    seconds: float
+
+
+def available() -> str | None:
+    """Why completions cannot be sandboxed on this machine, with what to do about it; None where they can."""
+    return unavailable()
+
+
+def check(problem: Problem, completion: str, *, limits: Limits | None = None, unsafe: bool = False) -> Verdict:
+    """Judge `prompt + completion`. See `check_many`."""
+    (verdict,) = check_many([(problem, completion)], workers=1, limits=limits, unsafe=unsafe)
+    return verdict
+
+
+def check_many(
+    pairs: Iterable[tuple[Problem, str]], workers: int = 2, *, limits: Limits | None = None, unsafe: bool = False
+) -> Iterator[Verdict]:
+    """The verdict of each (problem, completion), in their order, `workers` at once.
+
+    `unsafe` runs them without bubblewrap: they can read, write and send what the user can. Raises SandboxError where
+    one cannot be judged, InputError for no workers; closing the iterator ends all that runs.
+    """
+    if workers < 1:
+        raise InputError(Fault(f"is {workers}; it must be 1 or more", key="workers"))
+    checkers: list[_Checker] = []
+    idle: queue.SimpleQueue[_Checker] = queue.SimpleQueue()
+
+    def judge(problem: Problem, completion: str) -> Verdict:
+        checker = idle.get()
+        try:
+            return checker.judge(problem, completion)
+        finally:
+            idle.put(checker)
+
+    threads = ThreadPoolExecutor(workers)
+    pending: deque[Future[Verdict]] = deque()
+    try:
+        for _ in range(workers):
+            checkers.append(_Checker(limits or Limits(), unsafe))
+            idle.put(checkers[-1])
+        for problem, completion in pairs:
+            pending.append(threads.submit(judge, problem, completion))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+        for checker in checkers:
+            checker.end()
+        threads.shutdown()
+        for checker in checkers:
+            checker.close()
+
+
+class _Checker:
+    """A checker's process."""
+
+    def __init__(self, limits: Limits, unsafe: bool):
+        # A start and an end; and twice, since one that was killed is judged again.
+        self._patience = 2 * (2 * START_SECONDS + limits.wall_seconds) + 30
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 closed by close
+        self._replies, replies = os.pipe()
+        settings = json.dumps({"limits": dataclasses.asdict(limits), "unsafe": unsafe})
+        try:
+            self._process = subprocess.Popen(
+                child_start.command(PROGRAM, str(replies), settings, isolated=True),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._said,
+                pass_fds=(replies,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._said.close()
+            os.close(self._replies)
+            raise SandboxError(f"no checker could be started: {error}") from error
+        finally:
+            os.close(replies)
+
+    def judge(self, problem: Problem, completion: str) -> Verdict:
+        request = json.dumps({"problem": dataclasses.asdict(problem), "completion": completion})
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(request.encode() + b"\n")
+            self._process.stdin.flush()
+            reply = json.loads(self._line(problem.task_id))
+        except (BrokenPipeError, ValueError) as error:
+            raise self._died(problem.task_id) from error
+        if "error" in reply:
+            raise SandboxError(reply["error"])
+        return Verdict(**reply)
+
+    def end(self) -> None:
+        """Kill it, which ends its sandbox too, and a `judge` that waits for it."""
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Close what an ended one leaves; no `judge` may be under way."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # part of a request that it did not read
+            self._process.stdin.close()
+        self._said.close()
+        os.close(self._replies)
+
+    def _line(self, task: str) -> bytes:
+        """The next reply; not a whole line where the process ends."""
+        poll = select.poll()  # not select, which knows the first 1,024 descriptors only
+        poll.register(self._replies, select.POLLIN)
+        left = self._patience
+        line = b""
+        while not line.endswith(b"\n"):
+            if not poll.poll(1000):
+                left -= 1  # counted, not by the clock: a machine that stood still is not the checker's delay
+                if left <= 0:
+                    raise SandboxError(f"{task}: its test did not end in {self._patience:g} s")
+                continue
+            part = os.read(self._replies, 65536)
+            if not part:
+                break
+            line += part
+        return line
+
+    def _died(self, task: str) -> SandboxError:
+        self.end()  # it may have closed its replies only
+        self._said.seek(0)
+        said = self._said.read().decode(errors="replace").strip()
+        return SandboxError(f"{task}: the checker ended (exit code {self._process.returncode}): {said[-2000:]}")

@@ -1,0 +1,154 @@
+"""What a file for another tool says at its head: where it comes from, and what is different over there."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+from meshtune._version import __version__
+from meshtune.config.sections import RowsFile
+from meshtune.export.foreign.training import ForeignStudy
+
+WIDTH = 100
+
+
+def origin(study: ForeignStudy) -> list[str]:
+    """Lines about the study, the trial and its losses, as far as they are known."""
+    facts = study.facts
+    name = " ".join(str(facts.get("study", "")).split())
+    trial = f", trial {facts['trial']}" if facts.get("trial") is not None else ""
+    lines = [f"Written by meshtune {__version__}" + (f" from the study {name}{trial}." if name else f"{trial}.")]
+    words = {"loss": "validation loss", "test_loss": "test loss"}
+    words |= {"baseline_loss": "validation loss of the baseline"}
+    words |= {"untuned_loss": "validation loss of the untuned model"}
+    losses = [f"{word} {facts[key]:.6g}" for key, word in words.items() if facts.get(key) is not None]
+    if losses:
+        text = ", ".join(losses)
+        lines.append(f"{text[0].upper()}{text[1:]} (mean over the label tokens).")
+    return lines
+
+
+def rounded(study: ForeignStudy, notes: list[str], tool: str) -> int:
+    """Alpha as a whole number, at least 1, with a note where that is not the alpha that was found."""
+    alpha = study.recipe.alpha
+    whole = max(1, math.floor(alpha + 0.5))
+    if whole != alpha:
+        change = f"{100 * (whole / alpha - 1):+.3g} %"
+        notes.append(
+            f"alpha: {tool} takes whole numbers: {alpha:.6g} is rounded to {whole}; the scale changes {change}."
+        )
+    return whole
+
+
+def targets(study: ForeignStudy) -> list[str] | None:
+    """The target modules by name; None for all linear ones."""
+    modules = study.recipe.target_modules
+    return None if isinstance(modules, str) else list(modules)
+
+
+def scheduler(study: ForeignStudy) -> str:
+    """The scheduler by the name of Transformers, whose `constant` knows no warm-up."""
+    recipe = study.recipe
+    return "constant_with_warmup" if recipe.lr_scheduler == "constant" and recipe.warmup_ratio else recipe.lr_scheduler
+
+
+def mixed_precision(study: ForeignStudy, notes: list[str]) -> tuple[bool, bool]:
+    """`bf16` and `fp16`; a precision that is not resolved becomes bf16, with a note."""
+    precision = study.recipe.precision
+    if precision == "auto":
+        notes.append("precision: auto is written as bf16; on a device that has no bfloat16 change it.")
+    return precision in ("auto", "bfloat16"), precision == "float16"
+
+
+def of_model(study: ForeignStudy) -> list[str]:
+    """Notes about the base model."""
+    found = []
+    if study.model.name == "embedded":
+        found.append(
+            "model: the study trained over the weights that meshtune dequantizes from a GGUF file; the published "
+            "ones, which are named here, differ a little."
+        )
+    if study.model.quantization is not None:
+        found.append(
+            f"model: the study trained and measured over weights in {study.model.quantization}, written out for each "
+            "product; bitsandbytes' own layers, which other tools compute with, round a little more."
+        )
+    if study.model.name.endswith(".gguf"):
+        found.append("model: a .gguf file, which this tool does not train: name the same model in another format.")
+    return found
+
+
+def of_data(study: ForeignStudy, *, cut: bool, shares: bool, files: bool) -> list[str]:
+    """Notes about rows that are chosen or split in another way.
+
+    Args:
+        cut: whether the tool cuts long rows, which meshtune drops. shares: whether it mixes by shares.
+        files: whether it takes validation rows from a file of their own.
+    """
+    data, found = study.data, []
+    embedded = [source.embedded for source in data.sources if source.embedded]
+    if embedded:
+        found.append(
+            f"data: the rows of {' and '.join(embedded)} come with meshtune; write them to the file that is named here "
+            "(JSON lines with instruction, input and output), for instance out of `meshtune.data.embedded.rows`."
+        )
+    assumed = [source.path or source.dataset for source in study.sources if source.assumed]
+    if assumed:
+        found.append(f"data: the format of {' and '.join(assumed)} is not known; it is written as alpaca.")
+    if not shares and any(source.share is not None for source in study.sources):
+        listed = ", ".join(f"{source.share:g}" for source in study.sources if source.share is not None)
+        found.append(f"data: all rows are taken here; the study mixed the sources by the shares {listed}.")
+    if data.rows is not None:
+        found.append(f"data: the study took at most {data.rows} rows, drawn by its seed; here all are taken.")
+    if isinstance(data.validation, RowsFile) and not files:
+        found.append("data: the validation rows had a file of their own; here a share of the rows is taken.")
+    if data.test and not isinstance(data.test, RowsFile):
+        found.append("data: the study held test rows back; here they are trained on.")
+    if data.split_by is not None:
+        found.append(f"data: rows that share `{data.split_by}` stayed on one side of the split; here they do not.")
+    if cut:
+        found.append("data: rows longer than the length are cut here; meshtune drops them.")
+    found.append(
+        "loss: this tool validates on rows that it draws itself and averages in its own way; its losses cannot be "
+        "compared with the study's."
+    )
+    return found
+
+
+def of_calls(study: ForeignStudy) -> list[str]:
+    """A note where ShareGPT rows may call tools."""
+    if all(source.format != "sharegpt" for source in study.sources):
+        return []
+    return [
+        "data: what a `function_call` turn says is learned as its text here; meshtune gives it to the chat template as "
+        "a tool call."
+    ]
+
+
+def of_epochs(study: ForeignStudy) -> list[str]:
+    """A note where the adapter of an earlier epoch was kept."""
+    epoch, epochs = study.facts.get("epoch"), study.recipe.epochs
+    if epoch is None or epoch >= epochs:
+        return []
+    return [
+        f"epochs: the loss was lowest after epoch {epoch} of {epochs}, and that adapter was kept; here all epochs are "
+        "trained, with the schedule of the study."
+    ]
+
+
+def comment(study: ForeignStudy, notes: Sequence[str]) -> str:
+    """The head of a file, every line a comment."""
+    lines = [line for text in origin(study) for line in textwrap.wrap(text, WIDTH - 2)]
+    if notes:
+        lines.append("Different from the study, or not carried over:")
+    for note in notes:
+        lines += textwrap.wrap(
+            " ".join(note.split()), WIDTH - 2, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False
+        )
+    return "".join(f"# {_printable(line)}\n" for line in lines)
+
+
+def _printable(line: str) -> str:
+    """No character that would end a comment, or that a file of settings may not hold."""
+    return "".join(character if character.isprintable() else " " for character in line)

@@ -1,0 +1,77 @@
+"""Reading the YAML of Axolotl or LLaMA-Factory, which are told apart by their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune.errors import Fault, InputError
+from meshtune.export.foreign import axolotl, llamafactory
+from meshtune.export.foreign.keys import Keys, Left
+from meshtune.system import yaml_file
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a file says, in meshtune's words.
+
+    Attributes:
+        tool: `axolotl` or `llamafactory`.
+        values: sections of study.yaml: `model`, `data`, `training`, `baseline` (its LoRA values) and, where it is
+            given, `seed`. What the file does not name has the tool's own default.
+        left: what is not carried over, and why.
+    """
+
+    tool: str
+    values: Mapping[str, Any]
+    left: tuple[Left, ...]
+
+
+def read(path: Path, *, data: bool = True) -> Read:
+    """Read a file.
+
+    Args:
+        data: whether its rows are needed; without, rows that cannot be found are no fault.
+
+    Raises:
+        InputError: it cannot be read, is of neither tool, is no supervised LoRA fine-tuning, or holds a value that
+            meshtune cannot train with: all faults at once, with their lines.
+    """
+    if not path.is_file():
+        raise InputError(Fault("there is no such file; give the YAML of an Axolotl or LLaMA-Factory training", path))
+    document = yaml_file.read(path)
+    tool = _tool(document.values)
+    if tool is None:
+        raise InputError(
+            Fault(
+                "is neither Axolotl's (no `base_model`) nor LLaMA-Factory's (no `model_name_or_path` with "
+                "`finetuning_type` or `stage`): of other tools nothing is read",
+                path,
+                1,
+            )
+        )
+    keys = Keys(document, path)
+    values = axolotl.read(keys) if tool == "axolotl" else llamafactory.read(keys)
+    if not values["data"]["sources"]:
+        del values["data"]["sources"]
+        if data:
+            key = "datasets" if tool == "axolotl" else "dataset"
+            keys.fault(key, "names no rows that can be found: give them with `--data FILE`")
+    seed = keys.take("seed")
+    if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31:
+        values["seed"] = seed
+    elif seed is not None:
+        keys.leave("seed", "must be a whole number from 0: 0 is taken")
+    keys.rest()
+    if keys.faults:
+        raise InputError(sorted(keys.faults, key=lambda fault: fault.line or 0))
+    values["data"] = {key: value for key, value in values["data"].items() if value is not None}
+    return Read(tool, values, tuple(keys.left))
+
+
+def _tool(values: Mapping[str, Any]) -> str | None:
+    if "base_model" in values:
+        return "axolotl"
+    return "llamafactory" if "model_name_or_path" in values and {"finetuning_type", "stage"} & set(values) else None

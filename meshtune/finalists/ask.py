@@ -1,0 +1,175 @@
+"""The benchmarks of an evaluation, and the base that candidates are asked over, loaded when something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshtune.config.evaluation import EvaluationConfig
+from meshtune.config.sections import ModelConfig
+from meshtune.errors import Fault, InputError, nearest
+from meshtune.finalists.candidates import Listed, adapter_of, file_name
+from meshtune.plan.locate import Located
+from meshtune.workers.processes import cores
+
+if TYPE_CHECKING:
+    from meshtune.evaluation.adapters import Candidate
+    from meshtune.evaluation.benchmarks.items import Benchmark
+    from meshtune.evaluation.run import Asked, Asker, Only
+    from meshtune.evaluation.scoring import Result
+    from meshtune.evaluation.store import Key, Line
+
+Report = Callable[["Asked | str"], None]  # how far it is, or a line to show
+
+
+class Asking:
+    """Asks candidates the items of the settings' benchmarks, and reads what they answered.
+
+    Args:
+        answers: the folder of all answers. guided: items that guided a search, by benchmark, see `guided_by`.
+        unsafe: run the code that models write without a sandbox.
+
+    Raises InputError on unknown benchmarks, missing data, or a missing sandbox.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        settings: EvaluationConfig,
+        answers: Path,
+        guided: Mapping[str, Collection[str]],
+        unsafe: bool,
+        report: Report,
+    ):
+        from meshtune.data.tokenizer import identity_of_base
+        from meshtune.evaluation import run
+        from meshtune.evaluation.benchmarks import sources
+
+        data = Path(settings.data) if settings.data is not None else None
+        found = sources.load(settings.benchmarks, data, _check(unsafe))
+        if not unsafe and any(benchmark.name == "humaneval" for benchmark in found):
+            _need_sandbox()
+        if settings.samples > 1 and all(benchmark.name != "humaneval" for benchmark in found):
+            raise InputError("`samples` and `pass_at` are of HumanEval, which is not among the benchmarks")
+        named = _named(settings.guided)
+        for one in found:
+            strange = sorted(named.get(one.name, set()) - {item.id for item in one.all_items})
+            if strange:
+                report(f"evaluation.guided names {len(strange):,} items that {one.name} has not, such as {strange[0]}")
+        left = [one.without({*guided.get(one.name, ()), *named.get(one.name, ())}) for one in found]
+        if none := [benchmark.name for benchmark in left if not benchmark.items]:
+            raise InputError(f"all items of {', '.join(none)} guided the search, so none can score it: leave it out")
+        self.benchmarks = [benchmark.limited(settings.limit, settings.seed) for benchmark in left]
+        self.how = run.How(identity_of_base(model), settings.temperature, settings.seed, settings.samples)
+        self._model, self._settings, self._answers, self._report = model, settings, answers, report
+        self._asker: Asker | None = None
+
+    def ask(self, candidates: Sequence[Candidate], only: Only | None = None) -> None:
+        """Ask what is not stored: all items, or those in `only`."""
+        from meshtune.evaluation import run
+
+        if not run.missing(candidates, self.benchmarks, self._answers, self.how, only):
+            return
+        if self._asker is None:
+            self._asker = self._loaded()
+        for event in self._asker.ask(candidates, only):
+            self._report(event)
+
+    def shares(self, candidate: Candidate, benchmark: str) -> dict[str, float]:
+        """The share of right ones among the stored answers to each item."""
+        from meshtune.evaluation import scoring
+
+        (found,) = (one for one in self.benchmarks if one.name == benchmark)
+        return scoring.shares(self._lines(candidate, found))
+
+    def _lines(self, candidate: Candidate, benchmark: Benchmark) -> dict[Key, Line]:
+        """The stored answers."""
+        from meshtune.evaluation import run, store
+
+        return store.read(run.place_of(self._answers, benchmark, candidate, self.how))
+
+    def results(self, candidate: Candidate, only: Only | None = None) -> dict[str, Result]:
+        """Scores by benchmark, on all items or those in `only`, which have been answered."""
+        from meshtune.evaluation import scoring
+
+        return {
+            benchmark.name: scoring.score(
+                benchmark if only is None else benchmark.part(only[benchmark.name]),
+                self._lines(candidate, benchmark),
+                samples=self.how.samples_of(benchmark),
+                ks=[k for k in self._settings.pass_at if k > 1 and benchmark.name == "humaneval"],
+            )
+            for benchmark in self.benchmarks
+        }
+
+    def _loaded(self) -> Asker:
+        from meshtune.data.tokenizer import load_tokenizer, window
+        from meshtune.evaluation import run
+        from meshtune.training import machine
+        from meshtune.training.models import load_model, resolve_device
+
+        tokenizer = load_tokenizer(self._model)
+        self._report("loading the model")
+        machine.use_threads(cores())
+        base = load_model(self._model, resolve_device(self._model))
+        return run.Asker(base, tokenizer, window(self._model, tokenizer), self.benchmarks, self._answers, self.how)
+
+
+def candidate_of(listed: Listed, report: Report) -> Candidate:
+    """The candidate with its adapter, which is trained again where it was not kept."""
+    from meshtune.evaluation.adapters import Candidate
+
+    return Candidate(file_name(listed), adapter_of(listed, report))
+
+
+def _check(unsafe: bool) -> Callable[[Sequence[tuple[Mapping[str, str], str]]], Iterable[tuple[bool, str]]]:
+    """Runs code that a model wrote, one process a core."""
+
+    def check(pairs: Sequence[tuple[Mapping[str, str], str]]) -> Iterator[tuple[bool, str]]:
+        from meshtune.evaluation.sandbox.judge import Problem, check_many
+
+        for verdict in check_many([(Problem(**problem), code) for problem, code in pairs], cores(), unsafe=unsafe):
+            yield verdict.passed, verdict.reason
+
+    return check
+
+
+def _need_sandbox() -> None:
+    from meshtune.evaluation.sandbox.judge import available
+
+    if (why := available()) is not None:
+        raise InputError(
+            f"HumanEval runs code that the models wrote, in a sandbox that this machine does not have: {why}. Or leave"
+            " it out (`--benchmarks`), or run that code with all your rights: `--unsafe-no-sandbox`"
+        )
+
+
+def guided_by(studies: Sequence[Located]) -> dict[str, set[str]]:
+    """The items that guided any of these studies, or a round of one, by benchmark: all are scored on the same."""
+    from meshtune.objectives import measurements
+
+    found: dict[str, set[str]] = {}
+    for each in (one for study in studies for one in study.rounds or (study,)):
+        for name, items in measurements.items(each.folder).items():
+            found.setdefault(name, set()).update(items)
+    return found
+
+
+def _named(path: str | None) -> dict[str, set[str]]:
+    """The items that a file says to have guided the search, by benchmark."""
+    from meshtune.evaluation.benchmarks import files
+    from meshtune.evaluation.benchmarks.sources import NAMES
+
+    found: dict[str, set[str]] = {}
+    faults = list[Fault]()
+    for line, row in files.read_rows(Path(path)) if path is not None else ():
+        missing = files.texts(row, ("benchmark", "item"), path or "", line)
+        faults += missing
+        if not missing and (name := row["benchmark"]) not in NAMES:
+            what = f"no benchmark is called `{name}`; there are {', '.join(NAMES)}.{nearest(name, NAMES)}"
+            faults.append(Fault(what, path, line))
+        elif not missing:
+            found.setdefault(row["benchmark"], set()).add(row["item"])
+    files.refuse(faults)
+    return found

@@ -1,0 +1,90 @@
+"""`meshtune evaluate --protocol harness`: candidates scored on tasks of lm-evaluation-harness, or of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meshtune.config.evaluation import EvaluationConfig
+from meshtune.config.sections import ModelConfig
+from meshtune.errors import InputError, MissingExtra, extra
+from meshtune.finalists.candidates import Listed, adapter_of, file_name
+from meshtune.selection.candidates import Column
+from meshtune.workers.processes import cores
+
+if TYPE_CHECKING:
+    from meshtune.evaluation.harness import Tasks
+    from meshtune.evaluation.scoring import Result
+
+
+def scored(
+    answers: Path,
+    model: ModelConfig,
+    listed: Sequence[Listed],
+    settings: EvaluationConfig,
+    guided: Collection[str],
+    report: Callable[[Any], None],
+) -> tuple[list[Column], dict[str, dict[str, Result]]]:
+    """Columns of the table, and results by candidate and task. Answers are stored in `answers`.
+
+    `guided`: benchmarks of which some items guided the search; the harness's tasks cannot leave these out.
+
+    Raises InputError, MissingExtra without the harness, StorageError.
+    """
+    _need_harness()
+    if settings.temperature or settings.samples > 1:
+        raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
+    if settings.guided is not None:
+        raise InputError("`guided` names items of mmlu, bbh, drop and humaneval: the harness's tasks know none of them")
+    from meshtune.data.tokenizer import identity_of_base, load_tokenizer
+    from meshtune.evaluation import harness
+    from meshtune.evaluation.adapters import Candidate
+    from meshtune.training import machine
+    from meshtune.training.models import load_model, resolve_device
+
+    if guided:
+        names = ", ".join(guided)
+        report(f"items of {names} guided the search, and the harness's tasks of the same data hold them too")
+    if settings.data is not None:
+        report("the harness's tasks name their data themselves: `data` is not read")
+    found = tasks_of(settings)
+    asked = [Candidate(file_name(one), adapter_of(one, report)) for one in listed]
+    report("loading the model")
+    machine.use_threads(cores())
+    base = load_model(model, resolve_device(model))
+    named = identity_of_base(model)
+    told = harness.run(
+        base,
+        load_tokenizer(model),
+        asked,
+        found,
+        lambda task, one: harness.place_of(answers, task, one, {"limit": settings.limit, "seed": settings.seed}, named),
+        report,
+    )
+    results = {
+        one.name: {name: result for name, (result, _) in told[candidate.name].items()}
+        for one, candidate in zip(listed, asked, strict=True)
+    }
+    columns = []
+    for name in found.names:
+        first, digest = told[asked[0].name][name]
+        subset = "" if found.chosen[name] is None else f", chosen with seed {settings.seed}"
+        measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
+        columns.append(Column(name, name, first.items, measured, 100 * first.chance))
+    return columns, results
+
+
+def tasks_of(settings: EvaluationConfig) -> Tasks:
+    """The tasks that are asked, with their data. Raises InputError, MissingExtra without the harness."""
+    _need_harness()
+    from meshtune.evaluation import harness
+
+    tasks = Path(settings.tasks) if settings.tasks is not None else None
+    return harness.tasks(settings.benchmarks, tasks, settings.limit, settings.seed)
+
+
+def _need_harness() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise MissingExtra("the protocol `harness`", "lm-eval", extra("train,eval"))

@@ -1,0 +1,96 @@
+"""The user's own metrics of the candidates, on their answers to validation rows, beside the benchmarks' scores.
+
+Most candidates were asked at the end of the search; those whose answers are missing, or were made in another way, are
+asked now. Higher and lower are the metric's own affair: these columns take part in no Pareto set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from meshtune.config.sections import ModelConfig
+from meshtune.data import answers
+from meshtune.finalists.candidates import Listed, adapter_of, file_name
+from meshtune.objectives import metrics
+from meshtune.plan.locate import Located
+from meshtune.record.log import Record
+from meshtune.selection.candidates import Column
+from meshtune.selection.statistics import Mean
+from meshtune.study import finals
+from meshtune.trial import DataRef
+from meshtune.workers.processes import cores
+
+ROWS = 64  # validation rows, where the config does not say
+
+
+def scored(
+    study: Located, model: ModelConfig, listed: Sequence[Listed], report: Callable[[Any], None]
+) -> tuple[list[Column], dict[str, dict[str, Mean]]]:
+    """A column for each metric, named `metrics:<name>`, and its means by candidate; nothing where there are none.
+
+    Raises InputError where a metric fails, StorageError where answers cannot be written.
+    """
+    config = study.config
+    if not config.metrics:
+        return [], {}
+    metrics.load(config.metrics)
+    ref = DataRef(str(study.folder / "data"), Record(study.url, study.name).notes["fixed"]["data"])
+    rows = min(ROWS if config.generation.rows is None else config.generation.rows, _validation_rows(ref))
+    if not rows:
+        return [], {}
+    made = metrics.stamp(config.metrics, rows, config.generation.max_new_tokens)
+    missing = [one for one in listed if not _answered(_file(study, one), made)]
+    if missing:
+        _answer(study, model, ref, missing, rows, report)
+    found = finals.scores(study.folder)
+    means = {one.name: {f"metrics:{name}": mean for name, mean in found[file_name(one)].items()} for one in listed}
+    return [Column(f"metrics:{name}", name, rows, digits=4) for name in config.metrics], means
+
+
+def _answer(
+    study: Located,
+    model: ModelConfig,
+    ref: DataRef,
+    missing: Sequence[Listed],
+    rows: int,
+    report: Callable[[Any], None],
+) -> None:
+    from meshtune.evaluation.adapters import Candidate, check, on
+    from meshtune.objectives.answers import answer
+    from meshtune.training import machine
+    from meshtune.training.models import load_model, resolve_device
+
+    candidates = [Candidate(file_name(one), adapter_of(one, report)) for one in missing]
+    report("loading the model for your metrics")
+    machine.use_threads(cores())
+    base = load_model(model, resolve_device(model))
+    check(candidates, base)
+    for one, candidate in zip(missing, candidates, strict=True):
+        report(f"{candidate.name}: answering {rows} validation rows")
+        with on(base, candidate) as adapted:
+            answer(
+                adapted,
+                model,
+                ref,
+                study.config.metrics,
+                rows=rows,
+                max_new_tokens=study.config.generation.max_new_tokens,
+                to=_file(study, one),
+                tick=lambda: None,
+            )
+
+
+def _file(study: Located, one: Listed) -> Path:
+    return study.folder / answers.FOLDER / f"{file_name(one)}.jsonl"
+
+
+def _answered(path: Path, made: str) -> bool:
+    return path.exists() and all(line["made"] == made for line in answers.read(path))
+
+
+def _validation_rows(ref: DataRef) -> int:
+    from meshtune.data.batches import Rows
+
+    return len(Rows.open(ref, "validation"))

@@ -1,0 +1,269 @@
+"""What `select` chooses from: stored answers of `evaluate` item by item, or a file of scores."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from meshtune.errors import Fault, InputError, nearest
+from meshtune.plan.locate import Located
+from meshtune.record.log import Record
+from meshtune.report import score_files
+from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal
+from meshtune.selection.decide import Facts
+from meshtune.selection.measured import POINTS, Measure, Measured, of_answers, of_scores
+from meshtune.selection.seeds import Seeds
+
+ANSWERS = Path("evaluation") / "benchmarks"
+_TABLE, _RESULTS = "candidates.csv", "scores.json"
+_MACRO = ("bbh",)  # scored by the mean of its tasks' means; the others by the mean of their items
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Scores, what else is known of each candidate, benchmarks without signal, titles, and whom to be no worse than.
+
+    Attributes:
+        race: how the candidates were raced, None where all answered everything.
+        settings: of the evaluation, as plain values. measured_by: by benchmark, what was asked and how.
+        seeds: what these do to scores, where candidates were trained with several.
+        guided: the items that were left out since they guided a search, by benchmark; None where it is not stored.
+        notes: what is to be known of the scores besides.
+    """
+
+    measured: Measured
+    facts: dict[str, Facts]
+    silent: tuple[str, ...]
+    titles: dict[str, str]
+    references: tuple[str, ...]
+    race: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any] | None = None
+    measured_by: Mapping[str, str] = field(default_factory=dict)
+    seeds: Seeds | None = None
+    guided: Mapping[str, Sequence[str]] | None = None
+    notes: tuple[str, ...] = ()
+
+    def only(self, benchmarks: Sequence[str]) -> Evidence:
+        """The same of these benchmarks alone, but for what is told of those that were left out already."""
+        return replace(self, measured=self.measured.only(benchmarks))
+
+
+def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *, common: bool = False) -> Evidence:
+    """The answers that the last `evaluate` of the study made its tables from.
+
+    Args:
+        protocol: where there are several. benchmarks: these alone; none: all. common: only items that all answered.
+
+    Raises InputError: nothing evaluated, several protocols, unknown names, missing items, answers of other tables.
+    """
+    folder = study.folder / ANSWERS
+    made = sorted(path.parent.name for path in folder.glob(f"*/{_TABLE}"))
+    if not made:
+        raise InputError(
+            f"{study.folder}: its candidates have not been scored; `meshtune evaluate {study.folder}` does"
+        )
+    if protocol is None and len(made) > 1:
+        raise InputError(
+            f"scores of different protocols are never mixed: name one with `--protocol`: {', '.join(made)}"
+        )
+    if protocol is not None and protocol not in made:
+        raise InputError(f"nothing is scored by `{protocol}`; there is {', '.join(made)}.{nearest(protocol, made)}")
+    place = folder / (protocol or made[0])
+    table = _only(score_files.read(place / _TABLE), benchmarks)
+    stored = _stored(place / _RESULTS)
+    results = stored["results"]
+    measures, faults = list[Measure](), list[Fault]()
+    for column in table.verdicts:
+        try:
+            measures.append(_measure(place, table, column, stored.get("race"), common))
+        except InputError as error:
+            faults += error.faults
+    if faults:
+        raise InputError(faults)
+    record = Record(study.url, study.name)
+    outside = (record.notes.get("baseline") or {}).get("hyperparameters", {})
+    costs = {
+        row.name: (record.trials[row.trial].hyperparameters if row.trial is not None else outside).get("rank")
+        for row in table.rows
+        if row.trial is not None or row.baseline
+    }
+    silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
+    found = _evidence(table, measures, costs, silent, _ranks_of_study(table, record))
+    told = {column.name: column.measured for column in table.verdicts}
+    race = stored.get("race")
+    told_race = None if race is None else {key: value for key, value in race.items() if key != "ids"}
+    guided = stored.get("guided")
+    return replace(found, race=told_race, settings=stored.get("settings"), measured_by=told, guided=guided)
+
+
+def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
+    """The scores of a file, with the numbers of `items` where the file does not say them.
+
+    Who left a race is left out: the scores are of fewer items, and what they foretell is in the answers alone.
+
+    Raises InputError: faults of the file, unknown names, scores whose noise is not known, nobody with a rank.
+    """
+    whole = _only(score_files.read(path), benchmarks)
+    table = replace(whole, rows=tuple(row for row in whole.rows if row.left is None))
+    notes = tuple(
+        f"{row.name} left a race after {row.left:,} items and is left out: scores of fewer items are not comparable."
+        for row in whole.rows
+        if row.left is not None
+    )
+    names = [column.name for column in table.verdicts]
+    faults = [
+        Fault(f"--items {name}={count}: {path.name} has no scores of it.{nearest(name, names)}")
+        for name, count in items.items()
+        if name not in names
+    ]
+    measures = []
+    for column in table.verdicts:
+        count = items.get(column.name, column.items)
+        errors = [row.errors.get(column.name) for row in table.rows]
+        if count is None and None in errors:
+            what = f"of how many items {column.name} is is not known, so its noise is not: add a row `items`"
+            faults.append(Fault(f"{what}, or `--items {column.name}=N`", path))
+        scores = [row.scores[column.name] for row in table.rows]
+        known = [_error(score, error, count) for score, error in zip(scores, errors, strict=True)]
+        by_errors = table.protocol == "harness"  # as `_measure`
+        measures.append(of_scores(column.name, column.title, scores, known, count, by_errors=by_errors))
+    if all(row.rank is None for row in whole.rows):
+        what = "needs a column `rank`, from 1, of the candidates that can be chosen: none has one"
+        faults.append(Fault(what, path))
+    if faults:
+        raise InputError(faults)
+    silent = tuple(column.name for column in table.verdicts if no_signal(table, column))
+    return replace(_evidence(table, measures, {}, silent, _ranks_of_file(table)), notes=notes)
+
+
+def _ranks_of_study(table: ScoreTable, record: Record) -> dict[str, int | None]:
+    """By validation loss among all complete trials; those of the table may be by another objective, or constraints."""
+    by_loss = sorted(record.complete, key=lambda trial: (trial.loss, trial.number))
+    ranks = {trial.number: rank for rank, trial in enumerate(by_loss, start=1)}
+    return {row.name: row.rank if row.trial is None else ranks.get(row.trial, row.rank) for row in table.rows}
+
+
+def _ranks_of_file(table: ScoreTable) -> dict[str, int | None]:
+    """Those of the file, but where its losses say another order: then by these, among its candidates."""
+    found = {row.name: row.rank for row in table.rows}
+    losses = {row.name: row.loss for row in table.ranked if row.loss is not None}
+    by_loss = sorted(losses, key=losses.__getitem__)  # equal ones stay by rank
+    if len(losses) == len(table.ranked) and by_loss != list(losses):
+        found |= {name: rank for rank, name in enumerate(by_loss, start=1)}
+    return found
+
+
+def _evidence(
+    table: ScoreTable,
+    measures: Sequence[Measure],
+    costs: Mapping[str, float | None],
+    silent: tuple[str, ...],
+    ranks: Mapping[str, int | None],
+) -> Evidence:
+    names = tuple(row.name for row in table.rows)
+    facts = {
+        row.name: Facts(ranks[row.name], row.loss, costs.get(row.name), row.trial, row.baseline, row.left)
+        for row in table.rows
+    }
+    references = tuple(row.name for row in table.rows if row.baseline or row.rank is None)
+    titles = {column.name: column.title for column in table.columns}
+    return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references)
+
+
+def _only(table: ScoreTable, benchmarks: Sequence[str]) -> ScoreTable:
+    known = [column.name for column in table.verdicts]
+    unknown = [name for name in benchmarks if name not in known]
+    if unknown:
+        there = ", ".join(known)
+        raise InputError(
+            [Fault(f"there are no scores of `{name}`, but of {there}.{nearest(name, known)}") for name in unknown]
+        )
+    columns = tuple(column for column in table.columns if not benchmarks or column.name in benchmarks)
+    return ScoreTable(table.label, columns, table.rows, table.protocol)
+
+
+def _stored(path: Path) -> Mapping[str, Any]:
+    """What `evaluate` left beside its table."""
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {**found, "results": dict(found["results"])}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(Fault(f"cannot be read ({error}): run `meshtune evaluate` again", path)) from error
+
+
+def _silent(results: Mapping[str, Any], benchmark: str) -> bool:
+    """Whether no candidate is above chance by more than two standard errors."""
+    found = [each[benchmark] for each in results.values() if benchmark in each]
+    return bool(found) and all(
+        one["verdict"]["value"] - one["chance"] <= 2 * (one["verdict"]["error"] or 0.0) for one in found
+    )
+
+
+def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, Any] | None, common: bool) -> Measure:
+    answers = {
+        row.name: _raced(found, race, row.name, column.name)
+        for row in table.rows
+        if (found := _answers(place, row, column)) is not None
+    }
+    if not answers:  # the harness's own tasks: their scores alone are known, which may be no shares of right answers
+        scores = [row.scores[column.name] for row in table.rows]
+        errors = [_error(row.scores[column.name], row.errors.get(column.name), column.items) for row in table.rows]
+        return of_scores(column.name, column.title, scores, errors, column.items, by_errors=True)
+    missing = [row.name for row in table.rows if row.name not in answers]
+    if missing:
+        what = f"{column.title}: the answers of {', '.join(missing)} are gone: run `meshtune evaluate` again"
+        raise InputError(what)
+    partial = [row.name for row in table.rows if row.left is not None]
+    groups = {item: item.rpartition("/")[0] for each in answers.values() for item in each}
+    of = groups if column.name in _MACRO else None
+    measure = of_answers(column.name, column.title, answers, groups=of, common=common, partial=partial)
+    told = {row.name: row.scores[column.name] for row in table.rows if row.left is None}
+    away = max(abs(measure.scores[place] - told[name]) for place, name in enumerate(answers) if name in told)
+    if away > 1e-6 and not common:
+        raise InputError(
+            f"{column.title}: the stored answers are not those that its scores are of: run `meshtune evaluate` again"
+        )
+    return measure
+
+
+def _answers(place: Path, row: Scored, column: Column) -> dict[str, float] | None:
+    """The share of right answers by item, from the file that the scores are of; None where there is none."""
+    from meshtune.evaluation import scoring, store
+
+    for path in sorted(place.glob(f"{column.name}-*/{row.name.replace(' ', '-')}.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            head = json.loads(file.readline() or "{}")
+        if "asked" not in head or not _is_of(head["asked"], column.measured):
+            continue
+        at = store.Place(place.parent, place.name, head["benchmark"], head["asked"], head["candidate"], head["by"])
+        lines = store.read(at)
+        return scoring.shares(lines) if all("correct" in line for line in lines.values()) else None
+    return None
+
+
+def _raced(answers: dict[str, float], race: Mapping[str, Any] | None, name: str, benchmark: str) -> dict[str, float]:
+    """Those that a race asked for; an earlier evaluation may have asked more."""
+    if race is None:
+        return answers
+    ids, gone = race["ids"][benchmark], race["left"].get(name)
+    return {item: answers[item] for item in ids[: gone["items"][benchmark] if gone else None] if item in answers}
+
+
+def _is_of(asked: Mapping[str, Any], measured: str) -> bool:
+    """Whether answers asked so are what a table's line on how it was measured says."""
+    if f"({asked.get('digest')})" not in measured:
+        return False
+    greedy = asked["temperature"] == 0
+    told = "greedy" if greedy else f"temperature {asked['temperature']:g}, seed {asked['seed']}"
+    samples = f", {asked['samples']} samples" if asked["samples"] > 1 else ""
+    return measured.endswith(f"{told}{samples}")
+
+
+def _error(score: float, error: float | None, items: int | None) -> float:
+    if error is not None:
+        return error
+    return math.nan if items is None else math.sqrt(score * (POINTS - score) / items)

@@ -1,0 +1,1 @@
+"""From the config to the parts of a study, and what they will take."""

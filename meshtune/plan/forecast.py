@@ -1,0 +1,328 @@
+"""What a study will take of this machine, for `check`: the memory of its largest trial, and the time of its budget.
+
+Memory is predicted and refused where it cannot be had; time follows from a few batches that are trained (`pilot`), and
+is as good as these: other points, other processes beside it and early endings move it. Imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from meshtune.config.budget import BudgetConfig
+from meshtune.config.sections import StudyConfig
+from meshtune.data.batches import Rows
+from meshtune.data.summary import Summary
+from meshtune.errors import Fault, InputError
+from meshtune.objectives.lora import LoraSpec
+from meshtune.plan.budget import KILOWATT_HOUR
+from meshtune.plan.energy import Meter
+from meshtune.plan.expected import busy, expected_point
+from meshtune.plan.memory import setting_of
+from meshtune.plan.plan import Prepared
+from meshtune.system.text import duration, number
+from meshtune.training import machine
+from meshtune.training.chosen_trainer import why_not_packed
+from meshtune.training.memory import formula
+from meshtune.training.memory.check import Largest, Setting, describe, gigabytes, refuse_too_large
+from meshtune.training.memory.packs import PackSetting
+from meshtune.training.memory.pilot import Pilot, measure
+from meshtune.training.models import load_model
+from meshtune.training.packed.rows import token_limit
+from meshtune.training.recipe import Recipe, recipe
+from meshtune.training.steps import Diverged
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What the budget comes to.
+
+    Attributes:
+        seconds_a_trial: training and validation, at the expected point. trials: how many the budget allows.
+        limited_by: the key of the budget that ends the search. hours: of the whole study, loading and tests included.
+        afterwards: seconds at most of these hours, for promotions and replicates once the budget is spent.
+        tokens: trained on in all trials, promotions included. price: of these hours, where the config says what one
+            costs. watts: drawn in the batches that were trained, None where that cannot be read. kilowatt_hours: at
+            so many watts.
+    """
+
+    seconds_a_trial: float
+    trials: int
+    limited_by: str
+    hours: float
+    tokens: int
+    price: float | None
+    afterwards: float = 0.0
+    watts: float | None = None
+    kilowatt_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Afterwards:
+    """What comes at a search's end, at most: so many promotions, each of a share of a trial, and whole replicates."""
+
+    promotions: int = 0
+    share: float = 1.0
+    replicates: int = 0
+
+    def __str__(self) -> str:
+        counts = ((self.promotions, "promotion"), (self.replicates, "replicate"))
+        return " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts if count)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of training the first batches of the expected point.
+
+    Attributes:
+        point: its recipe. loading: seconds that the model took. at: with the trainer that was used, which is not the
+            packed one where the model turned out not to be packable. watts: drawn meanwhile, None where not metered.
+    """
+
+    measured: Pilot
+    point: Recipe
+    loading: float
+    at: Setting
+    watts: float | None = None
+
+
+def setting(prepared: Prepared, seed: int) -> Setting:
+    """That of a study whose rows are prepared."""
+    spec = _spec(prepared)
+    epochs = int(prepared.space.fixed.get("epochs", spec.training.epochs))
+    for searched in prepared.space.dimensions:
+        if searched.name == "epochs":
+            parameter = searched.parameter
+            epochs = max(int(value) for value in searched.values or parameter.choices or (parameter.high,))
+    batches = formula.batches_of(Rows.open(spec.data, "train"), seed, epochs)
+    return setting_of(
+        prepared.space,
+        spec.model,
+        spec.training,
+        prepared.places,
+        batches,
+        baseline=prepared.baseline,
+        pack=prepared.packing.most if prepared.packing.exact else 1,
+    )
+
+
+def memory_of(prepared: Prepared, seed: int) -> tuple[Setting, Largest]:
+    """The setting and its largest trial. Raises InputError where that cannot fit."""
+    found = setting(prepared, seed)
+    return found, largest_of(prepared, found)
+
+
+def largest_of(prepared: Prepared, at: Setting) -> Largest:
+    """The largest trial. Raises InputError where it cannot fit."""
+    return refuse_too_large(prepared.space, at, prepared.baseline)
+
+
+def pilot(prepared: Prepared, at: Setting, seed: int, pack: int, meter: Meter | None = None) -> Tried:
+    """Measure the expected point, with the trainer that the trials will have, in packs of so many where it packs, and
+    beside as much other work as the other processes will be.
+
+    Raises InputError where it runs out of memory or does not train at all, and, where the model turns out not
+    to be packable, where the space's largest trial does not fit alone.
+    """
+    spec = _spec(prepared)
+    if prepared.baseline is None:
+        raise InputError("a study of LoRA hyperparameters has a baseline")
+    point = recipe(at.training, expected_point(prepared.space, prepared.baseline), seed)
+    rows = Rows.open(spec.data, "train"), Rows.open(spec.data, "validation")
+    begun = time.monotonic()
+    base = load_model(spec.model, at.device)
+    loaded = time.monotonic() - begun
+    threads = prepared.places[0].threads
+    try:
+        if at.trainer == "packed" and (reason := why_not_packed(base, at.training, spec.variants)) is not None:
+            at = replace(at, trainer="transformers", unpackable=reason, pack=1)
+            largest_of(prepared, at)
+        together = pack if at.trainer == "packed" else None
+        begun, before = time.monotonic(), meter.joules() if meter is not None else 0.0
+        with busy(len(prepared.places) - 1 if at.device == "cpu" else 0, threads):
+            measured = measure(base, *rows, point, threads=threads, pack=together)
+        watts = None if meter is None else (meter.joules() - before) / (time.monotonic() - begun)
+        return Tried(measured, point, loaded, at, watts)
+    except Diverged as error:
+        text = f"{error} near the point to beat: choose another, such as a lower learning rate"
+        raise InputError(Fault(text, key="baseline")) from error
+    except Exception as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        text = (
+            f"training its largest batch ran out of memory on {at.device}: lower training.batch_size or data.max_length"
+        )
+        raise InputError(Fault(text, key="baseline")) from error
+
+
+def forecast(
+    measured: Pilot,
+    data: Summary,
+    epochs: int,
+    budget: BudgetConfig,
+    *,
+    processes: int,
+    loading: float,
+    after: Afterwards = Afterwards(),
+    watts: float | None = None,
+    guiding: int = 0,
+) -> Forecast:
+    """What the budget comes to at these speeds, with all processes busy, and packs full but for the last.
+
+    No trial is taken to stop early: with early stopping this is the most that it takes. `watts`: of the whole machine
+    while it trains. `guiding`: tokens that are computed to measure what guides the search, in a trial.
+    """
+    a_trial = epochs * (data.train.tokens / measured.training + data.validation.tokens / measured.validation)
+    a_trial += guiding / measured.validation
+    tokens = epochs * data.train.tokens
+    limits: dict[str, float] = {}
+    if budget.trials is not None:
+        limits["trials"] = budget.trials
+    if budget.tokens is not None:
+        limits["tokens"] = math.ceil(budget.tokens / tokens)  # the trial that reaches it still ends
+    if budget.hours is not None:
+        limits["hours"] = processes * math.ceil(budget.hours * 3600 / a_trial)
+    if budget.kilowatt_hours is not None and watts:
+        limits["kilowatt_hours"] = processes * math.ceil(budget.kilowatt_hours * KILOWATT_HOUR / watts / a_trial)
+    if not limits:
+        what = "the counters of this machine stood still, so what it draws is not known: give `hours` or `tokens` too"
+        raise InputError(Fault(what, key="budget.kilowatt_hours"))
+    limited_by = min(limits, key=lambda name: limits[name])
+    trials = int(limits[limited_by])
+    # Untuned, baseline and best are measured on the test rows, and untuned on the validation rows.
+    finals = (3 * data.test.tokens + data.validation.tokens) / measured.validation
+    packs = math.ceil(trials / measured.pack)
+    one_after_the_other = min(trials, math.ceil(packs / processes) * measured.pack)
+    promoted, again = (math.ceil(count / processes) * a_trial for count in (after.promotions, after.replicates))
+    afterwards = promoted * after.share + again
+    seconds = loading + one_after_the_other * a_trial + afterwards + finals
+    return Forecast(
+        seconds_a_trial=a_trial,
+        trials=trials,
+        limited_by=limited_by,
+        hours=seconds / 3600,
+        tokens=trials * tokens + round(after.promotions * after.share * tokens),
+        price=None if budget.price_per_hour is None else seconds / 3600 * budget.price_per_hour,
+        afterwards=afterwards,
+        watts=watts,
+        kilowatt_hours=None if watts is None else watts * seconds / KILOWATT_HOUR,
+    )
+
+
+def guiding_tokens(prepared: Prepared) -> int:
+    """Tokens that are computed to measure what guides the search, in a trial, those of answers left out."""
+    if prepared.guides is None:
+        return 0
+    from meshtune.objectives.measurements import computed
+
+    return computed(prepared.guides.chosen, _spec(prepared).model)
+
+
+def afterwards(config: StudyConfig) -> Afterwards:
+    """What a config asks for at the search's end."""
+    early = config.early_stopping
+    promotions = 0 if early.rule == "none" else early.promote
+    return Afterwards(promotions, 1 - early.rungs[0], config.replicates)
+
+
+def trainer_line(unpackable: str) -> str:
+    """Why another trainer takes the place of the packed one."""
+    return f"transformers, since these trials cannot be packed: {unpackable}"
+
+
+def memory_line(found: Largest, at: Setting) -> str:
+    """The largest trial beside what there is."""
+    there = "how much there is cannot be told here"
+    if at.available is not None:
+        share = f" for each of {at.processes} processes" if at.processes > 1 else ""
+        there = f"this {'CPU' if at.device == 'cpu' else 'GPU'} has {gigabytes(at.available)}{share}"
+    parts = describe(found.memory, found.hyperparameters["rank"], at.pack)
+    line = f"{parts} = {gigabytes(found.memory.total)}; {there}"
+    if at.trainer == "packed" and (tokens := at.training.pass_tokens) is not None and tokens < token_limit(at.device):
+        line += f"\n           passes of {tokens:,} tokens, where {token_limit(at.device):,} would be faster"
+        if not at.training.gradient_checkpointing:
+            line += "; `training.gradient_checkpointing: true` takes less memory too, and more time"
+    if found.close:
+        line += "\n           warning: that is close; the largest trials may run out of memory"
+    return line
+
+
+def memory_facts(found: Largest, at: Setting) -> dict[str, Any]:
+    """The same as plain values, in bytes."""
+    return {
+        "trainer": at.trainer,
+        "pack": at.pack,
+        "pass_tokens": at.training.pass_tokens,
+        "hyperparameters": dict(found.hyperparameters),
+        "batch": asdict(at.batch(at.batch_size(found.hyperparameters))),
+        "predicted": found.memory.to_dict(),
+        "available": at.available,
+        "processes": at.processes,
+        "measured": None,
+    }
+
+
+def measured_memory(tried: Tried) -> dict[str, Any] | None:
+    """The peak that was measured, beside the prediction for the same batch; None where it cannot be measured."""
+    measured, point, at = tried.measured, tried.point, tried.at
+    if measured.peak is None:
+        return None
+    batch = measured.largest
+    if at.trainer == "packed":
+        packs = PackSetting(at.shape, batch, at.device, at.dtype, at.quantization)
+        predicted = packs.memory([point] * measured.pack)
+    else:
+        predicted = formula.of_recipe(
+            at.shape, point, batch, device=at.device, dtype=at.dtype, quantization=at.quantization
+        )
+    facts = {"peak": measured.peak, "predicted": predicted.total, "rank": point.rank, "pack": measured.pack}
+    return {**facts, "batch": asdict(batch)}
+
+
+def measured_line(facts: Mapping[str, Any]) -> str:
+    """That in a line."""
+    peak, predicted = gigabytes(facts["peak"]), gigabytes(facts["predicted"])
+    of = f" of a pack of {facts['pack']}" if facts["pack"] > 1 else ""
+    return f"measured {peak} in the first steps{of} at rank {facts['rank']}, predicted {predicted}"
+
+
+def time_line(
+    measured: Pilot,
+    expected: Forecast,
+    budget: BudgetConfig,
+    processes: int,
+    after: Afterwards = Afterwards(),
+    rank: int | None = None,
+) -> str:
+    """Seconds a trial (of this rank) and hours for the budget, with what comes after it, their energy and price."""
+    of = f" of {budget.trials}" if budget.trials is not None and expected.trials < budget.trials else ""
+    on = f" on {processes} processes" if processes > 1 else ""
+    of_rank = "" if rank is None else f" of rank {rank}, the space's mean"
+    about = f"about {duration(expected.seconds_a_trial)} a trial{of_rank} ({number(measured.training, 3)} tokens/s)"
+    on = f" in packs of {measured.pack}{on}" if measured.pack > 1 else on
+    line = f"{about}, {expected.trials}{of} trials{on}: about {duration(expected.hours * 3600)}"
+    if expected.afterwards:
+        line += f", at most {duration(expected.afterwards)} of it for {after} at the end"
+    if expected.kilowatt_hours is not None:
+        line += f", {number(expected.kilowatt_hours, 2)} kWh"
+    if expected.price is not None:
+        line += f", {expected.price:,.2f} at {number(budget.price_per_hour)} an hour"
+    return line
+
+
+def time_facts(measured: Pilot, expected: Forecast) -> dict[str, Any]:
+    """The same as plain values."""
+    speeds = {
+        "pack": measured.pack,
+        "tokens_a_second": measured.training,
+        "validation_tokens_a_second": measured.validation,
+    }
+    return {"pack": measured.pack, **speeds, "seconds_a_step": measured.seconds_per_step, **asdict(expected)}
+
+
+def _spec(prepared: Prepared) -> LoraSpec:
+    return LoraSpec.model_validate_json(json.dumps(prepared.objective.spec))

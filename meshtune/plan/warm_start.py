@@ -1,0 +1,136 @@
+"""What a study knows before its first trial: the finished trials of the study that `warm_start` names.
+
+They are read from that study once, as it stands when this one starts, and kept in this one's record; from then on they
+come from there, wherever the other study is and whatever became of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from meshtune.config.sections import WarmStartConfig
+from meshtune.errors import Fault, InputError
+from meshtune.plan.locate import Located, existing
+from meshtune.record.earlier_trials import Known, KnownTrials, known_in
+from meshtune.record.log import WARM_START, Record
+from meshtune.space.space import Space
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Known points for the sampler, and what a line and the record say of them; by default there are none.
+
+    Attributes:
+        trials: what the sampler is given, Optuna's finished trials. values: as `WarmStartConfig.values`.
+        facts: `study` (where they come from), `values`, `complete`, `failed` and `outside` (numbers of trials).
+        again: so many of the best are evaluated again.
+    """
+
+    trials: KnownTrials = ()
+    values: Literal["as_is", "shifted"] = "as_is"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    again: int = 0
+
+    def best(self, space: Space, but: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """Hyperparameters of the best `again` of them, best first, to their last digit as they were; but where this
+        space has whole alphas and they had real ones, those, with the same product of rate and alpha.
+
+        `but`: a point that is not among them, as the space encodes it.
+        """
+        complete = sorted((t for t in self.trials if t.value is not None), key=lambda t: (t.value, t.number))
+        found: list[dict[str, Any]] = []
+        for trial in complete:
+            decoded, old = space.decode(trial.params), trial.user_attrs["hyperparameters"]
+            same = {name: value for name, value in old.items() if name in decoded and _close(value, decoded[name])}
+            point = {**decoded, **same}
+            if point not in found and trial.params != but:
+                found.append(point)
+        return found[: self.again]
+
+    def __str__(self) -> str:
+        failed, outside = self.facts["failed"], self.facts["outside"]
+        text = f"{self.facts['complete']} trials of {self.facts['study']} are known from the start"
+        text += f", and {failed} that failed" if failed else ""
+        return f"{text}; {outside} {'lies' if outside == 1 else 'lie'} outside this space" if outside else text
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two values differ by no more than what encoding and decoding cost."""
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return math.isclose(a, b, rel_tol=1e-6) if numbers else bool(a == b)
+
+
+def warm_start(study: Located, space: Space) -> WarmStart:
+    """The known points of a study: from its record where it has begun, else from the study that it names.
+
+    Raises InputError where there is no such study, or where no finished trial of it lies in the space. A round that
+    waits for the one before it knows nothing yet.
+    """
+    config = study.config.warm_start
+    if config is None:
+        return WarmStart()
+    if study.started and (begun := _recorded(study, config)):
+        return begun
+    if _waits(study):
+        return WarmStart(values=config.values, again=config.again)
+    known, finished = _of_other(study, config, space)
+    if not known.complete:
+        what = _nothing_known(config, known, finished)
+        if study.whole is not None and study.number > 1:
+            last = study.number - 1
+            what += f". Round {study.number} starts from it: let round {last} have more trials, or another space"
+            raise InputError(Fault(what, key=f"rounds.{last}"))
+        raise InputError(Fault(f"{what}, or leave `warm_start` out", key="warm_start"))
+    facts = {
+        "study": config.shown,
+        "values": config.values,
+        "complete": known.complete,
+        "failed": len(known.trials) - known.complete,
+        "outside": len(known.outside),
+    }
+    return WarmStart(known.trials, config.values, facts, config.again)
+
+
+def _recorded(study: Located, config: WarmStartConfig) -> WarmStart | None:
+    try:
+        record = Record(study.url, study.name)
+    except InputError:  # no study of this name in the storage yet
+        return None
+    facts = record.notes.get(WARM_START)
+    return WarmStart(record.known, config.values, facts, config.again) if facts else None
+
+
+def _waits(study: Located) -> bool:
+    """Whether a study is a round before which another one has not ended."""
+    if study.whole is None or study.number == 1:
+        return False
+    before = study.whole.rounds[study.number - 2]
+    return not before.started or not Record(before.url, before.name).notes.get("finished")
+
+
+def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[Known, int]:
+    """What the other study knows, and how many of its trials have finished."""
+    try:
+        other = existing(Path(config.study)).latest
+        if other.folder.resolve() == study.folder.resolve():
+            raise InputError("this is the study itself; name another one's folder or YAML")
+        told = Record(other.url, other.name).told
+    except InputError as error:
+        what = f"no study to start from: {error}"
+        raise InputError(Fault(what, key="warm_start")) from error
+    return known_in(space, sorted(told, key=lambda trial: trial.number)), len(told)
+
+
+def _nothing_known(config: WarmStartConfig, known: Known, finished: int) -> str:
+    if not finished:
+        return f"{config.study}: no trial of it has finished yet; wait for some"
+    what = f"{config.study}: none of its {finished} finished trials can be used"
+    if known.trials:
+        what += f"; {len(known.trials)} lie in this space and all of them failed"
+    if known.outside:
+        what += f"; outside this space: {known.why_outside()}"
+    return what + ". Widen `space`"

@@ -1,0 +1,1 @@
+"""The record: an ordered log over one Optuna storage, its trials, and how they are scored."""

@@ -1,0 +1,376 @@
+"""The study's record: an ordered log of proposals and tells over one Optuna storage.
+
+A proposal is durable, in one transaction, before it is submitted; a tell is durable with its order and exact value, and
+never changes. `mirror` is an in-memory Optuna study of the same trials: samplers read and fill it, and only what the
+record then writes counts. optuna-dashboard opens the storage as it is. One writer: see `meshtune.system.lease`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
+from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
+from meshtune.record.earlier_trials import KnownTrials, keep, kept
+from meshtune.record.scoring import awaits, judged_of, ranked, references
+from meshtune.record.storage import create_aside, loaded, open_storage, quiet, storage_errors
+from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
+from meshtune.space import goals
+from meshtune.space.goals import Guidance, Quantities
+from meshtune.space.space import Space
+from meshtune.trial import Ending, Outcome, Thresholds
+
+PROMOTED = "promoted"  # with a trial's number: the note of its outcome once it was trained to the end
+WARM_START = "warm_start"  # the note that says that known points were kept, and what they are
+_STATES = {Ending.STOPPED_EARLY: TrialState.PRUNED, Ending.CRASHED: TrialState.FAIL}
+
+
+def no_rungs(_: Mapping[str, Any]) -> Thresholds:
+    """The thresholds of a trial that is not to be stopped early."""
+    return ()
+
+
+def nothing_known(_: Mapping[str, Any]) -> Quantities:
+    """The quantities of a point before training where none guides the search."""
+    return {}
+
+
+class Record:
+    """The open record of one study.
+
+    Args:
+        url: of the Optuna storage. name: of the study in it. space: decodes what samplers propose.
+        fixed: the study's fixed keys; None opens an existing study whatever they are (to read).
+        known: the quantities of a point, by its hyperparameters, that are known before training and guide the search.
+        begun: the study is there already, and a new one is not made in its place.
+
+    Raises:
+        StudyMismatch: the study was made with other fixed keys (all are listed).
+        InputError: there is no such study. StorageError: the storage cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        space: Space | None = None,
+        fixed: Mapping[str, Any] | None = None,
+        known: Callable[[Mapping[str, Any]], Quantities] = nothing_known,
+        *,
+        begun: bool = False,
+    ):
+        self.space = space
+        self._known = known
+        directions = _directions(goals.of_fixed(fixed or {}))
+        with storage_errors(url), quiet():
+            if fixed is not None and not begun:
+                create_aside(url, name, {"fixed": json.loads(json.dumps(fixed))}, directions)
+            storage = open_storage(url)
+            if fixed is None or begun:
+                self._study = loaded(storage, url, name)
+            else:
+                self._study = optuna.create_study(
+                    study_name=name, storage=storage, directions=directions, load_if_exists=True
+                )
+            self._storage = self._study._storage
+            self.notes: dict[str, Any] = self._study.user_attrs
+            if fixed is not None:
+                self._check_fixed(fixed)
+            self.guidance = goals.of_fixed(self.notes.get("fixed") or {})
+            self.mirror = optuna.create_study(directions=_directions(self.guidance))
+            self.trials: list[RecordedTrial] = []
+            self._ids: list[int] = []
+            self._described = space_of(self.notes)
+            self._decoded = self._described is not None  # an earlier record goes on with the sampler's numbers
+            for frozen in self._study.get_trials(deepcopy=False):
+                self._load(frozen, repair=fixed is not None)
+
+    # -- reading
+
+    @property
+    def told(self) -> list[RecordedTrial]:
+        """Trials with an outcome, in the order of their tells."""
+        return sorted((t for t in self.trials if t.order is not None), key=lambda t: t.order or 0)
+
+    @property
+    def pending(self) -> list[RecordedTrial]:
+        """Trials that were proposed and are not told."""
+        return [trial for trial in self.trials if trial.outcome is None]
+
+    @property
+    def open_block(self) -> int:
+        """How many trials were proposed since the last tell: a block that a kill cut short is completed."""
+        seen = len(self.told)
+        return sum(trial.seen == seen for trial in self.trials)
+
+    @property
+    def best(self) -> RecordedTrial | None:
+        """The complete trial that keeps the constraints with the lowest objective; the earlier of two that are equal.
+
+        Of several objectives: with the lowest loss; where that is none of them, the best by the first one.
+        """
+        return next((trial for trial in self.ranked if not trial.violation), None)
+
+    @property
+    def ranked(self) -> list[RecordedTrial]:
+        """Complete trials, as `best` has it; those that violate a constraint last, the least violation first."""
+        return ranked(self.complete, self.guidance)
+
+    @property
+    def pareto(self) -> list[RecordedTrial]:
+        """Complete trials that keep the constraints and that no other one betters in all objectives at once."""
+        names = [each.quantity for each in self.guidance.objectives]
+        values = {t.number: [t.quantities[name] for name in names] for t in self.complete if not t.violation}
+        return [self.trials[number] for number in goals.pareto(values, self.guidance.objectives)]
+
+    @property
+    def awaits_baseline(self) -> bool:
+        """Whether nothing can be judged yet; raises as `judging.awaits` does."""
+        return awaits(self.baseline, self.guidance)
+
+    @property
+    def references(self) -> dict[str, Quantities]:
+        """The quantities of the untuned model and of the baseline, as far as they are measured."""
+        return references(self.notes, self.baseline)
+
+    @property
+    def complete(self) -> list[RecordedTrial]:
+        """Trials that may be the best."""
+        return [t for t in self.trials if t.final is not None and t.final.ending is Ending.COMPLETE]
+
+    @property
+    def known(self) -> KnownTrials:
+        """Points that were known from the start: finished trials of another study, none of this one."""
+        if WARM_START not in self.notes:
+            return ()
+        with storage_errors(), quiet():
+            return kept(self._storage, self._study.study_name)
+
+    @property
+    def baseline(self) -> RecordedTrial | None:
+        """The trial that holds the baseline, where it lies in the space."""
+        return next((trial for trial in self.trials if trial.origin == "baseline"), None)
+
+    @property
+    def why_not_packed(self) -> str | None:
+        """What keeps trials from packs, so that `transformers` trains each alone; None: nothing, or not known yet."""
+        why: str | None = (self.notes.get("trainer") or {}).get("why_not_packed")
+        return why
+
+    @property
+    def elapsed(self) -> float:
+        """Search seconds up to the last tell, or up to the last stop, which may have suspended trials."""
+        return max([float(self.notes.get("elapsed") or 0.0), *(trial.elapsed for trial in self.trials)])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on in told trials, promotions included."""
+        return sum(trial.final.tokens for trial in self.trials if trial.final is not None)
+
+    # -- writing
+
+    def begin_with(self, trials: KnownTrials, facts: Mapping[str, Any]) -> None:
+        """Keep the points that are known from the start, before the first proposal; done once.
+
+        The note of `facts` comes last: without it there was a kill, and they are kept anew.
+        """
+        if WARM_START in self.notes:
+            return
+        with storage_errors(), quiet():
+            keep(self._storage, self._study.study_name, trials)
+        self.note(WARM_START, dict(facts))
+
+    def enqueue(
+        self, hyperparameters: Mapping[str, Any], *, origin: str, seed: int, thresholds: Thresholds = ()
+    ) -> RecordedTrial:
+        """Propose a given point. Raises InputError where it is outside the space."""
+        params = self._required_space().encode(hyperparameters)
+        return self._propose(params, {}, dict(hyperparameters), origin=origin, seed=seed, thresholds=thresholds)
+
+    def propose(
+        self,
+        sampler: BaseSampler,
+        *,
+        seed: int,
+        pack: int | None = None,
+        thresholds: Callable[[Mapping[str, Any]], Thresholds] = no_rungs,
+    ) -> RecordedTrial:
+        """Let the sampler propose one point, and make it durable with its pack (None: it is trained alone).
+
+        `thresholds` of its hyperparameters: where it is to be stopped early.
+        """
+        self.mirror.sampler = sampler
+        try:
+            trial = self.mirror.ask(self.distributions)
+        except MeshtuneError:
+            raise
+        except Exception as error:  # whatever a sampler raises, one of the user's own among them
+            raise SamplerError(
+                f"the sampler failed on trial {len(self.trials)}: {last_words(error)}. Everything finished is saved"
+            ) from error
+        frozen = self.mirror._storage.get_trial(trial._trial_id)
+        space = self._required_space()
+        decoded = space.decode(frozen.params)
+        return self._propose(
+            frozen.params,
+            frozen.system_attrs,
+            decoded,
+            origin="search",
+            seed=seed,
+            pack=pack,
+            thresholds=thresholds(decoded),
+            mirrored=True,
+        )
+
+    def tell(self, outcome: Outcome, *, elapsed: float, value: float | None = None) -> RecordedTrial | None:
+        """Make an outcome durable. A late one, of a trial that is told already, is discarded: None.
+
+        `value`: what samplers are told of a trial that was stopped early; None: nothing but that it was.
+        """
+        trial = self.trials[outcome.trial]
+        if trial.outcome is not None:
+            return None
+        outcome = self._with_known(trial, outcome)
+        judged = judged_of(trial, outcome, self.guidance, self.complete, self.references)
+        if outcome.ending is not Ending.STOPPED_EARLY:
+            value = judged.values[0] if judged.values else None
+        told = dataclasses.replace(
+            trial,
+            outcome=outcome,
+            order=len(self.told),
+            told=value,
+            elapsed=elapsed,
+            told_also=judged.values[1:],
+            violations=judged.violations,
+        )
+        # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
+        with storage_errors():
+            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", written_tell(told))
+            self._finish(self._study, self._ids[trial.number], told)
+        self._finish(self.mirror, self._mirror_id(trial.number), told)
+        self.trials[trial.number] = told
+        return told
+
+    def promote(self, outcome: Outcome) -> RecordedTrial:
+        """Make durable how a trial ended that had been stopped early and was trained on: no sampler is told."""
+        outcome = self._with_known(self.trials[outcome.trial], outcome)
+        self.note(f"{PROMOTED}:{outcome.trial}", {**dataclasses.asdict(outcome), "row_losses": []})
+        trial = dataclasses.replace(self.trials[outcome.trial], promoted=outcome)
+        self.trials[outcome.trial] = trial
+        return trial
+
+    def note(self, key: str, value: Any) -> None:
+        """Make a small fact about the study durable."""
+        with storage_errors():
+            self._study.set_user_attr(key, value)
+        self.notes[key] = value
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The space as Optuna distributions."""
+        return distributions(self._required_space())
+
+    # -- inside
+
+    def _required_space(self) -> Space:
+        if self.space is None:
+            raise InputError("the record was opened to read only")
+        return self.space
+
+    def _propose(
+        self,
+        params: Mapping[str, Any],
+        system_attrs: Mapping[str, Any],
+        hyperparameters: Mapping[str, Any],
+        *,
+        origin: str,
+        seed: int,
+        pack: int | None = None,
+        thresholds: Thresholds = (),
+        mirrored: bool = False,
+    ) -> RecordedTrial:
+        seen = len(self.told)
+        last = self.trials[-1] if self.trials else None
+        block = 0 if last is None else last.block + (last.seen != seen)
+        pack = len(self.trials) if pack is None else pack
+        proposal = {
+            "origin": origin,
+            "block": block,
+            "seed": seed,
+            "seen": seen,
+            "pack": pack,
+            "thresholds": [list(pair) for pair in thresholds],
+        }
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=self.distributions,
+            user_attrs={"proposal": proposal, "hyperparameters": dict(hyperparameters)},
+            system_attrs=dict(system_attrs),
+        )
+        written = as_written(template, self._required_space()) if self._decoded else template
+        with storage_errors():
+            trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=written)
+        if not mirrored:
+            self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
+        trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen, pack, thresholds)
+        self.trials.append(trial)
+        self._ids.append(trial_id)
+        return trial
+
+    def _with_known(self, trial: RecordedTrial, outcome: Outcome) -> Outcome:
+        """The outcome with what was known of the point before, so that all quantities stand in one place."""
+        return dataclasses.replace(outcome, extra={**outcome.extra, **self._known(trial.hyperparameters)})
+
+    def _finish(self, study: optuna.Study, trial_id: int, trial: RecordedTrial) -> None:
+        outcome = trial.outcome
+        if outcome is None:
+            return
+        storage = study._storage
+        # Optuna compares steps of different trials, which are tokens where there are rungs.
+        for step, loss in outcome.rungs if trial.thresholds else enumerate(outcome.losses, start=1):
+            storage.set_trial_intermediate_value(trial_id, step, loss)
+        state = _STATES.get(outcome.ending, TrialState.COMPLETE)
+        if state is not TrialState.FAIL:  # on all of them: Optuna's samplers want the same constraints on every trial
+            told = optuna.Trial(study, trial_id)
+            told.set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
+            for each in self.guidance.measured:
+                told.set_constraint(each.text, trial.violations.get(each.text, 0.0))
+        values = None if state is TrialState.FAIL or trial.told is None else [trial.told, *trial.told_also]
+        storage.set_trial_state_values(trial_id, state, values)
+
+    def _load(self, frozen: FrozenTrial, *, repair: bool) -> None:
+        params = frozen.user_attrs.get(MOVED, frozen.params)
+        trial = read_trial(frozen.number, params, frozen.user_attrs, self.notes.get(f"{PROMOTED}:{frozen.number}"))
+        self._decoded = MOVED in frozen.user_attrs
+        self.trials.append(trial)
+        self._ids.append(frozen._trial_id)
+        if trial.outcome is not None and not frozen.state.is_finished() and repair:
+            self._finish(self._study, frozen._trial_id, trial)
+            frozen = self._storage.get_trial(frozen._trial_id)
+        if self._described is not None:
+            frozen = as_moved(frozen, self._described)
+        self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=frozen)
+
+    def _mirror_id(self, number: int) -> int:
+        storage = self.mirror._storage
+        return storage.get_trial_id_from_study_id_trial_number(self.mirror._study_id, number)
+
+    def _check_fixed(self, fixed: Mapping[str, Any]) -> None:
+        given = json.loads(json.dumps(fixed))
+        if "fixed" not in self.notes:
+            self.note("fixed", given)
+        refuse_changed(self.notes["fixed"], given)
+
+
+def _directions(guidance: Guidance) -> list[StudyDirection]:
+    return [StudyDirection.MAXIMIZE if each.maximize else StudyDirection.MINIMIZE for each in guidance.objectives]

@@ -1,0 +1,137 @@
+"""`meshtune report`: one self-contained HTML page of a study, or of several side by side, and their trials as CSV.
+
+Reads the record and the files of the studies at any time, also while they run; writes the page and the CSV aside and
+renames them into place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from meshtune.config import file
+from meshtune.errors import InputError, StorageError, need
+from meshtune.plan.locate import Located, existing
+from meshtune.record.log import Record
+from meshtune.study.status import of_record, status_of
+from meshtune.system import whole_file
+
+DEFAULT = Path("report") / "index.html"  # in the study's folder
+DEFAULT_OF_SEVERAL = Path("meshtune-report.html")  # in the working directory
+
+
+def report(
+    paths: Sequence[Path], *, folder: Path | None = None, out: Path | None = None, public: bool = False
+) -> dict[str, Any]:
+    """Write the page; returns where it is and what it says: `page`, `csv`, `verdict`, `evidence`, `studies`.
+
+    Several studies are compared. `public`: for people outside: no row of the data, no path, no name of a machine.
+
+    Raises InputError where a study was not started or a path is named twice, MissingExtra without plotly or Jinja2,
+    StorageError where the page cannot be written.
+    """
+    need("the report", "plotly", "jinja2")
+    if folder is not None and len(paths) > 1:
+        raise InputError("`--folder` is of one study: name the folders of several studies instead of their YAMLs")
+    studies = [existing(path, folder=folder) for path in paths]
+    twice = {str(study.folder) for study in studies if [other.folder for other in studies].count(study.folder) > 1}
+    if twice:
+        raise InputError(f"{', '.join(sorted(twice))}: the same study is named twice")
+    if len(studies) == 1:
+        return _one(studies[0], out, public=public)
+    return _several(studies, out, public=public)
+
+
+def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
+    from meshtune.report import answers, score_files, selection, tables
+    from meshtune.report.page import StudyFacts, study_page
+    from meshtune.report.public import hidden
+
+    status = status_of(study, trials=True)
+    page, csv = _places(out or study.folder / DEFAULT)
+    latest = study.latest
+    facts = StudyFacts(
+        status=status,
+        config=file.shown(study.config),
+        data=_manifest(latest),
+        answers=answers.read(latest.folder, status),
+        scored=score_files.of_study(latest.folder),
+        choice=selection.read(latest.folder),
+    )
+    text = study_page(facts, csv=csv.name, public=public)
+    statuses = {study.folder.name: status}
+    if study.rounds:
+        statuses = {each.folder.name: status_of(each, trials=True) for each in study.rounds if each.started}
+    shown = {name: hidden(held) if public else held for name, held in statuses.items()}
+    table = tables.as_csv(shown, messages=not public)
+    return _written(page, text, csv, table, tables.headline(status), [study])
+
+
+def _several(studies: Sequence[Located], out: Path | None, *, public: bool) -> dict[str, Any]:
+    from meshtune.report import tables
+    from meshtune.report.groups import Compared, grouped
+    from meshtune.report.page import comparison_page
+    from meshtune.report.public import hidden
+
+    compared = []
+    for whole, name in zip(studies, _names(studies), strict=True):
+        study = whole.latest
+        record = Record(study.url, study.name)
+        status = of_record(study, record, trials=True)
+        data = study.config.data.model_dump(mode="json") if study.config.data is not None else None
+        status = hidden(status) if public else status  # a hyperparameter can be a path
+        compared.append(Compared(name, status, record.notes.get("fixed", {}), data))
+    page, csv = _places(out or DEFAULT_OF_SEVERAL)
+    text = comparison_page(compared, csv=csv.name)
+    table = tables.as_csv({study.name: study.status for study in compared}, messages=not public)
+    return _written(page, text, csv, table, tables.comparison_headline(grouped(compared)), studies)
+
+
+def _written(
+    page: Path, text: str, csv: Path, table: str, headline: tuple[str, str], studies: Sequence[Located]
+) -> dict[str, Any]:
+    _write(csv, table)
+    _write(page, text)
+    return {
+        "page": str(page.absolute()),
+        "csv": str(csv.absolute()),
+        "verdict": headline[0],
+        "evidence": headline[1],
+        "studies": [str(study.folder) for study in studies],
+    }
+
+
+def _places(page: Path) -> tuple[Path, Path]:
+    """The page, and beside it the CSV: `trials.csv` for an `index.html`, else named after the page."""
+    if page.is_dir():
+        page = page / DEFAULT.name
+    name = "trials.csv" if page.name == DEFAULT.name else f"{page.stem}-trials.csv"
+    return page, page.with_name(name)
+
+
+def _names(studies: Sequence[Located]) -> list[str]:
+    """The shortest ends of the folders' paths that tell the studies apart."""
+    for length in range(1, max(len(study.folder.parts) for study in studies)):
+        names = ["/".join(study.folder.parts[-length:]) for study in studies]
+        if len(set(names)) == len(names):
+            return names
+    return [str(study.folder) for study in studies]
+
+
+def _manifest(study: Located) -> dict[str, Any] | None:
+    """The manifest of the prepared data; None for a command, and where the data were cleaned away."""
+    path = study.folder / "data" / "manifest.json"
+    if study.config.data is None or not path.exists():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole_file.write(path, text)
+    except OSError as error:
+        raise StorageError(f"{path}: the report cannot be written ({error.strerror})") from error

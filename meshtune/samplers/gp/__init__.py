@@ -1,0 +1,1 @@
+"""A Gaussian process that proposes blocks of points, as an Optuna sampler."""

@@ -1,0 +1,328 @@
+"""A Gaussian process for few, noisy, parallel trials, as an Optuna sampler.
+
+Two views of the values propose in turn, each by improvement and by lower bound, so that a block's points differ and no
+single belief decides. Measured against other samplers in docs/decisions/2026-11-26-batch-gp.md. Several objectives are
+refused.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
+from optuna.trial import FrozenTrial, TrialState
+
+from meshtune.samplers.allowed import COUNTED, draw
+from meshtune.samplers.arguments import check, outside
+from meshtune.samplers.earlier_points import Values, WarmStart
+from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.gp.acquisition import Score, best_point, log_feasible, log_improvement, log_news
+from meshtune.samplers.gp.belief import Fit, Fits, constraint, objective
+from meshtune.samplers.gp.observations import NOTE, Pruned, Told, note_of, told
+from meshtune.samplers.gp.space import Array, Cube
+from meshtune.samplers.interface import Sampler, fixed_beside, left_in_block
+from meshtune.samplers.ledger import FIXED
+from meshtune.samplers.outcomes import Teller, constraint_names
+from meshtune.samplers.seeds import derived_seed
+
+N_STARTUP = 8
+BEST = 5  # rows of the lowest means, around which is looked
+LIKELY = np.log(0.5)  # log probability from which a point counts as feasible
+KNOWN = 0.5  # of the noise: what is known better, as by four evaluations, is not evaluated for its lower bound
+TRIES = 100  # to draw a point that nobody has
+
+
+@final
+class BatchGPSampler(Sampler):
+    """Bayesian optimization in blocks of points that do not wait for each other.
+
+    Works with `study.optimize`, also with `n_jobs`, and with ask and tell. Proposals follow from the study's trials,
+    the seed and the trial's number: a fresh sampler goes on exactly where another one was interrupted. Parameters are
+    floats, integers, categories and booleans; a linear range that is wide and positive is seen in logarithms where that
+    fits better. Constraints are those of `trial.set_constraint`. A failed trial counts as the worst success.
+
+    Args:
+        x0: the start point by name, of some or all parameters; the rest, or all of it, is the middle of the space.
+        search_space: Optuna distributions by name. Left out, it is what the complete trials have in common, so the
+            first trial is random. Where it is given and finite, `available` ends at its last point.
+        block_size: points that are proposed before an answer is needed; one by default.
+        n_startup: points before the first model: the start point and a Latin hypercube; 8 by default.
+        warm_start: an earlier study, or finished trials, whose points are known from the start.
+        warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
+            again, and the others are moved by the median difference.
+        a_priori: says of a point, by name, whether it is allowed. What it refuses is never proposed and costs nothing.
+        hidden_constraints: names of constraints whose violation means that the trial has no honest value.
+        pruned: `failed`; `left_out`, as if it had not been; or `value`: a pruned trial's value is what it would have
+            ended with, and one without value is left out. Optuna's own pruners leave there what was reported last,
+            which is no such value.
+        seed: of all that is random; drawn where it is left out.
+
+    Raises:
+        ValueError: an argument is not allowed, or the study has several objectives.
+        SamplerError: from a proposal: no point is found that is allowed.
+    """
+
+    def __init__(
+        self,
+        search_space: Mapping[str, BaseDistribution] | None = None,
+        *,
+        x0: Mapping[str, Any] | None = None,
+        block_size: int | None = None,
+        n_startup: int | None = None,
+        warm_start: Study | Sequence[FrozenTrial] | None = None,
+        warm_start_values: Values = "as_is",
+        a_priori: Callable[[dict[str, Any]], bool] | None = None,
+        hidden_constraints: Collection[str] = (),
+        pruned: Pruned = "failed",
+        seed: int | None = None,
+    ):
+        check(
+            least={"block_size": (block_size, 1), "n_startup": (n_startup, 0)},
+            words={
+                "warm_start_values": (warm_start_values, ("as_is", "shifted")),
+                "pruned": (pruned, ("failed", "value", "left_out")),
+            },
+            hidden_constraints=hidden_constraints,
+            x0=x0,
+            space=search_space,
+        )
+        self._space = None if search_space is None else dict(search_space)
+        self._x0 = dict(x0 or {})
+        self._block_size = 1 if block_size is None else int(block_size)
+        self._n_startup = N_STARTUP if n_startup is None else int(n_startup)
+        self._warm = None if warm_start is None else WarmStart.of(warm_start, warm_start_values)
+        self._a_priori = a_priori
+        self._hidden = frozenset(hidden_constraints)
+        self._pruned = pruned
+        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
+        self._common = IntersectionSearchSpace()
+        self._lock = threading.RLock()
+
+    # -- the sampler seam
+
+    def available(self, study: Study) -> int:
+        """Points of the open block that can be proposed without waiting: blocks are ranges of trial numbers.
+
+        0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
+        """
+        trials = study.get_trials(deepcopy=False)
+        free = left_in_block(trials, self._block_size)
+        if not free or self._space is None:
+            return free
+        fixed = fixed_beside(study)
+        cube = Cube(Encoding({name: of for name, of in self._space.items() if name not in fixed}))
+        if cube.encoding.size == float("inf"):
+            return free
+        return min(free, self._left(cube, self._told(study, cube, trials).visited))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    # -- Optuna's
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The space that was given, or what the complete trials have in common."""
+        with self._lock:
+            return dict(Encoding(self._common.calculate(study) if self._space is None else self._space).space)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The point of this trial's place in its block. Of an enqueued trial only what is left open is chosen."""
+        with self._lock:  # so that trials of other threads see each other's points
+            return self._propose(study, trial, search_space)
+
+    def _propose(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        self._raise_error_if_multi_objective(study)
+        if self._warm is not None and self._warm.directions not in (None, tuple(study.directions)):
+            raise ValueError("the study of `warm_start` has other directions than this one")
+        cube = Cube(Encoding(search_space))
+        names = list(cube.encoding.space)
+        given = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+        if all(name in given for name in names):
+            return {}
+        middle = cube.encoding.decode(cube.encoding.middle)
+        inside = {name: value for name, value in given.items() if _has(cube, name, value)}
+        row = cube.rows([{**middle, **inside}])[0]
+        fixed = {names.index(name): float(row[names.index(name)]) for name in names if name in inside}
+        trials = study.get_trials(deepcopy=False)
+        known = self._told(study, cube, trials, but=trial.number)
+        fits: Fits = {}
+        space = cube.encoding.name(fixed_beside(study))
+        found = self._opening(cube, known, self._teller(study, trials), trial.number, fixed)
+        if found is None:
+            found = self._modelled(cube, known, trial.number, fixed, _fits(trials, trial.number, space), fits)
+        note = {"trial": trial.number, "space": space, "point": found.tolist()}
+        if fits:
+            note["fits"] = {name: fit.to_json() for name, fit in fits.items()}
+        study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
+        return cube.encoding.decode(found.tolist())
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter outside the search space: at random."""
+        self._raise_error_if_multi_objective(study)
+        sampler: BaseSampler = RandomSampler(seed=derived_seed(self._seed, trial.number, param_name))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
+
+    # -- inside
+
+    def _teller(self, study: Study, trials: Sequence[FrozenTrial]) -> Teller:
+        complete = any(trial.state is TrialState.COMPLETE for trial in trials)
+        earlier = self._warm.trials if self._warm is not None and not complete else ()
+        names = constraint_names([*trials, *earlier], self._hidden)
+        return Teller(tuple(study.directions), names, self._hidden, "value" if self._pruned == "value" else "failed")
+
+    def _told(self, study: Study, cube: Cube, trials: Sequence[FrozenTrial], but: int = -1) -> Told:
+        fixed = fixed_beside(study)
+        return told(
+            [trial for trial in trials if all(trial.params.get(name, value) == value for name, value in fixed.items())],
+            cube,
+            self._teller(study, trials),
+            space=cube.encoding.name(fixed),
+            but=but,
+            pruned=self._pruned,
+            warm=self._warm,
+        )
+
+    def _left(self, cube: Cube, visited: Collection[tuple[float, ...]]) -> int:
+        """Points of a finite space that are allowed and have no trial."""
+        if self._a_priori is None or cube.encoding.size > COUNTED:
+            return max(0, int(cube.encoding.size) - len(visited))
+        points = cube.points()
+        return len(set(cube.keys(points[self._allowed(cube, points)])).difference(visited))
+
+    def _allowed(self, cube: Cube, rows: Array) -> NDArray[np.bool_]:
+        """Whether each row may be proposed."""
+        if self._a_priori is None:
+            return np.ones(len(rows), dtype=bool)
+        return np.array([self._a_priori(cube.encoding.decode(row)) for row in rows.tolist()], dtype=bool)
+
+    def _opening(
+        self, cube: Cube, known: Told, teller: Teller, number: int, fixed: Mapping[int, float]
+    ) -> Array | None:
+        """A point before there is a model: the start, known points again, a Latin hypercube; None: there is one."""
+        starts = self._starts(cube, known, teller)
+        if starts and not fixed:
+            return starts[0]
+        if known.succeeded and known.size >= self._n_startup:
+            return None
+        size = max(self._n_startup, 1)
+        rng = np.random.default_rng([self._seed, number // size, 1])
+        cells = np.array([rng.permutation(size) for _ in range(len(cube))]).T
+        shares = (cells + rng.random((size, len(cube)))) / size
+        row = cube.at(shares)[number % size, :]
+        rng = np.random.default_rng([self._seed, number, 2])
+        for _ in range(TRIES):
+            row[list(fixed)] = list(fixed.values())
+            if cube.keys(row[None])[0] not in known.visited and self._allowed(cube, row[None]).all():
+                return row
+            row = cube.at(rng.random((1, len(cube))))[0, :]
+        return self._kept(cube, row, known, rng, fixed)
+
+    def _kept(
+        self,
+        cube: Cube,
+        row: Array,
+        known: Told,
+        rng: np.random.Generator,
+        fixed: Mapping[int, float],
+        score: Score | None = None,
+    ) -> Array:
+        """The row where it is new and allowed, or where some of it is given; else one that is, as far as there are any.
+
+        Of the last points of a finite space it is the one with the best `score`, a random one without.
+        """
+        if fixed:
+            return row
+        allowed = bool(self._allowed(cube, row[None]).all())
+        if cube.encoding.size <= COUNTED and not (allowed and cube.keys(row[None])[0] not in known.visited):
+            points = cube.points()
+            new = np.array([key not in known.visited for key in cube.keys(points)], dtype=bool)
+            left = points[new & self._allowed(cube, points)]
+            if len(left):
+                return left[int(np.argmax(score(left))) if score else int(rng.integers(len(left))), :]
+        if allowed or self._a_priori is None:
+            return row
+        return cube.rows([draw(cube.encoding.space, self._a_priori, rng)])[0, :]
+
+    def _starts(self, cube: Cube, known: Told, teller: Teller) -> list[Array]:
+        """Points to begin with that have no trial yet."""
+        encoding = cube.encoding
+        points = [trial.params for trial in self._warm.again(encoding, teller)] if self._warm else []
+        if self._x0 or (self._warm is None and self._n_startup > 0):
+            given = {name: value for name, value in self._x0.items() if name in encoding.space}
+            if faults := outside(given, encoding.space):
+                raise ValueError("; ".join(faults))
+            points.insert(0, {**encoding.decode(encoding.middle), **given})
+        rows = [cube.snapped(cube.rows([point]))[0] for point in points]
+        rows = [row for row in rows if self._allowed(cube, row[None]).all()]
+        return [row for row in rows if cube.keys(row[None])[0] not in known.visited]
+
+    def _modelled(
+        self, cube: Cube, known: Told, number: int, fixed: Mapping[int, float], earlier: Mapping[str, Fit], fits: Fits
+    ) -> Array:
+        """The best point by the view and the rule of its place in the block."""
+        place, half = number % self._block_size, (self._block_size + 1) // 2
+        improve = (place if place < half else place - half) % 2 == 0
+        steady = place < half
+        if self._block_size == 1:
+            improve, steady = number % 2 == 0, number % 2 == 1
+        belief = objective(cube, known, "steady" if steady else "raw", earlier, fits)
+        limits = [constraint(cube, known, name, earlier, fits) for name in known.constraints]
+
+        def feasible(rows: Array) -> Array:
+            return sum((log_feasible(*limit(rows), 0.0) for limit in limits), np.zeros(len(rows)))
+
+        seen = np.concatenate([known.rows, known.pending])
+        means = belief(seen)[0]
+        chances = feasible(seen)
+        likely = chances >= LIKELY
+        incumbent = float(means[likely].min()) if likely.any() else None
+
+        def score(rows: Array) -> Array:
+            mean, deviation = belief(rows)
+            chance = feasible(rows)
+            if incumbent is None:
+                return chance
+            if improve:
+                worth = log_improvement(mean, deviation, incumbent) + log_news(deviation, belief.noise)
+                return worth + chance
+            within = (incumbent - mean + deviation) / belief.scale
+            within = np.where(deviation >= KNOWN * belief.noise, within, within - 1e3)
+            return within if not limits else np.where(chance >= LIKELY, within, chance - 1e6)
+
+        order = np.lexsort((means, ~likely)) if likely.any() else np.argsort(-chances, kind="stable")
+        rng = np.random.default_rng([self._seed, number, 0])
+        allowed = None if self._a_priori is None else partial(self._allowed, cube)
+        found = best_point(cube, score, seen[order[:BEST]], known.visited, fixed, rng, allowed)
+        return self._kept(cube, found, known, rng, fixed, score)
+
+
+def _fits(trials: Sequence[FrozenTrial], number: int, space: str) -> dict[str, Fit]:
+    """The last fit of each name before a trial."""
+    found: dict[str, Fit] = {}
+    for trial in reversed(trials[:number]):
+        for name, fit in note_of(trial, space).get("fits", {}).items():
+            found.setdefault(name, Fit.from_json(fit))
+    return found
+
+
+def _has(cube: Cube, name: str, value: Any) -> bool:
+    space = cube.encoding.space
+    return name in space and Encoding({name: space[name]}).has({name: value})

@@ -1,0 +1,1 @@
+"""MADS (NOMAD) as an Optuna sampler."""

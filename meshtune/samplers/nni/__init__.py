@@ -1,0 +1,1 @@
+"""NNI's TPE as a sampler, in a child process."""

@@ -1,0 +1,1 @@
+"""Hyperparameters, what is searched of them, and the goals of a search."""

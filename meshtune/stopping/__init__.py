@@ -1,0 +1,1 @@
+"""Early stopping: the rules, and their use in a study."""

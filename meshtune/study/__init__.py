@@ -1,0 +1,1 @@
+"""The flow of a study: tune, the loop, promotion, replicates, finals, status."""

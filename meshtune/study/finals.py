@@ -1,0 +1,216 @@
+"""What is measured beside the search: untuned, baseline, best and recommended on rows that it never saw, and answers.
+
+Losses by row stand in `<study>/evaluation/test.json`, so that any pair can be compared later and a continued search
+measures only what is new.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshtune.data import answers
+from meshtune.errors import InputError, MeshtuneError
+from meshtune.plan.budget import Stop
+from meshtune.record.log import Record
+from meshtune.record.trials import RecordedTrial
+from meshtune.selection.recommended import recommended
+from meshtune.selection.statistics import Difference, Mean, mean_interval, paired_difference
+from meshtune.study.loop import WAIT_SECONDS, Retried, Running, StudyEvent
+from meshtune.system import whole_file
+from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.workers.interface import Worker
+
+UNTUNED, BASELINE, TRAINER = -1, -2, -3  # request numbers of what is no trial
+_WHAT = {
+    None: "training the baseline",
+    "validation": "measuring on the validation rows",
+    "test": "measuring on the test rows",
+    "answers": "answering validation rows",
+    "order": "measuring with the base in float32",
+    "trainer": "trying whether trials can be packed",
+}
+
+
+@dataclass(frozen=True)
+class How:
+    """How requests that are no trials are run.
+
+    Attributes:
+        seed: of everything random. threads: CPU threads, None for the worker's own choice.
+        attempts: of a request that crashes. stop: says when to end early.
+    """
+
+    worker: Worker
+    seed: int
+    threads: int | None
+    attempts: int
+    stop: Callable[[], Stop | None] = lambda: None
+
+    def request(self, number: int, hyperparameters: Mapping[str, Any], **fields: Any) -> Request:
+        """A request with this seed and these threads."""
+        return Request(number, hyperparameters, self.seed, threads=self.threads, **fields)
+
+    def gather(
+        self, requests: Sequence[Request], *, any_ending: bool = False, sizes: Sequence[int] = ()
+    ) -> Iterator[StudyEvent | Outcome]:
+        """See the function `gather`."""
+        return gather(self.worker, requests, self.attempts, self.stop, any_ending=any_ending, sizes=sizes)
+
+
+def gather(
+    worker: Worker,
+    requests: Sequence[Request],
+    attempts: int,
+    stop: Callable[[], Stop | None] = lambda: None,
+    *,
+    any_ending: bool = False,
+    sizes: Sequence[int] = (),
+) -> Iterator[StudyEvent | Outcome]:
+    """Run requests that are no trials; yields their progress and outcomes. Ends early where `stop()` says so.
+
+    `any_ending`: an outcome may be any; else, raises MeshtuneError where one does not complete, after so many attempts
+    where it crashes; InputError, at once, where the input is at fault. `sizes`: of packs that are submitted together,
+    which add up to all; none: each alone. What is tried again is tried alone.
+    """
+    queue = [list(pack) for pack in _cut(requests, sizes or [1] * len(requests))]
+    running: dict[int, Request] = {}
+    while queue or running:
+        if stopping := stop():
+            queue.clear()
+            if not running:
+                return
+        grace = stopping.seconds if stopping else None
+        if grace is not None:
+            worker.suspend(grace)
+        while queue and worker.free():
+            pack = queue.pop(0)
+            worker.submit(pack)
+            running.update({request.trial: request for request in pack})
+        for event in worker.events(WAIT_SECONDS if grace is None else 0):
+            if isinstance(event, Progress):
+                yield Running(event)
+                continue
+            request = running.pop(event.trial)
+            if event.ending is Ending.CRASHED and event.retry and event.attempt < attempts:
+                queue.append([dataclasses.replace(request, attempt=event.attempt + 1)])
+                yield Retried(event)
+            elif event.ending is not Ending.COMPLETE and not any_ending:
+                what, ending = _WHAT[request.measure], event.ending
+                if ending is Ending.CRASHED and not event.retry:
+                    raise InputError(f"{what}: {event.message}")
+                raise MeshtuneError(f"{what} ended as {ending}: {event.message}. {ending.advice}")
+            else:
+                yield event
+        if grace is not None:
+            return
+
+
+def _cut(requests: Sequence[Request], sizes: Sequence[int]) -> Iterator[Sequence[Request]]:
+    first = 0
+    for size in sizes:
+        yield requests[first : first + size]
+        first += size
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was measured on the test rows: by name (`untuned`, `trial-3`), `loss` and `rows`."""
+    path = folder / "evaluation" / "test.json"
+    measured: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return measured
+
+
+def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
+    """Measure untuned, baseline, best and recommended on the test rows, where this has not been done.
+
+    A recommended trial whose adapter was dropped, while nothing recommended it yet, is left out.
+    """
+    measured = read(folder)
+    adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
+    for trial in (record.baseline, record.best):
+        if trial is not None and trial.final is not None and trial.final.adapter is not None:
+            adapters[trial.number] = (name_of(trial), trial.final.adapter)
+    if found := recommended(record):
+        final = record.trials[found.number].final
+        if final is not None and final.adapter is not None and (folder / final.adapter).exists():
+            adapters[found.number] = (name_of(record.trials[found.number]), final.adapter)
+    outside = record.notes.get("baseline") or {}
+    if outside.get("adapter"):
+        adapters[BASELINE] = ("baseline", outside["adapter"])
+    missing = {number: named for number, named in adapters.items() if named[0] not in measured}
+    requests = [how.request(number, {}, measure="test", adapter=adapter) for number, (_, adapter) in missing.items()]
+    for event in how.gather(requests):
+        if isinstance(event, Outcome):
+            measured[missing[event.trial][0]] = {"loss": event.loss, "rows": event.row_losses}
+            _write(folder, measured)
+        else:
+            yield event
+
+
+def answer(record: Record, folder: Path, how: How, *, all_kept: bool, made: str) -> Iterator[StudyEvent]:
+    """Let untuned, baseline and best, or all kept adapters, answer validation rows.
+
+    Files that were made with the same settings, as `made` says, are left.
+    """
+    adapters: list[str | None] = [None]
+    outside = record.notes.get("baseline") or {}
+    finalists = record.complete if all_kept else [t for t in (record.baseline, record.best) if t is not None]
+    told = [trial.final.adapter for trial in finalists if trial.final is not None]
+    for adapter in (*told, outside.get("adapter")):
+        if adapter is not None and adapter not in adapters and (folder / adapter).exists():
+            adapters.append(adapter)
+    missing = [adapter for adapter in adapters if not _answered(folder / answers.file_of(adapter), made)]
+    requests = [
+        how.request(-1 - number, {}, measure="answers", adapter=adapter) for number, adapter in enumerate(missing)
+    ]
+    for event in how.gather(requests):
+        if not isinstance(event, Outcome):
+            yield event
+
+
+def _answered(path: Path, made: str) -> bool:
+    return path.exists() and all(line["made"] == made for line in answers.read(path))
+
+
+def scores(folder: Path) -> dict[str, dict[str, Mean]]:
+    """Means of the metrics by model (`untuned`, `trial-3`) and metric, where answers were scored."""
+    found: dict[str, dict[str, Mean]] = {}
+    for model, lines in answers.read_all(folder).items():
+        if lines and lines[0]["scores"]:
+            names = lines[0]["scores"]
+            found[model] = {name: mean_interval([line["scores"][name] for line in lines]) for name in names}
+    return found
+
+
+def name_of(trial: RecordedTrial) -> str:
+    """A trial's name among the measured."""
+    return f"trial-{trial.number}"
+
+
+def baseline_name(record: Record) -> str:
+    """The baseline's name among the measured."""
+    return name_of(record.baseline) if record.baseline is not None else "baseline"
+
+
+def best_against(record: Record, folder: Path, other: str) -> Difference | None:
+    """Test loss of the best minus that of `other`, named as in `read`; None where not measured, or the best itself."""
+    measured = read(folder)
+    best = record.best
+    if best is None or name_of(best) not in measured or other not in measured or name_of(best) == other:
+        return None
+    return paired_difference(rows_of(measured[name_of(best)]), rows_of(measured[other]))
+
+
+def rows_of(entry: Mapping[str, Any]) -> list[tuple[float, int]]:
+    """Per row of what was measured the summed loss and the number of label tokens, out of JSON's lists."""
+    return [(float(total), int(count)) for total, count in entry["rows"]]
+
+
+def _write(folder: Path, measured: dict[str, dict[str, Any]]) -> None:
+    path = folder / "evaluation" / "test.json"
+    path.parent.mkdir(exist_ok=True)
+    whole_file.write(path, json.dumps(measured))

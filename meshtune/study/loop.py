@@ -1,0 +1,188 @@
+"""THE LOOP: ask, evaluate, tell, record, until the budget is spent.
+
+`run` is a generator of events; whoever reads them shows them, and whoever closes it abandons what runs: its proposals
+stay in the record and the next run evaluates them. A block is proposed as a whole before any of it is submitted, so
+that points never depend on the order in which answers arrive inside it; it is cut into packs, which are submitted each
+as one. Asked to stop, it lets running trials finish,
+or suspends them: they stay pending, and the next run takes them up where they saved themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from meshtune.plan.budget import Budget, Limit, Stop
+from meshtune.record.log import Record, no_rungs
+from meshtune.record.trials import RecordedTrial
+from meshtune.samplers.interface import Sampler
+from meshtune.stopping.decisions import EarlyStopping
+from meshtune.study.packs import Packs
+from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.workers.interface import Worker
+from meshtune.workers.planner import Packing
+
+WAIT_SECONDS = 0.5
+ALONE = Packing(1)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The study is open and its workers are starting: `slots` trials run at once; `price` is that of an hour.
+
+    `why`: the reason for the sampler, where that was not named. `warnings`: what makes its losses worth less.
+    """
+
+    record: Record
+    folder: Path
+    sampler: str
+    slots: int
+    trials: int | None
+    price: float | None = None
+    why: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The run enters another stage, such as measuring on the test rows."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A trial was proposed and recorded."""
+
+    trial: RecordedTrial
+
+
+@dataclass(frozen=True)
+class Started:
+    """A trial was submitted."""
+
+    request: Request
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial progresses."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Told:
+    """A trial ended and its outcome is recorded."""
+
+    trial: RecordedTrial
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """A trial that was stopped early has been trained on, and how that ended is recorded."""
+
+    trial: RecordedTrial
+
+
+@dataclass(frozen=True)
+class Retried:
+    """An attempt crashed and the trial is tried again."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The loop has ended: `reason` in words; `complete` is False where it was asked to stop before the budget."""
+
+    reason: str
+    complete: bool
+
+
+StudyEvent = Opened | Stage | Proposed | Started | Running | Told | Promoted | Retried | Finished
+
+
+def run(
+    record: Record,
+    sampler: Sampler,
+    worker: Worker,
+    budget: Budget,
+    *,
+    seed: int,
+    packing: Packing = ALONE,
+    early: EarlyStopping | None = None,
+    attempts: int = 3,
+    threads: int | None = None,
+    timeout: float | None = None,
+    joules: Callable[[], float] = lambda: 0.0,
+    stop: Callable[[], Stop | None] = lambda: None,
+    holding: Callable[[], None] = lambda: None,
+) -> Iterator[StudyEvent]:
+    """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
+
+    Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
+    would come again, end a trial as `crashed`. `early` says where trials are stopped, and what is told of them.
+    `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far. `holding()` raises where
+    the study is no longer ours to write to; it is asked before anything that arrived is told.
+    """
+    begun = time.monotonic() - record.elapsed
+    packs = Packs(record)
+    while True:
+        limit = budget.reached(
+            proposed=len(record.trials),
+            elapsed=time.monotonic() - begun,
+            tokens=record.tokens,
+            joules=joules(),
+            losses=[trial.told_loss for trial in record.told],
+        )
+        spent = limit is not None and not packs.waiting and not packs.running
+        if (stopping := stop()) and not spent:  # what was asked while the last trials ran ends nothing early
+            limit = Limit(stopping.reason, hold=True)
+        if limit is None:
+            count = 0
+            if not record.awaits_baseline:  # against which trials are judged: its block is its own
+                count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
+            before = record.open_block
+            thresholds = no_rungs if early is None else partial(early.thresholds, record)
+            for pack in packing.numbers(len(record.trials) - before, before + count)[before:]:
+                trial = record.propose(sampler, seed=seed, pack=pack, thresholds=thresholds)
+                packs.add(trial)
+                yield Proposed(trial)
+            if not (count or packs.waiting or packs.running):
+                limit = Limit("the space is exhausted: every point of it was tried", hold=True)
+        while packs.waiting and worker.free() and not (limit and limit.hold):
+            requests = packs.start().requests(record, threads, timeout, packing.width)
+            worker.submit(requests)
+            yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
+        if limit and not packs.running and (limit.hold or not packs.waiting):
+            if limit.hold:
+                record.note("elapsed", time.monotonic() - begun)
+            yield Finished(limit.reason, complete=spent or not stopping)
+            return
+        grace = stopping.seconds if stopping else None
+        if grace is not None:
+            yield Stage(f"suspending {packs.running} running {'trial' if packs.running == 1 else 'trials'}")
+            worker.suspend(grace)
+        arrived = worker.events(WAIT_SECONDS if grace is None else 0)
+        holding()
+        for event in arrived:
+            pending = record.trials[event.trial].outcome is None  # else it runs again for its pack's sake
+            if isinstance(event, Progress):
+                if pending:
+                    yield Running(event)
+                continue
+            crashed = pending and event.ending is Ending.CRASHED and event.retry
+            again = crashed and (event.attempt < attempts or grace is not None)
+            packs.answered(event.trial, again=again, attempts=attempts)
+            if again:
+                yield Retried(event)
+                continue
+            value = None if early is None or not pending else early.value(record, event)
+            if told := record.tell(event, elapsed=time.monotonic() - begun, value=value):
+                yield Told(told)
+        if grace is not None:
+            packs.abandon()  # what was suspended stays pending

@@ -1,0 +1,93 @@
+"""The packs of a study that wait and those that run: trials that are submitted together.
+
+A pack is evaluated with the same members each time, those that are told already among them, since its losses may
+depend on them by their last digits; what a told member answers again is discarded by the record. The last attempt of a
+pack that keeps crashing is one trial at a time, so that the one at fault takes no others with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from dataclasses import dataclass, field
+
+from meshtune.record.log import Record
+from meshtune.record.trials import RecordedTrial
+from meshtune.trial import Request
+
+
+@dataclass
+class Pack:
+    """Trials in their order.
+
+    Attributes:
+        number: that they have in the record. attempt: how often they are tried, this time included.
+        awaited: trials without an answer in this attempt. crashed: trials that crashed in it and are tried again.
+    """
+
+    number: int
+    trials: list[int]
+    attempt: int = 1
+    awaited: set[int] = field(default_factory=set)
+    crashed: list[int] = field(default_factory=list)
+
+    def requests(
+        self, record: Record, threads: int | None, timeout: float | None, width: int | None = None
+    ) -> list[Request]:
+        """What is submitted. At most `width` are trained at once.
+
+        The timeout of a trial alone becomes that of all of them together.
+        """
+        allowed = None if timeout is None else timeout * len(self.trials)
+        trials = [record.trials[number] for number in self.trials]
+        requests = [trial.request(threads, allowed) for trial in trials]
+        return [dataclasses.replace(request, attempt=self.attempt, width=width) for request in requests]
+
+
+class Packs:
+    """Begins with the packs of the record's pending trials."""
+
+    def __init__(self, record: Record):
+        self.waiting: deque[Pack] = deque()
+        self._running: dict[int, Pack] = {}
+        for number in dict.fromkeys(trial.pack for trial in record.pending):
+            self.waiting.append(Pack(number, [trial.number for trial in record.trials if trial.pack == number]))
+
+    @property
+    def running(self) -> int:
+        """Trials that run."""
+        return len(self._running)
+
+    def add(self, trial: RecordedTrial) -> None:
+        """A new trial waits, with the others of its pack."""
+        for pack in self.waiting:
+            if pack.number == trial.pack:
+                pack.trials.append(trial.number)
+                return
+        self.waiting.append(Pack(trial.pack, [trial.number]))
+
+    def start(self) -> Pack:
+        """The next pack, which runs from here on."""
+        pack = self.waiting.popleft()
+        pack.awaited = set(pack.trials)
+        self._running.update(dict.fromkeys(pack.trials, pack))
+        return pack
+
+    def answered(self, trial: int, *, again: bool, attempts: int) -> None:
+        """A running trial has ended. Where it shall be tried `again`, its pack waits once the last of it has ended."""
+        pack = self._running.pop(trial)
+        pack.awaited.discard(trial)
+        if again:
+            pack.crashed.append(trial)
+        if pack.awaited or not pack.crashed:
+            return
+        attempt = pack.attempt + 1
+        if attempt >= attempts and len(pack.trials) > 1:
+            alone = [Pack(trial, [trial], attempt) for trial in sorted(pack.crashed)]
+            self.waiting.extendleft(reversed(alone))
+        else:
+            self.waiting.appendleft(Pack(pack.number, pack.trials, attempt))
+
+    def abandon(self) -> None:
+        """What runs was suspended: it is nobody's any more."""
+        self._running.clear()

@@ -1,0 +1,291 @@
+"""`meshtune tune`: run or continue a study, then compare what it found with the baseline on the test rows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+from meshtune.config import file, presets
+from meshtune.data.summary import warnings
+from meshtune.errors import StorageError
+from meshtune.objectives import checkpoints, metrics
+from meshtune.plan import energy, environment
+from meshtune.plan.budget import Stop
+from meshtune.plan.locate import EFFECTIVE, WRITTEN, Located, as_begun
+from meshtune.plan.plan import Prepared, prepare
+from meshtune.plan.sampler import REASON
+from meshtune.record.distributions import distributions
+from meshtune.record.log import Record
+from meshtune.samplers.build import build as build_sampler
+from meshtune.samplers.interface import Sampler
+from meshtune.selection.recommended import recommended
+from meshtune.study import finals, float32_check
+from meshtune.study.loop import Finished, Opened, Promoted, Stage, StudyEvent, Told, run
+from meshtune.study.promotion import promote
+from meshtune.study.replicates import replicate
+from meshtune.study.stop import forget, requested
+from meshtune.study.usage import budget_of, meter_of
+from meshtune.system import storage_url, whole_file
+from meshtune.system.lease import Lease, elsewhere, lease
+from meshtune.trial import Outcome
+from meshtune.workers.local import LocalWorker
+from meshtune.workers.planner import Packing
+
+STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
+
+
+def tune(
+    study: Located, *, new_segment: bool = False, stop: Callable[[], Stop | None] = lambda: None
+) -> Generator[StudyEvent, None, None]:
+    """Run the study to the end of its budget, or until `stop()` or `meshtune stop` asks for an end; everything durable
+    is in its folder. Closing the generator abandons what runs (its proposals stay and are evaluated by the next run).
+
+    Raises InputError on bad input, StudyMismatch, StudyBusy, LeaseLost, SamplerError, WorkerError, StorageError.
+    """
+    config = study.config
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(made_folder(study.folder))
+        if other := elsewhere(study.folder):
+            yield Stage(f"waiting for a sign of life of process {other.pid} on {other.host}, which held the study")
+        held = stack.enter_context(lease(study.folder))
+        forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
+        yield Stage("preparing the data" if config.data else "starting")
+        with as_begun(study):
+            prepared = prepare(study)
+        if prepared.damage:
+            yield Stage(f"the data were made again, since {prepared.damage}")
+        meter = meter_of(config, prepared.places)
+        _refuse_too_large(study, prepared)
+        sampler = build_sampler(
+            prepared.sampler,
+            distributions(prepared.space),
+            x0=prepared.start,
+            block_size=prepared.block_size,
+            seed=config.seed,
+            new_segment=new_segment,
+            warm_start=prepared.warm.trials,
+            warm_start_values=prepared.warm.values,
+            pruned="value" if prepared.early is not None and prepared.early.config.told == "predicted" else "failed",
+            allows=prepared.guided.allows(prepared.space),
+        )
+        stack.callback(sampler.close)
+        fixed = {**prepared.fixed, "block_size": prepared.block_size}
+        begun = config.storage is not None and (study.folder / EFFECTIVE).exists()
+        with as_begun(study):
+            record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known, begun=begun)
+        if prepared.why and not record.trials:
+            record.note(REASON, prepared.why)
+        if prepared.warm.trials:
+            record.begin_with(prepared.warm.trials, prepared.warm.facts)
+        if prepared.largest_rank and "largest_rank" not in record.notes:
+            record.note("largest_rank", prepared.largest_rank)
+        environment.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
+        write_effective(study)
+        stack.callback(_tidy, record, study.folder / checkpoints.FOLDER)
+        worker = LocalWorker(prepared.objective, prepared.places, study.folder)
+        stack.callback(worker.close)
+        trials, price = config.budget.trials, config.budget.price_per_hour
+        slots = _packing(prepared, record).at_once(prepared.block_size)
+        warned = () if prepared.data is None else tuple(warnings(prepared.data.to_dict()))
+        yield Opened(record, study.folder, prepared.sampler.shown, slots, trials, price, prepared.why, warned)
+        if prepared.warm.trials and not record.trials:
+            yield Stage(str(prepared.warm))
+        account = energy.Account(record, meter)
+        yield from _search(study, prepared, record, sampler, worker, held, account, stop)
+
+
+def _search(
+    study: Located,
+    prepared: Prepared,
+    record: Record,
+    sampler: Sampler,
+    worker: LocalWorker,
+    held: Lease,
+    account: energy.Account,
+    stop: Callable[[], Stop | None],
+) -> Iterator[StudyEvent]:
+    measuring = False  # once nothing is trained any more, a stop that waits for what runs waits for that too
+
+    def stopping() -> Stop | None:
+        asked = stop() or requested(study.folder)
+        return None if asked is not None and asked.seconds is None and measuring else asked
+
+    config = study.config
+    threads = prepared.places[0].threads
+    hours = config.budget.trial_hours
+    timeout = None if hours is None else hours * 3600
+    how = finals.How(worker, config.seed, threads, config.worker.attempts, stopping)
+    yield from _before(prepared, record, how, config.budget.trials)
+    if why := record.why_not_packed:
+        yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
+    for text in presets.warnings(prepared.space):
+        yield Stage(f"warning: {text}")
+    if record.notes.get("finished"):
+        record.note("finished", None)
+    finished = None
+    events = run(
+        record,
+        sampler,
+        worker,
+        budget_of(config, record),
+        seed=config.seed,
+        packing=_packing(prepared, record),
+        early=prepared.early,
+        attempts=config.worker.attempts,
+        threads=threads,
+        timeout=timeout,
+        joules=account.joules,
+        stop=stopping,
+        holding=held.check,
+    )
+    for event in events:
+        if isinstance(event, Told | Finished):  # then too: a trial that ran again for its pack's sake has saved again
+            _drop_adapters(record, study.folder, config.training.keep_adapters)
+            _tidy(record, study.folder / checkpoints.FOLDER)
+            if prepared.early is not None:
+                pending = {trial.number for trial in record.pending}
+                kept = pending | set(prepared.early.promising(record, STATES * prepared.early.config.promote))
+                checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
+            account.save()
+        if isinstance(event, Finished):
+            finished = event
+        yield event
+    if finished is None or not finished.complete:
+        forget(study.folder)
+        return
+    measuring = not config.replicates and prepared.early is None
+    if prepared.early is not None:
+        for event in promote(record, prepared.early, how, timeout=timeout, holding=held.check):
+            if isinstance(event, Promoted):
+                checkpoints.forget(study.folder / checkpoints.STOPPED / str(event.trial.number))
+                _drop_adapters(record, study.folder, config.training.keep_adapters)
+                account.save()
+            yield event
+    yield from replicate(record, study.folder, how, config.replicates, timeout=timeout, holding=held.check)
+    if prepared.test_rows:
+        yield Stage("measuring on the test rows")
+        yield from finals.measure(record, study.folder, how)
+    if prepared.answers:
+        yield Stage("letting the finalists answer validation rows")
+        made = metrics.stamp(config.metrics, prepared.answers, config.generation.max_new_tokens)
+        yield from finals.answer(record, study.folder, how, all_kept=bool(config.metrics), made=made)
+    if float32_check.needed(record):
+        yield Stage("measuring the finalists with the base in float32")
+        yield from float32_check.measure(record, study.folder, how, no_room=prepared.no_exact_room)
+    held.check()
+    if asked := stopping():
+        yield Finished(asked.reason, complete=False)
+    else:
+        record.note("finished", finished.reason)
+    forget(study.folder)
+
+
+def _packing(prepared: Prepared, record: Record) -> Packing:
+    """How blocks are cut into packs, as far as it is known whether there can be any."""
+    packs = prepared.packing
+    return Packing(packs.processes, uneven=packs.uneven) if record.why_not_packed else packs
+
+
+def _refuse_too_large(study: Located, prepared: Prepared) -> None:
+    """Refuse a new study whose largest trial does not fit into free memory; one that ran has shown what fits."""
+    if prepared.data is None or study.started or study.config.training.trainer.imported is not None:
+        return
+    from meshtune.plan.forecast import memory_of
+
+    memory_of(prepared, study.config.seed)
+
+
+def _before(prepared: Prepared, record: Record, how: finals.How, trials: int | None) -> Iterator[StudyEvent]:
+    """The untuned model's loss, whether trials can be packed, the baseline: trial 0 where it lies in the space, else
+    trained beside them, and what is evaluated again; at most `trials`."""
+    baseline = prepared.baseline
+    if not record.trials and baseline is not None and prepared.start is not None:
+        rungs = () if prepared.early is None else prepared.early.measured(baseline)  # it is trained to its end
+        record.enqueue(baseline, origin="baseline", seed=how.seed, thresholds=rungs)
+    _again(prepared, record, how.seed, trials)
+    if prepared.objective.kind != "lora":
+        return
+    requests = []
+    if "untuned" not in record.notes:
+        requests.append(how.request(finals.UNTUNED, {}, measure="validation"))
+    if prepared.packing_to_be_tried and "trainer" not in record.notes:
+        requests.append(how.request(finals.TRAINER, {}, measure="trainer"))
+    if baseline is not None and prepared.start is None and "baseline" not in record.notes:
+        requests.append(how.request(finals.BASELINE, baseline))
+    if requests:
+        yield Stage("measuring the untuned model")
+    for event in how.gather(requests):
+        if not isinstance(event, Outcome):
+            yield event
+        elif event.trial == finals.UNTUNED:
+            record.note("untuned", {"loss": event.loss, "quantities": dict(event.extra)})
+        elif event.trial == finals.TRAINER:
+            record.note("trainer", {"why_not_packed": event.message or None})
+        elif baseline is not None:
+            extra = {**event.extra, **prepared.guided.known(baseline)}
+            note = {**dataclasses.asdict(event), "extra": extra, "row_losses": [], "hyperparameters": dict(baseline)}
+            record.note("baseline", note)
+
+
+def _again(prepared: Prepared, record: Record, seed: int, trials: int | None) -> None:
+    """Propose the best known points before the sampler proposes any, where there is room for them."""
+    if any(trial.origin == "search" for trial in record.trials):
+        return
+    for hyperparameters in prepared.warm.best(prepared.space, prepared.start):
+        full = trials is not None and len(record.trials) >= trials
+        full = full or not prepared.guided.allowed(hyperparameters)
+        if not full and prepared.space.encode(hyperparameters) not in [trial.params for trial in record.trials]:
+            rungs = () if prepared.early is None else prepared.early.measured(hyperparameters)  # trained to its end
+            record.enqueue(hyperparameters, origin="enqueued", seed=seed, thresholds=rungs)
+
+
+def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
+    """Keep the adapters of the best few trials, of the recommended one and of the baseline, and with several objectives
+    of the Pareto set.
+    """
+    kept = {trial.number for trial in record.ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
+    kept |= {trial.number for trial in record.pareto} if record.guidance.several else set()
+    adapters = {t.number: folder / t.final.adapter for t in record.told if t.final is not None and t.final.adapter}
+    dropped = {number for number, adapter in adapters.items() if number not in kept and adapter.exists()}
+    if dropped and (found := recommended(record)):
+        dropped.discard(found.number)
+    for number in dropped:
+        shutil.rmtree(adapters[number], ignore_errors=True)
+
+
+def _tidy(record: Record, folder: Path) -> None:
+    """Remove checkpoints that nothing goes on from, and their folder once it is empty."""
+    checkpoints.tidy(folder, {trial.number for trial in record.pending})
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def write_effective(study: Located) -> None:
+    """Write the config that is in force into the study's folder; others cannot read it where a password is in it."""
+    path = study.folder / EFFECTIVE
+    text = WRITTEN + file.dump(study.config)
+    private = storage_url.secret(study.config.storage)
+    if private and path.exists():  # as an earlier version wrote it
+        path.chmod(0o600)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        whole_file.write(path, text, private=private)
+
+
+@contextlib.contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """Make the study's folder; take it away again where nothing came to be in it."""
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink(missing_ok=True)  # another `tune` may be about here
+    except OSError as error:
+        raise StorageError(f"{folder}: the study's folder cannot be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()

@@ -1,0 +1,41 @@
+"""Starts a module of this package as a program in a Python process of its own: `command`.
+
+`python -m` puts the working folder before all else, so that a file of the user's, such as a `random.py`, would take the
+place of a module of the standard library. Here the package is the one that starts the process, wherever it lies, and
+the working folder comes last, so that a user's own module is found in it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import runpy
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def command(module: str, *arguments: str, isolated: bool = False) -> list[str]:
+    """The command line that runs `module` with this interpreter.
+
+    `isolated`: neither the working folder nor Python's environment variables count.
+    """
+    return [sys.executable, "-I" if isolated else "-P", __file__, module, *arguments]
+
+
+def main() -> None:
+    """Run the module that the first argument names, with the others."""
+    sys.path.append(str(PACKAGE.parent))
+    if not sys.flags.isolated:
+        sys.path.append(os.getcwd())
+    spec = importlib.util.spec_from_file_location(PACKAGE.name, PACKAGE / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[PACKAGE.name] = importlib.util.module_from_spec(spec)  # whatever else of that name is installed
+    spec.loader.exec_module(sys.modules[PACKAGE.name])
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

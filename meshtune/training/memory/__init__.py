@@ -1,0 +1,1 @@
+"""How much memory trainings take, by formula, and whether it is there."""

@@ -1,0 +1,143 @@
+"""Rows of several adapters as one pass: sequences end to end, without padding, and where the labels are."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from meshtune.training.loss import Row
+from meshtune.training.packed.adapters import Span
+from meshtune.training.packed.flat_adapter import FlatAdapter
+
+CPU_TOKENS = 1024  # of a pass: products are at their peak from 300 rows, and more at once only costs memory
+GPU_TOKENS = 16384
+# Tokens of a portion in bfloat16 are a multiple of this: on a CPU oneDNN compiles a product anew for every size of
+# rows that it does not remember, and a GPU's units like eights.
+LOW_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one adapter brings to a pass: rows, and what the loss of a label counts in the sum (1 / labels of a step).
+
+    `draw` is the number of the portion in the adapter's training; None: it is only measured.
+    """
+
+    adapter: FlatAdapter | None
+    rows: Sequence[Row]
+    share: float = 1.0
+    draw: int | None = None
+
+    @functools.cached_property
+    def tokens(self) -> int:
+        """Of all its rows."""
+        return sum(len(tokens) for tokens, _ in self.rows)
+
+    @functools.cached_property
+    def longest(self) -> int:
+        """Tokens of its longest row."""
+        return max(len(tokens) for tokens, _ in self.rows)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Portions end to end.
+
+    Attributes:
+        ids, positions: (1, tokens); positions begin at 0 in every sequence. lengths: of the sequences.
+        spans: the tokens of each portion. before: (labels,) the place before each label. labels, shares: (labels,).
+        counts: labels of each sequence. shared: labels of each portion.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    lengths: tuple[int, ...]
+    spans: tuple[Span, ...]
+    before: torch.Tensor
+    labels: torch.Tensor
+    shares: torch.Tensor
+    counts: tuple[int, ...]
+    shared: tuple[int, ...]
+
+
+def token_limit(device: torch.device | str) -> int:
+    """Tokens of a pass on a device, which only a single longer row exceeds."""
+    return CPU_TOKENS if torch.device(device).type == "cpu" else GPU_TOKENS
+
+
+def lay_out(portions: Sequence[Portion], device: torch.device, multiple: int = 1) -> Pass:
+    """The pass of some portions, each of which has a row at least.
+
+    Each portion is filled up to a multiple of tokens by a sequence without labels, of which `counts` knows nothing.
+    """
+    rows, own = list[Row](), list[bool]()
+    spans, firsts = list[Span](), [0]
+    begin = 0
+    for portion in portions:
+        filler = -portion.tokens % multiple
+        rows += portion.rows
+        own += [True] * len(portion.rows)
+        if filler:
+            rows.append((np.zeros(filler, dtype=np.int32), np.zeros(filler, dtype=np.bool_)))
+            own.append(False)
+        firsts.append(len(rows))
+        spans.append(Span(portion.adapter, begin, begin + portion.tokens + filler, portion.draw))
+        begin = spans[-1].stop
+    lengths = np.array([len(tokens) for tokens, _ in rows])
+    starts = np.cumsum(lengths) - lengths
+    ids = np.concatenate([tokens for tokens, _ in rows]).astype(np.int64)
+    learned = np.concatenate([trained for _, trained in rows])
+    learned[starts] = False  # a sequence's first token has none before it
+    labels = np.flatnonzero(learned)
+    counts = np.add.reduceat(learned.astype(np.int64), starts)
+    shared = np.add.reduceat(counts, firsts[:-1])
+    positions = np.arange(len(ids)) - np.repeat(starts, lengths)
+    return Pass(
+        torch.from_numpy(ids)[None].to(device),
+        torch.from_numpy(positions)[None].to(device),
+        tuple(lengths.tolist()),
+        tuple(spans),
+        torch.from_numpy(labels - 1).to(device),
+        torch.from_numpy(ids[labels]).to(device),
+        torch.from_numpy(np.repeat([portion.share for portion in portions], shared).astype(np.float32)).to(device),
+        tuple(counts[own].tolist()),
+        tuple(shared.tolist()),
+    )
+
+
+def gathered(portions: Sequence[Portion], limit: int, alike: float = math.inf) -> list[list[Portion]]:
+    """Portions in their order, as many together as have no more tokens than the limit, and no row beyond `alike`."""
+    found: list[list[Portion]] = []
+    tokens, longest = 0, 0
+    for portion in portions:
+        if found and tokens + portion.tokens <= limit and max(longest, portion.longest) <= alike:
+            found[-1].append(portion)
+            tokens, longest = tokens + portion.tokens, max(longest, portion.longest)
+        else:
+            found.append([portion])
+            tokens, longest = portion.tokens, portion.longest
+    return found
+
+
+def in_portions(
+    rows: Sequence[int], lengths: Sequence[int], most: int, limit: int, alike: float = math.inf
+) -> list[list[int]]:
+    """Numbers of rows in their order, in lists of at most `most` rows and `limit` tokens.
+
+    Single rows may have more; one of more than `alike` is alone.
+    """
+    found: list[list[int]] = []
+    tokens, longest = 0, 0
+    for row, length in zip(rows, lengths, strict=True):
+        if found and len(found[-1]) < most and tokens + length <= limit and max(longest, length) <= alike:
+            found[-1].append(row)
+            tokens, longest = tokens + length, max(longest, length)
+        else:
+            found.append([row])
+            tokens, longest = length, length
+    return found

@@ -1,0 +1,43 @@
+"""What is chosen for the machine of the first run and stays: tokens of a pass."""
+
+from pathlib import Path
+
+import pytest
+
+from meshtune.errors import StudyMismatch
+from meshtune.plan.locate import locate
+from meshtune.plan.plan import prepare
+from meshtune.record.log import Record
+from meshtune.study.check import check
+from meshtune.study.tune import tune
+from tests.test_kill_lora import lora_study
+
+
+@pytest.fixture
+def study(tiny_model_folder: Path, tmp_path: Path) -> Path:
+    return lora_study(tmp_path / "study", tiny_model_folder)
+
+
+def test_with_room_for_the_usual_nothing_is_fixed(study: Path) -> None:
+    prepared = prepare(locate(study))
+    assert prepared.objective.spec["training"]["pass_tokens"] is None
+    assert "pass_tokens" not in prepared.fixed["training"]
+
+
+def test_what_the_config_says_is_used_and_said(study: Path) -> None:
+    lines, facts = check(study, overrides=("training.pass_tokens=300",), measure=False)
+    assert "passes of 300 tokens, where 1,024 would be faster; `training.gradient_checkpointing: true`" in lines
+    assert facts["fixed"]["training"]["pass_tokens"] == facts["memory"]["pass_tokens"] == 300
+
+
+def test_what_was_recorded_stays(study: Path) -> None:
+    """Although there is room for more now; a config that says otherwise is refused."""
+    located = locate(study)
+    prepared = prepare(located)
+    fixed = {**prepared.fixed, "block_size": 6, "training": {**prepared.fixed["training"], "pass_tokens": 512}}
+    Record(located.url, located.folder.name, prepared.space, fixed=fixed)
+    again = prepare(located)
+    assert again.fixed["training"]["pass_tokens"] == 512
+    assert again.objective.spec["training"]["pass_tokens"] == 512
+    with pytest.raises(StudyMismatch, match="pass_tokens"):
+        list(tune(locate(study, overrides=("training.pass_tokens=256",))))

@@ -1,0 +1,312 @@
+"""`check` as a user meets it: memory and time of a study, what cannot fit, rows with what is learned."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from meshtune.cli.main import app
+from meshtune.config import file, presets
+from meshtune.config.budget import BudgetConfig
+from meshtune.config.sections import Interval
+from meshtune.config.template import init
+from meshtune.data.summary import SideSummary, Summary
+from meshtune.errors import InputError
+from meshtune.plan.expected import busy, expected_point, sooner
+from meshtune.plan.forecast import Afterwards, forecast, time_line
+from meshtune.study.check import check, print_rows
+from meshtune.system.text import duration
+from meshtune.testing.processes import descendants, gone
+from meshtune.training.memory.formula import Batch
+from meshtune.training.memory.pilot import Pilot
+from tests.conftest import WORDS
+from tests.kill import command_study, meshtune
+from tests.training.architectures import REFUSED, make
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_model_folder: Path) -> Path:
+    rows = [{"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % 12])} for n in range(60)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"model: {tiny_model_folder}\ndata: {{sources: [{{path: rows.json}}], validation: 10, test: 10}}\n"
+        "training: {batch_size: 4}\nbudget: {trials: 5, price_per_hour: 3600}\nworker: {processes: 2}\n"
+    )
+    return path
+
+
+def test_all_files_that_are_missing_are_named_at_once(study: Path) -> None:
+    """The model's folder, sources, rows of a side and metrics, each with its key."""
+    study.write_text(
+        "model: ./nowhere\nmetrics: {exact: {file: metric.py, function: score}}\n"
+        "data: {sources: [{path: rows.json}, {path: rose.json}, {path: none.json}], validation: {path: held.json}}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        check(study)
+    assert [fault.key for fault in caught.value.faults] == [
+        "model.name",
+        "data.sources.1.path",
+        "data.sources.2.path",
+        "data.validation.path",
+        "metrics.exact.file",
+    ]
+    assert str(caught.value.faults[1]).endswith("there is no such file. Did you mean `rows.json`?")
+
+
+def test_memory_and_time(study: Path) -> None:
+    """Lines for people, the same as plain values, and nothing but the prepared data left behind."""
+    lines, facts = check(study)
+    labels = [line[:11].strip() for line in lines.splitlines()]
+    assert "memory" in labels
+    assert "time" in labels
+    assert "rank 256" in lines
+    assert "for each of 2 processes" in lines
+    assert "price per hour" not in lines  # it ends nothing
+    memory, time = facts["memory"], facts["time"]
+    assert memory["hyperparameters"]["rank"] == 256
+    assert memory["predicted"]["total"] < memory["available"]
+    assert memory["processes"] == 2
+    assert (memory["trainer"], memory["pack"]) == ("packed", 1)
+    assert "\ntrainer " not in lines
+    assert "losses in float32" in lines
+    assert facts["fixed"]["validation_precision"] == "float32"
+    assert memory["measured"] is None or memory["measured"]["rank"] == 73
+    assert "a trial of rank 73, the space's mean" in lines
+    assert (time["trials"], time["limited_by"]) == (5, "trials")
+    assert time["price"] == pytest.approx(3600 * time["hours"])
+    assert 3 * time["seconds_a_trial"] <= time["hours"] * 3600
+    json.dumps(facts)
+    assert sorted(path.name for path in study.parent.iterdir()) == ["rows.json", "study", "study.yaml"]
+    assert [path.name for path in (study.parent / "study").iterdir()] == ["data"]
+
+
+def test_packs_that_are_asked_for(study: Path) -> None:
+    """A pack must fit whole, and is what is measured."""
+    alone = check(study, measure=False)[1]["memory"]["predicted"]
+    lines, facts = check(study, overrides=("worker.pack=3",))
+    assert "3 adapters at rank 256" in lines
+    assert "trials in packs of 3 on 2 processes" in lines
+    assert (facts["memory"]["pack"], facts["time"]["pack"]) == (3, 3)
+    assert facts["memory"]["predicted"]["optimizer"] == 3 * alone["optimizer"]
+    assert facts["memory"]["predicted"]["base"] == alone["base"]
+
+
+def test_losses_are_measured_in_the_bases_own_precision(study: Path, tiny_model_folder: Path) -> None:
+    """Of which the record keeps that it was, whatever training computes in."""
+    lines, facts = check(study, overrides=(f"model={{name: {tiny_model_folder}, dtype: bfloat16}}",), measure=False)
+    assert "losses in bfloat16" in lines
+    assert facts["fixed"]["validation_precision"] == "bfloat16"
+
+
+def test_trials_that_cannot_be_packed(study: Path) -> None:
+    """By the values of the space: known without the model, and counted as the other trainer takes memory."""
+    lines, facts = check(study, overrides=("training.use_dora=true",), measure=False)
+    assert "\ntrainer    transformers, since these trials cannot be packed: DoRA" in lines
+    assert facts["memory"]["trainer"] == "transformers"
+    same = check(study, overrides=("training.use_dora=true", "training.trainer=transformers"), measure=False)[1]
+    assert same["memory"]["predicted"] == facts["memory"]["predicted"]
+
+
+def test_a_model_that_cannot_be_packed(study: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Found where it is loaded: memory and time are those of the trainer that will run."""
+    folder = tmp_path / "gpt-j"
+    shutil.copytree(tiny_model_folder, folder)
+    base = make(REFUSED["gpt-j"][0]())
+    base.resize_token_embeddings(json.loads((folder / "config.json").read_text())["vocab_size"])
+    base.save_pretrained(folder)
+    before, _ = check(study, overrides=(f"model={folder}",), measure=False)
+    assert "\ntrainer " not in before
+    lines, facts = check(study, overrides=(f"model={folder}",))
+    assert "\ntrainer    transformers, since these trials cannot be packed: the model ignores the name" in lines
+    assert facts["memory"]["trainer"] == "transformers"
+    assert facts["time"]["pack"] == 1
+
+
+def test_modules_that_are_tried_alone(study: Path) -> None:
+    """By `check`; a user who names two usually means both."""
+    given = "space={target_modules: [q_proj, v_proj], step: {low: 0.001, high: 1, log: true}}"
+    lines, _ = check(study, overrides=(given,), measure=False)
+    assert "           warning: `space.target_modules: [q_proj, v_proj]` gives each trial q_proj alone or" in lines
+
+
+def test_without_measuring(study: Path) -> None:
+    """The prediction stays; no model is loaded, so that even one with damaged weights is none."""
+    lines, facts = check(study, measure=False)
+    assert "\nmemory     base " in lines
+    assert "\ntime " not in lines
+    assert facts["time"] is None
+    assert facts["memory"]["measured"] is None
+
+
+def test_what_cannot_fit_is_a_fault(study: Path) -> None:
+    """Before the model is loaded."""
+    with pytest.raises(InputError, match=r"space: .*no rank fits|the largest rank that fits is") as caught:
+        check(study, overrides=("space={rank: 1000000000, learning_rate: {low: 1e-5, high: 1e-3}}",))
+    assert "write `rank: " in str(caught.value)
+
+
+def test_a_model_that_cannot_be_had_is_one_message(tmp_path: Path) -> None:
+    """And no line for each time that the hub was asked again."""
+    path = tmp_path / "study.yaml"
+    path.write_text("model: nobody/nothing\ndata: {sources: [{embedded: python-stdlib-describe}]}\n")
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    command = meshtune("check", path)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **nowhere}, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "model.name: the model `nobody/nothing` is not in the local cache, and the Hugging Face hub cannot" in line
+
+
+def test_a_program_has_no_such_lines(tmp_path: Path) -> None:
+    """Its memory and time are its own affair."""
+    lines, facts = check(command_study(tmp_path, trials=3))
+    assert (facts["memory"], facts["time"]) == (None, None)
+    assert "memory" not in lines
+
+
+def test_the_command_line(study: Path) -> None:
+    """`--json` is one object."""
+    done = CliRunner().invoke(app, ["check", str(study), "--json", "--no-measure"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["memory"]["predicted"]["total"] > 0
+
+
+def test_rows_without_colour(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is learned stands between marks; brackets in a row are text, not Rich's markup."""
+    print_rows([[("<s>user\n[red] one", False), ("two</s>", True)], [("three", False)]])
+    assert capsys.readouterr().out == (
+        "\nrow 1, trained text between ⟦ and ⟧:\n<s>user\n[red] one⟦two</s>⟧\n"
+        "\nrow 2, trained text between ⟦ and ⟧:\nthree\n"
+    )
+
+
+def test_escapes_of_rows_are_spelled(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([[("\x1b]0;owned\x07\u202eone\r\ntwo", False), ("\x1b[2J", True)]])
+    assert capsys.readouterr().out.endswith("\n\\x1b]0;owned\\x07\\u202eone\ntwo⟦\\x1b[2J⟧\n")
+
+
+def test_rows_with_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_rows([[("one ", False), ("two", True)]])
+    written = capsys.readouterr().out
+    assert "\x1b[1;32mtwo\x1b[0m" in written
+    assert "⟦" not in written
+
+
+def side(tokens: int) -> SideSummary:
+    return SideSummary(rows=1, distinct=1, by_source=(1,), tokens=tokens, label_tokens=tokens)
+
+
+DATA = Summary((), side(9000), side(1000), side(500), "union", "chat", 100)
+SPEED = Pilot(training=100.0, validation=200.0, seconds_per_step=1.0, largest=Batch(1, 1, 1), peak=None)
+A_TRIAL = 2 * (90 + 5)  # seconds, of two epochs
+FINALS = (3 * 500 + 1000) / 200
+
+
+@pytest.mark.parametrize(
+    ("budget", "processes", "trials", "limited_by", "seconds"),
+    [
+        ({"trials": 7}, 1, 7, "trials", 7 * A_TRIAL),
+        ({"trials": 7}, 4, 7, "trials", 2 * A_TRIAL),
+        ({"trials": 7, "tokens": 36_000}, 1, 2, "tokens", 2 * A_TRIAL),
+        ({"trials": 7, "tokens": 36_001}, 1, 3, "tokens", 3 * A_TRIAL),
+        ({"trials": None, "hours": 10 * A_TRIAL / 3600}, 2, 20, "hours", 10 * A_TRIAL),
+        ({"trials": 7, "hours": 100.0}, 1, 7, "trials", 7 * A_TRIAL),
+    ],
+)
+def test_a_forecast(budget: dict[str, Any], processes: int, trials: int, limited_by: str, seconds: float) -> None:
+    """By hand: 18,000 tokens a trial."""
+    found = forecast(SPEED, DATA, 2, BudgetConfig(**budget), processes=processes, loading=10.0)
+    assert found.seconds_a_trial == A_TRIAL
+    assert (found.trials, found.limited_by, found.tokens) == (trials, limited_by, trials * 18_000)
+    assert found.hours * 3600 == pytest.approx(10 + seconds + FINALS)
+    assert found.price is None
+
+
+def test_the_time_is_that_of_a_trial_as_the_search_draws_them() -> None:
+    """Ranks 4 to 256 in powers of 2 have the mean 508 / 7."""
+    start = presets.RECOMMENDED_BASELINE
+    assert expected_point(presets.recommended(), start) == {**start, "rank": 73}
+    own: dict[str, Any] = {"rank": (8, 64), "epochs": Interval(low=1, high=3), "lr_scheduler": ("linear", "cosine")}
+    own["batch_size"] = Interval(low=4, high=16, log=True)
+    found = expected_point(presets.build(own, lora=True), {**start, "lr_scheduler": "linear"})
+    assert (found["rank"], found["epochs"], found["lr_scheduler"]) == (36, 2, "linear")
+    assert 8 <= found["batch_size"] <= 10
+    assert expected_point(presets.build({"rank": 8}, lora=True), {**start, "rank": 8})["rank"] == 8
+
+
+def test_the_other_processes_are_there_while_it_is_measured_and_gone_after() -> None:
+    with busy(2, 1):
+        others = descendants(os.getpid())
+        assert len(others) >= 2
+    assert gone(others)
+
+
+def test_who_has_no_gpu_is_shown_what_takes_minutes(tmp_path: Path) -> None:
+    """The command it names writes a study that is read; the time is of its 76 training rows and 20 trials."""
+    (tmp_path / "rows.jsonl").write_text("{}")
+    path = init(tmp_path / "my", None, "some/model", tmp_path / "rows.jsonl")
+    data = Summary((), replace(side(9000), rows=90), side(1000), side(500), "union", "chat", 100)
+    first, written, time = sooner(file.read(path), SPEED, data, 2, 1.0)
+    command = shlex.split(written)
+    assert "no GPU is used" in first
+    assert command[:3] == ["meshtune", "init", "NEW"]
+    assert time == f"takes about {duration(10 * (76 + 16) + 94)} or less"
+    made = CliRunner().invoke(app, ["init", str(tmp_path / "new"), *command[3:]])
+    assert made.exit_code == 0
+    config = file.read(tmp_path / "new" / "study.yaml")
+    assert config.model is not None
+    assert config.data is not None
+    assert (config.model.name, config.data.rows) == ("some/model", 160)
+    assert [Path(str(source.path)) for source in config.data.sources] == [tmp_path / "rows.jsonl"]
+    slow = replace(SPEED, training=1.0)
+    assert "with `--model embedded`" in sooner(file.read(path), slow, data, 2, 100.0)[2]
+    assert sooner(file.read(path), SPEED, data, 2, 0.5) == []  # not much sooner than the study itself
+
+
+def test_counters_that_stand_still_are_no_limit() -> None:
+    with pytest.raises(InputError, match=r"budget\.kilowatt_hours: the counters of this machine stood still"):
+        forecast(SPEED, DATA, 2, BudgetConfig(trials=None, kilowatt_hours=1.0), processes=1, loading=0.0, watts=0.0)
+
+
+@pytest.mark.parametrize(("trials", "processes", "one_by_one"), [(7, 1, 7), (7, 2, 4), (9, 2, 8), (3, 4, 3)])
+def test_a_forecast_of_packs(trials: int, processes: int, one_by_one: int) -> None:
+    """Trials of the busiest process, in packs of 4: tokens a second are those of a whole pack."""
+    speed = replace(SPEED, pack=4)
+    found = forecast(speed, DATA, 2, BudgetConfig(trials=trials), processes=processes, loading=10.0)
+    assert found.hours * 3600 == pytest.approx(10 + one_by_one * A_TRIAL + FINALS)
+
+
+def test_the_price() -> None:
+    found = forecast(SPEED, DATA, 2, BudgetConfig(trials=36, price_per_hour=2.5), processes=1, loading=0.0)
+    assert found.price == pytest.approx(2.5 * found.hours)
+
+
+def test_a_forecast_of_what_comes_at_the_end() -> None:
+    after = Afterwards(promotions=3, share=0.5, replicates=5)
+    found = forecast(SPEED, DATA, 2, BudgetConfig(trials=7), processes=2, loading=10.0, after=after)
+    assert found.afterwards == 2 * A_TRIAL * 0.5 + 3 * A_TRIAL
+    assert found.hours * 3600 == pytest.approx(10 + 4 * A_TRIAL + found.afterwards + FINALS)
+    assert found.tokens == 7 * 18_000 + 3 * 9_000
+    line = time_line(SPEED, found, BudgetConfig(trials=7), 2, after)
+    assert "for 3 promotions and 5 replicates at the end" in line
+
+
+def test_a_forecast_of_energy() -> None:
+    """200 W for 190 seconds a trial: 38 kJ."""
+    budget = BudgetConfig(trials=None, kilowatt_hours=0.1)
+    found = forecast(SPEED, DATA, 2, budget, processes=1, loading=0.0, watts=200.0)
+    assert (found.limited_by, found.trials) == ("kilowatt_hours", 10)
+    assert found.kilowatt_hours == pytest.approx(200 * found.hours / 1000)
+    assert "kWh" in time_line(SPEED, found, budget, 1)

@@ -1,0 +1,384 @@
+"""The loop, with a worker that answers at once: order, budgets, retries, stops, and going on."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from meshtune.config import presets
+from meshtune.config.sections import Interval, SamplerConfig
+from meshtune.errors import LeaseLost
+from meshtune.plan.budget import Budget, Stop, StopWhen
+from meshtune.record.distributions import distributions
+from meshtune.record.log import Record
+from meshtune.samplers.build import build
+from meshtune.samplers.interface import Sampler
+from meshtune.study.loop import Finished, Proposed, Retried, Running, Started, StudyEvent, Told, run
+from meshtune.trial import Ending, Event, Outcome, Progress, Request
+from meshtune.workers.planner import Packing
+
+SPACE = presets.build({"x": Interval(low=-1, high=1), "k": Interval(low=0, high=2, integer=True)}, lora=False)
+
+Answer = Callable[[Request], Outcome]
+
+
+def squared(request: Request) -> Outcome:
+    return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=float(request.hyperparameters["x"]) ** 2)
+
+
+class AtOnce:
+    """Answers in the reverse order of submission, `places` packs at a time."""
+
+    def __init__(self, answer: Answer = squared, places: int = 2):
+        self.answer, self.places = answer, places
+        self.running: list[Sequence[Request]] = []
+        self.packs: list[Sequence[Request]] = []
+
+    @property
+    def submitted(self) -> list[Request]:
+        return [request for pack in self.packs for request in pack]
+
+    def free(self) -> int:
+        return self.places - len(self.running)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        assert self.free() > 0
+        self.running.append(requests)
+        self.packs.append(requests)
+
+    def events(self, timeout: float) -> list[Event]:
+        answers: list[Event] = [self.answer(request) for pack in reversed(self.running) for request in reversed(pack)]
+        self.running = []
+        return answers
+
+    def stop(self, trials: Iterable[int]) -> None:
+        raise AssertionError("the loop stops nothing")
+
+    def suspend(self, seconds: float) -> None:
+        raise AssertionError("nothing ran that could be suspended")
+
+    def close(self) -> None:
+        self.running = []
+
+
+class Suspended(AtOnce):
+    """Answers nothing until it is suspended: then the first that runs ends just in time."""
+
+    def events(self, timeout: float) -> list[Event]:
+        return [] if timeout else super().events(timeout)
+
+    def suspend(self, seconds: float) -> None:
+        self.grace = seconds
+        del self.running[1:]
+
+
+def opened(folder: Path) -> Record:
+    return Record(f"sqlite:///{folder / 'study.db'}", "study", SPACE, fixed={})
+
+
+def sampler(name: str = "mads", block_size: int = 4) -> Sampler:
+    space = distributions(SPACE)
+    made: Sampler = build(SamplerConfig(name=name), space, x0={"x": 0.5, "k": 1}, block_size=block_size, seed=0)  # type: ignore[arg-type]
+    return made
+
+
+def events_of(
+    record: Record,
+    worker: AtOnce,
+    made: Sampler,
+    budget: Budget,
+    *,
+    attempts: int = 3,
+    stop: Callable[[], Stop | None] = lambda: None,
+    pack: int = 1,
+    timeout: float | None = None,
+) -> list[StudyEvent]:
+    packing = Packing(2, pack, exact=True)
+    loop = run(record, made, worker, budget, seed=0, packing=packing, attempts=attempts, timeout=timeout, stop=stop)
+    events = list(loop)
+    made.close()
+    return events
+
+
+def test_it_ends_with_the_budget_and_every_trial_is_told_once(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    events = events_of(record, AtOnce(), sampler(), Budget(trials=10))
+    assert events[-1] == Finished("10 trials are done", complete=True)
+    assert sorted(e.trial.number for e in events if isinstance(e, Told)) == list(range(10))
+    assert not record.pending
+
+
+def test_a_block_is_recorded_as_a_whole_before_any_of_it_starts(tmp_path: Path) -> None:
+    events = events_of(opened(tmp_path), AtOnce(), sampler("random"), Budget(trials=8))
+    kinds = [type(event) for event in events]
+    assert kinds[:5] == [Proposed] * 4 + [Started]
+    assert kinds.count(Proposed) == 8
+    second = [e.trial for e in events if isinstance(e, Proposed)][4:]
+    assert {trial.seen for trial in second} == {4}
+
+
+def test_points_do_not_depend_on_the_number_of_places(tmp_path: Path) -> None:
+    points = []
+    for places in (1, 3):
+        (tmp_path / str(places)).mkdir()
+        record = opened(tmp_path / str(places))
+        events_of(record, AtOnce(places=places), sampler(), Budget(trials=14))
+        points.append([(trial.params, trial.block) for trial in record.trials])
+    assert points[0] == points[1]
+
+
+def test_a_crash_is_tried_again_and_then_told(tmp_path: Path) -> None:
+    def crashing(request: Request) -> Outcome:
+        if request.trial == 1 or (request.trial == 2 and request.attempt == 1):
+            return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom")
+        return squared(request)
+
+    record = opened(tmp_path)
+    worker = AtOnce(crashing)
+    events = events_of(record, worker, sampler(), Budget(trials=4), attempts=3)
+    assert [e.outcome.trial for e in events if isinstance(e, Retried)].count(1) == 2
+    assert [r.attempt for r in worker.submitted if r.trial == 2] == [1, 2]
+    endings = [trial.outcome.ending for trial in record.trials if trial.outcome is not None]
+    assert endings == [Ending.COMPLETE, Ending.CRASHED, Ending.COMPLETE, Ending.COMPLETE]
+
+
+def test_a_crash_that_would_come_again_is_told_at_once(tmp_path: Path) -> None:
+    def crashing(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom", retry=False)
+
+    record, worker = opened(tmp_path), AtOnce(crashing)
+    events_of(record, worker, sampler("random"), Budget(trials=4), attempts=3)
+    assert [request.trial for request in worker.submitted] == list(range(4))
+    assert [trial.outcome for trial in opened(tmp_path).told] == [trial.outcome for trial in record.told]
+
+
+def test_stop_lets_running_trials_end_and_keeps_the_rest_pending(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+
+    def stop() -> Stop | None:
+        return Stop("asked to stop") if len(record.told) >= 2 else None
+
+    events = events_of(record, AtOnce(), sampler("random"), Budget(trials=8), stop=stop)
+    assert events[-1] == Finished("asked to stop", complete=False)
+    assert (len(record.told), len(record.pending)) == (2, 2)
+    worker = AtOnce()
+    again = opened(tmp_path)
+    events_of(again, worker, sampler("random"), Budget(trials=8))
+    assert [request.trial for request in worker.submitted] == list(range(2, 8))
+
+
+def test_a_stop_while_the_last_trials_run_leaves_a_finished_search(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+
+    def stop() -> Stop | None:
+        return Stop("asked to stop") if len(record.told) == 8 else None
+
+    events = events_of(record, AtOnce(), sampler("random"), Budget(trials=8), stop=stop)
+    assert events[-1] == Finished("8 trials are done", complete=True)
+
+
+def test_a_suspension_tells_what_ended_in_time_and_keeps_the_rest_pending(tmp_path: Path) -> None:
+    record, worker = opened(tmp_path), Suspended()
+    asked = iter([None])  # then it comes, while two run
+
+    def stop() -> Stop | None:
+        return next(asked, Stop("SIGTERM came", seconds=20))
+
+    events = events_of(record, worker, sampler("random"), Budget(trials=8), stop=stop)
+    assert events[-1] == Finished("SIGTERM came", complete=False)
+    assert worker.grace == 20
+    assert [trial.number for trial in record.told] == [0]
+    again, second = opened(tmp_path), AtOnce()
+    assert again.elapsed >= again.trials[0].elapsed > 0
+    events_of(again, second, sampler("random"), Budget(trials=8))
+    assert [request.trial for request in second.submitted] == list(range(1, 8))
+
+
+def test_nothing_is_told_where_another_holds_the_study(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+
+    def lost() -> None:
+        raise LeaseLost("taken over")
+
+    with pytest.raises(LeaseLost):
+        list(run(record, sampler("random"), AtOnce(), Budget(trials=8), seed=0, holding=lost))
+    assert not opened(tmp_path).told
+
+
+def test_tokens_and_hours_end_it(tmp_path: Path) -> None:
+    def costly(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=1.0, tokens=100)
+
+    record = opened(tmp_path)
+    events = events_of(record, AtOnce(costly, places=1), sampler("random", 1), Budget(trials=50, tokens=300))
+    assert len(record.told) == 3
+    assert events[-1] == Finished("300 tokens are spent", complete=True)
+    events = events_of(record, AtOnce(), sampler("random", 1), Budget(hours=record.elapsed / 3600))
+    assert len(record.told) == 3
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_spent_space_ends_it(tmp_path: Path) -> None:
+    space = presets.build({"x": (0.0, 1.0), "k": Interval(low=0, high=2, integer=True)}, lora=False)
+    record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={})
+    made = build(SamplerConfig(name="mads"), distributions(space), x0=None, block_size=4, seed=0)
+    events = events_of(record, AtOnce(), made, Budget(trials=50))
+    assert len(record.told) == 6
+    assert events[-1] == Finished("the space is exhausted: every point of it was tried", complete=True)
+
+
+def test_closing_it_abandons_what_runs_and_the_next_run_takes_it_up(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    made = sampler("random")
+    loop = run(record, made, AtOnce(), Budget(trials=8), seed=0)
+    for event in loop:
+        if isinstance(event, Told):
+            break
+    loop.close()  # type: ignore[attr-defined]
+    again = opened(tmp_path)
+    worker = AtOnce()
+    events_of(again, worker, sampler("random"), Budget(trials=8))
+    assert {request.trial for request in worker.submitted} == set(range(8)) - {t.number for t in record.told}
+    (tmp_path / "whole").mkdir()
+    whole = opened(tmp_path / "whole")
+    events_of(whole, AtOnce(), sampler("random"), Budget(trials=8))
+    assert [trial.params for trial in again.trials] == [trial.params for trial in whole.trials]
+
+
+def members(worker: AtOnce) -> list[list[int]]:
+    """The trials of each submission."""
+    return [[request.trial for request in pack] for pack in worker.packs]
+
+
+def test_a_block_is_submitted_in_packs_which_the_record_knows_before(tmp_path: Path) -> None:
+    record, worker = opened(tmp_path), AtOnce()
+    events_of(record, worker, sampler("random"), Budget(trials=11), pack=3, timeout=10)
+    assert members(worker) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9, 10]]
+    assert [trial.pack for trial in opened(tmp_path).trials] == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 8]
+    assert {len(pack): {request.timeout for request in pack} for pack in worker.packs} == {2: {20}, 3: {30}}
+
+
+def test_points_do_not_depend_on_packs(tmp_path: Path) -> None:
+    points = []
+    for pack in (1, 3):
+        (tmp_path / str(pack)).mkdir()
+        record = opened(tmp_path / str(pack))
+        events_of(record, AtOnce(), sampler(), Budget(trials=14), pack=pack)
+        points.append([(trial.params, trial.block) for trial in record.trials])
+    assert points[0] == points[1]
+
+
+def test_an_interrupted_pack_runs_again_as_it_was(tmp_path: Path) -> None:
+    """Also the member that is told: the others' losses may depend on it. Its second answer is discarded."""
+    record = opened(tmp_path)
+    loop = run(record, sampler("random"), AtOnce(), Budget(trials=8), seed=0, packing=Packing(2, 4, exact=True))
+    told = next(event.trial for event in loop if isinstance(event, Told))
+    loop.close()  # type: ignore[attr-defined]
+
+    def otherwise(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=5.0)
+
+    again, worker = opened(tmp_path), AtOnce(otherwise)
+    events = events_of(again, worker, sampler("random"), Budget(trials=8), pack=4)
+    assert members(worker) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert again.trials[told.number].outcome == told.outcome
+    started = [event.request.trial for event in events if isinstance(event, Started)]
+    assert started == [trial for trial in range(8) if trial != told.number], "to the user only the others run"
+
+
+def test_progress_of_a_member_that_runs_again_is_not_shown(tmp_path: Path) -> None:
+    class Slow(AtOnce):
+        def events(self, timeout: float) -> list[Event]:
+            progress: list[Event] = [
+                Progress(request.trial, request.attempt) for pack in self.running for request in pack
+            ]
+            return progress + super().events(timeout)
+
+    record = opened(tmp_path)
+    loop = run(record, sampler("random"), AtOnce(), Budget(trials=4), seed=0, packing=Packing(2, 4, exact=True))
+    told = next(event.trial.number for event in loop if isinstance(event, Told))
+    loop.close()  # type: ignore[attr-defined]
+    events = events_of(opened(tmp_path), Slow(), sampler("random"), Budget(trials=4), pack=4)
+    shown = {event.progress.trial for event in events if isinstance(event, Running)}
+    assert shown == set(range(4)) - {told}
+
+
+def test_a_block_that_a_kill_cut_is_completed_to_the_same_packs(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    loop = run(record, sampler("random", 8), AtOnce(), Budget(trials=8), seed=0, packing=Packing(2, 3, exact=True))
+    for event in loop:
+        if isinstance(event, Proposed) and event.trial.number == 3:
+            break
+    loop.close()  # type: ignore[attr-defined]
+    again, worker = opened(tmp_path), AtOnce()
+    events_of(again, worker, sampler("random", 8), Budget(trials=8), pack=3)
+    assert members(worker) == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def test_a_pack_that_crashes_is_tried_again_as_it_was_and_at_last_one_by_one(tmp_path: Path) -> None:
+    def crashing(request: Request) -> Outcome:
+        with_two = any(member.trial == 2 for pack in worker.running for member in pack)
+        if request.trial in (1, 2, 3) and with_two:
+            return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom")
+        return squared(request)
+
+    record, worker = opened(tmp_path), AtOnce(crashing, places=1)
+    events = events_of(record, worker, sampler("random"), Budget(trials=4), pack=4, attempts=3)
+    assert members(worker) == [[0, 1, 2, 3], [0, 1, 2, 3], [1], [2], [3]]
+    assert [pack[0].attempt for pack in worker.packs] == [1, 2, 3, 3, 3]
+    assert [event.outcome.trial for event in events if isinstance(event, Retried)] == [3, 2, 1, 3, 2, 1]
+    endings = [trial.outcome.ending for trial in record.trials if trial.outcome is not None]
+    assert endings == [Ending.COMPLETE, Ending.COMPLETE, Ending.CRASHED, Ending.COMPLETE]
+
+
+def test_nothing_better_ends_it_with_the_same_words_after_a_resume_and_more_patience_goes_on(tmp_path: Path) -> None:
+    def flat(request: Request) -> Outcome:
+        return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=1.0 - 0.01 * (request.trial == 2))
+
+    def searched(patience: int, noise: float = 0.0) -> tuple[StudyEvent, AtOnce]:
+        worker = AtOnce(flat)
+        when = StopWhen(no_improvement=patience, noise=noise)
+        return events_of(opened(tmp_path), worker, sampler("random"), Budget(trials=40, stop_when=when))[-1], worker
+
+    ended, worker = searched(4)
+    assert ended == Finished("no trial of the last 4 bettered the best", complete=True)
+    told = len(worker.submitted)
+    assert told == 8  # trial 2 is the last that was better; those that ran with the last of them have ended too
+    assert not opened(tmp_path).pending
+    ended_again, worker = searched(4)
+    assert (ended_again, worker.submitted) == (ended, [])
+    ended, worker = searched(12)
+    assert ended == Finished("no trial of the last 12 bettered the best", complete=True)
+    assert len(opened(tmp_path).told) == 16
+    ended, worker = searched(12, noise=0.05)
+    assert ended == Finished("no trial of the last 12 bettered the best by more than 0.05", complete=True)
+    assert not worker.submitted
+
+
+def test_a_target_ends_it(tmp_path: Path) -> None:
+    events = events_of(opened(tmp_path), AtOnce(), sampler(), Budget(trials=60, stop_when=StopWhen(target=0.05)))
+    assert events[-1] == Finished("the target is reached: a loss of 0.05", complete=True)
+    record = opened(tmp_path)
+    assert record.best is not None
+    assert record.best.loss <= 0.05
+    assert len(record.told) < 60
+
+
+def test_points_do_not_depend_on_what_ends_the_search(tmp_path: Path) -> None:
+    logs = []
+    for name, when in (("patient", StopWhen()), ("not", StopWhen(no_improvement=3, target=1e-3))):
+        (tmp_path / name).mkdir()
+        record = opened(tmp_path / name)
+        events_of(record, AtOnce(), sampler(), Budget(trials=16, stop_when=when))
+        logs.append([(trial.params, trial.block, trial.seen) for trial in record.trials])
+    assert 0 < len(logs[1]) <= len(logs[0])
+    assert logs[1] == logs[0][: len(logs[1])]
+
+
+def test_kilowatt_hours_end_it(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    made = sampler("random")
+    joules = iter(range(0, 10**9, 10**6))  # a million each time it is asked
+    loop = run(record, made, AtOnce(), Budget(kilowatt_hours=1.0), seed=0, joules=lambda: next(joules))
+    assert list(loop)[-1] == Finished("1 kilowatt-hours are spent", complete=True)
+    made.close()

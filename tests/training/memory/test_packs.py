@@ -1,0 +1,245 @@
+"""Predicted memory of packs: against the tensors that autograd really keeps, real weights and peaks, limiting cases."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from meshtune.training.loss import Row
+from meshtune.training.memory.formula import Batch, full_batch
+from meshtune.training.memory.packs import LEAST, PackSetting
+from meshtune.training.memory.shape import measure
+from meshtune.training.packed.base import PackedBase, packed
+from meshtune.training.packed.flat_adapter import FlatAdapter
+from meshtune.training.packed.rows import CPU_TOKENS, Pass, Portion, lay_out
+from meshtune.training.packed.trainer import train_pack
+from meshtune.training.recipe import Recipe
+from meshtune.training.steps import Trained
+from meshtune.training.validation import GPU_TOKENS
+from tests.training.architectures import PACKABLE, make
+
+pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # PEFT, of GPT-2's transposed linears
+
+TOKENS = 240
+LLAMA_8B = LlamaConfig(
+    vocab_size=128256,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+)
+
+
+def four_rows() -> list[Row]:
+    """Four rows of 60 tokens, the last 35 of each trained."""
+    numbers = np.random.default_rng(0)
+    return [(numbers.integers(3, 250, 60).astype(np.int32), np.arange(60) >= 25) for _ in range(4)]
+
+
+def setting_of(base: Any, dtype: str = "auto") -> PackSetting:
+    return PackSetting(measure(base), Batch(4, 60, 140), "cpu", dtype)
+
+
+def really_kept(pack: PackedBase, adapter: FlatAdapter) -> int:
+    """Bytes that autograd keeps for the backward pass, weights left out."""
+    weights = [*pack.base.parameters(), adapter.weights, adapter.low, *(group._stacked for group in pack.groups)]
+    left_out = {weight.untyped_storage().data_ptr() for weight in weights if weight is not None}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in left_out:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(storage)
+        return tensor
+
+    alive: list[Any] = []
+    batch = lay_out([Portion(adapter, four_rows(), 1 / 140, 0)], pack.base.device)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        pack.losses(batch, train=True)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [("llama", 0.02), ("qwen2", 0.02), ("phi3", 0.02), ("phi", 0.1), ("gpt2", 0.1), ("qwen3", 0.12), ("gpt-neox", 0.2)],
+)
+@pytest.mark.parametrize(
+    ("dtype", "precision", "dropout"),
+    [
+        ("float32", "float32", 0.0),
+        ("float32", "float32", 0.1),
+        ("float32", "bfloat16", 0.0),
+        ("float32", "bfloat16", 0.1),
+        ("bfloat16", "bfloat16", 0.1),
+    ],
+)
+def test_what_a_pass_keeps(
+    make_recipe: Callable[..., Recipe], name: str, within: float, dtype: str, precision: str, dropout: float
+) -> None:
+    """Counted by the formula, beside what autograd keeps."""
+    base = make(PACKABLE[name](), getattr(torch, dtype))
+    recipe = make_recipe({"precision": precision}, dropout=dropout)
+    kind = getattr(torch, precision)
+    with packed(base, kind) as pack:
+        really = really_kept(pack, FlatAdapter(base, recipe, kind))
+    assert setting_of(base, dtype).kept(recipe) * TOKENS == pytest.approx(really, rel=within)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
+def test_weights(make_recipe: Callable[..., Recipe], name: str) -> None:
+    """The base's copy for the whole pack, and an adapter's flat tensors."""
+    base = make(PACKABLE[name]())
+    setting = setting_of(base)
+    low, plain = make_recipe({"precision": "bfloat16"}, rank=3), make_recipe(rank=3)
+    adapter = FlatAdapter(base, low, torch.bfloat16)
+    assert setting.parameters(low) == adapter.weights.numel() == adapter.low.numel()
+    # Weight, gradient, two moments and the best epoch's in float32, and the copy in bfloat16.
+    assert setting.adapter(low) == 22 * setting.parameters(low)
+    assert setting.adapter(plain) == 20 * setting.parameters(plain)
+    with packed(base, torch.bfloat16) as pack:
+        pack.losses(lay_out([Portion(adapter, four_rows(), 1 / 140, 0)], base.device), train=True)
+        copies = [group._stacked for group in pack.groups] + [pack._head_low]
+        copied = sum(copy.numel() for copy in copies if copy is not None)
+    own = sum(weight.numel() for weight in base.parameters())
+    assert setting.base(plain) == 4 * own
+    assert setting.base(low) == 4 * own + 2 * copied
+    assert replace(setting, dtype="bfloat16").base(low) == 2 * own
+
+
+def test_a_pack_is_less_than_its_members_alone(make_recipe: Callable[..., Recipe]) -> None:
+    """One more costs its adapter and the tokens that it brings, up to the limit of a pass; then the adapter alone."""
+    with torch.device("meta"):
+        shape = measure(AutoModelForCausalLM.from_config(LLAMA_8B))
+    setting = PackSetting(shape, full_batch(4, 100), "cpu", "bfloat16")
+    recipe = make_recipe({"precision": "bfloat16"}, rank=16)
+    totals = [setting.memory([recipe] * count).total for count in range(1, 9)]
+    steps = np.diff(totals)
+    assert setting.extra(recipe) == steps[0] == max(steps)
+    assert totals[7] < 8 * totals[0] / 4
+    assert steps[0] > 1.5 * setting.adapter(recipe)
+    assert steps[6] == pytest.approx(setting.adapter(recipe), rel=0.1)
+    found = setting.memory([recipe])
+    assert found.total == sum((found.base, found.adapter, found.optimizer, found.activations, found.overhead))
+    assert found.adapter + found.optimizer == setting.adapter(recipe)
+    mixed = setting.memory([replace(recipe, rank=rank) for rank in (4, 64)])
+    assert mixed.adapter + mixed.optimizer == sum(setting.adapter(replace(recipe, rank=rank)) for rank in (4, 64))
+
+
+def test_smaller_passes_where_memory_is_short(make_recipe: Callable[..., Recipe]) -> None:
+    """To the byte; of several members, and of one whose batch is cut."""
+    setting = replace(setting_of(make(PACKABLE["llama"]())), batch=Batch(32, 60, 700))
+    for members in ([make_recipe()] * 5, [make_recipe()]):
+        whole = setting.memory(members)
+        assert setting.pass_tokens(members, whole.total) == CPU_TOKENS
+        assert setting.pass_tokens(members, whole.total - 1) == CPU_TOKENS // 2
+        halved = [replace(member, pass_tokens=CPU_TOKENS // 2) for member in members]
+        assert setting.tokens(halved) == CPU_TOKENS // 2 + 8 * len(members)
+        assert setting.memory(halved).total < whole.total
+        assert setting.pass_tokens(members, 0) == LEAST
+    setting = replace(setting, batch=Batch(4, 60, 140))
+    assert setting.memory([make_recipe()] * 5, 1).total < setting.memory([make_recipe()] * 5).total
+
+
+def test_smaller_passes_train_the_same(
+    base: Any,
+    train_rows: list[Row],
+    validation_rows: list[Row],
+    make_recipe: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But for rounding; none has more tokens than it may, or than one member's micro-batch."""
+    passes: list[int] = []
+    losses = PackedBase.losses
+
+    def noted(pack: PackedBase, batch: Pass, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        if train:
+            passes.append(batch.ids.numel())
+        return losses(pack, batch, train=train)
+
+    monkeypatch.setattr(PackedBase, "losses", noted)
+    recipes = [make_recipe(seed=seed, dropout=0.1, rank=rank) for seed, rank in enumerate((2, 4, 8))]
+
+    def trained(pass_tokens: int | None) -> tuple[list[float], int]:
+        passes.clear()
+        events = train_pack(base, train_rows, validation_rows, recipes, at="last", pass_tokens=pass_tokens)
+        found = [event.loss for _, event in events if isinstance(event, Trained)]
+        return found, max(passes)
+
+    whole, most = trained(None)
+    small, fewest = trained(1)
+    assert small == pytest.approx(whole, abs=1e-5)
+    assert fewest <= 4 * 40 < most
+    recipes = [replace(recipe, dropout=0.0) for recipe in recipes]
+    whole, _ = trained(None)
+    recipes = [replace(recipe, pass_tokens=50) for recipe in recipes]
+    small, fewest = trained(None)
+    assert small == pytest.approx(whole, abs=1e-5), "steps that are cut"
+    assert fewest <= 50
+
+
+def test_checkpoints_and_logits(make_recipe: Callable[..., Recipe]) -> None:
+    """Checkpoints keep a layer at a time; where logits are capped, all of them are kept."""
+    with torch.device("meta"):
+        shape = measure(AutoModelForCausalLM.from_config(LLAMA_8B))
+    setting = PackSetting(shape, full_batch(4, 1024), "cuda", "bfloat16")
+    plain = make_recipe({"precision": "bfloat16"})
+    checkpointed = make_recipe({"precision": "bfloat16", "gradient_checkpointing": True})
+    assert setting.memory([checkpointed]).activations < setting.memory([plain]).activations / 5
+    assert not shape.scaled_logits
+    capped = replace(setting, shape=replace(shape, scaled_logits=True))
+    assert capped.memory([plain]).activations > setting.memory([plain]).activations
+    # However short a micro-batch is, a validation is not.
+    assert replace(capped, batch=full_batch(1, 8)).memory([plain]).activations > 12 * GPU_TOKENS * shape.vocab
+    assert measure(make(PACKABLE["gemma2"]())).scaled_logits
+    assert measure(make(PACKABLE["granite"]())).scaled_logits
+
+
+PEAK = """
+import json, numpy as np, sys
+from meshtune.config.sections import ModelConfig, TrainingConfig
+from meshtune.training import machine, memory
+from meshtune.training.models import load_model
+from meshtune.training.memory.packs import PackSetting
+from meshtune.training.packed.trainer import train_pack
+from meshtune.training.recipe import recipe
+from meshtune.training.memory.shape import measure
+from meshtune.training.steps import Trained
+from meshtune.training.validation import GPU_TOKENS
+members, rows, length, rank, precision = *map(int, sys.argv[1:5]), sys.argv[5]
+machine.use_threads(1)
+base = load_model(ModelConfig(name="embedded"), "cpu")
+numbers = np.random.default_rng(0)
+lengths = [length, *numbers.integers(length // 3, length, 3 * rows - 1).tolist()]
+data = [(numbers.integers(3, 49000, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
+point = {"rank": rank, "alpha": rank, "dropout": 0.0, "learning_rate": 1e-4}
+made = [recipe(TrainingConfig(batch_size=rows, epochs=1, precision=precision), point, seed) for seed in range(members)]
+machine.reset_peak("cpu")
+for event in train_pack(base, data, data[:1], made, at="best"):
+    pass
+setting = PackSetting(measure(base), memory.batches_of(data, 0, 1)(rows), "cpu", "auto")
+print(json.dumps([machine.peak("cpu"), setting.memory(made).total]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize(
+    "setting", ["1 4 64 16 float32", "1 4 64 16 bfloat16", "4 4 64 16 bfloat16", "2 2 64 256 float32"]
+)
+def test_measured_peaks_of_the_embedded_model(setting: str) -> None:
+    """Of a process of its own, within a quarter."""
+    done = subprocess.run([sys.executable, "-c", PEAK, *setting.split()], capture_output=True, text=True, check=False)
+    if "not installed" in done.stderr:
+        pytest.skip("the embedded model is not installed")
+    assert done.returncode == 0, done.stderr
+    peak, predicted = json.loads(done.stdout.splitlines()[-1])
+    assert predicted == pytest.approx(peak, rel=0.25)
