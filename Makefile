@@ -10,8 +10,9 @@ NNI := nni==3.0
 quickstart: $(VENV)/installed
 	$(BIN)/meshtune quickstart
 
+# `make test ROOM=samplers` runs the tests of one room.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=20 $(if $(ROOM),tests/$(ROOM))
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=20 $(SLOW)
