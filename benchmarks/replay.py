@@ -80,7 +80,7 @@ class Log:
         self.space = distributions(SPACE)
         self.mirror = optuna.create_study()
         self.trials: list[RecordedTrial] = []
-        self.told: list[RecordedTrial] = []
+        self.finished: list[RecordedTrial] = []
         self.notes: dict[str, Any] = {} if noise is None else {"seed_noise": {"deviation": noise}}
 
     def ask(self, sampler: Any) -> dict[str, Any]:
@@ -88,16 +88,16 @@ class Log:
         return self.mirror.ask(self.space).params
 
     def add(self, params: Mapping[str, Any], thresholds: Thresholds) -> None:
-        number, seen = len(self.trials), len(self.told)
+        number, seen = len(self.trials), len(self.finished)
         trial = RecordedTrial(number, params, SPACE.decode(params), "search", 0, 0, seen, thresholds=thresholds)
         self.trials.append(trial)
 
     def tell(self, outcome: Outcome, value: float | None) -> None:
         stopped = outcome.ending is Ending.STOPPED_EARLY
         value = value if stopped else outcome.loss
-        trial = dataclasses.replace(self.trials[outcome.trial], outcome=outcome, order=len(self.told), told=value)
+        trial = dataclasses.replace(self.trials[outcome.trial], outcome=outcome, order=len(self.finished), value=value)
         self.trials[outcome.trial] = trial
-        self.told.append(trial)
+        self.finished.append(trial)
         storage, number = self.mirror._storage, self.mirror.trials[outcome.trial]._trial_id
         for step, loss in outcome.rungs:
             storage.set_trial_intermediate_value(number, step, loss)
@@ -168,7 +168,7 @@ def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise
     sampler = build(config, log.space, x0=start, block_size=search.block, seed=seed, pruned=told)
 
     def answer() -> None:
-        for trial in list(log.trials[len(log.told) :]):
+        for trial in list(log.trials[len(log.finished) :]):
             outcome = course.outcome(trial, shares if trial.thresholds else ())
             log.tell(outcome, None if early is None else early.value(log, outcome))  # type: ignore[arg-type]
             spent.add(outcome.tokens, course.final(trial.params), outcome.ending is Ending.COMPLETE)
@@ -177,7 +177,7 @@ def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise
         log.mirror.enqueue_trial(start)
         params = log.ask(RandomSampler(0))
         log.add(params, () if early is None else early.measured(SPACE.decode(params)))
-        while len(log.told) < trials:
+        while len(log.finished) < trials:
             for _ in range(min(sampler.available(log.mirror), trials - len(log.trials))):
                 params = log.ask(sampler)
                 log.add(params, () if early is None else early.thresholds(log, SPACE.decode(params)))  # type: ignore[arg-type]

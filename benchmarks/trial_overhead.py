@@ -28,7 +28,7 @@ from meshtune.plan.budget import Budget
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
 from meshtune.samplers.build import build
-from meshtune.study.loop import StudyEvent, Told, run
+from meshtune.study.loop import StudyEvent, TrialFinished, run
 from meshtune.trial import Ending, Event, Outcome, Request
 
 TIMED = 10  # trials timed at each size
@@ -84,7 +84,7 @@ def ours(folder: Path, sampler: str) -> Iterator[float]:
     events: Iterator[StudyEvent] = run(record, made, Instant(), Budget(trials=10_000), seed=0)
     begun = time.perf_counter()
     for event in events:
-        if isinstance(event, Told):
+        if isinstance(event, TrialFinished):
             now = time.perf_counter()
             yield now - begun
             begun = time.perf_counter()

@@ -23,7 +23,7 @@ import optuna
 from meshtune.config import presets
 from meshtune.config.sections import SamplerConfig
 from meshtune.record.distributions import distributions
-from meshtune.record.earlier_trials import KnownTrials, known_in
+from meshtune.record.earlier_trials import EarlierTrials, earlier_in
 from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.build import build
 from meshtune.space.space import Space
@@ -56,7 +56,7 @@ def searched(
     seed: int,
     trials: int,
     sampler: Literal["mads", "tpe"],
-    known: KnownTrials = (),
+    known: EarlierTrials = (),
     values: Literal["as_is", "shifted"] = "as_is",
 ) -> list[optuna.trial.FrozenTrial]:
     """The trials of one round, the first of which is the baseline."""
@@ -83,14 +83,14 @@ def searched(
     return study.trials
 
 
-def known_of(first: list[optuna.trial.FrozenTrial], there: Space, here: Space) -> KnownTrials:
+def known_of(first: list[optuna.trial.FrozenTrial], there: Space, here: Space) -> EarlierTrials:
     """The first round's trials as the second one knows them."""
     recorded = []
     for trial in first:
         outcome = Outcome(trial.number, 1, Ending.COMPLETE, loss=trial.value)
         point = there.decode(trial.params)
         recorded.append(RecordedTrial(trial.number, trial.params, point, "search", 0, 0, 0, outcome=outcome))
-    return known_in(here, recorded).trials
+    return earlier_in(here, recorded).trials
 
 
 def regrets(trials: list[optuna.trial.FrozenTrial]) -> list[float]:

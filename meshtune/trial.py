@@ -79,7 +79,7 @@ class Request:
         promote: whether the trial was stopped early and shall go on from there to its end, past all thresholds.
         width: trials of its pack that are trained at once, as one leaves the next joins; None: all.
         measure: instead of training, measure `adapter`: its loss on the `validation` or `test` rows, its `answers`, or
-            in `order` that on the validation rows with the base in float32;
+            in `float32` that on the validation rows with the base in float32;
             or ask whether the `trainer` can pack trials (the outcome's message says why not); else None.
         adapter: folder of the adapter to measure, relative to the study's folder; None for the untuned model.
     """

@@ -30,7 +30,7 @@ from meshtune.study.loop import (
     Stage,
     Started,
     StudyEvent,
-    Told,
+    TrialFinished,
 )
 from meshtune.system.text import duration, point, quantity, result_table, table_lines
 from meshtune.trial import Ending
@@ -77,7 +77,7 @@ class Display:
             case Running(progress):
                 self._trial(progress.trial).take(progress, self._clock())
                 self._between()
-            case Told(trial):
+            case TrialFinished(trial):
                 self._told(trial)
             case Promoted(trial):
                 self._promoted(trial)
@@ -106,7 +106,7 @@ class Display:
         record = opened.record
         self._record, self._slots = record, opened.slots
         self._begun = self._clock() - record.elapsed
-        done = len(record.told)
+        done = len(record.finished)
         self._panel = Panel(total=opened.trials, price=opened.price)
         self._stand(record)
         for trial in record.pending:
@@ -137,8 +137,8 @@ class Display:
     def _stand(self, record: Record) -> None:
         """What the record says now."""
         panel, best = self._panel, record.best
-        panel.done = len(record.told)
-        panel.history = [trial.loss for trial in record.told]
+        panel.done = len(record.finished)
+        panel.history = [trial.loss for trial in record.finished]
         panel.baseline = _baseline_loss(record)
         if best is not None:
             panel.best, panel.best_trial = best.loss, best.number
@@ -151,7 +151,7 @@ class Display:
         self._panel.told += trial.block == self._panel.block
         self._stand(record)
         total = self._panel.total
-        line = f"[{len(record.told)}/{total}] " if total else f"[{len(record.told)}] "
+        line = f"[{len(record.finished)}/{total}] " if total else f"[{len(record.finished)}] "
         line += f"trial {trial.number:<3} "
         if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
             line += f"loss {outcome.loss:.4f}  " + _guiding(record, trial)
@@ -211,7 +211,7 @@ class Display:
         Running trials count as they go: one of a large rank may take many times what the others took.
         """
         total, now = self._panel.total, self._clock()
-        whole = [trial.final.seconds for trial in record.told if trial.final is not None]
+        whole = [trial.final.seconds for trial in record.finished if trial.final is not None]
         if total is None or total <= len(whole):
             return None
         waiting = total - len(whole)
@@ -258,7 +258,7 @@ class JsonLines:
 def _fields(event: StudyEvent) -> dict[str, Any]:
     match event:
         case Opened():
-            done = len(event.record.told)
+            done = len(event.record.finished)
             opened = {"folder": str(event.folder), "sampler": event.sampler, "slots": event.slots}
             return {
                 **opened,
@@ -273,7 +273,7 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
             return {"trial": request.trial, "attempt": request.attempt}
         case Running(progress):
             return dataclasses.asdict(progress)
-        case Told(trial) | Promoted(trial) if trial.final is not None:
+        case TrialFinished(trial) | Promoted(trial) if trial.final is not None:
             outcome = dataclasses.asdict(trial.final)
             return {name: value for name, value in outcome.items() if name not in ("row_losses", "retry")}
         case Retried(outcome):

@@ -14,7 +14,7 @@ from meshtune.config.sections import CommandObjectiveConfig
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.plan.locate import EFFECTIVE, Located, locate, seen_from_here, typed
 from meshtune.study import float32_check
-from meshtune.study.loop import Finished, Opened, Started, Told
+from meshtune.study.loop import Finished, Opened, Started, TrialFinished
 from meshtune.study.rounds import tune
 from meshtune.study.signals import GRACE_SECONDS, Signals
 from meshtune.study.status import status as read_status
@@ -141,7 +141,7 @@ def _run(study: Located, view: Display | JsonLines, *, new_segment: bool, limit:
                         running.clear()
                     case Started(request):
                         running.add(request.trial)
-                    case Told(trial):
+                    case TrialFinished(trial):
                         running.discard(trial.number)
                     case Finished():
                         finished = event

@@ -152,7 +152,7 @@ def _trained(
     try:
         with signals.taken():
             signals.cooperative = True
-            how = finals.How(worker, study.config.seed, threads, study.config.worker.attempts, signals.stop)
+            how = finals.Runner(worker, study.config.seed, threads, study.config.worker.attempts, signals.stop)
             sizes = packing.sizes(len(missing))
             own = [replace(one, threads=threads, timeout=timeout) for one in missing]
             for event in how.gather(_in_time(own, sizes), any_ending=True, sizes=sizes):

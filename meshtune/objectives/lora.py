@@ -95,12 +95,12 @@ class LoraObjective:
         """Have the base, and know how it is trained over; says what kept it from that."""
         try:
             machine.use_threads(request.threads or self.threads)
-            wanted = exact(self.spec.model) if request.measure == "order" else self.spec.model
+            wanted = exact(self.spec.model) if request.measure == "float32" else self.spec.model
             if self._base is None or wanted != self._loaded:
                 self._base = self._trainings = self._guiding = None  # there may be no room for two
                 machine.free(self.device)
                 self._base, self._loaded = load_model(wanted, self.device), wanted
-            if self._trainings is None and request.measure != "order":
+            if self._trainings is None and request.measure != "float32":
                 self._trainings = self._made()
         except Exception as error:
             return failure_of(error)
@@ -160,7 +160,7 @@ class LoraObjective:
         request = run.request
         if request.measure == "trainer":
             return run.ended(Ending.COMPLETE, message=self._why_not_packed or "")
-        if request.measure not in ("validation", "test", "answers", "order"):
+        if request.measure not in ("validation", "test", "answers", "float32"):
             known = "validation, test, answers, order and trainer"
             raise InputError(f"`{request.measure}` cannot be measured; there are {known}")
         folder = None if request.adapter is None else Path(self.spec.folder) / request.adapter
@@ -178,7 +178,7 @@ class LoraObjective:
         """Fields of the outcome of a measurement of the base as it stands."""
         spec = self.spec
         if request.measure != "answers":
-            side = "validation" if request.measure == "order" else cast(Side, request.measure)
+            side = "validation" if request.measure == "float32" else cast(Side, request.measure)
             losses = row_losses(self._base, Rows.open(spec.data, side), tick=tick)
             untuned = request.measure == "validation" and request.adapter is None
             guides = self._guiding.measure(UNTUNED, None, tick) if untuned and self._guiding is not None else {}

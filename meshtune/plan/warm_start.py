@@ -15,7 +15,7 @@ from typing import Any, Literal
 from meshtune.config.sections import WarmStartConfig
 from meshtune.errors import Fault, InputError
 from meshtune.plan.locate import Located, existing
-from meshtune.record.earlier_trials import Known, KnownTrials, known_in
+from meshtune.record.earlier_trials import EarlierPoints, EarlierTrials, earlier_in
 from meshtune.record.log import WARM_START, Record
 from meshtune.space.space import Space
 
@@ -30,7 +30,7 @@ class WarmStart:
         again: so many of the best are evaluated again.
     """
 
-    trials: KnownTrials = ()
+    trials: EarlierTrials = ()
     values: Literal["as_is", "shifted"] = "as_is"
     facts: Mapping[str, Any] = field(default_factory=dict)
     again: int = 0
@@ -101,7 +101,7 @@ def _recorded(study: Located, config: WarmStartConfig) -> WarmStart | None:
     except InputError:  # no study of this name in the storage yet
         return None
     facts = record.notes.get(WARM_START)
-    return WarmStart(record.known, config.values, facts, config.again) if facts else None
+    return WarmStart(record.earlier_trials, config.values, facts, config.again) if facts else None
 
 
 def _waits(study: Located) -> bool:
@@ -112,20 +112,20 @@ def _waits(study: Located) -> bool:
     return not before.started or not Record(before.url, before.name).notes.get("finished")
 
 
-def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[Known, int]:
+def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[EarlierPoints, int]:
     """What the other study knows, and how many of its trials have finished."""
     try:
         other = existing(Path(config.study)).latest
         if other.folder.resolve() == study.folder.resolve():
             raise InputError("this is the study itself; name another one's folder or YAML")
-        told = Record(other.url, other.name).told
+        told = Record(other.url, other.name).finished
     except InputError as error:
         what = f"no study to start from: {error}"
         raise InputError(Fault(what, key="warm_start")) from error
-    return known_in(space, sorted(told, key=lambda trial: trial.number)), len(told)
+    return earlier_in(space, sorted(told, key=lambda trial: trial.number)), len(told)
 
 
-def _nothing_known(config: WarmStartConfig, known: Known, finished: int) -> str:
+def _nothing_known(config: WarmStartConfig, known: EarlierPoints, finished: int) -> str:
     if not finished:
         return f"{config.study}: no trial of it has finished yet; wait for some"
     what = f"{config.study}: none of its {finished} finished trials can be used"

@@ -19,11 +19,11 @@ from meshtune.record.trials import RecordedTrial
 from meshtune.space.space import Space
 from meshtune.trial import Ending
 
-KnownTrials = tuple[FrozenTrial, ...]
+EarlierTrials = tuple[FrozenTrial, ...]
 
 
 @dataclass(frozen=True)
-class Known:
+class EarlierPoints:
     """What another study knows of a space.
 
     Attributes:
@@ -31,7 +31,7 @@ class Known:
         outside: for each finished trial that lies outside, why: a fault a hyperparameter.
     """
 
-    trials: KnownTrials
+    trials: EarlierTrials
     outside: tuple[tuple[Fault, ...], ...]
 
     @property
@@ -52,7 +52,7 @@ class Known:
         )
 
 
-def known_in(space: Space, trials: Iterable[RecordedTrial]) -> Known:
+def earlier_in(space: Space, trials: Iterable[RecordedTrial]) -> EarlierPoints:
     """The finished trials of another study as this space has them, in their order.
 
     A point is the same by its decoded hyperparameters, however the other space encodes it. Trials that were stopped
@@ -81,10 +81,10 @@ def known_in(space: Space, trials: Iterable[RecordedTrial]) -> Known:
             made.set_constraint("ending", 0.0)  # as every complete trial of the record has it
         made.number = len(known)  # as it is once it was kept
         known.append(made)
-    return Known(tuple(known), tuple(outside))
+    return EarlierPoints(tuple(known), tuple(outside))
 
 
-def keep(storage: BaseStorage, study: str, trials: KnownTrials) -> None:
+def keep(storage: BaseStorage, study: str, trials: EarlierTrials) -> None:
     """Make a study's known points durable, in place of what a kill left of an earlier attempt."""
     name = _name(study)
     if name in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
@@ -94,7 +94,7 @@ def keep(storage: BaseStorage, study: str, trials: KnownTrials) -> None:
         storage.create_new_trial(made._study_id, template_trial=trial)
 
 
-def kept(storage: BaseStorage, study: str) -> KnownTrials:
+def kept(storage: BaseStorage, study: str) -> EarlierTrials:
     """The points that `keep` made durable, in their order, and exactly as they were."""
     trials = optuna.load_study(study_name=_name(study), storage=storage).get_trials(deepcopy=False)
     for trial in trials:

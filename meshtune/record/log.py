@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
-from meshtune.record.earlier_trials import KnownTrials, keep, kept
+from meshtune.record.earlier_trials import EarlierTrials, keep, kept
 from meshtune.record.scoring import awaits, judged_of, ranked, references
 from meshtune.record.storage import create_aside, loaded, open_storage, quiet, storage_errors
 from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
@@ -97,19 +97,19 @@ class Record:
     # -- reading
 
     @property
-    def told(self) -> list[RecordedTrial]:
+    def finished(self) -> list[RecordedTrial]:
         """Trials with an outcome, in the order of their tells."""
         return sorted((t for t in self.trials if t.order is not None), key=lambda t: t.order or 0)
 
     @property
     def pending(self) -> list[RecordedTrial]:
-        """Trials that were proposed and are not told."""
+        """Trials that were proposed and have not ended."""
         return [trial for trial in self.trials if trial.outcome is None]
 
     @property
     def open_block(self) -> int:
         """How many trials were proposed since the last tell: a block that a kill cut short is completed."""
-        seen = len(self.told)
+        seen = len(self.finished)
         return sum(trial.seen == seen for trial in self.trials)
 
     @property
@@ -148,8 +148,8 @@ class Record:
         return [t for t in self.trials if t.final is not None and t.final.ending is Ending.COMPLETE]
 
     @property
-    def known(self) -> KnownTrials:
-        """Points that were known from the start: finished trials of another study, none of this one."""
+    def earlier_trials(self) -> EarlierTrials:
+        """Finished trials of another study that this one starts from; they are none of its own."""
         if WARM_START not in self.notes:
             return ()
         with storage_errors(), quiet():
@@ -173,12 +173,12 @@ class Record:
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on in told trials, promotions included."""
+        """Tokens trained on in finished trials, promotions included."""
         return sum(trial.final.tokens for trial in self.trials if trial.final is not None)
 
     # -- writing
 
-    def begin_with(self, trials: KnownTrials, facts: Mapping[str, Any]) -> None:
+    def begin_with(self, trials: EarlierTrials, facts: Mapping[str, Any]) -> None:
         """Keep the points that are known from the start, before the first proposal; done once.
 
         The note of `facts` comes last: without it there was a kill, and they are kept anew.
@@ -232,7 +232,7 @@ class Record:
         )
 
     def tell(self, outcome: Outcome, *, elapsed: float, value: float | None = None) -> RecordedTrial | None:
-        """Make an outcome durable. A late one, of a trial that is told already, is discarded: None.
+        """Make an outcome durable. A late one, of a trial that has ended already, is discarded: None.
 
         `value`: what samplers are told of a trial that was stopped early; None: nothing but that it was.
         """
@@ -243,22 +243,22 @@ class Record:
         judged = judged_of(trial, outcome, self.guidance, self.complete, self.references)
         if outcome.ending is not Ending.STOPPED_EARLY:
             value = judged.values[0] if judged.values else None
-        told = dataclasses.replace(
+        finished = dataclasses.replace(
             trial,
             outcome=outcome,
-            order=len(self.told),
-            told=value,
+            order=len(self.finished),
+            value=value,
             elapsed=elapsed,
-            told_also=judged.values[1:],
+            other_values=judged.values[1:],
             violations=judged.violations,
         )
         # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
         with storage_errors():
-            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", written_tell(told))
-            self._finish(self._study, self._ids[trial.number], told)
-        self._finish(self.mirror, self._mirror_id(trial.number), told)
-        self.trials[trial.number] = told
-        return told
+            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", written_tell(finished))
+            self._finish(self._study, self._ids[trial.number], finished)
+        self._finish(self.mirror, self._mirror_id(trial.number), finished)
+        self.trials[trial.number] = finished
+        return finished
 
     def promote(self, outcome: Outcome) -> RecordedTrial:
         """Make durable how a trial ended that had been stopped early and was trained on: no sampler is told."""
@@ -298,7 +298,7 @@ class Record:
         thresholds: Thresholds = (),
         mirrored: bool = False,
     ) -> RecordedTrial:
-        seen = len(self.told)
+        seen = len(self.finished)
         last = self.trials[-1] if self.trials else None
         block = 0 if last is None else last.block + (last.seen != seen)
         pack = len(self.trials) if pack is None else pack
@@ -341,11 +341,11 @@ class Record:
             storage.set_trial_intermediate_value(trial_id, step, loss)
         state = _STATES.get(outcome.ending, TrialState.COMPLETE)
         if state is not TrialState.FAIL:  # on all of them: Optuna's samplers want the same constraints on every trial
-            told = optuna.Trial(study, trial_id)
-            told.set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
+            written = optuna.Trial(study, trial_id)
+            written.set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
             for each in self.guidance.measured:
-                told.set_constraint(each.text, trial.violations.get(each.text, 0.0))
-        values = None if state is TrialState.FAIL or trial.told is None else [trial.told, *trial.told_also]
+                written.set_constraint(each.text, trial.violations.get(each.text, 0.0))
+        values = None if state is TrialState.FAIL or trial.value is None else [trial.value, *trial.other_values]
         storage.set_trial_state_values(trial_id, state, values)
 
     def _load(self, frozen: FrozenTrial, *, repair: bool) -> None:

@@ -24,12 +24,13 @@ class RecordedTrial:
     Attributes:
         params: what the optimizer moves. hyperparameters: the decoded values.
         origin: baseline, search or enqueued. block: trials proposed from the same `seen` are one block.
-        seed: of its training. seen: how many tells it was proposed from. thresholds: as in `Request`.
+        seed: of its training. seen: how many trials had ended when it was proposed. thresholds: as in `Request`.
         pack: the first trial of those that it is trained with; its own number where it is trained alone.
         outcome: how it ended, or None while it is pending.
         promoted: how it ended once it was trained to the end after it had been stopped early.
-        order, told: place and value of its tell; of several objectives the first one's, the others' are `told_also`.
-        elapsed: search seconds of the study at its tell.
+        order: its place among the trials that have ended.
+        value: what samplers get; of several objectives the first one's, the others' are `other_values`.
+        elapsed: search seconds of the study when it ended.
         violations: of a complete trial, by the text of each measured constraint how far it is violated.
     """
 
@@ -44,10 +45,10 @@ class RecordedTrial:
     thresholds: Thresholds = ()
     outcome: Outcome | None = None
     order: int | None = None
-    told: float | None = None
+    value: float | None = None
     elapsed: float = 0.0
     promoted: Outcome | None = None
-    told_also: tuple[float, ...] = ()
+    other_values: tuple[float, ...] = ()
     violations: Mapping[str, float] = field(default_factory=dict)
 
     def request(self, threads: int | None, timeout: float | None) -> Request:
@@ -84,9 +85,9 @@ class RecordedTrial:
         return quantities_of(self.final)
 
     @property
-    def told_loss(self) -> float:
-        """The objective as it was told, before any promotion; infinite where there was none, or a constraint is not
-        kept.
+    def loss_in_search(self) -> float:
+        """The objective at the end of its search, before any promotion; infinite where there was none, or a constraint
+        is not kept.
         """
         return math.inf if self.violation > 0 else _loss_of(self.outcome)
 
@@ -107,8 +108,8 @@ def quantities_of(outcome: Outcome | None) -> dict[str, float]:
 def written_tell(trial: RecordedTrial) -> dict[str, Any]:
     """The whole tell of a trial as plain values."""
     assert trial.outcome is not None
-    tell = {**dataclasses.asdict(trial.outcome), "order": trial.order, "told": trial.told, "elapsed": trial.elapsed}
-    tell |= {"told_also": list(trial.told_also)} if trial.told_also else {}
+    tell = {**dataclasses.asdict(trial.outcome), "order": trial.order, "told": trial.value, "elapsed": trial.elapsed}
+    tell |= {"told_also": list(trial.other_values)} if trial.other_values else {}
     return tell | ({"violations": dict(trial.violations)} if trial.violations else {})
 
 
@@ -128,12 +129,12 @@ def read_trial(
     trial = RecordedTrial(number, params, attrs["hyperparameters"], **proposal)
     if "outcome" not in attrs:
         return trial
-    told = dict(attrs["outcome"])
-    fields = {name: told.pop(name) for name in ("order", "told", "elapsed")}
-    fields["told_also"] = tuple(told.pop("told_also", ()))
-    fields["violations"] = told.pop("violations", {})
+    written = dict(attrs["outcome"])
+    fields = {"order": written.pop("order"), "value": written.pop("told"), "elapsed": written.pop("elapsed")}
+    fields["other_values"] = tuple(written.pop("told_also", ()))
+    fields["violations"] = written.pop("violations", {})
     fields["promoted"] = None if promoted is None else read_outcome(promoted)
-    return dataclasses.replace(trial, outcome=read_outcome(told), **fields)
+    return dataclasses.replace(trial, outcome=read_outcome(written), **fields)
 
 
 def refuse_changed(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ class EarlyStopping:
 
     def thresholds(self, record: Record, hyperparameters: Mapping[str, Any]) -> Thresholds:
         """Of a trial that is proposed now."""
-        losses = self._rules.thresholds(_curves(_alike(record.told, hyperparameters)))
+        losses = self._rules.thresholds(_curves(_alike(record.finished, hyperparameters)))
         return tuple(zip(self.rungs(hyperparameters), losses, strict=True))
 
     def value(self, record: Record, outcome: Outcome) -> float | None:
@@ -75,8 +75,8 @@ class EarlyStopping:
         if outcome.ending is not Ending.STOPPED_EARLY or self.config.told == "failed":
             return None
         trial = record.trials[outcome.trial]
-        known = record.told[: trial.seen]  # as when it was proposed: in its block the order of arrival decides nothing
-        return self._rules.told(_curves(_alike(known, trial.hyperparameters)), Curve(_losses(outcome)))
+        known = record.finished[: trial.seen]  # as it was proposed: order of arrival in a block decides nothing
+        return self._rules.predicted_value(_curves(_alike(known, trial.hyperparameters)), Curve(_losses(outcome)))
 
     def promising(self, record: Record, limit: int | None = None) -> list[int]:
         """Numbers of the stopped trials that may still be the best, the likeliest first, at most `promote` of them.
@@ -87,7 +87,7 @@ class EarlyStopping:
         limit = self.config.promote if limit is None else limit
         found = []
         noise = float((record.notes.get("seed_noise") or {}).get("deviation") or 0.0)
-        for group in _groups(record.told).values():
+        for group in _groups(record.finished).values():
             curves = _curves(group)
             for index in self._rules.promising(curves, limit, noise):
                 prediction = self._rules.predicted(curves, curves[index])

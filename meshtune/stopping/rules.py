@@ -101,7 +101,7 @@ class Stopping:
         """What a curve would have ended at, by its last rung, under any rule; None where too little is known."""
         return Extrapolation(curves, len(self.rungs)).predicted(curve)
 
-    def told(self, curves: Sequence[Curve], curve: Curve) -> float | None:
+    def predicted_value(self, curves: Sequence[Curve], curve: Curve) -> float | None:
         """What a sampler is told of a trial that was stopped: what it would have ended at, but worse than the best.
 
         Where a line cannot be fitted, as where losses at a rung are all the same, it is taken to go on as the median of

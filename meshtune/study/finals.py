@@ -31,13 +31,13 @@ _WHAT = {
     "validation": "measuring on the validation rows",
     "test": "measuring on the test rows",
     "answers": "answering validation rows",
-    "order": "measuring with the base in float32",
+    "float32": "measuring with the base in float32",
     "trainer": "trying whether trials can be packed",
 }
 
 
 @dataclass(frozen=True)
-class How:
+class Runner:
     """How requests that are no trials are run.
 
     Attributes:
@@ -124,7 +124,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return measured
 
 
-def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
+def measure(record: Record, folder: Path, runner: Runner) -> Iterator[StudyEvent]:
     """Measure untuned, baseline, best and recommended on the test rows, where this has not been done.
 
     A recommended trial whose adapter was dropped, while nothing recommended it yet, is left out.
@@ -142,8 +142,8 @@ def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
     if outside.get("adapter"):
         adapters[BASELINE] = ("baseline", outside["adapter"])
     missing = {number: named for number, named in adapters.items() if named[0] not in measured}
-    requests = [how.request(number, {}, measure="test", adapter=adapter) for number, (_, adapter) in missing.items()]
-    for event in how.gather(requests):
+    requests = [runner.request(number, {}, measure="test", adapter=adapter) for number, (_, adapter) in missing.items()]
+    for event in runner.gather(requests):
         if isinstance(event, Outcome):
             measured[missing[event.trial][0]] = {"loss": event.loss, "rows": event.row_losses}
             _write(folder, measured)
@@ -151,7 +151,7 @@ def measure(record: Record, folder: Path, how: How) -> Iterator[StudyEvent]:
             yield event
 
 
-def answer(record: Record, folder: Path, how: How, *, all_kept: bool, made: str) -> Iterator[StudyEvent]:
+def answer(record: Record, folder: Path, runner: Runner, *, all_kept: bool, made: str) -> Iterator[StudyEvent]:
     """Let untuned, baseline and best, or all kept adapters, answer validation rows.
 
     Files that were made with the same settings, as `made` says, are left.
@@ -165,9 +165,9 @@ def answer(record: Record, folder: Path, how: How, *, all_kept: bool, made: str)
             adapters.append(adapter)
     missing = [adapter for adapter in adapters if not _answered(folder / answers.file_of(adapter), made)]
     requests = [
-        how.request(-1 - number, {}, measure="answers", adapter=adapter) for number, adapter in enumerate(missing)
+        runner.request(-1 - number, {}, measure="answers", adapter=adapter) for number, adapter in enumerate(missing)
     ]
-    for event in how.gather(requests):
+    for event in runner.gather(requests):
         if not isinstance(event, Outcome):
             yield event
 

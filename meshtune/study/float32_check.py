@@ -18,7 +18,7 @@ from typing import Any
 from meshtune.errors import MeshtuneError
 from meshtune.record.log import Record
 from meshtune.selection.statistics import paired_difference
-from meshtune.study.finals import UNTUNED, How, name_of, rows_of
+from meshtune.study.finals import UNTUNED, Runner, name_of, rows_of
 from meshtune.study.loop import StudyEvent
 from meshtune.system import whole_file
 from meshtune.trial import Outcome
@@ -32,7 +32,7 @@ def needed(record: Record) -> bool:
     return _precision(record) != EXACT and record.best is not None
 
 
-def measure(record: Record, folder: Path, how: How, *, no_room: str | None) -> Iterator[StudyEvent]:
+def measure(record: Record, folder: Path, runner: Runner, *, no_room: str | None) -> Iterator[StudyEvent]:
     """Measure the finalists with the base in float32, where this has not been done.
 
     `no_room`: why there is no memory for that; it is noted, as is a measurement that fails.
@@ -41,10 +41,10 @@ def measure(record: Record, folder: Path, how: How, *, no_room: str | None) -> I
     missing = {name: adapter for name, (_, adapter) in _finalists(record, folder).items() if name not in measured}
     if missing and no_room is not None:
         return _write(folder, measured, no_room)
-    requests = [how.request(UNTUNED - n, {}, measure="order", adapter=x) for n, x in enumerate(missing.values())]
+    requests = [runner.request(UNTUNED - n, {}, measure="float32", adapter=x) for n, x in enumerate(missing.values())]
     names = dict(zip((request.trial for request in requests), missing, strict=True))
     try:
-        for event in how.gather(requests):
+        for event in runner.gather(requests):
             if isinstance(event, Outcome):
                 measured[names[event.trial]] = {"loss": event.loss, "rows": event.row_losses}
                 _write(folder, measured, None)

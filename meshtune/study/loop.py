@@ -75,7 +75,7 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Told:
+class TrialFinished:
     """A trial ended and its outcome is recorded."""
 
     trial: RecordedTrial
@@ -103,7 +103,7 @@ class Finished:
     complete: bool
 
 
-StudyEvent = Opened | Stage | Proposed | Started | Running | Told | Promoted | Retried | Finished
+StudyEvent = Opened | Stage | Proposed | Started | Running | TrialFinished | Promoted | Retried | Finished
 
 
 def run(
@@ -137,7 +137,7 @@ def run(
             elapsed=time.monotonic() - begun,
             tokens=record.tokens,
             joules=joules(),
-            losses=[trial.told_loss for trial in record.told],
+            losses=[trial.loss_in_search for trial in record.finished],
         )
         spent = limit is not None and not packs.waiting and not packs.running
         if (stopping := stop()) and not spent:  # what was asked while the last trials ran ends nothing early
@@ -183,6 +183,6 @@ def run(
                 continue
             value = None if early is None or not pending else early.value(record, event)
             if told := record.tell(event, elapsed=time.monotonic() - begun, value=value):
-                yield Told(told)
+                yield TrialFinished(told)
         if grace is not None:
             packs.abandon()  # what was suspended stays pending

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from meshtune.record.log import Record
 from meshtune.stopping.decisions import EarlyStopping
-from meshtune.study.finals import How
+from meshtune.study.finals import Runner
 from meshtune.study.loop import Promoted, Stage, StudyEvent
 from meshtune.trial import Outcome
 
@@ -23,18 +23,18 @@ CHOSEN = "promoting"  # the note: which trials, and how many were told when that
 def promote(
     record: Record,
     early: EarlyStopping,
-    how: How,
+    runner: Runner,
     *,
     timeout: float | None = None,
     holding: Callable[[], None] = lambda: None,
 ) -> Iterator[StudyEvent]:
-    """Train them on, as many at once as there are places; done ones stay done. Ends early where `how.stop()` says so.
+    """Train them on, as many at once as there are places; done ones stay done. Ends early where `runner.stop()` says.
 
     One that ends otherwise than `complete` is recorded as it ended. Their seconds count as the search's.
     `timeout`: of each. `holding()` raises where the study is no longer ours to write to.
     """
     begun = time.monotonic() - record.elapsed
-    told = len(record.told)
+    told = len(record.finished)
     chosen = record.notes.get(CHOSEN) or {}
     if chosen.get("told") != told:
         chosen = {"told": told, "trials": early.promising(record)}
@@ -43,8 +43,8 @@ def promote(
     if not trials:
         return
     yield Stage(f"training {_count(len(trials))} to the end that stopped early and may be the best")
-    requests = [dataclasses.replace(trial.request(how.threads, timeout), promote=True) for trial in trials]
-    for event in how.gather(requests, any_ending=True):
+    requests = [dataclasses.replace(trial.request(runner.threads, timeout), promote=True) for trial in trials]
+    for event in runner.gather(requests, any_ending=True):
         if not isinstance(event, Outcome):
             yield event
             continue

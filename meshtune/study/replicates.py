@@ -14,7 +14,7 @@ from pathlib import Path
 
 from meshtune.objectives import checkpoints
 from meshtune.record.log import Record
-from meshtune.study.finals import How
+from meshtune.study.finals import Runner
 from meshtune.study.loop import Stage, StudyEvent
 from meshtune.trial import Outcome, Request
 
@@ -25,7 +25,7 @@ NOISE = "seed_noise"  # the note: of the best trial, once all of its replicates 
 def replicate(
     record: Record,
     folder: Path,
-    how: How,
+    runner: Runner,
     count: int,
     *,
     timeout: float | None = None,
@@ -33,7 +33,7 @@ def replicate(
 ) -> Iterator[StudyEvent]:
     """Train the best point with so many other seeds, and note the noise; done ones stay done.
 
-    Ends early, without it, where `how.stop()` says so. Fewer than two that complete show no noise.
+    Ends early, without it, where `runner.stop()` says so. Fewer than two that complete show no noise.
     """
     best = record.best
     if best is None or not count:
@@ -41,13 +41,13 @@ def replicate(
     done: dict[str, float | None] = dict((record.notes.get(DONE) or {}).get(str(best.number), {}))
     seeds = {checkpoints.replicate(best.number, index): (best.seed + index) % 2**31 for index in range(1, count + 1)}
     requests = [
-        Request(number, best.hyperparameters, seed, threads=how.threads, timeout=timeout)
+        Request(number, best.hyperparameters, seed, threads=runner.threads, timeout=timeout)
         for number, seed in seeds.items()
         if str(seed) not in done
     ]
     if requests:
         yield Stage(f"training trial {best.number}, the best, with {len(requests)} other seeds")
-    for event in how.gather(requests, any_ending=True):
+    for event in runner.gather(requests, any_ending=True):
         if not isinstance(event, Outcome):
             yield event
             continue
@@ -60,4 +60,4 @@ def replicate(
     if len(losses) > 1 and all(str(seed) in done for seed in seeds.values()):
         mean, deviation = statistics.mean(losses), statistics.stdev(losses)
         found = {"trial": best.number, "deviation": deviation, "mean": mean, "count": len(losses)}
-        record.note(NOISE, {**found, "told": len(record.told)})
+        record.note(NOISE, {**found, "told": len(record.finished)})

@@ -23,7 +23,7 @@ from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.interface import Sampler
 from meshtune.selection.recommended import recommended
 from meshtune.study import finals, float32_check
-from meshtune.study.loop import Finished, Opened, Promoted, Stage, StudyEvent, Told, run
+from meshtune.study.loop import Finished, Opened, Promoted, Stage, StudyEvent, TrialFinished, run
 from meshtune.study.promotion import promote
 from meshtune.study.replicates import replicate
 from meshtune.study.stop import forget, requested
@@ -117,8 +117,8 @@ def _search(
     threads = prepared.places[0].threads
     hours = config.budget.trial_hours
     timeout = None if hours is None else hours * 3600
-    how = finals.How(worker, config.seed, threads, config.worker.attempts, stopping)
-    yield from _before(prepared, record, how, config.budget.trials)
+    runner = finals.Runner(worker, config.seed, threads, config.worker.attempts, stopping)
+    yield from _before(prepared, record, runner, config.budget.trials)
     if why := record.why_not_packed:
         yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
     for text in presets.warnings(prepared.space):
@@ -142,7 +142,7 @@ def _search(
         holding=held.check,
     )
     for event in events:
-        if isinstance(event, Told | Finished):  # then too: a trial that ran again for its pack's sake has saved again
+        if isinstance(event, TrialFinished | Finished):  # then too: a trial that ran again has saved again
             _drop_adapters(record, study.folder, config.training.keep_adapters)
             _tidy(record, study.folder / checkpoints.FOLDER)
             if prepared.early is not None:
@@ -158,23 +158,23 @@ def _search(
         return
     measuring = not config.replicates and prepared.early is None
     if prepared.early is not None:
-        for event in promote(record, prepared.early, how, timeout=timeout, holding=held.check):
+        for event in promote(record, prepared.early, runner, timeout=timeout, holding=held.check):
             if isinstance(event, Promoted):
                 checkpoints.forget(study.folder / checkpoints.STOPPED / str(event.trial.number))
                 _drop_adapters(record, study.folder, config.training.keep_adapters)
                 account.save()
             yield event
-    yield from replicate(record, study.folder, how, config.replicates, timeout=timeout, holding=held.check)
+    yield from replicate(record, study.folder, runner, config.replicates, timeout=timeout, holding=held.check)
     if prepared.test_rows:
         yield Stage("measuring on the test rows")
-        yield from finals.measure(record, study.folder, how)
+        yield from finals.measure(record, study.folder, runner)
     if prepared.answers:
         yield Stage("letting the finalists answer validation rows")
         made = metrics.stamp(config.metrics, prepared.answers, config.generation.max_new_tokens)
-        yield from finals.answer(record, study.folder, how, all_kept=bool(config.metrics), made=made)
+        yield from finals.answer(record, study.folder, runner, all_kept=bool(config.metrics), made=made)
     if float32_check.needed(record):
         yield Stage("measuring the finalists with the base in float32")
-        yield from float32_check.measure(record, study.folder, how, no_room=prepared.no_exact_room)
+        yield from float32_check.measure(record, study.folder, runner, no_room=prepared.no_exact_room)
     held.check()
     if asked := stopping():
         yield Finished(asked.reason, complete=False)
@@ -198,26 +198,26 @@ def _refuse_too_large(study: Located, prepared: Prepared) -> None:
     memory_of(prepared, study.config.seed)
 
 
-def _before(prepared: Prepared, record: Record, how: finals.How, trials: int | None) -> Iterator[StudyEvent]:
+def _before(prepared: Prepared, record: Record, runner: finals.Runner, trials: int | None) -> Iterator[StudyEvent]:
     """The untuned model's loss, whether trials can be packed, the baseline: trial 0 where it lies in the space, else
     trained beside them, and what is evaluated again; at most `trials`."""
     baseline = prepared.baseline
     if not record.trials and baseline is not None and prepared.start is not None:
         rungs = () if prepared.early is None else prepared.early.measured(baseline)  # it is trained to its end
-        record.enqueue(baseline, origin="baseline", seed=how.seed, thresholds=rungs)
-    _again(prepared, record, how.seed, trials)
+        record.enqueue(baseline, origin="baseline", seed=runner.seed, thresholds=rungs)
+    _again(prepared, record, runner.seed, trials)
     if prepared.objective.kind != "lora":
         return
     requests = []
     if "untuned" not in record.notes:
-        requests.append(how.request(finals.UNTUNED, {}, measure="validation"))
+        requests.append(runner.request(finals.UNTUNED, {}, measure="validation"))
     if prepared.packing_to_be_tried and "trainer" not in record.notes:
-        requests.append(how.request(finals.TRAINER, {}, measure="trainer"))
+        requests.append(runner.request(finals.TRAINER, {}, measure="trainer"))
     if baseline is not None and prepared.start is None and "baseline" not in record.notes:
-        requests.append(how.request(finals.BASELINE, baseline))
+        requests.append(runner.request(finals.BASELINE, baseline))
     if requests:
         yield Stage("measuring the untuned model")
-    for event in how.gather(requests):
+    for event in runner.gather(requests):
         if not isinstance(event, Outcome):
             yield event
         elif event.trial == finals.UNTUNED:
@@ -248,7 +248,7 @@ def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
     """
     kept = {trial.number for trial in record.ranked[:keep]} | {t.number for t in (record.baseline,) if t is not None}
     kept |= {trial.number for trial in record.pareto} if record.guidance.several else set()
-    adapters = {t.number: folder / t.final.adapter for t in record.told if t.final is not None and t.final.adapter}
+    adapters = {t.number: folder / t.final.adapter for t in record.finished if t.final is not None and t.final.adapter}
     dropped = {number for number, adapter in adapters.items() if number not in kept and adapter.exists()}
     if dropped and (found := recommended(record)):
         dropped.discard(found.number)

@@ -108,7 +108,7 @@ def test_a_replay_is_what_the_loop_does(
     for _ in run(record, made, worker, Budget(trials=16), seed=1, packing=Packing(1), early=early):
         pass
     made.close()
-    outcomes = [trial.outcome for trial in record.told]
+    outcomes = [trial.outcome for trial in record.finished]
     assert np.cumsum([outcome.tokens for outcome in outcomes if outcome]).tolist() == spent.tokens
     assert [outcome.loss for outcome in outcomes if outcome and outcome.ending == "complete"] == [
         loss for loss, finished in zip(spent.loss, spent.finished, strict=True) if finished

@@ -14,7 +14,7 @@ from meshtune.cli.live import BARS, Panel, RunningTrial, sparkline
 from meshtune.cli.watch import print_status
 from meshtune.config import presets
 from meshtune.record.log import Record
-from meshtune.study.loop import Finished, Opened, Proposed, Running, Stage, Started, Told
+from meshtune.study.loop import Finished, Opened, Proposed, Running, Stage, Started, TrialFinished
 from meshtune.system.text import duration, load_lines, number, point, spending, verdict
 from meshtune.trial import Ending, Outcome, Progress, Request
 
@@ -239,7 +239,7 @@ def open_view(folder: Path, out: io.StringIO, clock: Clock) -> tuple[Display, Re
         view.show(Proposed(record.enqueue(hyperparameters, origin="enqueued", seed=0)))
     told = record.tell(Outcome(0, 1, Ending.COMPLETE, loss=1.0, seconds=10.0), elapsed=10.0)
     assert told is not None
-    view.show(Told(told))
+    view.show(TrialFinished(told))
     return view, record
 
 

@@ -31,13 +31,13 @@ def test_it_goes_to_the_whole_base_and_back(tiny_model_folder: Path, tiny_data: 
 
     measured = {
         what: Request(number, {}, seed=0, measure=what, adapter="adapters/0")
-        for number, what in ((-1, "validation"), (-2, "order"))
+        for number, what in ((-1, "validation"), (-2, "float32"))
     }
     few, whole = objective("int8"), objective(None)
     trained = loss(few, Request(0, POINT, seed=0))
     assert loss(few, measured["validation"]) == pytest.approx(trained, abs=1e-5)
-    exact = loss(few, measured["order"])
+    exact = loss(few, measured["float32"])
     assert exact != trained
-    assert exact == loss(whole, measured["order"]) == loss(whole, measured["validation"])
+    assert exact == loss(whole, measured["float32"]) == loss(whole, measured["validation"])
     assert loss(few, Request(1, POINT, seed=0)) == trained
     torch.set_num_threads(threads)

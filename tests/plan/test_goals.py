@@ -16,7 +16,7 @@ from meshtune.report.write import report
 from meshtune.selection.decide import Settings
 from meshtune.selection.rules import DEFAULT
 from meshtune.study.check import check
-from meshtune.study.loop import Told
+from meshtune.study.loop import TrialFinished
 from meshtune.study.status import status
 from meshtune.study.tune import tune
 from tests.evaluation.made import make_mmlu
@@ -50,7 +50,7 @@ def test_loss_and_size_by_mads_and_a_resume_that_goes_on_exactly(tiny_model_fold
     events = tune(locate(cut))
     told = 0
     for event in events:
-        told += isinstance(event, Told)
+        told += isinstance(event, TrialFinished)
         if told == 3:
             events.close()
     for _ in tune(locate(cut)):

@@ -11,7 +11,7 @@ from meshtune.finalists.evaluate import evaluate
 from meshtune.objectives import measurement_files, measurements
 from meshtune.plan.locate import locate
 from meshtune.study.check import check
-from meshtune.study.loop import Told
+from meshtune.study.loop import TrialFinished
 from meshtune.study.prepare import prepare
 from meshtune.study.status import status
 from meshtune.study.tune import tune
@@ -44,7 +44,7 @@ def study(folder: Path, model: Path, settings: str) -> Path:
 def run(path: Path, stop_after: int | None = None) -> None:
     events, told = tune(locate(path)), 0
     for event in events:
-        told += isinstance(event, Told)
+        told += isinstance(event, TrialFinished)
         if told == stop_after:
             events.close()
 

@@ -119,7 +119,7 @@ def test_a_study_that_has_begun_takes_no_points_later(later: Path) -> None:
     later.write_text(text)
     with pytest.raises(StudyMismatch, match=r"warm_start\.study: the study has None, now given 'round1'"):
         list(tune(locate(later)))
-    assert Record(f"sqlite:///{later.parent / 'study' / 'study.db'}", "study").known == ()
+    assert Record(f"sqlite:///{later.parent / 'study' / 'study.db'}", "study").earlier_trials == ()
 
 
 @pytest.mark.parametrize(

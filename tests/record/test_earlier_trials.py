@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.config import presets
 from meshtune.config.sections import Interval
-from meshtune.record.earlier_trials import keep, kept, known_in
+from meshtune.record.earlier_trials import earlier_in, keep, kept
 from meshtune.record.log import WARM_START, Record
 from meshtune.record.trials import RecordedTrial
 from meshtune.trial import Ending, Outcome
@@ -49,7 +49,7 @@ SOME = [
 
 
 def test_finished_trials_inside_the_space_are_known() -> None:
-    known = known_in(NARROW, SOME)
+    known = earlier_in(NARROW, SOME)
     assert [t.user_attrs["trial"] for t in known.trials] == [0, 1, 5, 6]
     assert [t.state.name for t in known.trials] == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
     assert known.complete == 2
@@ -62,7 +62,7 @@ def test_finished_trials_inside_the_space_are_known() -> None:
 
 def test_a_point_is_found_by_its_hyperparameters_however_they_are_encoded() -> None:
     """By alpha and learning rate there, by scale and step here."""
-    known = known_in(presets.recommended(), [trial(0, 1.0, rank=16, alpha=32, dropout=0, learning_rate=2e-4)])
+    known = earlier_in(presets.recommended(), [trial(0, 1.0, rank=16, alpha=32, dropout=0, learning_rate=2e-4)])
     (params,) = [t.params for t in known.trials]
     assert params == pytest.approx({"rank_log2": 4, "scale_log2": 1, "dropout_index": 0, "step": 6.4e-3})
     decoded = presets.recommended().decode(params)
@@ -71,12 +71,12 @@ def test_a_point_is_found_by_its_hyperparameters_however_they_are_encoded() -> N
 
 def test_points_of_other_hyperparameters_are_outside() -> None:
     command = presets.build({"x": Interval(low=0, high=1)}, lora=False)
-    known = known_in(command, SOME[:1])
+    known = earlier_in(command, SOME[:1])
     assert not known.trials
     assert {fault.key for fault in known.outside[0]} == {"rank", "alpha", "dropout", "learning_rate", "x"}
     other = RecordedTrial(0, {}, {"x": 0.5}, "search", 0, 0, 0, outcome=Outcome(0, 1, Ending.COMPLETE, loss=1.0))
-    assert not known_in(WIDE, [other]).trials
-    assert len(known_in(command, [other]).trials) == 1
+    assert not earlier_in(WIDE, [other]).trials
+    assert len(earlier_in(command, [other]).trials) == 1
 
 
 def opened(folder: Path, fixed: dict[str, Any] | None = None) -> Record:
@@ -84,26 +84,26 @@ def opened(folder: Path, fixed: dict[str, Any] | None = None) -> Record:
 
 
 def test_the_record_keeps_them_exactly_and_counts_none_as_a_trial(tmp_path: Path) -> None:
-    known = known_in(NARROW, SOME).trials
+    known = earlier_in(NARROW, SOME).trials
     opened(tmp_path).begin_with(known, {"complete": 2})
     record = opened(tmp_path)
-    assert plain(record.known) == plain(known)
+    assert plain(record.earlier_trials) == plain(known)
     assert record.notes[WARM_START] == {"complete": 2}
     assert (record.trials, record.mirror.trials, record.best, record.complete) == ([], [], None, [])
     record.begin_with(known[:1], {"complete": 1})  # it has begun: nothing changes
-    assert plain(opened(tmp_path).known) == plain(known)
+    assert plain(opened(tmp_path).earlier_trials) == plain(known)
     assert opened(tmp_path).notes[WARM_START] == {"complete": 2}
 
 
 def test_a_study_without_them_has_none(tmp_path: Path) -> None:
-    assert opened(tmp_path).known == ()
+    assert opened(tmp_path).earlier_trials == ()
     names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")
     assert names == ["study"]
 
 
 def _keep_and_die(folder: str, trials: int) -> None:
     record = opened(Path(folder))
-    keep(record._storage, "study", known_in(NARROW, SOME).trials[:trials])
+    keep(record._storage, "study", earlier_in(NARROW, SOME).trials[:trials])
     os._exit(9)
 
 
@@ -115,14 +115,14 @@ def test_what_a_kill_leaves_of_them_is_made_anew(tmp_path: Path, trials: int) ->
     child.join()
     assert child.exitcode == 9
     record = opened(tmp_path)
-    assert record.known == ()
-    known = known_in(NARROW, SOME).trials
+    assert record.earlier_trials == ()
+    known = earlier_in(NARROW, SOME).trials
     record.begin_with(known, {})
-    assert plain(opened(tmp_path).known) == plain(known)
+    assert plain(opened(tmp_path).earlier_trials) == plain(known)
 
 
 def test_optuna_opens_them_as_a_study_of_their_own(tmp_path: Path) -> None:
-    opened(tmp_path).begin_with(known_in(NARROW, SOME).trials, {})
+    opened(tmp_path).begin_with(earlier_in(NARROW, SOME).trials, {})
     storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
     study = optuna.load_study(study_name="study.warm_start", storage=storage)
     assert study.best_value == LOSS

@@ -49,7 +49,7 @@ def test_what_is_proposed_and_told_is_there_after_reopening(tmp_path: Path) -> N
     again = opened(tmp_path)
     assert again.trials == record.trials
     assert again.trials[1].outcome is not None
-    assert again.trials[1].told == loss
+    assert again.trials[1].value == loss
     assert again.trials[1].params == proposed.params
     assert [trial.number for trial in again.pending] == [0]
     assert again.notes["untuned"] == {"loss": 2.25}
@@ -166,7 +166,7 @@ def test_a_late_answer_is_discarded(tmp_path: Path) -> None:
     assert record.tell(ended(0, loss=1.0), elapsed=1) is not None
     assert record.tell(ended(0, loss=0.5), elapsed=2) is None
     assert record.best is not None
-    assert record.best.told == 1.0
+    assert record.best.value == 1.0
 
 
 def test_blocks_are_proposals_from_the_same_tells(tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ def test_nothing_complete_yet_still_gives_a_finite_value(tmp_path: Path) -> None
     record.propose(sampler(), seed=0)
     told = record.tell(ended(0, Ending.DIVERGED), elapsed=1)
     assert told is not None
-    assert told.told is not None
-    assert math.isfinite(told.told)
+    assert told.value is not None
+    assert math.isfinite(told.value)
     assert record.best is None
 
 
@@ -234,7 +234,8 @@ def test_flatten() -> None:
 def test_a_database_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """Killed at any moment of its making: a reader never meets a half-made file, and the next writer goes on."""
     code = (
-        "import sys; from meshtune.record.log import Record; from meshtune import presets; print('ready', flush=True)\n"
+        "import sys; from meshtune.record.log import Record; from meshtune.config import presets\n"
+        "print('ready', flush=True)\n"
         "Record(sys.argv[1], 'study', presets.recommended(), fixed={'a': 1})"
     )
     seen = set()

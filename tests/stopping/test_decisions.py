@@ -101,7 +101,7 @@ def stopped_of(record: Record) -> list[RecordedTrial]:
 
 
 def log_of(record: Record) -> list[tuple[Any, ...]]:
-    return [(t.params, t.block, t.pack, t.seen, t.thresholds, t.told, t.order, t.outcome) for t in record.trials]
+    return [(t.params, t.block, t.pack, t.seen, t.thresholds, t.value, t.order, t.outcome) for t in record.trials]
 
 
 @pytest.mark.parametrize("rule", ["median", "asha", "curve"])
@@ -137,17 +137,17 @@ def test_optuna_sees_a_pruned_trial_with_its_rungs(asha: Path) -> None:
     assert frozen.state is TrialState.PRUNED
     assert trial.outcome is not None
     assert frozen.intermediate_values == dict(trial.outcome.rungs)
-    assert frozen.value == trial.told
+    assert frozen.value == trial.value
 
 
 def test_a_stopped_trial_is_told_as_no_better_than_the_best_of_its_time(tmp_path: Path) -> None:
     record = searched(tmp_path, early(), 24)
     best = math.inf
-    for trial in record.told:
+    for trial in record.finished:
         if trial.loss < best:
             best = trial.loss
         if trial.outcome is not None and trial.outcome.ending is Ending.STOPPED_EARLY:
-            assert trial.told is None or trial.told >= best
+            assert trial.value is None or trial.value >= best
 
 
 def test_batch_gp_is_told_a_value_of_every_stopped_trial_and_none_is_stopped_before_three_have_finished(
@@ -157,9 +157,9 @@ def test_batch_gp_is_told_a_value_of_every_stopped_trial_and_none_is_stopped_bef
     record = searched(tmp_path, early(startup=1), 32, sampler="batch-gp")
     stopped = stopped_of(record)
     assert stopped
-    assert all(trial.told is not None and math.isfinite(trial.told) for trial in stopped)
+    assert all(trial.value is not None and math.isfinite(trial.value) for trial in stopped)
     for trial in record.trials:
-        finished = [before for before in record.told[: trial.seen] if before.outcome.ending is Ending.COMPLETE]  # type: ignore[union-attr]
+        finished = [before for before in record.finished[: trial.seen] if before.outcome.ending is Ending.COMPLETE]  # type: ignore[union-attr]
         assert len(finished) >= 3 or all(loss is None for _, loss in trial.thresholds)
     assert len(record.trials) - len(stopped) >= 12, "the sampler is not driven to where nothing finishes"
 
@@ -178,7 +178,7 @@ def test_told_as_failed_no_value_is_stored(tmp_path: Path) -> None:
     record = searched(tmp_path, early(told="failed"), 16)
     stopped = stopped_of(record)
     assert stopped
-    assert all(trial.told is None for trial in stopped)
+    assert all(trial.value is None for trial in stopped)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_promoted_trial_may_be_the_best_and_no_sampler_is_told(copied: Path) -
         assert now.best.number == stopped.number
         assert now.best.final is not None
         assert now.best.final.loss == 0.5
-        assert now.trials[stopped.number].told == stopped.told
+        assert now.trials[stopped.number].value == stopped.value
         assert now.mirror.trials[stopped.number].value == before.value
     assert stopped.outcome is not None
     assert record.tokens == sum(_tokens(trial) for trial in record.trials)

@@ -64,7 +64,7 @@ def test_nothing_is_known_of_no_trials(rule: Rule) -> None:
     stopping = Stopping(rule, RUNGS, startup=0)
     assert stopping.thresholds([]) == (None,) * 4
     assert stopping.predicted([], Curve((2.0,))) is None
-    assert stopping.told([], Curve((2.0,))) is None
+    assert stopping.predicted_value([], Curve((2.0,))) is None
     assert stopping.promising([], 3) == []
 
 
@@ -114,7 +114,7 @@ def test_no_scale_is_assumed(rule: Rule, curves: list[Curve], shift: float, fact
 
 @given(rules, groups, falling() | curve())
 def test_what_is_told_is_worse_than_the_best(rule: Rule, curves: list[Curve], stopped: Curve) -> None:
-    told = Stopping(rule, RUNGS).told(curves, stopped)
+    told = Stopping(rule, RUNGS).predicted_value(curves, stopped)
     assert told is None or best(curves) < told < math.inf
 
 
@@ -332,7 +332,7 @@ def test_what_is_told_where_no_line_can_be_fitted() -> None:
     rules = Stopping("asha", (0.2, 0.5), startup=3)
     same = [Curve((3.0, 2.0), final) for final in (1.0, 1.5, 1.4)]
     assert rules.predicted(same, Curve((3.2,))) is None
-    assert rules.told(same, Curve((3.2,))) == pytest.approx(3.2 - 1.6)
-    assert rules.told(same, Curve((2.0,))) == math.nextafter(1.0, math.inf)
-    assert rules.told(same, Curve((math.inf,))) is None
-    assert rules.told([Curve((3.0,))], Curve((3.2,))) is None
+    assert rules.predicted_value(same, Curve((3.2,))) == pytest.approx(3.2 - 1.6)
+    assert rules.predicted_value(same, Curve((2.0,))) == math.nextafter(1.0, math.inf)
+    assert rules.predicted_value(same, Curve((math.inf,))) is None
+    assert rules.predicted_value([Curve((3.0,))], Curve((3.2,))) is None

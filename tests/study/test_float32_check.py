@@ -9,7 +9,7 @@ import pytest
 
 from meshtune.record.log import Record
 from meshtune.study import float32_check
-from meshtune.study.finals import How
+from meshtune.study.finals import Runner
 from meshtune.study.loop import Running
 from meshtune.trial import Ending, Outcome, Request
 from tests.kill import run
@@ -45,7 +45,7 @@ def measured(folder: Path, record: Record, exact: Mapping[str | None, float], **
         return Outcome(request.trial, request.attempt, Ending.COMPLETE, loss=loss, row_losses=rows)
 
     worker = AtOnce(answer)
-    events = float32_check.measure(record, folder, How(worker, 0, None, 2), **{"no_room": None, **given})
+    events = float32_check.measure(record, folder, Runner(worker, 0, None, 2), **{"no_room": None, **given})
     assert all(isinstance(event, Running) for event in events)
     return worker.submitted
 
@@ -64,8 +64,8 @@ def test_the_same_order(tmp_path: Path) -> None:
     assert float32_check.checked(record, tmp_path) is None
     asked = measured(tmp_path, record, exactly())
     assert {(request.adapter, request.measure) for request in asked} == {
-        (None, "order"),
-        *((f"adapters/{number}", "order") for number in range(5)),
+        (None, "float32"),
+        *((f"adapters/{number}", "float32") for number in range(5)),
     }
     assert all(request.trial < 0 for request in asked)
     found = float32_check.checked(record, tmp_path)
@@ -127,7 +127,7 @@ def test_a_measurement_that_fails_does_not_fail_the_study(tmp_path: Path) -> Non
     def out_of_memory(request: Request) -> Outcome:
         return Outcome(request.trial, request.attempt, Ending.OUT_OF_MEMORY, message="no room")
 
-    list(float32_check.measure(record, tmp_path, How(AtOnce(out_of_memory), 0, None, 2), no_room=None))
+    list(float32_check.measure(record, tmp_path, Runner(AtOnce(out_of_memory), 0, None, 2), no_room=None))
     found = float32_check.checked(record, tmp_path)
     assert found is not None
     assert "measuring with the base in float32 ended as out_of_memory: no room" in found["skipped"]

@@ -15,7 +15,7 @@ from meshtune.errors import InputError, MeshtuneError, StudyMismatch
 from meshtune.plan.locate import locate
 from meshtune.report.write import report
 from meshtune.study.check import check
-from meshtune.study.loop import StudyEvent, Told
+from meshtune.study.loop import StudyEvent, TrialFinished
 from meshtune.study.status import status
 from meshtune.study.tune import tune
 
@@ -47,7 +47,7 @@ def run(path: Path, stop_after: int | None = None) -> list[StudyEvent]:
     found = []
     for event in events:
         found.append(event)
-        told += isinstance(event, Told)
+        told += isinstance(event, TrialFinished)
         if told == stop_after:
             events.close()
     return found
@@ -170,7 +170,7 @@ def test_a_program_that_prints_no_such_number_crashes_in_words(tmp_path: Path) -
     run(path)
     told = status(path, trials=True)
     assert {trial["ending"] for trial in told["all"]} == {"crashed"}
-    assert "has no finite number `weight`, which guides the search" in told["all"][0]["message"]
+    assert "has no number `weight` up to 1e+100, which guides the search" in told["all"][0]["message"]
 
 
 def test_nothing_feasible_is_no_best(tmp_path: Path) -> None:

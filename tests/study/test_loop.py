@@ -13,7 +13,7 @@ from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
 from meshtune.samplers.build import build
 from meshtune.samplers.interface import Sampler
-from meshtune.study.loop import Finished, Proposed, Retried, Running, Started, StudyEvent, Told, run
+from meshtune.study.loop import Finished, Proposed, Retried, Running, Started, StudyEvent, TrialFinished, run
 from meshtune.trial import Ending, Event, Outcome, Progress, Request
 from meshtune.workers.planner import Packing
 
@@ -104,7 +104,7 @@ def test_it_ends_with_the_budget_and_every_trial_is_told_once(tmp_path: Path) ->
     record = opened(tmp_path)
     events = events_of(record, AtOnce(), sampler(), Budget(trials=10))
     assert events[-1] == Finished("10 trials are done", complete=True)
-    assert sorted(e.trial.number for e in events if isinstance(e, Told)) == list(range(10))
+    assert sorted(e.trial.number for e in events if isinstance(e, TrialFinished)) == list(range(10))
     assert not record.pending
 
 
@@ -149,18 +149,18 @@ def test_a_crash_that_would_come_again_is_told_at_once(tmp_path: Path) -> None:
     record, worker = opened(tmp_path), AtOnce(crashing)
     events_of(record, worker, sampler("random"), Budget(trials=4), attempts=3)
     assert [request.trial for request in worker.submitted] == list(range(4))
-    assert [trial.outcome for trial in opened(tmp_path).told] == [trial.outcome for trial in record.told]
+    assert [trial.outcome for trial in opened(tmp_path).finished] == [trial.outcome for trial in record.finished]
 
 
 def test_stop_lets_running_trials_end_and_keeps_the_rest_pending(tmp_path: Path) -> None:
     record = opened(tmp_path)
 
     def stop() -> Stop | None:
-        return Stop("asked to stop") if len(record.told) >= 2 else None
+        return Stop("asked to stop") if len(record.finished) >= 2 else None
 
     events = events_of(record, AtOnce(), sampler("random"), Budget(trials=8), stop=stop)
     assert events[-1] == Finished("asked to stop", complete=False)
-    assert (len(record.told), len(record.pending)) == (2, 2)
+    assert (len(record.finished), len(record.pending)) == (2, 2)
     worker = AtOnce()
     again = opened(tmp_path)
     events_of(again, worker, sampler("random"), Budget(trials=8))
@@ -171,7 +171,7 @@ def test_a_stop_while_the_last_trials_run_leaves_a_finished_search(tmp_path: Pat
     record = opened(tmp_path)
 
     def stop() -> Stop | None:
-        return Stop("asked to stop") if len(record.told) == 8 else None
+        return Stop("asked to stop") if len(record.finished) == 8 else None
 
     events = events_of(record, AtOnce(), sampler("random"), Budget(trials=8), stop=stop)
     assert events[-1] == Finished("8 trials are done", complete=True)
@@ -187,7 +187,7 @@ def test_a_suspension_tells_what_ended_in_time_and_keeps_the_rest_pending(tmp_pa
     events = events_of(record, worker, sampler("random"), Budget(trials=8), stop=stop)
     assert events[-1] == Finished("SIGTERM came", complete=False)
     assert worker.grace == 20
-    assert [trial.number for trial in record.told] == [0]
+    assert [trial.number for trial in record.finished] == [0]
     again, second = opened(tmp_path), AtOnce()
     assert again.elapsed >= again.trials[0].elapsed > 0
     events_of(again, second, sampler("random"), Budget(trials=8))
@@ -202,7 +202,7 @@ def test_nothing_is_told_where_another_holds_the_study(tmp_path: Path) -> None:
 
     with pytest.raises(LeaseLost):
         list(run(record, sampler("random"), AtOnce(), Budget(trials=8), seed=0, holding=lost))
-    assert not opened(tmp_path).told
+    assert not opened(tmp_path).finished
 
 
 def test_tokens_and_hours_end_it(tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ def test_tokens_and_hours_end_it(tmp_path: Path) -> None:
 
     record = opened(tmp_path)
     events = events_of(record, AtOnce(costly, places=1), sampler("random", 1), Budget(trials=50, tokens=300))
-    assert len(record.told) == 3
+    assert len(record.finished) == 3
     assert events[-1] == Finished("300 tokens are spent", complete=True)
     events = events_of(record, AtOnce(), sampler("random", 1), Budget(hours=record.elapsed / 3600))
-    assert len(record.told) == 3
+    assert len(record.finished) == 3
     assert isinstance(events[-1], Finished)
 
 
@@ -223,7 +223,7 @@ def test_a_spent_space_ends_it(tmp_path: Path) -> None:
     record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={})
     made = build(SamplerConfig(name="mads"), distributions(space), x0=None, block_size=4, seed=0)
     events = events_of(record, AtOnce(), made, Budget(trials=50))
-    assert len(record.told) == 6
+    assert len(record.finished) == 6
     assert events[-1] == Finished("the space is exhausted: every point of it was tried", complete=True)
 
 
@@ -232,13 +232,13 @@ def test_closing_it_abandons_what_runs_and_the_next_run_takes_it_up(tmp_path: Pa
     made = sampler("random")
     loop = run(record, made, AtOnce(), Budget(trials=8), seed=0)
     for event in loop:
-        if isinstance(event, Told):
+        if isinstance(event, TrialFinished):
             break
     loop.close()  # type: ignore[attr-defined]
     again = opened(tmp_path)
     worker = AtOnce()
     events_of(again, worker, sampler("random"), Budget(trials=8))
-    assert {request.trial for request in worker.submitted} == set(range(8)) - {t.number for t in record.told}
+    assert {request.trial for request in worker.submitted} == set(range(8)) - {t.number for t in record.finished}
     (tmp_path / "whole").mkdir()
     whole = opened(tmp_path / "whole")
     events_of(whole, AtOnce(), sampler("random"), Budget(trials=8))
@@ -272,7 +272,7 @@ def test_an_interrupted_pack_runs_again_as_it_was(tmp_path: Path) -> None:
     """Also the member that is told: the others' losses may depend on it. Its second answer is discarded."""
     record = opened(tmp_path)
     loop = run(record, sampler("random"), AtOnce(), Budget(trials=8), seed=0, packing=Packing(2, 4, exact=True))
-    told = next(event.trial for event in loop if isinstance(event, Told))
+    told = next(event.trial for event in loop if isinstance(event, TrialFinished))
     loop.close()  # type: ignore[attr-defined]
 
     def otherwise(request: Request) -> Outcome:
@@ -296,7 +296,7 @@ def test_progress_of_a_member_that_runs_again_is_not_shown(tmp_path: Path) -> No
 
     record = opened(tmp_path)
     loop = run(record, sampler("random"), AtOnce(), Budget(trials=4), seed=0, packing=Packing(2, 4, exact=True))
-    told = next(event.trial.number for event in loop if isinstance(event, Told))
+    told = next(event.trial.number for event in loop if isinstance(event, TrialFinished))
     loop.close()  # type: ignore[attr-defined]
     events = events_of(opened(tmp_path), Slow(), sampler("random"), Budget(trials=4), pack=4)
     shown = {event.progress.trial for event in events if isinstance(event, Running)}
@@ -349,7 +349,7 @@ def test_nothing_better_ends_it_with_the_same_words_after_a_resume_and_more_pati
     assert (ended_again, worker.submitted) == (ended, [])
     ended, worker = searched(12)
     assert ended == Finished("no trial of the last 12 bettered the best", complete=True)
-    assert len(opened(tmp_path).told) == 16
+    assert len(opened(tmp_path).finished) == 16
     ended, worker = searched(12, noise=0.05)
     assert ended == Finished("no trial of the last 12 bettered the best by more than 0.05", complete=True)
     assert not worker.submitted
@@ -361,7 +361,7 @@ def test_a_target_ends_it(tmp_path: Path) -> None:
     record = opened(tmp_path)
     assert record.best is not None
     assert record.best.loss <= 0.05
-    assert len(record.told) < 60
+    assert len(record.finished) < 60
 
 
 def test_points_do_not_depend_on_what_ends_the_search(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from meshtune.plan.budget import Stop
 from meshtune.record.log import Record
-from meshtune.study.finals import How
+from meshtune.study.finals import Runner
 from meshtune.study.loop import Promoted, StudyEvent
 from meshtune.study.promotion import promote
 from meshtune.trial import Ending, Outcome, Request
@@ -46,7 +46,7 @@ def record(searched: Path, tmp_path: Path) -> Record:
 
 
 def events_of(record: Record, worker: AtOnce, stop: Callable[[], Stop | None] = lambda: None) -> list[StudyEvent]:
-    return list(promote(record, RULES, How(worker, 0, None, 2, stop)))
+    return list(promote(record, RULES, Runner(worker, 0, None, 2, stop)))
 
 
 def test_the_promising_are_trained_on_and_may_be_the_best(record: Record, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from meshtune.objectives import checkpoints
 from meshtune.plan.budget import Stop
 from meshtune.record.log import Record
-from meshtune.study.finals import How
+from meshtune.study.finals import Runner
 from meshtune.study.loop import StudyEvent
 from meshtune.study.replicates import DONE, NOISE, replicate
 from meshtune.study.usage import spent
@@ -34,15 +34,17 @@ def searched(folder: Path, trials: int = 3) -> Record:
     return record
 
 
-def replicated(record: Record, folder: Path, worker: AtOnce, count: int, how: How | None = None) -> list[StudyEvent]:
-    return list(replicate(record, folder, how or How(worker, 0, 3, 2), count, timeout=9.0))
+def replicated(
+    record: Record, folder: Path, worker: AtOnce, count: int, runner: Runner | None = None
+) -> list[StudyEvent]:
+    return list(replicate(record, folder, runner or Runner(worker, 0, 3, 2), count, timeout=9.0))
 
 
 def test_the_best_is_trained_with_other_seeds(tmp_path: Path) -> None:
     record, worker = searched(tmp_path), AtOnce(seeded)
     best = record.best
     assert best is not None
-    told = len(record.told)
+    told = len(record.finished)
     replicated(record, tmp_path, worker, 3)
     assert sorted(request.seed for request in worker.submitted) == [1, 2, 3]
     assert {request.trial for request in worker.submitted} == {checkpoints.replicate(best.number, i) for i in (1, 2, 3)}
@@ -56,13 +58,13 @@ def test_the_best_is_trained_with_other_seeds(tmp_path: Path) -> None:
         "count": 3,
         "told": told,
     }
-    assert (len(record.told), record.tokens) == (told, 10 * told)  # no trials of the search
+    assert (len(record.finished), record.tokens) == (told, 10 * told)  # no trials of the search
 
 
 def test_an_interrupted_run_keeps_what_is_done_and_more_can_be_added(tmp_path: Path) -> None:
     record, asked = searched(tmp_path), iter([None])
-    how = How(AtOnce(seeded, places=1), 0, None, 2, lambda: next(asked, Stop("asked to stop")))
-    replicated(record, tmp_path, AtOnce(seeded), 3, how)
+    runner = Runner(AtOnce(seeded, places=1), 0, None, 2, lambda: next(asked, Stop("asked to stop")))
+    replicated(record, tmp_path, AtOnce(seeded), 3, runner)
     assert NOISE not in record.notes
     again, worker = opened(tmp_path), AtOnce(seeded)
     replicated(again, tmp_path, worker, 3)

@@ -20,7 +20,7 @@ from meshtune.errors import InputError
 from meshtune.plan.locate import locate
 from meshtune.report.write import report
 from meshtune.study.check import check
-from meshtune.study.loop import Finished, StudyEvent, Told
+from meshtune.study.loop import Finished, StudyEvent, TrialFinished
 from meshtune.study.rounds import tune
 from meshtune.study.rounds_agreement import _seen_from_outside
 from meshtune.study.status import status
@@ -114,7 +114,7 @@ def test_a_finished_study_runs_nothing_again_and_a_closed_round_stays_closed(fin
     before = record_of_rounds(path)
     path.write_text(path.read_text().replace("trials: 6", "trials: 30").replace("trials: 9", "trials: 11"))
     events = list(tune(locate(path)))
-    assert [event.trial.number for event in events if isinstance(event, Told)] == [9, 10]
+    assert [event.trial.number for event in events if isinstance(event, TrialFinished)] == [9, 10]
     after = record_of_rounds(path)
     assert (after[0], after[1][:9], len(after[1])) == (*before, 11)
 
@@ -156,14 +156,14 @@ import os, signal, sys
 from pathlib import Path
 from meshtune.plan.locate import locate
 from meshtune.study.rounds import tune
-from meshtune.study.loop import Stage, Told
+from meshtune.study.loop import Stage, TrialFinished
 
 path, number, told = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 round_, ended = 0, 0
 for event in tune(locate(path)):
     if isinstance(event, Stage) and event.text.startswith("round "):
         round_, ended = round_ + 1, 0
-    ended += isinstance(event, Told)
+    ended += isinstance(event, TrialFinished)
     if (round_, ended) == (number, told):
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -182,7 +182,7 @@ def until(events: Iterator[StudyEvent], kind: type) -> list[StudyEvent]:
 def test_asked_to_stop_it_stops_in_the_round_that_is_open(tmp_path: Path) -> None:
     path = two_rounds(tmp_path)
     events = tune(locate(path))
-    until(events, Told)
+    until(events, TrialFinished)
     assert stop(path) is not None  # the whole is named, and its lease is held
     ended = [event for event in events if isinstance(event, Finished)]
     assert [(event.reason, event.complete) for event in ended] == [("asked to stop", False)]
