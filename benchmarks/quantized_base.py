@@ -23,8 +23,8 @@ import torch
 from training_sides import Spec, compare, made_rows, our_order, our_recipe, print_line, processor, race
 
 from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig
-from meshtune.data.batches import Rows
 from meshtune.data.build import prepare
+from meshtune.data.store import Rows
 from meshtune.training import machine
 from meshtune.training.models import load_model
 from meshtune.training.packed.trainer import train, train_pack

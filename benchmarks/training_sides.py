@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig
 
 from meshtune.config.sections import ModelConfig, TrainingConfig
-from meshtune.data.batches import epoch_order
+from meshtune.data.store import epoch_order
 from meshtune.training.loss import Row
 from meshtune.training.models import embedded_folder, load_model, quiet
 from meshtune.training.packed.trainer import train_pack

@@ -89,7 +89,7 @@ import numpy as np, torch
 from peft import AutoPeftModelForCausalLM
 data = {str(folder / "data")!r}
 model = AutoPeftModelForCausalLM.from_pretrained({str(folder / best["adapter"])!r}).eval()
-from meshtune.data.batches import Rows
+from meshtune.data.store import Rows
 from meshtune.trial import DataRef
 rows = Rows.open(DataRef(data, json.load(open(data + "/manifest.json"))["fingerprint"]), "validation")
 total = count = 0

@@ -25,9 +25,9 @@ from typing import Any
 import setting
 
 from meshtune.config import presets
-from meshtune.data.batches import Rows
-from meshtune.data.build import Prepared
+from meshtune.data.build import PreparedData
 from meshtune.data.embedded import cache_folder
+from meshtune.data.store import Rows
 
 TABLE = Path(__file__).with_name("embedded.jsonl")
 DATA = cache_folder() / "benchmark-curves"
@@ -36,7 +36,7 @@ _TOLD = ("torch", "transformers", "numpy")
 _MAY_DIFFER = ("versions", "processor", "python")
 
 
-def header(data: Prepared) -> dict[str, Any]:
+def header(data: PreparedData) -> dict[str, Any]:
     """How the table is made."""
     train, validation = Rows.open(data.ref, "train"), Rows.open(data.ref, "validation")
     return {
@@ -158,7 +158,7 @@ class Curve:
         }
 
 
-def drive(data: Prepared, packs: Iterator[list[tuple[int, int]]], table: Path, lock: threading.Lock) -> None:
+def drive(data: PreparedData, packs: Iterator[list[tuple[int, int]]], table: Path, lock: threading.Lock) -> None:
     """Feed one worker until there are no more packs."""
     environment = {
         **os.environ,

@@ -20,7 +20,7 @@ from scipy.stats import qmc
 from meshtune.config import presets
 from meshtune.config.sections import DataConfig, ModelConfig, TrainingConfig
 from meshtune.data import embedded
-from meshtune.data.build import Prepared, prepare
+from meshtune.data.build import PreparedData, prepare
 from meshtune.record.distributions import distributions
 from meshtune.samplers.encoding import Encoding
 from meshtune.system import whole_file
@@ -64,7 +64,7 @@ def sources(folder: Path) -> list[dict[str, Any]]:
     return made
 
 
-def rows(folder: Path) -> Prepared:
+def rows(folder: Path) -> PreparedData:
     """The prepared rows, made or found in a folder."""
     data = DataConfig.model_validate(
         {

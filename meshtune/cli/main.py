@@ -193,7 +193,7 @@ def train(
     """Train the chosen point once more, into a folder to take away; run it again to continue."""
     from meshtune.cli.train_bars import TrainView
     from meshtune.cli.watch import console_for
-    from meshtune.export.train import told
+    from meshtune.export.train import as_text
     from meshtune.export.train import train as run
     from meshtune.study.signals import Signals
 
@@ -209,7 +209,7 @@ def train(
             report=view.show,
             signals=Signals(),
         )
-    typer.echo(told(result), err=True)
+    typer.echo(as_text(result), err=True)
     _print_result(result, as_json)
 
 
@@ -231,13 +231,13 @@ def export(
         if merge:
             raise InputError("--merge writes a model and --config writes settings: give one of them")
         settings = export_settings.export_settings(study, out, config, trial=trial)
-        typer.echo(export_settings.told(settings), err=True)
+        typer.echo(export_settings.as_text(settings), err=True)
         return _print_result(settings, as_json)
+    from meshtune.export.export import as_text
     from meshtune.export.export import export as run
-    from meshtune.export.export import told
 
     result = run(study, out, trial=trial, merge=merge, report=lambda text: typer.echo(f"{text} ..", err=True))
-    typer.echo(told(result), err=True)
+    typer.echo(as_text(result), err=True)
     _print_result(result, as_json)
 
 

@@ -46,8 +46,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Let two models answer (or take answers that are there), and plan who judges what; says what can be seen."""
+    from meshtune.preference.create import as_text
     from meshtune.preference.create import create as run
-    from meshtune.preference.create import told
 
     result = run(
         study,
@@ -72,7 +72,7 @@ def create(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        print(f"{told(result)}\nwrote {result['folder']}\nnext: meshtune prefer serve {result['folder']}")
+        print(f"{as_text(result)}\nwrote {result['folder']}\nnext: meshtune prefer serve {result['folder']}")
 
 
 @app.command()
@@ -103,7 +103,7 @@ def analyze(
 ) -> None:
     """What the votes say: preference with its interval, tests, agreement, tables, the figure."""
     from meshtune.preference.analyze import analyze as run
-    from meshtune.preference.analyze import told
+    from meshtune.preference.analyze import as_text
 
     result = run(study, close=close, origin=origin, out=out)
-    print(json.dumps(result, indent=2) if as_json else told(result))
+    print(json.dumps(result, indent=2) if as_json else as_text(result))

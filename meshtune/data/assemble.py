@@ -1,30 +1,158 @@
-"""From rows to the sides of a study: drop, tokenize, mix, split, count.
+"""From rows to the sides of a study: render and tokenize all, drop, mix, split, count.
 
 Rows are dropped before they are mixed, so that a mixture is exact in rows that are really there. All rows are held in
 memory and tokenized, also those that `data.rows` leaves out: `max_length: auto` looks at them. Touches no file.
+
+Guarantees: rows of equal text, of one conversation, and of one value of `split_by` are in one group, and so on one
+side. Faults of rows that cannot be shown to the model come with file and line, of all sources at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshtune.config.sections import DataConfig, RowsFile
-from meshtune.data import mixture, split
-from meshtune.data import original_rows as originals
-from meshtune.data.mixture import Indices
+from meshtune.data import split
+from meshtune.data.chat import Refused
 from meshtune.data.near import near, templated
-from meshtune.data.original_rows import Original
-from meshtune.data.pool import Pool, original, pool_of
 from meshtune.data.prompts import Prompts, mean_question
-from meshtune.data.rows import capped
+from meshtune.data.rows import Conversation, Row, capped, kind
 from meshtune.data.sources import Loaded
-from meshtune.data.store import SIDES, SideArrays, join
+from meshtune.data.split import Indices
+from meshtune.data.store import ORIGINAL_SIDES, SIDES, OriginalRow, SideArrays, join
 from meshtune.data.summary import SideSummary, SourceSummary, Summary
-from meshtune.errors import Fault, InputError
+from meshtune.data.tokens import Encoded, Rendered, encode
+from meshtune.errors import Fault, InputError, nearest
+
+EMPTY = "empty response"
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """All rows, one source after the other; a conversation may be several. Arrays are of one length, that of `encoded`.
+
+    Attributes:
+        given: the rows as they were read. origin: for each row, its number in `given`. shown: how many turns it shows.
+        source: number of each row's source. words: equal for equal texts. column: equal for equal values of `split_by`,
+            or None. group: equal for what must stay on one side.
+        dropped: the reason, or "" for kept rows; filled in place, step by step.
+    """
+
+    given: Sequence[Row | Conversation]
+    origin: Indices
+    shown: Indices
+    encoded: Sequence[Encoded]
+    source: Indices
+    words: Indices
+    column: Indices | None
+    group: Indices
+    dropped: NDArray[np.object_]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """Which rows are not dropped."""
+        return np.asarray(self.dropped == "", dtype=np.bool_)
+
+    def of(self, source: int) -> list[int]:
+        """The kept rows of a source."""
+        found: list[int] = np.flatnonzero(self.kept & (self.source == source)).tolist()
+        return found
+
+    def reasons(self, source: int) -> dict[str, int]:
+        """How many rows of a source were dropped, by reason."""
+        return dict(Counter(reason for reason in self.dropped[self.source == source] if reason))
+
+    def row(self, number: int) -> Row | Conversation:
+        """What the row was read as."""
+        return self.given[int(self.origin[number])]
+
+    def text(self, number: int) -> str:
+        """What people wrote in it, without a template."""
+        row = self.row(number)
+        return row.text() if isinstance(row, Row) else row.text(int(self.shown[number]))
+
+    def question(self, number: int) -> str:
+        """What was asked in it, without a template."""
+        row = self.row(number)
+        return row.question if isinstance(row, Row) else row.question(int(self.shown[number]))
+
+
+def pool_of(sources: Sequence[Loaded], prompts: Prompts, split_by: str | None, report: Callable[[str], None]) -> Pool:
+    """All rows, tokenized; those without a response are dropped already.
+
+    Raises InputError for rows without the column `split_by`, and for those that the chat template refuses.
+    """
+    values = _values(sources, split_by) if split_by is not None else None
+    rendered = _rendered(sources, prompts)
+    rows = [shown for row in rendered for shown in row]
+    origin = np.repeat(np.arange(len(rendered)), [len(row) for row in rendered])
+    words = split.group(row.text for row in rows)
+    column = np.array(split.merge([values]))[origin] if values is not None else None
+    labels = [words.tolist(), origin.tolist(), *([] if column is None else [column.tolist()])]
+    return Pool(
+        given=[row for source in sources for row in source.rows],
+        origin=origin,
+        shown=np.array([row.shown for row in rows], dtype=np.int64),
+        encoded=list(encode(rows, prompts.tokenizer, report)),
+        source=np.repeat(np.arange(len(sources)), [len(source.rows) for source in sources])[origin],
+        words=words,
+        column=column,
+        group=split.merge(labels),
+        dropped=np.array([EMPTY if row.empty else "" for row in rows], dtype=object),
+    )
+
+
+def original(row: Row | Conversation) -> Any:
+    """The row as its source has it; of rows that were made here, an Alpaca row."""
+    if isinstance(row, Row) and row.item is None:
+        return {"instruction": row.prompt, "input": row.context, "output": row.response}
+    return row.item
+
+
+def _rendered(sources: Sequence[Loaded], prompts: Prompts) -> list[list[Rendered]]:
+    """The texts of each row."""
+    rendered, faults = list[list[Rendered]](), list[Fault]()
+    for source in sources:
+        found = list[Fault]()
+        for row in source.rows:
+            try:
+                rendered.append(prompts.render(row))
+            except Refused as refused:
+                found.append(source.place.fault(row.line, str(refused)))
+        faults += capped(found, source.place)
+    if faults:
+        raise InputError(faults)
+    return rendered
+
+
+def _values(sources: Sequence[Loaded], column: str) -> list[str | int | float | bool]:
+    """The column's value of each row."""
+    values, faults = list[str | int | float | bool](), list[Fault]()
+    for source in sources:
+        found = list[Fault]()
+        for row in source.rows:
+            item = original(row)
+            keys = item if isinstance(item, Mapping) else {}
+            value = keys.get(column)
+            if isinstance(value, str | int | float):
+                values.append(value)
+            elif column in keys:
+                what = f"`{column}` is {kind(value)}, but `data.split_by` needs text or a number"
+                found.append(source.place.fault(row.line, what))
+            else:
+                hint = nearest(column, map(str, keys))
+                found.append(source.place.fault(row.line, f"lacks `{column}`, which `data.split_by` names.{hint}"))
+        faults += capped(found, source.place)
+    if faults:
+        raise InputError(faults)
+    return values
+
 
 LONGEST = 2048  # tokens a row under `max_length: auto`
 COVERED = 0.99  # share of the rows that `max_length: auto` keeps
@@ -37,7 +165,7 @@ class Assembled:
     """The arrays of the sides, where the rows of validation and test come from, and what all are."""
 
     sides: dict[str, SideArrays]
-    originals: dict[str, list[Original]]
+    original_rows: dict[str, list[OriginalRow]]
     summary: Summary
 
 
@@ -87,7 +215,7 @@ def assemble(
         train_on=data.train_on,
         split_by=data.split_by,
     )
-    return Assembled(arrays, {side: _originals(indices[side], pool, sources) for side in originals.SIDES}, summary)
+    return Assembled(arrays, {side: _original_rows(indices[side], pool, sources) for side in ORIGINAL_SIDES}, summary)
 
 
 def _max_length(data: DataConfig, window: int | None, memory: int | None, lengths: Indices) -> int:
@@ -156,10 +284,10 @@ def _sides(data: DataConfig, pool: Pool, sides: Sequence[str], seed: int) -> dic
     rng = np.random.default_rng([seed, 0])
     if data.mixture == "repeat":
         counts = split.side_sizes(rows or len(mix), *wanted, exact=True)
-        drawn = mixture.draw(pool.source[mix], pool.group[mix], shares or [1.0], counts, rng)
+        drawn = split.draw(pool.source[mix], pool.group[mix], shares or [1.0], counts, rng)
         parts = [mix[side] for side in drawn]
     else:
-        chosen = mix[mixture.choose(data.mixture, sizes, shares, rows, rng)]
+        chosen = mix[split.choose(data.mixture, sizes, shares, rows, rng)]
         _, validation, test = split.side_sizes(len(chosen), *wanted, exact=False)
         together = f"rows of one `{data.split_by}`, and equal texts," if data.split_by else "equal texts"
         found = split.split(pool.source[chosen], pool.group[chosen], validation, test, rng, together)
@@ -219,9 +347,11 @@ def _side_summary(
     )
 
 
-def _originals(rows: Indices, pool: Pool, sources: Sequence[Loaded]) -> list[Original]:
+def _original_rows(rows: Indices, pool: Pool, sources: Sequence[Loaded]) -> list[OriginalRow]:
     found = []
     for number in rows.tolist():
         row = pool.row(number)
-        found.append(Original(sources[pool.source[number]].name, row.line, original(row), pool.encoded[number].answer))
+        found.append(
+            OriginalRow(sources[pool.source[number]].name, row.line, original(row), pool.encoded[number].answer)
+        )
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.config.sections import DataConfig, ModelConfig, RowsFile, SourceConfig
-from meshtune.data import original_rows, prompts, store, tokenizer
+from meshtune.data import prompts, store, tokenizer
 from meshtune.data.assemble import Assembled, assemble
 from meshtune.data.files import missing
 from meshtune.data.rows import Conversation
@@ -27,7 +27,7 @@ _LATER = {"template_arguments": dict[str, Any](), "train_on": "all", "split_by":
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """Prepared data: where they lie, and what they are. `damage`: why they were made again, or None."""
 
     ref: DataRef
@@ -35,10 +35,10 @@ class Prepared:
     damage: str | None = None
 
 
-def load(folder: Path) -> Prepared:
+def load(folder: Path) -> PreparedData:
     """What was prepared in a folder, from its manifest alone. Raises InputError."""
     manifest = store.read_manifest(folder)
-    return Prepared(DataRef(str(folder), manifest["fingerprint"]), Summary.from_dict(manifest["summary"]))
+    return PreparedData(DataRef(str(folder), manifest["fingerprint"]), Summary.from_dict(manifest["summary"]))
 
 
 def prepare(
@@ -48,7 +48,7 @@ def prepare(
     folder: Path,
     report: Callable[[str], None] | None = None,
     memory_length: int | None = None,
-) -> Prepared:
+) -> PreparedData:
     """Make the data in `folder`, or find them there.
 
     Args:
@@ -77,7 +77,7 @@ def prepare(
             )
             raise StudyMismatch(f"{damage}; {what}")
         texts = {
-            original_rows.file_name(side): (row.line_of_json() for row in rows) for side, rows in made.originals.items()
+            store.original_file(side): (row.line_of_json() for row in rows) for side, rows in made.original_rows.items()
         }
         store.write(folder, made.sides, manifest, texts, anew=damage is not None)
     # Also after writing: another process may have been faster, with settings of its own.
@@ -94,8 +94,8 @@ def _held(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
         manifest = store.read_manifest(folder)
         store.check(folder, manifest)
         if manifest["layout"] >= store.WITH_ORIGINALS:
-            for side in original_rows.SIDES:
-                original_rows.check(folder, side, manifest["summary"][side]["rows"])
+            for side in store.ORIGINAL_SIDES:
+                store.check_original_rows(folder, side, manifest["summary"][side]["rows"])
     except store.Damaged as error:
         return manifest, error.what
     return manifest, None

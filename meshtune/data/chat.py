@@ -103,7 +103,7 @@ class Chat:
         shown = turns[: number + 1]
         whole = self.text(shown, tools)
         text = whole[: len(whole) - self.unread] if whole.endswith(self.tail) else whole
-        prompt = self.text(turns[:number], tools, asked=True)
+        prompt = self.text(turns[:number], tools, generation_prompt=True)
         start = len(prompt) if whole.startswith(prompt) else None
         if self.marked:
             marks = self._marks(shown, tools)
@@ -117,11 +117,15 @@ class Chat:
             )
         return text, start
 
-    def text(self, turns: Turns, tools: list[Any] | None = None, *, asked: bool = False) -> str:
-        """The template's text, with the generation prompt where `asked`. Raises Refused with the template's words."""
+    def text(self, turns: Turns, tools: list[Any] | None = None, *, generation_prompt: bool = False) -> str:
+        """The template's text, with the generation prompt where wanted. Raises Refused with the template's words."""
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(turn) for turn in turns], tools, add_generation_prompt=asked, tokenize=False, **self.arguments
+                [dict(turn) for turn in turns],
+                tools,
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+                **self.arguments,
             )
         # A template is a program of its own: it raises what it likes.
         except Exception as error:
@@ -155,7 +159,7 @@ def build(tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any], trai
     _check_arguments(arguments, template)
     chat = Chat(tokenizer, arguments, train_on, marked=bool(_GENERATION.search(template)))
     try:
-        prompt, whole = chat.text([_QUESTION], asked=True), chat.text([_QUESTION, _ANSWER])
+        prompt, whole = chat.text([_QUESTION], generation_prompt=True), chat.text([_QUESTION, _ANSWER])
         # Some templates open a thought in the prompt, so that only an answer with thoughts goes on from it.
         fits = chat.marked or whole.startswith(prompt) or chat.text([_QUESTION, _THOUGHT]).startswith(prompt)
     except Refused as refused:

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from meshtune.config.sections import DataConfig, ModelConfig
+from meshtune.data import tokenizer
 from meshtune.data.chat import Chat, Refused, TrainOn
 from meshtune.data.chat import build as build_chat
 from meshtune.data.rows import Conversation, Row
-from meshtune.data.tokens import Rendered, tokenize
+from meshtune.data.tokens import Rendered, encode, tokenize
 from meshtune.errors import Fault, InputError
 
 if TYPE_CHECKING:
@@ -110,3 +113,17 @@ def build(
 def mean_question(questions: Sequence[str], prompts: Prompts) -> float:
     """Mean tokens of questions without a template."""
     return float(np.mean([len(ids) for ids in tokenize(prompts.tokenizer, list(questions))]))
+
+
+_ANSWER = "An answer."  # in place of the answer; it is cut off
+
+
+def questions_as_tokens(
+    questions: Sequence[str], data: DataConfig, model: ModelConfig
+) -> tuple[list[NDArray[Any]], list[int], Any]:
+    """Tokens of each question, the tokens that end an answer, and the tokenizer. Raises InputError."""
+    loaded = tokenizer.load_tokenizer(model)
+    maker = build(data.prompt, loaded, train_on="all", arguments=data.template_arguments)
+    rendered = [maker.render(Row(text, "", _ANSWER, False, n))[0] for n, text in enumerate(questions, start=1)]
+    rows = list(encode(rendered, loaded, lambda message: None))
+    return [row.tokens[: row.answer] for row in rows], sorted({int(row.tokens[-1]) for row in rows}), loaded

@@ -1,7 +1,12 @@
-"""Prepared data on disk: three arrays a side, the original rows of two sides, and a manifest, in one folder.
+"""Prepared data on disk: three arrays a side, the original rows of two sides, and a manifest, in one folder; and their
+rows as trainers read them, mapped into memory.
 
 Guarantees: the folder appears whole or not at all (written beside it, then renamed); the fingerprint is the sha256 of
-all arrays, and of them alone: equal fingerprints mean equal tokens in equal order. Does not know where rows come from.
+all arrays, and of them alone: equal fingerprints mean equal tokens in equal order. Line i of the original rows (those
+of validation and test, as the user's files have them) belongs to row i of the side's arrays; each row of an unrolled
+conversation repeats it. Values that JSON does not know (dates and bytes of Parquet) are kept as text. The order of an
+epoch depends on the seed and the epoch only, so that all trials of a study see the same batches. Does not know where
+rows come from; does not batch, pad or shift.
 """
 
 from __future__ import annotations
@@ -13,14 +18,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshtune.errors import Fault, InputError, StorageError
+from meshtune.trial import DataRef
 
 LAYOUT = 2
 READ = (1, 2)  # 1: without the original rows
@@ -168,3 +174,99 @@ def _remove_stale(parent: Path, prefix: str) -> None:
 def _storage_error(folder: Path, error: OSError) -> StorageError:
     what = error.strerror or str(error)
     return StorageError(f"the prepared data cannot be written to {folder}: {what}. Free space, or use another folder.")
+
+
+ORIGINAL_SIDES = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class OriginalRow:
+    """Where a row comes from.
+
+    Attributes:
+        source: name of its source. line: where it stands there, from 1.
+        row: the row as the file has it. answer_start: number of the first token of its last answer.
+    """
+
+    source: str
+    line: int
+    row: Any
+    answer_start: int
+
+    def line_of_json(self) -> str:
+        """As one line of text."""
+        return json.dumps(asdict(self), default=str)
+
+
+def original_file(side: str) -> str:
+    """The file of a side, in the folder of the prepared data."""
+    return f"{side}.rows.jsonl"
+
+
+def original_rows(folder: Path, side: str) -> list[OriginalRow]:
+    """The side's rows, in order. Raises Damaged where they are missing (as in data of meshtune 0.1) or unreadable."""
+    path = folder / original_file(side)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return [OriginalRow(**json.loads(line)) for line in file]
+    except (OSError, ValueError, TypeError) as error:
+        raise Damaged(path, f"is missing or damaged ({error})") from error
+
+
+def check_original_rows(folder: Path, side: str, count: int) -> None:
+    """Raise Damaged where the side's rows are not so many, or cannot be read."""
+    if (found := len(original_rows(folder, side))) != count:
+        raise Damaged(folder / original_file(side), f"is damaged (it has {found:,} rows, not {count:,})")
+
+
+Side = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one side. `rows[i]` is the row's tokens (int32) and which of them are learned (bool)."""
+
+    arrays: SideArrays
+
+    @classmethod
+    def open(cls, ref: DataRef, side: Side) -> Rows:
+        """Open a side. Raises InputError where the folder holds other data than `ref` says."""
+        folder = Path(ref.folder)
+        held = read_manifest(folder)["fingerprint"]
+        if held != ref.fingerprint:
+            what = (
+                f"holds other data than the study was made with (fingerprint {held[:12]}, not {ref.fingerprint[:12]})"
+            )
+            raise InputError(Fault(what, folder))
+        return cls(open_side(folder, side))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.arrays.starts) - 1
+
+    def __getitem__(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Tokens and mask of a row; IndexError beyond the last, so that a loop over the rows ends."""
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        begin, end = self.arrays.starts[row], self.arrays.starts[row + 1]
+        return self.arrays.tokens[begin:end], self.arrays.trained[begin:end]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return len(self.arrays.tokens)
+
+    @property
+    def label_tokens(self) -> int:
+        """Tokens that the loss counts."""
+        return int(np.count_nonzero(self.arrays.trained))
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return np.diff(self.arrays.starts)
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of n rows in an epoch (from 0): a permutation, the same for the same seed and epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(n)

@@ -1,4 +1,4 @@
-"""From rendered text to tokens, and which of them are learned.
+"""From rendered text to tokens, and which of them are learned; and back, for people to read.
 
 Guarantees: the tokens before an answer are those that the model gets when it is asked, whatever the answer is; tokens
 are told apart by position, never by value, so that a padding token equal to the end token loses no label. Nothing is
@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from meshtune.data.store import Rows
+from meshtune.trial import DataRef
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,13 +66,13 @@ def encode(
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         borders = [_borders(row) for row in chunk]
-        asked = iter(
+        beginnings = iter(
             tokenize(tokenizer, [row.text[:end] for row, ends in zip(chunk, borders, strict=True) for end in ends])
         )
         for row, ends in zip(chunk, borders, strict=True):
             # A chat template brings its own first token, and so may a verbatim prompt.
             brought = row.brings_first or (first and row.text.startswith(spelled))
-            yield _encoded(row, ends, [next(asked) for _ in ends], [] if brought else first, tokenizer)
+            yield _encoded(row, ends, [next(beginnings) for _ in ends], [] if brought else first, tokenizer)
         report(f"tokenized {start + len(chunk):,} of {len(rows):,} rows")
 
 
@@ -88,11 +91,15 @@ def _borders(row: Rendered) -> list[int]:
 
 
 def _encoded(
-    row: Rendered, ends: Sequence[int], asked: Sequence[list[int]], lead: list[int], tokenizer: PreTrainedTokenizerBase
+    row: Rendered,
+    ends: Sequence[int],
+    beginnings: Sequence[list[int]],
+    lead: list[int],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Encoded:
-    """The row's tokens. `asked` holds the tokens of the text up to each of `ends`, as a model would be asked with."""
+    """The row's tokens. `beginnings`: the tokens of the text up to each of `ends`, as a model would be asked with."""
     tokens, at, before = list[int](), {0: 0}, 0
-    for end, whole in zip(ends, asked, strict=True):
+    for end, whole in zip(ends, beginnings, strict=True):
         # The longer text's tokens are right unless one spans the border; then the part has its own. (The parts' alone
         # would not do: some tokenizers begin every text with a space, and so would every answer.)
         fits = whole[: len(tokens)] == tokens
@@ -112,3 +119,42 @@ def lead(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     plain, full = tokenizer("a", add_special_tokens=False)["input_ids"], list(tokenizer("a")["input_ids"])
     size = len(plain)
     return next((full[:start] for start in range(len(full)) if full[start : start + size] == plain), [])
+
+
+Segment = tuple[str, bool]
+
+
+def segments(ref: DataRef, tokenizer: PreTrainedTokenizerBase, count: int) -> list[list[Segment]]:
+    """Training rows, evenly spaced over all, each as (text, whether it is learned) that joined are the whole row.
+
+    A character whose tokens lie on both sides of a border is shown with the later ones. Raises InputError where the
+    folder holds other data than `ref` says.
+    """
+    rows = Rows.open(ref, "train")
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)).tolist()
+    return [segments_of(*rows[row], tokenizer) for row in chosen]
+
+
+def segments_of(
+    tokens: NDArray[np.int32], trained: NDArray[np.bool_], tokenizer: PreTrainedTokenizerBase
+) -> list[Segment]:
+    """The segments of one row, not empty, alternately not learned and learned.
+
+    Texts are cut at the borders, not decoded apart: a run alone may begin inside a character or lose its space.
+    """
+
+    def text_of(end: int) -> str:
+        return str(tokenizer.decode(tokens[:end].tolist(), clean_up_tokenization_spaces=False))
+
+    whole, found, begin = text_of(len(tokens)), list[Segment](), 0
+    borders = [*(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(tokens)]
+    for border in borders:
+        end = _common(text_of(border), whole)
+        found.append((whole[begin:end], bool(trained[border - 1])))
+        begin = end
+    return [segment for segment in found if segment[0]]
+
+
+def _common(one: str, other: str) -> int:
+    """Length of the common beginning."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -31,7 +31,7 @@ def card(facts: Mapping[str, Any], name: str) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def load_lines(facts: Mapping[str, Any], name: str) -> str:
+def loading_code(facts: Mapping[str, Any], name: str) -> str:
     """Python that loads the folder `name`, with the losses that were measured."""
     model = facts["model"]
     dtype = "float32" if model["dtype"] == "auto" else model["dtype"]
@@ -103,7 +103,7 @@ def _introduction(facts: Mapping[str, Any]) -> str:
 
 
 def _loading(facts: Mapping[str, Any], name: str) -> str:
-    text = f"## Load it\n\n```python\n{load_lines(facts, name)}\n```"
+    text = f"## Load it\n\n```python\n{loading_code(facts, name)}\n```"
     style = facts["data"]["summary"]["prompt"]
     if style == "chat":
         text += "\n\nAsk it through the tokenizer's chat template (`tokenizer.apply_chat_template`), as it was trained."

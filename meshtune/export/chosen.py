@@ -27,7 +27,7 @@ WORDS = ("best", "recommended", "baseline")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenPoint:
     """One point of a study.
 
     Attributes:
@@ -70,7 +70,7 @@ class Chosen:
         return {"precision": self.training["precision"], "pass_tokens": self.training.get("pass_tokens")}
 
 
-def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None) -> Chosen:
+def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None) -> ChosenPoint:
     """The point that `trial` names: `best`, `recommended`, `baseline` or a trial's number.
 
     Raises InputError: no started study, a study of a command, nothing complete, no such trial.
@@ -79,7 +79,7 @@ def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None)
     return pick(path, study, Record(study.url, study.name), trial)
 
 
-def pick(path: Path, study: Located, record: Record, trial: str | int) -> Chosen:
+def pick(path: Path, study: Located, record: Record, trial: str | int) -> ChosenPoint:
     """As `choose`, of a study whose record is open; `path` is what the user called it."""
     word = str(trial).strip()
     if isinstance(study.config.objective, CommandObjectiveConfig):
@@ -113,7 +113,7 @@ def pick(path: Path, study: Located, record: Record, trial: str | int) -> Chosen
     return _of_trial(study, record, record.trials[int(word)])
 
 
-def describe(chosen: Chosen) -> dict[str, Any]:
+def describe(chosen: ChosenPoint) -> dict[str, Any]:
     """What is known of the point and its study: the model, losses, data, how it was chosen, versions."""
     study, record = chosen.study, chosen.record
     status = of_record(study, record)
@@ -158,15 +158,15 @@ def described_data(folder: Path, config: StudyConfig) -> dict[str, Any]:
     return {"fingerprint": prepared.ref.fingerprint, "train_on": train_on, "summary": summary}
 
 
-def _of_trial(study: Located, record: Record, trial: RecordedTrial) -> Chosen:
+def _of_trial(study: Located, record: Record, trial: RecordedTrial) -> ChosenPoint:
     best = record.best is not None and record.best.number == trial.number
     outcome = trial.final
-    return Chosen(
+    return ChosenPoint(
         study, record, f"trial {trial.number}", trial.number, trial.hyperparameters, trial.seed, outcome, best
     )
 
 
-def _baseline(path: Path, study: Located, record: Record) -> Chosen:
+def _baseline(path: Path, study: Located, record: Record) -> ChosenPoint:
     if record.baseline is not None:
         return _of_trial(study, record, record.baseline)
     note = record.notes.get("baseline")
@@ -174,10 +174,10 @@ def _baseline(path: Path, study: Located, record: Record) -> Chosen:
         raise InputError(f"{path}: the baseline of this study has not been trained yet; `meshtune tune` does")
     hyperparameters = note["hyperparameters"]
     outcome = read_outcome({key: value for key, value in note.items() if key != "hyperparameters"})
-    return Chosen(study, record, "baseline", None, hyperparameters, study.config.seed, outcome, False)
+    return ChosenPoint(study, record, "baseline", None, hyperparameters, study.config.seed, outcome, False)
 
 
-def kept_adapter(chosen: Chosen) -> Path:
+def kept_adapter(chosen: ChosenPoint) -> Path:
     """The folder of the point's adapter. Raises InputError where there is none, with how to get it."""
     outcome, study = chosen.outcome, chosen.study
     which = chosen.trial if chosen.trial is not None else "baseline"

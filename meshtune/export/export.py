@@ -17,7 +17,7 @@ from typing import Any
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError
 from meshtune.export import takeaway
-from meshtune.export.chosen import Chosen, choose, describe, kept_adapter, kept_epoch
+from meshtune.export.chosen import ChosenPoint, choose, describe, kept_adapter, kept_epoch
 from meshtune.plan.plan import need_training
 from meshtune.system import whole_file
 from meshtune.trial import DataRef, Outcome
@@ -70,12 +70,12 @@ def export(
         else:
             _copy(source, model, folder)
         facts = takeaway.write_facts(folder, facts, out, source.study)
-    from meshtune.export.card import load_lines
+    from meshtune.export.card import loading_code
 
-    return {**facts, "folder": str(out), "load": load_lines(facts, str(out)), "warnings": warnings}
+    return {**facts, "folder": str(out), "load": loading_code(facts, str(out)), "warnings": warnings}
 
 
-def told(result: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """What was written, for people: the losses where it was merged, warnings, and how to load it."""
     lines = [f"warning: {warning}" for warning in result["warnings"]]
     if (merged := result.get("merged")) is not None and merged["loss"] is not None:
@@ -99,7 +99,7 @@ def _source(path: Path, trial: str | int) -> _Source:
     return _Source(path.absolute(), facts, study)
 
 
-def _facts(chosen: Chosen) -> dict[str, Any]:
+def _facts(chosen: ChosenPoint) -> dict[str, Any]:
     """The facts of a trial as it was trained in the study."""
     from meshtune.training.recipe import recipe
 
@@ -177,7 +177,7 @@ def _merge(
 
 def _validation_rows(source: _Source) -> Any:
     """The study's validation rows, None where they are not here (any more)."""
-    from meshtune.data.batches import Rows
+    from meshtune.data.store import Rows
 
     if source.study is None:
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from meshtune.errors import InputError, nearest
 from meshtune.export import foreign, takeaway
-from meshtune.export.chosen import Chosen, choose, kept_epoch
+from meshtune.export.chosen import ChosenPoint, choose, kept_epoch
 from meshtune.study.status import of_record
 from meshtune.system import whole_file
 from meshtune.trial import Ending
@@ -37,7 +37,7 @@ def export_settings(path: Path, out: Path, tool: str, *, trial: str | int = "bes
     return {"folder": str(out), "files": list(texts), "notes": foreign.notes(tool, study)}
 
 
-def told(result: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """What was written and what differs, for people."""
     written = ", ".join(str(Path(result["folder"]) / name) for name in result["files"])
     return "\n".join([*(f"note: {note}" for note in result["notes"]), f"wrote {written}"])
@@ -64,7 +64,7 @@ def _of_folder(path: Path, trial: str | int) -> foreign.ForeignStudy:
     return dataclasses.replace(study, recipe=recipe, facts=facts)
 
 
-def _of_point(chosen: Chosen) -> foreign.ForeignStudy:
+def _of_point(chosen: ChosenPoint) -> foreign.ForeignStudy:
     from meshtune.data.build import load
 
     config, record, outcome = chosen.study.config, chosen.record, chosen.outcome

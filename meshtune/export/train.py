@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from meshtune.config import file
 from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy
 from meshtune.export import takeaway
-from meshtune.export.chosen import Chosen, choose, describe
+from meshtune.export.chosen import ChosenPoint, choose, describe
 from meshtune.plan.plan import need_training
 from meshtune.record.trials import flatten
 from meshtune.study.interrupts import Interrupts
@@ -42,7 +42,7 @@ Report = Callable[[Progress | str], None]  # where the training stands, or a lin
 class _Job:
     """What is trained: all that decides the adapter, and where it is trained."""
 
-    chosen: Chosen
+    chosen: ChosenPoint
     recipe: Recipe
     all_data: bool
     at: str
@@ -112,7 +112,7 @@ def train(
     return {**facts, "folder": str(out)}
 
 
-def told(result: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """What was written, for people: the loss beside the trial's, and what can be done with it."""
     point, run, folder = result["point"], result["run"], result["folder"]
     lines = []
@@ -124,7 +124,7 @@ def told(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _changed(chosen: Chosen, overrides: Sequence[str]) -> tuple[Chosen, set[str]]:
+def _changed(chosen: ChosenPoint, overrides: Sequence[str]) -> tuple[ChosenPoint, set[str]]:
     """The point with the study's config as overridden, and the keys of `training` that were. Raises InputError."""
     keys = [text.partition("=")[0] for text in overrides]
     faults = []
@@ -148,7 +148,7 @@ def _changed(chosen: Chosen, overrides: Sequence[str]) -> tuple[Chosen, set[str]
 
 
 def _job(
-    chosen: Chosen, *, all_data: bool, epochs: int | None, seed: int | None, overrides: Sequence[str] = ()
+    chosen: ChosenPoint, *, all_data: bool, epochs: int | None, seed: int | None, overrides: Sequence[str] = ()
 ) -> _Job:
     """Everything that decides the adapter. Raises InputError."""
     from meshtune.training.models import resolve_device
@@ -212,7 +212,7 @@ def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
 
 
 def _trained(job: _Job, unfinished: Path, signals: Signals | Interrupts, say: Report) -> Retrained:
-    from meshtune.data.batches import Rows
+    from meshtune.data.store import Rows
     from meshtune.training import machine
     from meshtune.training.chosen_trainer import reference, takes, trainer_of
     from meshtune.training.models import load_model
@@ -279,7 +279,7 @@ def _finish(job: _Job, result: Retrained, folder: Path, out: Path) -> dict[str, 
 
 def _run(job: _Job, result: Retrained) -> dict[str, Any]:
     """How the training went, for the card."""
-    from meshtune.data.batches import Rows
+    from meshtune.data.store import Rows
 
     rows = {side: len(Rows.open(job.data, side)) for side in ("train", "validation", "test")}
     losses = [epoch.validation_loss for epoch in result.epochs if epoch.validation_loss is not None]

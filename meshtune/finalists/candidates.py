@@ -17,7 +17,7 @@ from pathlib import Path
 
 from meshtune.errors import InputError
 from meshtune.export import takeaway
-from meshtune.export.chosen import Chosen, kept_adapter, pick
+from meshtune.export.chosen import ChosenPoint, kept_adapter, pick
 from meshtune.export.train import train
 from meshtune.plan.locate import Located
 from meshtune.record.log import Record
@@ -32,7 +32,7 @@ class Listed:
     """A candidate: `chosen` is None for the untuned model. `rank` by the objective, from 1, among complete trials."""
 
     name: str
-    chosen: Chosen | None
+    chosen: ChosenPoint | None
     rank: int | None
     baseline: bool
 
@@ -94,7 +94,7 @@ def adapter_of(listed: Listed, report: Callable[[str], None]) -> Path | None:
     return folder
 
 
-def _is_of(folder: Path, chosen: Chosen) -> bool:
+def _is_of(folder: Path, chosen: ChosenPoint) -> bool:
     """Whether a folder holds the adapter of this point, trained again on the data of this study."""
     try:
         facts = json.loads((folder / takeaway.FACTS).read_text(encoding="utf-8"))

@@ -91,6 +91,6 @@ def _answered(path: Path, made: str) -> bool:
 
 
 def _validation_rows(ref: DataRef) -> int:
-    from meshtune.data.batches import Rows
+    from meshtune.data.store import Rows
 
     return len(Rows.open(ref, "validation"))

@@ -18,7 +18,7 @@ import numpy as np
 from meshtune.config.evaluation import EvaluationConfig, changed
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, Interrupted
-from meshtune.export.chosen import Chosen, pick
+from meshtune.export.chosen import ChosenPoint, pick
 from meshtune.finalists.ask import Asking, Report, guided_by
 from meshtune.finalists.evaluate import FOLDER, alone, stored_on_interrupt
 from meshtune.finalists.stored_scores import Evidence
@@ -104,7 +104,7 @@ def _settings(evidence: Evidence) -> EvaluationConfig:
     return changed(settings, {"benchmarks": names, **several})
 
 
-def _point(study: Located, record: Record, evidence: Evidence, name: str) -> Chosen:
+def _point(study: Located, record: Record, evidence: Evidence, name: str) -> ChosenPoint:
     trial = evidence.facts[name].trial
     return pick(study.source, study, record, "baseline" if trial is None else trial)
 
@@ -114,7 +114,7 @@ def _is_trained(evidence: Evidence, name: str) -> bool:
     return facts.trial is not None or facts.baseline
 
 
-def _requests(chosen: Chosen, seed: int, count: int) -> list[Request]:
+def _requests(chosen: ChosenPoint, seed: int, count: int) -> list[Request]:
     """By the same seeds for every candidate; none is that of the study."""
     return [
         Request(checkpoints.replicate(chosen.trial, index), chosen.hyperparameters, (seed + index) % 2**31)

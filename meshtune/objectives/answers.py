@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from meshtune.config.sections import MetricConfig, ModelConfig
-from meshtune.data import answers, original_rows
-from meshtune.data.batches import Rows
+from meshtune.data import answers
+from meshtune.data.store import Rows, original_rows
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.objectives import metrics
 from meshtune.training.generate import generate
@@ -40,7 +40,7 @@ def answer(
     functions = metrics.load(scored)
     tokenizer = load_tokenizer(config)
     validation = Rows.open(data, "validation")
-    known = original_rows.read(Path(data.folder), "validation")
+    known = original_rows(Path(data.folder), "validation")
     numbers = spread(len(known), rows)
     asked = [known[number] for number in numbers]
     tokens = [validation[number][0] for number in numbers]

@@ -20,7 +20,7 @@ from pydantic import Field
 from meshtune.config.sections import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.config.values import Scalar, Section
 from meshtune.data import answers
-from meshtune.data.batches import Rows, Side
+from meshtune.data.store import Rows, Side
 from meshtune.errors import InputError
 from meshtune.objectives.answers import answer
 from meshtune.objectives.measurement_files import UNTUNED

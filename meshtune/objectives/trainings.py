@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from meshtune.config.sections import TrainingConfig
-from meshtune.data.batches import Rows
+from meshtune.data.store import Rows
 from meshtune.objectives import checkpoints
 from meshtune.objectives.after_training import Afterwards
 from meshtune.objectives.measuring import Guiding

@@ -15,7 +15,7 @@ from typing import Any
 
 from meshtune.config.budget import BudgetConfig
 from meshtune.config.sections import StudyConfig
-from meshtune.data.batches import Rows
+from meshtune.data.store import Rows
 from meshtune.data.summary import Summary
 from meshtune.errors import Fault, InputError
 from meshtune.objectives.lora import LoraSpec

@@ -38,7 +38,7 @@ from meshtune.workers.planner import Packing
 from meshtune.workers.processes import places
 
 if TYPE_CHECKING:
-    from meshtune.data.build import Prepared as PreparedRows
+    from meshtune.data.build import PreparedData
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def need_training() -> None:
 
 def rows(
     study: Located, data: DataConfig, model: ModelConfig, longest: Callable[[], int | None] = lambda: None
-) -> PreparedRows:
+) -> PreparedData:
     """The study's rows as tokens in its folder, made or found there. Raises InputError.
 
     `longest()` is the longest row that the device has memory for; asked only where rows are made under

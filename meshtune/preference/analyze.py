@@ -37,7 +37,7 @@ def analyze(path: Path, *, close: bool = False, origin: str | None = None, out: 
     return {**analysis, "files": files, "verdicts": verdicts}
 
 
-def told(result: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """What the command prints."""
     lines = [f"{text}." for text in result["verdicts"]]
     strengths = (result["bradley_terry"] or {}).get("strengths", ())

@@ -123,7 +123,7 @@ def design(questions: int, annotators: int, models: int, detect: float) -> dict[
     }
 
 
-def told(result: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """What the command prints."""
     seen = result["power"]
     lines = [

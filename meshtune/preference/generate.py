@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.errors import InputError
-from meshtune.export.chosen import Chosen, choose, kept_adapter
+from meshtune.export.chosen import ChosenPoint, choose, kept_adapter
 from meshtune.plan.environment import versions
 from meshtune.plan.plan import need_training
 from meshtune.preference.questions import Answer, Question
@@ -33,7 +33,7 @@ def answers_of(
         words: the models: `best`, `baseline`, `untuned` or a trial's number. temperature: 0 decodes greedily.
     """
     need_training()
-    from meshtune.data.asked import ask
+    from meshtune.data.prompts import questions_as_tokens
     from meshtune.training.answering import answer_all
     from meshtune.training.generate import Sampling
 
@@ -46,7 +46,7 @@ def answers_of(
     data = known.study.config.data
     if data is None:
         raise InputError(f"{study}: the study has no `data`, so that it is not known how its models are asked")
-    prompts, ends, tokenizer = ask([question.text for question in questions], data, known.model)
+    prompts, ends, tokenizer = questions_as_tokens([question.text for question in questions], data, known.model)
     sampling = Sampling(temperature, top_p, seed) if temperature > 0 else None
     report(f"answering {len(questions)} questions with {' and '.join(adapters)}")
     found = {}
@@ -75,7 +75,7 @@ def _answer(question: Question, tokens: Sequence[int], tokenizer: Any, limit: in
     return Answer(question.id, text, "cut" if len(tokens) >= limit else "" if text else "empty")
 
 
-def _names(points: Mapping[str, Chosen | None]) -> dict[str, str]:
+def _names(points: Mapping[str, ChosenPoint | None]) -> dict[str, str]:
     trials = [UNTUNED if point is None else point.name for point in points.values()]
     if len(set(trials)) < len(trials) or len(points) < 2:
         what = f"--a and --b name the same model ({trials[0]})"
@@ -90,7 +90,7 @@ def _names(points: Mapping[str, Chosen | None]) -> dict[str, str]:
     }
 
 
-def _described(point: Chosen | None) -> dict[str, Any]:
+def _described(point: ChosenPoint | None) -> dict[str, Any]:
     if point is None:
         return {}
     loss = point.outcome.loss if point.outcome is not None else None

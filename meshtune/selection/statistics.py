@@ -32,11 +32,6 @@ class Difference:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
-def mean_loss(losses: RowLosses) -> float:
-    """The mean over all label tokens of all rows."""
-    return sum(total for total, _ in losses) / sum(count for _, count in losses)
-
-
 def paired_difference(ours: RowLosses, theirs: RowLosses, level: float = 0.95) -> Difference:
     """Loss of `ours` minus loss of `theirs`, paired by row.
 

@@ -105,8 +105,8 @@ def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
 
 
 def _rows(study: Located, prepared: Prepared, count: int) -> list[list[tuple[str, bool]]]:
-    from meshtune.data.show import segments
     from meshtune.data.tokenizer import load_tokenizer
+    from meshtune.data.tokens import segments
     from meshtune.trial import DataRef
 
     if study.config.model is None:

@@ -25,7 +25,7 @@ Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
 
 class RowSet(Protocol):
-    """Rows by number, as `meshtune.data.batches.Rows` has them."""
+    """Rows by number, as `meshtune.data.store.Rows` has them."""
 
     def __len__(self) -> int:
         """How many."""

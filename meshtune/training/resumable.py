@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from meshtune.data.batches import epoch_order
+from meshtune.data.store import epoch_order
 from meshtune.training.loss import RowSet, collate, label_losses
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from meshtune.config.sections import DataConfig, ModelConfig
-from meshtune.data.batches import Rows, epoch_order
 from meshtune.data.build import load, prepare
+from meshtune.data.store import Rows, epoch_order
 from meshtune.data.summary import Summary, describe
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.errors import InputError, StorageError, StudyMismatch

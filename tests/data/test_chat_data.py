@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from meshtune.config.sections import DataConfig, ModelConfig
-from meshtune.data import original_rows, store
-from meshtune.data.batches import Rows
-from meshtune.data.build import Prepared, load, prepare
-from meshtune.data.show import segments, segments_of
+from meshtune.data import store
+from meshtune.data.build import PreparedData, load, prepare
+from meshtune.data.store import ORIGINAL_SIDES, Rows, original_rows
 from meshtune.data.summary import describe
 from meshtune.data.tokenizer import load_tokenizer
+from meshtune.data.tokens import segments, segments_of
 from meshtune.errors import InputError, StudyMismatch
 from tests.data.made import alpaca, config
 from tests.data.templates import GEMMA, QWEN_3, tokenizer
@@ -50,15 +50,15 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
     return ModelConfig(name=str(folder))
 
 
-def users(prepared: Prepared, side: str) -> set[str]:
-    return {row.row["user"] for row in original_rows.read(Path(prepared.ref.folder), side)}
+def users(prepared: PreparedData, side: str) -> set[str]:
+    return {row.row["user"] for row in original_rows(Path(prepared.ref.folder), side)}
 
 
 def test_a_conversation_is_one_row(write: Write, gemma: ModelConfig, tmp_path: Path) -> None:
     prepared = prepare(config(write(chats(40))), gemma, 0, tmp_path / "data")
     summary = prepared.summary
     assert (summary.sources[0].format, summary.sources[0].unrolled, summary.train.rows) == ("messages", 0, 32)
-    found = original_rows.read(tmp_path / "data", "validation")
+    found = original_rows(tmp_path / "data", "validation")
     rows, fast = Rows.open(prepared.ref, "validation"), load_tokenizer(gemma)
     assert len(found) == len(rows) == 4
     lines = Path(write([], "none.jsonl")).with_name("rows.jsonl").read_text(encoding="utf-8").splitlines()
@@ -70,7 +70,7 @@ def test_a_conversation_is_one_row(write: Write, gemma: ModelConfig, tmp_path: P
         assert trained[original.answer_start :].all()
         assert not trained[original.answer_start - 1]
     with pytest.raises(InputError, match=r"train\.rows\.jsonl: is missing or damaged"):
-        original_rows.read(tmp_path / "data", "train")
+        original_rows(tmp_path / "data", "train")
 
 
 def test_unrolled_rows_are_counted_and_stay_together(write: Write, qwen: ModelConfig, tmp_path: Path) -> None:
@@ -78,12 +78,12 @@ def test_unrolled_rows_are_counted_and_stay_together(write: Write, qwen: ModelCo
     (source,) = prepared.summary.sources
     assert (source.read, source.unrolled, source.kept) == (40, 120, 120)
     assert "rows.jsonl: 40 conversations are 120 rows: the chat template rewrites" in describe(prepared.summary)
-    lines = {side: [row.line for row in original_rows.read(tmp_path / "data", side)] for side in original_rows.SIDES}
+    lines = {side: [row.line for row in original_rows(tmp_path / "data", side)] for side in ORIGINAL_SIDES}
     assert [len(held) for held in lines.values()] == [12, 12]
     for held in lines.values():
         assert all(held.count(line) == 3 for line in held)
     assert not set(lines["validation"]) & set(lines["test"])
-    assert len({row.answer_start for row in original_rows.read(tmp_path / "data", "test")[:3]}) == 3
+    assert len({row.answer_start for row in original_rows(tmp_path / "data", "test")[:3]}) == 3
     settings = {"train_on": "last", "template_arguments": {"enable_thinking": False}}
     other = prepare(config(write(chats(40, turns=3)), max_length=512, **settings), qwen, 0, tmp_path / "last")
     assert (other.summary.sources[0].unrolled, other.summary.train.rows) == (0, 32)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from meshtune.export.card import card, load_lines
+from meshtune.export.card import card, loading_code
 from meshtune.system import yaml_file
 
 SIDE = {"rows": 10, "distinct": 10, "by_source": [10], "tokens": 500, "label_tokens": 260}
@@ -157,7 +157,7 @@ def test_the_embedded_model_says_what_its_weights_are() -> None:
     ],
 )
 def test_the_lines_that_load_it(changes: dict[str, Any], line: str) -> None:
-    lines = load_lines(facts(**changes), "out")
+    lines = loading_code(facts(**changes), "out")
     assert line in lines
     compile(lines, "card", "exec")
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from meshtune.cli.main import app
 from meshtune.errors import InputError, StorageError, StudyBusy
-from meshtune.export.export import export, told
+from meshtune.export.export import as_text, export
 from meshtune.export.train import train
 from meshtune.plan.locate import locate
 from meshtune.study.status import status
@@ -100,7 +100,7 @@ def test_merged_it_answers_in_plain_transformers_as_the_adapter_does(
 ) -> None:
     result = export(adapter, tmp_path / "merged", merge=True)
     assert result["merged"]["loss"] == pytest.approx(record(study)["best"]["loss"], abs=1e-4)
-    assert "validation loss of the merged model" in told(result)
+    assert "validation loss of the merged model" in as_text(result)
     assert result["warnings"] == []
     answered = subprocess.run(
         [sys.executable, "-c", PLAIN, str(tmp_path / "merged"), str(adapter)],
@@ -137,12 +137,12 @@ def test_a_merged_model_that_lost_says_so(study: Path, adapter: Path, tmp_path: 
     facts["study"]["folder"] = str(study)
     (other / "training.json").write_text(json.dumps({**facts, "run": {**facts["run"], "loss": 1.0}}))
     result = export(other, tmp_path / "merged", merge=True)
-    assert "warning: the merged model's validation loss is" in told(result)
+    assert "warning: the merged model's validation loss is" in as_text(result)
     facts["data"]["fingerprint"] = "0" * 64
     (other / "training.json").write_text(json.dumps(facts))
     result = export(other, tmp_path / "unmeasured", merge=True)
     assert result["merged"]["loss"] is None
-    assert "was not measured" in told(result)
+    assert "was not measured" in as_text(result)
 
 
 def test_trained_once_more_it_is_the_trial_again(study: Path, tmp_path: Path) -> None:

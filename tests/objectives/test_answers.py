@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from meshtune.config.sections import MetricConfig, ModelConfig, TrainingConfig
-from meshtune.data import original_rows
 from meshtune.data.answers import file_of, read
+from meshtune.data.store import original_rows
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.objectives.metrics import stamp
 from meshtune.study import finals
@@ -52,7 +52,7 @@ def test_the_untuned_model_and_an_adapter_answer(tiny_model_folder: Path, tiny_d
         scores = [line["scores"]["length"] for line in answers[adapter]]
         assert ended.extra == {"length": pytest.approx(sum(scores) / 3)}
     assert {path.name for path in (tmp_path / "evaluation" / "answers").iterdir()} == {"untuned.jsonl", "trial-3.jsonl"}
-    rows = original_rows.read(Path(tiny_data.folder), "validation")
+    rows = original_rows(Path(tiny_data.folder), "validation")
     for lines in answers.values():
         assert [line["row"] for line in lines] == [0, 4, 9], "rows stand source by source: the first are of one"
         assert {line["made"] for line in lines} == {stamp(made.spec.metrics, 3, 5)}

@@ -96,7 +96,7 @@ def test_plain_peft_in_another_process_gives_the_recorded_loss(
 import json, sys, torch
 from transformers import AutoModelForCausalLM
 from peft import PeftConfig, PeftModel
-from meshtune.data.batches import Rows
+from meshtune.data.store import Rows
 from meshtune.trial import DataRef
 adapter, folder, fingerprint = sys.argv[1:]
 name = PeftConfig.from_pretrained(adapter).base_model_name_or_path

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from meshtune.cli.main import app
 from meshtune.errors import InputError
 from meshtune.export.chosen import choose, kept_adapter
-from meshtune.preference.analyze import told
+from meshtune.preference.analyze import as_text
 from meshtune.preference.create import create, design
 from meshtune.preference.locate import find
 from meshtune.preference.private import open_seal
@@ -153,12 +153,12 @@ def test_ready_answers_through_the_command_line(questions: Path, tmp_path: Path)
 def test_what_analyze_prints() -> None:
     strengths = [{"name": "x", "value": 0.5, "low": -0.25, "high": 1.25}]
     result = {"verdicts": ["S. a"], "stamp": "S", "left_out": {"people": 2}, "files": {"index.html": "page"}}
-    assert told({**result, "bradley_terry": {"strengths": strengths}}).splitlines() == [
+    assert as_text({**result, "bradley_terry": {"strengths": strengths}}).splitlines() == [
         *("S. a.", "S. strength (Bradley-Terry, log odds): x +0.50 [-0.25, +1.25]."),
         *("not counted: 2 votes of people", "wrote page"),
     ]
     for none in (None, {"reason": "why"}):
-        assert len(told({**result, "bradley_terry": none}).splitlines()) == 3
+        assert len(as_text({**result, "bradley_terry": none}).splitlines()) == 3
 
 
 def test_the_paper_design_and_larger_ones() -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtune.errors import InputError
-from meshtune.selection.statistics import mean_interval, mean_loss, paired_difference
+from meshtune.selection.statistics import mean_interval, paired_difference
+from meshtune.training.validation import mean_loss
 
 ROWS = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=2, max_size=30)
 

@@ -15,7 +15,7 @@ import optuna
 import pytest
 
 import meshtune
-from meshtune.data import original_rows
+from meshtune.data.store import ORIGINAL_SIDES, original_rows
 from meshtune.errors import InputError
 from meshtune.plan.locate import locate
 from meshtune.report.write import report
@@ -296,8 +296,8 @@ def test_two_rounds_of_a_model(tiny_model_folder: Path, tmp_path: Path) -> None:
     assert [each["trials"]["proposed"] for each in told["rounds"]] == [3, 4]
     assert told["agreement"][0]["points"] >= 2
     few, all_of_them = (tmp_path / "lora" / "study" / name / "data" for name in ("round1", "round2"))
-    for side in original_rows.SIDES:
-        lines = [{each.line for each in original_rows.read(folder, side)} for folder in (few, all_of_them)]
+    for side in ORIGINAL_SIDES:
+        lines = [{each.line for each in original_rows(folder, side)} for folder in (few, all_of_them)]
         assert (len(lines[0]), len(lines[1])) == (6, 12)
         assert lines[0] < lines[1]
     assert len(told["all"][0]["losses"]) == 2

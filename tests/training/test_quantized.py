@@ -13,8 +13,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig
-from meshtune.data.batches import Rows
 from meshtune.data.build import prepare
+from meshtune.data.store import Rows
 from meshtune.errors import InputError, MissingExtra
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import chosen_trainer, trainer

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import get_cosine_schedule_with_warmup
 
-from meshtune.data.batches import epoch_order
+from meshtune.data.store import epoch_order
 from meshtune.errors import InputError
 from meshtune.training.checkpoints import adapted, attached, save_adapter, tensors
 from meshtune.training.loss import Row

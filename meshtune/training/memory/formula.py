@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meshtune.data.batches import epoch_order
+from meshtune.data.store import epoch_order
 from meshtune.training.loss import RowSet
 from meshtune.training.memory.shape import Linear, Shape
 from meshtune.training.recipe import Recipe, recipe

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from meshtune.data.batches import epoch_order
+from meshtune.data.store import epoch_order
 from meshtune.training import machine
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.memory.formula import Batch

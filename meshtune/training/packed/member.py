@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import get_scheduler
 
-from meshtune.data.batches import epoch_order
+from meshtune.data.store import epoch_order
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rows import Portion, in_portions

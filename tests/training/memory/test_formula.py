@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from meshtune.config.sections import ModelConfig, TrainingConfig
-from meshtune.data.batches import epoch_order
+from meshtune.data.store import epoch_order
 from meshtune.errors import InputError
 from meshtune.training.checkpoints import adapted
 from meshtune.training.loss import IGNORED, Row, collate, label_losses

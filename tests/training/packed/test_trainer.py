@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig
-from meshtune.data.batches import Rows
 from meshtune.data.build import prepare
+from meshtune.data.store import Rows
 from meshtune.errors import InputError
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import trainer
