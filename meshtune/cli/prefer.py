@@ -46,8 +46,8 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Let two models answer (or take answers that are there), and plan who judges what; says what can be seen."""
-    from meshtune.preference.create import as_text
-    from meshtune.preference.create import create as run
+    from meshtune.preference.commands import create as run
+    from meshtune.preference.commands import creation_text
 
     result = run(
         study,
@@ -72,7 +72,7 @@ def create(
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        print(f"{as_text(result)}\nwrote {result['folder']}\nnext: meshtune prefer serve {result['folder']}")
+        print(f"{creation_text(result)}\nwrote {result['folder']}\nnext: meshtune prefer serve {result['folder']}")
 
 
 @app.command()
@@ -86,7 +86,7 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Ask people: prints a link for each annotator and one for the admin page, and serves until Ctrl-C."""
-    from meshtune.preference.serve_command import serve as run
+    from meshtune.preference.commands import serve as run
 
     run(study, host=host, port=port, url=url, as_json=as_json)
 
@@ -102,8 +102,8 @@ def analyze(
     as_json: Json = False,
 ) -> None:
     """What the votes say: preference with its interval, tests, agreement, tables, the figure."""
-    from meshtune.preference.analyze import analyze as run
-    from meshtune.preference.analyze import as_text
+    from meshtune.preference.commands import analysis_text
+    from meshtune.preference.commands import analyze as run
 
     result = run(study, close=close, origin=origin, out=out)
-    print(json.dumps(result, indent=2) if as_json else as_text(result))
+    print(json.dumps(result, indent=2) if as_json else analysis_text(result))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from meshtune.errors import InputError
-from meshtune.preference import models, statistics
+from meshtune.preference import statistics
 from meshtune.preference.votes import Vote, Votes
 
 ONE_SIDED = 0.001  # p of an annotator's left and right choices, at which they are called one-sided
@@ -39,7 +39,7 @@ def analyse(study: Votes, origin: str | None = None) -> dict[str, Any]:
     names = [name for name in study.models if name in present]
     compared = [
         _pair(first, second, chosen_votes)
-        for first, second in models.pairs(names)
+        for first, second in statistics.pairs(names)
         if (chosen_votes := [vote for vote in votes if {vote.left, vote.right} == {first, second}])
     ]
     return {
@@ -173,7 +173,7 @@ def _mixed(first: str, votes: Sequence[Vote]) -> dict[str, Any]:
     scores, questions, annotators = _arrays(first, votes)
     on_left = np.array([1.0 if vote.left == first else -1.0 for vote in votes])
     ratios = np.array([math.log((vote.left_length + 1) / (vote.right_length + 1)) for vote in votes]) * on_left
-    fit = models.mixed(scores, on_left, ratios, questions, annotators)
+    fit = statistics.mixed(scores, on_left, ratios, questions, annotators)
     return {"reason": fit} if isinstance(fit, str) else dataclasses.asdict(fit)
 
 
@@ -184,7 +184,7 @@ def _strengths(names: Sequence[str], votes: Sequence[Vote]) -> dict[str, Any]:
     scores = np.array([float(vote.score(vote.left)) for vote in votes])
     questions, _ = statistics.codes([vote.question for vote in votes])
     annotators, _ = statistics.codes([vote.annotator for vote in votes])
-    fit = models.bradley_terry(names, left, right, scores, questions, annotators)
+    fit = statistics.bradley_terry(names, left, right, scores, questions, annotators)
     if isinstance(fit, str):
         return {"reason": fit}
     strengths, side = fit

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from meshtune.preference.links import read_link
+from meshtune.preference.private import read_link
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

@@ -20,7 +20,6 @@ from meshtune.errors import Fault, InputError, StorageError
 from meshtune.preference import private
 from meshtune.preference.design import plan
 from meshtune.preference.questions import Answer, Question
-from meshtune.preference.writer import connect
 
 DATABASE = "preference.db"
 LAYOUT = 1
@@ -47,6 +46,18 @@ CREATE TABLE vote (
     PRIMARY KEY (annotator, position, revision),
     FOREIGN KEY (annotator, position) REFERENCES task) WITHOUT ROWID;
 """
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection that commits only when told to, and whose commits are on disk. Raises StorageError."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: cannot be opened as a database ({error})") from error
+    return connection
 
 
 @dataclass(frozen=True)

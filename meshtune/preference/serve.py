@@ -10,7 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from meshtune.errors import InputError
-from meshtune.preference import links
+from meshtune.preference import private
 from meshtune.preference.private import read_secrets
 from meshtune.preference.server import build
 from meshtune.preference.store import Store
@@ -46,7 +46,7 @@ def serve(folder: Path, host: str, port: int, url: str | None, report: Callable[
             timeout_graceful_shutdown=5,
         )
         people = {
-            annotator.name: f"{reached}/a/{links.link(secrets.key, annotator.id, annotator.version)}"
+            annotator.name: f"{reached}/a/{private.link(secrets.key, annotator.id, annotator.version)}"
             for annotator in store.annotators()
             if not annotator.revoked
         }

@@ -1,12 +1,15 @@
-"""What an annotator sees: welcome, screening, instructions, one pair a page, the end.
+"""What an annotator sees: welcome, screening, instructions, one pair a page, the end. And the page of those who run the
+study: who is how far, links, closing.
 
 Guarantees: nothing that is sent tells whose an answer is (the server does not know); a page says an answer is saved
-only when it is on disk; a reload, a double click or another tab adds nothing; without JavaScript all of it works.
+only when it is on disk; a reload, a double click or another tab adds nothing; without JavaScript all of it works. The
+administrators' page shows no vote and no tally; it is opened by a token of its own, which a cookie then stands for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import datetime
 import sys
 import time
 from typing import Any
@@ -16,7 +19,7 @@ from fastapi.responses import Response
 from markupsafe import Markup
 
 from meshtune.errors import StorageError, last_words
-from meshtune.preference import admin, links
+from meshtune.preference import private
 from meshtune.preference.limits import COOKIE, Limits
 from meshtune.preference.markdown import render
 from meshtune.preference.pages import Pages, Refused, form, onward, whole, words
@@ -39,7 +42,7 @@ class Desk:
 
     def who(self, request: Request) -> Annotator:
         """Whose browser it is. Raises Refused where the link is not, or no longer, one of this study."""
-        found = links.read_link(self.secrets.key, request.cookies.get(COOKIE, ""))
+        found = private.read_link(self.secrets.key, request.cookies.get(COOKIE, ""))
         annotator = self.store.annotator(found[0]) if found is not None else None
         if found is None or annotator is None:
             raise Refused(401, _NO_LINK)
@@ -48,14 +51,14 @@ class Desk:
         return annotator
 
     def token(self, annotator: Annotator) -> str:
-        """What the annotator's forms carry: a form of another person's tab is told by it."""
-        return links.form_token(self.secrets.key, links.link(self.secrets.key, annotator.id, annotator.version))
+        """What the annotator's forms carry: it shows a form of another person's tab."""
+        return private.form_token(self.secrets.key, private.link(self.secrets.key, annotator.id, annotator.version))
 
     async def sent(self, request: Request) -> tuple[Annotator, dict[str, str]]:
         """Who sent a form, and its fields. Raises Refused where another page or person made it."""
         annotator = self.who(request)
         fields = await form(request)
-        if not links.same(fields.get("token", ""), self.token(annotator)):
+        if not private.same(fields.get("token", ""), self.token(annotator)):
             raise Refused(403, "In the meantime another link was opened in this browser: open your own link again.")
         return annotator, fields
 
@@ -88,7 +91,7 @@ def build(store: Store, secrets: Secrets, *, secure: bool = False) -> Limits:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _entrance(app, desk)
     _questions(app, desk)
-    admin.add(app, store, desk.pages, secrets, secure=secure)
+    _administration(app, store, desk.pages, secrets, secure=secure)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> Response:
@@ -117,7 +120,7 @@ def _entrance(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/a/{token}")
     async def enter(token: str) -> Response:
-        if links.read_link(desk.secrets.key, token) is None:
+        if private.read_link(desk.secrets.key, token) is None:
             raise Refused(401, _NO_LINK)
         response = onward("/")
         response.set_cookie(
@@ -235,3 +238,80 @@ def _questions(app: FastAPI, desk: Desk) -> None:
         annotator, _ = await desk.sent(request)
         done = await asyncio.wrap_future(store.finish(annotator.id))
         return onward("/end" if done else desk.next_path(annotator))
+
+
+ADMIN_COOKIE = "admin"
+_NO_TOKEN = "Open the admin link that `meshtune prefer serve` printed."
+
+
+def _administration(app: FastAPI, store: Store, pages: Pages, secrets: Secrets, *, secure: bool) -> None:
+    """Add the admin's pages. `secure`: the server is reached by https."""
+    key = secrets.key
+
+    def check(request: Request) -> None:
+        if not private.same(request.cookies.get(ADMIN_COOKIE, ""), private.admin_cookie(key)):
+            raise Refused(401, _NO_TOKEN)
+
+    async def sent(request: Request) -> dict[str, str]:
+        check(request)
+        fields = await form(request)
+        if not private.same(fields.get("token", ""), private.form_token(key, "admin")):
+            raise Refused(403, _NO_TOKEN)
+        return fields
+
+    @app.get("/admin/{token}")
+    async def enter(token: str) -> Response:
+        if not private.same(token, secrets.admin):
+            raise Refused(401, _NO_TOKEN)
+        response = onward("/admin")
+        response.set_cookie(
+            ADMIN_COOKIE, private.admin_cookie(key), httponly=True, samesite="strict", secure=secure, path="/admin"
+        )
+        return response
+
+    @app.get("/admin")
+    async def show(request: Request) -> Response:
+        check(request)
+        rows = [
+            {
+                **row,
+                "last": _time(row["last"]),
+                "link": private.link(key, row["annotator"].id, row["annotator"].version),
+            }
+            for row in store.progress()
+        ]
+        return pages.page(
+            "admin",
+            title="Progress",
+            rows=rows,
+            count=store.positions,
+            total=sum(row["answered"] for row in rows),
+            closed=store.closed,
+            token=private.form_token(key, "admin"),
+        )
+
+    @app.post("/admin/{action}")
+    async def act(request: Request, action: str) -> Response:
+        fields = await sent(request)
+        annotator = whole(fields.get("annotator"), 1, 999_999)
+        if action == "close":
+            if fields.get("sure") != "yes":
+                raise Refused(400, "Tick that you are sure: a closed study takes no more votes.", onward="/admin")
+            await asyncio.wrap_future(store.end())
+        elif action == "withdraw" and annotator is not None:
+            if fields.get("sure") != "yes":
+                raise Refused(400, "Tick that you are sure: the answers are removed for good.", onward="/admin")
+            await asyncio.wrap_future(store.withdraw(annotator))
+        elif action == "revoke" and annotator is not None:
+            await asyncio.wrap_future(store.revoke(annotator))
+        elif action == "renew" and annotator is not None:
+            await asyncio.wrap_future(store.renew(annotator))
+        else:
+            raise Refused(404, _NO_TOKEN, onward="/admin")
+        return onward("/admin")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,4 +1,5 @@
-"""Statistics of the votes on one pair of models: the lead and its interval, tests, agreement, position.
+"""Statistics of the votes: the lead of one model over another with its interval, tests, agreement, position; and models
+of the votes, from statsmodels: a mixed model of one pair, Bradley-Terry of several.
 
 A vote is 1 (the first model won), -1 (it lost) or 0 (a tie, or both bad). People and questions are both samples, and
 votes share both: intervals are clustered by question and by annotator at once. Nothing here reads files.
@@ -6,14 +7,19 @@ votes share both: intervals are clustered by question and by annotator at once. 
 
 from __future__ import annotations
 
+import itertools
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import krippendorff
 import numpy as np
+import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
 Scores = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -164,3 +170,179 @@ def _unanimous(mean: float, questions: int) -> Estimate:
         )
     low, high = (far, 1.0) if mean > 0 else (-1.0, -far)
     return Estimate(mean, None, None, low, high)
+
+
+LARGEST = 1_000_000  # votes times groups; beyond, a dense fit of crossed effects takes minutes
+EXACT = 1e-9  # a variance of the rest below which nothing is left to judge by
+UNBOUNDED = 15.0  # log odds beyond which a strength grows with the fit's steps, not with the votes
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A coefficient with its error, interval and two-sided p value."""
+
+    value: float
+    error: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Vote = model + side + length + question + annotator + rest.
+
+    Attributes:
+        model: the first model's lead, other things equal. side: what standing on side A adds to it. length: per unit
+            of the natural logarithm of first length over second length; None where lengths do not differ.
+        question_sd, annotator_sd, residual_sd: standard deviations of the random parts.
+        note: what the fit complained of, or "".
+    """
+
+    model: Effect
+    side: Effect
+    length: Effect | None
+    question_sd: float
+    annotator_sd: float
+    residual_sd: float
+    note: str
+
+
+def mixed(scores: Scores, on_left: Scores, lengths: Scores, questions: Codes, annotators: Codes) -> Mixed | str:
+    """Fit by REML, or say why not. `on_left`: 1 where the first model stood on side A, else -1; `lengths`: log ratios.
+
+    The vote's three values are taken as numbers. Length is judged with the lead held at the mean of the questions'
+    lengths, so that `model` is the lead at that length.
+    """
+    groups = [int(codes.max()) + 1 for codes in (questions, annotators)]
+    if min(groups) < 2 or len(scores) < sum(groups) + 4 or np.unique(scores).size < 2:
+        return "there are too few votes, questions or annotators"
+    if len(scores) * sum(groups) > LARGEST:
+        return "there are too many votes for this fit"
+    centred = lengths - lengths.mean()
+    with_length = bool(np.ptp(centred) > 1e-9)
+    columns = [np.ones(len(scores)), on_left, *([centred] if with_length else [])]
+    design = np.column_stack(columns)
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        return "side or length cannot be told from the model: sides were not balanced"
+    spec = VCSpec(
+        ["annotator", "question"],
+        [[[f"a{n}" for n in range(groups[1])]], [[f"q{n}" for n in range(groups[0])]]],
+        [[_indicators(annotators, groups[1])], [_indicators(questions, groups[0])]],
+    )
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        try:
+            fit = MixedLM(scores, design, groups=np.zeros(len(scores)), exog_vc=spec).fit(
+                reml=True, method=["lbfgs", "powell"]
+            )
+        except (np.linalg.LinAlgError, ValueError) as error:
+            return f"the fit failed ({error})"
+    if fit.scale < EXACT or not np.all(np.isfinite(fit.bse_fe)):
+        return "it leaves no rest, so that there is nothing to judge its effects by"
+    effects = [_effect(float(v), float(e)) for v, e in zip(fit.fe_params, fit.bse_fe, strict=True)]
+    annotator, question = (float(np.sqrt(max(v, 0.0))) for v in fit.vcomp)
+    notes = sorted({str(warning.message).split("\n")[0][:120].rstrip(".") for warning in raised})
+    return Mixed(
+        effects[0],
+        effects[1],
+        effects[2] if with_length else None,
+        question,
+        annotator,
+        float(np.sqrt(fit.scale)),
+        "; ".join(notes),
+    )
+
+
+@dataclass(frozen=True)
+class Strength:
+    """A model's log odds of winning against the mean model; the interval is clustered by question and annotator."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def bradley_terry(
+    names: Sequence[str], left: Codes, right: Codes, scores: Scores, questions: Codes, annotators: Codes
+) -> tuple[list[Strength], Effect] | str:
+    """Strengths, the strongest first, and the log odds that side A adds; or why there are none.
+
+    Ties and both-bad votes are half a win for each (Bradley and Terry, 1952). Intervals are clustered, with Student's t
+    of the smaller number of clusters. `left`, `right`: numbers of the models; `scores`: 1 where left won.
+    """
+    count = len(names)
+    for name, beaten, losing in _reach(names, left, right, scores):
+        if not (beaten and losing):
+            what = "never lost" if beaten else "never won"
+            return f"`{name}` {what} against the others: its strength has no bound"
+    if not np.any(scores):
+        return "nobody chose between two answers"
+    design = np.zeros((len(scores), count))
+    rows = np.arange(len(scores))
+    design[rows, left] += 1
+    design[rows, right] -= 1
+    # The last model is the zero; the first column is the side.
+    exog = np.column_stack([np.ones(len(scores)), design[:, :-1]])
+    if np.linalg.matrix_rank(exog) < exog.shape[1]:
+        return "the models were not all compared with each other"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of perfect separation, which is said below
+        fit = sm.GLM((scores + 1) / 2, exog, family=sm.families.Binomial()).fit()
+    if not np.all(np.abs(fit.params) < UNBOUNDED):
+        return "one side, or some of the models, won every time: strengths have no bound"
+    to_mean = np.vstack([np.eye(count - 1), np.zeros(count - 1)]) - 1 / count
+    contrasts = np.vstack([np.eye(1, count), np.column_stack([np.zeros(count), to_mean])])  # the side, then the models
+    errors, df = _two_way(fit, exog, (scores + 1) / 2, questions, annotators, contrasts)
+    values = to_mean @ fit.params[1:]
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * errors[1:]
+    found = [Strength(n, float(v), float(v - h), float(v + h)) for n, v, h in zip(names, values, half, strict=True)]
+    side = _effect(float(fit.params[0]), float(errors[0]), df)
+    return sorted(found, key=lambda strength: -strength.value), side
+
+
+def _reach(names: Sequence[str], left: Codes, right: Codes, scores: Scores) -> list[tuple[str, bool, bool]]:
+    """Whether each model has beaten, and lost to, the rest at least in part (a tie is both)."""
+    found = []
+    for number, name in enumerate(names):
+        own = np.concatenate([scores[left == number], -scores[right == number]])
+        found.append((name, bool(np.any(own >= 0)), bool(np.any(own <= 0))))
+    return found
+
+
+def _two_way(
+    fit: Any, exog: NDArray[Any], won: Scores, questions: Codes, annotators: Codes, contrasts: NDArray[Any]
+) -> tuple[NDArray[Any], int]:
+    """Standard errors of the contrasts, clustered by questions and annotators, and degrees of freedom.
+
+    The two sandwiches less that of single votes, and never below any of the three.
+    """
+    gradient = exog * (won - fit.fittedvalues)[:, None]
+    bread = np.linalg.inv((exog * (fit.fittedvalues * (1 - fit.fittedvalues))[:, None]).T @ exog)
+    variances, sizes = list[NDArray[Any]](), list[int]()
+    for groups in (questions, annotators, np.arange(len(won))):
+        number = int(groups.max()) + 1
+        sums = np.array([np.bincount(groups, weights=column) for column in gradient.T]).T
+        factor = number / (number - 1) if number > 1 else 0.0
+        variances.append(factor * np.diag(contrasts @ bread @ sums.T @ sums @ bread @ contrasts.T))
+        sizes.append(number)
+    both = variances[0] + variances[1] - (variances[2] if min(sizes) > 1 else 0)
+    return np.sqrt(np.max([both, *variances], axis=0)), max(1, min(size for size in sizes if size > 1) - 1)
+
+
+def _indicators(groups: Codes, number: int) -> NDArray[Any]:
+    table = np.zeros((len(groups), number))
+    table[np.arange(len(groups)), groups] = 1
+    return table
+
+
+def _effect(value: float, error: float, df: float = math.inf) -> Effect:
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * error
+    p = float(2 * stats.t.sf(abs(value) / error, df)) if error > 0 else float("nan")
+    return Effect(value, error, value - half, value + half, p)
+
+
+def pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """All pairs of models, in order."""
+    return list(itertools.combinations(names, 2))

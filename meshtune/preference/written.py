@@ -1,6 +1,7 @@
 """What `analyze` leaves behind: a page, the figure, and the votes and tables as CSV, JSON lines and JSON.
 
-Every file carries the origin of the votes; those that are no evidence are stamped at the top of the page.
+The figure is Figure 3 of the paper as SVG: votes of each pair, and the lead with its interval. Every file carries the
+origin of the votes; those that are no evidence are stamped at the top of the page and inside the figure.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from markupsafe import Markup
 
 from meshtune._version import __version__
 from meshtune.preference.analysis import verdict
-from meshtune.preference.figure import FOLDER, figure
 from meshtune.preference.votes import Vote, Votes, plain
 from meshtune.system import whole_file
 
@@ -97,3 +97,66 @@ def _p(value: float | None) -> str:
     if value is None:
         return "-"
     return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+
+
+FOLDER = Path(__file__).parent / "templates"
+WIDTH, LEFT, RIGHT = 760, 20, 740
+_ROW, _TOP = 150, 64
+_KINDS = (
+    ("wins", "#1f5fbf", "#fff"),
+    ("ties", "#c9d1da", "#1b1f24"),
+    ("both_bad", "#8b949e", "#10131a"),
+    ("losses", "#b4560a", "#fff"),
+)
+
+
+def figure(analysis: Mapping[str, Any]) -> str:
+    """The SVG of an analysis."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    rows = [_row(pair, _TOP + _ROW * number) for number, pair in enumerate(analysis["pairs"])]
+    half = _edge(analysis)
+    for row, pair in zip(rows, analysis["pairs"], strict=True):
+        row["net"] = {key: _at(pair["net"][key], half) for key in ("mean", "low", "high")}
+    return environment.get_template("figure.svg").render(
+        stamp=analysis["stamp"],
+        votes=analysis["votes"],
+        questions=analysis["questions"],
+        annotators=analysis["annotators"],
+        rows=rows,
+        height=_TOP + _ROW * len(rows) + 26,
+        ticks=[(round(_at(value, half), 1), f"{100 * value:+.0f} %" if value else "0") for value in _ticks(half)],
+        zero=_at(0.0, half),
+        width=WIDTH,
+    )
+
+
+def _row(pair: Mapping[str, Any], top: float) -> dict[str, Any]:
+    bars, left = list[dict[str, Any]](), float(LEFT)
+    for kind, colour, ink in _KINDS:
+        part = pair[kind] / pair["votes"]
+        width = part * (RIGHT - LEFT)
+        if part:
+            label = f"{100 * part:.0f} %" if width > 34 else ""
+            bars.append({"x": round(left, 1), "width": round(width, 1), "colour": colour, "ink": ink, "label": label})
+        left += width
+    net = pair["net"]
+    words = (
+        f"net preference {100 * net['mean']:+.1f} % (95 % interval {100 * net['low']:+.1f} to {100 * net['high']:+.1f})"
+    )
+    return {"top": top, "first": pair["first"], "second": pair["second"], "bars": bars, "words": words}
+
+
+def _edge(analysis: Mapping[str, Any]) -> float:
+    """Where the axis of leads ends: the same for all pairs."""
+    far = max(max(abs(pair["net"]["low"]), abs(pair["net"]["high"])) for pair in analysis["pairs"])
+    return next(edge for edge in (0.1, 0.2, 0.4, 0.6, 1.0) if far <= edge)
+
+
+def _ticks(half: float) -> list[float]:
+    return [half * part for part in (-1.0, -0.5, 0.0, 0.5, 1.0)]
+
+
+def _at(value: float, half: float) -> float:
+    return round(LEFT + 30 + (value / half + 1) / 2 * (RIGHT - LEFT - 60), 1)

@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from meshtune.cli.main import app
 from meshtune.errors import InputError
 from meshtune.export.chosen import choose, kept_adapter
-from meshtune.preference.analyze import as_text
-from meshtune.preference.create import create, design
-from meshtune.preference.locate import find
+from meshtune.preference.commands import analysis_text, create, find
+from meshtune.preference.design import what_it_sees
 from meshtune.preference.private import open_seal
 from tests.finalists.made import finished_study
 
@@ -153,19 +152,19 @@ def test_ready_answers_through_the_command_line(questions: Path, tmp_path: Path)
 def test_what_analyze_prints() -> None:
     strengths = [{"name": "x", "value": 0.5, "low": -0.25, "high": 1.25}]
     result = {"verdicts": ["S. a"], "stamp": "S", "left_out": {"people": 2}, "files": {"index.html": "page"}}
-    assert as_text({**result, "bradley_terry": {"strengths": strengths}}).splitlines() == [
+    assert analysis_text({**result, "bradley_terry": {"strengths": strengths}}).splitlines() == [
         *("S. a.", "S. strength (Bradley-Terry, log odds): x +0.50 [-0.25, +1.25]."),
         *("not counted: 2 votes of people", "wrote page"),
     ]
     for none in (None, {"reason": "why"}):
-        assert len(as_text({**result, "bradley_terry": none}).splitlines()) == 3
+        assert len(analysis_text({**result, "bradley_terry": none}).splitlines()) == 3
 
 
 def test_the_paper_design_and_larger_ones() -> None:
     """30 questions and 10 annotators see a lead of 5 % hardly ever."""
-    seen = design(30, 10, 2, 0.05)
+    seen = what_it_sees(30, 10, 2, 0.05)
     assert seen["power"] == pytest.approx(0.1, abs=0.02)
     assert seen["smallest"] > 0.2
     both = next(row["both"] for row in seen["needed"] if row["lead"] == 0.05)
-    assert design(*both, 2, 0.05)["power"] >= 0.8
-    assert design(30, 30, 3, 0.05)["power"] == pytest.approx(seen["power"])  # ten annotators a pair
+    assert what_it_sees(*both, 2, 0.05)["power"] >= 0.8
+    assert what_it_sees(30, 30, 3, 0.05)["power"] == pytest.approx(seen["power"])  # ten annotators a pair

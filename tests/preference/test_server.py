@@ -13,7 +13,7 @@ import pytest
 
 from meshtune.errors import InputError
 from meshtune.preference import votes
-from meshtune.preference.analyze import analyze
+from meshtune.preference.commands import analyze
 from meshtune.preference.limits import BURST, LONGEST_BODY, Limits
 from meshtune.preference.store import Store
 from tests.preference.made import MODELS, Browser, Server, made, served, start

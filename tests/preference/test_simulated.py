@@ -11,7 +11,7 @@ import numpy as np
 from typer.testing import CliRunner
 
 from meshtune.cli.main import app
-from meshtune.preference.analyze import analyze
+from meshtune.preference.commands import analyze
 from tests.preference.made import MODELS, Browser, made, served
 from tests.preference.simulate import Truth, chances
 

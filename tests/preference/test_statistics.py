@@ -11,7 +11,7 @@ import pytest
 import statsmodels.api as sm
 from scipy import stats
 
-from meshtune.preference import models, power, statistics, votes
+from meshtune.preference import design, statistics, votes
 from meshtune.preference.analysis import analyse, verdict
 from meshtune.preference.votes import Vote, Votes
 from tests.preference.simulate import Truth, simulated
@@ -27,7 +27,7 @@ def test_the_papers_score_is_no_evidence() -> None:
     assert (found.statistic, found.count) == (158, 300)
     assert statistics.sign_test(np.array([1.0] * 168 + [-1.0] * 132)).p < 0.05
     assert statistics.sign_test(np.array([1.0] * 167 + [-1.0] * 133)).p > 0.05
-    assert power.power(0.05, 30, 10) == pytest.approx(0.1, abs=0.02)
+    assert design.power(0.05, 30, 10) == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_mean_by_hand() -> None:
@@ -89,8 +89,8 @@ def test_agreement_is_krippendorffs() -> None:
 
 def test_the_mixed_model_of_a_balanced_table_is_its_analysis_of_variance() -> None:
     made = simulated(Truth(0.1, 0.1), 30, 10, 1)
-    found = models.mixed(made.scores, made.on_left, np.zeros(300), made.questions, made.annotators)
-    assert isinstance(found, models.Mixed)
+    found = statistics.mixed(made.scores, made.on_left, np.zeros(300), made.questions, made.annotators)
+    assert isinstance(found, statistics.Mixed)
     least = sm.OLS(made.scores, np.column_stack([np.ones(300), made.on_left])).fit()
     assert (found.model.value, found.side.value) == (pytest.approx(least.params[0]), pytest.approx(least.params[1]))
     table = made.scores.reshape(10, 30)
@@ -106,15 +106,15 @@ def test_the_mixed_model_of_a_balanced_table_is_its_analysis_of_variance() -> No
 def test_the_mixed_model_says_why_there_is_none() -> None:
     ones = np.ones(40)
     q, a = np.arange(40) % 20, np.arange(40) // 20
-    assert "too few" in str(models.mixed(ones, ones, ones, q, a))
-    assert "not balanced" in str(models.mixed(np.where(q < 5, 1.0, -1.0), ones, ones, q, a))
+    assert "too few" in str(statistics.mixed(ones, ones, ones, q, a))
+    assert "not balanced" in str(statistics.mixed(np.where(q < 5, 1.0, -1.0), ones, ones, q, a))
 
 
 def test_bradley_terry_of_two_models_is_the_log_odds() -> None:
     """30 wins and 10 losses of the first model, on each side as often: its log odds are log 3."""
     scores = np.array([1.0] * 15 + [-1.0] * 5 + [-1.0] * 15 + [1.0] * 5)
     left = np.array([0] * 20 + [1] * 20)
-    found = models.bradley_terry(["x", "y"], left, 1 - left, scores, np.arange(40), np.zeros(40, dtype=int))
+    found = statistics.bradley_terry(["x", "y"], left, 1 - left, scores, np.arange(40), np.zeros(40, dtype=int))
     assert not isinstance(found, str)
     strengths, side = found
     assert [one.name for one in strengths] == ["x", "y"]
@@ -129,7 +129,7 @@ def test_bradley_terry_is_statsmodels_with_clusters() -> None:
     questions, annotators = np.arange(600) % 60, np.arange(600) // 60
     chance = 1 / (1 + np.exp(-(truth[pairs[:, 0]] - truth[pairs[:, 1]] + 0.3)))
     scores = np.where(generator.random(600) < chance, 1.0, -1.0)
-    found = models.bradley_terry(["x", "y", "z"], pairs[:, 0], pairs[:, 1], scores, questions, annotators)
+    found = statistics.bradley_terry(["x", "y", "z"], pairs[:, 0], pairs[:, 1], scores, questions, annotators)
     assert not isinstance(found, str)
     strengths, side = found
     assert [one.name for one in strengths] == ["x", "y", "z"]
@@ -147,7 +147,7 @@ def test_bradley_terry_is_statsmodels_with_clusters() -> None:
 def test_bradley_terry_says_which_model_has_no_strength() -> None:
     scores, left = np.ones(12), np.array([0, 0, 1] * 4)
     right = np.array([1, 2, 2] * 4)
-    answer = models.bradley_terry(["x", "y", "z"], left, right, scores, np.arange(12), np.zeros(12, dtype=int))
+    answer = statistics.bradley_terry(["x", "y", "z"], left, right, scores, np.arange(12), np.zeros(12, dtype=int))
     assert "`x` never lost" in str(answer)
 
 
@@ -158,7 +158,7 @@ def test_votes_that_are_separated_have_no_strengths() -> None:
     clusters = np.arange(24) % 5, np.arange(24) // 5
     by_group = np.sign((right // 2) - (left // 2)) + (right // 2 == left // 2) * np.where(np.arange(24) % 8 < 4, 1, -1)
     for scores, why in ((np.ones(24), "won every time"), (by_group, "won every time"), (np.zeros(24), "nobody chose")):
-        answer = models.bradley_terry(names, left, right, scores.astype(float), *clusters)
+        answer = statistics.bradley_terry(names, left, right, scores.astype(float), *clusters)
         assert isinstance(answer, str)
         assert why in answer
 
@@ -167,7 +167,7 @@ def test_votes_without_a_rest_have_no_mixed_model() -> None:
     questions, annotators = (part.ravel() for part in np.meshgrid(np.arange(4), np.arange(6)))
     left = np.where((questions + annotators) % 2 == 0, 1.0, -1.0)
     for scores in (np.where(questions % 2, 1.0, -1.0), left):
-        answer = models.mixed(scores, left, np.zeros(24), questions, annotators)
+        answer = statistics.mixed(scores, left, np.zeros(24), questions, annotators)
         assert isinstance(answer, str)
         assert "no rest" in answer
 
@@ -183,7 +183,7 @@ def test_intervals_cover_the_truth_and_power_is_what_was_said() -> None:
         covered += found.low <= truth.lead <= found.high
         seen += found.low > 0 or found.high < 0
     assert 930 <= covered <= 990
-    assert seen / 1000 == pytest.approx(power.power(0.1, 30, 10, power.Spread(0.3, 0.1, 0.2)), abs=0.05)
+    assert seen / 1000 == pytest.approx(design.power(0.1, 30, 10, design.Variation(0.3, 0.1, 0.2)), abs=0.05)
 
 
 @pytest.mark.slow
@@ -211,21 +211,21 @@ def test_intervals_cover_the_truth_in_other_designs(truth: Truth, questions: int
 
 def test_power_by_hand() -> None:
     """Nothing varies and nothing ties: the normal power of independent votes, where there are many clusters."""
-    plain = power.Spread(0.0, 0.0, 0.0)
+    plain = design.Variation(0.0, 0.0, 0.0)
     normal = stats.norm.sf(1.96 - 0.03 * math.sqrt(12_000 / (1 - 0.03**2)))
-    assert power.power(0.03, 200, 60, plain) == pytest.approx(normal, abs=0.02)
-    assert power.power(0.0, 30, 10) == pytest.approx(0.05, abs=1e-6)
-    edge = power.smallest(40, 10)
+    assert design.power(0.03, 200, 60, plain) == pytest.approx(normal, abs=0.02)
+    assert design.power(0.0, 30, 10) == pytest.approx(0.05, abs=1e-6)
+    edge = design.smallest(40, 10)
     assert edge is not None
-    assert power.power(edge, 40, 10) == pytest.approx(0.8, abs=1e-3)
-    needed = power.questions_needed(0.2, 10)
+    assert design.power(edge, 40, 10) == pytest.approx(0.8, abs=1e-3)
+    needed = design.questions_needed(0.2, 10)
     assert needed is not None
-    assert power.power(0.2, needed, 10) >= 0.8 > power.power(0.2, needed - 1, 10)
-    people = power.annotators_needed(0.2, 30)
+    assert design.power(0.2, needed, 10) >= 0.8 > design.power(0.2, needed - 1, 10)
+    people = design.annotators_needed(0.2, 30)
     assert people is not None
-    assert power.power(0.2, 30, people) >= 0.8 > power.power(0.2, 30, people - 1)
-    assert power.questions_needed(0.05, 10) is None
-    assert power.smallest(1, 2) is None or power.smallest(1, 2)
+    assert design.power(0.2, 30, people) >= 0.8 > design.power(0.2, 30, people - 1)
+    assert design.questions_needed(0.05, 10) is None
+    assert design.smallest(1, 2) is None or design.smallest(1, 2)
 
 
 @pytest.mark.skipif(not REVIEWS.exists(), reason="the real files are not here")

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshtune.errors import InputError
-from meshtune.preference.store import Saved, Store, Vote
-from meshtune.preference.writer import Writer, connect
+from meshtune.preference.store import Saved, Store, Vote, Writer, connect
 from tests.preference.made import made
 
 

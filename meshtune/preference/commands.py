@@ -1,17 +1,50 @@
-"""`meshtune prefer create`: questions, the answers of two or more models, a balanced plan, and what it can see."""
+"""The commands `meshtune prefer create`, `serve` and `analyze`, and how they find a preference study.
+
+`create` plans a study: questions, the answers of two or more models, a balanced plan, and what it can see. `analyze`
+opens the seal of a closed one, and writes what its votes say. What needs other packages is imported once these are
+known to be there.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from meshtune.errors import InputError
+from meshtune.errors import InputError, MissingExtra, extra
 from meshtune.plan.locate import existing
-from meshtune.preference.locate import FOLDER, need_preference
 
-LEADS = (0.05, 0.10, 0.20)
+FOLDER = "preference"  # in a study's folder
+DATABASE = "preference.db"
+
+
+def need_preference(*packages: str) -> None:
+    """Raise MissingExtra where a package of the extra `preference` is not installed."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra("the preference study", package, extra("preference"))
+
+
+def find(path: Path) -> Path:
+    """The folder of the preference study that `path` names: its own, its study's, or that study's YAML.
+
+    Raises InputError where there is none.
+    """
+    for folder in (path, path / FOLDER):
+        if (folder / DATABASE).is_file():
+            return folder
+    if path.is_file() or any(path.glob("*/study.yaml")):
+        from meshtune.plan.locate import locate  # reads the study's config, which takes a while
+
+        folder = locate(path).folder / FOLDER
+        if (folder / DATABASE).is_file():
+            return folder
+    raise InputError(f"{path}: there is no preference study here. `meshtune prefer create` makes one")
 
 
 def create(
@@ -43,10 +76,11 @@ def create(
     """
     need_preference("scipy", "markdown_it")
     from meshtune.preference import questions as files
+    from meshtune.preference.design import what_it_sees
     from meshtune.preference.schema import Plan
     from meshtune.preference.schema import create as write
 
-    _check(study, answers, out, detect, temperature, top_p, annotators, asks)
+    _check_creation(study, answers, out, detect, temperature, top_p, annotators, asks)
     place = out if out is not None else _place(study, folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise InputError(f"{place} is not empty, and nothing in it is overwritten: name another folder with --out")
@@ -81,7 +115,7 @@ def create(
     flags = {name: _flags([found[name][q.id] for q in chosen]) for name in found}
     texts = [[found[name][question.id].text for name in found] for question in chosen]
     same = sum(len(set(of_one)) < len(of_one) for of_one in texts)
-    seen = design(len(chosen), annotators, len(found), detect)
+    seen = what_it_sees(len(chosen), annotators, len(found), detect)
     return {
         "folder": str(place.absolute()),
         "models": list(found),
@@ -95,35 +129,7 @@ def create(
     }
 
 
-def design(questions: int, annotators: int, models: int, detect: float) -> dict[str, Any]:
-    """What the design can see, each pair of models taking its share of the votes."""
-    from meshtune.preference import power
-
-    pairs = models * (models - 1) // 2
-    people = max(1, annotators // pairs)  # that judge one pair on one question
-    return {
-        "assumed": {
-            "question_sd": power.ASSUMED.questions,
-            "annotator_sd": power.ASSUMED.annotators,
-            "ties": power.ASSUMED.ties,
-        },
-        "detect": detect,
-        "power": power.power(detect, questions, people),
-        "smallest": power.smallest(questions, people),
-        "needed": [
-            {
-                "lead": lead,
-                "power": power.power(lead, questions, people),
-                "questions": power.questions_needed(lead, people),
-                "annotators": _times(power.annotators_needed(lead, questions), pairs),
-                "both": _both(lead, pairs),
-            }
-            for lead in sorted({*LEADS, detect})
-        ],
-    }
-
-
-def as_text(result: Mapping[str, Any]) -> str:
+def creation_text(result: Mapping[str, Any]) -> str:
     """What the command prints."""
     seen = result["power"]
     lines = [
@@ -153,7 +159,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check(
+def _check_creation(
     study: Path | None,
     answers: Sequence[Path],
     out: Path | None,
@@ -207,21 +213,74 @@ def _warnings(seen: Mapping[str, Any], flags: Mapping[str, Mapping[str, int]], s
     return found
 
 
-def _both(lead: float, pairs: int) -> tuple[int, int] | None:
-    """The fewest votes that see the lead, as questions and annotators, among designs of a usual shape."""
-    from meshtune.preference.power import questions_needed
-
-    usual = (5, 10, 15, 20, 30, 40, 60, 80, 120)
-    designs = [(count, people) for people in usual if (count := questions_needed(lead, people)) is not None]
-    if not designs:
-        return None
-    questions, people = min(designs, key=lambda shape: shape[0] * shape[1])
-    return questions, people * pairs
-
-
-def _times(count: int | None, pairs: int) -> int | None:
-    return None if count is None else count * pairs
-
-
 def _count(count: int | None) -> str:
     return "-" if count is None else f"{count:,}"
+
+
+def serve(path: Path, *, host: str, port: int, url: str | None, as_json: bool) -> None:
+    """Serve until interrupted; prints the links first. Raises InputError."""
+    need_preference("fastapi", "uvicorn", "jinja2", "markdown_it")
+    from meshtune.preference import serve as server
+
+    folder = find(path)
+    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc):
+        raise InputError(f"--url {url}: give what people open, such as https://study.example.org")
+    if urlsplit(url or "").path.strip("/"):
+        raise InputError(f"--url {url}: the study must be at the top of its host, without a path behind it")
+
+    def report(facts: dict[str, object]) -> None:
+        if as_json:
+            print(json.dumps(facts), flush=True)
+        else:
+            links = facts["links"]
+            assert isinstance(links, dict)
+            print("\n".join(f"{name}  {link}" for name, link in links.items()))
+            print(f"admin  {facts['admin']}\nserving {facts['url']} until Ctrl-C", flush=True)
+
+    if host not in server.LOCAL and not (url or "").startswith("https://"):
+        print(
+            f"meshtune: warning: {host} is reached by plain HTTP, which others on the way can read and change. Put a"
+            " server with https before it (Caddy, nginx), and give its address with --url https://..",
+            file=sys.stderr,
+            flush=True,
+        )
+    server.serve(folder, host, port, url, report)
+
+
+def analyze(path: Path, *, close: bool = False, origin: str | None = None, out: Path | None = None) -> dict[str, Any]:
+    """Analyse a study, or a file of votes; returns the analysis with its `files` and `verdicts`.
+
+    Args:
+        close: close the study first. origin: which votes, where there are several kinds. out: the folder to write to.
+
+    Raises InputError: nothing there, an open study, no votes.
+    """
+    need_preference("statsmodels", "krippendorff", "jinja2")
+    from meshtune.preference import votes, written
+    from meshtune.preference.analysis import analyse, verdict
+
+    if path.is_file() and path.suffix in (".jsonl", ".json"):
+        if close:
+            raise InputError(f"--close: {path} is a file of votes, no study that could be closed")
+        study = votes.of_file(path)
+        folder = out or path.with_name(f"{path.stem}-analysis")
+    else:
+        where = find(path)
+        study = votes.of_study(where, close=close)
+        folder = out or where / "analysis"
+    analysis = analyse(study, origin)
+    files = written.write(folder, study, analysis)
+    verdicts = [verdict(pair, analysis["stamp"]) for pair in analysis["pairs"]]
+    return {**analysis, "files": files, "verdicts": verdicts}
+
+
+def analysis_text(result: Mapping[str, Any]) -> str:
+    """What the command prints."""
+    lines = [f"{text}." for text in result["verdicts"]]
+    strengths = (result["bradley_terry"] or {}).get("strengths", ())
+    if strengths:
+        stamp = f"{result['stamp']}. " if result["stamp"] else ""
+        each = (f"{one['name']} {one['value']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]" for one in strengths)
+        lines.append(f"{stamp}strength (Bradley-Terry, log odds): {', '.join(each)}.")
+    lines += [f"not counted: {count} votes of {name}" for name, count in result["left_out"].items()]
+    return "\n".join([*lines, f"wrote {result['files']['index.html']}"])
