@@ -203,8 +203,9 @@ def _lora(
     }
     early = None
     if config.early_stopping.rule != "none":  # a study without it keeps the fixed keys that it had before there was any
+        train_side, held_out = data.summary.train, data.summary.validation.rows
         early = EarlyStopping(
-            config.early_stopping, training.epochs, data.summary.train.tokens, data.summary.validation.rows
+            config.early_stopping, training.epochs, train_side.tokens, held_out, training, train_side.rows
         )
         fixed["early_stopping"] = early.described()
     if guides is not None:

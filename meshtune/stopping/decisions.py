@@ -7,12 +7,14 @@ nor the order in which answers arrive inside a block changes it, and a replay is
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from meshtune.config.budget import FEWEST_FINISHED, EarlyStoppingConfig
+from meshtune.config.sections import TrainingConfig
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
 from meshtune.stopping.rules import Curve, Rule, Stopping
@@ -29,12 +31,16 @@ class EarlyStopping:
     Attributes:
         config: the section `early_stopping`. epochs: of a trial whose hyperparameters name none.
         epoch_tokens: of the training rows, padding left out. validation_rows: that there are; None: not known.
+        training, training_rows: how trials train where hyperparameters do not say it, and on how many rows; None: not
+            known.
     """
 
     config: EarlyStoppingConfig
     epochs: int
     epoch_tokens: int
     validation_rows: int | None = None
+    training: TrainingConfig | None = None
+    training_rows: int = 0
 
     def described(self) -> dict[str, Any]:
         """What must not change while a study goes on."""
@@ -53,9 +59,22 @@ class EarlyStopping:
     def rungs(self, hyperparameters: Mapping[str, Any]) -> tuple[int, ...]:
         """The tokens after which a trial is measured."""
         whole, found = self.tokens(hyperparameters), list[int]()
-        for fraction in self.config.rungs:
+        for fraction in self.shares(hyperparameters):
             found.append(max(math.ceil(fraction * whole), found[-1] + 1 if found else 1))
         return tuple(found)
+
+    def shares(self, hyperparameters: Mapping[str, Any]) -> tuple[float, ...]:
+        """Of a trial's tokens at its rungs: those of the configuration, but none that its first step reaches.
+
+        A warm-up begins at a learning rate of 0: there all adapters are still untrained, and nothing tells them apart.
+        The first step is taken to have its share of the tokens, as rows are shuffled.
+        """
+        values = {} if self.training is None else self.training.model_dump() | dict(hyperparameters)
+        if not values.get("warmup_ratio"):
+            return tuple(self.config.rungs)
+        a_step = int(values["batch_size"]) * values["gradient_accumulation"]
+        steps = int(values["epochs"]) * math.ceil(self.training_rows / a_step)
+        return tuple(share for share in self.config.rungs if share * steps > 1)
 
     def tokens(self, hyperparameters: Mapping[str, Any]) -> int:
         """Of a whole trial."""
@@ -67,8 +86,9 @@ class EarlyStopping:
 
     def thresholds(self, record: Record, hyperparameters: Mapping[str, Any]) -> Thresholds:
         """Of a trial that is proposed now."""
-        losses = self._rules.thresholds(_curves(_alike(record.finished, hyperparameters)))
-        return tuple(zip(self.rungs(hyperparameters), losses, strict=True))
+        rungs = self.rungs(hyperparameters)
+        losses = self._rules(hyperparameters).thresholds(_curves(_alike(record.finished, hyperparameters), rungs))
+        return tuple(zip(rungs, losses, strict=True))
 
     def value(self, record: Record, outcome: Outcome) -> float | None:
         """What samplers are told of a trial that was stopped; None: only that it was."""
@@ -76,7 +96,11 @@ class EarlyStopping:
             return None
         trial = record.trials[outcome.trial]
         known = record.finished[: trial.seen]  # as it was proposed: order of arrival in a block decides nothing
-        return self._rules.predicted_value(_curves(_alike(known, trial.hyperparameters)), Curve(_losses(outcome)))
+        rungs = self.rungs(trial.hyperparameters)
+        if not (losses := _losses(outcome, rungs)):
+            return None
+        curves = _curves(_alike(known, trial.hyperparameters), rungs)
+        return self._rules(trial.hyperparameters).predicted_value(curves, Curve(losses))
 
     def promising(self, record: Record, limit: int | None = None) -> list[int]:
         """Numbers of the stopped trials that may still be the best, the likeliest first, at most `promote` of them.
@@ -88,9 +112,10 @@ class EarlyStopping:
         found = []
         noise = float((record.notes.get("seed_noise") or {}).get("deviation") or 0.0)
         for group in _groups(record.finished).values():
-            curves = _curves(group)
-            for index in self._rules.promising(curves, limit, noise):
-                prediction = self._rules.predicted(curves, curves[index])
+            rules = self._rules(group[0].hyperparameters)
+            curves = _curves(group, self.rungs(group[0].hyperparameters))
+            for index in rules.promising(curves, limit, noise):
+                prediction = rules.predicted(curves, curves[index])
                 found.append((math.inf if prediction is None else prediction.mean, group[index].number))
         return [number for _, number in sorted(found)[:limit]]
 
@@ -102,10 +127,9 @@ class EarlyStopping:
         assert rule != "none"
         return DEFAULT if rule == "default" else rule
 
-    @property
-    def _rules(self) -> Stopping:
-        config = self.config
-        return Stopping(self._rule, config.rungs, startup=self._startup, keep=config.keep, confidence=config.confidence)
+    def _rules(self, hyperparameters: Mapping[str, Any]) -> Stopping:
+        config, shares = self.config, self.shares(hyperparameters)
+        return Stopping(self._rule, shares, startup=self._startup, keep=config.keep, confidence=config.confidence)
 
     @property
     def _startup(self) -> int:
@@ -130,17 +154,19 @@ def _alike(told: Sequence[RecordedTrial], hyperparameters: Mapping[str, Any]) ->
     return _groups(told).get(_schedule(hyperparameters), [])
 
 
-def _curves(trials: Sequence[RecordedTrial]) -> list[Curve]:
+def _curves(trials: Sequence[RecordedTrial], rungs: Sequence[int]) -> list[Curve]:
     """Their losses as they were told, whatever was promoted since."""
     return [
-        Curve(_losses(trial.outcome), trial.outcome.loss if trial.outcome.ending is Ending.COMPLETE else None)
+        Curve(_losses(trial.outcome, rungs), trial.outcome.loss if trial.outcome.ending is Ending.COMPLETE else None)
         for trial in trials
         if trial.outcome is not None
     ]
 
 
-def _losses(outcome: Outcome) -> tuple[float, ...]:
-    return tuple(loss for _, loss in outcome.rungs)
+def _losses(outcome: Outcome, rungs: Sequence[int]) -> tuple[float, ...]:
+    """At these rungs, as far as it came. Earlier versions measured some more, which are left out."""
+    measured = dict(outcome.rungs)
+    return tuple(measured[tokens] for tokens in itertools.takewhile(measured.__contains__, rungs))
 
 
 def _schedule(hyperparameters: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from meshtune.config import presets
 from meshtune.config.budget import EarlyStoppingConfig
-from meshtune.config.sections import Interval, SamplerConfig
+from meshtune.config.sections import Interval, SamplerConfig, TrainingConfig
 from meshtune.errors import StudyMismatch
 from meshtune.plan.budget import Budget
 from meshtune.record.distributions import distributions
@@ -259,3 +259,36 @@ def test_the_likeliest_of_the_stopped_are_promising(asha: Path) -> None:
 )
 def test_no_more_rows_are_said_than_there_are(there: int | None, words: str) -> None:
     assert words in str(EarlyStopping(EarlyStoppingConfig(rule="asha"), 1, 1000, there))
+
+
+def of_training(rows: int, **training: Any) -> EarlyStopping:
+    section = TrainingConfig(batch_size=4, epochs=2, **training)
+    return EarlyStopping(EarlyStoppingConfig(rule="asha"), 2, TOKENS // 2, None, section, rows)
+
+
+def test_what_the_warm_up_s_first_step_reaches_is_no_rung() -> None:
+    """Eight steps of 125 tokens: at 100 every adapter would be untrained, since a warm-up begins at a rate of 0."""
+    assert of_training(16).rungs({}) == (150, 300, 500, 700)
+    assert of_training(16, warmup_ratio=0).rungs({}) == (100, 150, 300, 500, 700)
+    assert of_training(16, gradient_accumulation=2).rungs({}) == (300, 500, 700)
+    assert of_training(16).rungs({"epochs": 4}) == (200, 300, 600, 1000, 1400)
+    assert of_training(16).rungs({"warmup_ratio": 0.0, "batch_size": 32}) == (100, 150, 300, 500, 700)
+    assert of_training(4).rungs({"epochs": 1}) == ()
+
+
+def test_a_study_of_an_earlier_version_goes_on_without_the_untrained_rung(copied: Path) -> None:
+    """Its trials keep the rungs that they were measured at; new ones are compared where both were measured."""
+    record = opened(copied)
+    stopped = next(trial for trial in stopped_of(record) if len(trial.thresholds) > 1)
+    plain, now = early(rule="asha"), of_training(16)
+    assert now.thresholds(record, START) == plain.thresholds(record, START)[1:]
+    assert stopped.outcome is not None
+    if len(stopped.outcome.rungs) == 1:  # all that it was measured at is no rung any more
+        assert now.value(record, stopped.outcome) is None
+    deeper = [trial for trial in stopped_of(record) if trial.outcome and len(trial.outcome.rungs) > 1]
+    for trial in deeper:
+        assert trial.outcome is not None
+        value = now.value(record, trial.outcome)
+        assert value == pytest.approx(plain.value(record, trial.outcome))
+    assert set(now.promising(record)) <= {trial.number for trial in deeper}
+    assert of_training(4).thresholds(record, START | {"epochs": 1}) == ()
