@@ -60,9 +60,9 @@ def tune(
     """
     import_optuna()
     from meshtune.cli.display import Display
-    from meshtune.study.interrupts import Interrupts
     from meshtune.study.loop import Opened
     from meshtune.study.rounds import tune as run
+    from meshtune.study.signals import Interrupts
 
     located = find(study, trials, folder, overrides)
     shown = console(progress)

@@ -16,9 +16,8 @@ from meshtune.plan.locate import EFFECTIVE, Located, locate, seen_from_here, typ
 from meshtune.study import float32_check
 from meshtune.study.loop import Finished, Opened, Started, TrialFinished
 from meshtune.study.rounds import tune
-from meshtune.study.signals import GRACE_SECONDS, Signals
+from meshtune.study.signals import GRACE_SECONDS, Signals, time_limit
 from meshtune.study.status import status as read_status
-from meshtune.study.time_limit import time_limit
 from meshtune.system.text import (
     guided_lines,
     harm,

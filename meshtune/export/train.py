@@ -21,8 +21,7 @@ from meshtune.export import takeaway
 from meshtune.export.chosen import ChosenPoint, choose, describe
 from meshtune.plan.plan import need_training
 from meshtune.record.trials import flatten
-from meshtune.study.interrupts import Interrupts
-from meshtune.study.signals import Signals
+from meshtune.study.signals import Interrupts, Signals
 from meshtune.system import whole_file
 from meshtune.system.lease import elsewhere, holder, lease
 from meshtune.trial import DataRef, Ending, Progress

@@ -31,8 +31,8 @@ from meshtune.selection.decide import Decision
 from meshtune.selection.measured import POINTS, Array, Measure
 from meshtune.selection.seeds import with_trainings
 from meshtune.study import finals
-from meshtune.study.interrupts import Interrupts
 from meshtune.study.loop import Running
+from meshtune.study.signals import Interrupts
 from meshtune.system import whole_file
 from meshtune.trial import Ending, Outcome, Request
 from meshtune.workers.local import LocalWorker

@@ -14,7 +14,7 @@ from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Prepared, prepare
 from meshtune.space.space import Dimension
 from meshtune.study.rounds import of_each
-from meshtune.study.usage import meter_of
+from meshtune.study.tune import meter_of
 from meshtune.system import storage_url
 from meshtune.system.text import number, point
 

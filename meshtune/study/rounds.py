@@ -3,12 +3,16 @@
 A round begins once the one before it has ended, and starts from what that one found. From then on the earlier one is
 closed: more trials for it would change nothing. Killed at any point, the next run goes on in the round that was open.
 Limits of hours and tokens outside `rounds` are of all rounds together.
+
+Rounds agree where points that two of them evaluated come out in the same order: the cheaper one is then a good proxy.
+The points are those that the later round evaluated again, the best of the earlier one, and the baseline.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,13 +21,14 @@ from meshtune.errors import Fault, InputError
 from meshtune.plan.budget import Stop
 from meshtune.plan.locate import Located
 from meshtune.record.log import Record
+from meshtune.selection.ranks import rank_correlation
 from meshtune.study import tune as single
 from meshtune.study.loop import Finished, Opened, Stage, StudyEvent
-from meshtune.study.rounds_agreement import spent
 from meshtune.study.stop import forget, requested
 from meshtune.system.lease import lease
 
 Made = TypeVar("Made")
+Key = tuple[tuple[str, Any], ...]
 
 
 def tune(
@@ -52,7 +57,7 @@ def tune(
             if asked := stopping():
                 yield Finished(asked.reason, complete=False)
                 break
-            if reason := spent(study, closed):
+            if reason := limit_reached(study, closed):
                 yield Finished(f"{reason}: round {each.number} has not begun", complete=True)
                 break
             yield Stage(f"round {each.number} of {len(rounds)}")
@@ -107,3 +112,38 @@ def _with_the_rest(whole: Located, each: Located, closed: Sequence[Record]) -> L
         tokens = left if tokens is None else min(tokens, left)
     budget = own.model_copy(update={"hours": hours, "tokens": tokens})
     return dataclasses.replace(each, config=each.config.model_copy(update={"budget": budget}))
+
+
+def agreement(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The rank correlation of each round with the next, over the points that are complete in both."""
+    found = []
+    for number, (one, other) in enumerate(itertools.pairwise(records), start=1):
+        first, second = _losses(one), _losses(other)
+        both = [key for key in first if key in second]
+        correlation = rank_correlation([first[key] for key in both], [second[key] for key in both])
+        found.append({"rounds": [number, number + 1], **dataclasses.asdict(correlation)})
+    return found
+
+
+def limit_reached(whole: Located, records: Sequence[Record]) -> str | None:
+    """The limit of all rounds together that is reached, in words, or None."""
+    hours, tokens = whole.config.budget.hours, whole.config.budget.tokens
+    if hours is not None and hours * 3600 - sum(record.elapsed for record in records) < 1e-6:
+        return f"{hours:g} hours are spent"
+    if tokens is not None and sum(record.tokens for record in records) >= tokens:
+        return f"{tokens:,} tokens are spent"
+    return None
+
+
+def _losses(record: Record) -> dict[Key, float]:
+    """The loss of each point that is complete, of its first trial."""
+    found: dict[Key, float] = {}
+    for trial in record.complete:
+        found.setdefault(_key(trial.hyperparameters), trial.loss)
+    return found
+
+
+def _key(hyperparameters: Mapping[str, Any]) -> Key:
+    """The same for the same point, though one space may have computed it from its encoding and the other not."""
+    rounded = {k: float(f"{v:.12g}") if isinstance(v, int | float) else v for k, v in hyperparameters.items()}
+    return tuple(sorted(rounded.items()))

@@ -1,4 +1,8 @@
-"""`meshtune status`: where a study stands, from its record alone, at any time and from any shell."""
+"""`meshtune status`: where a study stands, from its record alone, at any time and from any shell.
+
+`of_record` gives plain JSON values, which reports, figures and the Python interface are made from. Nothing is measured
+or written here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from meshtune.plan import energy
+from meshtune.plan.budget import KILOWATT_HOUR
 from meshtune.plan.environment import versions
 from meshtune.plan.locate import Located, existing
 from meshtune.plan.sampler import REASON
@@ -16,12 +22,14 @@ from meshtune.record.log import WARM_START, Record
 from meshtune.record.scoring import worse_than_untuned
 from meshtune.record.trials import RecordedTrial
 from meshtune.selection.recommended import recommended
-from meshtune.space.goals import Quantities
+from meshtune.selection.statistics import against_replicates
+from meshtune.space.goals import LOSS, Quantities
 from meshtune.space.space import Dimension
 from meshtune.study import finals, float32_check
-from meshtune.study.goals_status import guided_facts, of_trial, shown
-from meshtune.study.usage import spent
-from meshtune.system.lease import holder
+from meshtune.study.replicates import NOISE
+from meshtune.study.rounds import agreement, limit_reached
+from meshtune.system.lease import Holder, holder
+from meshtune.trial import Ending
 
 
 def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> dict[str, Any]:
@@ -35,14 +43,74 @@ def status(path: Path, *, folder: Path | None = None, trials: bool = False) -> d
 def status_of(study: Located, *, trials: bool = False) -> dict[str, Any]:
     """The status of a started study, in rounds or not."""
     if study.config.rounds:
-        from meshtune.study.rounds_agreement import status_of_rounds
-
-        return status_of_rounds(study, trials=trials)
+        return _of_rounds(study, trials=trials)
     return of_record(study, Record(study.url, study.name), trials=trials)
 
 
+def _of_rounds(whole: Located, *, trials: bool = False) -> dict[str, Any]:
+    """The status of a study with rounds: that of its latest round, whose best is the study's, and in addition
+
+    `rounds`: `round` (from 1), `name`, `state` (waiting: it has not begun), `reason`, `changes` (its own keys),
+    `trials`, `elapsed_seconds`, `tokens`, `best` of each; `agreement`: `rounds` (two numbers), `rho`, `low`, `high` and
+    `points` (`selection.ranks`) of each round and the next; `all_rounds`: `trials`, `elapsed_seconds` and `tokens`
+    together. State and reason are those of the whole; adapters are relative to its folder.
+
+    Raises InputError where no round has begun.
+    """
+    rounds = whole.rounds
+    begun = [(each, Record(each.url, each.name)) for each in rounds if each.started]
+    latest, record = begun[-1] if begun else (rounds[0], Record(rounds[0].url, rounds[0].name))
+    result = _seen_from_outside(of_record(latest, record, trials=trials), latest.folder.name)
+    running = holder(whole.folder)
+    records = {each.number: record for each, record in begun}
+    listed = [_listed(whole, each, records.get(each.number)) for each in rounds]
+    ended = listed[-1]["reason"] or limit_reached(whole, [record for _, record in begun])
+    result |= {
+        "state": "running" if running else ("finished" if ended and result["reason"] else "stopped"),
+        "reason": ended if result["reason"] else None,
+        "folder": str(whole.folder),
+        "coordinator": _coordinator(running),
+        "rounds": listed,
+        "agreement": agreement([record for _, record in begun]),
+        "all_rounds": {
+            "trials": sum(len(record.trials) for _, record in begun),
+            "elapsed_seconds": sum(record.elapsed for _, record in begun),
+            "tokens": sum(record.tokens for _, record in begun),
+        },
+    }
+    return result
+
+
+def _listed(whole: Located, each: Located, record: Record | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "round": each.number,
+        "name": each.folder.name,
+        "state": "waiting",
+        "reason": None,
+        "changes": whole.config.rounds[each.number - 1],
+        "trials": None,
+        "elapsed_seconds": 0.0,
+        "tokens": 0,
+        "best": None,
+    }
+    if record is None:
+        return entry
+    status = _seen_from_outside(of_record(each, record), each.folder.name)
+    return {key: status.get(key, value) for key, value in entry.items()}
+
+
+def _seen_from_outside(status: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Adapters relative to the folder around the round's."""
+
+    def moved(entry: Any) -> Any:
+        return {**entry, "adapter": f"{Path(folder) / entry['adapter']}"} if entry and entry.get("adapter") else entry
+
+    shown = status | {name: moved(status[name]) for name in ("best", "recommended") if name in status}
+    return {**shown, "all": [moved(trial) for trial in status["all"]]} if "all" in status else shown
+
+
 def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[str, Any]:
-    """The status of an open record: plain JSON values, which reports, figures and the Python interface are made from.
+    """The status of an open record, as plain JSON values.
 
     Beside what `status --json` promises: `space` (what is searched, as `{name, low, high, log, choices, power_of,
     integer}` in decoded values) and `space_fixed`, `sampler`, `why_sampler` (where
@@ -51,10 +119,10 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `expected` loss, the `deviation` of that, and the `noise` of one training; None while little is known.
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
     `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
-    `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `meshtune.study.usage`.
-    `order_checked`: whether the finalists' order holds in float32 (`order.checked`), None where that was not asked.
-    `objectives`, `constraints`, `quantities` and `pareto`: see `meshtune.study.goals_status`; best, recommended,
-    baseline, untuned and trials have their `quantities` too.
+    `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `usage`.
+    `order_checked`: whether the finalists' order holds in float32 (`float32_check.checked`); None: that is not asked.
+    `objectives`, `constraints`, `quantities` and `pareto`: see `_goals`; best, recommended, baseline, untuned and
+    trials have their `quantities` too.
     `worse_than_untuned`: numbers of the complete trials whose loss is above the untuned model's; trials have it too.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
@@ -70,7 +138,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "state": "running" if running else ("finished" if record.notes.get("finished") else "stopped"),
         "reason": record.notes.get("finished"),
         "folder": str(study.folder),
-        "coordinator": {"host": running.host, "pid": running.pid, "since": running.since} if running else None,
+        "coordinator": _coordinator(running),
         "trials": _counts(record),
         "budget": study.config.budget.model_dump(),
         "elapsed_seconds": record.elapsed,
@@ -82,7 +150,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "best_against_baseline": None,
         "best_against_untuned": None,
         "best_against_recommended": None,
-        **guided_facts(record),
+        **_goals(record),
         **_made_with(record),
     }
     if best is not None and best.final is not None:
@@ -118,10 +186,10 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     if difference := finals.best_against(record, study.folder, "untuned"):
         result["best_against_untuned"] = dataclasses.asdict(difference)
     result["worse_than_untuned"] = [t.number for t in record.complete if worse_than_untuned(record.notes, t)]
-    result |= spent(record, (result["baseline"] or {}).get("loss"))
+    result |= usage(record, (result["baseline"] or {}).get("loss"))
     for name, quantities in [*record.references.items(), *_chosen(record, result)]:
         if result.get(name) is not None:
-            result[name]["quantities"] = shown(record, quantities)
+            result[name]["quantities"] = _shown(record, quantities)
     result["order_checked"] = float32_check.checked(record, study.folder)
     result["metrics"] = {
         name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
@@ -129,7 +197,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     }
     if trials:
         result["all"] = [
-            {**_trial(t), **of_trial(record, t), "worse_than_untuned": worse_than_untuned(record.notes, t)}
+            {**_trial(t), **_goals_of_trial(record, t), "worse_than_untuned": worse_than_untuned(record.notes, t)}
             for t in record.trials
         ]
     return result
@@ -178,6 +246,10 @@ def _searched(dimension: Dimension) -> dict[str, Any]:
     }
 
 
+def _coordinator(running: Holder | None) -> dict[str, Any] | None:
+    return {"host": running.host, "pid": running.pid, "since": running.since} if running else None
+
+
 def _entry(loss: float | None, test_loss: float | None, hyperparameters: Any) -> dict[str, Any]:
     return {"loss": loss, "test_loss": test_loss, "hyperparameters": dict(hyperparameters)}
 
@@ -209,3 +281,94 @@ def _trial(trial: RecordedTrial) -> dict[str, Any]:
         "order": trial.order,
         "elapsed": trial.elapsed if outcome else None,
     }
+
+
+def _goals(record: Record) -> dict[str, Any]:
+    """Fields of a status.
+
+    objectives: `{quantity, maximize}` each. constraints: `{text, quantity, known, limit, kept}` each: whether it is
+        known before training, its limit as a number (None: the reference is not measured yet), and how many complete
+        trials keep it. quantities: names of what is shown beside the loss. pareto: numbers of the trials on the Pareto
+        set; none with one objective.
+    """
+    guidance, references, complete = record.guidance, record.references, record.complete
+    return {
+        "objectives": [{"quantity": one.quantity, "maximize": one.maximize} for one in guidance.objectives],
+        "constraints": [
+            {
+                "text": one.text,
+                "quantity": one.quantity,
+                "known": one.known,
+                "limit": one.limit(references),
+                "kept": sum(trial.violations.get(one.text, 0.0) <= 0 for trial in complete),
+            }
+            for one in guidance.constraints
+        ],
+        "quantities": list(_quantity_names(record)),
+        "pareto": [trial.number for trial in record.pareto] if guidance.several else [],
+    }
+
+
+def _quantity_names(record: Record) -> tuple[str, ...]:
+    """The quantities that are shown: those that guide the search, and what is measured beside them."""
+    measured = (record.notes.get("fixed", {}).get("guides") or {}).get("quantities", ())
+    return tuple(dict.fromkeys([*record.guidance.quantities, *measured]))
+
+
+def _shown(record: Record, quantities: Quantities) -> dict[str, float]:
+    """Those of some model."""
+    return {name: quantities[name] for name in _quantity_names(record) if name in quantities and name != LOSS}
+
+
+def _goals_of_trial(record: Record, trial: RecordedTrial) -> dict[str, Any]:
+    """Fields of a trial: `quantities`, `violations` by constraint, and whether it is `feasible` (None: no value)."""
+    complete = trial.final is not None and trial.final.ending is Ending.COMPLETE
+    return {
+        "quantities": _shown(record, trial.quantities),
+        "violations": dict(trial.violations),
+        "feasible": not trial.violation if complete else None,
+    }
+
+
+def usage(record: Record, baseline: float | None) -> dict[str, Any]:
+    """Fields of a status.
+
+    energy: kilowatt-hours, and the seconds in which they were taken: less than the study's where it was not metered
+        from its start. None: it was not metered at all.
+    tokens_saved: that the trials which stopped early would have been trained on further. share_saved: of all that
+        would have been without that. promoted: numbers of stopped trials that were trained to the end.
+    seed_noise: of replicates of the best; `above`: how far the baseline's loss lies above their mean, with its
+        95 % interval. None: none were made, or another trial is the best by now.
+    """
+    taken = record.notes.get(energy.NOTE)
+    saved = _tokens_saved(record)
+    return {
+        "energy": taken and {"kilowatt_hours": taken["joules"] / KILOWATT_HOUR, "seconds": taken["seconds"]},
+        "tokens_saved": saved,
+        "share_saved": saved / (saved + record.tokens) if saved else 0.0,
+        "promoted": [trial.number for trial in record.trials if trial.promoted is not None],
+        "seed_noise": _noise(record, baseline),
+    }
+
+
+def _tokens_saved(record: Record) -> int:
+    """A trial that ended complete shows what one of as many epochs takes."""
+    whole = {_epochs(trial): trial.final.tokens for trial in record.complete if trial.final is not None}
+    stopped = [t for t in record.trials if t.final is not None and t.final.ending is Ending.STOPPED_EARLY]
+    return sum(max(0, whole.get(_epochs(t), 0) - t.final.tokens) for t in stopped if t.final is not None)
+
+
+def _epochs(trial: RecordedTrial) -> Any:
+    return trial.hyperparameters.get("epochs")
+
+
+def _noise(record: Record, baseline: float | None) -> Mapping[str, Any] | None:
+    noise, best = record.notes.get(NOISE), record.best
+    if noise is None or best is None or noise["trial"] != best.number:
+        return None
+    is_baseline = record.baseline is not None and record.baseline.number == best.number
+    above = None
+    if baseline is not None and not is_baseline:
+        found = against_replicates(baseline, noise["mean"], noise["deviation"], noise["count"])
+        above = {name: value for name, value in dataclasses.asdict(found).items() if name in ("mean", "low", "high")}
+    return {**{name: value for name, value in noise.items() if name != "told"}, "above": above}

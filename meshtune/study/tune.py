@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 from meshtune.config import file, presets
+from meshtune.config.sections import StudyConfig
 from meshtune.data.summary import warnings
 from meshtune.errors import StorageError
 from meshtune.objectives import checkpoints, metrics
 from meshtune.plan import energy, environment
-from meshtune.plan.budget import Stop
+from meshtune.plan.budget import Budget, Stop, StopWhen
 from meshtune.plan.locate import EFFECTIVE, WRITTEN, Located, as_begun
 from meshtune.plan.plan import Prepared, prepare
 from meshtune.plan.sampler import REASON
@@ -25,13 +26,12 @@ from meshtune.selection.recommended import recommended
 from meshtune.study import finals, float32_check
 from meshtune.study.loop import Finished, Opened, Promoted, Stage, StudyEvent, TrialFinished, run
 from meshtune.study.promotion import promote
-from meshtune.study.replicates import replicate
+from meshtune.study.replicates import NOISE, replicate
 from meshtune.study.stop import forget, requested
-from meshtune.study.usage import budget_of, meter_of
 from meshtune.system import storage_url, whole_file
 from meshtune.system.lease import Lease, elsewhere, lease
 from meshtune.trial import Outcome
-from meshtune.workers.local import LocalWorker
+from meshtune.workers.local import LocalWorker, Place
 from meshtune.workers.planner import Packing
 
 STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
@@ -130,7 +130,7 @@ def _search(
         record,
         sampler,
         worker,
-        budget_of(config, record),
+        _budget(config, record),
         seed=config.seed,
         packing=_packing(prepared, record),
         early=prepared.early,
@@ -187,6 +187,26 @@ def _packing(prepared: Prepared, record: Record) -> Packing:
     """How blocks are cut into packs, as far as it is known whether there can be any."""
     packs = prepared.packing
     return Packing(packs.processes, uneven=packs.uneven) if record.why_not_packed else packs
+
+
+def _budget(config: StudyConfig, record: Record) -> Budget:
+    """The limits of a study. What its replicates measured takes the place of the config's noise for further trials."""
+    limits, when = config.budget, config.stop_when
+    stop_when = StopWhen()
+    if when is not None:
+        note = record.notes.get(NOISE)
+        measured = None if note is None else (note["deviation"], note.get("told", 0))
+        stop_when = StopWhen(when.no_improvement, when.noise, when.target, measured)
+    return Budget(limits.trials, limits.hours, limits.tokens, limits.kilowatt_hours, stop_when)
+
+
+def meter_of(config: StudyConfig, places: Sequence[Place]) -> energy.Meter | None:
+    """A meter of what the study runs on; None where it cannot be read.
+
+    Raises InputError where the budget needs it.
+    """
+    gpus = [place.environment["CUDA_VISIBLE_DEVICES"] for place in places if place.device.startswith("cuda")]
+    return energy.meter(gpus, needed=config.budget.kilowatt_hours is not None)
 
 
 def _refuse_too_large(study: Located, prepared: Prepared) -> None:

@@ -12,7 +12,7 @@ from meshtune.record.log import Record
 from meshtune.study.finals import Runner
 from meshtune.study.loop import StudyEvent
 from meshtune.study.replicates import DONE, NOISE, replicate
-from meshtune.study.usage import spent
+from meshtune.study.status import usage
 from meshtune.trial import Ending, Outcome, Request
 from tests.study.test_loop import AtOnce, opened
 
@@ -83,7 +83,7 @@ def test_a_new_best_has_replicates_of_its_own(tmp_path: Path) -> None:
     assert first is not None
     assert second is not None
     assert first.number != second.number
-    assert spent(again, 1.0)["seed_noise"] is None
+    assert usage(again, 1.0)["seed_noise"] is None
     replicated(again, tmp_path, worker, 2)
     assert set(again.notes[DONE]) == {str(first.number), str(second.number)}
     assert again.notes[NOISE]["trial"] == second.number
@@ -128,7 +128,7 @@ def test_names_of_what_is_trained_beside_the_trials() -> None:
 def test_a_status_holds_the_baseline_against_the_noise(tmp_path: Path) -> None:
     record = searched(tmp_path)
     replicated(record, tmp_path, AtOnce(seeded), 3)
-    noise = spent(record, 1.0)["seed_noise"]
+    noise = usage(record, 1.0)["seed_noise"]
     above = noise["above"]
     assert above["mean"] == pytest.approx(1.0 - noise["mean"])
     assert above["low"] < above["mean"] < above["high"]
@@ -137,4 +137,4 @@ def test_a_status_holds_the_baseline_against_the_noise(tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     record = searched(tmp_path / "alone", 1)
     replicated(record, tmp_path, AtOnce(seeded), 3)
-    assert spent(record, 1.0)["seed_noise"]["above"] is None  # the baseline is the best
+    assert usage(record, 1.0)["seed_noise"]["above"] is None  # the baseline is the best

@@ -22,8 +22,7 @@ from meshtune.report.write import report
 from meshtune.study.check import check
 from meshtune.study.loop import Finished, StudyEvent, TrialFinished
 from meshtune.study.rounds import tune
-from meshtune.study.rounds_agreement import _seen_from_outside
-from meshtune.study.status import status
+from meshtune.study.status import _seen_from_outside, status
 from meshtune.study.stop import stop
 from meshtune.system.text import agreement, round_lines
 from tests.kill import command_study, run
