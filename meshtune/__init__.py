@@ -4,7 +4,6 @@ In Python: `study = meshtune.tune("study.yaml")`, `study = meshtune.load("study"
 package loads nothing else: what is heavy is imported when it is used.
 """
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from meshtune.results import Result
 
 __all__ = ["Result", "Study", "__version__", "load", "tune"]
-
-# Peft imports bitsandbytes where that is installed, which advises at its import to install kernels not used here.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _OFFERED = {"Result": "meshtune.results", "Study": "meshtune.api", "load": "meshtune.api", "tune": "meshtune.api"}
 

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import html
+import io
+import json
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.api_calls import as_optuna, as_set, console, find, import_optuna
 from meshtune.errors import InputError, Interrupted, MeshtuneError, need
 
 if TYPE_CHECKING:
     import optuna
     import pandas
+    from rich.console import Console
 
     from meshtune.config.sections import StudyConfig
     from meshtune.plan.locate import Located
@@ -58,14 +62,14 @@ def tune(
         KeyboardInterrupt: it was interrupted; the same call continues. Running trials had some seconds to save where
             they are, unless a second interrupt came.
     """
-    import_optuna()
+    _import_optuna()
     from meshtune.cli.display import Display
     from meshtune.study.loop import Opened
     from meshtune.study.rounds import tune as run
     from meshtune.study.signals import Interrupts
 
-    located = find(study, trials, folder, overrides)
-    shown = console(progress)
+    located = _find(study, trials, folder, overrides)
+    shown = _console(progress)
     interrupts = Interrupts()
     events = run(located, stop=interrupts.stop)
     try:
@@ -86,7 +90,7 @@ def load(study: str | Path, *, folder: str | Path | None = None) -> Study:
 
     Raises InputError where there is none.
     """
-    import_optuna()
+    _import_optuna()
     from meshtune.plan.locate import existing
 
     found = existing(Path(study).expanduser(), folder=None if folder is None else Path(folder).expanduser())
@@ -210,7 +214,7 @@ class Study:
         learning curves. Of each trial, the user attribute `params` is what the sampler moved, and `worse_than_untuned`
         whether its training did harm.
         """
-        return as_optuna(self._located.latest)
+        return _as_optuna(self._located.latest)
 
     # -- pictures
 
@@ -281,7 +285,7 @@ class Study:
         from meshtune.export.train import train
 
         try:
-            changes = as_set(overrides)
+            changes = _as_set(overrides)
             done: dict[str, Any] = train(
                 self.folder, Path(out), trial=trial, all_data=all_data, epochs=epochs, seed=seed, overrides=changes
             )
@@ -312,12 +316,12 @@ class Study:
             InputError: wrong settings, data that cannot be read, no complete trial. StudyBusy: another process does it.
             KeyboardInterrupt: it was interrupted; what is stored stays.
         """
-        from meshtune.cli.evaluate_bars import EvaluateView
+        from meshtune.cli.bars import EvaluateView
         from meshtune.finalists.evaluate import evaluate
 
         for key in PATHS & settings.keys():
             settings[key] = settings[key] and str(Path(settings[key]).expanduser().absolute())
-        with EvaluateView(console(progress)) as view:
+        with EvaluateView(_console(progress)) as view:
             try:
                 evaluate(
                     [self.folder],
@@ -367,3 +371,71 @@ class Study:
 
         draw: Callable[[Values], Any] = getattr(figures, name)
         return draw(self.status())
+
+
+def _find(
+    study: str | Path | Mapping[str, Any],
+    trials: int | None,
+    folder: str | Path | None,
+    overrides: Sequence[str] | Mapping[str, Any],
+) -> Located:
+    """The study that `tune` is given, its changes applied."""
+    from meshtune.plan.locate import locate, locate_values
+
+    changes = _as_set(overrides)
+    if trials is not None:
+        changes = (*changes, f"budget.trials={trials}")
+    at = None if folder is None else Path(folder).expanduser()
+    if isinstance(study, Mapping):
+        return locate_values(study, overrides=changes, folder=at)
+    return locate(Path(study).expanduser(), overrides=changes, folder=at)
+
+
+def _as_set(overrides: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Overrides as the command line's `--set` has them."""
+    if isinstance(overrides, Mapping):
+        return tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
+    return (overrides,) if isinstance(overrides, str) else tuple(overrides)
+
+
+def _import_optuna() -> None:
+    """Import Optuna without the warning that a notebook without ipywidgets gets about bars that nobody shows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import optuna  # noqa: F401
+
+
+def _as_optuna(located: Located) -> optuna.Study:
+    """A copy in memory, by decoded names and values; trials that did harm say so in an attribute."""
+    import optuna
+
+    from meshtune.record.distributions import as_known, space_of
+    from meshtune.record.log import Record
+    from meshtune.record.scoring import worse_than_untuned
+    from meshtune.record.storage import open_storage, quiet, storage_errors
+
+    record = Record(located.url, located.name)
+    space = space_of(record.notes)
+    with storage_errors(located.url), quiet():
+        source = optuna.load_study(study_name=located.name, storage=open_storage(located.url))
+        copied = optuna.create_study(study_name=located.name, directions=source.directions)
+        for name, value in record.notes.items():
+            copied.set_user_attr(name, value)
+        for trial, frozen in zip(record.trials, source.get_trials(), strict=True):
+            shown = frozen if space is None else as_known(frozen, space)
+            shown.user_attrs = {**shown.user_attrs, "worse_than_untuned": worse_than_untuned(record.notes, trial)}
+            copied.add_trial(shown)
+    return copied
+
+
+def _console(progress: bool) -> Console:
+    """Where the run is shown: standard error; in a notebook below the cell, as plain lines; or nowhere."""
+    from rich.console import Console
+
+    from meshtune.cli.watch import console_for
+
+    if not progress:
+        return Console(file=io.StringIO(), quiet=True)
+    if Console().is_jupyter:  # its streams call themselves terminals, and cannot redraw lines
+        return Console(file=sys.stdout, force_jupyter=False, force_terminal=False, width=160)
+    return console_for(stderr=True)

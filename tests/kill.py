@@ -49,7 +49,7 @@ def command_study(
 
 def meshtune(*arguments: object) -> list[str]:
     """The command line, in this interpreter."""
-    return [sys.executable, "-m", "meshtune.cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "meshtune.cli", *map(str, arguments)]
 
 
 def run(path: Path, *arguments: object, timeout: float = 900) -> subprocess.CompletedProcess[str]:

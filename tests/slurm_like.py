@@ -41,7 +41,7 @@ def run_job(
     `inside()` says when it may be ended.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _program(folder / "bin" / "meshtune", f'exec "{sys.executable}" -m meshtune.cli.main "$@"')
+    _program(folder / "bin" / "meshtune", f'exec "{sys.executable}" -m meshtune.cli "$@"')
     _program(folder / "bin" / "scontrol", f'echo "$@" >> "{folder / "scontrol.log"}"')
     starts: list[Start] = []
     for number, end in enumerate(ends):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import meshtune
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.config import file, presets
 from meshtune.config.sections import is_command
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from tests.kill import command_study, record_of, run
 from tests.slurm_like import SCRIPT, Start, run_job
 from tests.test_kill_lora import lora_study

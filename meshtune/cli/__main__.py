@@ -1,5 +1,5 @@
 """`python -m meshtune.cli` is `meshtune`."""
 
-from meshtune.cli.main import main
+from meshtune.cli import main
 
 main()

@@ -56,7 +56,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
     """Score candidates on benchmarks; run again, it goes on where it was."""
-    from meshtune.cli.evaluate_bars import EvaluateView
+    from meshtune.cli.bars import EvaluateView
     from meshtune.cli.watch import console_for
     from meshtune.finalists import score_tables
     from meshtune.finalists.evaluate import as_json as plain

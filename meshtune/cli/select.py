@@ -59,7 +59,7 @@ def select(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
     """One model, and how sure it is that it is the best; reads what `evaluate` stored."""
-    from meshtune.cli.evaluate_bars import EvaluateView
+    from meshtune.cli.bars import EvaluateView
     from meshtune.cli.watch import console_for
     from meshtune.finalists.select import select as run
     from meshtune.selection.decide import Settings

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,24 @@ def test_an_output_without_umlauts_gets_their_numbers(tmp_path: Path) -> None:
     done = subprocess.run(meshtune("check", path), capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert r"h\xf6he/study.yaml: no faults" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["meshtune.cli.commands", "typer", "meshtune.errors", "meshtune.study.check"])
+def test_a_ctrl_c_during_the_imports_is_one_line(tmp_path: Path, module: str) -> None:
+    program = f"""
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+from meshtune import cli
+sys.meta_path.insert(0, CtrlC())
+sys.modules.pop({module!r}, None)
+cli.main()
+"""
+    given = [sys.executable, "-c", program, "check", command_study(tmp_path)]
+    done = subprocess.run(given, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "meshtune: interrupted\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.errors import InputError
 
 

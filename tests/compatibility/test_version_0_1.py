@@ -51,7 +51,7 @@ def work(unpacked: Path, tmp_path: Path) -> Path:
 
 def meshtune(*arguments: str | Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "meshtune.cli.main", *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "meshtune.cli", *map(str, arguments)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

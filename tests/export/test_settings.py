@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from meshtune import api
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.errors import InputError
 from meshtune.export.settings import export_settings
 from meshtune.export.train import train

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.errors import InputError, StorageError, StudyBusy
 from meshtune.export.export import as_text, export
 from meshtune.export.train import train

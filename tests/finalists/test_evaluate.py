@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import meshtune
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, StorageError, StudyBusy
 from meshtune.finalists import score_tables
@@ -147,7 +147,7 @@ def test_a_killed_evaluation_goes_on(study: Path, data: Path, tmp_path: Path) ->
     whole = evaluate([study], given=given(data, benchmarks=four))
     other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
     shutil.rmtree(other / "evaluation" / "benchmarks")
-    command = [sys.executable, "-m", "meshtune.cli.main", "evaluate", str(other), "--data", str(data), "--limit", "4"]
+    command = [sys.executable, "-m", "meshtune.cli", "evaluate", str(other), "--data", str(data), "--limit", "4"]
     command += ["--best", "1", "--worst", "2", "--benchmarks", ",".join(four)]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None

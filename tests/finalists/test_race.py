@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.errors import InputError
 from meshtune.finalists.evaluate import Evaluated, evaluate
 from meshtune.finalists.select import select

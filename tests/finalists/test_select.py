@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import meshtune
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.errors import InputError
 from meshtune.finalists.evaluate import evaluate
 from meshtune.finalists.select import Selected, select

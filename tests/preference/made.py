@@ -49,7 +49,7 @@ class Server:
 
 
 def start(folder: Path, *arguments: str, port: int = 0) -> Server:
-    command = [sys.executable, "-m", "meshtune.cli.main", "prefer", "serve", str(folder), "--port", str(port), "--json"]
+    command = [sys.executable, "-m", "meshtune.cli", "prefer", "serve", str(folder), "--port", str(port), "--json"]
     process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

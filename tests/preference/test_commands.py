@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.errors import InputError
 from meshtune.export.chosen import choose, kept_adapter
 from meshtune.preference.commands import analysis_text, create, find

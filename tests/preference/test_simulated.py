@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from typer.testing import CliRunner
 
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.preference.commands import analyze
 from tests.preference.made import MODELS, Browser, made, served
 from tests.preference.simulate import Truth, chances

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.config import file, presets
 from meshtune.config.budget import BudgetConfig
 from meshtune.config.sections import Interval

@@ -146,7 +146,7 @@ def test_a_section_that_is_commented_out_is_opened() -> None:
 
 def test_the_command_says_what_is_left(tmp_path: Path) -> None:
     (tmp_path / "settings.yml").write_text(AXOLOTL)
-    command = [sys.executable, "-m", "meshtune.cli.main", "init", str(tmp_path / "new"), "--from", "settings.yml"]
+    command = [sys.executable, "-m", "meshtune.cli", "init", str(tmp_path / "new"), "--from", "settings.yml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert "not carried over:\n- " in done.stderr
     assert "- flash_attention: true (" in done.stderr

@@ -191,7 +191,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train the chosen point once more, into a folder to take away; run it again to continue."""
-    from meshtune.cli.train_bars import TrainView
+    from meshtune.cli.bars import TrainView
     from meshtune.cli.watch import console_for
     from meshtune.export.train import as_text
     from meshtune.export.train import train as run
@@ -329,12 +329,11 @@ def _terminal(stream: TextIO) -> TextIO:
     return io.TextIOWrapper(raw, encoding=stream.encoding, errors=stream.errors, line_buffering=True)
 
 
-def main() -> None:
-    """Entry point: errors become one message and their exit code."""
-    if sys.argv[1:2] in (["tune"], ["quickstart"]):  # until the run takes them: what a batch system ends goes on later
-        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-            if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) != signal.SIG_IGN:
-                signal.signal(getattr(signal, name), lambda *_: os._exit(75))
+def run(importing: object) -> None:
+    """Run the command that the arguments name: errors become one message and their exit code.
+
+    `importing`: the handler of Ctrl-C until here; where it is in force, Python's own takes its place.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name).isatty():
             setattr(sys, name, _terminal(getattr(sys, name)))
@@ -342,13 +341,15 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
+            if signal.getsignal(signal.SIGINT) is importing:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             app()
         finally:
             sys.stdout.flush()  # what cannot be written is known here, and not at the very end
     except MeshtuneError as error:
         print(f"meshtune: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except SystemExit as end:
+    except (SystemExit, KeyboardInterrupt) as end:
         if not _interrupted(end):
             raise
         print("meshtune: interrupted", file=sys.stderr)
@@ -366,7 +367,3 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
