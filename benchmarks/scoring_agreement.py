@@ -38,8 +38,8 @@ from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.evaluation.run import How, place_of, run
 from meshtune.evaluation.sandbox.judge import code_check
+from meshtune.system.machine import cores
 from meshtune.training.models import load_model
-from meshtune.workers.processes import cores
 
 MARGIN = 1e-3  # logits between the two likeliest tokens, above which both sides must agree
 HARNESS = {"mmlu": ("mmlu/default", "mmlu_"), "bbh": ("bbh/fewshot", "bbh_fewshot_")}

@@ -12,7 +12,7 @@ from meshtune.errors import Fault, InputError, nearest
 from meshtune.finalists.candidates import Listed, adapter_of, file_name
 from meshtune.plan.locate import Located
 from meshtune.space.goals import BENCHMARKS
-from meshtune.workers.processes import cores
+from meshtune.system.machine import cores
 
 if TYPE_CHECKING:
     from meshtune.evaluation.adapters import Candidate

@@ -13,7 +13,7 @@ from meshtune.errors import InputError, MissingExtra, extra
 from meshtune.finalists.candidates import Listed, adapter_of, file_name
 from meshtune.selection.candidates import Column
 from meshtune.space.goals import BENCHMARKS
-from meshtune.workers.processes import cores
+from meshtune.system.machine import cores
 
 if TYPE_CHECKING:
     from meshtune.evaluation.harness import Tasks

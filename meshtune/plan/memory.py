@@ -13,14 +13,14 @@ from meshtune.training.memory.check import Setting, largest_length, unpackable_s
 from meshtune.training.memory.formula import Batch, full_batch
 from meshtune.training.memory.free import available
 from meshtune.training.memory.shape import shape_of
-from meshtune.workers.local import Place
+from meshtune.workers.planner import ProcessSpec
 
 
 def setting_of(
     space: Space,
     model: ModelConfig,
     training: TrainingConfig,
-    places: Sequence[Place],
+    places: Sequence[ProcessSpec],
     batch: Callable[[int], Batch],
     *,
     baseline: Mapping[str, Any] | None = None,
@@ -48,7 +48,9 @@ def setting_of(
     )
 
 
-def longest_row(space: Space, model: ModelConfig, training: TrainingConfig, places: Sequence[Place]) -> int | None:
+def longest_row(
+    space: Space, model: ModelConfig, training: TrainingConfig, places: Sequence[ProcessSpec]
+) -> int | None:
     """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing can be told."""
     if training.trainer.imported is not None:
         return None
