@@ -126,11 +126,11 @@ def plain(make: Make, problem: Problem, seed: int, setting: Setting) -> Regrets:
     return by_optuna(make(problem, seed, setting), problem, seed, setting, enqueue=setting.sensible)
 
 
-def mads(problem: Problem, seed: int, setting: Setting, **fills: Any) -> BaseSampler:
+def mads(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
     from meshtune.samplers.mads.sampler import MadsSampler
 
     x0 = problem.start if setting.sensible else None
-    return MadsSampler(search_space=problem.space, block_size=setting.block, x0=x0, seed=seed, **fills)
+    return MadsSampler(search_space=problem.space, block_size=setting.block, x0=x0, seed=seed)
 
 
 def gp(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
@@ -305,9 +305,6 @@ SIDES: dict[str, Callable[[Problem, int, Setting], Regrets]] = {
     "batch-gp": partial(started, gp),
     "batch-gp, drawn start": partial(started, gp_drawn),
     "mads": partial(started, mads),
-    "mads, fill tpe": partial(started, partial(mads, fill="tpe")),
-    "mads, fill batch-gp": partial(started, partial(mads, fill="batch-gp")),
-    "mads, 4 fills batch-gp": partial(started, partial(mads, fill="batch-gp", least_fills=4)),
     "Optuna TPE": partial(plain, lambda _, seed, setting: TPESampler(seed=seed, constant_liar=setting.block > 1)),
     "Optuna GP": partial(plain, lambda _, seed, __: GPSampler(seed=seed)),
     "Optuna CMA-ES": partial(plain, lambda _, seed, __: CmaEsSampler(seed=seed)),

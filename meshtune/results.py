@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune.data import answers
 from meshtune.errors import need
-from meshtune.report.sentences import result_table, verdict
-from meshtune.system.text import number, point
+from meshtune.system.text import number, point, result_table, verdict
 
 if TYPE_CHECKING:
     import pandas

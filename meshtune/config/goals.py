@@ -138,10 +138,6 @@ def _of_samplers(values: Mapping[str, Any], several: bool, measured: list[Constr
     if several and name not in SEVERAL:
         what = f"the sampler `{name}` has one objective; {', '.join(SEVERAL)} have several"
         return [(("objectives",), f"{what}: name one of them, or give one objective")]
-    options = section.get("options")
-    if several and isinstance(options, Mapping) and options.get("fill") == "batch-gp":
-        what = "batch-gp fills blocks for one objective: leave it out, or write tpe"
-        return [(("sampler", "options", "fill"), what)]
     if measured and name not in MEASURED:
         what = f"the sampler `{name}` cannot be told that `{measured[0].text}` is violated; {', '.join(MEASURED)} can"
         return [(("constraints",), what)]

@@ -18,7 +18,6 @@ import numpy as np
 from meshtune.config.evaluation import EvaluationConfig, changed
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, Interrupted
-from meshtune.evaluation.benchmarks import registry
 from meshtune.export.chosen import ChosenPoint, pick
 from meshtune.finalists.ask import Asking, Report, guided_by
 from meshtune.finalists.evaluate import FOLDER, alone, stored_on_interrupt
@@ -36,7 +35,7 @@ from meshtune.study.loop import Running
 from meshtune.study.signals import Interrupts
 from meshtune.system import whole_file
 from meshtune.trial import Ending, Outcome, Request
-from meshtune.workers.build import build as build_worker
+from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import Packing
 
 if TYPE_CHECKING:
@@ -101,8 +100,7 @@ def _settings(evidence: Evidence) -> EvaluationConfig:
     if settings.protocol != "instruct-eval" or not evidence.measured.paired:
         raise InputError("`--replicates` compares answers item by item, as the protocol instruct-eval stores them")
     names = tuple(one.name for one in evidence.measured.measures)
-    sampled = any(one.name in names for one in registry.ALL if one.runs_code)
-    several = {} if sampled else {"samples": 1, "pass_at": ()}
+    several = {} if "humaneval" in names else {"samples": 1, "pass_at": ()}  # which are of HumanEval alone
     return changed(settings, {"benchmarks": names, **several})
 
 
@@ -150,7 +148,7 @@ def _trained(
     threads = prepared.places[0].threads
     timeout = None if hours is None else hours * 3600
     signals = Interrupts()
-    worker = build_worker(study.config.worker, _objective(prepared, record, place), prepared.places, place)
+    worker = LocalWorker(_objective(prepared, record, place), prepared.places, place)
     try:
         with signals.taken():
             signals.cooperative = True

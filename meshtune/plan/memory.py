@@ -13,14 +13,14 @@ from meshtune.training.memory.check import Setting, largest_length, unpackable_s
 from meshtune.training.memory.formula import Batch, full_batch
 from meshtune.training.memory.free import available
 from meshtune.training.memory.shape import shape_of
-from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.local import Place
 
 
 def setting_of(
     space: Space,
     model: ModelConfig,
     training: TrainingConfig,
-    places: Sequence[ProcessSpec],
+    places: Sequence[Place],
     batch: Callable[[int], Batch],
     *,
     baseline: Mapping[str, Any] | None = None,
@@ -48,9 +48,7 @@ def setting_of(
     )
 
 
-def longest_row(
-    space: Space, model: ModelConfig, training: TrainingConfig, places: Sequence[ProcessSpec]
-) -> int | None:
+def longest_row(space: Space, model: ModelConfig, training: TrainingConfig, places: Sequence[Place]) -> int | None:
     """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing can be told."""
     if training.trainer.imported is not None:
         return None

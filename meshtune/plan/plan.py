@@ -33,7 +33,9 @@ from meshtune.plan.warm_start import WarmStart, warm_start
 from meshtune.space.space import Space
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.system.imported import portable
-from meshtune.workers.planner import Packing, ProcessSpec, process_specs
+from meshtune.workers.local import Place
+from meshtune.workers.planner import Packing
+from meshtune.workers.processes import places
 
 if TYPE_CHECKING:
     from meshtune.data.build import PreparedData
@@ -62,7 +64,7 @@ class Prepared:
     baseline: Mapping[str, Any] | None
     start: Mapping[str, Any] | None
     objective: ObjectiveSpec
-    places: Sequence[ProcessSpec]
+    places: Sequence[Place]
     fixed: Mapping[str, Any]
     data: Any
     packing: Packing
@@ -114,7 +116,7 @@ def _parts(study: Located) -> Prepared:
             "also": list(guidance_of(config)[1]),
         }
         objective = ObjectiveSpec("command", fields)
-        at = process_specs(config.worker, "cpu")
+        at = places(config.worker, "cpu")
         _check_pack(config, packs=False)
         prepared = Prepared(space, baseline, start, objective, at, fixed, None, Packing(len(at)), warm=warm)
         return guided(prepared, config)
@@ -176,7 +178,7 @@ def _lora(
     )
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
     _check_pack(config, packs=training.trainer.name == "packed")
-    at = process_specs(config.worker, device)
+    at = places(config.worker, device)
     data = rows(study, sources, model, lambda: longest_row(space, model, training, at))
     answers = answered(config, data.summary.validation.rows)
     guides = guides_of(study, model, answers)

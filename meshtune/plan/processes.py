@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from meshtune.config.sections import StudyConfig
 from meshtune.plan.forecast import setting
 from meshtune.space.space import Space
-from meshtune.system.machine import cores
 from meshtune.training.chosen_trainer import DECIDING
 from meshtune.training.memory.check import Setting, largest, no_exact_room
 from meshtune.training.memory.passes import fewer_tokens
-from meshtune.workers.planner import Packing, cpu_processes, packing, process_specs
+from meshtune.workers.planner import Packing, cpu_processes, packing
+from meshtune.workers.processes import cores, places
 
 if TYPE_CHECKING:
     from meshtune.plan.plan import Prepared
@@ -42,7 +42,7 @@ def spread(prepared: Prepared, config: StudyConfig, recorded: Mapping[str, Any] 
     at, sharing = prepared.places, found.processes
     if device == "cpu" and config.worker.processes is None:
         sharing = cpu_processes(cores(), available=whole, needed=most.total)
-        at = process_specs(config.worker.model_copy(update={"processes": sharing}), device)
+        at = places(config.worker.model_copy(update={"processes": sharing}), device)
     uneven = prepared.early is not None
     packs = Packing(len(at), uneven=uneven)
     if config.worker.pack != "auto":

@@ -33,8 +33,6 @@ def with_sampler(study: Located, prepared: Prepared) -> Prepared:
     keys = notes.get("fixed", {})
     block_size = config.block_size or keys.get("block_size") or prepared.packing.block_size
     prepared = replace(prepared, sampler=config, block_size=int(block_size))
-    if prepared.guided.guidance.several and config.options.get("fill") == "batch-gp":
-        raise InputError(Fault("`batch-gp` is for one objective: leave `fill` out", key="sampler.options"))
     if config.name != "auto":
         return prepared
     if config.options:

@@ -15,7 +15,6 @@ from typing import Any
 import plotly.graph_objects as go
 
 from meshtune.report.groups import Group
-from meshtune.report.sentences import loss_name
 from meshtune.report.trials import (
     SHOWN,
     Status,
@@ -27,7 +26,7 @@ from meshtune.report.trials import (
     searched,
     upper_edge,
 )
-from meshtune.system.text import number
+from meshtune.system.text import loss_name, number
 
 COLOURS = {
     "best": "#1f5fbf",

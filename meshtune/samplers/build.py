@@ -118,7 +118,21 @@ def build(
             return imported.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed, allows=allows)
 
 
+GONE = ("fill", "least_fills")  # options of `mads` in version 0.1
+
+
 def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:
+    if gone := [option for option in GONE if option in config.options]:
+        words, are = " and ".join(f"`{option}`" for option in gone), "are" if len(gone) > 1 else "is"
+        raise InputError(
+            Fault(
+                f"{words} of `mads` {are} gone: blocks that the Gaussian process filled found no better points"
+                " (docs/decisions/2026-11-26-mads-fill.md). A study that began so can be read (status, report, export,"
+                f" train), not continued. To go on from its trials, take {words} out, give another `folder`, and name"
+                " the old one: `warm_start: FOLDER`",
+                key="sampler.options",
+            )
+        )
     if importlib.util.find_spec("PyNomad") is None:
         raise MissingExtra(
             "the sampler `mads`",

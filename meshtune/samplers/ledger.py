@@ -2,10 +2,10 @@
 
 The note on a trial (system attribute `mads`) says what it was lent:
 `{"trial", "segment", "block", "slot", "space", "point", "open": the segment's definition, on its first trial}`, or
-`{"trial", "fill": true, "space", "point"}` for a point that is none of NOMAD's, with `"segment"` and `"block"` where it
-fills one (`MadsSampler(fill=..)`). `trial` is the trial's number: a copy under another one (`study.add_trial`, Optuna's
-retry of a stale trial) is a trial from elsewhere. On a shared storage also `"by"`, the process that runs it, where that
-is `study.optimize`: such a trial dies with its process. What was asked for may be told by another one.
+`{"trial", "fill": true, "space", "point"}` for a point that is none of NOMAD's. `trial` is the trial's number: a copy
+under another one (`study.add_trial`, Optuna's retry of a stale trial) is a trial from elsewhere. On a shared storage
+also `"by"`, the process that runs it, where that is `study.optimize`: such a trial dies with its process. What was
+asked for may be told by another one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class Ledger:
         self._keys: dict[int, Point | None] = {}  # of finished trials
         self._by_key: dict[Point, int] = {}  # the first finished trial of a point
         self._lent: dict[Slot, list[int]] = {}
-        self._fills: dict[tuple[int, int], list[int]] = {}
         self._open: dict[int, Point] = {}  # points that unfinished trials evaluate
         self.openers: list[int] = []
         self.trials: Sequence[FrozenTrial] = ()
@@ -99,14 +98,6 @@ class Ledger:
         """Slots of a segment with the numbers of the trials that they were lent to."""
         return ((slot, number) for slot, numbers in self._lent.items() if slot[0] == segment for number in numbers)
 
-    def fills(self, segment: int, block: int) -> list[int]:
-        """Numbers of the trials that fill a block."""
-        return self._fills.get((segment, block), [])
-
-    def is_open(self, number: int) -> bool:
-        """Whether a trial has not ended, nor is its process known to have."""
-        return number in self._open
-
     def is_taken(self, key: Point, but: int = -1) -> bool:
         """Whether a trial, other than number `but`, has evaluated a point or evaluates it."""
         return key in self._by_key or any(point == key for number, point in self._open.items() if number != but)
@@ -139,13 +130,10 @@ class Ledger:
         return self._encoding.key(params) if here else None
 
     def _lend(self, trials: Sequence[FrozenTrial]) -> None:
-        self._lent, self._fills, self.openers = {}, {}, []
+        self._lent, self.openers = {}, []
         for trial in trials:
             note = note_of(trial)
-            if "segment" not in note or note["space"] != self._space:
-                continue
-            if "slot" not in note:
-                self._fills.setdefault((note["segment"], note["block"]), []).append(trial.number)
+            if "slot" not in note or note["space"] != self._space:
                 continue
             self._lent.setdefault((note["segment"], note["block"], note["slot"]), []).append(trial.number)
             if "open" in note:

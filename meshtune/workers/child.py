@@ -23,13 +23,11 @@ from meshtune.objectives.build import Objective, ObjectiveSpec, build
 from meshtune.system.child_signals import leave_to_the_coordinator
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
-READY = "Ready"  # kinds of lines beside events: it has built the objective
-BEAT = "Beat"  # it lives
-LOST = "Lost"  # it ends, and its `message` says why
+READY = '{"kind": "Ready"}'
+BEAT = '{"kind": "Beat"}'
 BEAT_SECONDS = 5.0
+LOST = "Lost"  # the kind of a line whose `message` says why the process ends
 SUSPEND = "suspend"
-
-Say = Callable[[str], None]
 
 
 def main() -> None:
@@ -44,7 +42,7 @@ def main() -> None:
     work: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
     objective = build(ObjectiveSpec(**start["objective"]), device=start["device"], threads=start["threads"])
     threading.Thread(target=_read, args=(objective, work), daemon=True).start()
-    say(json.dumps({"kind": READY}))
+    say(READY)
     while (requests := work.get()) is not None:
         _evaluate(objective, requests, say)
     for stream in (sys.stdout, sys.stderr):
@@ -52,7 +50,7 @@ def main() -> None:
     os._exit(0)  # the thread that waits for input would be in the interpreter's way
 
 
-def _said_to(descriptor: int) -> Say:
+def _said_to(descriptor: int) -> Callable[[str], None]:
     """What writes a line, whole also where two threads do."""
     out, lock = os.fdopen(descriptor, "w", encoding="utf-8"), threading.Lock()
 
@@ -63,12 +61,12 @@ def _said_to(descriptor: int) -> Say:
     return say
 
 
-def _beat(say: Say) -> None:
+def _beat(say: Callable[[str], None]) -> None:
     """Show that this process is at work, however long it loads; one that is frozen does not."""
     with contextlib.suppress(BrokenPipeError):  # nobody listens any more
         while True:
             time.sleep(BEAT_SECONDS)
-            say(json.dumps({"kind": BEAT}))
+            say(BEAT)
 
 
 def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -> None:
@@ -83,7 +81,7 @@ def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -
     os._exit(0)  # the coordinator is gone: nobody waits for what runs here
 
 
-def _evaluate(objective: Objective, requests: list[Request], say: Say) -> None:
+def _evaluate(objective: Objective, requests: list[Request], say: Callable[[str], None]) -> None:
     awaited = {request.trial: request for request in requests}
     try:
         for event in objective.evaluate(requests):
@@ -92,12 +90,13 @@ def _evaluate(objective: Objective, requests: list[Request], say: Say) -> None:
             say(to_json(event))
     except Exception as error:  # an objective must not raise: what it was asked for has crashed
         traceback.print_exc()
-        message = f"{type(error).__name__}: {error}"
         if _lost(error):
-            say(json.dumps({"kind": LOST, "message": message}))
+            say(json.dumps({"kind": LOST, "message": f"{type(error).__name__}: {error}"}))
             os._exit(1)
         for request in awaited.values():
-            say(to_json(Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)))
+            message = f"{type(error).__name__}: {error}"
+            outcome = Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)
+            say(to_json(outcome))
 
 
 def _lost(error: Exception) -> bool:

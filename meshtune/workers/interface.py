@@ -1,30 +1,37 @@
-"""The worker interface: what every place where trials run can do."""
+"""The worker seam: what every place where trials run can do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from meshtune.trial import Event, Request
 
 
 class Worker(Protocol):
-    """Where trials run; `meshtune.testing` holds its contract."""
+    """The worker seam. `meshtune.testing` holds its contract.
 
-    def free(self) -> int:
-        """How many times `submit` may be called now."""
+    `free()`: how many times `submit` may be called now. `submit(requests)`: start them, together as one pack.
+    `events(timeout)`: what has come, waiting up to `timeout` seconds for the first; exactly one outcome a request.
+    `stop(trials)`: cancel them and what was submitted with them; they have no outcome. `suspend(seconds)`: let
+    what runs save where it is, within so many seconds, and end without an outcome; `events` gives what ended by itself
+    meanwhile, and nothing else but `close` may follow. `close()`: end all.
+    """
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Start them, together as one pack."""
+        """See the class."""
+
+    def free(self) -> int:
+        """See the class."""
 
     def events(self, timeout: float) -> list[Event]:
-        """What has come, waiting up to `timeout` seconds for the first; exactly one outcome a request."""
+        """See the class."""
+
+    def stop(self, trials: Iterable[int]) -> None:
+        """See the class."""
 
     def suspend(self, seconds: float) -> None:
-        """Let what runs save where it is, within so many seconds, and end without an outcome.
-
-        `events` gives what ended by itself meanwhile; nothing else but `close` may follow.
-        """
+        """See the class."""
 
     def close(self) -> None:
-        """End all that runs. What has not ended has no outcome."""
+        """See the class."""

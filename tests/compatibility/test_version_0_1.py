@@ -49,10 +49,14 @@ def work(unpacked: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def meshtune(*arguments: str | Path) -> str:
-    done = subprocess.run(
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "meshtune.cli", *map(str, arguments)], capture_output=True, text=True, check=False
     )
+
+
+def meshtune(*arguments: str | Path) -> str:
+    done = run(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -89,6 +93,26 @@ def test_a_study_of_a_sampler_that_has_changed_goes_on(work: Path) -> None:
     after = trials(work, "gp", "gp")
     assert after[:12] == GOLDEN["trials"]["gp:gp"][:12]
     assert [t["state"] for t in after[12:]] == ["COMPLETE"] * 4
+
+
+def test_a_study_of_a_sampler_that_is_gone_is_read(work: Path, tmp_path: Path) -> None:
+    """`fill` of MADS: what is recorded stays in reach, and `tune` says in one message what to do."""
+    config = work / "fill.yaml"
+    recorded = GOLDEN["trials"]["fill:fill"][: len(trials(work, "fill", "fill"))]
+    assert trials(work, "fill", "fill") == recorded
+    status = json.loads(meshtune("status", config, "--json"))
+    assert status["best"]["loss"] == min(trial["values"][0] for trial in recorded)
+    meshtune("report", config)
+    assert (work / "fill" / "report" / "index.html").is_file()
+    ended = run("tune", config)
+    assert ended.returncode == 2
+    message = " ".join(ended.stderr.split())
+    assert message.count("`fill`") == 2
+    assert "can be read (status, report, export, train), not continued" in message
+    assert "take `fill` out, give another `folder`, and name the old one: `warm_start: FOLDER`" in message
+    text = config.read_text(encoding="utf-8").replace(", options: {fill: batch-gp}", "")
+    config.write_text(f"{text}\nfolder: {tmp_path / 'new'}\nwarm_start: {work / 'fill'}\n", encoding="utf-8")
+    meshtune("tune", config)
 
 
 def test_rounds_are_read(work: Path) -> None:

@@ -81,9 +81,6 @@ def test_several_objectives_are_for_mads(tmp_path: Path) -> None:
     assert facts["sampler"]["name"] == "mads"
     assert "2 objectives" in text
     assert opened(path)[0] == "mads"
-    path.write_text(path.read_text().replace("name: auto,", "name: mads, options: {fill: batch-gp},"))
-    with pytest.raises(InputError, match="one objective"):
-        check(path)
 
 
 def test_json_says_it_too(tmp_path: Path) -> None:

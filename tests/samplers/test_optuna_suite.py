@@ -14,9 +14,3 @@ class TestMadsSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObject
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return partial(MadsSampler, seed=0)
-
-
-class TestFilledMadsSampler(BasicSamplerTestCase, RelativeSamplerTestCase):
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        return partial(MadsSampler, seed=0, block_size=4, fill="batch-gp", least_fills=2)

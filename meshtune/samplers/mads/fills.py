@@ -1,4 +1,4 @@
-"""Points beyond MADS's own: what fills a block that NOMAD left short, and what is asked for while a block is open.
+"""Points beyond MADS's own: what is asked for while a block is open.
 
 They follow from the study's trials, the seed and the trial's number, and are read from the record on a resume.
 """
@@ -15,7 +15,6 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from meshtune.samplers.allowed import draw
-from meshtune.samplers.gp.sampler import BatchGPSampler
 from meshtune.samplers.mads.search import Search
 from meshtune.samplers.mads.settings import Settings
 from meshtune.samplers.seeds import derived_seed
@@ -47,30 +46,13 @@ def filled(settings: Settings, study: Study, trial: FrozenTrial, search: Search)
 
 
 def proposed(settings: Settings, study: Study, trial: FrozenTrial, search: Search, attempt: int = 0) -> dict[str, Any]:
-    """A point by the sampler that fills (TPE where none is named), then at random.
+    """A point by TPE, then at random.
 
     Of an enqueued trial only what is left open counts.
     """
     space = search.encoding.space
-    if attempt == 0 and settings.fill == "batch-gp":
-        return _batch_gp(settings).sample_relative(study, trial, dict(space))
     seed = derived_seed(settings.seed, trial.number, str(attempt))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         sampler: BaseSampler = TPESampler(seed=seed, constant_liar=True) if attempt == 0 else RandomSampler(seed=seed)
     return {name: sampler.sample_independent(study, trial, name, d) for name, d in space.items()}
-
-
-def _batch_gp(settings: Settings) -> BatchGPSampler:
-    """It has no opening of its own: MADS's is the block before."""
-    warm = settings.warm_start
-    return BatchGPSampler(
-        block_size=settings.block_size,
-        n_startup=0,
-        warm_start=None if warm is None else warm.trials,
-        warm_start_values="as_is" if warm is None else warm.values,
-        a_priori=settings.a_priori,
-        hidden_constraints=settings.hidden,
-        pruned=settings.pruned,
-        seed=settings.seed,
-    )

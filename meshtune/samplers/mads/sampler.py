@@ -29,7 +29,7 @@ from meshtune.samplers.ledger import FIXED
 from meshtune.samplers.mads.fills import filled, proposed
 from meshtune.samplers.mads.nomad import option_lines
 from meshtune.samplers.mads.search import Search
-from meshtune.samplers.mads.settings import Barrier, Fill, Settings
+from meshtune.samplers.mads.settings import Barrier, Settings
 from meshtune.samplers.outcomes import Pruned
 from meshtune.samplers.seeds import derived_seed
 
@@ -68,10 +68,6 @@ class MadsSampler(Sampler):
         hidden_constraints: names of constraints whose violation means that the trial has no honest value.
         pruned: `failed`; or `value`: a pruned trial's value is what it would have ended with. Optuna's own pruners
             leave there what was reported last, which is no such value: set it yourself, above the best complete one.
-        fill: `batch-gp` or `tpe`: slots of a block that NOMAD leaves free are part of it and are filled by
-            `BatchGPSampler` or TPE, and so is what is asked for beyond the block. Left out, a block is what NOMAD
-            proposes, and TPE gives what is beyond. `batch-gp` is for one objective.
-        least_fills: slots of each block that are filled whatever NOMAD proposes.
         nomad_options: further NOMAD parameters by name, such as `{"QUAD_MODEL_SEARCH": False}`.
         independent_sampler: for parameters outside the search space; random by default.
         warn_independent_sampling: warn where it is used.
@@ -96,8 +92,6 @@ class MadsSampler(Sampler):
         a_priori: Callable[[dict[str, Any]], bool] | None = None,
         hidden_constraints: Collection[str] = (),
         pruned: Pruned = "failed",
-        fill: Fill | None = None,
-        least_fills: int = 0,
         nomad_options: Mapping[str, object] | None = None,
         independent_sampler: BaseSampler | None = None,
         warn_independent_sampling: bool = True,
@@ -105,19 +99,16 @@ class MadsSampler(Sampler):
         new_segment: bool = False,
     ):
         check(
-            least={"block_size": (block_size, 1), "n_startup": (n_startup, 0), "least_fills": (least_fills, 0)},
+            least={"block_size": (block_size, 1), "n_startup": (n_startup, 0)},
             words={
                 "warm_start_values": (warm_start_values, ("as_is", "shifted")),
                 "barrier": (barrier, ("progressive", "extreme")),
                 "pruned": (pruned, ("failed", "value")),
-                **({} if fill is None else {"fill": (fill, ("batch-gp", "tpe"))}),
             },
             hidden_constraints=hidden_constraints,
             x0=x0,
             space=search_space,
         )
-        if least_fills and (fill is None or block_size is None or least_fills >= block_size):
-            raise ValueError(f"least_fills is {least_fills}; it needs a `fill`, and a `block_size` that is larger")
         options = option_lines(nomad_options or {})
         if (block_size or 1) > 1 and any(line.upper().startswith("VNS_MADS_SEARCH Y") for line in options):
             raise ValueError("nomad_options: NOMAD has no VNS_MADS_SEARCH of blocks: leave it out, or block_size at 1")
@@ -131,8 +122,6 @@ class MadsSampler(Sampler):
             a_priori=a_priori,
             hidden=frozenset(hidden_constraints),
             pruned=pruned,
-            fill=fill,
-            least_fills=least_fills,
             options=options,
         )
         self._space = None if search_space is None else dict(search_space)
@@ -245,8 +234,6 @@ class MadsSampler(Sampler):
         encoding = Encoding(space)
         if not encoding.space:
             return None
-        if self._settings.fill == "batch-gp" and len(study.directions) > 1:
-            raise ValueError("fill: `batch-gp` is for one objective; leave it out, or write `tpe`")
         # Storages are told apart by identity; a fork shares no child.
         fixed = fixed_beside(study)
         described = repr((encoding.space, fixed))

@@ -101,13 +101,9 @@ class Search:
         return self._segments.allows(params)
 
     def free(self, study: Study) -> int:
-        """Points of the open block that can be proposed now, those that fill it among them.
-
-        Opens the next block where this one is answered.
-        """
+        """Points of the open block that can be proposed now. Opens the next block where this one is answered."""
         self._advance(study)
-        free = len(self._free())
-        return free + self._room(free)
+        return len({slot.key for index, slot in enumerate(self._slots) if self._is_free(index)})
 
     def lend(self, study: Study, trial: FrozenTrial) -> dict[str, Any] | None:
         """The first free point, for a trial; None where there is none."""
@@ -131,9 +127,8 @@ class Search:
         return None
 
     def fill(self, study: Study, trial: FrozenTrial, key: Point) -> bool:
-        """Write down a trial's point that is none of NOMAD's: of the open block, where that has room, or beside it."""
-        place = {"segment": self._segment, "block": self._block} if self._room(0) else {}
-        return self.claim(study, trial, key, {"fill": True, **place})
+        """Write down a trial's point that is none of NOMAD's, beside the open block."""
+        return self.claim(study, trial, key, {"fill": True})
 
     def claim(self, study: Study, trial: FrozenTrial, key: Point, note: Mapping[str, Any]) -> bool:
         """Write down that a trial evaluates a point; False where another process has done so for this point.
@@ -161,22 +156,6 @@ class Search:
             self._source = None
 
     # -- blocks
-
-    def _free(self) -> set[Point]:
-        return {slot.key for index, slot in enumerate(self._slots) if self._is_free(index)}
-
-    def _room(self, free: int) -> int:
-        """Points by which the open block is filled, beyond NOMAD's; `free` of these are still to be proposed."""
-        if "fill" not in self._definition or self.exhausted or (self._segment == UNBORN and not free):
-            return 0
-        members = len({slot.key for slot in self._slots if slot.params is not None})
-        left = self.encoding.size - len(self.ledger.visited() | self._refused) - free
-        room = self._definition["block_size"] - members - len(self.ledger.fills(self._segment, self._block))
-        return int(max(0, min(room, left)))
-
-    @property
-    def _awaits_fills(self) -> bool:
-        return any(self.ledger.is_open(number) for number in self.ledger.fills(self._segment, self._block))
 
     def _is_free(self, index: int) -> bool:
         slot = self._slots[index]
@@ -215,7 +194,7 @@ class Search:
                 return
             self._attach()
             for _ in range(SPINS):
-                if self.exhausted or self._awaits_fills or (answers := self._answers()) is None:
+                if self.exhausted or (answers := self._answers()) is None:
                     return
                 self._go_on(answers)
             self._empty = ENDED

@@ -108,7 +108,10 @@ class Segments:
         }
 
     def fits(self, definition: Definition) -> bool:
-        """Whether a segment was defined with the present settings, as far as these are given."""
+        """Whether a segment was defined with the present settings, as far as these are given.
+
+        A segment with `fill` is of version 0.1, when points of other samplers were part of a block: a new one begins.
+        """
         given = self._given | ({"block_size": self.settings.block_size} if self.settings.block_size else {})
         return all(value == definition.get(name) for name, value in ({"pruned": None, "fill": None} | given).items())
 
@@ -133,7 +136,7 @@ class Segments:
             start=start,
             cache=tuple(kept),
             seed=definition["seed"],
-            block_size=max(1, definition["block_size"] - definition.get("fill", {}).get("least", 0)),
+            block_size=definition["block_size"],
             outputs=("OBJ",) * len(self._directions) + (barrier,) * len(definition["constraints"]),
             options=tuple(definition["options"]),
         )
@@ -171,7 +174,6 @@ class Segments:
             "options": list(settings.options),
             "warm_start": None if settings.warm_start is None else settings.warm_start.digest,
             **({"pruned": settings.pruned} if settings.pruned != "failed" else {}),
-            **({"fill": {"by": settings.fill, "least": settings.least_fills}} if settings.fill else {}),
         }
 
     def _seed(self, ledger: Ledger, empty: int) -> int:

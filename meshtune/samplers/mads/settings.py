@@ -11,7 +11,6 @@ from meshtune.samplers.earlier_points import WarmStart
 from meshtune.samplers.outcomes import Pruned
 
 Barrier = Literal["progressive", "extreme"]
-Fill = Literal["batch-gp", "tpe"]
 
 
 @dataclass(frozen=True)
@@ -28,5 +27,3 @@ class Settings:
     hidden: frozenset[str] = frozenset()
     options: tuple[str, ...] = ()
     pruned: Pruned = "failed"
-    fill: Fill | None = None
-    least_fills: int = 0
