@@ -21,10 +21,9 @@ END_SECONDS = 60.0  # for killed processes to be gone
 
 def main() -> None:
     """Run the program, watch the pipe, report how it ended."""
+    # As `meshtune.system.child_start` does, which is not imported, to start fast.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(
-            number, lambda *_: None
-        )  # as `meshtune.system.child_signals`, which is not imported, to start fast
+        signal.signal(number, lambda *_: None)
     report = int(sys.argv[1])
     try:
         program = subprocess.Popen(sys.argv[3:], stdin=subprocess.DEVNULL, start_new_session=True)

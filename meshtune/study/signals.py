@@ -27,7 +27,7 @@ from types import FrameType
 
 from meshtune.errors import Fault, InputError
 from meshtune.plan.budget import Stop
-from meshtune.system.child_signals import NAMES
+from meshtune.system.child_start import SIGNALS
 
 GRACE_SECONDS = 20.0  # SLURM sends SIGKILL 30 seconds after SIGTERM, and a terminal's user does not wait longer
 REPEAT_SECONDS = 2.0  # batch systems signal a process directly and through the job's script
@@ -66,7 +66,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        kinds = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+        kinds = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
         before = {kind: signal.signal(kind, self._on) for kind in kinds if signal.getsignal(kind) != signal.SIG_IGN}
         try:
             yield

@@ -1,4 +1,4 @@
-"""Starts a module of this package as a program in a Python process of its own: `command`.
+"""Starts a module of this package as a program in a Python process of its own: `command`; and its signals there.
 
 `python -m` puts the working folder before all else, so that a file of the user's, such as a `random.py`, would take the
 place of a module of the standard library. Here the package is the one that starts the process, wherever it lies, and
@@ -10,10 +10,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # a batch system may send them to all of a job
 
 
 def command(module: str, *arguments: str, isolated: bool = False) -> list[str]:
@@ -22,6 +24,17 @@ def command(module: str, *arguments: str, isolated: bool = False) -> list[str]:
     `isolated`: neither the working folder nor Python's environment variables count.
     """
     return [sys.executable, "-I" if isolated else "-P", __file__, module, *arguments]
+
+
+def leave_signals_to_the_coordinator() -> None:
+    """What ends a run is the coordinator's affair: a worker that died of a signal could not save its trial.
+
+    Children end when their input ends, so none outlives its coordinator. Handlers, and not `SIG_IGN`, which programs
+    that are started from here would inherit.
+    """
+    for name in SIGNALS:
+        if hasattr(signal, name):  # the last three are not everywhere
+            signal.signal(getattr(signal, name), lambda *_: None)
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 
 from meshtune.objectives.build import Objective, ObjectiveSpec, build
-from meshtune.system.child_signals import leave_to_the_coordinator
+from meshtune.system.child_start import leave_signals_to_the_coordinator
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
 READY = '{"kind": "Ready"}'
@@ -32,7 +32,7 @@ SUSPEND = "suspend"
 
 def main() -> None:
     """Build the objective, then evaluate what comes until the pipe ends."""
-    leave_to_the_coordinator()
+    leave_signals_to_the_coordinator()
     say = _said_to(int(sys.argv[sys.argv.index("--fd") + 1]))
     threading.Thread(target=_beat, args=(say,), daemon=True).start()
     line = sys.stdin.readline()

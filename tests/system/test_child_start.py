@@ -38,9 +38,10 @@ def test_an_isolated_one_sees_neither_the_folder_nor_the_environment(folder: Pat
 
 def test_a_package_that_is_not_installed_starts_itself(folder: Path) -> None:
     package = folder / "checkout" / "meshtune"
-    package.mkdir(parents=True)
-    shutil.copy(child_start.__file__, package)
+    (package / "system").mkdir(parents=True)
+    shutil.copy(child_start.__file__, package / "system")
     (package / "__init__.py").touch()
-    start = "import subprocess\nfrom meshtune import child_start\nsubprocess.run(child_start.command('mine'))\n"
+    (package / "system" / "__init__.py").touch()
+    start = "import subprocess\nfrom meshtune.system import child_start\nsubprocess.run(child_start.command('mine'))\n"
     command = [sys.executable, "-P", "-c", f"import sys\nsys.path.insert(0, {str(package.parent)!r})\n{start}"]
     assert said(command, folder) == f"random {package / '__init__.py'}\n"

@@ -17,7 +17,7 @@ from optuna.logging import get_logger
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Point
 from meshtune.samplers.outcomes import Outputs
-from meshtune.system.child_program import Child
+from meshtune.system.children import Child
 
 _logger = get_logger(__name__)
 SEEDS = 1_000_003  # NOMAD draws as many numbers at its start as its seed says: seconds where that is large

@@ -28,7 +28,7 @@ from meshtune.samplers.ledger import FIXED
 from meshtune.samplers.nni.events import NOTE, Event, described, earlier, events
 from meshtune.samplers.nni.python import interpreter
 from meshtune.samplers.seeds import derived_seed
-from meshtune.system.child_program import Child
+from meshtune.system.children import Child
 
 TRIES = 50  # to be given a point that is allowed
 PROGRAM = Path(__file__).with_name("nni_process.py")
