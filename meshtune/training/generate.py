@@ -2,7 +2,9 @@
 
 Or drawn with a seed: then they are the same again on the same device, with the same prompts, and only so.
 Prompts are tokens, as the model is asked in training. An answer ends at the model's end tokens or at what ends the
-answers that it was trained on. Batches are padded on the left. Runs under no autocast. Not run on a GPU yet.
+answers that it was trained on. Batches are padded on the left. Where positions depend on the longest row (see
+`positions.py`), a row that may come to be so long is alone, and is computed anew for each token: what is cached has
+the positions of a shorter one. Runs under no autocast. Not run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from meshtune.training.models import quiet
+from meshtune.training.positions import alike, forget_lengths
 from meshtune.training.validation import batch_limit, batches
 
 
@@ -50,7 +53,7 @@ def generate(
     own = [ending] if isinstance(ending, int) else list(ending or ())
     stops = sorted({*ends, *own})
     found: list[list[int]] = [[] for _ in prompts]
-    limit = batch_limit(model.device)
+    limit, apart = batch_limit(model.device), alike(model.config)
     training = model.training
     model.eval()
     settings = GenerationConfig(
@@ -62,7 +65,10 @@ def generate(
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             if sampling is not None:
                 torch.manual_seed(sampling.seed)
-            for batch in batches([len(prompt) + max_new_tokens for prompt in prompts], limit * 4):
+            lengths = [len(prompt) + max_new_tokens for prompt in prompts]
+            for batch in batches(lengths, limit * 4, apart):
+                forget_lengths(model)
+                settings.use_cache = lengths[batch[0]] <= apart
                 chosen = [prompts[index] for index in batch]
                 for index, tokens in zip(batch, _batch(model, chosen, stops, settings, tick), strict=True):
                     found[index] = tokens

@@ -68,11 +68,15 @@ def rung_rows(rows: int, count: int, seed: int) -> tuple[int, ...]:
     return tuple(sorted(chosen.tolist()))
 
 
-def batches(lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Rows of like length together, longest first, so that little is padded and memory peaks at the first batch."""
+def batches(lengths: Sequence[int], limit: int, alike: float = math.inf) -> list[list[int]]:
+    """Rows of like length together, longest first, so that little is padded and memory peaks at the first batch.
+
+    A row of more than `alike` tokens is alone.
+    """
     found: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if found and lengths[found[-1][0]] * (len(found[-1]) + 1) <= limit:
+        longest = lengths[found[-1][0]] if found else 0
+        if found and longest <= alike and longest * (len(found[-1]) + 1) <= limit:
             found[-1].append(index)
         else:
             found.append([index])

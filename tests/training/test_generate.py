@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from meshtune.training.generate import generate
+from meshtune.training.positions import forget_lengths
+from tests.training.architectures import LENGTHS, make
 
 PROMPTS = [np.arange(5, 5 + length, dtype=np.int32) for length in (3, 17, 9, 3)]
 
 
 def plain(model: Any, prompt: Any, stops: set[int], count: int) -> list[int]:
     """One token at a time, without a cache."""
+    forget_lengths(model)
     ids = [int(token) for token in prompt]
     answer: list[int] = []
     with torch.inference_mode():
@@ -30,6 +33,16 @@ def test_answers_are_those_of_a_plain_loop(base: Any) -> None:
     given = generate(base, PROMPTS, ends=[], max_new_tokens=12)
     assert given == [plain(base, prompt, {end}, 12) for prompt in PROMPTS]
     assert all(len(answer) <= 12 for answer in given)
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_a_prompt_beyond_the_original_length_changes_no_other_answer(name: str) -> None:
+    """Nor do the places that a cache keeps: an answer that grows beyond it is what it is alone."""
+    model = make(LENGTHS[name]())
+    end = int(model.generation_config.eos_token_id or 2)
+    prompts = [np.arange(5, 5 + length, dtype=np.int32) for length in (40, 7, 18, 9)]
+    given = generate(model, prompts, ends=[end], max_new_tokens=20)
+    assert given == [plain(model, prompt, {end}, 20) for prompt in prompts]
 
 
 def test_an_answer_ends_at_an_end_which_is_left_out(base: Any) -> None:
