@@ -96,6 +96,11 @@ def need(purpose: str, *packages: str) -> None:
             raise MissingExtra(purpose, package, extra("train"))
 
 
+def need_training() -> None:
+    """Raise MissingExtra where a package that training needs is not installed."""
+    need("the training of adapters", "torch", "transformers", "peft", "accelerate", "datasets")
+
+
 class StudyMismatch(InputError):
     """The study's record was made with other fixed keys, or by another sampler version."""
 

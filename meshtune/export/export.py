@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.config.sections import ModelConfig
-from meshtune.errors import InputError
+from meshtune.errors import InputError, need_training
 from meshtune.export import takeaway
 from meshtune.export.chosen import ChosenPoint, choose, describe, kept_adapter, kept_epoch
-from meshtune.plan.plan import need_training
 from meshtune.system import whole_file
 from meshtune.trial import DataRef, Outcome
 from meshtune.workers.processes import cores

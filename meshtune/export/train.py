@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config import file
-from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy
+from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy, need_training
 from meshtune.export import takeaway
 from meshtune.export.chosen import ChosenPoint, choose, describe
-from meshtune.plan.plan import need_training
 from meshtune.record.trials import flatten
 from meshtune.study.signals import Interrupts, Signals
 from meshtune.system import whole_file

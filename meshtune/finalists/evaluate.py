@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config.evaluation import EvaluationConfig, changed
-from meshtune.errors import Fault, InputError, Interrupted, StudyBusy
+from meshtune.errors import Fault, InputError, Interrupted, StudyBusy, need_training
 from meshtune.finalists import harness, metrics, score_tables
 from meshtune.finalists import race as evaluate_race
 from meshtune.finalists.ask import Asking, Report, candidate_of, guided_by
 from meshtune.finalists.candidates import Listed, candidates
 from meshtune.finalists.race import Race
 from meshtune.plan.locate import existing
-from meshtune.plan.plan import need_training
 from meshtune.record.log import Record
 from meshtune.selection.candidates import Column, ScoreTable, check_comparable
 from meshtune.selection.rules import Rule

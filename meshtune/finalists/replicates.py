@@ -25,7 +25,7 @@ from meshtune.finalists.stored_scores import Evidence
 from meshtune.objectives import checkpoints
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.plan.locate import Located
-from meshtune.plan.plan import Prepared, prepare
+from meshtune.plan.plan import Plan, build
 from meshtune.record.log import Record
 from meshtune.selection.decide import Decision
 from meshtune.selection.measured import POINTS, Array, Measure
@@ -139,16 +139,16 @@ def _trained(
     if not missing:
         return done
     report(f"training {', '.join(requests)} with other seeds: {len(missing)} trainings")
-    prepared = prepare(study)
-    if prepared.fixed["data"] != record.notes["fixed"]["data"]:
+    plan = build(study)
+    if plan.fixed["data"] != record.notes["fixed"]["data"]:
         raise InputError(f"{study.folder}: its data have changed since the search; give the old ones back")
     place.mkdir(parents=True, exist_ok=True)
-    packing = Packing(prepared.packing.processes) if record.why_not_packed else prepared.packing
+    packing = Packing(plan.packing.processes) if record.why_not_packed else plan.packing
     hours = study.config.budget.trial_hours
-    threads = prepared.places[0].threads
+    threads = plan.processes[0].threads
     timeout = None if hours is None else hours * 3600
     signals = Interrupts()
-    worker = LocalWorker(_objective(prepared, record, place), prepared.places, place)
+    worker = LocalWorker(_objective(plan, record, place), plan.processes, place)
     try:
         with signals.taken():
             signals.cooperative = True
@@ -183,9 +183,9 @@ def _in_time(requests: Sequence[Request], sizes: Sequence[int]) -> list[Request]
     ]
 
 
-def _objective(prepared: Prepared, record: Record, place: Path) -> ObjectiveSpec:
+def _objective(plan: Plan, record: Record, place: Path) -> ObjectiveSpec:
     """The study's, with what its machine chose, and adapters in another folder; nothing guides any more."""
-    spec, fixed = prepared.objective.spec, record.notes["fixed"]["training"]
+    spec, fixed = plan.objective.spec, record.notes["fixed"]["training"]
     as_run = {"precision": fixed["precision"], "pass_tokens": fixed.get("pass_tokens")}
     return ObjectiveSpec(
         "lora", {**spec, "folder": str(place), "guides": None, "training": {**spec["training"], **as_run}}

@@ -6,24 +6,29 @@ is as good as these: other points, other processes beside it and early endings m
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
+import os
+import shlex
+import subprocess
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from meshtune.config.budget import BudgetConfig
 from meshtune.config.sections import StudyConfig
+from meshtune.config.template import QUICKSTART
 from meshtune.data.store import Rows
 from meshtune.data.summary import Summary
 from meshtune.errors import Fault, InputError
-from meshtune.objectives.lora import LoraSpec
+from meshtune.objectives import measurements
 from meshtune.plan.budget import KILOWATT_HOUR
 from meshtune.plan.energy import Meter
-from meshtune.plan.expected import busy, expected_point
-from meshtune.plan.memory import setting_of
-from meshtune.plan.plan import Prepared
+from meshtune.plan.plan import Plan
+from meshtune.plan.training import TrainingPlan
+from meshtune.space.space import Dimension, Space
 from meshtune.system.text import duration, number
 from meshtune.training import machine
 from meshtune.training.chosen_trainer import why_not_packed
@@ -35,6 +40,18 @@ from meshtune.training.models import load_model
 from meshtune.training.packed.rows import token_limit
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged
+
+LONG = 0.5  # hours of a study on CPUs from which a smaller one is proposed
+
+BUSY = """
+import os, sys, threading, torch
+threading.Thread(target=lambda: os._exit(len(sys.stdin.read())), daemon=True).start()  # ends with its parent
+torch.set_num_threads(int(sys.argv[1]))
+a = torch.rand(1024, 1024)
+print(flush=True)
+while True:
+    a @ a
+"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Afterwards:
+class AfterSearch:
     """What comes at a search's end, at most: so many promotions, each of a share of a trial, and whole replicates."""
 
     promotions: int = 0
@@ -90,60 +107,34 @@ class Tried:
     watts: float | None = None
 
 
-def setting(prepared: Prepared, seed: int) -> Setting:
-    """That of a study whose rows are prepared."""
-    spec = _spec(prepared)
-    epochs = int(prepared.space.fixed.get("epochs", spec.training.epochs))
-    for searched in prepared.space.dimensions:
-        if searched.name == "epochs":
-            parameter = searched.parameter
-            epochs = max(int(value) for value in searched.values or parameter.choices or (parameter.high,))
-    batches = formula.batches_of(Rows.open(spec.data, "train"), seed, epochs)
-    return setting_of(
-        prepared.space,
-        spec.model,
-        spec.training,
-        prepared.places,
-        batches,
-        baseline=prepared.baseline,
-        pack=prepared.packing.most if prepared.packing.exact else 1,
-    )
-
-
-def memory_of(prepared: Prepared, seed: int) -> tuple[Setting, Largest]:
-    """The setting and its largest trial. Raises InputError where that cannot fit."""
-    found = setting(prepared, seed)
-    return found, largest_of(prepared, found)
-
-
-def largest_of(prepared: Prepared, at: Setting) -> Largest:
+def largest_trial(plan: Plan, at: Setting) -> Largest:
     """The largest trial. Raises InputError where it cannot fit."""
-    return refuse_too_large(prepared.space, at, prepared.baseline)
+    return refuse_too_large(plan.space, at, plan.baseline)
 
 
-def pilot(prepared: Prepared, at: Setting, seed: int, pack: int, meter: Meter | None = None) -> Tried:
+def pilot(plan: Plan, training: TrainingPlan, at: Setting, seed: int, pack: int, meter: Meter | None = None) -> Tried:
     """Measure the expected point, with the trainer that the trials will have, in packs of so many where it packs, and
     beside as much other work as the other processes will be.
 
     Raises InputError where it runs out of memory or does not train at all, and, where the model turns out not
     to be packable, where the space's largest trial does not fit alone.
     """
-    spec = _spec(prepared)
-    if prepared.baseline is None:
+    spec = training.spec
+    if plan.baseline is None:
         raise InputError("a study of LoRA hyperparameters has a baseline")
-    point = recipe(at.training, expected_point(prepared.space, prepared.baseline), seed)
+    point = recipe(at.training, expected_point(plan.space, plan.baseline), seed)
     rows = Rows.open(spec.data, "train"), Rows.open(spec.data, "validation")
     begun = time.monotonic()
     base = load_model(spec.model, at.device)
     loaded = time.monotonic() - begun
-    threads = prepared.places[0].threads
+    threads = plan.processes[0].threads
     try:
         if at.trainer == "packed" and (reason := why_not_packed(base, at.training, spec.variants)) is not None:
             at = replace(at, trainer="transformers", unpackable=reason, pack=1)
-            largest_of(prepared, at)
+            largest_trial(plan, at)
         together = pack if at.trainer == "packed" else None
         begun, before = time.monotonic(), meter.joules() if meter is not None else 0.0
-        with busy(len(prepared.places) - 1 if at.device == "cpu" else 0, threads):
+        with busy(len(plan.processes) - 1 if at.device == "cpu" else 0, threads):
             measured = measure(base, *rows, point, threads=threads, pack=together)
         watts = None if meter is None else (meter.joules() - before) / (time.monotonic() - begun)
         return Tried(measured, point, loaded, at, watts)
@@ -167,17 +158,17 @@ def forecast(
     *,
     processes: int,
     loading: float,
-    after: Afterwards = Afterwards(),
+    after: AfterSearch = AfterSearch(),
     watts: float | None = None,
-    guiding: int = 0,
+    measuring: int = 0,
 ) -> Forecast:
     """What the budget comes to at these speeds, with all processes busy, and packs full but for the last.
 
     No trial is taken to stop early: with early stopping this is the most that it takes. `watts`: of the whole machine
-    while it trains. `guiding`: tokens that are computed to measure what guides the search, in a trial.
+    while it trains. `measuring`: tokens that are computed to measure a trial beside its loss.
     """
     a_trial = epochs * (data.train.tokens / measured.training + data.validation.tokens / measured.validation)
-    a_trial += guiding / measured.validation
+    a_trial += measuring / measured.validation
     tokens = epochs * data.train.tokens
     limits: dict[str, float] = {}
     if budget.trials is not None:
@@ -213,20 +204,18 @@ def forecast(
     )
 
 
-def guiding_tokens(prepared: Prepared) -> int:
-    """Tokens that are computed to measure what guides the search, in a trial, those of answers left out."""
-    if prepared.guides is None:
+def measuring_tokens(training: TrainingPlan) -> int:
+    """Tokens that are computed to measure a trial beside its loss, those of answers left out."""
+    if training.measurements is None:
         return 0
-    from meshtune.objectives.measurements import computed
-
-    return computed(prepared.guides.chosen, _spec(prepared).model)
+    return measurements.computed(training.measurements.chosen, training.spec.model)
 
 
-def afterwards(config: StudyConfig) -> Afterwards:
+def after_search(config: StudyConfig) -> AfterSearch:
     """What a config asks for at the search's end."""
     early = config.early_stopping
     promotions = 0 if early.rule == "none" else early.promote
-    return Afterwards(promotions, 1 - early.rungs[0], config.replicates)
+    return AfterSearch(promotions, 1 - early.rungs[0], config.replicates)
 
 
 def trainer_line(unpackable: str) -> str:
@@ -295,7 +284,7 @@ def time_line(
     expected: Forecast,
     budget: BudgetConfig,
     processes: int,
-    after: Afterwards = Afterwards(),
+    after: AfterSearch = AfterSearch(),
     rank: int | None = None,
 ) -> str:
     """Seconds a trial (of this rank) and hours for the budget, with what comes after it, their energy and price."""
@@ -324,5 +313,64 @@ def time_facts(measured: Pilot, expected: Forecast) -> dict[str, Any]:
     return {"pack": measured.pack, **speeds, "seconds_a_step": measured.seconds_per_step, **asdict(expected)}
 
 
-def _spec(prepared: Prepared) -> LoraSpec:
-    return LoraSpec.model_validate_json(json.dumps(prepared.objective.spec))
+def sooner(config: StudyConfig, measured: Pilot, data: Summary, processes: int, hours: float) -> list[str]:
+    """What a newcomer without a GPU may run first, and how long that takes by what was measured, at most; nothing where
+    that is not well below the study's own `hours`, as for what it proposes itself.
+    """
+    validation, test = int(QUICKSTART.validation), int(QUICKSTART.test)
+    a_row = data.train.tokens / max(1, data.train.rows)
+    training = (int(QUICKSTART.rows) - validation - test) * QUICKSTART.epochs * a_row / measured.training
+    seconds = math.ceil(QUICKSTART.trials / processes) * (training + validation * a_row / measured.validation)
+    seconds += (validation + 3 * test) * a_row / measured.validation
+    if seconds > hours * 3600 / 2:
+        return []
+    model = "embedded" if config.model is None else config.model.name
+    paths = [source.path for source in config.data.sources if source.path] if config.data is not None else []
+    command = f"meshtune init NEW --recipe quickstart --model {shlex.quote(model)}"
+    command += f" --data {shlex.quote(os.path.relpath(paths[0]))}" if len(paths) == 1 else ""
+    small = "; with `--model embedded`, which is small, minutes" if seconds > 3600 and model != "embedded" else ""
+    first = f"no GPU is used; for a first result search small ranks on {QUICKSTART.rows} rows:"
+    return [first, command, f"takes about {duration(seconds)} or less{small}"]
+
+
+def expected_point(space: Space, baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """The baseline with what a trial's time depends on at its mean over the space: rank, epochs and batch size.
+
+    The mean of the ranks 4 to 256 is 73: a trial of the baseline's rank 16 says little about them.
+    """
+    point = dict(baseline)
+    for dimension in space.dimensions:
+        values = [value for value in _spread(dimension) if isinstance(value, int | float)]
+        if dimension.name in ("rank", "epochs", "batch_size") and values:
+            point[dimension.name] = max(1, round(sum(values) / len(values)))
+    return point
+
+
+def _spread(dimension: Dimension) -> list[Any]:
+    """Values of a dimension, evenly spaced as the search moves it."""
+    parameter = dimension.parameter
+    low, high = parameter.low, parameter.high
+    if parameter.kind == "categorical":
+        return list(parameter.choices)
+    if parameter.kind == "int" and not parameter.log:
+        return [dimension.decode(value) for value in range(int(low), int(high) + 1)]
+    shares = [index / 100 for index in range(101)]
+    if parameter.log:
+        return [dimension.decode(low * (high / low) ** share) for share in shares]
+    return [dimension.decode(low + share * (high - low)) for share in shares]
+
+
+@contextlib.contextmanager
+def busy(processes: int, threads: int | None) -> Iterator[None]:
+    """So many processes beside this one that compute as trials do: cores, caches and memory are shared among them."""
+    with contextlib.ExitStack() as stack:
+        others = []
+        for _ in range(processes):
+            command = [sys.executable, "-c", BUSY, str(threads or 1)]
+            other = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            stack.callback(other.kill)
+            others.append(other)
+        for other in others:
+            assert other.stdout is not None
+            other.stdout.readline()
+        yield

@@ -1,4 +1,4 @@
-"""What guides a study's search, as `check` and `tune` need it: quantities known before training, and what they allow.
+"""The goals of a study, as `check` and `tune` need them: quantities known before training, and what they allow.
 
 Where the baseline lies outside the constraints on these, it is measured beside the trials, as one outside the space is:
 whether the best beats what people use today is asked all the same, and no trial is spent on what cannot be chosen.
@@ -19,26 +19,25 @@ from meshtune.space.space import Space
 from meshtune.system.text import number
 
 if TYPE_CHECKING:
-    from meshtune.plan.plan import Prepared
+    from meshtune.training.memory.check import Setting
 
 # Hyperparameters that neither the adapter's size nor a trial's memory depends on.
 _FREE = ("alpha", "learning_rate", "weight_decay", "warmup_ratio", "lr_scheduler", "use_rslora")
 
 
 @dataclass(frozen=True)
-class Guided:
+class PlannedGoals:
     """The objectives and constraints of a study.
 
     Attributes:
-        known: the quantities that guide the search of a point, by its hyperparameters, before training.
-        measured: quantities that each trial is asked for, beside the loss. left: the share of the space that the
-            constraints leave, and whether it is exact; None where none is known before training.
+        known: the quantities of a point that are known before training, by its hyperparameters.
+        allowed_share: the share of the space that the constraints leave, and whether it is exact; None where none is
+            known before training.
     """
 
-    guidance: Guidance = LOSS_ALONE
-    known: Callable[[Mapping[str, Any]], Quantities] = lambda _: {}
-    measured: tuple[str, ...] = ()
-    left: tuple[float, bool] | None = None
+    guidance: Guidance
+    known: Callable[[Mapping[str, Any]], Quantities]
+    allowed_share: tuple[float, bool] | None
 
     def allowed(self, hyperparameters: Mapping[str, Any]) -> bool:
         """Whether a point keeps the constraints that are known before training."""
@@ -57,68 +56,60 @@ class Guided:
         for index, one in enumerate(self.guidance.constraints):
             when = "known before training" if one.known else "measured with each trial"
             found.append(("constraint" if index == 0 else "", f"{one.text} ({when})"))
-        if self.left is not None:
-            share, exact = self.left
+        if self.allowed_share is not None:
+            share, exact = self.allowed_share
             how = "of the space's points keep" if exact else "of random points of the space keep"
             found.append(("", f"{number(100 * share, 3)} % {how} what is known before training"))
         return found
 
 
-def guidance_of(config: StudyConfig) -> tuple[Guidance, tuple[str, ...]]:
-    """The objectives and constraints of a config, and the quantities that each trial is asked for."""
-    values = config.model_dump(mode="json", exclude_none=True)
-    return goals.guidance(values), goals.wanted(values)
+def measured_quantities(config: StudyConfig) -> tuple[str, ...]:
+    """The quantities that each trial is asked for, beside the loss."""
+    return goals.wanted(config.model_dump(mode="json", exclude_none=True))
 
 
-def guided(prepared: Prepared, config: StudyConfig) -> Prepared:
-    """The same study with what guides it; a baseline that is not allowed is no trial.
+def goals_of(config: StudyConfig, space: Space, memory: Setting | None) -> PlannedGoals:
+    """The goals of a study; `memory` is None where nothing is trained.
 
     Raises InputError where no point is allowed, or a quantity cannot be known.
     """
-    guidance, measured = guidance_of(config)
-    if guidance == LOSS_ALONE and not measured:
-        return prepared
-    found = Guided(guidance, _known(prepared, config, guidance), measured)
-    if (allowed := found.allows(prepared.space)) is not None:
-        from meshtune.record.distributions import distributions
-        from meshtune.samplers.allowed import share
+    guidance = goals.guidance(config.model_dump(mode="json", exclude_none=True))
+    found = PlannedGoals(guidance, _known(config, guidance, memory), None)
+    if (allowed := found.allows(space)) is None:
+        return found
+    from meshtune.record.distributions import distributions
+    from meshtune.samplers.allowed import share
 
-        left = share(distributions(prepared.space), allowed)
-        if not left[0]:
-            texts = " and ".join(f"`{one.text}`" for one in guidance.known)
-            what = "no point of the space keeps" if left[1] else "none of 10,000 random points of the space keeps"
-            raise InputError(Fault(f"{what} {texts}: loosen them, or change `space`", key="constraints"))
-        found = replace(found, left=left)
-    start, baseline = prepared.start, prepared.baseline
-    if baseline is not None and start is not None and not found.allowed(baseline):
-        start = None
-    if start is None and prepared.objective.kind == "command" and guidance.refers_to("baseline"):
-        what = "a constraint compares with it, so it must be a point of the space that keeps the other constraints"
-        raise InputError(Fault(what, key="baseline"))
-    return replace(prepared, start=start, guided=found, fixed={**prepared.fixed, **guidance.described()})
+    left = share(distributions(space), allowed)
+    if not left[0]:
+        texts = " and ".join(f"`{one.text}`" for one in guidance.known)
+        what = "no point of the space keeps" if left[1] else "none of 10,000 random points of the space keeps"
+        raise InputError(Fault(f"{what} {texts}: loosen them, or change `space`", key="constraints"))
+    return replace(found, allowed_share=left)
 
 
-def _known(prepared: Prepared, config: StudyConfig, guidance: Guidance) -> Callable[[Mapping[str, Any]], Quantities]:
-    names = [*guidance.quantities]
-    predicted = [name for name in names if name in (PARAMETERS, MEMORY)] if config.data is not None else []
-    of_shape = _predicted(prepared, config, predicted) if predicted else lambda _: {}
+def _known(
+    config: StudyConfig, guidance: Guidance, memory: Setting | None
+) -> Callable[[Mapping[str, Any]], Quantities]:
+    names = guidance.quantities
+    of_shape = [name for name in names if name in (PARAMETERS, MEMORY)]
+    if MEMORY in of_shape and config.training.trainer.imported is not None:
+        what = f"{MEMORY} of a trainer of one's own is not known: leave the constraint out"
+        raise InputError(Fault(what, key="constraints"))
+    predicted = _predicted(memory, of_shape) if memory is not None and of_shape else lambda _: {}
 
     def known(hyperparameters: Mapping[str, Any]) -> Quantities:
         own = {name: float(hyperparameters[name]) for name in names if _is_number(hyperparameters.get(name))}
-        return {**own, **of_shape(hyperparameters)}
+        return {**own, **predicted(hyperparameters)}
 
     return known
 
 
-def _predicted(prepared: Prepared, config: StudyConfig, names: list[str]) -> Callable[[Mapping[str, Any]], Quantities]:
+def _predicted(memory: Setting, names: list[str]) -> Callable[[Mapping[str, Any]], Quantities]:
     """What follows from the model's shape; imports torch."""
-    from meshtune.plan.forecast import setting
     from meshtune.training.memory.formula import adapter_parameters
 
-    if MEMORY in names and config.training.trainer.imported is not None:
-        what = f"{MEMORY} of a trainer of one's own is not known: leave the constraint out"
-        raise InputError(Fault(what, key="constraints"))
-    at = replace(setting(prepared, config.seed), pack=1)
+    at = replace(memory, pack=1)
 
     @functools.cache
     def of(items: tuple[tuple[str, Any], ...]) -> Quantities:

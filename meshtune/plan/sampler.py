@@ -6,58 +6,49 @@ What `auto` stands for is chosen when the study opens and is one of its fixed ke
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from meshtune.config.sections import SamplerConfig, StudyConfig
 from meshtune.errors import Fault, InputError
-from meshtune.plan.fixed_keys import recorded_notes
-from meshtune.plan.locate import Located
+from meshtune.plan.goals import PlannedGoals
 from meshtune.samplers.auto import Situation, choose
-from meshtune.system.imported import portable
-
-if TYPE_CHECKING:
-    from meshtune.plan.plan import Prepared
+from meshtune.space.space import Space
 
 REASON = "why_sampler"  # the record's note of why `auto` is this sampler
 
 
-def fixed(config: SamplerConfig) -> dict[str, Any]:
-    """What of it must not change once the study has begun."""
-    return portable(config.fixed)
-
-
-def with_sampler(study: Located, prepared: Prepared) -> Prepared:
-    """The same study with its block size, its sampler and, where `auto` chose that, the reason."""
-    config, notes = study.config.sampler, recorded_notes(study) or {}
-    keys = notes.get("fixed", {})
-    block_size = config.block_size or keys.get("block_size") or prepared.packing.block_size
-    prepared = replace(prepared, sampler=config, block_size=int(block_size))
-    if config.name != "auto":
-        return prepared
-    if config.options:
+def sampler_of(
+    config: StudyConfig,
+    space: Space,
+    start: Mapping[str, Any] | None,
+    goals: PlannedGoals,
+    block_size: int,
+    notes: Mapping[str, Any],
+) -> tuple[SamplerConfig, str | None]:
+    """The sampler and, where `auto` chose it, the reason; `notes` are those of the record of a study that has begun."""
+    section = config.sampler
+    if section.name != "auto":
+        return section, None
+    if section.options:
         what = "`auto` takes none: name the sampler that they are for"
         raise InputError(Fault(what, key="sampler.options"))
-    recorded = keys.get("sampler", {})
+    recorded = notes.get("fixed", {}).get("sampler", {})
     if recorded.get("name") == "import":
         what = "the study began with a sampler of your own: name it again, or give another --folder"
         raise InputError(Fault(what, key="sampler"))
     if recorded:
         name, options, reason = recorded["name"], recorded["options"], notes.get(REASON, "as the study began")
     else:
-        choice = choose(_situation(study.config, prepared))
+        situation = Situation(
+            trials=config.budget.trials,
+            dimension=len(space.dimensions),
+            block_size=block_size,
+            start=start is not None,
+            objectives=len(goals.guidance.objectives),
+            constraints=len(goals.guidance.measured),
+            nomad=importlib.util.find_spec("PyNomad") is not None,
+        )
+        choice = choose(situation)
         name, options, reason = choice.name, {}, choice.reason
-    sampler = SamplerConfig(name=name, options=options, block_size=config.block_size)
-    return replace(prepared, sampler=sampler, why=reason, fixed={**prepared.fixed, "sampler": fixed(sampler)})
-
-
-def _situation(config: StudyConfig, prepared: Prepared) -> Situation:
-    return Situation(
-        trials=config.budget.trials,
-        dimension=len(prepared.space.dimensions),
-        block_size=prepared.block_size,
-        start=prepared.start is not None,
-        objectives=len(prepared.guided.guidance.objectives),
-        constraints=len(prepared.guided.guidance.measured),
-        nomad=importlib.util.find_spec("PyNomad") is not None,
-    )
+    return SamplerConfig(name=name, options=options, block_size=section.block_size), reason

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import InputError
+from meshtune.errors import InputError, need_training
 from meshtune.export.chosen import ChosenPoint, choose, kept_adapter
 from meshtune.plan.environment import versions
-from meshtune.plan.plan import need_training
 from meshtune.preference.questions import Answer, Question
 
 UNTUNED = "untuned"

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshtune.config import file, presets
 from meshtune.plain_text import escaped
 from meshtune.plan.energy import Meter
 from meshtune.plan.locate import Located, locate
-from meshtune.plan.plan import Prepared, prepare
+from meshtune.plan.plan import Plan, build
 from meshtune.space.space import Dimension
 from meshtune.study.rounds import of_each
 from meshtune.study.tune import meter_of
 from meshtune.system import storage_url
 from meshtune.system.text import number, point
 
+if TYPE_CHECKING:
+    from meshtune.plan.training import TrainingPlan
+
 
 @dataclass(frozen=True)
-class _Spending:
+class _Forecast:
     """What was found about memory and time: lines for people (label, text), and plain values."""
 
     lines: tuple[tuple[str, str], ...] = ()
@@ -59,32 +62,32 @@ def _of_rounds(study: Located, found: Sequence[tuple[str, dict[str, Any]]]) -> t
 
 
 def _of_one(study: Located, measure: bool, show: int) -> tuple[str, dict[str, Any]]:
-    prepared = prepare(study)
-    meter = meter_of(study.config, prepared.places)
-    _try_sampler(study, prepared)
-    spending = _spending(study, prepared, measure, meter)
-    facts = {**_facts(study, prepared), **spending.facts}
-    if show and prepared.data is not None:
-        facts["rows"] = _rows(study, prepared, show)
-    return _lines(study, prepared, spending), facts
+    plan = build(study)
+    meter = meter_of(study.config, plan.processes)
+    _try_sampler(study, plan)
+    expected = _forecast(study, plan, measure, meter)
+    facts = {**_facts(study, plan), **expected.facts}
+    if show and plan.training is not None:
+        facts["rows"] = _rows(plan.training, show)
+    return _lines(study, plan, expected), facts
 
 
-def _try_sampler(study: Located, prepared: Prepared) -> None:
+def _try_sampler(study: Located, plan: Plan) -> None:
     """Build the sampler, for its faults alone."""
     from meshtune.record.distributions import distributions
     from meshtune.samplers.build import build
 
     config = study.config
-    space = distributions(prepared.space)
+    space = distributions(plan.space)
     build(
-        prepared.sampler,
+        plan.sampler,
         space,
-        x0=prepared.start,
-        block_size=prepared.block_size,
+        x0=plan.start,
+        block_size=plan.block_size,
         seed=config.seed,
-        warm_start=prepared.warm.trials,
-        warm_start_values=prepared.warm.values,
-        allows=prepared.guided.allows(prepared.space),
+        warm_start=plan.warm_start.trials,
+        warm_start_values=plan.warm_start.values,
+        allows=plan.goals.allows(plan.space),
     ).close()
 
 
@@ -104,73 +107,69 @@ def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
         console.print(line)
 
 
-def _rows(study: Located, prepared: Prepared, count: int) -> list[list[tuple[str, bool]]]:
+def _rows(training: TrainingPlan, count: int) -> list[list[tuple[str, bool]]]:
     from meshtune.data.tokenizer import load_tokenizer
     from meshtune.data.tokens import segments
-    from meshtune.trial import DataRef
 
-    if study.config.model is None:
-        return []
-    ref = DataRef(**prepared.objective.spec["data"])
-    return list(segments(ref, load_tokenizer(study.config.model), count))
+    return segments(training.spec.data, load_tokenizer(training.spec.model), count)
 
 
-def _spending(study: Located, prepared: Prepared, measure: bool, meter: Meter | None) -> _Spending:
+def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) -> _Forecast:
     """Nothing where a program is the objective, whose memory and time are its own affair, or a trainer of one's own."""
-    config = study.config
-    if prepared.data is None or config.training.trainer.name == "import":
-        return _Spending()
-    from meshtune.plan import forecast as spending
-    from meshtune.plan.expected import LONG, sooner
+    config, training = study.config, plan.training
+    if training is None or training.own_trainer:
+        return _Forecast()
+    from meshtune.plan import forecast
 
-    at, largest = spending.memory_of(prepared, config.seed)
-    block = prepared.block_size
-    pack = prepared.packing.sizes(block)[0]
-    tried = spending.pilot(prepared, at, config.seed, pack, meter) if measure else None
+    at = training.memory
+    largest = forecast.largest_trial(plan, at)
+    pack = plan.packing.sizes(plan.block_size)[0]
+    tried = forecast.pilot(plan, training, at, config.seed, pack, meter) if measure else None
     if tried is not None and tried.at is not at:
-        at, largest = tried.at, spending.largest_of(prepared, tried.at)
-    memory = spending.memory_facts(largest, at)
-    lines = [] if at.unpackable is None else [("trainer", spending.trainer_line(at.unpackable))]
-    lines.append(("memory", spending.memory_line(largest, at)))
+        at, largest = tried.at, forecast.largest_trial(plan, tried.at)
+    memory = forecast.memory_facts(largest, at)
+    lines = [] if at.unpackable is None else [("trainer", forecast.trainer_line(at.unpackable))]
+    lines.append(("memory", forecast.memory_line(largest, at)))
     if tried is None:
-        return _Spending(tuple(lines), {"memory": memory, "time": None})
+        return _Forecast(tuple(lines), {"memory": memory, "time": None})
     measured = tried.measured
-    memory["measured"] = spending.measured_memory(tried)
+    memory["measured"] = forecast.measured_memory(tried)
     if memory["measured"] is not None:
-        lines.append(("", spending.measured_line(memory["measured"])))
-    processes, after = len(prepared.places), spending.afterwards(config)
-    expected = spending.forecast(
+        lines.append(("", forecast.measured_line(memory["measured"])))
+    processes, after = len(plan.processes), forecast.after_search(config)
+    expected = forecast.forecast(
         measured,
-        prepared.data,
+        training.data,
         tried.point.epochs,
         config.budget,
         processes=processes,
         loading=tried.loading,
         after=after,
         watts=tried.watts,
-        guiding=spending.guiding_tokens(prepared),
+        measuring=forecast.measuring_tokens(training),
     )
-    searched = any(dimension.name == "rank" for dimension in prepared.space.dimensions)
+    searched = any(dimension.name == "rank" for dimension in plan.space.dimensions)
     rank = tried.point.rank if searched else None
-    lines.append(("time", spending.time_line(measured, expected, config.budget, processes, after, rank)))
-    if at.device == "cpu" and expected.hours > LONG:
-        lines += [("", text) for text in sooner(config, measured, prepared.data, processes, expected.hours)]
+    lines.append(("time", forecast.time_line(measured, expected, config.budget, processes, after, rank)))
+    if at.device == "cpu" and expected.hours > forecast.LONG:
+        lines += [("", text) for text in forecast.sooner(config, measured, training.data, processes, expected.hours)]
     if config.early_stopping.rule != "none":
         lines.append(("", "early stopping makes that shorter; what comes at the end is beyond the budget"))
-    return _Spending(tuple(lines), {"memory": memory, "time": spending.time_facts(measured, expected)})
+    return _Forecast(tuple(lines), {"memory": memory, "time": forecast.time_facts(measured, expected)})
 
 
-def _facts(study: Located, prepared: Prepared) -> dict[str, Any]:
+def _facts(study: Located, plan: Plan) -> dict[str, Any]:
+    share = plan.goals.allowed_share
     return {
         "config": file.shown(study.config, exclude_none=True),
         "folder": str(study.folder),
-        "fixed": dict(prepared.fixed),
-        "baseline": None if prepared.baseline is None else dict(prepared.baseline),
-        "baseline_in_space": prepared.start is not None,
-        "sampler": {"name": prepared.sampler.shown, "why": prepared.why},
-        "warm_start": dict(prepared.warm.facts) or None,
-        "allowed_share": None if prepared.guided.left is None else prepared.guided.left[0],
-        "processes": [{"device": place.device, "threads": place.threads} for place in prepared.places],
+        "fixed": dict(plan.fixed),
+        "baseline": None if plan.baseline is None else dict(plan.baseline),
+        "baseline_in_space": plan.start is not None,
+        "sampler": {"name": plan.sampler.shown, "why": plan.why_sampler},
+        "warm_start": dict(plan.warm_start.facts) or None,
+        "allowed_share": None if share is None else share[0],
+        "processes": [{"device": place.device, "threads": place.threads} for place in plan.processes],
     }
 
 
@@ -187,49 +186,49 @@ def _storage(study: Located) -> list[str]:
     return lines
 
 
-def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
+def _lines(study: Located, plan: Plan, expected: _Forecast) -> str:
     config = study.config
     lines = [f"{study.source}: no faults", f"folder     {study.folder}", *_storage(study)]
-    if config.model is not None and prepared.data is not None:
+    if config.model is not None and plan.training is not None:
         from meshtune.data.summary import describe
         from meshtune.training.models import advice
 
-        precision = prepared.fixed["training"]["precision"]
-        on = f"{config.model.name} on {prepared.places[0].device}"
-        lines.append(f"model      {on}, trained in {precision}, losses in {prepared.fixed['validation_precision']}")
-        if text := advice(prepared.places[0].device):
+        precision = plan.fixed["training"]["precision"]
+        on = f"{config.model.name} on {plan.processes[0].device}"
+        lines.append(f"model      {on}, trained in {precision}, losses in {plan.fixed['validation_precision']}")
+        if text := advice(plan.processes[0].device):
             lines.append(f"           {text}")
-        lines.append("data\n" + describe(prepared.data))
-        lines += [f"           made again, since {prepared.damage}"] if prepared.damage else []
-        lines.append(f"training   {_training(prepared)}")
-    lines.append("space      " + "\n           ".join(dimension(d) for d in prepared.space.dimensions))
-    lines += (f"           warning: {text}" for text in presets.warnings(prepared.space))
-    if prepared.space.fixed:
-        lines.append(f"fixed      {point(prepared.space.fixed)}")
-    if prepared.baseline is not None:
+        lines.append("data\n" + describe(plan.training.data))
+        lines += [f"           made again, since {plan.training.damage}"] if plan.training.damage else []
+        lines.append(f"training   {_training(plan.training)}")
+    lines.append("space      " + "\n           ".join(dimension(d) for d in plan.space.dimensions))
+    lines += (f"           warning: {text}" for text in presets.warnings(plan.space))
+    if plan.space.fixed:
+        lines.append(f"fixed      {point(plan.space.fixed)}")
+    if plan.baseline is not None:
         where = "trial 0"
-        if prepared.start is None:
-            outside = "the constraints" if prepared.space.contains(prepared.baseline) else "the space"
-            what = "not evaluated" if prepared.objective.kind == "command" else "trained beside the trials"
+        if plan.start is None:
+            outside = "the constraints" if plan.space.contains(plan.baseline) else "the space"
+            what = "not evaluated" if plan.objective.kind == "command" else "trained beside the trials"
             where = f"outside {outside}: {what}"
-        lines.append(f"baseline   {point(prepared.baseline)} ({where})")
-    lines += (f"{label:<11}{text}".rstrip() for label, text in prepared.guided.lines())
-    if prepared.guides is not None:
-        lines += ("           on " + text for text in prepared.guides.chosen.lines())
-    place = prepared.places[0]
+        lines.append(f"baseline   {point(plan.baseline)} ({where})")
+    lines += (f"{label:<11}{text}".rstrip() for label, text in plan.goals.lines())
+    if plan.training is not None and plan.training.measurements is not None:
+        lines += ("           on " + text for text in plan.training.measurements.chosen.lines())
+    place = plan.processes[0]
     threads = f" with {place.threads} thread{'s' if place.threads > 1 else ''}" if place.threads else ""
-    at_once = prepared.packing.at_once(prepared.block_size)
-    lines.append(f"sampler    {prepared.sampler.shown}; {at_once} at once on {place.device}{threads}")
-    if prepared.why:
-        lines.append(f"           {prepared.why}")
-    if prepared.warm.trials:
-        lines.append(f"warm start {prepared.warm}")
+    at_once = plan.packing.at_once(plan.block_size)
+    lines.append(f"sampler    {plan.sampler.shown}; {at_once} at once on {place.device}{threads}")
+    if plan.why_sampler:
+        lines.append(f"           {plan.why_sampler}")
+    if plan.warm_start.trials:
+        lines.append(f"warm start {plan.warm_start}")
     elif config.warm_start is not None:
         lines.append(f"warm start what {config.warm_start.shown} will have found")
-    if prepared.warm.again:
-        lines.append(f"           the best {prepared.warm.again} of them are evaluated again")
-    if prepared.early is not None:
-        lines.append(f"stopping   {prepared.early}")
+    if plan.warm_start.again:
+        lines.append(f"           the best {plan.warm_start.again} of them are evaluated again")
+    if plan.early is not None:
+        lines.append(f"stopping   {plan.early}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})
     lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
     if config.stop_when is not None:
@@ -237,15 +236,15 @@ def _lines(study: Located, prepared: Prepared, spending: _Spending) -> str:
         lines.append("stop when  " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in when.items()))
     if config.replicates:
         lines.append(f"replicates {config.replicates} of the best point with other seeds, at the end")
-    lines += (f"{label:<11}{text}" for label, text in spending.lines)
+    lines += (f"{label:<11}{text}" for label, text in expected.lines)
     return "\n".join(lines)
 
 
-def _training(prepared: Prepared) -> str:
-    training, rows = prepared.fixed["training"], prepared.data.train.rows
-    a_step = training["batch_size"] * training["gradient_accumulation"]
-    steps = -(-rows // a_step)
-    epochs = training["epochs"]
+def _training(training: TrainingPlan) -> str:
+    keys = training.spec.training
+    a_step = keys.batch_size * keys.gradient_accumulation
+    steps = -(-training.data.train.rows // a_step)
+    epochs = keys.epochs
     return f"{epochs} epoch{'s' if epochs > 1 else ''} of {steps} steps with {a_step} rows each"
 
 

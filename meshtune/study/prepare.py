@@ -14,10 +14,8 @@ from typing import Any
 from meshtune.config import presets
 from meshtune.config.evaluation import EvaluationConfig
 from meshtune.config.sections import DataConfig, ModelConfig, is_command
-from meshtune.errors import InputError
+from meshtune.errors import InputError, need_training
 from meshtune.plan.locate import Located, locate
-from meshtune.plan.measurements import guides_of
-from meshtune.plan.plan import answered, need_training, rows
 from meshtune.study.rounds import of_each
 
 
@@ -48,6 +46,7 @@ def _facts(study: Located, model: ModelConfig, data: DataConfig) -> dict[str, An
     """Everything here, and where; imports torch."""
     need_training()
     from meshtune.data.embedded import cache_folder
+    from meshtune.plan.training import answered, measurements_of, rows
     from meshtune.training.fetch import fetch, hub_folder, size_of
     from meshtune.training.models import check_model
 
@@ -56,7 +55,7 @@ def _facts(study: Located, model: ModelConfig, data: DataConfig) -> dict[str, An
     benchmarks = _benchmarks(study.config.evaluation)
     prepared = rows(study, data, model)
     summary, place = prepared.summary, Path(prepared.ref.folder)
-    guides = guides_of(study, model, answered(study.config, summary.validation.rows))
+    measured = measurements_of(study, model, answered(study.config, summary.validation.rows))
     return {
         "folder": str(study.folder),
         "model": {"name": model.name, "place": str(fetched.place), "bytes": fetched.size},
@@ -71,7 +70,7 @@ def _facts(study: Located, model: ModelConfig, data: DataConfig) -> dict[str, An
             },
             "damage": prepared.damage,
         },
-        "guides": [] if guides is None else guides.chosen.lines(),
+        "guides": [] if measured is None else measured.chosen.lines(),
         "benchmarks": benchmarks,
         "caches": {"HF_HOME": str(hub_folder()), "MESHTUNE_CACHE": str(cache_folder())},
     }

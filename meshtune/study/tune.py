@@ -16,7 +16,7 @@ from meshtune.objectives import checkpoints, metrics
 from meshtune.plan import energy, environment
 from meshtune.plan.budget import Budget, Stop, StopWhen
 from meshtune.plan.locate import EFFECTIVE, WRITTEN, Located, as_begun
-from meshtune.plan.plan import Prepared, prepare
+from meshtune.plan.plan import Plan, build
 from meshtune.plan.sampler import REASON
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
@@ -54,52 +54,52 @@ def tune(
         forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
         with as_begun(study):
-            prepared = prepare(study)
-        if prepared.damage:
-            yield Stage(f"the data were made again, since {prepared.damage}")
-        meter = meter_of(config, prepared.places)
-        _refuse_too_large(study, prepared)
+            plan = build(study)
+        training = plan.training
+        if training is not None and training.damage:
+            yield Stage(f"the data were made again, since {training.damage}")
+        meter = meter_of(config, plan.processes)
+        _refuse_too_large(study, plan)
         sampler = build_sampler(
-            prepared.sampler,
-            distributions(prepared.space),
-            x0=prepared.start,
-            block_size=prepared.block_size,
+            plan.sampler,
+            distributions(plan.space),
+            x0=plan.start,
+            block_size=plan.block_size,
             seed=config.seed,
             new_segment=new_segment,
-            warm_start=prepared.warm.trials,
-            warm_start_values=prepared.warm.values,
-            pruned="value" if prepared.early is not None and prepared.early.config.told == "predicted" else "failed",
-            allows=prepared.guided.allows(prepared.space),
+            warm_start=plan.warm_start.trials,
+            warm_start_values=plan.warm_start.values,
+            pruned="value" if plan.early is not None and plan.early.config.told == "predicted" else "failed",
+            allows=plan.goals.allows(plan.space),
         )
         stack.callback(sampler.close)
-        fixed = {**prepared.fixed, "block_size": prepared.block_size}
         begun = config.storage is not None and (study.folder / EFFECTIVE).exists()
         with as_begun(study):
-            record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known, begun=begun)
-        if prepared.why and not record.trials:
-            record.note(REASON, prepared.why)
-        if prepared.warm.trials:
-            record.begin_with(prepared.warm.trials, prepared.warm.facts)
-        if prepared.largest_rank and "largest_rank" not in record.notes:
-            record.note("largest_rank", prepared.largest_rank)
-        environment.note_in(record, [place.device for place in prepared.places], prepared.places[0].threads)
+            record = Record(study.url, study.name, plan.space, plan.fixed, plan.goals.known, begun=begun)
+        if plan.why_sampler and not record.trials:
+            record.note(REASON, plan.why_sampler)
+        if plan.warm_start.trials:
+            record.begin_with(plan.warm_start.trials, plan.warm_start.facts)
+        if training is not None and training.largest_rank and "largest_rank" not in record.notes:
+            record.note("largest_rank", training.largest_rank)
+        environment.note_in(record, [place.device for place in plan.processes], plan.processes[0].threads)
         write_effective(study)
         stack.callback(_tidy, record, study.folder / checkpoints.FOLDER)
-        worker = LocalWorker(prepared.objective, prepared.places, study.folder)
+        worker = LocalWorker(plan.objective, plan.processes, study.folder)
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
-        slots = _packing(prepared, record).at_once(prepared.block_size)
-        warned = () if prepared.data is None else tuple(warnings(prepared.data.to_dict()))
-        yield Opened(record, study.folder, prepared.sampler.shown, slots, trials, price, prepared.why, warned)
-        if prepared.warm.trials and not record.trials:
-            yield Stage(str(prepared.warm))
+        slots = _packing(plan, record).at_once(plan.block_size)
+        warned = () if training is None else tuple(warnings(training.data.to_dict()))
+        yield Opened(record, study.folder, plan.sampler.shown, slots, trials, price, plan.why_sampler, warned)
+        if plan.warm_start.trials and not record.trials:
+            yield Stage(str(plan.warm_start))
         account = energy.Account(record, meter)
-        yield from _search(study, prepared, record, sampler, worker, held, account, stop)
+        yield from _search(study, plan, record, sampler, worker, held, account, stop)
 
 
 def _search(
     study: Located,
-    prepared: Prepared,
+    plan: Plan,
     record: Record,
     sampler: Sampler,
     worker: LocalWorker,
@@ -114,14 +114,14 @@ def _search(
         return None if asked is not None and asked.seconds is None and measuring else asked
 
     config = study.config
-    threads = prepared.places[0].threads
+    threads = plan.processes[0].threads
     hours = config.budget.trial_hours
     timeout = None if hours is None else hours * 3600
     runner = finals.Runner(worker, config.seed, threads, config.worker.attempts, stopping)
-    yield from _before(prepared, record, runner, config.budget.trials)
+    yield from _before(plan, record, runner, config.budget.trials)
     if why := record.why_not_packed:
         yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
-    for text in presets.warnings(prepared.space):
+    for text in presets.warnings(plan.space):
         yield Stage(f"warning: {text}")
     if record.notes.get("finished"):
         record.note("finished", None)
@@ -132,8 +132,8 @@ def _search(
         worker,
         _budget(config, record),
         seed=config.seed,
-        packing=_packing(prepared, record),
-        early=prepared.early,
+        packing=_packing(plan, record),
+        early=plan.early,
         attempts=config.worker.attempts,
         threads=threads,
         timeout=timeout,
@@ -145,9 +145,9 @@ def _search(
         if isinstance(event, TrialFinished | Finished):  # then too: a trial that ran again has saved again
             _drop_adapters(record, study.folder, config.training.keep_adapters)
             _tidy(record, study.folder / checkpoints.FOLDER)
-            if prepared.early is not None:
+            if plan.early is not None:
                 pending = {trial.number for trial in record.pending}
-                kept = pending | set(prepared.early.promising(record, STATES * prepared.early.config.promote))
+                kept = pending | set(plan.early.promising(record, STATES * plan.early.config.promote))
                 checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
             account.save()
         if isinstance(event, Finished):
@@ -156,25 +156,26 @@ def _search(
     if finished is None or not finished.complete:
         forget(study.folder)
         return
-    measuring = not config.replicates and prepared.early is None
-    if prepared.early is not None:
-        for event in promote(record, prepared.early, runner, timeout=timeout, holding=held.check):
+    measuring = not config.replicates and plan.early is None
+    if plan.early is not None:
+        for event in promote(record, plan.early, runner, timeout=timeout, holding=held.check):
             if isinstance(event, Promoted):
                 checkpoints.forget(study.folder / checkpoints.STOPPED / str(event.trial.number))
                 _drop_adapters(record, study.folder, config.training.keep_adapters)
                 account.save()
             yield event
     yield from replicate(record, study.folder, runner, config.replicates, timeout=timeout, holding=held.check)
-    if prepared.test_rows:
+    training = plan.training
+    if training is not None and training.data.test.rows:
         yield Stage("measuring on the test rows")
         yield from finals.measure(record, study.folder, runner)
-    if prepared.answers:
+    if training is not None and training.answers:
         yield Stage("letting the finalists answer validation rows")
-        made = metrics.stamp(config.metrics, prepared.answers, config.generation.max_new_tokens)
+        made = metrics.stamp(config.metrics, training.answers, config.generation.max_new_tokens)
         yield from finals.answer(record, study.folder, runner, all_kept=bool(config.metrics), made=made)
-    if float32_check.needed(record):
+    if training is not None and float32_check.needed(record):
         yield Stage("measuring the finalists with the base in float32")
-        yield from float32_check.measure(record, study.folder, runner, no_room=prepared.no_exact_room)
+        yield from float32_check.measure(record, study.folder, runner, no_room=training.no_exact_room)
     held.check()
     if asked := stopping():
         yield Finished(asked.reason, complete=False)
@@ -183,9 +184,9 @@ def _search(
     forget(study.folder)
 
 
-def _packing(prepared: Prepared, record: Record) -> Packing:
+def _packing(plan: Plan, record: Record) -> Packing:
     """How blocks are cut into packs, as far as it is known whether there can be any."""
-    packs = prepared.packing
+    packs = plan.packing
     return Packing(packs.processes, uneven=packs.uneven) if record.why_not_packed else packs
 
 
@@ -209,31 +210,31 @@ def meter_of(config: StudyConfig, places: Sequence[Place]) -> energy.Meter | Non
     return energy.meter(gpus, needed=config.budget.kilowatt_hours is not None)
 
 
-def _refuse_too_large(study: Located, prepared: Prepared) -> None:
+def _refuse_too_large(study: Located, plan: Plan) -> None:
     """Refuse a new study whose largest trial does not fit into free memory; one that ran has shown what fits."""
-    if prepared.data is None or study.started or study.config.training.trainer.imported is not None:
+    if plan.training is None or study.started or study.config.training.trainer.imported is not None:
         return
-    from meshtune.plan.forecast import memory_of
+    from meshtune.plan.forecast import largest_trial
 
-    memory_of(prepared, study.config.seed)
+    largest_trial(plan, plan.training.memory)
 
 
-def _before(prepared: Prepared, record: Record, runner: finals.Runner, trials: int | None) -> Iterator[StudyEvent]:
+def _before(plan: Plan, record: Record, runner: finals.Runner, trials: int | None) -> Iterator[StudyEvent]:
     """The untuned model's loss, whether trials can be packed, the baseline: trial 0 where it lies in the space, else
     trained beside them, and what is evaluated again; at most `trials`."""
-    baseline = prepared.baseline
-    if not record.trials and baseline is not None and prepared.start is not None:
-        rungs = () if prepared.early is None else prepared.early.measured(baseline)  # it is trained to its end
+    baseline = plan.baseline
+    if not record.trials and baseline is not None and plan.start is not None:
+        rungs = () if plan.early is None else plan.early.measured(baseline)  # it is trained to its end
         record.enqueue(baseline, origin="baseline", seed=runner.seed, thresholds=rungs)
-    _again(prepared, record, runner.seed, trials)
-    if prepared.objective.kind != "lora":
+    _again(plan, record, runner.seed, trials)
+    if plan.training is None:
         return
     requests = []
     if "untuned" not in record.notes:
         requests.append(runner.request(finals.UNTUNED, {}, measure="validation"))
-    if prepared.packing_to_be_tried and "trainer" not in record.notes:
+    if plan.training.may_pack and "trainer" not in record.notes:
         requests.append(runner.request(finals.TRAINER, {}, measure="trainer"))
-    if baseline is not None and prepared.start is None and "baseline" not in record.notes:
+    if baseline is not None and plan.start is None and "baseline" not in record.notes:
         requests.append(runner.request(finals.BASELINE, baseline))
     if requests:
         yield Stage("measuring the untuned model")
@@ -245,20 +246,20 @@ def _before(prepared: Prepared, record: Record, runner: finals.Runner, trials: i
         elif event.trial == finals.TRAINER:
             record.note("trainer", {"why_not_packed": event.message or None})
         elif baseline is not None:
-            extra = {**event.extra, **prepared.guided.known(baseline)}
+            extra = {**event.extra, **plan.goals.known(baseline)}
             note = {**dataclasses.asdict(event), "extra": extra, "row_losses": [], "hyperparameters": dict(baseline)}
             record.note("baseline", note)
 
 
-def _again(prepared: Prepared, record: Record, seed: int, trials: int | None) -> None:
+def _again(plan: Plan, record: Record, seed: int, trials: int | None) -> None:
     """Propose the best known points before the sampler proposes any, where there is room for them."""
     if any(trial.origin == "search" for trial in record.trials):
         return
-    for hyperparameters in prepared.warm.best(prepared.space, prepared.start):
+    for hyperparameters in plan.warm_start.best(plan.space, plan.start):
         full = trials is not None and len(record.trials) >= trials
-        full = full or not prepared.guided.allowed(hyperparameters)
-        if not full and prepared.space.encode(hyperparameters) not in [trial.params for trial in record.trials]:
-            rungs = () if prepared.early is None else prepared.early.measured(hyperparameters)  # trained to its end
+        full = full or not plan.goals.allowed(hyperparameters)
+        if not full and plan.space.encode(hyperparameters) not in [trial.params for trial in record.trials]:
+            rungs = () if plan.early is None else plan.early.measured(hyperparameters)  # trained to its end
             record.enqueue(hyperparameters, origin="enqueued", seed=seed, thresholds=rungs)
 
 

@@ -19,8 +19,7 @@ from meshtune.config.sections import Interval
 from meshtune.config.template import init
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
-from meshtune.plan.expected import busy, expected_point, sooner
-from meshtune.plan.forecast import Afterwards, forecast, time_line
+from meshtune.plan.forecast import AfterSearch, busy, expected_point, forecast, sooner, time_line
 from meshtune.study.check import check, print_rows
 from meshtune.system.text import duration
 from meshtune.testing.processes import descendants, gone
@@ -294,7 +293,7 @@ def test_the_price() -> None:
 
 
 def test_a_forecast_of_what_comes_at_the_end() -> None:
-    after = Afterwards(promotions=3, share=0.5, replicates=5)
+    after = AfterSearch(promotions=3, share=0.5, replicates=5)
     found = forecast(SPEED, DATA, 2, BudgetConfig(trials=7), processes=2, loading=10.0, after=after)
     assert found.afterwards == 2 * A_TRIAL * 0.5 + 3 * A_TRIAL
     assert found.hours * 3600 == pytest.approx(10 + 4 * A_TRIAL + found.afterwards + FINALS)

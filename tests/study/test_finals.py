@@ -10,7 +10,7 @@ from meshtune.errors import InputError, MeshtuneError
 from meshtune.finalists.evaluate import evaluate
 from meshtune.plan.budget import Stop
 from meshtune.plan.locate import Located, locate
-from meshtune.plan.plan import prepare
+from meshtune.plan.plan import build
 from meshtune.record.log import Record
 from meshtune.report.write import report
 from meshtune.study import finals
@@ -107,14 +107,13 @@ def searched(tiny_model_folder: Path, tmp_path: Path) -> Located:
     )
     study = locate(tmp_path / "study.yaml")
     study.folder.mkdir()
-    prepared = prepare(study)
-    fixed = {**prepared.fixed, "block_size": prepared.block_size}
-    record = Record(study.url, study.name, prepared.space, fixed, prepared.guided.known)
+    plan = build(study)
+    record = Record(study.url, study.name, plan.space, plan.fixed, plan.goals.known)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_folder), LoraConfig(r=2))
     for number, loss in enumerate(LOSSES):
         rate = 10 ** (-4 + 3 * number / (len(LOSSES) - 1))
-        assert prepared.baseline is not None
-        record.enqueue({**prepared.baseline, "learning_rate": rate}, origin="search" if number else "baseline", seed=0)
+        assert plan.baseline is not None
+        record.enqueue({**plan.baseline, "learning_rate": rate}, origin="search" if number else "baseline", seed=0)
         model.save_pretrained(study.folder / "adapters" / str(number))
         ended = Outcome(number, 1, Ending.COMPLETE, loss=loss, losses=(loss,), adapter=f"adapters/{number}")
         record.tell(ended, elapsed=1.0)

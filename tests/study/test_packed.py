@@ -7,7 +7,7 @@ import pytest
 
 from meshtune.errors import InputError
 from meshtune.plan.locate import locate
-from meshtune.plan.plan import prepare
+from meshtune.plan.plan import build
 from tests.kill import run
 from tests.test_kill_lora import lora_study, status_of
 
@@ -52,4 +52,4 @@ def test_packs_that_there_cannot_be_are_a_fault(tiny_model_folder: Path, tmp_pat
     """Not ignored in silence."""
     study = locate(lora_study(tmp_path / "faulty", tiny_model_folder), overrides=(trainer,))
     with pytest.raises(InputError, match=r"worker.pack: 3 trials together .* `training.trainer: packed`"):
-        prepare(study)
+        build(study)

@@ -6,7 +6,7 @@ import pytest
 
 from meshtune.errors import StudyMismatch
 from meshtune.plan.locate import locate
-from meshtune.plan.plan import prepare
+from meshtune.plan.plan import build
 from meshtune.record.log import Record
 from meshtune.study.check import check
 from meshtune.study.tune import tune
@@ -19,9 +19,9 @@ def study(tiny_model_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_with_room_for_the_usual_nothing_is_fixed(study: Path) -> None:
-    prepared = prepare(locate(study))
-    assert prepared.objective.spec["training"]["pass_tokens"] is None
-    assert "pass_tokens" not in prepared.fixed["training"]
+    plan = build(locate(study))
+    assert plan.objective.spec["training"]["pass_tokens"] is None
+    assert "pass_tokens" not in plan.fixed["training"]
 
 
 def test_what_the_config_says_is_used_and_said(study: Path) -> None:
@@ -33,10 +33,10 @@ def test_what_the_config_says_is_used_and_said(study: Path) -> None:
 def test_what_was_recorded_stays(study: Path) -> None:
     """Although there is room for more now; a config that says otherwise is refused."""
     located = locate(study)
-    prepared = prepare(located)
-    fixed = {**prepared.fixed, "block_size": 6, "training": {**prepared.fixed["training"], "pass_tokens": 512}}
-    Record(located.url, located.folder.name, prepared.space, fixed=fixed)
-    again = prepare(located)
+    plan = build(located)
+    fixed = {**plan.fixed, "block_size": 6, "training": {**plan.fixed["training"], "pass_tokens": 512}}
+    Record(located.url, located.folder.name, plan.space, fixed=fixed)
+    again = build(located)
     assert again.fixed["training"]["pass_tokens"] == 512
     assert again.objective.spec["training"]["pass_tokens"] == 512
     with pytest.raises(StudyMismatch, match="pass_tokens"):

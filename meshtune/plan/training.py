@@ -1,0 +1,310 @@
+"""The parts of a plan that only a study which trains adapters has: model, rows, measurements, memory, processes, packs.
+
+Numbers come from the predicted memory of the study's largest trial and from the rows; `workers.planner` decides how
+trials are packed. Imports torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from meshtune.config.goals import GuideConfig
+from meshtune.config.sections import DataConfig, LoraObjectiveConfig, ModelConfig, StudyConfig, TrainingConfig
+from meshtune.data import build as data_build
+from meshtune.data.assemble import LONGEST
+from meshtune.data.store import Rows
+from meshtune.data.summary import Summary
+from meshtune.errors import Fault, InputError, StudyMismatch, together
+from meshtune.objectives import measurements, metrics
+from meshtune.objectives.lora import LoraSpec
+from meshtune.plan.goals import measured_quantities
+from meshtune.plan.locate import Located
+from meshtune.space.space import Space
+from meshtune.training.chosen_trainer import DECIDING, takes, trainer_of
+from meshtune.training.memory.check import Setting, largest, largest_length, no_exact_room, unpackable_space
+from meshtune.training.memory.formula import Batch, batches_of, full_batch
+from meshtune.training.memory.free import available
+from meshtune.training.memory.passes import fewer_tokens
+from meshtune.training.memory.shape import shape_of
+from meshtune.training.models import check_model, resolve_device
+from meshtune.training.precision import resolve_precision
+from meshtune.training.recipe import target_modules
+from meshtune.workers.local import Place
+from meshtune.workers.planner import Packing, cpu_processes, packing
+from meshtune.workers.processes import cores, places
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What each trial is measured by beside its loss, and on what."""
+
+    spec: measurements.GuideSpec
+    chosen: measurements.Chosen
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What only a study that trains adapters has.
+
+    Attributes:
+        spec: crosses to the workers. data: summary of the rows. damage: why they were made again, or None.
+        answers: validation rows that the finalists answer. measurements: None where only the loss is measured.
+        memory: what decides the memory of its trials. no_exact_room: why there is none for the base in float32.
+        largest_rank: that the model's modules can use. Of a trainer of one's own neither of the two is known.
+    """
+
+    spec: LoraSpec
+    data: Summary
+    damage: str | None
+    answers: int
+    measurements: Measurements | None
+    memory: Setting
+    no_exact_room: str | None
+    largest_rank: int | None
+
+    @property
+    def own_trainer(self) -> bool:
+        """Whether the trainer is imported."""
+        return self.spec.training.trainer.imported is not None
+
+    @property
+    def may_pack(self) -> bool:
+        """Whether packs are wanted; the model may turn out not to allow any."""
+        return self.spec.training.trainer.name == "packed"
+
+
+def training_of(
+    study: Located, space: Space, baseline: Mapping[str, Any] | None, recorded: Mapping[str, Any] | None
+) -> tuple[TrainingPlan, Sequence[Place], Packing]:
+    """These parts, and the processes and packs that they have room for; `recorded`: the fixed keys of a study that has
+    begun.
+    """
+    config = study.config
+    if config.model is None or config.data is None or not isinstance(config.objective, LoraObjectiveConfig):
+        raise InputError("a study of LoRA hyperparameters needs `model` and `data`")
+    model, sources = config.model, config.data
+    device = resolve_device(model)
+    training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
+    _check(config, model, sources, space)
+    at: Sequence[Place] = places(config.worker, device)
+    data = rows(study, sources, model, lambda: _longest_row(space, model, training, at))
+    answers = answered(config, data.summary.validation.rows)
+    found = measurements_of(study, model, answers)
+    read = batches_of(Rows.open(data.ref, "train"), config.seed, _epochs(space, training))
+    memory = _memory(space, model, training, at, read, baseline)
+    if not training.trainer.imported and (tokens := _pass_tokens(space, config, memory, recorded)):
+        training = training.model_copy(update={"pass_tokens": tokens})
+        memory = replace(memory, training=training)
+    packs = Packing(len(at), uneven=config.early_stopping.rule != "none")
+    if not training.trainer.imported:  # whose memory is not known
+        at, packs, memory = _processes_and_packs(space, baseline, config, data.summary, memory, at)
+    spec = LoraSpec(
+        model=model,
+        training=training,
+        data=data.ref,
+        at=config.objective.at,
+        folder=str(study.folder),
+        answers=answers,
+        max_new_tokens=config.generation.max_new_tokens,
+        metrics=config.metrics,
+        variants=tuple(_variants(space, baseline)),
+        rung_rows=config.early_stopping.rows,
+        guides=None if found is None else found.spec,
+    )
+    own = training.trainer.imported is not None
+    plan = TrainingPlan(
+        spec=spec,
+        data=data.summary,
+        damage=data.damage,
+        answers=answers,
+        measurements=found,
+        memory=memory,
+        no_exact_room=None if own else no_exact_room(memory.shape, device, memory.available),
+        largest_rank=None if own else memory.shape.largest_rank,
+    )
+    return plan, at, packs
+
+
+def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space) -> None:
+    """Find what is wrong with the trainer, the model, the sources and the metrics now, and not at the search's end."""
+    train = trainer_of(config.training)  # one that is imported may not be there
+    if config.early_stopping.rule != "none" and not takes(train, "rungs"):
+        what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
+        raise InputError(Fault(what, key="early_stopping"))
+    searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
+    targets = space.fixed.get("target_modules", config.training.target_modules)
+    together(
+        lambda: check_model(model, None if searched else target_modules(targets)),
+        lambda: data_build.check_there(sources),
+        lambda: metrics.load(config.metrics),
+    )
+
+
+def answered(config: StudyConfig, validation_rows: int) -> int:
+    """How many of the validation rows are answered."""
+    wanted = config.generation.rows
+    return min((64 if config.metrics else 4) if wanted is None else wanted, validation_rows)
+
+
+def rows(
+    study: Located, data: DataConfig, model: ModelConfig, longest: Callable[[], int | None] = lambda: None
+) -> data_build.PreparedData:
+    """The study's rows as tokens in its folder, made or found there. Raises InputError.
+
+    `longest()` is the longest row that the device has memory for; asked only where rows are made under
+    `max_length: auto`.
+    """
+    folder = study.folder / "data"
+    limit = None
+    if data.max_length == "auto" and not folder.exists():
+        limit = _length_of_rounds(study) or longest()
+    try:
+        return data_build.prepare(data, model, study.config.seed, folder, memory_length=limit)
+    except StudyMismatch:
+        if study.started:
+            raise
+        shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
+        return rows(study, data, model, longest)
+
+
+def _length_of_rounds(study: Located) -> int | None:
+    """The longest row of the first round, which is that of all: other rows would be split into other sides."""
+    if study.whole is None or study.number == 1:
+        return None
+    folder = study.whole.rounds[0].folder / "data"
+    return data_build.load(folder).summary.max_length if folder.exists() else None
+
+
+def measurements_of(study: Located, model: ModelConfig, answers: int) -> Measurements | None:
+    """What is measured with each trial, chosen and kept in the study's folder; None: nothing but the loss.
+
+    `answers`: validation rows that are answered. Raises InputError with why something cannot be measured.
+    """
+    config = study.config
+    quantities = measured_quantities(config)
+    if not quantities:
+        return None
+    section = config.guide or GuideConfig()
+    spec = measurements.GuideSpec(quantities=quantities, **section.model_dump(exclude={"measure"}))
+    if spec.metrics and not answers:
+        what = f"no row is answered, and {', '.join(spec.metrics)} is measured on answers: give some"
+        raise InputError(Fault(what, key="generation.rows"))
+    return Measurements(spec, measurements.choose(spec, model, study.folder, anew=not study.started))
+
+
+def _epochs(space: Space, training: TrainingConfig) -> int:
+    """Those of the longest trial."""
+    for searched in space.dimensions:
+        if searched.name == "epochs":
+            return max(
+                int(value) for value in searched.values or searched.parameter.choices or (searched.parameter.high,)
+            )
+    return int(space.fixed.get("epochs", training.epochs))
+
+
+def _memory(
+    space: Space,
+    model: ModelConfig,
+    training: TrainingConfig,
+    at: Sequence[Place],
+    batch: Callable[[int], Batch],
+    baseline: Mapping[str, Any] | None = None,
+) -> Setting:
+    """What decides the memory of trials that are trained alone in these processes, on the machine that is there now."""
+    trainer: str = training.trainer.name
+    unpackable = unpackable_space(space, training, baseline) if trainer == "packed" else None
+    device = at[0].device
+    gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in at)
+    sharing = len(at) if device != "cuda" else max(gpus.values())
+    there = available(device, [name for name in gpus if name])
+    return Setting(
+        shape=shape_of(model),
+        training=training,
+        device=device,
+        dtype=model.dtype,
+        batch=batch,
+        available=None if there is None else there // sharing,
+        processes=sharing,
+        trainer=trainer if unpackable is None else "transformers",
+        unpackable=unpackable,
+        quantization=model.quantization,
+    )
+
+
+def _longest_row(space: Space, model: ModelConfig, training: TrainingConfig, at: Sequence[Place]) -> int | None:
+    """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing can be told."""
+    if training.trainer.imported is not None:
+        return None
+    return (
+        largest_length(space, _memory(space, model, training, at, lambda count: full_batch(count, 1)), LONGEST) or None
+    )
+
+
+def _pass_tokens(space: Space, config: StudyConfig, memory: Setting, recorded: Mapping[str, Any] | None) -> int | None:
+    """Tokens of the packed trainer's passes, where they are not as many as suit the device.
+
+    The config's; else those of a study that has begun; else as many as memory has room for.
+    """
+    if config.training.pass_tokens is not None or memory.trainer != "packed":
+        return config.training.pass_tokens
+    if recorded is not None:
+        known: int | None = recorded.get("training", {}).get("pass_tokens")
+        return known
+    if memory.available is None:
+        return None
+    one_process = memory.device == "cpu" and config.worker.processes is None
+    there = memory.available * (memory.processes if one_process else 1)
+    pack = 1 if config.worker.pack == "auto" else config.worker.pack
+    return fewer_tokens(space, replace(memory, pack=pack), there)
+
+
+def _processes_and_packs(
+    space: Space,
+    baseline: Mapping[str, Any] | None,
+    config: StudyConfig,
+    data: Summary,
+    memory: Setting,
+    at: Sequence[Place],
+) -> tuple[Sequence[Place], Packing, Setting]:
+    """As many processes, and packs, as this machine has room for, and the memory of trials in these; what the config
+    says stands.
+    """
+    top, device, sharing = largest(space, memory), memory.device, memory.processes
+    whole = None if memory.available is None else memory.available * sharing
+    uneven = config.early_stopping.rule != "none"
+    if device == "cpu" and config.worker.processes is None:
+        sharing = cpu_processes(cores(), available=whole, needed=top.memory.total)
+        at = places(config.worker.model_copy(update={"processes": sharing}), device)
+    share = None if whole is None else whole // sharing  # each process may take it at the same time
+    memory = replace(memory, processes=sharing, available=share)
+    if config.worker.pack != "auto":
+        packs = Packing(len(at), config.worker.pack, exact=True, uneven=uneven)
+        return at, packs, memory if memory.unpackable else replace(memory, pack=packs.most)
+    if config.training.trainer.name != "packed":
+        return at, Packing(len(at), uneven=uneven), memory
+    packs = packing(
+        len(at),
+        device=device,
+        tokens=data.train.tokens / data.train.rows * memory.batch_size(baseline or {}),
+        free=None if share is None else share - top.memory.total,
+        extra=memory.packs(top.hyperparameters).extra(memory.recipe(top.hyperparameters)),
+        uneven=uneven,
+    )
+    return at, packs, memory
+
+
+def _variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Of the hyperparameters that decide whether a trial can be packed, all combinations that the study may hold."""
+    held: dict[str, tuple[Any, ...]] = {name: (space.fixed[name],) for name in DECIDING if name in space.fixed}
+    for dimension in space.dimensions:
+        if dimension.name in DECIDING:
+            held[dimension.name] = dimension.values or dimension.parameter.choices
+    for values in itertools.product(*held.values()):
+        yield dict(zip(held, values, strict=True))
+    if baseline is not None:
+        yield {name: baseline[name] for name in DECIDING if name in baseline}
