@@ -5,8 +5,7 @@ first two. Nothing is run and none of these tools is imported; what they do with
 """
 
 from meshtune.export.foreign.keys import Left
-from meshtune.export.foreign.reading import Read, read
+from meshtune.export.foreign.tools import TOOLS, Read, files, notes, read, settings
 from meshtune.export.foreign.training import ForeignStudy, settings_of
-from meshtune.export.foreign.writing import TOOLS, files, notes, settings
 
 __all__ = ["TOOLS", "ForeignStudy", "Left", "Read", "files", "notes", "read", "settings", "settings_of"]

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshtune.export.foreign import head as say
-from meshtune.export.foreign.keys import Keys, place_of, scalars, schedule, share
-from meshtune.export.foreign.reasons import ONE_FILE
+from meshtune.export.foreign.keys import ONE_FILE, Keys, place_of, scalars, schedule, share
 from meshtune.export.foreign.training import RESPONSE, VERBATIM, ForeignStudy, Source
 
 _STANFORD = (

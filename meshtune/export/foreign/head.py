@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from meshtune._version import __version__
 from meshtune.config.sections import RowsFile
@@ -59,6 +60,30 @@ def mixed_precision(study: ForeignStudy, notes: list[str]) -> tuple[bool, bool]:
     if precision == "auto":
         notes.append("precision: auto is written as bf16; on a device that has no bfloat16 change it.")
     return precision in ("auto", "bfloat16"), precision == "float16"
+
+
+def trainer(study: ForeignStudy, notes: list[str], warmup: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Arguments of Transformers' trainer: batches, epochs, the optimizer and its schedule, with `warmup`, precision."""
+    recipe = study.recipe
+    values: dict[str, Any] = {"per_device_train_batch_size": recipe.batch_size}
+    values |= {"gradient_accumulation_steps": recipe.gradient_accumulation, "num_train_epochs": recipe.epochs}
+    values |= {"optim": "adamw_torch", "learning_rate": recipe.learning_rate, "lr_scheduler_type": scheduler(study)}
+    values |= {**(warmup or {}), "weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
+    bf16, fp16 = mixed_precision(study, notes)
+    return {**values, "bf16": bf16, "fp16": fp16}
+
+
+def base(study: ForeignStudy) -> dict[str, Any]:
+    """The base model by the names of Transformers' command lines."""
+    values: dict[str, Any] = {"model_name_or_path": study.model_name}
+    values |= {} if study.model.revision is None else {"model_revision": study.model.revision}
+    return values | ({"trust_remote_code": True} if study.model.trust_remote_code else {})
+
+
+def of_start(study: ForeignStudy) -> list[str]:
+    """A note where the start weights have no key."""
+    start = study.recipe.init_lora_weights
+    return [] if start is True else [f"init_lora_weights: {start} has no key here; PEFT's usual start is taken."]
 
 
 def of_model(study: ForeignStudy) -> list[str]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.errors import Fault
-from meshtune.export.foreign.reasons import NO_COUNTERPART, REASONS
 from meshtune.space.hyperparameters import LORA, Number
 from meshtune.system.yaml_file import Document, Place
 
@@ -25,6 +24,55 @@ _SECRET = re.compile(r"(key|token|secret|password|webhook_url)$")  # such values
 _COUNT = LORA["epochs"]
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
 _ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf")
+
+NO_COUNTERPART = "no counterpart in study.yaml"
+ONE_FILE = "validation rows are split from the data, or stand in one file"
+# Why keys of either tool are left: a reason a line, below it how the names of its keys begin.
+_REASONS = """
+`model.quantization` (int8 or nf4) is all that says how a base is quantized; its scales are not quantized again
+    load_in_ quantization_ model_quantization quantize_ double_quantization bnb_ gptq
+rows are trained as they are, never packed into one
+    sample_packing eval_sample_packing packing neat_packing pad_to_sequence_len group_by_length batch_flattening
+how attention and kernels are computed is left to the libraries
+    flash_attn flash_attention sdp_attention xformers_attention eager_attention attn_implementation enable_liger
+    liger_ lora_mlp_kernel lora_qkv_kernel lora_o_kernel use_unsloth torch_compile tf32 plugins
+    gradient_checkpointing_kwargs activation_offloading cut_cross_entropy fused_ flex_attn
+    experts_implementation use_kernels use_scattermoe
+the length of a training is given in epochs
+    max_steps
+only the adapter is trained
+    lora_modules_to_save additional_target unfrozen_parameters
+adapters stand on modules, not on single parameters
+    lora_target_parameters
+one learning rate for the whole adapter
+    loraplus_
+how a trial ends early is the study's to say
+    early_stopping loss_watchdog
+only text is trained on
+    image_ video_ freeze_ processor_type skip_prepare_dataset
+the end of a turn follows from the chat template
+    eot_tokens
+AdamW has its usual constants
+    adam_beta adam_epsilon optim_args
+a trial is trained on one device
+    deepspeed fsdp ddp device_map ray_ tensor_parallel context_parallel sequence_parallel expert_parallel
+files, logs and progress are meshtune's own
+    output_dir overwrite_ logging_ log_level save eval per_device_eval_batch_size predict_with_generate do_eval
+    do_predict wandb_ mlflow_ comet_ swanlab_ use_swanlab use_tensorboard plot_loss report_to run_name hub_
+    push_to_hub include_ resume_from_checkpoint load_best_model_at_end metric_for_best_model greater_is_better
+data are prepared once, into the study's folder
+    dataset_prepared_path dataset_processes dataset_num_proc dataset_keep_in_memory preprocessing_ dataloader_
+    tokenized_path overwrite_cache streaming
+how models are loaded follows from the model itself
+    model_type tokenizer_type tokenizer_use_fast use_fast_tokenizer is_ strict low_cpu_mem_usage
+the tokenizer is used as it is; a missing padding token is handled
+    special_tokens tokens resize_
+runs code that comes with the model: write `trust_remote_code: true` yourself where you trust it
+    trust_remote_code
+"""
+REASONS = {
+    why: tuple(starts.split()) for why, starts in re.findall(r"^(\S.*)\n((?: {4}.*\n)+)", _REASONS, flags=re.MULTILINE)
+}
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,20 @@
 """LLaMA-Factory's YAML: writing one, and reading one.
 
 Key names and defaults as in `src/llamafactory/hparams` and, below them, Transformers' `TrainingArguments`. Data sets go
-by names, which the `dataset_info.json` of `dataset_dir` explains (see `foreign.dataset_info`).
+by names, which the `dataset_info.json` of `dataset_dir` explains; it is written and read here too.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
-from meshtune.export.foreign import dataset_info
+from meshtune.errors import InputError
 from meshtune.export.foreign import head as say
-from meshtune.export.foreign.dataset_info import INFO
-from meshtune.export.foreign.keys import Keys, place_of, schedule, share
-from meshtune.export.foreign.reasons import ONE_FILE
-from meshtune.export.foreign.training import VERBATIM, ForeignStudy
+from meshtune.export.foreign.keys import NO_COUNTERPART, ONE_FILE, Keys, Left, place_of, schedule, share
+from meshtune.export.foreign.training import RESPONSE, VERBATIM, ForeignStudy, Source
 
 _MIXTURES = {"cap": "interleave_under", "repeat": "interleave_over"}
 
@@ -22,12 +23,10 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     """The settings, and notes on what is different there."""
     recipe, data = study.recipe, study.data
     notes = say.of_model(study) + say.of_data(study, cut=True, shares=True, files=True) + say.of_epochs(study)
-    values: dict[str, Any] = {"model_name_or_path": study.model_name}
-    values |= {} if study.model.revision is None else {"model_revision": study.model.revision}
-    values |= {"trust_remote_code": True} if study.model.trust_remote_code else {}
+    values = say.base(study)
     values |= _lora(study, notes)
     notes.append(f"data: `{INFO}`, which goes with this file, explains the data sets: start in the folder of both.")
-    values |= {"dataset_dir": ".", "dataset": ",".join(dataset_info.names(study))}
+    values |= {"dataset_dir": ".", "dataset": ",".join(_names(study))}
     shares = [source.share for source in study.sources]
     if all(share is not None for share in shares) and data.mixture in _MIXTURES and len(shares) > 1:
         values |= {"mix_strategy": _MIXTURES[data.mixture], "interleave_probs": ",".join(map(str, shares))}
@@ -42,14 +41,9 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     values |= {"train_on_prompt": True} if data.train_on == "everything" else {}
     values |= {"mask_history": True} if data.train_on == "last" else {}
     own = study.validation_rows is not None
-    values |= {"eval_dataset": dataset_info.VALIDATION} if own else {"val_size": study.validation_size}
-    values |= {"per_device_train_batch_size": recipe.batch_size}
-    values |= {"gradient_accumulation_steps": recipe.gradient_accumulation, "num_train_epochs": recipe.epochs}
-    values |= {"optim": "adamw_torch", "learning_rate": recipe.learning_rate}
-    values |= {"lr_scheduler_type": say.scheduler(study), "warmup_ratio": recipe.warmup_ratio}
-    values |= {"weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
-    bf16, fp16 = say.mixed_precision(study, notes)
-    values |= {"bf16": bf16, "fp16": fp16, "disable_gradient_checkpointing": not recipe.gradient_checkpointing}
+    values |= {"eval_dataset": _VALIDATION} if own else {"val_size": study.validation_size}
+    values |= say.trainer(study, notes, {"warmup_ratio": recipe.warmup_ratio})
+    values |= {"disable_gradient_checkpointing": not recipe.gradient_checkpointing}
     values |= {"seed": recipe.seed, "eval_strategy": "epoch", "save_strategy": "epoch", "output_dir": "outputs"}
     return values, notes
 
@@ -66,8 +60,8 @@ def _lora(study: ForeignStudy, notes: list[str]) -> dict[str, Any]:
     values |= {"use_dora": True} if recipe.use_dora else {}
     if recipe.init_lora_weights == "pissa":
         values |= {"pissa_init": True, "pissa_iter": -1}
-    elif recipe.init_lora_weights is not True:
-        notes.append(f"init_lora_weights: {recipe.init_lora_weights} has no key here; PEFT's usual start is taken.")
+    else:
+        notes += say.of_start(study)
     return values
 
 
@@ -158,7 +152,7 @@ def _training(keys: Keys) -> dict[str, Any]:
 def _data(keys: Keys) -> dict[str, Any]:
     listed = keys.take("dataset", "")
     wanted = listed if isinstance(listed, list) else [name.strip() for name in str(listed).split(",") if name.strip()]
-    sources = [source for name in wanted if (source := dataset_info.read(keys, "dataset", str(name))) is not None]
+    sources = [source for name in wanted if (source := _source(keys, "dataset", str(name))) is not None]
     values: dict[str, Any] = {"sources": sources, "mixture": "union", **_mixture(keys, sources, len(wanted))}
     template = keys.take("template")
     formats = {source["format"] for source in sources}
@@ -177,7 +171,7 @@ def _data(keys: Keys) -> dict[str, Any]:
         keys.leave("max_samples", "limits each data set there; `rows` limits all of them together")
     values["validation"] = share(keys, "val_size")
     own = keys.take("eval_dataset")
-    rows = dataset_info.read(keys, "eval_dataset", str(own)) if own is not None else None
+    rows = _source(keys, "eval_dataset", str(own)) if own is not None else None
     if rows is not None and "path" in rows:
         values["validation"] = rows
     elif own is not None:
@@ -205,3 +199,139 @@ def _mixture(keys: Keys, sources: list[dict[str, Any]], wanted: int) -> dict[str
         if keys.given(key) and strategy != "concat":
             keys.leave(key, "needs shares of all its data sets that add up to 1: all rows are taken")
     return {}
+
+
+INFO = "dataset_info.json"
+_VALIDATION = "validation_rows"  # the name of validation rows that have a file of their own
+_COLUMNS = {
+    "dolly": {"prompt": "instruction", "query": "context", "response": "response"},
+    "alpaca": {"prompt": "instruction", "query": "input", "response": "output"},
+    **{name: {"prompt": "prompt", "response": response} for name, response in RESPONSE.items()},
+}
+_TAGS = {
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "system_tag": "system",
+    "observation_tag": "tool",
+    "function_tag": "function",
+}
+# Columns of a whole conversation, by the names under which meshtune reads them.
+_BESIDE = {"system": "system", "tools": "tools"}
+_SPEAKERS = {
+    "user_tag": ("human", "user"),
+    "assistant_tag": ("gpt", "assistant"),
+    "system_tag": ("system",),
+    "observation_tag": ("observation", "tool"),
+    "function_tag": ("function_call", "function"),
+}
+# Parts of an entry that are read whatever they say: where the rows are, and how they are formed.
+_USED = ("file_name", "hf_hub_url", "formatting", "ranking")
+
+
+def _names(study: ForeignStudy) -> list[str]:
+    """A name for each source, as `dataset_info.json` has it: no two alike, no comma."""
+    found: list[str] = []
+    for source in study.sources:
+        stem = Path(source.path).name.split(".")[0] if source.path else source.dataset.rpartition("/")[2]
+        name = re.sub(r"\W+", "_", stem).strip("_") or "rows"
+        free = (
+            other for other in (name, *(f"{name}_{n}" for n in range(2, 1000))) if other not in (*found, _VALIDATION)
+        )
+        found.append(next(free))
+    return found
+
+
+def info(study: ForeignStudy) -> str:
+    """The text of the file that goes with the settings."""
+    entries = {name: _entry(source) for name, source in zip(_names(study), study.sources, strict=True)}
+    if (own := study.validation_rows) is not None:
+        entries[_VALIDATION] = _entry(own)
+    return json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+
+
+def _entry(source: Source) -> dict[str, Any]:
+    entry: dict[str, Any] = {"file_name": source.path} if source.path else {"hf_hub_url": source.dataset}
+    if not source.path:
+        entry |= {"subset": source.subset} if source.subset else {}
+        entry["split"] = source.split
+    if source.format == "messages":
+        return {**entry, "formatting": "openai", "columns": {"messages": "messages", **_BESIDE}, "tags": _TAGS}
+    if source.format == "sharegpt":
+        return {**entry, "formatting": "sharegpt", "columns": {"messages": "conversations"}}
+    return {**entry, "formatting": "alpaca", "columns": _COLUMNS[source.format]}
+
+
+def _source(keys: Keys, key: str, name: str) -> dict[str, Any] | None:
+    """A source of study.yaml from the entry in dataset_info.json; None, and left, where there is none."""
+    where = str(keys.take("dataset_dir", "data"))
+    if where == "ONLINE":  # then names are ids of the hub
+        return {"dataset": name, "format": "alpaca"}
+    folder = next((f for start in (keys.folder, Path.cwd()) if (f := start / where).is_dir()), None)
+    info: Any = {}
+    if folder is not None and (folder / INFO).is_file():
+        try:
+            info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise InputError(f"{folder / INFO}: is not JSON text: {error}") from error
+    entry = info.get(name) if isinstance(info, dict) else None
+    if folder is None or not isinstance(entry, dict):
+        keys.leave(key, f"no {INFO} in `{where}` explains `{name}`")
+        return None
+    if isinstance(entry.get("file_name"), str) and not entry.get("hf_hub_url"):
+        source: dict[str, Any] = {"path": str((folder / entry["file_name"]).absolute())}
+    elif isinstance(entry.get("hf_hub_url"), str):
+        source = {"dataset": entry["hf_hub_url"]}
+        source |= {part: entry[part] for part in ("subset", "split") if isinstance(entry.get(part), str)}
+    else:
+        keys.leave(key, f"`{name}` is neither a file nor a data set of the Hugging Face hub")
+        return None
+    if entry.get("ranking"):
+        keys.fault(key, f"`{name}` is preference data (`ranking` in {INFO}); meshtune tunes supervised fine-tunings")
+    row_format = _rows_format(keys, key, name, entry)
+    _leave_parts(keys, name, entry, source, row_format)
+    return {**source, "format": row_format}
+
+
+def _leave_parts(keys: Keys, name: str, entry: dict[str, Any], source: dict[str, Any], row_format: str) -> None:
+    """Leave every part of an entry that says something and is not used."""
+    columns, tags = _part(entry, "columns"), _part(entry, "tags")
+    shape = {"messages": "messages", **_BESIDE} if row_format in ("messages", "sharegpt") else _COLUMNS["alpaca"]
+    unused = {part: value for part, value in entry.items() if part not in ("columns", "tags", *_USED, *source)}
+    if entry.get("split") == "train":  # which is also the split of a file
+        unused.pop("split", None)
+    unused |= {
+        f"columns.{part}": value
+        for part, value in columns.items()
+        if part not in shape or (part in _BESIDE and value != part)
+    }
+    unused |= {f"tags.{part}": tag for part, tag in tags.items() if tag not in _SPEAKERS.get(part, (tag,))}
+    for part, value in unused.items():
+        if value not in (None, False, "", [], {}):
+            keys.left.append(Left(f"{INFO}: {name}.{part}", value, NO_COUNTERPART))
+
+
+def _part(entry: dict[str, Any], name: str) -> dict[str, Any]:
+    part = entry.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _rows_format(keys: Keys, key: str, name: str, entry: dict[str, Any]) -> str:
+    columns, tags = _part(entry, "columns"), _part(entry, "tags")
+    found: str | None
+    if entry.get("formatting", "alpaca") in ("sharegpt", "openai"):
+        shape = [
+            columns.get("messages", "conversations"),
+            tags.get("role_tag", "from"),
+            tags.get("content_tag", "value"),
+        ]
+        shapes = {"messages": ["messages", "role", "content"], "sharegpt": ["conversations", "from", "value"]}
+        found = next((ours for ours, known in shapes.items() if known == shape), None)
+    else:
+        usual = _COLUMNS["alpaca"]  # which are taken where no column is named
+        shown = {part: value for part in usual if (value := (columns or usual).get(part))}
+        found = next((ours for ours, known in _COLUMNS.items() if known == shown), None)
+    if found is None:
+        keys.leave(key, f"the columns of `{name}` fit no format of meshtune: it is told from the rows' keys")
+    return found or "auto"

@@ -1,4 +1,6 @@
-"""TRL's YAML, as `trl sft --config FILE` reads it: keys of its SFTConfig, ModelConfig and DatasetMixtureConfig."""
+"""TRL's YAML, as `trl sft --config FILE` reads it: keys of its SFTConfig, ModelConfig and DatasetMixtureConfig; and
+PEFT's adapter configuration as JSON, the arguments of `peft.LoraConfig` as an `adapter_config.json` has them.
+"""
 
 from __future__ import annotations
 
@@ -13,30 +15,22 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     recipe, data = study.recipe, study.data
     shares = data.mixture == "cap"
     notes = say.of_model(study) + say.of_data(study, cut=True, shares=shares, files=False) + say.of_epochs(study)
-    values: dict[str, Any] = {"model_name_or_path": study.model_name}
-    values |= {} if study.model.revision is None else {"model_revision": study.model.revision}
-    values |= {"trust_remote_code": True} if study.model.trust_remote_code else {}
+    values = say.base(study)
     values |= {"load_in_8bit": True} if study.model.quantization == "int8" else {}
     values |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"} if study.model.quantization == "nf4" else {}
     values |= {"dtype": study.model.dtype, "use_peft": True, "lora_r": recipe.rank}
     values |= {"lora_alpha": say.rounded(study, notes, "TRL"), "lora_dropout": recipe.dropout}
     values["lora_target_modules"] = say.targets(study) or "all-linear"
     values |= {"use_rslora": recipe.use_rslora, "use_dora": recipe.use_dora}
-    if recipe.init_lora_weights is not True:
-        notes.append(f"init_lora_weights: {recipe.init_lora_weights} has no key here; PEFT's usual start is taken.")
+    notes += say.of_start(study)
     values["datasets"] = [_dataset(source, shares) for source in study.sources]
     values["test_split_size"] = study.validation_size
     values |= {"eval_strategy": "epoch", "max_length": study.max_length, "packing": False}
     values |= _loss(study, notes)
-    values |= {"per_device_train_batch_size": recipe.batch_size}
-    values |= {"gradient_accumulation_steps": recipe.gradient_accumulation, "num_train_epochs": recipe.epochs}
-    values |= {"optim": "adamw_torch", "learning_rate": recipe.learning_rate}
     # Below 1 a share of all steps, as Transformers 5 reads it.
-    values |= {"lr_scheduler_type": say.scheduler(study), "warmup_steps": recipe.warmup_ratio}
     notes.append("warmup_steps: a share of the steps, which Transformers 5 reads; it was `warmup_ratio` before.")
-    values |= {"weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
-    bf16, fp16 = say.mixed_precision(study, notes)
-    values |= {"bf16": bf16, "fp16": fp16, "gradient_checkpointing": recipe.gradient_checkpointing}
+    values |= say.trainer(study, notes, {"warmup_steps": recipe.warmup_ratio})
+    values |= {"gradient_checkpointing": recipe.gradient_checkpointing}
     values |= {"seed": recipe.seed, "output_dir": "outputs"}
     return values, notes
 
@@ -80,3 +74,27 @@ def _loss(study: ForeignStudy, notes: list[str]) -> dict[str, Any]:
         notes.append("train_on: last cannot be written for conversations; here every answer is learned.")
     notes.append("assistant_only_loss: needs a chat template with generation markers, which TRL has for many models.")
     return {"assistant_only_loss": True}
+
+
+def write_peft(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
+    """The arguments, and notes on what is different there. Alpha stands as it is: PEFT takes any number."""
+    recipe = study.recipe
+    alpha = int(recipe.alpha) if float(recipe.alpha).is_integer() else recipe.alpha
+    values: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": study.model_name,
+        "revision": study.model.revision,
+        "r": recipe.rank,
+        "lora_alpha": alpha,
+        "lora_dropout": recipe.dropout,
+        "target_modules": say.targets(study) or "all-linear",
+        "use_rslora": recipe.use_rslora,
+        "use_dora": recipe.use_dora,
+        "init_lora_weights": recipe.init_lora_weights,
+        "bias": "none",
+    }
+    training = f"learning rate {recipe.learning_rate:.6g}, {recipe.epochs} epochs, batches of {recipe.batch_size}"
+    training += f" x {recipe.gradient_accumulation}, {recipe.lr_scheduler} schedule"
+    notes = [*say.of_model(study), f"training: PEFT's configuration holds the adapter only, not {training}."]
+    return values, notes

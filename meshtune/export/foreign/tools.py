@@ -1,16 +1,64 @@
-"""Reading the YAML of Axolotl or LLaMA-Factory, which are told apart by their keys."""
+"""The settings of a study's training for other tools, one text a tool and the files that go with it; and the YAML of
+Axolotl or LLaMA-Factory, which their keys distinguish, read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, InputError
-from meshtune.export.foreign import axolotl, llamafactory
+from meshtune.errors import Fault, InputError, nearest
+from meshtune.export.foreign import axolotl, llamafactory, trl, unsloth
+from meshtune.export.foreign.head import comment
 from meshtune.export.foreign.keys import Keys, Left
+from meshtune.export.foreign.training import ForeignStudy
 from meshtune.system import yaml_file
+
+_WRITERS: Mapping[str, Callable[[ForeignStudy], tuple[Mapping[str, Any] | str, list[str]]]] = {
+    "axolotl": axolotl.write,
+    "llamafactory": llamafactory.write,
+    "trl": trl.write,
+    "unsloth": unsloth.write,
+    "peft": trl.write_peft,
+}
+TOOLS = tuple(_WRITERS)
+_FILES = {"unsloth": "unsloth_train.py", "peft": "adapter_config.json"}  # of the others it is the tool's name
+
+
+def settings(tool: str, study: ForeignStudy) -> str:
+    """The settings of a training in a tool's own format.
+
+    The head says where they come from and what is different there; only PEFT's JSON knows no comments.
+
+    Raises:
+        InputError: an unknown tool.
+    """
+    written, notes = _written(tool, study)
+    if tool == "peft":
+        return json.dumps(written, indent=2, ensure_ascii=False) + "\n"
+    body = written if isinstance(written, str) else yaml_file.dump(written)
+    return f"{comment(study, notes)}\n{body}"
+
+
+def notes(tool: str, study: ForeignStudy) -> list[str]:
+    """What is different there, or not carried over: the lines of the head. Raises InputError: an unknown tool."""
+    return _written(tool, study)[1]
+
+
+def files(tool: str, study: ForeignStudy) -> dict[str, str]:
+    """Name and text of every file that a tool needs, the settings first. Raises InputError: an unknown tool."""
+    text = settings(tool, study)
+    found = {_FILES.get(tool, f"{tool}.yaml"): text}
+    return {**found, llamafactory.INFO: llamafactory.info(study)} if tool == "llamafactory" else found
+
+
+def _written(tool: str, study: ForeignStudy) -> tuple[Mapping[str, Any] | str, list[str]]:
+    if tool not in _WRITERS:
+        raise InputError(f"unknown tool `{tool}`; there are {', '.join(TOOLS)}.{nearest(tool, TOOLS)}")
+    return _WRITERS[tool](study)
 
 
 @dataclass(frozen=True)
