@@ -19,7 +19,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,16 @@ from meshtune.config.sections import ModelConfig
 from meshtune.data.tokenizer import load_tokenizer, window
 from meshtune.evaluation import adapters, harness, store
 from meshtune.evaluation.adapters import Candidate
-from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.evaluation.run import How, place_of, run
-from meshtune.evaluation.sandbox.judge import Problem, check_many
+from meshtune.evaluation.sandbox.judge import code_check
+from meshtune.system.machine import cores
 from meshtune.training.models import load_model
-from meshtune.workers.processes import cores
 
 MARGIN = 1e-3  # logits between the two likeliest tokens, above which both sides must agree
 HARNESS = {"mmlu": ("mmlu/default", "mmlu_"), "bbh": ("bbh/fewshot", "bbh_fewshot_")}
 Values = dict[str, Any]
-
-
-def check(pairs: Sequence[tuple[Mapping[str, str], str]]) -> Iterator[tuple[bool, str]]:
-    """Verdicts on code, of the sandbox."""
-    for verdict in check_many([(Problem(**problem), code) for problem, code in pairs], cores()):
-        yield verdict.passed, verdict.reason
 
 
 def plain(asked: Values, path: Path) -> dict[tuple[str, str], Values]:
@@ -91,7 +85,7 @@ def instruct_eval(
         lines = store.read(place_of(out / "ours", benchmark, candidate, how))
         pairs = [(item, lines[item.id, 0], other[benchmark.name, item.id]) for item in benchmark.items]
         if benchmark.name == "humaneval":
-            verdicts = check([(item.truth, line["code"]) for item, _, line in pairs])
+            verdicts = code_check(cores())([(item.truth, line["code"]) for item, _, line in pairs])
             for (_, _, line), (passed, _) in zip(pairs, verdicts, strict=True):
                 line["correct"] = passed
         apart = [abs(mine["log_likelihoods"][mine["right"]] - line["log_likelihood"]) for _, mine, line in pairs]
@@ -238,7 +232,9 @@ def main() -> None:
     torch.set_num_threads(cores())
     limits = {name: getattr(arguments, name) for name in ("mmlu", "bbh", "humaneval")}
     limits = {name: limit for name, limit in limits.items() if limit}
-    found = [each.limited(limits[each.name], 0) for each in sources.load(tuple(limits), arguments.data, check)]
+    found = [
+        each.limited(limits[each.name], 0) for each in registry.load(tuple(limits), arguments.data, code_check(cores()))
+    ]
     model = ModelConfig(name=arguments.model)
     base = load_model(model, "cpu")
     arguments.out.mkdir(parents=True, exist_ok=True)

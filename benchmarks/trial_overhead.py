@@ -55,9 +55,6 @@ class Instant:
         done, self._done = self._done, []
         return done
 
-    def stop(self, trials: Iterable[int]) -> None:
-        raise NotImplementedError("nothing ever runs")
-
     def close(self) -> None:
         """Nothing is held."""
 

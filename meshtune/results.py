@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune.data import answers
 from meshtune.errors import need
-from meshtune.system.text import number, point, result_table, verdict
+from meshtune.report.sentences import result_table, verdict
+from meshtune.system.text import number, point
 
 if TYPE_CHECKING:
     import pandas

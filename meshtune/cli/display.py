@@ -20,6 +20,7 @@ from meshtune.cli.live import Panel, RunningTrial
 from meshtune.record.log import Record
 from meshtune.record.scoring import worse_than_untuned
 from meshtune.record.trials import RecordedTrial
+from meshtune.report.sentences import quantity, result_table, table_lines
 from meshtune.study.loop import (
     Finished,
     Opened,
@@ -32,7 +33,7 @@ from meshtune.study.loop import (
     StudyEvent,
     TrialFinished,
 )
-from meshtune.system.text import duration, point, quantity, result_table, table_lines
+from meshtune.system.text import duration, point
 from meshtune.trial import Ending
 
 QUIET = 60.0  # seconds without a line in a file, after which one says where the running trials are

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from meshtune.errors import InputError
+from meshtune.space.goals import BENCHMARKS
 
 
 def evaluate(
@@ -17,7 +18,7 @@ def evaluate(
     ] = None,
     benchmarks: Annotated[
         list[str] | None,
-        typer.Option("--benchmarks", metavar="NAME,..", help="mmlu, bbh, drop, humaneval; or tasks of the harness."),
+        typer.Option("--benchmarks", metavar="NAME,..", help=f"{', '.join(BENCHMARKS)}; or tasks of the harness."),
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A folder of benchmark files (default: the Hugging Face hub).")

@@ -13,23 +13,22 @@ from meshtune.cli.display import Display, JsonLines, summary
 from meshtune.config.sections import CommandObjectiveConfig
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.plan.locate import EFFECTIVE, Located, locate, seen_from_here, typed
+from meshtune.report.sentences import (
+    goal_lines,
+    harm,
+    load_lines,
+    quantity,
+    round_lines,
+    usage,
+    verdict,
+    without_feasible,
+)
 from meshtune.study import float32_check
 from meshtune.study.loop import Finished, Opened, Started, TrialFinished
 from meshtune.study.rounds import tune
 from meshtune.study.signals import GRACE_SECONDS, Signals, time_limit
 from meshtune.study.status import status as read_status
-from meshtune.system.text import (
-    guided_lines,
-    harm,
-    load_lines,
-    number,
-    point,
-    quantity,
-    round_lines,
-    spending,
-    verdict,
-    without_feasible,
-)
+from meshtune.system.text import number, point
 
 
 def watch(
@@ -79,7 +78,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     for text in round_lines(status):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     summary(console, status)
-    for text in guided_lines(status):
+    for text in goal_lines(status):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     if status.get("why_sampler"):
         console.print(
@@ -87,7 +86,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         )
     if words := harm(status):
         console.print(words, style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for name, value in spending(status):
+    for name, value in usage(status):
         console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
     if status["state"] == "finished":
         if lines := load_lines(status):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meshtune.system.text import FEW
+FEW = 30  # rows below which an interval over rows means little
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from meshtune.evaluation import adapters, layout, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.answers import Answerer, Decoding, Said, sizes, sound
-from meshtune.evaluation.benchmarks.items import Benchmark, Judged
+from meshtune.evaluation.benchmarks.items import Benchmark, JudgedAnswer
 from meshtune.evaluation.layout import Ask, Batch
 
 INSTRUCT_EVAL = "instruct-eval"
@@ -27,7 +27,7 @@ class How:
     """How all items are asked.
 
     Attributes:
-        temperature: 0 decodes greedily. seed: of sampled answers. samples: answers an item, of HumanEval alone.
+        temperature: 0 decodes greedily. seed: of sampled answers. samples: answers an item, where they are code.
         model: what names the base in the files of answers.
     """
 
@@ -51,7 +51,7 @@ class How:
 
     def samples_of(self, benchmark: Benchmark) -> int:
         """Answers to each of its items."""
-        return self.samples if benchmark.name == "humaneval" else 1
+        return self.samples if benchmark.runs_code else 1
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _ask(
     with store.writing(place) as (known, writer):
         done = set(known) & keys
 
-        def add(asks: Sequence[Ask], said: Sequence[Said | None], judged: Sequence[Judged]) -> Asked:
+        def add(asks: Sequence[Ask], said: Sequence[Said | None], judged: Sequence[JudgedAnswer]) -> Asked:
             lines = {
                 key(ask): _line(benchmark, ask, answer, verdict)
                 for ask, answer, verdict in zip(asks, said, judged, strict=True)
@@ -179,7 +179,7 @@ def _ask(
             return Asked(place.candidate, benchmark.name, len(done), len(asked))
 
         long = [ask for ask in asked if ask.shots is None]
-        yield add(long, [None] * len(long), [Judged(False, reason=TOO_LONG)] * len(long))
+        yield add(long, [None] * len(long), [JudgedAnswer(False, reason=TOO_LONG)] * len(long))
         for batch in batches:
             if all(key(ask) in done for ask in batch.asks):
                 continue
@@ -188,7 +188,7 @@ def _ask(
             yield add(batch.asks, said, benchmark.judge(pairs))
 
 
-def _line(benchmark: Benchmark, ask: Ask, said: Said | None, judged: Judged) -> store.Line:
+def _line(benchmark: Benchmark, ask: Ask, said: Said | None, judged: JudgedAnswer) -> store.Line:
     item = benchmark.items[ask.number]
     told = None
     if said is not None and said.log_likelihoods:

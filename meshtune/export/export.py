@@ -19,8 +19,8 @@ from meshtune.errors import InputError, need_training
 from meshtune.export import takeaway
 from meshtune.export.chosen import ChosenPoint, choose, describe, kept_adapter, kept_epoch
 from meshtune.system import whole_file
+from meshtune.system.machine import cores
 from meshtune.trial import DataRef, Outcome
-from meshtune.workers.processes import cores
 
 TOLERANCE = 1e-3  # nats a token between an adapter's loss and the merged model's
 

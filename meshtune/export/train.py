@@ -23,8 +23,8 @@ from meshtune.record.trials import flatten
 from meshtune.study.signals import Interrupts, Signals
 from meshtune.system import whole_file
 from meshtune.system.lease import elsewhere, holder, lease
+from meshtune.system.machine import cores
 from meshtune.trial import DataRef, Ending, Progress
-from meshtune.workers.processes import cores
 
 if TYPE_CHECKING:
     from meshtune.training.recipe import Recipe

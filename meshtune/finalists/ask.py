@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ from meshtune.config.sections import ModelConfig
 from meshtune.errors import Fault, InputError, nearest
 from meshtune.finalists.candidates import Listed, adapter_of, file_name
 from meshtune.plan.locate import Located
-from meshtune.workers.processes import cores
+from meshtune.space.goals import BENCHMARKS
+from meshtune.system.machine import cores
 
 if TYPE_CHECKING:
     from meshtune.evaluation.adapters import Candidate
@@ -44,14 +45,21 @@ class Asking:
     ):
         from meshtune.data.tokenizer import identity_of_base
         from meshtune.evaluation import run
-        from meshtune.evaluation.benchmarks import sources
+        from meshtune.evaluation.benchmarks import registry
+        from meshtune.evaluation.sandbox import judge
 
         data = Path(settings.data) if settings.data is not None else None
-        found = sources.load(settings.benchmarks, data, _check(unsafe))
-        if not unsafe and any(benchmark.name == "humaneval" for benchmark in found):
-            _need_sandbox()
-        if settings.samples > 1 and all(benchmark.name != "humaneval" for benchmark in found):
-            raise InputError("`samples` and `pass_at` are of HumanEval, which is not among the benchmarks")
+        found = registry.load(settings.benchmarks, data, judge.code_check(cores(), unsafe))
+        run_code = [one.title for one in found if one.runs_code]
+        if run_code and not unsafe and (why := judge.available()) is not None:
+            raise InputError(
+                f"{' and '.join(run_code)} runs code that the models wrote, in a sandbox that this machine does not"
+                f" have: {why}. Or leave it out (`--benchmarks`), or run that code with all your rights:"
+                " `--unsafe-no-sandbox`"
+            )
+        if settings.samples > 1 and not run_code:
+            titles = ", ".join(one.title for one in registry.ALL if one.runs_code)
+            raise InputError(f"`samples` and `pass_at` are of {titles}, which is not among the benchmarks")
         named = _named(settings.guided)
         for one in found:
             strange = sorted(named.get(one.name, set()) - {item.id for item in one.all_items})
@@ -98,7 +106,7 @@ class Asking:
                 benchmark if only is None else benchmark.part(only[benchmark.name]),
                 self._lines(candidate, benchmark),
                 samples=self.how.samples_of(benchmark),
-                ks=[k for k in self._settings.pass_at if k > 1 and benchmark.name == "humaneval"],
+                ks=[k for k in self._settings.pass_at if k > 1 and benchmark.runs_code],
             )
             for benchmark in self.benchmarks
         }
@@ -123,28 +131,6 @@ def candidate_of(listed: Listed, report: Report) -> Candidate:
     return Candidate(file_name(listed), adapter_of(listed, report))
 
 
-def _check(unsafe: bool) -> Callable[[Sequence[tuple[Mapping[str, str], str]]], Iterable[tuple[bool, str]]]:
-    """Runs code that a model wrote, one process a core."""
-
-    def check(pairs: Sequence[tuple[Mapping[str, str], str]]) -> Iterator[tuple[bool, str]]:
-        from meshtune.evaluation.sandbox.judge import Problem, check_many
-
-        for verdict in check_many([(Problem(**problem), code) for problem, code in pairs], cores(), unsafe=unsafe):
-            yield verdict.passed, verdict.reason
-
-    return check
-
-
-def _need_sandbox() -> None:
-    from meshtune.evaluation.sandbox.judge import available
-
-    if (why := available()) is not None:
-        raise InputError(
-            f"HumanEval runs code that the models wrote, in a sandbox that this machine does not have: {why}. Or leave"
-            " it out (`--benchmarks`), or run that code with all your rights: `--unsafe-no-sandbox`"
-        )
-
-
 def guided_by(studies: Sequence[Located]) -> dict[str, set[str]]:
     """The items that guided any of these studies, or a round of one, by benchmark: all are scored on the same."""
     from meshtune.objectives import measurements
@@ -159,15 +145,14 @@ def guided_by(studies: Sequence[Located]) -> dict[str, set[str]]:
 def _named(path: str | None) -> dict[str, set[str]]:
     """The items that a file says to have guided the search, by benchmark."""
     from meshtune.evaluation.benchmarks import files
-    from meshtune.evaluation.benchmarks.sources import NAMES
 
     found: dict[str, set[str]] = {}
     faults = list[Fault]()
     for line, row in files.read_rows(Path(path)) if path is not None else ():
         missing = files.texts(row, ("benchmark", "item"), path or "", line)
         faults += missing
-        if not missing and (name := row["benchmark"]) not in NAMES:
-            what = f"no benchmark is called `{name}`; there are {', '.join(NAMES)}.{nearest(name, NAMES)}"
+        if not missing and (name := row["benchmark"]) not in BENCHMARKS:
+            what = f"no benchmark is called `{name}`; there are {', '.join(BENCHMARKS)}.{nearest(name, BENCHMARKS)}"
             faults.append(Fault(what, path, line))
         elif not missing:
             found.setdefault(row["benchmark"], set()).add(row["item"])

@@ -22,12 +22,12 @@ from meshtune.finalists.candidates import Listed, candidates
 from meshtune.finalists.race import Race
 from meshtune.plan.locate import existing
 from meshtune.record.log import Record
+from meshtune.report.sentences import recommendation
 from meshtune.selection.candidates import Column, ScoreTable, check_comparable
 from meshtune.selection.rules import Rule
 from meshtune.study.status import of_record
 from meshtune.system import whole_file
 from meshtune.system.lease import holder, lease
-from meshtune.system.text import recommendation
 
 if TYPE_CHECKING:
     from meshtune.evaluation.scoring import Result

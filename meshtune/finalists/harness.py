@@ -12,7 +12,8 @@ from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, MissingExtra, extra
 from meshtune.finalists.candidates import Listed, adapter_of, file_name
 from meshtune.selection.candidates import Column
-from meshtune.workers.processes import cores
+from meshtune.space.goals import BENCHMARKS
+from meshtune.system.machine import cores
 
 if TYPE_CHECKING:
     from meshtune.evaluation.harness import Tasks
@@ -37,7 +38,7 @@ def scored(
     if settings.temperature or settings.samples > 1:
         raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
     if settings.guided is not None:
-        raise InputError("`guided` names items of mmlu, bbh, drop and humaneval: the harness's tasks know none of them")
+        raise InputError(f"`guided` names items of {', '.join(BENCHMARKS)}: the harness's tasks know none of them")
     from meshtune.data.tokenizer import identity_of_base, load_tokenizer
     from meshtune.evaluation import harness
     from meshtune.evaluation.adapters import Candidate

@@ -19,8 +19,8 @@ from meshtune.record.log import Record
 from meshtune.selection.candidates import Column
 from meshtune.selection.statistics import Mean
 from meshtune.study import finals
+from meshtune.system.machine import cores
 from meshtune.trial import DataRef
-from meshtune.workers.processes import cores
 
 ROWS = 64  # validation rows, where the config does not say
 

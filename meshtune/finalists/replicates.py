@@ -35,7 +35,7 @@ from meshtune.study.loop import Running
 from meshtune.study.signals import Interrupts
 from meshtune.system import whole_file
 from meshtune.trial import Ending, Outcome, Request
-from meshtune.workers.local import LocalWorker
+from meshtune.workers.build import build as build_worker
 from meshtune.workers.planner import Packing
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _trained(
     threads = plan.processes[0].threads
     timeout = None if hours is None else hours * 3600
     signals = Interrupts()
-    worker = LocalWorker(_objective(plan, record, place), plan.processes, place)
+    worker = build_worker(study.config.worker, _objective(plan, record, place), plan.processes, place)
     try:
         with signals.taken():
             signals.cooperative = True

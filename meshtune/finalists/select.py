@@ -21,12 +21,12 @@ from meshtune.finalists.replicates import leading, replicated
 from meshtune.finalists.stored_scores import Evidence, of_file, of_study
 from meshtune.plan.locate import Located, existing
 from meshtune.record.log import Record
+from meshtune.report.sentences import recommendation
 from meshtune.selection import feasible
 from meshtune.selection.decide import Decision, Settings, decide
 from meshtune.selection.rules import Rule
 from meshtune.study.status import of_record
 from meshtune.system import whole_file
-from meshtune.system.text import recommendation
 
 FOLDER = "selection"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.errors import Fault, InputError, nearest
+from meshtune.evaluation.benchmarks import registry
 from meshtune.plan.locate import Located
 from meshtune.record.log import Record
 from meshtune.report import score_files
@@ -20,7 +21,6 @@ from meshtune.selection.seeds import Seeds
 
 ANSWERS = Path("evaluation") / "benchmarks"
 _TABLE, _RESULTS = "candidates.csv", "scores.json"
-_MACRO = ("bbh",)  # scored by the mean of its tasks' means; the others by the mean of their items
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,8 @@ def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, 
         raise InputError(what)
     partial = [row.name for row in table.rows if row.left is not None]
     groups = {item: item.rpartition("/")[0] for each in answers.values() for item in each}
-    of = groups if column.name in _MACRO else None
+    macro = [one.name for one in registry.ALL if one.average == "macro"]
+    of = groups if column.name in macro else None
     measure = of_answers(column.name, column.title, answers, groups=of, common=common, partial=partial)
     told = {row.name: row.scores[column.name] for row in table.rows if row.left is None}
     away = max(abs(measure.scores[place] - told[name]) for place, name in enumerate(answers) if name in told)

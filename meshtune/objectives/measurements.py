@@ -11,7 +11,7 @@ Nothing here loads a model: `guiding.py` measures, `guide_files.py` has what was
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from meshtune.data import embedded, tokens
 from meshtune.data.tokenizer import load_tokenizer, window
 from meshtune.errors import Fault, InputError
 from meshtune.evaluation import layout
-from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.evaluation.sandbox import judge
 from meshtune.objectives.measurement_files import FOLDER
-from meshtune.space.goals import GOLD, PERPLEXITY
+from meshtune.space.goals import BENCHMARKS, GOLD, PERPLEXITY
 from meshtune.system import whole_file
 
 EMBEDDED = "embedded"
@@ -51,12 +51,12 @@ class GuideSpec(Section):
     def asked(self) -> tuple[str, ...]:
         """The benchmarks that are asked."""
         names = {name.removesuffix(GOLD) for name in self.quantities}
-        return tuple(name for name in sources.NAMES if name in names)
+        return tuple(name for name in BENCHMARKS if name in names)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The user's metrics among the quantities."""
-        known = {PERPLEXITY, *sources.NAMES, *(name + GOLD for name in sources.NAMES)}
+        known = {PERPLEXITY, *BENCHMARKS, *(name + GOLD for name in BENCHMARKS)}
         return tuple(name for name in self.quantities if name not in known)
 
 
@@ -167,21 +167,16 @@ def _benchmarks(spec: GuideSpec) -> tuple[Benchmark, ...]:
     if spec.benchmarks is None:
         what = f"{', '.join(spec.asked)} cannot be measured: name the folder that holds the data"
         raise InputError(Fault(what, key="guide.benchmarks"))
-    if "humaneval" in spec.asked and (why := judge.available()) is not None:
-        what = f"humaneval runs code that the models wrote, in a sandbox that this machine does not have: {why}"
+    run_code = [one.name for one in registry.ALL if one.name in spec.asked and one.runs_code]
+    if run_code and (why := judge.available()) is not None:
+        what = f"{run_code[0]} runs code that the models wrote, in a sandbox that this machine does not have: {why}"
         raise InputError(Fault(what, key="guide.benchmarks"))
-    found = sources.load(spec.asked, Path(spec.benchmarks), _check)
+    found = registry.load(spec.asked, Path(spec.benchmarks), judge.code_check(workers=1))
     few = [one.name for one in found if len(one.items) < 2]
     if few:
         what = f"{', '.join(few)} has one item: half of a benchmark guides at most, so two are needed"
         raise InputError(Fault(what, spec.benchmarks))
     return tuple(one.limited(min(spec.limit, len(one.items) // 2), SEED) for one in found)
-
-
-def _check(pairs: Sequence[tuple[Mapping[str, str], str]]) -> Iterator[tuple[bool, str]]:
-    """Runs code that a model wrote, in the sandbox."""
-    for verdict in judge.check_many([(judge.Problem(**problem), code) for problem, code in pairs], workers=1):
-        yield verdict.passed, verdict.reason
 
 
 def _text(spec: GuideSpec) -> str:

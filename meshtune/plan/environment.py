@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 from meshtune._version import __version__
 from meshtune.record.log import Record
+from meshtune.system.machine import query_gpus
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "optuna", "PyNomadBBO", "numpy", "scipy")
 _CPU = Path("/proc/cpuinfo")
@@ -39,7 +38,7 @@ def machine(devices: Sequence[str], threads: int | None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "gpus": _gpus() if any(device.startswith("cuda") for device in devices) else [],
+        "gpus": query_gpus("name,memory.total") if any(device.startswith("cuda") for device in devices) else [],
         "devices": list(devices),
         "threads": threads,
     }
@@ -57,11 +56,3 @@ def _processor() -> str:
     if _CPU.exists() and (found := re.search(r"^model name\s*:\s*(.+)$", _CPU.read_text(), re.M)):
         return found[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _gpus() -> list[str]:
-    if shutil.which("nvidia-smi") is None:
-        return []
-    asked = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False)
-    return [line.strip() for line in told.stdout.splitlines() if told.returncode == 0 and line.strip()]

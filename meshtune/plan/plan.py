@@ -23,9 +23,7 @@ from meshtune.plan.sampler import sampler_of
 from meshtune.plan.warm_start import WarmStart, warm_start
 from meshtune.space.space import Space
 from meshtune.stopping.decisions import EarlyStopping
-from meshtune.workers.local import Place
-from meshtune.workers.planner import Packing
-from meshtune.workers.processes import places
+from meshtune.workers.planner import Packing, ProcessSpec, process_specs
 
 if TYPE_CHECKING:
     from meshtune.plan.training import TrainingPlan
@@ -52,7 +50,7 @@ class Plan:
     warm_start: WarmStart
     goals: PlannedGoals
     objective: ObjectiveSpec
-    processes: Sequence[Place]
+    processes: Sequence[ProcessSpec]
     packing: Packing
     training: TrainingPlan | None
     early: EarlyStopping | None
@@ -72,7 +70,7 @@ def build(study: Located) -> Plan:
     training = early = None
     if isinstance(config.objective, CommandObjectiveConfig):
         objective = _program(study, config.objective, space)
-        processes: Sequence[Place] = places(config.worker, "cpu")
+        processes: Sequence[ProcessSpec] = process_specs(config.worker, "cpu")
         packing = Packing(len(processes))
     else:
         need_training()

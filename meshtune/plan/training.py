@@ -25,6 +25,7 @@ from meshtune.objectives.lora import LoraSpec
 from meshtune.plan.goals import measured_quantities
 from meshtune.plan.locate import Located
 from meshtune.space.space import Space
+from meshtune.system.machine import cores
 from meshtune.training.chosen_trainer import DECIDING, takes, trainer_of
 from meshtune.training.memory.check import Setting, largest, largest_length, no_exact_room, unpackable_space
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
@@ -34,9 +35,7 @@ from meshtune.training.memory.shape import shape_of
 from meshtune.training.models import check_model, resolve_device
 from meshtune.training.precision import resolve_precision
 from meshtune.training.recipe import target_modules
-from meshtune.workers.local import Place
-from meshtune.workers.planner import Packing, cpu_processes, packing
-from meshtune.workers.processes import cores, places
+from meshtune.workers.planner import Packing, ProcessSpec, cpu_processes, packing, process_specs
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class TrainingPlan:
 
 def training_of(
     study: Located, space: Space, baseline: Mapping[str, Any] | None, recorded: Mapping[str, Any] | None
-) -> tuple[TrainingPlan, Sequence[Place], Packing]:
+) -> tuple[TrainingPlan, Sequence[ProcessSpec], Packing]:
     """These parts, and the processes and packs that they have room for; `recorded`: the fixed keys of a study that has
     begun.
     """
@@ -91,7 +90,7 @@ def training_of(
     device = resolve_device(model)
     training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
     _check(config, model, sources, space)
-    at: Sequence[Place] = places(config.worker, device)
+    at: Sequence[ProcessSpec] = process_specs(config.worker, device)
     data = rows(study, sources, model, lambda: _longest_row(space, model, training, at))
     answers = answered(config, data.summary.validation.rows)
     found = measurements_of(study, model, answers)
@@ -211,7 +210,7 @@ def _memory(
     space: Space,
     model: ModelConfig,
     training: TrainingConfig,
-    at: Sequence[Place],
+    at: Sequence[ProcessSpec],
     batch: Callable[[int], Batch],
     baseline: Mapping[str, Any] | None = None,
 ) -> Setting:
@@ -236,7 +235,7 @@ def _memory(
     )
 
 
-def _longest_row(space: Space, model: ModelConfig, training: TrainingConfig, at: Sequence[Place]) -> int | None:
+def _longest_row(space: Space, model: ModelConfig, training: TrainingConfig, at: Sequence[ProcessSpec]) -> int | None:
     """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing can be told."""
     if training.trainer.imported is not None:
         return None
@@ -269,8 +268,8 @@ def _processes_and_packs(
     config: StudyConfig,
     data: Summary,
     memory: Setting,
-    at: Sequence[Place],
-) -> tuple[Sequence[Place], Packing, Setting]:
+    at: Sequence[ProcessSpec],
+) -> tuple[Sequence[ProcessSpec], Packing, Setting]:
     """As many processes, and packs, as this machine has room for, and the memory of trials in these; what the config
     says stands.
     """
@@ -279,7 +278,7 @@ def _processes_and_packs(
     uneven = config.early_stopping.rule != "none"
     if device == "cpu" and config.worker.processes is None:
         sharing = cpu_processes(cores(), available=whole, needed=top.memory.total)
-        at = places(config.worker.model_copy(update={"processes": sharing}), device)
+        at = process_specs(config.worker.model_copy(update={"processes": sharing}), device)
     share = None if whole is None else whole // sharing  # each process may take it at the same time
     memory = replace(memory, processes=sharing, available=share)
     if config.worker.pack != "auto":

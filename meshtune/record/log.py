@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
@@ -21,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
-from meshtune.record.scoring import awaits, judged_of, ranked, references
+from meshtune.record.scoring import awaits, judged_of, pareto, ranked, references
 from meshtune.record.storage import create_aside, loaded, open_storage, quiet, storage_errors
 from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import goals
@@ -128,13 +129,15 @@ class Record:
     @property
     def pareto(self) -> list[RecordedTrial]:
         """Complete trials that keep the constraints and that no other one betters in all objectives at once."""
-        names = [each.quantity for each in self.guidance.objectives]
-        values = {t.number: [t.quantities[name] for name in names] for t in self.complete if not t.violation}
-        return [self.trials[number] for number in goals.pareto(values, self.guidance.objectives)]
+        signs = {each.quantity: 1.0 if each.maximize else -1.0 for each in self.guidance.objectives}
+        kept = [trial for trial in self.complete if not trial.violation]
+        scores = [[sign * trial.quantities[name] for name, sign in signs.items()] for trial in kept]
+        optimal = pareto(np.array(scores).reshape(len(kept), len(signs)))
+        return [trial for trial, on in zip(kept, optimal, strict=True) if on]
 
     @property
     def awaits_baseline(self) -> bool:
-        """Whether nothing can be judged yet; raises as `judging.awaits` does."""
+        """Whether nothing can be judged yet; raises as `scoring.awaits` does."""
         return awaits(self.baseline, self.guidance)
 
     @property

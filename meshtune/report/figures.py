@@ -15,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from meshtune.report.groups import Group
+from meshtune.report.sentences import loss_name
 from meshtune.report.trials import (
     SHOWN,
     Status,
@@ -26,7 +27,7 @@ from meshtune.report.trials import (
     searched,
     upper_edge,
 )
-from meshtune.system.text import loss_name, number
+from meshtune.system.text import number
 
 COLOURS = {
     "best": "#1f5fbf",

@@ -10,9 +10,10 @@ from typing import Any
 import plotly.graph_objects as go
 
 from meshtune.report.figures import COLOURS, empty_figure, markers
+from meshtune.report.sentences import quantity
 from meshtune.report.trials import Status, complete, feasible, number_of
 from meshtune.space.goals import LOSS
-from meshtune.system.text import number, quantity
+from meshtune.system.text import number
 
 MODELS = ("untuned", "baseline", "best")
 

@@ -26,20 +26,11 @@ from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config
+from meshtune.report.sentences import agreement, harm, load_lines, loss_name, recommendation, usage
 from meshtune.report.trials import Status, complete, failed
 from meshtune.study import float32_check
 from meshtune.system import yaml_file
-from meshtune.system.text import (
-    agreement,
-    duration,
-    harm,
-    load_lines,
-    loss_name,
-    number,
-    point,
-    recommendation,
-    spending,
-)
+from meshtune.system.text import duration, number, point
 
 SIDES = ("train", "validation", "test")
 
@@ -215,7 +206,7 @@ def _at_a_glance(status: Status) -> list[tuple[str, str]]:
     facts.append(("search time", duration(status["elapsed_seconds"])))
     if status["tokens"]:
         facts.append(("tokens trained on", f"{status['tokens']:,}"))
-    facts += spending(status)
+    facts += usage(status)
     if price := status["budget"].get("price_per_hour"):
         facts.append((f"price, at {number(price)} an hour", f"{price * status['elapsed_seconds'] / 3600:,.2f}"))
     return facts

@@ -17,11 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from meshtune.errors import Fault, InputError
+from meshtune.evaluation.benchmarks import registry
 from meshtune.report.benchmark_tables import META, TextTable, candidates, statistics
 from meshtune.selection.candidates import Column, Scored, ScoreTable
 
 MOST_ITEMS = 10**9
-TITLES = {"mmlu": "MMLU", "bbh": "BBH", "drop": "DROP", "humaneval": "HumanEval"}
+TITLES = {one.name: one.title for one in registry.ALL}
 _OTHER = ("name", "rank", "trial", "loss", "left", "pareto", "default")
 _ERROR = ":se"
 _BASELINE, _NO_BASELINE = ("1", "1.0", "yes", "true", "x"), ("", "0", "0.0", "no", "false")  # in the column `default`

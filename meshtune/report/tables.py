@@ -12,20 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from meshtune.data.summary import FEW
 from meshtune.report.groups import Group
+from meshtune.report.sentences import beside_seed_noise, gain_of_best, loss_name, models, quantity, without_feasible
 from meshtune.report.trials import Status, Trial, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
-from meshtune.system.text import (
-    FEW,
-    beside_seed_noise,
-    gain_of_best,
-    loss_name,
-    models,
-    number,
-    point,
-    quantity,
-    without_feasible,
-)
+from meshtune.system.text import number, point
 from meshtune.trial import Ending
 
 NONE = "-"

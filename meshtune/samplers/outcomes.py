@@ -10,8 +10,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from meshtune.record.scoring import pareto
 
 Outputs = tuple[float, ...]  # objectives, then constraints
 Pruned = Literal["failed", "value"]
@@ -64,15 +67,10 @@ class Teller:
         n = len(self.directions)
         if n == 1:
             return min(rest, key=lambda index: known[index][0])
-        front = [i for i in rest if not any(dominates(known[j][:n], known[i][:n]) for j in rest)]
+        front = [rest[i] for i in np.flatnonzero(pareto(-np.array([known[index][:n] for index in rest])))]
         lows = [min(known[index][k] for index in front) for k in range(n)]
         spans = [max(known[index][k] for index in front) - low or 1.0 for k, low in enumerate(lows)]
         return min(front, key=lambda i: sum((known[i][k] - lows[k]) / spans[k] for k in range(n)))
-
-
-def dominates(one: Outputs, other: Outputs) -> bool:
-    """Whether objectives are nowhere worse and somewhere better."""
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def constraint_names(trials: Iterable[FrozenTrial], hidden: Collection[str]) -> tuple[str, ...]:

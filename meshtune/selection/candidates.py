@@ -10,7 +10,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from meshtune.errors import Fault, InputError
+from meshtune.record import scoring
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,9 @@ class Statistics:
 
 def pareto(rows: Sequence[Scored], columns: Sequence[Column]) -> set[str]:
     """Names of the candidates that no other one equals or exceeds in all scores and exceeds in one."""
-    points = {row.name: [row.scores[column.name] for column in columns] for row in rows}
-
-    def beaten(mine: Sequence[float]) -> bool:
-        return any(
-            all(a >= b for a, b in zip(other, mine, strict=True)) and list(other) != list(mine)
-            for other in points.values()
-        )
-
-    return {name for name, mine in points.items() if not beaten(mine)}
+    scores = np.array([[row.scores[column.name] for column in columns] for row in rows], dtype=float)
+    on = scoring.pareto(scores.reshape(len(rows), len(columns)))
+    return {row.name for row, optimal in zip(rows, on, strict=True) if optimal}
 
 
 def highest(rows: Sequence[Scored], column: Column) -> float | None:

@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from meshtune.errors import InputError
+from meshtune.record.scoring import pareto
 from meshtune.selection.certainty import chance_best, confidence_set, items_to_separate
 from meshtune.selection.gain import Gain, gain
 from meshtune.selection.guards import MARGIN, Comparison, Verdict, guard
@@ -22,7 +23,7 @@ from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
 from meshtune.selection.paired import margins
 from meshtune.selection.proxy import Correlation, correlation
 from meshtune.selection.resampling import DRAWS, least_error, resample
-from meshtune.selection.rules import DEFAULT, Rule, check, merits, pareto, weights_of
+from meshtune.selection.rules import DEFAULT, SAME, Rule, check, merits, weights_of
 from meshtune.selection.seeds import Seeds
 
 
@@ -176,7 +177,7 @@ def decide(
         eligible = []
     place = {name: number for number, name in enumerate(measured.names)}
     rows = [place[name] for name in ranked]
-    front = tuple(name for name, on in zip(ranked, pareto(counted.scores[rows]), strict=True) if on)
+    front = tuple(name for name, on in zip(ranked, pareto(counted.scores[rows], same=SAME), strict=True) if on)
     found = _standings(counted, draws, eligible, facts, settings, benchmarks) if eligible else []
     chosen = found[0].name if found else None
     runner_up = max(found[1:], key=lambda one: one.merit or 0.0, default=None)
@@ -239,7 +240,7 @@ def _standings(
             facts[eligible[n]].rank or 0,
         ),
     )
-    best, optimal = chance_best(drawn), pareto(draws[:, rows]).mean(axis=0)
+    best, optimal = chance_best(drawn), pareto(draws[:, rows], same=SAME).mean(axis=0)
     may = confidence_set(drawn, order[0])
     return [
         Standing(eligible[n], Verdict.KEPT, float(merit[n]), float(best[n]), float(optimal[n]), False, bool(may[n]))

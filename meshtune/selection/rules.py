@@ -24,8 +24,7 @@ DESCRIBED: Mapping[str, str] = {
     "lexicographic": "lexicographic order with tolerance",
     "validation_loss": "validation loss",
 }
-_SAME = 1e-9
-_AT_ONCE = 4_000_000
+SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def ranks(scores: Array) -> Array:
     for mine in range(len(rows)):
         for other in range(mine):
             ahead = rows[other] - rows[mine]
-            half = 0.5 * (ahead > _SAME) - 0.5 * (ahead < -_SAME)
+            half = 0.5 * (ahead > SAME) - 0.5 * (ahead < -SAME)
             found[mine] += half
             found[other] -= half
     return np.moveaxis(found, 0, 1)
@@ -128,27 +127,13 @@ def ranks(scores: Array) -> Array:
 
 def winners(found: Array) -> NDArray[np.bool_]:
     """Who has the highest merit, ties together: (.., candidates)."""
-    return np.asarray(found >= found.max(axis=-1, keepdims=True) - _SAME)
-
-
-def pareto(scores: Array) -> NDArray[np.bool_]:
-    """Whom nobody equals or exceeds everywhere and exceeds somewhere: (.., candidates) from (.., candidates, k)."""
-    flat = scores.reshape(-1, *scores.shape[-2:])
-    size, kinds = flat.shape[1:]
-    step = max(1, _AT_ONCE // (size * size * kinds))
-    parts = []
-    for first in range(0, len(flat), step):
-        part = flat[first : first + step]
-        ahead = part[:, None] - part[:, :, None]
-        beaten = np.all(ahead >= -_SAME, axis=3) & np.any(ahead > _SAME, axis=3)
-        parts.append(~np.any(beaten, axis=2))
-    return np.asarray(np.concatenate(parts).reshape(scores.shape[:-1]))
+    return np.asarray(found >= found.max(axis=-1, keepdims=True) - SAME)
 
 
 def _ideal_point(scores: Array) -> Array:
     best = scores.max(axis=1, keepdims=True)
     span = best - scores.min(axis=1, keepdims=True)
-    away = np.divide(best - scores, span, out=np.zeros_like(scores), where=span > _SAME)
+    away = np.divide(best - scores, span, out=np.zeros_like(scores), where=span > SAME)
     return np.asarray(-np.sqrt((away**2).mean(axis=2)))
 
 
@@ -157,6 +142,6 @@ def _lexicographic(scores: Array, tolerance: float) -> Array:
     merit = np.zeros(scores.shape[:2])
     for kind in range(scores.shape[2]):
         best = np.where(alive, scores[:, :, kind], -np.inf).max(axis=1, keepdims=True)
-        alive &= scores[:, :, kind] >= best - tolerance - _SAME
+        alive &= scores[:, :, kind] >= best - tolerance - SAME
         merit += alive
     return merit

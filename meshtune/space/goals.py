@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -251,17 +251,6 @@ def judge(guidance: Guidance, quantities: Quantities, references: Mapping[str, Q
 def allows(guidance: Guidance, quantities: Quantities) -> bool:
     """Whether what is known of a point before it is trained keeps the constraints on it."""
     return all(each.violation(quantities[each.quantity], each.offset) <= 0 for each in guidance.known)
-
-
-def pareto(values: Mapping[int, Sequence[float]], objectives: Sequence[Objective]) -> list[int]:
-    """Keys of what no other one equals or betters in every objective and betters in one; equal ones all stand."""
-    signs = [-1.0 if each.maximize else 1.0 for each in objectives]
-    points = {key: [s * v for s, v in zip(signs, own, strict=True)] for key, own in values.items()}
-
-    def beaten(mine: Sequence[float]) -> bool:
-        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in points.values())
-
-    return [key for key, mine in points.items() if not beaten(mine)]
 
 
 def violation(violations: Collection[float]) -> float:

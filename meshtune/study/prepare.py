@@ -84,10 +84,10 @@ def _benchmarks(settings: EvaluationConfig) -> list[str] | None:
         from meshtune.finalists.harness import tasks_of
 
         return list(tasks_of(settings).names)
-    from meshtune.evaluation.benchmarks import sources
+    from meshtune.evaluation.benchmarks import registry
 
     data = None if settings.data is None else Path(settings.data)
-    found = sources.load(settings.benchmarks, data, lambda _: ())  # no code is run here
+    found = registry.load(settings.benchmarks, data, lambda _: ())  # no code is run here
     return [benchmark.set_name for benchmark in found]
 
 

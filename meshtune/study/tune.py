@@ -31,8 +31,9 @@ from meshtune.study.stop import forget, requested
 from meshtune.system import storage_url, whole_file
 from meshtune.system.lease import Lease, elsewhere, lease
 from meshtune.trial import Outcome
-from meshtune.workers.local import LocalWorker, Place
-from meshtune.workers.planner import Packing
+from meshtune.workers.build import build as build_worker
+from meshtune.workers.interface import Worker
+from meshtune.workers.planner import Packing, ProcessSpec
 
 STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
 
@@ -85,7 +86,7 @@ def tune(
         environment.note_in(record, [place.device for place in plan.processes], plan.processes[0].threads)
         write_effective(study)
         stack.callback(_tidy, record, study.folder / checkpoints.FOLDER)
-        worker = LocalWorker(plan.objective, plan.processes, study.folder)
+        worker = build_worker(config.worker, plan.objective, plan.processes, study.folder)
         stack.callback(worker.close)
         trials, price = config.budget.trials, config.budget.price_per_hour
         slots = _packing(plan, record).at_once(plan.block_size)
@@ -102,7 +103,7 @@ def _search(
     plan: Plan,
     record: Record,
     sampler: Sampler,
-    worker: LocalWorker,
+    worker: Worker,
     held: Lease,
     account: energy.Account,
     stop: Callable[[], Stop | None],
@@ -201,7 +202,7 @@ def _budget(config: StudyConfig, record: Record) -> Budget:
     return Budget(limits.trials, limits.hours, limits.tokens, limits.kilowatt_hours, stop_when)
 
 
-def meter_of(config: StudyConfig, places: Sequence[Place]) -> energy.Meter | None:
+def meter_of(config: StudyConfig, places: Sequence[ProcessSpec]) -> energy.Meter | None:
     """A meter of what the study runs on; None where it cannot be read.
 
     Raises InputError where the budget needs it.

@@ -66,16 +66,6 @@ class WorkerContract(ABC):
         worker.submit([Request(3, {"x": 3.0, "do": "answer"}, seed=0)])
         assert collect(worker, 1)[0].loss == 9.0
 
-    def test_a_stopped_request_has_no_outcome(self, worker: Worker) -> None:
-        """Nor has what was submitted with it; its place is free again, and other requests are not touched."""
-        free = worker.free()
-        worker.submit([Request(trial, {"x": 1.0, "do": "sleep"}, seed=0) for trial in range(2)])
-        worker.events(1.0)
-        worker.stop([0])
-        assert worker.free() == free
-        worker.submit([Request(2, {"x": 2.0, "do": "answer"}, seed=0)])
-        assert [outcome.trial for outcome in collect(worker, 1)] == [2]
-
     def test_a_suspended_request_has_no_outcome(self, worker: Worker) -> None:
         """It ends, asked or killed; what another worker makes of the same request is whole."""
         worker.submit([Request(0, {"x": 1.0, "do": "sleep"}, seed=0)])

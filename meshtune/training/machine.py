@@ -11,12 +11,12 @@ import ctypes
 import gc
 import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+from meshtune.system.machine import nvidia_gpus
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -27,17 +27,6 @@ _WORDS = re.compile(
 )
 
 _LOST = re.compile(r"\b(CUDA|HIP|cuDNN) error\b|Triton Error \[", re.I)
-
-
-def nvidia_gpus() -> list[str]:
-    """The NVIDIA GPUs of this machine as the driver's tool names them, whether torch can use them or not."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        told = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.partition("(")[0].strip() for line in told.stdout.splitlines() if line.startswith("GPU ")]
 
 
 def why_no_cuda() -> str | None:

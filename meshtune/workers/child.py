@@ -23,11 +23,13 @@ from meshtune.objectives.build import Objective, ObjectiveSpec, build
 from meshtune.system.child_start import leave_signals_to_the_coordinator
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
-READY = '{"kind": "Ready"}'
-BEAT = '{"kind": "Beat"}'
+READY = "Ready"  # kinds of lines beside events: it has built the objective
+BEAT = "Beat"  # it lives
+LOST = "Lost"  # it ends, and its `message` says why
 BEAT_SECONDS = 5.0
-LOST = "Lost"  # the kind of a line whose `message` says why the process ends
 SUSPEND = "suspend"
+
+Say = Callable[[str], None]
 
 
 def main() -> None:
@@ -42,7 +44,7 @@ def main() -> None:
     work: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
     objective = build(ObjectiveSpec(**start["objective"]), device=start["device"], threads=start["threads"])
     threading.Thread(target=_read, args=(objective, work), daemon=True).start()
-    say(READY)
+    say(json.dumps({"kind": READY}))
     while (requests := work.get()) is not None:
         _evaluate(objective, requests, say)
     for stream in (sys.stdout, sys.stderr):
@@ -50,7 +52,7 @@ def main() -> None:
     os._exit(0)  # the thread that waits for input would be in the interpreter's way
 
 
-def _said_to(descriptor: int) -> Callable[[str], None]:
+def _said_to(descriptor: int) -> Say:
     """What writes a line, whole also where two threads do."""
     out, lock = os.fdopen(descriptor, "w", encoding="utf-8"), threading.Lock()
 
@@ -61,12 +63,12 @@ def _said_to(descriptor: int) -> Callable[[str], None]:
     return say
 
 
-def _beat(say: Callable[[str], None]) -> None:
+def _beat(say: Say) -> None:
     """Show that this process is at work, however long it loads; one that is frozen does not."""
     with contextlib.suppress(BrokenPipeError):  # nobody listens any more
         while True:
             time.sleep(BEAT_SECONDS)
-            say(BEAT)
+            say(json.dumps({"kind": BEAT}))
 
 
 def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -> None:
@@ -81,7 +83,7 @@ def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -
     os._exit(0)  # the coordinator is gone: nobody waits for what runs here
 
 
-def _evaluate(objective: Objective, requests: list[Request], say: Callable[[str], None]) -> None:
+def _evaluate(objective: Objective, requests: list[Request], say: Say) -> None:
     awaited = {request.trial: request for request in requests}
     try:
         for event in objective.evaluate(requests):
@@ -90,13 +92,12 @@ def _evaluate(objective: Objective, requests: list[Request], say: Callable[[str]
             say(to_json(event))
     except Exception as error:  # an objective must not raise: what it was asked for has crashed
         traceback.print_exc()
+        message = f"{type(error).__name__}: {error}"
         if _lost(error):
-            say(json.dumps({"kind": LOST, "message": f"{type(error).__name__}: {error}"}))
+            say(json.dumps({"kind": LOST, "message": message}))
             os._exit(1)
         for request in awaited.values():
-            message = f"{type(error).__name__}: {error}"
-            outcome = Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)
-            say(to_json(outcome))
+            say(to_json(Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)))
 
 
 def _lost(error: Exception) -> bool:

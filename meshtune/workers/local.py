@@ -2,8 +2,8 @@
 
 What is submitted as one runs together in one process. One that dies gives its trials the ending `crashed` (with its
 log's last words) and is replaced. So is one that does not end what it was given in time, counted from its first word
-about it, that says no word about it for an hour, or that gives no sign of life for minutes before. Processes see
-one GPU each (CUDA_VISIBLE_DEVICES), live in sessions of their own, and end with the coordinator.
+about it, that says no word about it for an hour, or that gives no sign of life for minutes. Processes see one GPU each
+(CUDA_VISIBLE_DEVICES), live in sessions of their own, and end with the coordinator.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import selectors
 import subprocess
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from meshtune.errors import WorkerError
@@ -25,44 +25,140 @@ from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import child_start
 from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
 from meshtune.workers.child import BEAT, LOST, READY, SUSPEND
+from meshtune.workers.planner import ProcessSpec
 
 START_ATTEMPTS = 3
 GRACE_SECONDS = 60.0  # past a request's timeout: the objective should have ended it by itself
-SILENCE_SECONDS = 300.0  # without a sign of life before the first word: a slow disk may hold up an import for minutes
+SILENCE_SECONDS = 300.0  # without a sign of life: a slow disk may hold up an import for minutes
 LOAD_SECONDS = 3600.0  # for the first word about a request: loading a base is no part of its timeout, and may be slow
+LOOK_SECONDS = 1.0  # between looks at the clock, while nothing comes
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where one process runs: a torch device, the environment that makes it the only one seen, CPU threads."""
+class Clock:
+    """Seconds in which this process ran: where the machine slept, or the process was stopped, it stands still.
 
-    device: str
-    environment: Mapping[str, str]
-    threads: int | None
+    Children stand still then too, and are not to be blamed for it.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Go on by the time since the last look, by few seconds at most."""
+        before, self._looked = self._looked, time.monotonic()
+        self.now += min(self._looked - before, 5 * LOOK_SECONDS)
 
 
-@dataclass
-class _Child:
-    place: Place
-    log: Path
-    process: subprocess.Popen[bytes]
-    pipe: int
-    ready: bool = False
-    text: bytes = b""
-    running: dict[int, Request] = field(default_factory=dict)
-    begun: bool = False  # whether it has told anything of what runs
-    deadline: float = math.inf
-    heard: float = field(default_factory=time.monotonic)  # when it gave a sign of life
-    lost: str = ""  # why it ends, as it says itself
+class Child:
+    """A process and what it was given."""
+
+    def __init__(self, process_spec: ProcessSpec, objective: ObjectiveSpec, log: Path, clock: Clock):
+        self.spec, self.log, self._clock = process_spec, log, clock
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.pipe, write = os.pipe()
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                child_start.command("meshtune.workers.child", "--fd", str(write)),
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=file,
+                pass_fds=(write,),
+                start_new_session=True,  # keeps the terminal's Ctrl-C away
+                env={**os.environ, **process_spec.environment},
+            )
+        os.close(write)
+        self.ready = False
+        self.lost = ""  # why it ends, as it says itself
+        self.running: dict[int, Request] = {}
+        self.begun = False  # whether it has said anything about what runs
+        self.deadline = math.inf
+        self.heard = clock.now  # when it gave a sign of life
+        self._text = b""
+        device, threads = process_spec.device, process_spec.threads
+        self.send({"objective": asdict(objective), "device": device, "threads": threads})
+
+    def send(self, message: object) -> None:
+        """A line to it."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died: the end of its pipe says so
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def begin(self, requests: Sequence[Request], load: float) -> None:
+        """Give it requests; `load`: seconds for its first word."""
+        self.running = {request.trial: request for request in requests}
+        self.begun, self.heard = False, self._clock.now
+        self.deadline = self._clock.now + load
+        self.send([json.loads(to_json(request)) for request in requests])
+
+    def read(self, grace: float) -> list[Event] | None:
+        """The events that it gives, of requests that run; None where its pipe has ended."""
+        data = os.read(self.pipe, 1 << 20)
+        if not data:
+            return None
+        *lines, self._text = (self._text + data).split(b"\n")
+        self.heard = self._clock.now
+        found: list[Event] = []
+        for line in lines:
+            kind = json.loads(line)["kind"]
+            self.ready |= kind == READY
+            if kind == LOST:
+                self.lost = json.loads(line)["message"]
+            if kind in (READY, BEAT, LOST):
+                continue
+            event = from_json(line.decode())
+            if isinstance(event, Request) or event.trial not in self.running:
+                continue
+            if not self.begun:  # its clock has just started
+                timeout = self.running[event.trial].timeout
+                self.begun = True
+                self.deadline = math.inf if timeout is None else self._clock.now + timeout + grace
+            if isinstance(event, Outcome):
+                del self.running[event.trial]
+            found.append(event)
+        return found
+
+    def overdue(self, silence: float, load: float) -> tuple[Ending, str] | None:
+        """How what runs has ended, where the process is frozen or runs past what it was given."""
+        if self.running and self._clock.now > self.heard + silence:
+            message = f"the process gave no sign of life for {silence:g} s, as a frozen one, and was killed"
+            return Ending.CRASHED, message
+        if not self.running or self._clock.now <= self.deadline:
+            return None
+        if self.begun:
+            return Ending.TIMED_OUT, "the process did not end at the timeout and was killed"
+        return Ending.CRASHED, f"the process said nothing for {load:g} s, as one that cannot load, and was killed"
+
+    def death(self) -> str:
+        """How it died, once its pipe has ended, with the last words of its log."""
+        code = self.process.wait()
+        if self.lost:
+            return f"the GPU failed, and the process was replaced: {self.lost}; see its log {self.log}"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        words = " | ".join(self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+        message = f"the worker process {how}" + (" (out of memory?)" if code == -9 else "")
+        return message + (f"; its log {self.log} ends: {words}" if words else f"; its log {self.log} is empty")
+
+    def kill(self) -> None:
+        """End it and wait for it."""
+        os.close(self.pipe)
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
 
 
 class LocalWorker:
-    """The worker seam over local processes.
+    """The worker interface over local processes.
 
     Args:
-        spec: the objective. places: one a process. folder: the study's; logs go to `<folder>/logs/`.
+        objective: what they evaluate. processes: what each is started with. folder: the study's; logs go to
+            `<folder>/logs/`.
         grace: seconds past a request's timeout before its process is killed. load: seconds for its first word.
-        silence: seconds without a sign of life before that.
+        silence: seconds without a sign of life.
 
     Raises:
         WorkerError: a process keeps dying before it is ready.
@@ -70,26 +166,22 @@ class LocalWorker:
 
     def __init__(
         self,
-        spec: ObjectiveSpec,
-        places: Sequence[Place],
+        objective: ObjectiveSpec,
+        processes: Sequence[ProcessSpec],
         folder: Path,
         *,
         grace: float = GRACE_SECONDS,
         load: float = LOAD_SECONDS,
         silence: float = SILENCE_SECONDS,
     ):
-        self._spec = spec
+        self._objective = objective
         self._grace, self._load, self._silence = grace, load, silence
         self._folder = folder
+        self._clock = Clock()
         self._selector = selectors.DefaultSelector()
-        self._starts = 0
+        self._failed_starts = 0
         self._waiting: deque[Event] = deque()
-        self._children = [self._start(place, index) for index, place in enumerate(places)]
-
-    @property
-    def slots(self) -> int:
-        """Processes: what was submitted as one takes one."""
-        return len(self._children)
+        self._children = [self._start(spec, index) for index, spec in enumerate(processes)]
 
     @property
     def pids(self) -> list[int]:
@@ -105,33 +197,26 @@ class LocalWorker:
         child = next((child for child in self._children if not child.running), None)
         if child is None:
             raise WorkerError("requests were submitted while no process was free")
-        child.running = {request.trial: request for request in requests}
-        child.begun, child.heard = False, time.monotonic()
-        child.deadline = child.heard + self._load
-        self._send(child, [json.loads(to_json(request)) for request in requests])
+        child.begin(requests, self._load)
 
     def events(self, timeout: float) -> list[Event]:
         """Progress and outcomes that have come, waiting up to `timeout` seconds for the first."""
         until = time.monotonic() + timeout
         while True:  # a sign of life is no event
             left = 0.0 if self._waiting else max(0.0, until - time.monotonic())
-            for key, _ in self._selector.select(left) if self._children else ():
+            found = self._selector.select(min(left, LOOK_SECONDS)) if self._children else ()
+            self._clock.look()
+            for key, _ in found:
                 if not self._read(key.data):
                     self._died(key.data)
-            self._end_overdue()
+            for child in list(self._children):
+                if ended := child.overdue(self._silence, self._load):
+                    self._replace(child, *ended)
             if self._waiting or not self._children or time.monotonic() >= until:
                 break
         events = list(self._waiting)
         self._waiting.clear()
         return events
-
-    def stop(self, trials: Iterable[int]) -> None:
-        """Cancel running requests and what was submitted with them: no outcomes, and their processes are free again."""
-        wanted = set(trials)
-        for index, child in enumerate(self._children):
-            if wanted & set(child.running):
-                self._kill(child)
-                self._children[index] = self._start(child.place, index)
 
     def suspend(self, seconds: float) -> None:
         """Ask what runs to save where it is and to end; kill it after so many seconds.
@@ -139,7 +224,7 @@ class LocalWorker:
         What ended by itself meanwhile is in the next `events`; only that and `close` may follow.
         """
         for child in self._children:
-            self._send(child, SUSPEND)
+            child.send(SUSPEND)
         deadline = time.monotonic() + seconds
         while self._children and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
@@ -148,122 +233,46 @@ class LocalWorker:
                         key.data.process.wait(max(0.0, deadline - time.monotonic()))
                     self._kill(key.data)
                     self._children.remove(key.data)
-        for child in self._children:
-            self._kill(child)
-        self._children = []
+        self._kill_all()
 
     def close(self) -> None:
         """End all processes and wait for them."""
-        for child in self._children:
-            self._kill(child)
-        self._children = []
+        self._kill_all()
         self._selector.close()
 
     # -- inside
 
-    def _start(self, place: Place, index: int) -> _Child:
-        logs = self._folder / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        log = logs / f"worker-{index}.log"
-        read, write = os.pipe()
-        with log.open("ab") as file:
-            process = subprocess.Popen(
-                child_start.command("meshtune.workers.child", "--fd", str(write)),
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=file,
-                pass_fds=(write,),
-                start_new_session=True,  # keeps the terminal's Ctrl-C away
-                env={**os.environ, **place.environment},
-            )
-        os.close(write)
-        os.set_blocking(read, False)
-        child = _Child(place, log, process, read)
-        self._selector.register(read, selectors.EVENT_READ, child)
-        self._send(
-            child,
-            {
-                "objective": {"kind": self._spec.kind, "spec": self._spec.spec},
-                "device": place.device,
-                "threads": place.threads,
-            },
-        )
+    def _start(self, spec: ProcessSpec, index: int) -> Child:
+        child = Child(spec, self._objective, self._folder / "logs" / f"worker-{index}.log", self._clock)
+        self._selector.register(child.pipe, selectors.EVENT_READ, child)
         return child
 
-    def _end_overdue(self) -> None:
-        """Replace processes that run past what they were given, or are frozen."""
-        for index, child in enumerate(self._children):
-            now = time.monotonic()
-            if child.running and not child.begun and now > child.heard + self._silence:
-                message = f"the process gave no sign of life for {self._silence:g} s, as a frozen one, and was killed"
-                self._replace(index, Ending.CRASHED, message)
-            elif child.running and now > child.deadline and child.begun:
-                self._replace(index, Ending.TIMED_OUT, "the process did not end at the timeout and was killed")
-            elif child.running and now > child.deadline:
-                message = f"the process said nothing for {self._load:g} s, as one that cannot load, and was killed"
-                self._replace(index, Ending.CRASHED, message)
+    def _read(self, child: Child) -> bool:
+        """Take what a process says; False where its pipe has ended."""
+        events = child.read(self._grace)
+        self._failed_starts = 0 if child.ready else self._failed_starts
+        self._waiting += events or ()
+        return events is not None
 
-    def _send(self, child: _Child, message: object) -> None:
-        if child.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it has died: reading its pipe will tell
-                child.process.stdin.write(json.dumps(message).encode() + b"\n")
-                child.process.stdin.flush()
-
-    def _read(self, child: _Child) -> bool:
-        """Take what a process tells; False where its pipe has ended."""
-        data = os.read(child.pipe, 1 << 20)
-        if not data:
-            return False
-        *lines, child.text = (child.text + data).split(b"\n")
-        child.heard = time.monotonic()
-        for line in lines:
-            if line.decode() == READY:
-                child.ready, self._starts = True, 0
-            if line.decode() in (READY, BEAT):
-                continue
-            fields = json.loads(line)
-            if fields["kind"] == LOST:
-                child.lost = fields["message"]
-                continue
-            event = from_json(line.decode())
-            if isinstance(event, Request) or event.trial not in child.running:
-                continue
-            if not child.begun:  # its clock has just started
-                timeout = child.running[event.trial].timeout
-                child.begun = True
-                child.deadline = math.inf if timeout is None else time.monotonic() + timeout + self._grace
-            if isinstance(event, Outcome):
-                del child.running[event.trial]
-            self._waiting.append(event)
-        return True
-
-    def _died(self, child: _Child) -> None:
-        code = child.process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        words = " | ".join(child.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
-        message = f"the worker process {how}" + (" (out of memory?)" if code == -9 else "")
-        message += f"; its log {child.log} ends: {words}" if words else f"; its log {child.log} is empty"
-        if child.lost:
-            message = f"the GPU failed, and the process was replaced: {child.lost}; see its log {child.log}"
+    def _died(self, child: Child) -> None:
+        message = child.death()
         if not child.ready:
-            self._starts += 1
-            if self._starts >= START_ATTEMPTS:
+            self._failed_starts += 1
+            if self._failed_starts >= START_ATTEMPTS:
                 raise WorkerError(f"worker processes keep dying at their start: {message}")
-        self._replace(self._children.index(child), Ending.CRASHED, message)
+        self._replace(child, Ending.CRASHED, message)
 
-    def _replace(self, index: int, ending: Ending, message: str) -> None:
-        child = self._children[index]
-        for request in child.running.values():
-            self._waiting.append(Outcome(request.trial, request.attempt, ending, message=message))
+    def _replace(self, child: Child, ending: Ending, message: str) -> None:
+        self._waiting += (Outcome(one.trial, one.attempt, ending, message=message) for one in child.running.values())
         self._kill(child)
-        self._children[index] = self._start(child.place, index)
+        index = self._children.index(child)
+        self._children[index] = self._start(child.spec, index)
 
-    def _kill(self, child: _Child) -> None:
+    def _kill(self, child: Child) -> None:
         self._selector.unregister(child.pipe)
-        os.close(child.pipe)
-        if child.process.poll() is None:
-            child.process.kill()
-        child.process.wait()
-        if child.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                child.process.stdin.close()
+        child.kill()
+
+    def _kill_all(self) -> None:
+        for child in self._children:
+            self._kill(child)
+        self._children = []

@@ -1,4 +1,6 @@
-"""How many processes a machine gets, and in which packs a block of trials is spread over them. Numbers only.
+"""Which processes a machine gets, and in which packs a block of trials is spread over them.
+
+One process a visible GPU; on a CPU as many as are asked for, or have room, which share the cores.
 
 A GPU that one small batch starves gains by every trial that is packed with it, so there a pack is as large as memory
 allows. A CPU's core is at its peak from some hundred rows a product: there trials are packed only where one alone has
@@ -9,11 +11,41 @@ the record, and a study that is resumed on the same machine has the same ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from meshtune.config.sections import WorkerConfig
+from meshtune.system.machine import cores, visible_gpus
 
 BLOCK = 8  # trials of a block where nothing says otherwise: a MADS poll in four dimensions
 MOST = 64  # trials of a pack, at most
 PEAK_TOKENS = 300  # rows of a product from which a core is at its peak (measured; docs/decisions)
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """What a process is started with: a torch device, the environment that makes it the only one seen, CPU threads."""
+
+    device: str
+    environment: Mapping[str, str]
+    threads: int | None
+
+
+def process_specs(config: WorkerConfig, device: str) -> list[ProcessSpec]:
+    """The processes for a torch device kind (`cpu`, `cuda`, `mps`). CUDA_VISIBLE_DEVICES is respected.
+
+    Not run on a GPU yet.
+    """
+    if device == "cuda":
+        visible = visible_gpus() or ["0"]  # torch sees one where nvidia-smi does not: ROCm, and some containers
+        gpus = (visible[index % len(visible)] for index in range(config.processes or len(visible)))
+        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": gpu}, config.threads) for gpu in gpus]
+    count = config.processes or 1
+    threads = config.threads or max(1, cores() // count)
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+    if count > 1:
+        environment["OMP_WAIT_POLICY"] = "passive"  # thread pools that spin ruin each other
+    return [ProcessSpec(device, environment, threads)] * count
 
 
 @dataclass(frozen=True)

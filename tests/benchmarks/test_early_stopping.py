@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,9 +60,6 @@ class Answers:
         trials = [self.record.trials[request.trial] for request in self.waiting]
         self.waiting = []
         return [self.course.outcome(trial, self.rungs if trial.thresholds else ()) for trial in trials]
-
-    def stop(self, trials: Iterable[int]) -> None:
-        raise AssertionError("the loop stops nothing")
 
     def suspend(self, seconds: float) -> None:
         raise AssertionError("nothing is suspended")

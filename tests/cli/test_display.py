@@ -14,8 +14,9 @@ from meshtune.cli.live import BARS, Panel, RunningTrial, sparkline
 from meshtune.cli.watch import print_status
 from meshtune.config import presets
 from meshtune.record.log import Record
+from meshtune.report.sentences import load_lines, usage, verdict
 from meshtune.study.loop import Finished, Opened, Proposed, Running, Stage, Started, TrialFinished
-from meshtune.system.text import duration, load_lines, number, point, spending, verdict
+from meshtune.system.text import duration, number, point
 from meshtune.trial import Ending, Outcome, Progress, Request
 
 BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.1, "hyperparameters": {"rank": 16, "learning_rate": 2e-4}}
@@ -106,10 +107,10 @@ def test_the_verdict_says_what_replicates_do(seeds: dict[str, Any], words: str) 
 
 
 def test_what_was_spent_and_saved() -> None:
-    assert spending(status(-0.3, -0.1)) == []
+    assert usage(status(-0.3, -0.1)) == []
     found = {"tokens_saved": 1_234_567, "share_saved": 0.543, "promoted": [4], "seed_noise": noise(0.1, 0.3)}
     found |= {"energy": {"kilowatt_hours": 0.12345, "seconds": 1800.0}, "elapsed_seconds": 7200.0}
-    assert dict(spending(found)) == {
+    assert dict(usage(found)) == {
         "tokens saved by early stopping": "1,234,567 (54 %); 1 stopped trial was trained to the end",
         "seed noise": "0.0051, standard deviation of the loss over 5 other seeds of trial 3",
         "energy": "0.123 kWh, in 30 min of 2.0 h",

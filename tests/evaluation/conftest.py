@@ -10,7 +10,7 @@ import torch
 from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.evaluation.adapters import Candidate
-from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors
 from meshtune.training.models import load_model
@@ -49,4 +49,4 @@ def candidates(base: Any, tmp_path_factory: pytest.TempPathFactory) -> Sequence[
 @pytest.fixture(scope="session")
 def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Benchmark]:
     """Small ones of all four kinds."""
-    return sources.load((), made.make_all(tmp_path_factory.mktemp("benchmarks")), made.no_check)
+    return registry.load((), made.make_all(tmp_path_factory.mktemp("benchmarks")), made.no_check)

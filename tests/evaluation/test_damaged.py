@@ -14,7 +14,7 @@ from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.evaluation import scoring, store
 from meshtune.evaluation.adapters import Candidate
-from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import PROBABILITY, Benchmark
 from meshtune.evaluation.run import How, place_of, run
 from meshtune.evaluation.scoring import Result
@@ -71,7 +71,7 @@ def seen(benchmark: Benchmark, result: Result) -> Mapping[str, float]:
 def test_a_damaged_adapter_scores_worse_wherever_there_is_signal(tmp_path: Path) -> None:
     base, tokenizer = load_model(MODEL, "cpu"), load_tokenizer(MODEL)
     candidates = make_adapters(base, tmp_path / "adapters")
-    found = sources.load(tuple(ITEMS), some_data(tmp_path / "data"), made.no_check)
+    found = registry.load(tuple(ITEMS), some_data(tmp_path / "data"), made.no_check)
     benchmarks = [
         replace(benchmark.limited(ITEMS[benchmark.name], 0), new_tokens=min(8, benchmark.new_tokens))
         for benchmark in found

@@ -16,7 +16,8 @@ from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.testing.workers import collect
 from meshtune.training.saved_state import FILE
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
-from meshtune.workers.local import LocalWorker, Place
+from meshtune.workers.local import LocalWorker
+from meshtune.workers.planner import ProcessSpec
 
 POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 0.001}
 EPOCHS = 15
@@ -67,7 +68,7 @@ def test_suspended_then_killed_equals_neither(make: MakeSpec, tmp_path: Path) ->
     whole = outcome_of(LoraObjective(make(tmp_path / "whole"), "cpu", 1), LONG)
     assert not (tmp_path / "whole" / checkpoints.FOLDER / "0").exists()
     spec = ObjectiveSpec("lora", make().model_dump(mode="json"))
-    places = [Place("cpu", {"OMP_NUM_THREADS": "1"}, 1)]
+    places = [ProcessSpec("cpu", {"OMP_NUM_THREADS": "1"}, 1)]
     first = LocalWorker(spec, places, tmp_path)
     try:
         first.submit([LONG])

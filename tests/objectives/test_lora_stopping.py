@@ -18,7 +18,8 @@ from meshtune.testing.objectives import outcomes
 from meshtune.testing.workers import collect
 from meshtune.training.saved_state import FILE
 from meshtune.trial import DataRef, Ending, Outcome, Request
-from meshtune.workers.local import LocalWorker, Place
+from meshtune.workers.local import LocalWorker
+from meshtune.workers.planner import ProcessSpec
 
 RATES = (0.01, 1e-5, 0.003, 2e-5)  # of four trials, of which the second and the last learn next to nothing
 MakeSpec = Callable[..., LoraSpec]
@@ -137,7 +138,7 @@ def killed_and_asked_again(spec: ObjectiveSpec, folder: Path, requests: Sequence
     """How often the process was killed, each time four losses further than before, and what the last one answered."""
     kills = 0
     while True:
-        worker = LocalWorker(spec, [Place("cpu", {"OMP_NUM_THREADS": "1"}, 1)], folder)
+        worker = LocalWorker(spec, [ProcessSpec("cpu", {"OMP_NUM_THREADS": "1"}, 1)], folder)
         answers: list[Outcome] = []
         told = 0
         try:

@@ -19,7 +19,7 @@ from meshtune.data.tokenizer import load_tokenizer, window
 from meshtune.errors import InputError
 from meshtune.evaluation import run, scoring, store
 from meshtune.evaluation.adapters import Candidate
-from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.sandbox import judge
 from meshtune.objectives import checkpoints, measurement_files, measurements
 from meshtune.objectives.lora import LoraObjective, LoraSpec
@@ -93,7 +93,7 @@ def plain(spec: LoraSpec, adapter: Path | None) -> dict[str, float]:
         count += 255
     found = {"perplexity": math.exp(total / count)}
     base = load_model(spec.model, "cpu")
-    asked = [b.limited(4, 0) for b in sources.load(("mmlu", "bbh"), Path(spec.guides.benchmarks or ""), no_check)]
+    asked = [b.limited(4, 0) for b in registry.load(("mmlu", "bbh"), Path(spec.guides.benchmarks or ""), no_check)]
     candidate, how, folder = Candidate("one", adapter), run.How("tiny"), Path(spec.folder) / "beside"
     shutil.rmtree(folder, ignore_errors=True)
     for _ in run.run(base, tokenizer, window(spec.model, tokenizer), [candidate], asked, folder, how):

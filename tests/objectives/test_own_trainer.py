@@ -18,7 +18,8 @@ from meshtune.training.chosen_trainer import trainer_of
 from meshtune.training.loss import Row
 from meshtune.training.steps import Train
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
-from meshtune.workers.local import LocalWorker, Place
+from meshtune.workers.local import LocalWorker
+from meshtune.workers.planner import ProcessSpec
 from tests.training.conftest import make_rows
 
 POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "learning_rate": 0.01}
@@ -123,7 +124,7 @@ def test_a_process_whose_gpu_failed_is_replaced(
     """What runs in it has crashed, with the reason; what comes next runs in another process, and goes well."""
     model = ModelConfig(name=str(tiny_model_folder))
     spec = LoraSpec(model=model, training=config("broken_gpu"), data=tiny_data, at="best", folder=str(tmp_path))
-    place = Place("cpu", {"PYTHONPATH": os.pathsep.join(sys.path)}, 1)
+    place = ProcessSpec("cpu", {"PYTHONPATH": os.pathsep.join(sys.path)}, 1)
     worker = LocalWorker(ObjectiveSpec("lora", spec.model_dump(mode="json")), [place], tmp_path)
     try:
         before = worker.pids

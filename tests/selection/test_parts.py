@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from meshtune.errors import InputError
+from meshtune.record.scoring import pareto
 from meshtune.selection.certainty import chance_best, confidence_set, items_to_separate
 from meshtune.selection.decide import Facts, decide
 from meshtune.selection.gain import gain
@@ -16,7 +17,7 @@ from meshtune.selection.measured import Array, Measured, item_weights, of_answer
 from meshtune.selection.proxy import correlation
 from meshtune.selection.ranks import rank_correlation
 from meshtune.selection.resampling import least_error, resample
-from meshtune.selection.rules import Rule, merits, pareto, ranks, winners
+from meshtune.selection.rules import Rule, merits, ranks, winners
 
 SCORES = arrays(float, (5, 3), elements=st.integers(0, 6).map(float))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtune.config.goals import faults, guidance, wanted
-from meshtune.space.goals import Guidance, Names, Objective, allows, constraint, judge, of_fixed, pareto
+from meshtune.space.goals import Guidance, Names, Objective, allows, constraint, judge, of_fixed
 
 NAMES = Names(
     ("adapter_parameters", "predicted_memory", "rank"), ("validation_loss", "perplexity", "mmlu", "mmlu.gold")
@@ -88,12 +88,6 @@ def test_a_trial_is_judged_by_what_is_measured_and_a_point_by_what_is_known() ->
     assert not allows(both, {"rank": 65.0})
     with pytest.raises(KeyError, match="mmlu"):
         judge(both, {"validation_loss": 2.0}, {"untuned": {"mmlu": 0.26}})
-
-
-def test_the_pareto_set_knows_what_is_maximised() -> None:
-    objectives = [Objective("validation_loss"), Objective("mmlu", True)]
-    values = {0: [1.0, 0.2], 1: [2.0, 0.3], 2: [2.0, 0.2], 3: [1.0, 0.2], 4: [3.0, 0.29]}
-    assert pareto(values, objectives) == [0, 1, 3]
 
 
 def test_directions_follow_from_what_a_quantity_is() -> None:

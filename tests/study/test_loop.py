@@ -1,6 +1,6 @@
 """The loop, with a worker that answers at once: order, budgets, retries, stops, and going on."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,9 +50,6 @@ class AtOnce:
         answers: list[Event] = [self.answer(request) for pack in reversed(self.running) for request in reversed(pack)]
         self.running = []
         return answers
-
-    def stop(self, trials: Iterable[int]) -> None:
-        raise AssertionError("the loop stops nothing")
 
     def suspend(self, seconds: float) -> None:
         raise AssertionError("nothing ran that could be suspended")

@@ -18,13 +18,13 @@ import meshtune
 from meshtune.data.store import ORIGINAL_SIDES, original_rows
 from meshtune.errors import InputError
 from meshtune.plan.locate import locate
+from meshtune.report.sentences import agreement, round_lines
 from meshtune.report.write import report
 from meshtune.study.check import check
 from meshtune.study.loop import Finished, StudyEvent, TrialFinished
 from meshtune.study.rounds import tune
 from meshtune.study.status import _seen_from_outside, status
 from meshtune.study.stop import stop
-from meshtune.system.text import agreement, round_lines
 from tests.kill import command_study, run
 from tests.test_kill_lora import lora_study
 

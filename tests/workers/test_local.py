@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.config.sections import WorkerConfig
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.testing.processes import gone
 from meshtune.testing.workers import WorkerContract, collect
-from meshtune.trial import Ending, Progress, Request
+from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.interface import Worker
-from meshtune.workers.local import LocalWorker, Place
-from meshtune.workers.processes import places, visible_gpus
+from meshtune.workers.local import LocalWorker
+from meshtune.workers.planner import ProcessSpec
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -39,7 +38,7 @@ def spec(folder: Path) -> ObjectiveSpec:
 
 
 def local(folder: Path, count: int = 2, **seconds: float) -> LocalWorker:
-    return LocalWorker(spec(folder), [Place("cpu", {}, 1)] * count, folder, **seconds)
+    return LocalWorker(spec(folder), [ProcessSpec("cpu", {}, 1)] * count, folder, **seconds)
 
 
 class TestLocal(WorkerContract):
@@ -68,7 +67,7 @@ def program_pid(folder: Path) -> int:
     raise AssertionError("the program did not start")
 
 
-@pytest.mark.parametrize("how", ["close", "stop", "kill the worker process"])
+@pytest.mark.parametrize("how", ["close", "kill the worker process"])
 def test_the_program_ends_with_its_worker(tmp_path: Path, how: str) -> None:
     worker = local(tmp_path, 1)
     try:
@@ -77,8 +76,6 @@ def test_the_program_ends_with_its_worker(tmp_path: Path, how: str) -> None:
         program = program_pid(tmp_path)
         if how == "close":
             worker.close()
-        elif how == "stop":
-            worker.stop([0])
         else:
             os.kill(children[0], signal.SIGKILL)
             (outcome,) = collect(worker, 1)
@@ -171,6 +168,28 @@ def test_one_that_is_frozen_before_its_first_word_is_replaced(tmp_path: Path) ->
         worker.close()
 
 
+def test_one_that_is_frozen_in_the_middle_of_a_trial_is_replaced(tmp_path: Path) -> None:
+    """Where no timeout would end it; but not where this process slept as long."""
+    worker = local(tmp_path, 1)
+    try:
+        (child,) = worker.pids
+        worker.submit([Request(0, {"x": 3, "do": "sleep"}, seed=0)])
+        assert isinstance(worker.events(60)[0], Progress)
+        os.kill(child, signal.SIGSTOP)
+        worker._clock._looked -= 100_000  # as one that slept for a day
+        assert not [event for event in worker.events(1) if isinstance(event, Outcome)]
+        worker._silence = 2.0
+        (outcome,) = collect(worker, 1)
+        assert outcome.ending is Ending.CRASHED
+        assert "no sign of life" in outcome.message
+        assert gone([child])
+        worker._silence = 300.0
+        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0, attempt=2)])
+        assert [outcome.loss for outcome in collect(worker, 1)] == [9]
+    finally:
+        worker.close()
+
+
 def test_a_process_at_work_gives_signs_of_life(tmp_path: Path) -> None:
     """Also while it has nothing to say, as one that loads; they are no events."""
     worker = local(tmp_path, 1)
@@ -185,33 +204,9 @@ def test_a_process_at_work_gives_signs_of_life(tmp_path: Path) -> None:
 
 
 def test_a_process_that_cannot_start_is_an_error_with_its_last_words(tmp_path: Path) -> None:
-    worker = LocalWorker(ObjectiveSpec("no such kind", {}), [Place("cpu", {}, 1)], tmp_path)
+    worker = LocalWorker(ObjectiveSpec("no such kind", {}), [ProcessSpec("cpu", {}, 1)], tmp_path)
     try:
         with pytest.raises(WorkerError, match="unknown objective"):
             collect(worker, 1)
     finally:
         worker.close()
-
-
-def test_places_on_a_cpu_share_the_cores() -> None:
-    one = places(WorkerConfig(), "cpu")
-    assert len(one) == 1
-    two = places(WorkerConfig(processes=2, threads=1), "cpu")
-    assert [place.threads for place in two] == [1, 1]
-    assert two[0].environment["OMP_WAIT_POLICY"] == "passive"
-
-
-def test_places_on_gpus_respect_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5")
-    assert visible_gpus() == ["2", "3", "5"]
-    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in places(WorkerConfig(), "cuda")] == ["2", "3", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_gpus() == []
-
-
-def test_a_gpu_that_only_torch_sees_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on ROCm, or in a container without nvidia-smi."""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", "")
-    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in places(WorkerConfig(), "cuda")] == ["0"]
-    assert len(places(WorkerConfig(processes=2), "cuda")) == 2

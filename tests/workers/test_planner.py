@@ -4,7 +4,9 @@ import itertools
 
 import pytest
 
-from meshtune.workers.planner import BLOCK, Packing, cpu_processes, packing
+from meshtune.config.sections import WorkerConfig
+from meshtune.system.machine import visible_gpus
+from meshtune.workers.planner import BLOCK, Packing, cpu_processes, packing, process_specs
 
 GIB = 1 << 30
 
@@ -65,3 +67,26 @@ def test_processes_of_a_cpu() -> None:
     assert cpu_processes(64, available=None, needed=GIB) == BLOCK
     assert cpu_processes(8, available=3 * GIB, needed=GIB) == 3
     assert cpu_processes(8, available=0, needed=GIB) == 1
+
+
+def test_processes_on_a_cpu_share_the_cores() -> None:
+    assert len(process_specs(WorkerConfig(), "cpu")) == 1
+    two = process_specs(WorkerConfig(processes=2, threads=1), "cpu")
+    assert [one.threads for one in two] == [1, 1]
+    assert two[0].environment["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_processes_on_gpus_respect_what_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5")
+    assert visible_gpus() == ["2", "3", "5"]
+    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in process_specs(WorkerConfig(), "cuda")] == ["2", "3", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+
+
+def test_a_gpu_that_only_torch_sees_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on ROCm, or in a container without nvidia-smi."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in process_specs(WorkerConfig(), "cuda")] == ["0"]
+    assert len(process_specs(WorkerConfig(processes=2), "cuda")) == 2

@@ -7,18 +7,32 @@ JSON file (passages with `qa_pairs`) or from rows of the Hugging Face data set (
 
 from __future__ import annotations
 
+import functools
 import random
+import re
+import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from meshtune.data.sources import hub_rows
 from meshtune.errors import Fault
-from meshtune.evaluation.benchmarks import files, verdicts
-from meshtune.evaluation.benchmarks.items import PER_BYTE, Benchmark, Item, Judged, Shots
+from meshtune.evaluation.benchmarks import files
+from meshtune.evaluation.benchmarks.items import (
+    Benchmark,
+    Item,
+    JudgedAnswer,
+    Reader,
+    Shots,
+    begins,
+    begins_decided,
+)
 
 SHOTS = 3
-PUBLISHED = 6_285
+HUB = "ucinlp/drop"
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = set(string.punctuation)
 _ODD = (
     "needs an `answer` or a list `validated_answers`, each with a text `number`, a list of texts `spans` or a `date` "
     "of `day`, `month` and `year`"
@@ -33,6 +47,19 @@ class Question:
     passage: str
     question: str
     spans: tuple[str, ...]
+
+
+def find(folder: Path, named: bool) -> Reader | None:
+    """See `Benchmark`."""
+    if found := files.first(folder, "drop*dev*.json", "drop*.json"):
+        return functools.partial(read_official, found)
+    found = files.first(folder, "drop*.jsonl", "drop*.jsonl.gz", *(files.of_split("validation") if named else ()))
+    return None if found is None else lambda: from_rows(files.read_rows(found), found)
+
+
+def of_hub() -> Benchmark:
+    """The benchmark of the Hugging Face hub. Raises InputError."""
+    return from_rows(hub_rows(HUB, None, "validation"), HUB)
 
 
 def read_official(path: Path) -> Benchmark:
@@ -59,11 +86,6 @@ def read_official(path: Path) -> Benchmark:
     return benchmark(found, path)
 
 
-def read_rows(path: Path) -> Benchmark:
-    """The benchmark of a file of rows of the Hugging Face data set. Raises InputError."""
-    return from_rows(files.read_rows(path), path)
-
-
 def from_rows(rows: Iterable[tuple[int, Any]], place: Path | str) -> Benchmark:
     """The benchmark of rows of the Hugging Face data set, with their lines. Raises InputError."""
     found, faults = list[Question](), list[Fault]()
@@ -86,43 +108,26 @@ def benchmark(questions: Sequence[Question], place: Path | str) -> Benchmark:
         what = f"{len(agreed)} questions have one answer that all annotators agree on: {SHOTS} are the shots"
         files.refuse([Fault(f"{what}, so more are needed", place)])
     shots = random.Random(0).sample(agreed, SHOTS)
-    shown = {shot.passage for shot in shots}
-    asked = [question for question in agreed if question.passage not in shown]
-    if not asked:
+    passages = {shot.passage for shot in shots}
+    scored = [question for question in agreed if question.passage not in passages]
+    if not scored:
         files.refuse([Fault("every question shares its passage with a shot: none is left to score", place)])
-    items = [Item(q.id, "", _block(q), f" {_right(q)}", truth={"target": _right(q)}) for q in asked]
-    return Benchmark(
-        name="drop",
-        title="DROP",
-        kind="",
-        all_items=tuple(items),
-        shots={"": Shots(blocks=tuple(f"{_block(shot)} {_right(shot)}\n\n" for shot in shots))},
-        new_tokens=8,
-        prompt_tokens=2048,
-        average="micro",
-        chance={"": 0.0},
-        likelihood=PER_BYTE,
-        published=PUBLISHED,
-        judge=judge,
-        decided=decided,
-        others=("F1",),
-    )
+    items = [Item(q.id, "", _block(q), f" {_right(q)}", truth={"target": _right(q)}) for q in scored]
+    shown = tuple(f"{_block(shot)} {_right(shot)}\n\n" for shot in shots)
+    return replace(BENCHMARK, all_items=tuple(items), shots={"": Shots(blocks=shown)})
 
 
-def judge(pairs: Sequence[tuple[Item, str]]) -> list[Judged]:
+def judge(pairs: Sequence[tuple[Item, str]]) -> list[JudgedAnswer]:
     """Right where the answer begins with the span; its F1 is that of its first line."""
     return [
-        Judged(
-            verdicts.begins(answer, item.truth["target"]),
-            {"F1": verdicts.drop_f1(verdicts.first_line(answer), item.truth["target"])},
-        )
+        JudgedAnswer(begins(answer, item.truth["target"]), {"F1": f1(first_line(answer), item.truth["target"])})
         for item, answer in pairs
     ]
 
 
 def decided(item: Item, answer: str) -> bool:
     """Whether neither score changes any more: the verdict is known, and the first line has ended."""
-    return "\n" in answer.lstrip() and verdicts.begins_decided(answer, item.truth["target"])
+    return "\n" in answer.lstrip() and begins_decided(answer, item.truth["target"])
 
 
 def _all_spans(pair: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -135,35 +140,25 @@ def _all_spans(pair: Mapping[str, Any]) -> tuple[str, ...] | None:
     answers = [pair.get("answer")] if given is None else given
     if not isinstance(answers, list):
         return None
-    found = [_spans(answer) for answer in answers]
+    found = [_kinds(answer) for answer in answers]
     if None in found:
         return None
-    if any(len(_kinds(answer)) > 1 for answer in answers):
+    if any(len(kinds) > 1 for kinds in found if kinds):
         return ()
-    return tuple(span for spans in found for span in spans or ())
+    return tuple(text for kinds in found for texts in kinds or () for text in texts)
 
 
-def _kinds(answer: Mapping[str, Any]) -> list[str]:
-    """Which of a number, spans and a date an answer has."""
-    number, date = answer.get("number"), answer.get("date") or {}
-    has = {"number": number not in (None, ""), "spans": bool(answer.get("spans")), "date": any(date.values())}
-    return [kind for kind, there in has.items() if there]
-
-
-def _spans(answer: Any) -> list[str] | None:
-    """What an annotator answered: a number, spans, or a date; None where it is something else."""
-    if not isinstance(answer, dict):
+def _kinds(answer: Any) -> list[list[str]] | None:
+    """What an annotator answered: texts of a number, spans and a date, of each that is there; None where it is odd."""
+    date = answer.get("date") or {} if isinstance(answer, dict) else None
+    if not isinstance(date, dict):
         return None
-    number, spans, date = answer.get("number"), answer.get("spans"), answer.get("date") or {}
-    if number not in (None, ""):
-        return _texts([number])
-    if spans:
-        return _texts(spans)
-    parts = _texts([date.get(part) or "" for part in ("day", "month", "year")]) if isinstance(date, dict) else None
-    if parts is None:
-        return None
-    written = " ".join(parts).strip()
-    return [written] if written else []
+    number, spans = answer.get("number"), answer.get("spans")
+    parts = _texts([date.get(part) or "" for part in ("day", "month", "year")])
+    found = [_texts([number])] if number not in (None, "") else []
+    found += [_texts(spans)] if spans else []
+    found += [parts and [" ".join(parts).strip()]] if any(date.values()) else []
+    return [texts for texts in found if texts is not None] if None not in found else None
 
 
 def _texts(values: Any) -> list[str] | None:
@@ -179,3 +174,60 @@ def _right(question: Question) -> str:
 
 def _block(question: Question) -> str:
     return f"{question.passage.strip()} {question.question.strip()}\nAnswer:"
+
+
+def first_line(answer: str) -> str:
+    """The first line of an answer that has text: a base model goes on with questions of its own."""
+    return answer.strip().partition("\n")[0].strip()
+
+
+def f1(answer: str, gold: str) -> float:
+    """DROP's F1 of an answer against one right span: of bags of words, 0 where a number of the right one is missing.
+
+    As in Dua et al. 2019 (arXiv:1903.00161), section 5, for answers of one span.
+    """
+    said, right = _bag(answer), _bag(gold)
+    numbers = {word for word in right if _is_number(word)}
+    if numbers and not numbers & said:
+        return 0.0
+    shared = len(said & right)
+    if not said or not right:
+        return float(said == right)
+    precision, recall = shared / len(said), shared / len(right)
+    return 0.0 if not shared else 2 * precision * recall / (precision + recall)
+
+
+def _bag(text: str) -> set[str]:
+    words = (_normal(word) for word in re.split(r"[ \-]", text))
+    return {part for word in words for part in word.split()}  # other white space may stand inside one
+
+
+def _normal(word: str) -> str:
+    word = word.lower()
+    if not _is_number(word):
+        word = "".join(character for character in word if character not in _PUNCTUATION)
+    if _is_number(word):
+        word = str(float(word))
+    return _ARTICLES.sub(" ", word)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+BENCHMARK = Benchmark(
+    name="drop",
+    title="DROP",
+    published=6_285,
+    new_tokens=8,
+    judge=judge,
+    decided=decided,
+    find=find,
+    of_hub=of_hub,
+    files="`drop_dataset_dev.json`, or `validation-*.parquet` or `*.jsonl`",
+    others=("F1",),
+)

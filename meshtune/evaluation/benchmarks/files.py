@@ -74,6 +74,17 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
+def first(folder: Path, *patterns: str) -> Path | None:
+    """The first file of the first pattern that there is one of."""
+    return next((path for pattern in patterns for path in sorted(folder.glob(pattern))), None)
+
+
+def of_split(split: str) -> tuple[str, ...]:
+    """Patterns of a split's rows in the formats of the Hugging Face hub: Parquet, or JSON Lines, its own ones first."""
+    lines = (f"{name}.jsonl{packed}" for name in (f"{split}*", "*") for packed in ("", ".gz"))
+    return f"**/{split}-*.parquet", *lines
+
+
 def texts(row: Any, names: Sequence[str], path: Path | str, line: int | None) -> list[Fault]:
     """Faults of a row that lacks one of these texts."""
     held = row if isinstance(row, dict) else {}

@@ -7,18 +7,43 @@ with it Instruct-Eval, reads `None` or `N/A` as a missing number, the words are 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from meshtune.data.sources import hub_rows
 from meshtune.errors import Fault, InputError
-from meshtune.evaluation.benchmarks import files, verdicts
-from meshtune.evaluation.benchmarks.items import PROBABILITY, Benchmark, Item, Shots
+from meshtune.evaluation.benchmarks import files
+from meshtune.evaluation.benchmarks.items import (
+    PROBABILITY,
+    Benchmark,
+    Item,
+    Reader,
+    Shots,
+    decided_begins,
+    judge_begins,
+)
 
 LETTERS = ("A", "B", "C", "D")
 SHOTS = 5
-PUBLISHED = 14_042
+HUB = "cais/mmlu"
 Question = tuple[str, tuple[str, ...], str]  # question, four choices, the right letter
+
+
+def find(folder: Path, named: bool) -> Reader | None:
+    """See `Benchmark`."""
+    for pattern, read in (("test/*_test.csv", read_folder), ("*/dev-*.parquet", read_parquet)):
+        if files.first(folder, pattern):
+            return functools.partial(read, folder)
+    return None
+
+
+def of_hub() -> Benchmark:
+    """The benchmark of the Hugging Face hub. Raises InputError."""
+    dev, test = ([(HUB, line, row) for line, row in hub_rows(HUB, "all", side)] for side in ("dev", "test"))
+    return from_rows(dev, test, HUB)
 
 
 def read_folder(folder: Path) -> Benchmark:
@@ -103,20 +128,11 @@ def _benchmark(
         for subject, questions in test.items()
         for number, (question, choices, letter) in enumerate(questions)
     ]
-    return Benchmark(
-        name="mmlu",
-        title="MMLU",
-        kind="subjects",
+    return replace(
+        BENCHMARK,
         all_items=tuple(items),
         shots={subject: _shots(subject, dev[subject][:SHOTS]) for subject in test},
-        new_tokens=2,
-        prompt_tokens=2048,
-        average="micro",
         chance=dict.fromkeys(test, 1 / len(LETTERS)),
-        likelihood=PROBABILITY,
-        published=PUBLISHED,
-        judge=verdicts.judge_begins,
-        decided=verdicts.decided_begins,
     )
 
 
@@ -129,3 +145,18 @@ def _shots(subject: str, questions: list[Question]) -> Shots:
 def _block(question: str, choices: tuple[str, ...]) -> str:
     lines = [f"\n{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
     return f"{question}{''.join(lines)}\nAnswer:"
+
+
+BENCHMARK = Benchmark(
+    name="mmlu",
+    title="MMLU",
+    published=14_042,
+    new_tokens=2,
+    judge=judge_begins,
+    decided=decided_begins,
+    find=find,
+    of_hub=of_hub,
+    files="`test/<subject>_test.csv` with `dev/<subject>_dev.csv`, or `<subject>/test-*.parquet`",
+    kind="subjects",
+    likelihood=PROBABILITY,
+)

@@ -18,17 +18,18 @@ import select
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from meshtune.errors import Fault, InputError
+from meshtune.evaluation.benchmarks.items import CodeCheck
 from meshtune.evaluation.sandbox.bubblewrap import unavailable
 from meshtune.evaluation.sandbox.candidate import SandboxError
 from meshtune.evaluation.sandbox.limits import START_SECONDS, Limits
 from meshtune.system import child_start
 
-__all__ = ["Limits", "Problem", "SandboxError", "Verdict", "available", "check", "check_many"]
+__all__ = ["Limits", "Problem", "SandboxError", "Verdict", "available", "check", "check_many", "code_check"]
 
 PROGRAM = "meshtune.evaluation.sandbox.checker"
 
@@ -108,6 +109,16 @@ def check_many(
         threads.shutdown()
         for checker in checkers:
             checker.close()
+
+
+def code_check(workers: int, unsafe: bool = False) -> CodeCheck:
+    """What judges the answers of a benchmark that runs code; see `check_many`."""
+
+    def check(pairs: Sequence[tuple[Mapping[str, str], str]]) -> Iterator[tuple[bool, str]]:
+        for verdict in check_many([(Problem(**problem), code) for problem, code in pairs], workers, unsafe=unsafe):
+            yield verdict.passed, verdict.reason
+
+    return check
 
 
 class _Checker:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+
+from meshtune.system.machine import query_gpus
 
 
 def available(device: str, gpus: Sequence[str] = ()) -> int | None:
@@ -67,9 +67,6 @@ def _group_rooms(root: Path) -> Iterator[int]:
 
 
 def _gpu_free(gpus: Sequence[str]) -> int | None:
-    if not gpus or shutil.which("nvidia-smi") is None:
-        return None
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i", ",".join(gpus)]
-    told = subprocess.run(query, capture_output=True, text=True, check=False)
-    free = [int(line) for line in told.stdout.split() if line.isdigit()]
-    return min(free) << 20 if told.returncode == 0 and free else None
+    lines = query_gpus("memory.free", "-i", ",".join(gpus)) if gpus else []
+    free = [int(words[0]) for line in lines if (words := line.split())[0].isdigit()]  # MiB
+    return min(free) << 20 if free else None

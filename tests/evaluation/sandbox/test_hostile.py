@@ -70,8 +70,9 @@ def attacked() -> Iterator[Attacked]:
 def as_nobody(folder: Path, places: dict[str, str]) -> subprocess.Popen[str]:
     """The same completions judged by a user without rights: with the system's Python, from a copy that it can read."""
     package = folder / "meshtune"
-    shutil.copytree(ROOT / "meshtune" / "evaluation", package / "evaluation", ignore=shutil.ignore_patterns("__pyc*"))
-    for name in ("__init__.py", "child_start.py", "errors.py"):
+    for room in ("evaluation", "system"):
+        shutil.copytree(ROOT / "meshtune" / room, package / room, ignore=shutil.ignore_patterns("__pyc*"))
+    for name in ("__init__.py", "_version.py", "errors.py", "plain_text.py"):
         shutil.copy(ROOT / "meshtune" / name, package)
     shutil.copy(hostile.__file__, folder)
     (folder / "places.json").write_text(json.dumps(places))

@@ -1,8 +1,12 @@
 """Benchmarks out of folders: what they hold, both formats, and what is wrong with damaged ones."""
 
 import gzip
+import inspect
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,16 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+import meshtune
 from meshtune.errors import InputError
-from meshtune.evaluation.benchmarks import sources
+from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import Benchmark
+from meshtune.space.goals import BENCHMARKS
 from tests.evaluation import made
 
 
 def load(folder: Path, *names: str) -> list[Benchmark]:
-    return sources.load(names, folder, made.no_check)
+    return registry.load(names, folder, made.no_check)
 
 
 @made.needs_real_files
@@ -30,6 +36,53 @@ def test_the_real_sets_are_named_by_their_counts() -> None:
         "drop": "drop: 1 item, not the published 6,285",
         "humaneval": "humaneval: 164 items",
     }
+
+
+SCORED = """
+import sys
+from pathlib import Path
+from typer.testing import CliRunner
+from meshtune.cli.main import app
+from meshtune.evaluation import scoring
+from meshtune.evaluation.benchmarks import registry
+from meshtune.report.score_files import TITLES
+(toy,) = registry.load((), Path(sys.argv[1]), lambda pairs: ())
+judged = toy.judge([(item, answer) for item, answer in zip(toy.items, ("2", " 5", "no"), strict=True)])
+none = {"scores": {}, "log_likelihoods": None, "shots": 0, "cut": False}
+lines = {(item.id, 0): {**none, "correct": one.correct} for item, one in zip(toy.items, judged, strict=True)}
+print(toy.set_name, scoring.score(toy, lines).verdict.value, TITLES["toy"], sep="|")
+print("toy;" in CliRunner().invoke(app, ["evaluate", "--help"], env={"COLUMNS": "200"}).output)
+"""
+
+
+def test_a_benchmark_is_one_file_and_one_line(tmp_path: Path) -> None:
+    """In a copy of the package."""
+    package = Path(str(inspect.getsourcefile(meshtune))).parent
+    shutil.copytree(package, tmp_path / "meshtune", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(__file__).with_name("toy.py"), tmp_path / "meshtune" / "evaluation" / "benchmarks" / "toy.py")
+    names = tmp_path / "meshtune" / "space" / "goals.py"
+    line = "BENCHMARKS = ("
+    assert names.read_text().count(line) == 1
+    names.write_text(names.read_text().replace('"humaneval")', '"humaneval", "toy")'))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sums.txt").write_text("1 + 1 = 2\n2 + 3 = 5\n4 + 4 = 8\n")
+    done = subprocess.run(
+        [sys.executable, "-c", SCORED, tmp_path / "data"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"toy: 3 items|{2 / 3}|Toy sums\nTrue\n"
+
+
+def test_every_benchmark_is_named_where_people_look() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    for one in registry.ALL:
+        assert one.name in BENCHMARKS
+        assert f"| {one.name} |" in (docs / "evaluation.md").read_text()
+        assert f"`{one.name}`" in (docs / "guided-search.md").read_text()
 
 
 def test_prompts(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtune.evaluation.benchmarks import drop, humaneval, verdicts
+from meshtune.evaluation.benchmarks import drop, humaneval, items
 from meshtune.evaluation.benchmarks.items import Item
 
 TEXT = st.text("AB(] \n.5-", max_size=8)
@@ -19,8 +19,8 @@ SPAN = st.lists(st.sampled_from(ATOMS.split(" ")), max_size=4).flatmap(
 
 @given(TEXT.filter(str.strip), TEXT, TEXT)
 def test_a_decided_verdict_stays(target: str, answer: str, more: str) -> None:
-    if verdicts.begins_decided(answer, target):
-        assert verdicts.begins(answer, target) == verdicts.begins(answer + more, target)
+    if items.begins_decided(answer, target):
+        assert items.begins(answer, target) == items.begins(answer + more, target)
 
 
 @given(TEXT.map(str.strip).filter(bool), TEXT, TEXT)
@@ -38,13 +38,13 @@ def test_decided_code_stays(answer: str, more: str) -> None:
 
 
 def test_a_verdict_is_decided_as_soon_as_it_can_be() -> None:
-    assert verdicts.begins_decided(" B", "B")
-    assert verdicts.begins_decided("\n\nX", "B")
-    assert not verdicts.begins_decided(" ", "B")
-    assert not verdicts.begins_decided("(", "(A)")
-    assert not verdicts.begins_decided("caf\ufffd", "café")
-    assert verdicts.begins(" (A) because", "(A)")
-    assert verdicts.begins("] ] ]", "] ]")  # the ambiguity of the rule
+    assert items.begins_decided(" B", "B")
+    assert items.begins_decided("\n\nX", "B")
+    assert not items.begins_decided(" ", "B")
+    assert not items.begins_decided("(", "(A)")
+    assert not items.begins_decided("caf\ufffd", "café")
+    assert items.begins(" (A) because", "(A)")
+    assert items.begins("] ] ]", "] ]")  # the ambiguity of the rule
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_verdict_is_decided_as_soon_as_it_can_be() -> None:
     ],
 )
 def test_f1(answer: str, gold: str, score: float) -> None:
-    assert verdicts.drop_f1(answer, gold) == pytest.approx(score)
+    assert drop.f1(answer, gold) == pytest.approx(score)
 
 
 def official_bag(text: str) -> set[str]:
@@ -91,7 +91,7 @@ def test_f1_is_the_official_one(answer: str, gold: str) -> None:
     recall = len(said & right) / len(right) if right else 1.0
     wrong = (numbers and not numbers & said) or precision + recall == 0
     score = 0.0 if wrong else 2 * precision * recall / (precision + recall)
-    assert verdicts.drop_f1(answer, gold) == pytest.approx(score)
+    assert drop.f1(answer, gold) == pytest.approx(score)
 
 
 def test_code_is_cleaned() -> None:

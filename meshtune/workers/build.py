@@ -1,0 +1,19 @@
+"""The worker that a study's config names. The one place where a worker is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from meshtune.config.sections import WorkerConfig
+from meshtune.objectives.build import ObjectiveSpec
+from meshtune.workers.interface import Worker
+from meshtune.workers.local import LocalWorker
+from meshtune.workers.planner import ProcessSpec
+
+
+def build(config: WorkerConfig, objective: ObjectiveSpec, processes: Sequence[ProcessSpec], folder: Path) -> Worker:
+    """A worker that evaluates the objective; its logs go to `<folder>/logs/`. Raises WorkerError."""
+    match config.name:
+        case "local":
+            return LocalWorker(objective, processes, folder)
