@@ -45,7 +45,7 @@ ALLOWED_COINED = 47
 HEIGHTS_TOP = ROOMS[0]  # cli and the Python interface share the view
 ALLOWED_UP = {("meshtune.study.prepare", "meshtune.finalists.harness")}
 ALLOWED_CIRCLES: set[str] = set()
-ALLOWED_HEAVY = {("rich", "study"), ("rich", "finalists")}
+ALLOWED_HEAVY = {("rich", "study")}
 HEIGHTS = {room: height for height, rooms in enumerate(ROOMS) for room in rooms}
 BESIDE = {"testing", "__init__"}  # contracts for people who write their own parts; the package's own names
 

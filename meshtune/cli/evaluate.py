@@ -58,8 +58,8 @@ def evaluate(
 ) -> None:
     """Score candidates on benchmarks; run again, it goes on where it was."""
     from meshtune.cli.bars import EvaluateView
+    from meshtune.cli.score_tables import show
     from meshtune.cli.watch import console_for
-    from meshtune.finalists import score_tables
     from meshtune.finalists.evaluate import as_json as plain
     from meshtune.finalists.evaluate import evaluate as run
     from meshtune.selection.rules import Rule, named
@@ -97,7 +97,7 @@ def evaluate(
     if as_json:
         print(json.dumps(plain(done), indent=2))
         return
-    score_tables.show(done.tables, done.best, console_for(stderr=False), done.notes)
+    show(done.tables, done.best, console_for(stderr=False), done.notes)
     if done.race is not None:
         typer.echo(done.race.sentence, err=True)
     if done.folder is not None:

@@ -157,7 +157,7 @@ def _of_study(
     model = study.config.model
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")
-    race, barred = None, dict[str, tuple[str, ...]]()
+    race, barred, asked = None, dict[str, tuple[str, ...]](), dict[str, Mapping[str, Any]]()
     if rule is not None:
         barred = evaluate_race.cannot_win(listed)
         listed = evaluate_race.asked_of(listed, barred, report)
@@ -170,13 +170,14 @@ def _of_study(
         else:
             asking = Asking(model, settings, answers, guided, unsafe, report)
             columns, results, race = _by_instruct_eval(asking, listed, rule, barred, settings, report)
+            asked = {benchmark.name: asking.how.of(benchmark) for benchmark in asking.benchmarks}
         own, means = metrics.scored(study, model, listed, report)
     left = {} if race is None else {name: sum(gone.items.values()) for name, gone in race.left.items()}
     table = score_tables.table(study.name, settings.protocol, [*columns, *own], listed, results, means, left)
     best = max((one.rank or 0 for one in listed), default=0) if trials else settings.best
     written = study.folder / FOLDER / settings.protocol
     notes = [*score_tables.notes(results), *filter(None, [recommendation(of_record(study, record))])]
-    score_tables.write(written, table, best, results, settings, race, notes, guided)
+    score_tables.write(written, table, best, results, settings, race, notes, guided, asked)
     return Evaluated((table,), best, written, results, race, tuple(notes))
 
 

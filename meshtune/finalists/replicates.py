@@ -243,7 +243,7 @@ def _scored(
     measures = {one.name: one for one in evidence.measured.measures}
     only = {}
     for benchmark in asking.benchmarks:
-        if f"({benchmark.digest})" not in evidence.measured_by[benchmark.name]:
+        if benchmark.digest != evidence.digests[benchmark.name]:
             raise InputError(f"{benchmark.title}: its data are not those that the study was scored on; give them back")
         ids = set(measures[benchmark.name].ids)
         only[benchmark.name] = [number for number, item in enumerate(benchmark.items) if item.id in ids]

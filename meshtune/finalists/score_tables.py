@@ -1,4 +1,4 @@
-"""Results of candidates as the tables of `evaluate`: made, written as files, printed."""
+"""Results of candidates as the tables of `evaluate`: made, written as files, told as plain values."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from meshtune.finalists.candidates import Listed
 from meshtune.report import benchmark_tables
-from meshtune.report.benchmark_tables import TextTable
 from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal, pareto, statistics_of
 from meshtune.selection.statistics import Mean
 from meshtune.system import whole_file
@@ -32,7 +25,6 @@ if TYPE_CHECKING:
     from meshtune.finalists.race import Race
 
 POINTS = 100.0
-_NAME_SPACE, _SPACE = 4, 3  # of a printed table: around the first column and both edges; around each further one
 
 
 def columns(benchmark: Benchmark, how: How, results: Sequence[Result], part: str = "") -> list[Column]:
@@ -43,18 +35,24 @@ def columns(benchmark: Benchmark, how: How, results: Sequence[Result], part: str
     from meshtune.evaluation.benchmarks.items import PROBABILITY
 
     first = results[0]
-    decoding = "greedy" if how.temperature == 0 else f"temperature {how.temperature:g}, seed {how.seed}"
-    samples = how.samples_of(benchmark)
+    asked = how.of(benchmark)
     whole = f"{benchmark.set_name}; {part}" if part else benchmark.set_name
-    told = f"{whole} ({benchmark.digest}), {decoding}" + (f", {samples} samples" if samples > 1 else "")
-    title = f"{benchmark.title} pass@1" if samples > 1 else benchmark.title
-    found = [Column(benchmark.name, title, first.items, told, POINTS * first.chance)]
+    title = f"{benchmark.title} pass@1" if asked["samples"] > 1 else benchmark.title
+    found = [Column(benchmark.name, title, first.items, f"{whole} {measured(asked)}", POINTS * first.chance)]
     found += [Column(f"{benchmark.name}:{name}", f"{benchmark.title} {name}") for name in first.others]
     if any(result.likelihood is not None for result in results):
         shown = "P(right letter)" if benchmark.likelihood == PROBABILITY else "nats a byte"
         digits = 2 if benchmark.likelihood == PROBABILITY else 4
         found.append(Column(f"{benchmark.name}:likelihood", f"{benchmark.title} {shown}", digits=digits))
     return found
+
+
+def measured(asked: Mapping[str, Any]) -> str:
+    """The end of a column's line on how it was measured, from what a file of answers says about that."""
+    greedy = asked["temperature"] == 0
+    decoding = "greedy" if greedy else f"temperature {asked['temperature']:g}, seed {asked['seed']}"
+    samples = f", {asked['samples']} samples" if asked["samples"] > 1 else ""
+    return f"({asked['digest']}), {decoding}{samples}"
 
 
 def table(
@@ -104,15 +102,18 @@ def write(
     race: Race | None,
     said: Sequence[str],
     guided: Mapping[str, Collection[str]],
+    answers: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """The tables as files, and `scores.json`; `said`: notes on them. Raises StorageError.
+
+    `answers`: by benchmark, what was asked and how, as the files of its answers say.
 
     `guided`: the items that guided a search, of all studies that are scored together, by benchmark.
     """
     texts = as_files([made], best, said)
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
     told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json"), "notes": said}
-    told |= {"guided": {name: sorted(items) for name, items in guided.items()}}
+    told |= {"answers": answers, "guided": {name: sorted(items) for name, items in guided.items()}}
     told |= {"race": None if race is None else {**race.told, "ids": race.ids}, "results": plain}
     texts["scores.json"] = json.dumps(told, indent=2) + "\n"
     whole_file.write_all(folder, texts, "the tables")
@@ -139,13 +140,6 @@ def notes(results: Mapping[str, Mapping[str, Result]]) -> list[str]:
             what = "prompts do not fit the model even without shots, and count as wrong"
             found.append(f"{name}: {most.too_long:,} of {most.items:,} {what}.")
     return found
-
-
-def show(tables: Sequence[ScoreTable], best: int, console: Console, more: Sequence[str] = ()) -> None:
-    """The tables on a terminal."""
-    for made in tables:
-        _print(benchmark_tables.candidates(made, more), console)
-    _print(benchmark_tables.statistics(tables, best), console)
 
 
 def as_json(made: ScoreTable) -> dict[str, Any]:
@@ -210,44 +204,3 @@ def _error(score: Score | Mean) -> float | None:
 def _points(score: Score) -> Score:
     error = None if score.error is None else POINTS * score.error
     return dataclasses.replace(score, value=POINTS * score.value, error=error)
-
-
-def _print(shown: TextTable, console: Console) -> None:
-    title, widths = shown.title, _widths(shown, console.width)
-    for part in _parts(widths, console.width):
-        made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
-        for number in part:
-            # Of a fixed width: what is wider than the terminal in sum is cropped by rich where it may be narrower.
-            justify: Literal["left", "right"] = "left" if number == 0 else "right"
-            made.add_column(Text(shown.head[number]), justify=justify, width=widths[number], overflow="fold")
-        for row in shown.rows:
-            made.add_row(*(Text(row[number].text, style="bold" if row[number].bold else "") for number in part))
-        console.print(made)
-        title = f"{shown.title} (further columns)"
-    for note in shown.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-
-
-def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
-    """The columns in parts that fit a terminal, the candidate's name in each."""
-    whole = room - widths[0] - _NAME_SPACE
-    found, left = [[0]], whole
-    for number, width in enumerate(widths[1:], start=1):
-        if left < width + _SPACE and len(found[-1]) > 1:
-            found.append([0])
-            left = whole
-        found[-1].append(number)
-        left -= width + _SPACE
-    return found
-
-
-def _widths(shown: TextTable, room: int) -> list[int]:
-    """Of the columns: heads may be broken into words and cells may not, but for long names in a narrow terminal."""
-    cells = [max((cell_len(row[number].text) for row in shown.rows), default=1) for number in range(len(shown.head))]
-    whole = [max(1, width, cell_len(head)) for width, head in zip(cells, shown.head, strict=True)]
-    if _NAME_SPACE + sum(whole) + _SPACE * (len(whole) - 1) <= room:
-        return whole
-    name, *others = (max(1, width, *map(cell_len, head.split())) for width, head in zip(cells, shown.head, strict=True))
-    free = room - _NAME_SPACE - _SPACE  # for the name and one more column
-    others = [max(1, min(width, free - min(name, room // 4))) for width in others]
-    return [max(1, min(name, free - max(others))), *others]

@@ -11,6 +11,7 @@ from typing import Any
 
 from meshtune.errors import Fault, InputError, nearest
 from meshtune.evaluation.benchmarks import registry
+from meshtune.finalists import score_tables
 from meshtune.plan.locate import Located
 from meshtune.record.log import Record
 from meshtune.report import score_files
@@ -29,7 +30,7 @@ class Evidence:
 
     Attributes:
         race: how the candidates were raced, None where all answered everything.
-        settings: of the evaluation, as plain values. measured_by: by benchmark, what was asked and how.
+        settings: of the evaluation, as plain values. digests: by benchmark, of the items that were asked.
         seeds: what these do to scores, where candidates were trained with several.
         guided: the items that were left out since they guided a search, by benchmark; None where it is not stored.
         notes: what is to be known of the scores besides.
@@ -42,7 +43,7 @@ class Evidence:
     references: tuple[str, ...]
     race: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] | None = None
-    measured_by: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
     seeds: Seeds | None = None
     guided: Mapping[str, Sequence[str]] | None = None
     notes: tuple[str, ...] = ()
@@ -76,10 +77,11 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
     table = _only(score_files.read(place / _TABLE), benchmarks)
     stored = _stored(place / _RESULTS)
     results = stored["results"]
-    measures, faults = list[Measure](), list[Fault]()
+    measures, faults, asked = list[Measure](), list[Fault](), dict[str, Mapping[str, Any]]()
     for column in table.verdicts:
         try:
-            measures.append(_measure(place, table, column, stored.get("race"), common))
+            asked[column.name] = _asked(place, stored, column)
+            measures.append(_measure(place, table, column, asked[column.name], stored.get("race"), common))
         except InputError as error:
             faults += error.faults
     if faults:
@@ -93,11 +95,11 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
     }
     silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
     found = _evidence(table, measures, costs, silent, _ranks_of_study(table, record))
-    told = {column.name: column.measured for column in table.verdicts}
+    digests = {name: how["digest"] for name, how in asked.items() if how}
     race = stored.get("race")
     told_race = None if race is None else {key: value for key, value in race.items() if key != "ids"}
     guided = stored.get("guided")
-    return replace(found, race=told_race, settings=stored.get("settings"), measured_by=told, guided=guided)
+    return replace(found, race=told_race, settings=stored.get("settings"), digests=digests, guided=guided)
 
 
 def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
@@ -203,11 +205,37 @@ def _silent(results: Mapping[str, Any], benchmark: str) -> bool:
     )
 
 
-def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, Any] | None, common: bool) -> Measure:
+def _asked(place: Path, stored: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
+    """What was asked and how, as files of answers say; empty where answers are not known item by item.
+
+    Earlier versions did not store it: theirs is that of the file which the column's line on how it was measured is of.
+    """
+    if "answers" in stored:
+        return dict(stored["answers"].get(column.name, {}))
+    for path in sorted(place.glob(f"{column.name}-*/*.jsonl")):
+        asked = _head(path).get("asked", {})
+        if "digest" in asked and column.measured.endswith(score_tables.measured(asked)):
+            return dict(asked)
+    return {}
+
+
+def _head(path: Path) -> dict[str, Any]:
+    with path.open(encoding="utf-8") as file:
+        return dict(json.loads(file.readline() or "{}"))
+
+
+def _measure(
+    place: Path,
+    table: ScoreTable,
+    column: Column,
+    asked: Mapping[str, Any],
+    race: Mapping[str, Any] | None,
+    common: bool,
+) -> Measure:
     answers = {
         row.name: _raced(found, race, row.name, column.name)
         for row in table.rows
-        if (found := _answers(place, row, column)) is not None
+        if (found := _answers(place, row, column, asked)) is not None
     }
     if not answers:  # the harness's own tasks: their scores alone are known, which may be no shares of right answers
         scores = [row.scores[column.name] for row in table.rows]
@@ -231,19 +259,14 @@ def _measure(place: Path, table: ScoreTable, column: Column, race: Mapping[str, 
     return measure
 
 
-def _answers(place: Path, row: Scored, column: Column) -> dict[str, float] | None:
+def _answers(place: Path, row: Scored, column: Column, asked: Mapping[str, Any]) -> dict[str, float] | None:
     """The share of right answers by item, from the file that the scores are of; None where there is none."""
     from meshtune.evaluation import scoring, store
 
-    for path in sorted(place.glob(f"{column.name}-*/{row.name.replace(' ', '-')}.jsonl")):
-        with path.open(encoding="utf-8") as file:
-            head = json.loads(file.readline() or "{}")
-        if "asked" not in head or not _is_of(head["asked"], column.measured):
-            continue
-        at = store.Place(place.parent, place.name, head["benchmark"], head["asked"], head["candidate"], head["by"])
-        lines = store.read(at)
-        return scoring.shares(lines) if all("correct" in line for line in lines.values()) else None
-    return None
+    at = store.Place(place.parent, place.name, column.name, asked, row.name.replace(" ", "-"), {})
+    if not asked or not at.path.exists():
+        return None
+    return scoring.shares(store.read(replace(at, by=_head(at.path).get("by", {}))))
 
 
 def _raced(answers: dict[str, float], race: Mapping[str, Any] | None, name: str, benchmark: str) -> dict[str, float]:
@@ -252,16 +275,6 @@ def _raced(answers: dict[str, float], race: Mapping[str, Any] | None, name: str,
         return answers
     ids, gone = race["ids"][benchmark], race["left"].get(name)
     return {item: answers[item] for item in ids[: gone["items"][benchmark] if gone else None] if item in answers}
-
-
-def _is_of(asked: Mapping[str, Any], measured: str) -> bool:
-    """Whether answers asked so are what a table's line on how it was measured says."""
-    if f"({asked.get('digest')})" not in measured:
-        return False
-    greedy = asked["temperature"] == 0
-    told = "greedy" if greedy else f"temperature {asked['temperature']:g}, seed {asked['seed']}"
-    samples = f", {asked['samples']} samples" if asked["samples"] > 1 else ""
-    return measured.endswith(f"{told}{samples}")
 
 
 def _error(score: float, error: float | None, items: int | None) -> float:

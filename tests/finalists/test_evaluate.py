@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import meshtune
 from meshtune.cli.commands import app
+from meshtune.cli.score_tables import show
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, StorageError, StudyBusy
-from meshtune.finalists import score_tables
 from meshtune.finalists.evaluate import Evaluated, as_json, evaluate
 from meshtune.finalists.replicates import _scored, _settings
 from meshtune.finalists.stored_scores import of_study
@@ -263,7 +263,7 @@ def test_a_wide_table_is_shown_in_parts() -> None:
     row = Scored("trial 1", 1, dict.fromkeys(names, 12.5), dict.fromkeys(names, 1.25))
     table = ScoreTable("study", tuple(Column(name, name) for name in names), (row,))
     text = io.StringIO()
-    score_tables.show([table], 1, Console(file=text, width=60))
+    show([table], 1, Console(file=text, width=60))
     lines = text.getvalue().split("\n")
     assert sum("trial 1" in line for line in lines) > 2
     assert text.getvalue().count("12.50 ± 1.25") == 8  # none is broken

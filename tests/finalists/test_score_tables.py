@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from meshtune.cli.score_tables import show
 from meshtune.evaluation.scoring import Result, Score
 from meshtune.finalists import score_tables
 from meshtune.finalists.candidates import Listed
@@ -48,7 +49,7 @@ def test_every_number_is_printed_whole_whatever_the_width(name: str, widths: ran
     cells = Counter(cell.text for one in shown for row in one.rows for cell in row[2:] if cell.text)
     for width in widths:
         text = io.StringIO()
-        score_tables.show(tables, 5, Console(file=text, width=width))
+        show(tables, 5, Console(file=text, width=width))
         lines = [line for line in text.getvalue().split("\n") if line.endswith("  ")]
         assert max(map(len, lines)) <= width
         printed = Counter(part for line in lines for part in re.split(" {2,}", line))

@@ -118,6 +118,22 @@ def test_of_a_file_all_faults_are_told(tmp_path: Path) -> None:
         assert said in str(done.exception)
 
 
+def test_answers_are_found_by_what_was_asked_and_not_by_a_line_for_people(study: Path) -> None:
+    """Those of earlier versions, which did not store that, by the end of the line."""
+    place = study / "evaluation" / "benchmarks" / "instruct-eval"
+    stored = json.loads((place / "scores.json").read_text())
+    chosen = select(study, QUICK)
+    assert chosen.evidence.measured.paired
+    assert chosen.evidence.digests.keys() == {"mmlu", "bbh"}
+    (place / "scores.json").write_text(json.dumps({key: value for key, value in stored.items() if key != "answers"}))
+    assert select(study, QUICK).values == chosen.values
+    (place / "scores.json").write_text(json.dumps(stored))
+    text = (place / "candidates.csv").read_text()
+    assert text.count("greedy") == 2
+    (place / "candidates.csv").write_text(text.replace("greedy", "with the likeliest words"))
+    assert select(study, QUICK).values == chosen.values
+
+
 def test_of_a_study(study: Path) -> None:
     done = select(study, QUICK)
     assert done.decision.paired
