@@ -180,14 +180,17 @@ def from_json(line: str) -> Request | Event:
         case "Progress":
             return Progress(**fields)
         case "Outcome":
-            fields["ending"] = Ending(fields["ending"])
-            fields["losses"] = tuple(fields["losses"])
-            fields["training_losses"] = tuple(fields["training_losses"])
-            fields["rungs"] = tuple((int(tokens), float(loss)) for tokens, loss in fields["rungs"])
-            fields["row_losses"] = tuple((float(total), int(count)) for total, count in fields["row_losses"])
-            return Outcome(**fields)
+            return outcome(fields)
         case other:
             raise ValueError(f"not a value of meshtune.trial: {other!r}")
+
+
+def outcome(fields: Mapping[str, Any]) -> Outcome:
+    """The outcome that `dataclasses.asdict` made into plain values, out of JSON's lists."""
+    own = {name: tuple(fields[name]) for name in ("losses", "training_losses")}
+    own["rungs"] = tuple((int(tokens), float(loss)) for tokens, loss in fields.get("rungs", ()))
+    own["row_losses"] = tuple((float(total), int(count)) for total, count in fields["row_losses"])
+    return Outcome(**{**fields, **own, "ending": Ending(fields["ending"])})
 
 
 def thresholds(pairs: Iterable[tuple[int, float | None]]) -> Thresholds:

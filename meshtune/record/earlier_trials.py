@@ -1,4 +1,4 @@
-"""Points that are known before a study begins: finished trials of another study, in this study's space.
+"""Earlier trials: finished trials of another study, in this study's space, from which a study starts.
 
 They are kept as an Optuna study of their own in the record's storage, so that a study goes on without the other one,
 and are trials of no study of ours. `meshtune.record.log` says when; samplers get them as Optuna's finished trials.
@@ -24,7 +24,7 @@ EarlierTrials = tuple[FrozenTrial, ...]
 
 @dataclass(frozen=True)
 class EarlierPoints:
-    """What another study knows of a space.
+    """The trials of another study, as a space has them.
 
     Attributes:
         trials: its complete trials with their value, and its failed ones (FAIL), over this space's distributions.
@@ -36,7 +36,7 @@ class EarlierPoints:
 
     @property
     def complete(self) -> int:
-        """Known points that have a value."""
+        """Trials that have a value."""
         return sum(trial.state is TrialState.COMPLETE for trial in self.trials)
 
     def why_outside(self) -> str:
@@ -58,7 +58,7 @@ def earlier_in(space: Space, trials: Iterable[RecordedTrial]) -> EarlierPoints:
     A point is the same by its decoded hyperparameters, however the other space encodes it. Trials that were stopped
     early, and not promoted, have no value to compare and are left out.
     """
-    known: list[FrozenTrial] = []
+    inside: list[FrozenTrial] = []
     outside: list[tuple[Fault, ...]] = []
     for trial in trials:
         outcome = trial.final
@@ -79,13 +79,13 @@ def earlier_in(space: Space, trials: Iterable[RecordedTrial]) -> EarlierPoints:
         )
         if complete:
             made.set_constraint("ending", 0.0)  # as every complete trial of the record has it
-        made.number = len(known)  # as it is once it was kept
-        known.append(made)
-    return EarlierPoints(tuple(known), tuple(outside))
+        made.number = len(inside)  # as it is once it was kept
+        inside.append(made)
+    return EarlierPoints(tuple(inside), tuple(outside))
 
 
 def keep(storage: BaseStorage, study: str, trials: EarlierTrials) -> None:
-    """Make a study's known points durable, in place of what a kill left of an earlier attempt."""
+    """Make a study's earlier trials durable, in place of what a kill left of an earlier attempt."""
     name = _name(study)
     if name in {summary.study_name for summary in optuna.get_all_study_summaries(storage)}:
         optuna.delete_study(study_name=name, storage=storage)
@@ -95,7 +95,7 @@ def keep(storage: BaseStorage, study: str, trials: EarlierTrials) -> None:
 
 
 def kept(storage: BaseStorage, study: str) -> EarlierTrials:
-    """The points that `keep` made durable, in their order, and exactly as they were."""
+    """The trials that `keep` made durable, in their order, and exactly as they were."""
     trials = optuna.load_study(study_name=_name(study), storage=storage).get_trials(deepcopy=False)
     for trial in trials:
         trial.params = dict(sorted(trial.params.items()))  # a database may give its rows in any order

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
-from meshtune.record.scoring import awaits, judged_of, pareto, ranked, references
+from meshtune.record.scoring import awaits, pareto, ranked, references, scored_outcome
 from meshtune.record.storage import create_aside, loaded, open_storage, quiet, storage_errors
 from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import goals
@@ -31,7 +31,7 @@ from meshtune.space.space import Space
 from meshtune.trial import Ending, Outcome, Thresholds
 
 PROMOTED = "promoted"  # with a trial's number: the note of its outcome once it was trained to the end
-WARM_START = "warm_start"  # the note that says that known points were kept, and what they are
+WARM_START = "warm_start"  # the note that says that earlier trials were kept, and what they are
 _STATES = {Ending.STOPPED_EARLY: TrialState.PRUNED, Ending.CRASHED: TrialState.FAIL}
 
 
@@ -41,7 +41,7 @@ def no_rungs(_: Mapping[str, Any]) -> Thresholds:
 
 
 def nothing_known(_: Mapping[str, Any]) -> Quantities:
-    """The quantities of a point before training where none guides the search."""
+    """The quantities of a point before training where the goals have none."""
     return {}
 
 
@@ -51,7 +51,7 @@ class Record:
     Args:
         url: of the Optuna storage. name: of the study in it. space: decodes what samplers propose.
         fixed: the study's fixed keys; None opens an existing study whatever they are (to read).
-        known: the quantities of a point, by its hyperparameters, that are known before training and guide the search.
+        known: the goals' quantities of a point that are known before training, by its hyperparameters.
         begun: the study is there already, and a new one is not made in its place.
 
     Raises:
@@ -99,7 +99,7 @@ class Record:
 
     @property
     def finished(self) -> list[RecordedTrial]:
-        """Trials with an outcome, in the order of their tells."""
+        """Trials that have ended, in the order in which that was recorded."""
         return sorted((t for t in self.trials if t.order is not None), key=lambda t: t.order or 0)
 
     @property
@@ -109,7 +109,7 @@ class Record:
 
     @property
     def open_block(self) -> int:
-        """How many trials were proposed since the last tell: a block that a kill cut short is completed."""
+        """How many trials were proposed since the last one ended: a block that a kill cut short is completed."""
         seen = len(self.finished)
         return sum(trial.seen == seen for trial in self.trials)
 
@@ -137,7 +137,7 @@ class Record:
 
     @property
     def awaits_baseline(self) -> bool:
-        """Whether nothing can be judged yet; raises as `scoring.awaits` does."""
+        """Whether nothing can be scored yet; raises as `scoring.awaits` does."""
         return awaits(self.baseline, self.guidance)
 
     @property
@@ -171,7 +171,7 @@ class Record:
 
     @property
     def elapsed(self) -> float:
-        """Search seconds up to the last tell, or up to the last stop, which may have suspended trials."""
+        """Search seconds up to the last trial that ended, or up to the last stop, which may have suspended trials."""
         return max([float(self.notes.get("elapsed") or 0.0), *(trial.elapsed for trial in self.trials)])
 
     @property
@@ -182,7 +182,7 @@ class Record:
     # -- writing
 
     def begin_with(self, trials: EarlierTrials, facts: Mapping[str, Any]) -> None:
-        """Keep the points that are known from the start, before the first proposal; done once.
+        """Keep the trials of another study that this one starts from, before the first proposal; done once.
 
         The note of `facts` comes last: without it there was a kill, and they are kept anew.
         """
@@ -197,7 +197,7 @@ class Record:
     ) -> RecordedTrial:
         """Propose a given point. Raises InputError where it is outside the space."""
         params = self._required_space().encode(hyperparameters)
-        return self._propose(params, {}, dict(hyperparameters), origin=origin, seed=seed, thresholds=thresholds)
+        return self._propose(params, dict(hyperparameters), origin, seed, thresholds)
 
     def propose(
         self,
@@ -223,37 +223,28 @@ class Record:
         frozen = self.mirror._storage.get_trial(trial._trial_id)
         space = self._required_space()
         decoded = space.decode(frozen.params)
-        return self._propose(
-            frozen.params,
-            frozen.system_attrs,
-            decoded,
-            origin="search",
-            seed=seed,
-            pack=pack,
-            thresholds=thresholds(decoded),
-            mirrored=True,
-        )
+        return self._propose(frozen.params, decoded, "search", seed, thresholds(decoded), pack, frozen.system_attrs)
 
     def tell(self, outcome: Outcome, *, elapsed: float, value: float | None = None) -> RecordedTrial | None:
         """Make an outcome durable. A late one, of a trial that has ended already, is discarded: None.
 
-        `value`: what samplers are told of a trial that was stopped early; None: nothing but that it was.
+        `value`: what samplers get of a trial that was stopped early; None: nothing but that it was.
         """
         trial = self.trials[outcome.trial]
         if trial.outcome is not None:
             return None
         outcome = self._with_known(trial, outcome)
-        judged = judged_of(trial, outcome, self.guidance, self.complete, self.references)
+        scored = scored_outcome(trial, outcome, self.guidance, self.complete, self.references)
         if outcome.ending is not Ending.STOPPED_EARLY:
-            value = judged.values[0] if judged.values else None
+            value = scored.values[0] if scored.values else None
         finished = dataclasses.replace(
             trial,
             outcome=outcome,
             order=len(self.finished),
             value=value,
             elapsed=elapsed,
-            other_values=judged.values[1:],
-            violations=judged.violations,
+            other_values=scored.values[1:],
+            violations=scored.violations,
         )
         # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
         with storage_errors():
@@ -264,7 +255,7 @@ class Record:
         return finished
 
     def promote(self, outcome: Outcome) -> RecordedTrial:
-        """Make durable how a trial ended that had been stopped early and was trained on: no sampler is told."""
+        """Make durable how a trial ended that had been stopped early and was trained on: no sampler learns of it."""
         outcome = self._with_known(self.trials[outcome.trial], outcome)
         self.note(f"{PROMOTED}:{outcome.trial}", {**dataclasses.asdict(outcome), "row_losses": []})
         trial = dataclasses.replace(self.trials[outcome.trial], promoted=outcome)
@@ -292,15 +283,14 @@ class Record:
     def _propose(
         self,
         params: Mapping[str, Any],
-        system_attrs: Mapping[str, Any],
         hyperparameters: Mapping[str, Any],
-        *,
         origin: str,
         seed: int,
+        thresholds: Thresholds,
         pack: int | None = None,
-        thresholds: Thresholds = (),
-        mirrored: bool = False,
+        mirrored: Mapping[str, Any] | None = None,
     ) -> RecordedTrial:
+        """`mirrored`: Optuna's own attributes of a trial that a sampler put into the mirror; None: it is not there."""
         seen = len(self.finished)
         last = self.trials[-1] if self.trials else None
         block = 0 if last is None else last.block + (last.seen != seen)
@@ -318,12 +308,12 @@ class Record:
             params=dict(params),
             distributions=self.distributions,
             user_attrs={"proposal": proposal, "hyperparameters": dict(hyperparameters)},
-            system_attrs=dict(system_attrs),
+            system_attrs=dict(mirrored or {}),
         )
         written = as_written(template, self._required_space()) if self._decoded else template
         with storage_errors():
             trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=written)
-        if not mirrored:
+        if mirrored is None:
             self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
         trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen, pack, thresholds)
         self.trials.append(trial)

@@ -1,4 +1,4 @@
-"""What a study's record tells samplers of a trial, and how it ranks trials: by objectives and constraints."""
+"""How a record scores trials, by objectives and constraints: the values that samplers get, ranks, Pareto sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshtune.space.goals import LOSS, Guidance, Judged, Objective, Quantities, 
 from meshtune.trial import Ending, Outcome
 
 AT_ONCE = 4_000_000  # comparisons that are held in memory together
-NO_VALUE_YET = 1e6  # told for an infeasible trial where nothing has completed yet
+NO_VALUE_YET = 1e6  # the value of an infeasible trial where nothing has completed yet
 
 
 def references(notes: Mapping[str, Any], baseline: RecordedTrial | None) -> dict[str, Quantities]:
@@ -38,7 +38,7 @@ def worse_than_untuned(notes: Mapping[str, Any], trial: RecordedTrial) -> bool:
 
 
 def awaits(baseline: RecordedTrial | None, guidance: Guidance) -> bool:
-    """Whether nothing can be judged yet, since a constraint compares with the baseline, which has not ended.
+    """Whether nothing can be scored yet, since a constraint compares with the baseline, which has not ended.
 
     Raises MeshtuneError where the baseline ended without a value.
     """
@@ -53,14 +53,14 @@ def awaits(baseline: RecordedTrial | None, guidance: Guidance) -> bool:
     return baseline.final is None
 
 
-def judged_of(
+def scored_outcome(
     trial: RecordedTrial,
     outcome: Outcome,
     guidance: Guidance,
     complete: Sequence[RecordedTrial],
     known: Mapping[str, Quantities],
 ) -> Judged:
-    """What is told of an outcome; nothing where it has no value.
+    """The values and violations of an outcome; none where it has no value.
 
     Of an infeasible ending it is the worst so far, of what it does not have itself: finite, it misleads no model.
 
@@ -111,7 +111,7 @@ def pareto(scores: NDArray[np.float64], *, same: float = 0.0) -> NDArray[np.bool
 
 
 def _worst(objective: Objective, complete: Sequence[RecordedTrial], untuned: Quantities) -> float:
-    """The worst known value of an objective, the untuned model's among them."""
+    """The worst value so far of an objective, the untuned model's among them."""
     sign = -1.0 if objective.maximize else 1.0
     values = [
         quantities[objective.quantity] for trial in complete if objective.quantity in (quantities := trial.quantities)

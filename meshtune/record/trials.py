@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshtune import trial as seam
+from meshtune import trial as plain
 from meshtune.config.budget import FEWEST_FINISHED
 from meshtune.errors import StudyMismatch
 from meshtune.space.goals import LOSS, violation
@@ -106,7 +106,7 @@ def quantities_of(outcome: Outcome | None) -> dict[str, float]:
 
 
 def written_tell(trial: RecordedTrial) -> dict[str, Any]:
-    """The whole tell of a trial as plain values."""
+    """How a trial ended as plain values, under the keys that records have always had."""
     assert trial.outcome is not None
     tell = {**dataclasses.asdict(trial.outcome), "order": trial.order, "told": trial.value, "elapsed": trial.elapsed}
     tell |= {"told_also": list(trial.other_values)} if trial.other_values else {}
@@ -125,7 +125,7 @@ def read_trial(
     proposal = dict(attrs["proposal"])
     if proposal["pack"] is None:  # recorded before there were packs
         proposal["pack"] = number
-    proposal["thresholds"] = seam.thresholds(proposal["thresholds"])
+    proposal["thresholds"] = plain.thresholds(proposal["thresholds"])
     trial = RecordedTrial(number, params, attrs["hyperparameters"], **proposal)
     if "outcome" not in attrs:
         return trial
@@ -155,20 +155,15 @@ def refuse_changed(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> Non
 
 def read_outcome(fields: Mapping[str, Any]) -> Outcome:
     """The outcome that `dataclasses.asdict` made into plain values; losses by row are in files of their own."""
-    tuples = {name: tuple(fields[name]) for name in ("losses", "training_losses")}
-    tuples["rungs"] = tuple((int(tokens), float(loss)) for tokens, loss in fields.get("rungs", ()))
-    return Outcome(**{**fields, **tuples, "ending": Ending(fields["ending"]), "row_losses": ()})
+    return plain.outcome({**fields, "row_losses": ()})
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings and lists as one mapping of dotted keys."""
-    if isinstance(tree, Mapping) and tree:
-        items = [(str(key), value) for key, value in tree.items()]
-    elif isinstance(tree, list) and tree:
-        items = [(str(index), value) for index, value in enumerate(tree)]
-    else:
+    items = dict(enumerate(tree)) if isinstance(tree, list) else tree
+    if not isinstance(items, Mapping) or not items:
         return {prefix: tree}
     flat: dict[str, Any] = {}
-    for key, value in items:
-        flat.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    for key, value in items.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat

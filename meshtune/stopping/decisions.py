@@ -91,15 +91,15 @@ class EarlyStopping:
         return tuple(zip(rungs, losses, strict=True))
 
     def value(self, record: Record, outcome: Outcome) -> float | None:
-        """What samplers are told of a trial that was stopped; None: only that it was."""
+        """What samplers get of a trial that was stopped; None: only that it was."""
         if outcome.ending is not Ending.STOPPED_EARLY or self.config.told == "failed":
             return None
         trial = record.trials[outcome.trial]
-        known = record.finished[: trial.seen]  # as it was proposed: order of arrival in a block decides nothing
+        before = record.finished[: trial.seen]  # as it was proposed: order of arrival in a block decides nothing
         rungs = self.rungs(trial.hyperparameters)
         if not (losses := _losses(outcome, rungs)):
             return None
-        curves = _curves(_alike(known, trial.hyperparameters), rungs)
+        curves = _curves(_alike(before, trial.hyperparameters), rungs)
         return self._rules(trial.hyperparameters).predicted_value(curves, Curve(losses))
 
     def promising(self, record: Record, limit: int | None = None) -> list[int]:
@@ -133,29 +133,29 @@ class EarlyStopping:
 
     @property
     def _startup(self) -> int:
-        """With fewer, samplers could be told nothing of what was stopped."""
+        """With fewer, nothing could be predicted for what was stopped."""
         return max(self.config.startup, FEWEST_FINISHED)
 
 
-def _groups(told: Sequence[RecordedTrial]) -> dict[tuple[Any, ...], list[RecordedTrial]]:
-    """Trials that can be compared, by schedule, in the order of their tells.
+def _groups(finished: Sequence[RecordedTrial]) -> dict[tuple[Any, ...], list[RecordedTrial]]:
+    """Trials that can be compared, by schedule, in the order in which they ended.
 
     They have rungs, and ended by themselves or by a rule; one that diverged says nothing of the others.
     """
     groups: dict[tuple[Any, ...], list[RecordedTrial]] = {}
-    for trial in told:
+    for trial in finished:
         if trial.outcome and trial.outcome.rungs and trial.outcome.ending.feasible:
             groups.setdefault(_schedule(trial.hyperparameters), []).append(trial)
     return groups
 
 
-def _alike(told: Sequence[RecordedTrial], hyperparameters: Mapping[str, Any]) -> list[RecordedTrial]:
+def _alike(finished: Sequence[RecordedTrial], hyperparameters: Mapping[str, Any]) -> list[RecordedTrial]:
     """Of these trials those of the same schedule."""
-    return _groups(told).get(_schedule(hyperparameters), [])
+    return _groups(finished).get(_schedule(hyperparameters), [])
 
 
 def _curves(trials: Sequence[RecordedTrial], rungs: Sequence[int]) -> list[Curve]:
-    """Their losses as they were told, whatever was promoted since."""
+    """Their losses as they ended in the search, whatever was promoted since."""
     return [
         Curve(_losses(trial.outcome, rungs), trial.outcome.loss if trial.outcome.ending is Ending.COMPLETE else None)
         for trial in trials

@@ -102,7 +102,7 @@ class Stopping:
         return Extrapolation(curves, len(self.rungs)).predicted(curve)
 
     def predicted_value(self, curves: Sequence[Curve], curve: Curve) -> float | None:
-        """What a sampler is told of a trial that was stopped: what it would have ended at, but worse than the best.
+        """The value that a sampler gets of a trial that was stopped: what it would have ended at, but above the best.
 
         Where a line cannot be fitted, as where losses at a rung are all the same, it is taken to go on as the median of
         those that finished. None: none has finished, or its loss is infinite.

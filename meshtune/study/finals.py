@@ -38,7 +38,7 @@ _WHAT = {
 
 @dataclass(frozen=True)
 class Runner:
-    """How requests that are no trials are run.
+    """Runs requests that are no trials of the search.
 
     Attributes:
         seed: of everything random. threads: CPU threads, None for the worker's own choice.
@@ -58,56 +58,47 @@ class Runner:
     def gather(
         self, requests: Sequence[Request], *, any_ending: bool = False, sizes: Sequence[int] = ()
     ) -> Iterator[StudyEvent | Outcome]:
-        """See the function `gather`."""
-        return gather(self.worker, requests, self.attempts, self.stop, any_ending=any_ending, sizes=sizes)
+        """Run them; yields their progress and outcomes. Ends early where `stop()` says so.
 
-
-def gather(
-    worker: Worker,
-    requests: Sequence[Request],
-    attempts: int,
-    stop: Callable[[], Stop | None] = lambda: None,
-    *,
-    any_ending: bool = False,
-    sizes: Sequence[int] = (),
-) -> Iterator[StudyEvent | Outcome]:
-    """Run requests that are no trials; yields their progress and outcomes. Ends early where `stop()` says so.
-
-    `any_ending`: an outcome may be any; else, raises MeshtuneError where one does not complete, after so many attempts
-    where it crashes; InputError, at once, where the input is at fault. `sizes`: of packs that are submitted together,
-    which add up to all; none: each alone. What is tried again is tried alone.
-    """
-    queue = [list(pack) for pack in _cut(requests, sizes or [1] * len(requests))]
-    running: dict[int, Request] = {}
-    while queue or running:
-        if stopping := stop():
-            queue.clear()
-            if not running:
+        `any_ending`: an outcome may be any; else, raises MeshtuneError where one does not complete, after so many
+        attempts where it crashes; InputError, at once, where the input is at fault. `sizes`: of packs that are
+        submitted together, which add up to all; none: each alone. What is tried again is tried alone.
+        """
+        queue = [list(pack) for pack in _cut(requests, sizes or [1] * len(requests))]
+        running: dict[int, Request] = {}
+        while queue or running:
+            if stopping := self.stop():
+                queue.clear()
+                if not running:
+                    return
+            grace = stopping.seconds if stopping else None
+            if grace is not None:
+                self.worker.suspend(grace)
+            while queue and self.worker.free():
+                pack = queue.pop(0)
+                self.worker.submit(pack)
+                running.update({request.trial: request for request in pack})
+            for event in self.worker.events(WAIT_SECONDS if grace is None else 0):
+                if isinstance(event, Progress):
+                    yield Running(event)
+                    continue
+                request = running.pop(event.trial)
+                if event.ending is Ending.CRASHED and event.retry and event.attempt < self.attempts:
+                    queue.append([dataclasses.replace(request, attempt=event.attempt + 1)])
+                    yield Retried(event)
+                elif event.ending is Ending.COMPLETE or any_ending:
+                    yield event
+                else:
+                    raise _failed(request, event)
+            if grace is not None:
                 return
-        grace = stopping.seconds if stopping else None
-        if grace is not None:
-            worker.suspend(grace)
-        while queue and worker.free():
-            pack = queue.pop(0)
-            worker.submit(pack)
-            running.update({request.trial: request for request in pack})
-        for event in worker.events(WAIT_SECONDS if grace is None else 0):
-            if isinstance(event, Progress):
-                yield Running(event)
-                continue
-            request = running.pop(event.trial)
-            if event.ending is Ending.CRASHED and event.retry and event.attempt < attempts:
-                queue.append([dataclasses.replace(request, attempt=event.attempt + 1)])
-                yield Retried(event)
-            elif event.ending is not Ending.COMPLETE and not any_ending:
-                what, ending = _WHAT[request.measure], event.ending
-                if ending is Ending.CRASHED and not event.retry:
-                    raise InputError(f"{what}: {event.message}")
-                raise MeshtuneError(f"{what} ended as {ending}: {event.message}. {ending.advice}")
-            else:
-                yield event
-        if grace is not None:
-            return
+
+
+def _failed(request: Request, outcome: Outcome) -> MeshtuneError:
+    what, ending = _WHAT[request.measure], outcome.ending
+    if ending is Ending.CRASHED and not outcome.retry:
+        return InputError(f"{what}: {outcome.message}")
+    return MeshtuneError(f"{what} ended as {ending}: {outcome.message}. {ending.advice}")
 
 
 def _cut(requests: Sequence[Request], sizes: Sequence[int]) -> Iterator[Sequence[Request]]:
@@ -159,8 +150,8 @@ def answer(record: Record, folder: Path, runner: Runner, *, all_kept: bool, made
     adapters: list[str | None] = [None]
     outside = record.notes.get("baseline") or {}
     finalists = record.complete if all_kept else [t for t in (record.baseline, record.best) if t is not None]
-    told = [trial.final.adapter for trial in finalists if trial.final is not None]
-    for adapter in (*told, outside.get("adapter")):
+    own = [trial.final.adapter for trial in finalists if trial.final is not None]
+    for adapter in (*own, outside.get("adapter")):
         if adapter is not None and adapter not in adapters and (folder / adapter).exists():
             adapters.append(adapter)
     missing = [adapter for adapter in adapters if not _answered(folder / answers.file_of(adapter), made)]

@@ -54,10 +54,20 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Proposed:
+class _OfTrial:
+    trial: RecordedTrial
+
+
+class Proposed(_OfTrial):
     """A trial was proposed and recorded."""
 
-    trial: RecordedTrial
+
+class TrialFinished(_OfTrial):
+    """A trial ended and its outcome is recorded."""
+
+
+class Promoted(_OfTrial):
+    """A trial that was stopped early has been trained on, and how that ended is recorded."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +82,6 @@ class Running:
     """A trial progresses."""
 
     progress: Progress
-
-
-@dataclass(frozen=True)
-class TrialFinished:
-    """A trial ended and its outcome is recorded."""
-
-    trial: RecordedTrial
-
-
-@dataclass(frozen=True)
-class Promoted:
-    """A trial that was stopped early has been trained on, and how that ended is recorded."""
-
-    trial: RecordedTrial
 
 
 @dataclass(frozen=True)
@@ -125,9 +121,9 @@ def run(
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
     Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
-    would come again, end a trial as `crashed`. `early` says where trials are stopped, and what is told of them.
-    `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far. `holding()` raises where
-    the study is no longer ours to write to; it is asked before anything that arrived is told.
+    would come again, end a trial as `crashed`. `early` says where trials are stopped, and what value
+    samplers get of them. `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far.
+    `holding()` raises where the study is no longer ours to write to; it is asked before anything is recorded.
     """
     begun = time.monotonic() - record.elapsed
     packs = Packs(record)
@@ -139,8 +135,8 @@ def run(
             joules=joules(),
             losses=[trial.loss_in_search for trial in record.finished],
         )
-        spent = limit is not None and not packs.waiting and not packs.running
-        if (stopping := stop()) and not spent:  # what was asked while the last trials ran ends nothing early
+        used = limit is not None and not packs.waiting and not packs.running
+        if (stopping := stop()) and not used:  # what was asked while the last trials ran ends nothing early
             limit = Limit(stopping.reason, hold=True)
         if limit is None:
             count = 0
@@ -161,7 +157,7 @@ def run(
         if limit and not packs.running and (limit.hold or not packs.waiting):
             if limit.hold:
                 record.note("elapsed", time.monotonic() - begun)
-            yield Finished(limit.reason, complete=spent or not stopping)
+            yield Finished(limit.reason, complete=used or not stopping)
             return
         grace = stopping.seconds if stopping else None
         if grace is not None:
@@ -182,7 +178,7 @@ def run(
                 yield Retried(event)
                 continue
             value = None if early is None or not pending else early.value(record, event)
-            if told := record.tell(event, elapsed=time.monotonic() - begun, value=value):
-                yield TrialFinished(told)
+            if finished := record.tell(event, elapsed=time.monotonic() - begun, value=value):
+                yield TrialFinished(finished)
         if grace is not None:
             packs.abandon()  # what was suspended stays pending

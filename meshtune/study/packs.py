@@ -1,7 +1,7 @@
 """The packs of a study that wait and those that run: trials that are submitted together.
 
-A pack is evaluated with the same members each time, those that are told already among them, since its losses may
-depend on them by their last digits; what a told member answers again is discarded by the record. The last attempt of a
+A pack is evaluated with the same members each time, those that have ended already among them, since its losses may
+depend on them by their last digits; what such a member answers again is discarded by the record. The last attempt of a
 pack that keeps crashing is one trial at a time, so that the one at fault takes no others with it.
 """
 

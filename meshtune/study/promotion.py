@@ -1,7 +1,7 @@
 """Stopped trials that may still be the best are trained to their end, before anything is chosen.
 
 Each goes on from the checkpoint that it was stopped with, whatever stopped it. Which they are is decided once for what
-was told, and noted, so that a run which is interrupted goes on with the same ones, and one that is finished does no
+has ended, and noted, so that a run which is interrupted goes on with the same ones, and one that is finished does no
 more. No sampler learns of it, no budget ends it.
 """
 
@@ -17,7 +17,7 @@ from meshtune.study.finals import Runner
 from meshtune.study.loop import Promoted, Stage, StudyEvent
 from meshtune.trial import Outcome
 
-CHOSEN = "promoting"  # the note: which trials, and how many were told when that was decided
+CHOSEN = "promoting"  # the note: which trials, and how many had ended when that was decided
 
 
 def promote(
@@ -28,16 +28,17 @@ def promote(
     timeout: float | None = None,
     holding: Callable[[], None] = lambda: None,
 ) -> Iterator[StudyEvent]:
-    """Train them on, as many at once as there are places; done ones stay done. Ends early where `runner.stop()` says.
+    """Train them on, as many at once as there are processes; done ones stay done.
 
-    One that ends otherwise than `complete` is recorded as it ended. Their seconds count as the search's.
+    Ends early where `runner.stop()` says. One that ends otherwise than `complete` is recorded as it ended. Their
+    seconds count as the search's.
     `timeout`: of each. `holding()` raises where the study is no longer ours to write to.
     """
     begun = time.monotonic() - record.elapsed
-    told = len(record.finished)
+    finished = len(record.finished)
     chosen = record.notes.get(CHOSEN) or {}
-    if chosen.get("told") != told:
-        chosen = {"told": told, "trials": early.promising(record)}
+    if chosen.get("told") != finished:
+        chosen = {"told": finished, "trials": early.promising(record)}
         record.note(CHOSEN, chosen)
     trials = [record.trials[number] for number in chosen["trials"] if record.trials[number].promoted is None]
     if not trials:

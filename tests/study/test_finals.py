@@ -14,7 +14,7 @@ from meshtune.plan.plan import build
 from meshtune.record.log import Record
 from meshtune.report.write import report
 from meshtune.study import finals
-from meshtune.study.finals import gather
+from meshtune.study.finals import Runner
 from meshtune.study.loop import Running, StudyEvent
 from meshtune.study.status import of_record
 from meshtune.study.tune import tune
@@ -32,7 +32,7 @@ def outcomes(events: list[StudyEvent | Outcome]) -> list[int]:
 
 
 def test_all_are_measured() -> None:
-    assert sorted(outcomes(list(gather(AtOnce(), REQUESTS, 3)))) == [-3, -2, -1]
+    assert sorted(outcomes(list(Runner(AtOnce(), 0, None, 3).gather(REQUESTS)))) == [-3, -2, -1]
 
 
 def test_packs_are_submitted_together_and_what_crashes_in_one_alone() -> None:
@@ -41,7 +41,9 @@ def test_packs_are_submitted_together_and_what_crashes_in_one_alone() -> None:
         return Outcome(request.trial, request.attempt, Ending.COMPLETE if alone else Ending.CRASHED, 0.5)
 
     worker = AtOnce(crashing_together)
-    events = [event for event in gather(worker, REQUESTS, 3, sizes=[2, 1]) if isinstance(event, Outcome)]
+    events = [
+        event for event in Runner(worker, 0, None, 3).gather(REQUESTS, sizes=[2, 1]) if isinstance(event, Outcome)
+    ]
     assert sorted(outcomes(list(events))) == [-3, -2, -1]
     assert [[request.trial for request in pack] for pack in worker.packs] == [[-1, -2], [-3], [-2], [-1]]
 
@@ -61,7 +63,7 @@ def test_a_crash_is_tried_again_where_that_may_help(
 
     worker = AtOnce(crashing)
     with pytest.raises(error, match=words) as caught:
-        list(gather(worker, REQUESTS[:1], 3))
+        list(Runner(worker, 0, None, 3).gather(REQUESTS[:1]))
     assert type(caught.value) is error
     assert len(worker.submitted) == attempts
 
@@ -69,16 +71,18 @@ def test_a_crash_is_tried_again_where_that_may_help(
 def test_asked_to_stop_it_lets_what_runs_finish() -> None:
     asked = iter([None])
     worker = AtOnce()
-    ended = outcomes(list(gather(worker, REQUESTS, 3, lambda: next(asked, Stop("asked to stop")))))
+    ended = outcomes(list(Runner(worker, 0, None, 3, lambda: next(asked, Stop("asked to stop"))).gather(REQUESTS)))
     assert sorted(ended) == [-2, -1]
     assert len(worker.submitted) == 2
-    assert not list(gather(AtOnce(), REQUESTS, 3, lambda: Stop("asked to stop")))
+    assert not list(Runner(AtOnce(), 0, None, 3, lambda: Stop("asked to stop")).gather(REQUESTS))
 
 
 def test_suspended_it_keeps_what_ended_in_time() -> None:
     asked = iter([None])
     worker = Suspended()
-    assert outcomes(list(gather(worker, REQUESTS, 3, lambda: next(asked, Stop("SIGTERM came", 20))))) == [-1]
+    assert outcomes(
+        list(Runner(worker, 0, None, 3, lambda: next(asked, Stop("SIGTERM came", 20))).gather(REQUESTS))
+    ) == [-1]
     assert worker.grace == 20
 
 
