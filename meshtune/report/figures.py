@@ -1,4 +1,5 @@
-"""The figures of a study, as plotly figures: history, parallel coordinates, learning curves, endings, comparison.
+"""The figures of a study, as plotly figures: history, parallel coordinates, learning curves, endings, comparison, the
+Pareto sets of objectives and of benchmarks, and the evidence of a selection.
 
 Each takes a status mapping with all trials and holds for one trial and for many: one trace a kind, not one a trial.
 Traces carry `meta: {"role": ..}`: the page gives each role its colour by theme, and the colours here are those of
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -23,10 +24,12 @@ from meshtune.report.trials import (
     best_so_far,
     complete,
     failed,
+    feasible,
     number_of,
     searched,
     upper_edge,
 )
+from meshtune.space.goals import LOSS
 from meshtune.system.text import number
 
 COLOURS = {
@@ -48,6 +51,7 @@ ENDING_COLOURS = {
     "crashed": "#7d2255",
     "pending": "#c3c8d1",
 }
+SYMBOLS = {"trial": "circle", "failed": "x", "untuned": "x", "finished": "diamond", "best": "star"}
 SERIES = ("#1f5fbf", "#b4560a", "#137a5b", "#8a3ffc", "#a3195b", "#5b6470", "#0f7c8f", "#7a5c00")
 DARK_IS_LOW = [[0.0, "#0a1f4d"], [0.35, "#2f5da8"], [0.7, "#82a5d6"], [1.0, "#c3d2e8"]]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
@@ -227,6 +231,75 @@ def comparison(groups: Sequence[Group]) -> go.Figure:
     return figure
 
 
+def objectives(status: Status) -> go.Figure:
+    """Complete trials by the first two objectives; a line joins the Pareto set."""
+    across, up = (one["quantity"] for one in status["objectives"][:2])
+    best, members = number_of(status, "best"), set(status["pareto"])
+    kinds: dict[str, list[tuple[Any, Any, str]]] = {"trial": [], "failed": [], "finished": [], "best": []}
+    line = list[tuple[Any, Any]]()
+    for trial in complete(status):
+        values = {LOSS: trial["loss"], **trial["quantities"]}
+        x, y = values.get(across), values.get(up)
+        role = "finished" if trial["trial"] in members else "trial" if feasible(trial) else "failed"
+        role = "best" if trial["trial"] == best else role
+        kinds[role].append((x, y, f"trial {trial['trial']}: {number(x)}, {number(y)}"))
+        if trial["trial"] in members:
+            line.append((x, y))
+    leading = "lowest loss" if any(one["quantity"] == LOSS for one in status["objectives"]) else f"best {across}"
+    names = {"trial": "others", "failed": "violates a constraint", "finished": "on the Pareto set"}
+    names["best"] = f"best (trial {best}: {leading})"
+    figure = empty_figure(x=across.replace("_", " "), y=up.replace("_", " "), height=400)
+    if len(line) > 1:
+        joined = go.Scatter(
+            x=[x for x, _ in sorted(line)],
+            y=[y for _, y in sorted(line)],
+            mode="lines",
+            line={"color": COLOURS["finished"], "width": 1, "dash": "dot"},
+            showlegend=False,
+            hoverinfo="skip",
+            meta={"role": "finished"},
+        )
+        figure.add_trace(joined)
+    return _plane(figure, kinds, names, "%{text}")
+
+
+def benchmarks(selected: Mapping[str, Any]) -> go.Figure:
+    """Scores on the first two benchmarks, with the Pareto-optimal ones over all benchmarks and the choice marked."""
+    across, up = selected["benchmarks"][:2]
+    listed = {one["name"]: one for one in selected["candidates"]}
+    kinds: dict[str, list[tuple[Any, Any, str]]] = {"trial": [], "finished": [], "best": [], "untuned": []}
+    for name, scores in selected["scores"].items():
+        role = "untuned" if name not in listed else "finished" if listed[name]["pareto"] else "trial"
+        role = "best" if name == selected["chosen"] else role
+        kinds[role].append((scores[across], scores[up], _label(name)))
+    names = {"trial": "others", "finished": "Pareto-optimal", "best": "chosen", "untuned": "not to choose from"}
+    figure = empty_figure(x=f"{across} (points)", y=f"{up} (points)", height=380)
+    return _plane(figure, kinds, names, "%{text}: %{x:.1f}, %{y:.1f}")
+
+
+def chances(selected: Mapping[str, Any]) -> go.Figure:
+    """A bar a candidate: the share of resamples that it wins; those that may be the best are told apart."""
+    able = [one for one in selected["candidates"] if one["merit"] is not None]
+    figure = empty_figure(x="share of resamples won (%)", y="", height=140 + 26 * len(able))
+    for role, name, kept in (("best", "may be the best", True), ("stopped", "not the best, at 95 %", False)):
+        bars = [one for one in able if one["may_be_best"] is kept]
+        if bars:
+            trace = go.Bar(
+                x=[100 * one["chance_best"] for one in bars],
+                y=[_label(one["name"]) for one in bars],
+                orientation="h",
+                name=name,
+                hovertemplate="%{y}: %{x:.0f} %<extra></extra>",
+                marker={"color": COLOURS[role]},
+                meta={"role": role},
+            )
+            figure.add_trace(trace)
+    order = [_label(one["name"]) for one in able]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order[::-1])
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
 # -- parts
 
 
@@ -250,21 +323,29 @@ def empty_figure(*, x: str, y: str, height: int) -> go.Figure:
     return figure
 
 
-def markers(
-    role: str, name: str, points: Sequence[tuple[Any, Any, str]], symbol: str, hovertemplate: str
-) -> go.Scatter:
-    """Points (x, y, text) of a role in a plane of two measures; the best ones are larger."""
-    across, up, texts = zip(*points, strict=True)
-    return go.Scatter(
-        x=list(across),
-        y=list(up),
-        text=list(texts),
-        mode="markers",
-        name=name,
-        hovertemplate=hovertemplate,
-        marker={"color": COLOURS[role], "size": 14 if role == "best" else 9, "symbol": symbol},
-        meta={"role": role},
-    )
+def _plane(
+    figure: go.Figure, kinds: Mapping[str, Sequence[tuple[Any, Any, str]]], names: Mapping[str, str], hover: str
+) -> go.Figure:
+    """The figure with points (x, y, text) of each role in a plane of two measures; the best ones are larger."""
+    for role, points in kinds.items():
+        if points:
+            across, up, texts = zip(*points, strict=True)
+            trace = go.Scatter(
+                x=list(across),
+                y=list(up),
+                text=list(texts),
+                mode="markers",
+                name=names[role],
+                hovertemplate=f"{hover}<extra></extra>",
+                marker={"color": COLOURS[role], "size": 14 if role == "best" else 9, "symbol": SYMBOLS[role]},
+                meta={"role": role},
+            )
+            figure.add_trace(trace)
+    return figure
+
+
+def _label(name: Any) -> str:
+    return f"candidate {name}" if str(name).isdecimal() else str(name)
 
 
 def _references(status: Status) -> list[tuple[str, Any]]:

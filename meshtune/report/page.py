@@ -20,8 +20,7 @@ from plotly.offline import get_plotlyjs
 from meshtune._version import __version__
 from meshtune.data.summary import warnings
 from meshtune.report import answers as answered
-from meshtune.report import figures, guided, tables
-from meshtune.report import selection as selected
+from meshtune.report import figures, tables
 from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
@@ -36,14 +35,14 @@ SIDES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class StudyFacts:
+class StudyContent:
     """What a page of one study is made from.
 
     Attributes:
         status: with all trials. config: study.yaml as plain values, without passwords.
         data: the manifest of the prepared data, or None.
         answers: by model, as `report.answers.read` gives them. scored: tables of benchmark scores.
-        choice: as `report.selection.read` gives it.
+        selection: as `report.write.selection_of` gives it.
     """
 
     status: Status
@@ -51,20 +50,19 @@ class StudyFacts:
     data: Mapping[str, Any] | None
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
     scored: Sequence[TextTable] = ()
-    choice: selected.Choice | None = None
+    selection: Mapping[str, Any] | None = None
 
 
-def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
+def study_page(facts: StudyContent, *, csv: str, public: bool = False) -> str:
     """The page of one study. `csv`: the name of the file with its trials."""
     status = _public_status(facts.status) if public else facts.status
     name = Path(status["folder"]).name
-    found = _pictures(status) | (selected.pictures(facts.choice) if facts.choice is not None else {})
-    found |= guided.pictures(status)
+    found = _pictures(status) | (_pictures_of_selection(facts.selection) if facts.selection is not None else {})
     pictures = {key: _figure(key, *made) for key, made in found.items()}
     bounds = on_bounds(status)
     head, rows = tables.trials(status)
     endings = tables.endings(status, messages=not public)
-    tested = any((status[model] or {}).get("test_loss") is not None for model in ("untuned", "baseline", "best"))
+    tested = any((status[model] or {}).get("test_loss") is not None for model in tables.MODELS)
     return _render(
         "page.html.j2",
         title=f"{name}: {tables.headline(status)[0]}",
@@ -80,9 +78,9 @@ def study_page(facts: StudyFacts, *, csv: str, public: bool = False) -> str:
         loss_name=loss_name(status),
         order=float32_check.sentence(status["order_checked"]) if status.get("order_checked") else "",
         metrics=answered.metrics(facts.answers),
-        choice=facts.choice,
-        guided=guided.rows(status),
-        constraints=guided.constraints(status),
+        selection=facts.selection,
+        quantities=tables.quantities(status),
+        constraints=tables.constraints(status),
         models=list(facts.answers),
         scored=facts.scored,
         answered=min((len(lines) for lines in facts.answers.values()), default=0),
@@ -168,6 +166,22 @@ def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
         made["rungs"] = (figures.rungs(status), "Losses at the rungs of early stopping, a curve a trial")
     if any(trial["ending"] not in (None, "complete") for trial in status["all"]):
         made["endings"] = (figures.endings(status), "How many trials ended how")
+    if len(status.get("objectives", ())) > 1 and done:
+        made["objectives"] = (
+            figures.objectives(status),
+            "Complete trials by two objectives, the Pareto set among them",
+        )
+    return made
+
+
+def _pictures_of_selection(selection: Mapping[str, Any]) -> dict[str, tuple[go.Figure, str]]:
+    able = [one for one in selection["candidates"] if one["merit"] is not None]
+    made = {}
+    if len(able) > 1:
+        label = "How often each candidate comes out best in resamples of the items"
+        made["chances"] = (figures.chances(selection), label)
+    if able and len(selection["benchmarks"]) > 1:
+        made["pareto"] = (figures.benchmarks(selection), "Scores of the candidates on two benchmarks")
     return made
 
 

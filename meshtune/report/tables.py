@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from meshtune.system.text import number, point
 from meshtune.trial import Ending
 
 NONE = "-"
+MODELS = ("untuned", "baseline", "best")
 FIELDS = ("trial", "origin", "block", "ending", "loss", "seconds", "tokens", "peak_memory")
 
 
@@ -177,6 +178,31 @@ def endings(status: Status, *, messages: bool = True) -> list[dict[str, Any]]:
     return found
 
 
+def quantities(status: Status) -> list[dict[str, Any]]:
+    """Rows of the table of quantities: `name`, and `cells` for untuned, baseline and best."""
+    found = []
+    for name in status.get("quantities", ()):
+        values = [
+            ((status.get(model) or {}).get("quantities") or {}).get(name) for model in ("untuned", "baseline", "best")
+        ]
+        found.append({"name": name.replace("_", " "), "cells": [quantity(name, value) for value in values]})
+    return found
+
+
+def constraints(status: Status) -> list[str]:
+    """A sentence a constraint."""
+    found = []
+    for each in status.get("constraints", ()):
+        if each["known"]:
+            found.append(f"{each['text']}: known before training, so every trial keeps it.")
+            continue
+        limit = "" if each["limit"] is None else f" (limit {quantity(each['quantity'], each['limit'])})"
+        found.append(
+            f"{each['text']}{limit}: kept by {each['kept']} of {status['trials']['complete']} complete trials."
+        )
+    return found
+
+
 def comparison(groups: Sequence[Group]) -> list[dict[str, str]]:
     """One row a group: means over its seeds with their 95 % intervals; a single study has its own interval by row."""
     rows = []
@@ -285,10 +311,6 @@ def interval(mean: Mean | None, *, signed: bool = False) -> str:
 def hours(mean: Mean | None) -> str:
     """Seconds as hours."""
     return NONE if mean is None else f"{mean.mean / 3600:.2f}"
-
-
-def _each(names: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(names))
 
 
 def _best_loss(status: Status) -> float | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.config import file
-from meshtune.errors import InputError, StorageError, need
+from meshtune.errors import Fault, InputError, StorageError, need
 from meshtune.plan.locate import Located, existing
 from meshtune.record.log import Record
 from meshtune.study.status import of_record, status_of
@@ -44,21 +44,37 @@ def report(
     return _several(studies, out, public=public)
 
 
+def selection_of(folder: Path) -> dict[str, Any] | None:
+    """What `meshtune select` chose for a study; None where it did not.
+
+    Raises InputError where its file holds something else.
+    """
+    path = folder / "selection" / "selection.json"
+    if not path.exists():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {key: found[key] for key in ("chosen", "candidates", "scores", "benchmarks", "sentences", "notes")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = f"is no choice of `meshtune select` ({type(error).__name__}): remove it, or run that again"
+        raise InputError(Fault(what, path)) from error
+
+
 def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
-    from meshtune.report import answers, score_files, selection, tables
-    from meshtune.report.page import StudyFacts, study_page
+    from meshtune.report import answers, score_files, tables
+    from meshtune.report.page import StudyContent, study_page
     from meshtune.report.public import hidden
 
     status = status_of(study, trials=True)
     page, csv = _places(out or study.folder / DEFAULT)
     latest = study.latest
-    facts = StudyFacts(
+    facts = StudyContent(
         status=status,
         config=file.shown(study.config),
         data=_manifest(latest),
         answers=answers.read(latest.folder, status),
         scored=score_files.of_study(latest.folder),
-        choice=selection.read(latest.folder),
+        selection=selection_of(latest.folder),
     )
     text = study_page(facts, csv=csv.name, public=public)
     statuses = {study.folder.name: status}

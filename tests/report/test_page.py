@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from meshtune.record.log import Record
-from meshtune.report.page import StudyFacts, study_page
+from meshtune.report.page import StudyContent, study_page
 from meshtune.report.write import report
 from meshtune.system.lease import lease
 from tests.report.made import SECRET, made_study
@@ -139,7 +139,7 @@ def test_a_public_comparison_shows_no_path(tmp_path: Path) -> None:
 def test_no_page_names_the_machine_that_holds_the_study(status: dict[str, Any]) -> None:
     held = {**status, "state": "running", "coordinator": {"host": "render-node-17", "pid": 1, "since": "now"}}
     for public in (True, False):
-        assert "render-node-17" not in study_page(StudyFacts(held, {}, None, {}), csv="trials.csv", public=public)
+        assert "render-node-17" not in study_page(StudyContent(held, {}, None, {}), csv="trials.csv", public=public)
 
 
 def test_the_page_says_how_to_do_it_again(study: Path, page_of: Path) -> None:

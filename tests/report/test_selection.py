@@ -8,8 +8,9 @@ import pytest
 
 from meshtune.errors import InputError
 from meshtune.finalists.select import select
-from meshtune.report import selection
-from meshtune.report.page import StudyFacts, study_page
+from meshtune.report import figures
+from meshtune.report.page import StudyContent, study_page
+from meshtune.report.write import selection_of
 from meshtune.selection.decide import Settings
 
 SCORES = "name,rank,mmlu,humaneval,default\ntrial 1,1,45,17,0\ntrial 2,2,46,16,0\ntrial 3,3,44,15,1\nuntuned,,42,14,0\n"
@@ -26,26 +27,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_choice_is_on_the_page(folder: Path, status: dict[str, Any]) -> None:
-    choice = selection.read(folder)
+    choice = selection_of(folder)
     assert choice is not None
-    page = study_page(StudyFacts(status, {}, None, {}, choice=choice), csv="trials.csv", public=True)
+    page = study_page(StudyContent(status, {}, None, {}, selection=choice), csv="trials.csv", public=True)
     assert "The choice by benchmark scores" in page
     assert all(sentence.replace("'", "&#39;") in page for sentence in choice["sentences"])
     assert "figure-chances" in page
     assert "figure-pareto" in page
-    bars = selection.chances(choice).data
+    bars = figures.chances(choice).data
     assert sum(sum(trace.x) for trace in bars) == pytest.approx(100)
-    points = {trace.name: list(trace.text) for trace in selection.front(choice).data}
+    points = {trace.name: list(trace.text) for trace in figures.benchmarks(choice).data}
     assert points["chosen"] == [choice["chosen"]]
     assert points["not to choose from"] == ["untuned"]
 
 
 def test_without_a_choice_there_is_no_section(tmp_path: Path, status: dict[str, Any]) -> None:
-    assert selection.read(tmp_path) is None
-    assert "The choice by benchmark" not in study_page(StudyFacts(status, {}, None, {}), csv="trials.csv")
+    assert selection_of(tmp_path) is None
+    assert "The choice by benchmark" not in study_page(StudyContent(status, {}, None, {}), csv="trials.csv")
 
 
 def test_another_file_of_that_name_is_refused(folder: Path) -> None:
     (folder / "selection" / "selection.json").write_text("{}")
     with pytest.raises(InputError, match="is no choice of `meshtune select`"):
-        selection.read(folder)
+        selection_of(folder)

@@ -139,11 +139,11 @@ def test_a_study_in_float32_needs_none(tmp_path: Path) -> None:
 
 
 def test_the_page_says_it(tmp_path: Path) -> None:
-    from meshtune.report.page import StudyFacts, study_page
+    from meshtune.report.page import StudyContent, study_page
 
     made = made_study(tmp_path, 6)
     status = {**status_of(made), "order_checked": {"precision": "float32 over nf4", "skipped": "no </p> room"}}
-    page = study_page(StudyFacts(status, {}, None, {}), csv="trials.csv")
+    page = study_page(StudyContent(status, {}, None, {}), csv="trials.csv")
     assert "measured in float32 over nf4, was not checked in float32: no &lt;/p&gt; room." in page
 
 
