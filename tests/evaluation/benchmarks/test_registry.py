@@ -42,7 +42,7 @@ SCORED = """
 import sys
 from pathlib import Path
 from typer.testing import CliRunner
-from meshtune.cli.main import app
+from meshtune.cli.commands import app
 from meshtune.evaluation import scoring
 from meshtune.evaluation.benchmarks import registry
 from meshtune.report.score_files import TITLES
