@@ -21,30 +21,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from meshtune.evaluation.sandbox import bubblewrap
-from meshtune.evaluation.sandbox.judge import Problem, available, check_many
+from meshtune.evaluation.sandbox.judge import CodeProblem, available, check_many
 
 WORKERS = 2
 
 
-def ours(problems: Sequence[Problem]) -> None:
+def ours(problems: Sequence[CodeProblem]) -> None:
     verdicts = check_many([(problem, problem.canonical_solution) for problem in problems], WORKERS)
     failed = [problem.task_id for problem, verdict in zip(problems, verdicts, strict=True) if not verdict.passed]
     if failed:
         raise SystemExit(f"canonical solutions did not pass: {failed}")
 
 
-def bare(problem: Problem) -> None:
+def bare(problem: CodeProblem) -> None:
     program = f"{problem.prompt}{problem.canonical_solution}\n{problem.test}\ncheck({problem.entry_point})\n"
     command = [str(bubblewrap.interpreter()), *bubblewrap.OPTIONS, "-c", program]
     subprocess.run(command, check=True, env=bubblewrap.ENVIRONMENT, stdin=subprocess.DEVNULL, capture_output=True)
 
 
-def theirs(problems: Sequence[Problem]) -> None:
+def theirs(problems: Sequence[CodeProblem]) -> None:
     with ThreadPoolExecutor(WORKERS) as threads:
         list(threads.map(bare, problems))
 
 
-def seconds(side: Callable[[Sequence[Problem]], None], problems: Sequence[Problem]) -> float:
+def seconds(side: Callable[[Sequence[CodeProblem]], None], problems: Sequence[CodeProblem]) -> float:
     begin = time.perf_counter()
     side(problems)
     return time.perf_counter() - begin
@@ -60,7 +60,7 @@ def main() -> None:
         raise SystemExit(reason)
     opened = gzip.open if arguments.data.suffix == ".gz" else open
     with opened(arguments.data, "rt", encoding="utf-8") as lines:
-        problems = [Problem(**json.loads(line)) for line in lines][: arguments.limit]
+        problems = [CodeProblem(**json.loads(line)) for line in lines][: arguments.limit]
     times = [(seconds(ours, problems), seconds(theirs, problems)) for _ in range(arguments.repeats)]
     ratios = sorted(bare / sandboxed for sandboxed, bare in times)
     result = {

@@ -36,7 +36,7 @@ from meshtune.evaluation import adapters, harness, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import Benchmark
-from meshtune.evaluation.run import How, place_of, run
+from meshtune.evaluation.run import AnswerSettings, place_of, run
 from meshtune.evaluation.sandbox.judge import code_check
 from meshtune.system.machine import cores
 from meshtune.training.models import load_model
@@ -66,7 +66,7 @@ def instruct_eval(
     base: Any, model: ModelConfig, candidate: Candidate, arguments: Any, found: Sequence[Benchmark]
 ) -> None:
     """Compare one candidate under `instruct-eval`, and print a line a benchmark."""
-    out, tokenizer, how = arguments.out, load_tokenizer(model), How(model.name)
+    out, tokenizer, how = arguments.out, load_tokenizer(model), AnswerSettings(model.name)
     begun = time.perf_counter()
     for _ in run(base, tokenizer, window(model, tokenizer), [candidate], found, out / "ours", how):
         pass
@@ -143,7 +143,7 @@ def own_harness(
     tasks = harness.tasks(names, folder, None, 0)
     tokenizer = load_tokenizer(model)
 
-    def place(task: str, one: Candidate) -> store.Place:
+    def place(task: str, one: Candidate) -> store.AnswerFile:
         return harness.place_of(arguments.out / "ours", task, one, {}, model.name)
 
     begun = time.perf_counter()

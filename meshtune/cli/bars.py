@@ -19,7 +19,7 @@ from rich.progress import (
 from meshtune.trial import Progress as TrialProgress
 
 if TYPE_CHECKING:
-    from meshtune.evaluation.run import Asked
+    from meshtune.evaluation.run import AnswerProgress
 
 
 class BarView:
@@ -57,7 +57,7 @@ class EvaluateView(BarView):
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._ended: set[tuple[str, str]] = set()
 
-    def show(self, event: Asked | str) -> None:
+    def show(self, event: AnswerProgress | str) -> None:
         """Show one event."""
         if isinstance(event, str):
             self._print(event)

@@ -33,8 +33,8 @@ from meshtune.evaluation import adapters, layout, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.answers import Answerer, Decoding, sizes, sound
 from meshtune.evaluation.layout import Ask
-from meshtune.evaluation.run import Asked
-from meshtune.evaluation.scoring import Result, Score
+from meshtune.evaluation.run import AnswerProgress
+from meshtune.evaluation.scoring import Score, Scores
 from meshtune.system import whole_file, yaml_file
 
 HARNESS = "harness"
@@ -85,10 +85,10 @@ def tasks(names: Sequence[str], folder: Path | None, limit: int | None, seed: in
     return Tasks(manager, tuple(names), chosen, new_tokens)
 
 
-def place_of(folder: Path, task: str, candidate: Candidate, asked: Mapping[str, Any], model: str) -> store.Place:
+def place_of(folder: Path, task: str, candidate: Candidate, asked: Mapping[str, Any], model: str) -> store.AnswerFile:
     """Where a candidate's answers to a task stand; `asked`: how many items, chosen how."""
     by = {"model": model, "adapter": candidate.identity}
-    return store.Place(folder, HARNESS, task, asked, candidate.name, by)
+    return store.AnswerFile(folder, HARNESS, task, asked, candidate.name, by)
 
 
 def run(
@@ -96,9 +96,9 @@ def run(
     tokenizer: Any,
     candidates: Sequence[Candidate],
     found: Tasks,
-    place: Callable[[str, Candidate], store.Place],
-    report: Callable[[Asked], None],
-) -> dict[str, dict[str, tuple[Result, str]]]:
+    place: Callable[[str, Candidate], store.AnswerFile],
+    report: Callable[[AnswerProgress], None],
+) -> dict[str, dict[str, tuple[Scores, str]]]:
     """Ask all candidates all tasks; by candidate and task, the result and a hash of what was asked.
 
     `place(task, candidate)` is where its answers stand. Raises InputError; StorageError.
@@ -106,7 +106,7 @@ def run(
     adapters.check(candidates, base)
     _check_room(found, base, tokenizer)
     alone = not sound(base, tokenizer)
-    results: dict[str, dict[str, tuple[Result, str]]] = {}
+    results: dict[str, dict[str, tuple[Scores, str]]] = {}
     for candidate in candidates:
         with adapters.on(base, candidate) as model:
             for name in found.names:
@@ -128,8 +128,8 @@ class _Asking:
         answerer: Answerer,
         known: Mapping[store.Key, store.Line],
         writer: store.Writer,
-        place: store.Place,
-        report: Callable[[Asked], None],
+        place: store.AnswerFile,
+        report: Callable[[AnswerProgress], None],
     ):
         self.answerer, self.known, self.writer, self.place, self.report = answerer, dict(known), writer, place, report
         self._stderr = sys.stderr  # which is shut while the harness talks
@@ -162,7 +162,7 @@ class _Asking:
 
     def _tell(self, done: int, total: int) -> None:
         with contextlib.redirect_stderr(self._stderr):
-            self.report(Asked(self.place.candidate, self.place.benchmark, done, total))
+            self.report(AnswerProgress(self.place.candidate, self.place.benchmark, done, total))
 
 
 class _Model(HFLM):  # type: ignore[misc]  # untyped
@@ -288,7 +288,7 @@ def _evaluated(model: _Model, found: Tasks, name: str) -> dict[str, Any]:
     return told
 
 
-def _result(told: Mapping[str, Any], name: str) -> Result:
+def _result(told: Mapping[str, Any], name: str) -> Scores:
     """The scores of a task, or of a group: its own mean, or that of its tasks where the harness has none."""
     tasks = {key: told["results"][key] for key in told["samples"]}
     own = {**told.get("groups", {}), **told["results"]}.get(name, {})
@@ -311,7 +311,7 @@ def _result(told: Mapping[str, Any], name: str) -> Result:
     # A document stands there once for each filter.
     samples = [sample for of in told["samples"].values() for sample in of if sample["filter"] == filtered]
     choices = [_choices(sample) for sample in samples]
-    return Result(
+    return Scores(
         verdict=Score(value, error),
         chance=statistics.fmean(1 / count if count > 1 else 0.0 for count in choices),
         others={},

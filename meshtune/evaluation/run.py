@@ -23,7 +23,7 @@ Only = Mapping[str, Collection[int]]  # by benchmark, the numbers of the items t
 
 
 @dataclass(frozen=True)
-class How:
+class AnswerSettings:
     """How all items are asked.
 
     Attributes:
@@ -55,7 +55,7 @@ class How:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerProgress:
     """How far it is: answers of a candidate to a benchmark that are stored, of how many."""
 
     candidate: str
@@ -64,14 +64,18 @@ class Asked:
     total: int
 
 
-def place_of(folder: Path, benchmark: Benchmark, candidate: Candidate, how: How) -> store.Place:
+def place_of(folder: Path, benchmark: Benchmark, candidate: Candidate, how: AnswerSettings) -> store.AnswerFile:
     """Where the answers stand."""
     by = {"model": how.model, "adapter": candidate.identity}
-    return store.Place(folder, INSTRUCT_EVAL, benchmark.name, how.of(benchmark), candidate.name, by)
+    return store.AnswerFile(folder, INSTRUCT_EVAL, benchmark.name, how.of(benchmark), candidate.name, by)
 
 
 def missing(
-    candidates: Sequence[Candidate], benchmarks: Sequence[Benchmark], folder: Path, how: How, only: Only | None = None
+    candidates: Sequence[Candidate],
+    benchmarks: Sequence[Benchmark],
+    folder: Path,
+    how: AnswerSettings,
+    only: Only | None = None,
 ) -> bool:
     """Whether any answer is not stored."""
     return any(
@@ -88,16 +92,16 @@ def run(
     candidates: Sequence[Candidate],
     benchmarks: Sequence[Benchmark],
     folder: Path,
-    how: How,
-) -> Iterator[Asked]:
+    how: AnswerSettings,
+) -> Iterator[AnswerProgress]:
     """Ask what is not stored yet; yields after each batch. Closing it leaves the base as it was.
 
     Raises InputError where an adapter is of another base; StorageError; SandboxError.
     """
-    yield from Asker(base, tokenizer, window, benchmarks, folder, how).ask(candidates)
+    yield from BenchmarkRunner(base, tokenizer, window, benchmarks, folder, how).ask(candidates)
 
 
-class Asker:
+class BenchmarkRunner:
     """Asks candidates over a base, several times with other items; what it needs for that is made once.
 
     Args:
@@ -105,7 +109,13 @@ class Asker:
     """
 
     def __init__(
-        self, base: Any, tokenizer: Any, window: int | None, benchmarks: Sequence[Benchmark], folder: Path, how: How
+        self,
+        base: Any,
+        tokenizer: Any,
+        window: int | None,
+        benchmarks: Sequence[Benchmark],
+        folder: Path,
+        how: AnswerSettings,
     ):
         self.base, self.tokenizer, self.benchmarks, self.folder, self.how = base, tokenizer, benchmarks, folder, how
         self._alone = not sound(base, tokenizer)
@@ -113,7 +123,7 @@ class Asker:
             one.name: layout.asks(one, tokenizer, window=window, samples=how.samples_of(one)) for one in benchmarks
         }
 
-    def ask(self, candidates: Sequence[Candidate], only: Only | None = None) -> Iterator[Asked]:
+    def ask(self, candidates: Sequence[Candidate], only: Only | None = None) -> Iterator[AnswerProgress]:
         """As `run`, of the items in `only`, or of all."""
         adapters.check(candidates, self.base)
         plans = {}
@@ -127,7 +137,7 @@ class Asker:
                 known = keys & store.read(place_of(self.folder, benchmark, candidate, self.how)).keys()
                 if len(known) < len(keys):
                     wanted.append(benchmark)
-                yield Asked(candidate.name, benchmark.name, len(known), len(keys))
+                yield AnswerProgress(candidate.name, benchmark.name, len(known), len(keys))
             if not wanted:
                 continue
             with adapters.on(self.base, candidate) as model:
@@ -138,7 +148,7 @@ class Asker:
                     yield from _ask(answerer, benchmark, *plans[benchmark.name], place, decoding)
 
 
-def _wanted(benchmark: Benchmark, how: How, only: Only | None) -> set[store.Key]:
+def _wanted(benchmark: Benchmark, how: AnswerSettings, only: Only | None) -> set[store.Key]:
     """What identifies the answers that are asked for."""
     samples = how.samples_of(benchmark)
     return {
@@ -154,9 +164,9 @@ def _ask(
     benchmark: Benchmark,
     asked: Sequence[Ask],
     batches: Sequence[Batch],
-    place: store.Place,
+    place: store.AnswerFile,
     decoding: Decoding,
-) -> Iterator[Asked]:
+) -> Iterator[AnswerProgress]:
     items = benchmark.items
 
     def key(ask: Ask) -> store.Key:
@@ -169,14 +179,14 @@ def _ask(
     with store.writing(place) as (known, writer):
         done = set(known) & keys
 
-        def add(asks: Sequence[Ask], said: Sequence[Said | None], judged: Sequence[JudgedAnswer]) -> Asked:
+        def add(asks: Sequence[Ask], said: Sequence[Said | None], judged: Sequence[JudgedAnswer]) -> AnswerProgress:
             lines = {
                 key(ask): _line(benchmark, ask, answer, verdict)
                 for ask, answer, verdict in zip(asks, said, judged, strict=True)
             }
             writer.add([line for name, line in lines.items() if name not in done])
             done.update(lines)
-            return Asked(place.candidate, benchmark.name, len(done), len(asked))
+            return AnswerProgress(place.candidate, benchmark.name, len(done), len(asked))
 
         long = [ask for ask in asked if ask.shots is None]
         yield add(long, [None] * len(long), [JudgedAnswer(False, reason=TOO_LONG)] * len(long))

@@ -26,7 +26,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Result:
+class Scores:
     """What a candidate scored on a benchmark.
 
     Attributes:
@@ -52,7 +52,7 @@ class Result:
         return self.verdict.value - self.chance > 2 * (self.verdict.error or 0.0)
 
 
-def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, ks: Sequence[int] = ()) -> Result:
+def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, ks: Sequence[int] = ()) -> Scores:
     """The scores of a benchmark whose items have all been answered, `samples` times each.
 
     `ks`: pass@k for each of these, besides the verdict, which is pass@1.
@@ -78,7 +78,7 @@ def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, 
     error = math.sqrt(verdict * (1 - verdict) * inverse)
     if samples > 1:
         error = _mean(list(shares.values())).error or error
-    return Result(
+    return Scores(
         verdict=Score(verdict, error),
         chance=benchmark.guessed,
         others=others,

@@ -40,7 +40,7 @@ _KINDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {  # of what scores need 
 
 
 @dataclass(frozen=True)
-class Place:
+class AnswerFile:
     """Where the answers of a candidate to a benchmark stand.
 
     Attributes:
@@ -70,7 +70,7 @@ class Place:
         return values
 
 
-def read(place: Place) -> dict[Key, Line]:
+def read(place: AnswerFile) -> dict[Key, Line]:
     """The stored answers. Raises InputError where the file holds something else."""
     path = place.path
     try:
@@ -99,27 +99,20 @@ def _whole(line: Line, protocol: str) -> Line:
     for name, kinds in _KINDS.get(protocol, {}).items():
         if not isinstance(line[name], kinds):
             raise TypeError(f"`{name}` is of another kind")
+    if isinstance(line["log_likelihoods"], dict):
+        line["log_likelihoods"][line["right"]]
+    return _finite(line, math.nan)
+
+
+def _finite(line: Line, instead: float | None) -> Line:
+    """A line whose likelihoods by answer are all finite or not known; of a list, `instead` stands for what is not."""
     match line.get("log_likelihoods"):
-        case dict() as told:  # also in files from before NaN was kept out
-            told[line["right"]]
-            return line | {"log_likelihoods": _finite(told)}
+        case dict() as by_answer:  # NaN stands in files of earlier versions
+            return line | {"log_likelihoods": by_answer if all(map(math.isfinite, by_answer.values())) else None}
         case list() as listed:
-            return line | {"log_likelihoods": [math.nan if value is None else value for value in listed]}
+            known = [instead if value is None or math.isnan(value) else value for value in listed]
+            return line | {"log_likelihoods": known}
     return line
-
-
-def _plain(line: Line) -> Line:
-    """A line without NaN."""
-    match line.get("log_likelihoods"):
-        case dict() as told:
-            return line | {"log_likelihoods": _finite(told)}
-        case list() as listed:
-            return line | {"log_likelihoods": [None if math.isnan(value) else value for value in listed]}
-    return line
-
-
-def _finite(told: Mapping[str, float]) -> Mapping[str, float] | None:
-    return told if all(map(math.isfinite, told.values())) else None
 
 
 class Writer:
@@ -130,7 +123,7 @@ class Writer:
 
     def add(self, lines: Sequence[Line]) -> None:
         """Store some answers: they are in the file when this returns. Raises StorageError."""
-        text = "".join(json.dumps(_plain(line), ensure_ascii=False) + "\n" for line in lines)
+        text = "".join(json.dumps(_finite(line, None), ensure_ascii=False) + "\n" for line in lines)
         left = memoryview(text.encode())
         with whole_file.writing(self._path):
             while left:
@@ -138,7 +131,7 @@ class Writer:
 
 
 @contextlib.contextmanager
-def writing(place: Place) -> Iterator[tuple[dict[Key, Line], Writer]]:
+def writing(place: AnswerFile) -> Iterator[tuple[dict[Key, Line], Writer]]:
     """The stored answers, and a writer of more. Raises InputError as `read`, and StorageError."""
     known, path = read(place), place.path
     with whole_file.writing(path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from meshtune.config.evaluation import EvaluationConfig
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import Fault, InputError, nearest
-from meshtune.finalists.candidates import Listed, adapter_of, file_name
+from meshtune.finalists.candidates import ListedCandidate, adapter_of, file_name
 from meshtune.plan.locate import Located
 from meshtune.space.goals import BENCHMARKS
 from meshtune.system.machine import cores
@@ -17,18 +17,18 @@ from meshtune.system.machine import cores
 if TYPE_CHECKING:
     from meshtune.evaluation.adapters import Candidate
     from meshtune.evaluation.benchmarks.items import Benchmark
-    from meshtune.evaluation.run import Asked, Asker, Only
-    from meshtune.evaluation.scoring import Result
+    from meshtune.evaluation.run import AnswerProgress, BenchmarkRunner, Only
+    from meshtune.evaluation.scoring import Scores
     from meshtune.evaluation.store import Key, Line
 
-Report = Callable[["Asked | str"], None]  # how far it is, or a line to show
+Report = Callable[["AnswerProgress | str"], None]  # how far it is, or a line to show
 
 
-class Asking:
+class BenchmarkScorer:
     """Asks candidates the items of the settings' benchmarks, and reads what they answered.
 
     Args:
-        answers: the folder of all answers. guided: items that guided a search, by benchmark, see `guided_by`.
+        answers: the folder of all answers. guided: items that guided a search, by benchmark, see `searched_items`.
         unsafe: run the code that models write without a sandbox.
 
     Raises InputError on unknown benchmarks, missing data, or a missing sandbox.
@@ -69,9 +69,9 @@ class Asking:
         if none := [benchmark.name for benchmark in left if not benchmark.items]:
             raise InputError(f"all items of {', '.join(none)} guided the search, so none can score it: leave it out")
         self.benchmarks = [benchmark.limited(settings.limit, settings.seed) for benchmark in left]
-        self.how = run.How(identity_of_base(model), settings.temperature, settings.seed, settings.samples)
+        self.how = run.AnswerSettings(identity_of_base(model), settings.temperature, settings.seed, settings.samples)
         self._model, self._settings, self._answers, self._report = model, settings, answers, report
-        self._asker: Asker | None = None
+        self._asker: BenchmarkRunner | None = None
 
     def ask(self, candidates: Sequence[Candidate], only: Only | None = None) -> None:
         """Ask what is not stored: all items, or those in `only`."""
@@ -97,7 +97,7 @@ class Asking:
 
         return store.read(run.place_of(self._answers, benchmark, candidate, self.how))
 
-    def results(self, candidate: Candidate, only: Only | None = None) -> dict[str, Result]:
+    def results(self, candidate: Candidate, only: Only | None = None) -> dict[str, Scores]:
         """Scores by benchmark, on all items or those in `only`, which have been answered."""
         from meshtune.evaluation import scoring
 
@@ -111,7 +111,7 @@ class Asking:
             for benchmark in self.benchmarks
         }
 
-    def _loaded(self) -> Asker:
+    def _loaded(self) -> BenchmarkRunner:
         from meshtune.data.tokenizer import load_tokenizer, window
         from meshtune.evaluation import run
         from meshtune.training import machine
@@ -121,17 +121,19 @@ class Asking:
         self._report("loading the model")
         machine.use_threads(cores())
         base = load_model(self._model, resolve_device(self._model))
-        return run.Asker(base, tokenizer, window(self._model, tokenizer), self.benchmarks, self._answers, self.how)
+        return run.BenchmarkRunner(
+            base, tokenizer, window(self._model, tokenizer), self.benchmarks, self._answers, self.how
+        )
 
 
-def candidate_of(listed: Listed, report: Report) -> Candidate:
+def candidate_of(listed: ListedCandidate, report: Report) -> Candidate:
     """The candidate with its adapter, which is trained again where it was not kept."""
     from meshtune.evaluation.adapters import Candidate
 
     return Candidate(file_name(listed), adapter_of(listed, report))
 
 
-def guided_by(studies: Sequence[Located]) -> dict[str, set[str]]:
+def searched_items(studies: Sequence[Located]) -> dict[str, set[str]]:
     """The items that guided any of these studies, or a round of one, by benchmark: all are scored on the same."""
     from meshtune.objectives import measurements
 

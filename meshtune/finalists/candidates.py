@@ -28,7 +28,7 @@ ADAPTERS = Path("evaluation") / "adapters"
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedCandidate:
     """A candidate: `chosen` is None for the untuned model. `rank` by the objective, from 1, among complete trials."""
 
     name: str
@@ -37,7 +37,9 @@ class Listed:
     baseline: bool
 
 
-def candidates(path: Path, study: Located, record: Record, best: int, worst: int, named: Sequence[int]) -> list[Listed]:
+def candidates(
+    path: Path, study: Located, record: Record, best: int, worst: int, named: Sequence[int]
+) -> list[ListedCandidate]:
     """The candidates by rank, then a baseline outside the space, then the untuned model.
 
     `named`: trials, in place of the best and worst ones. Raises InputError where there is no such trial, or none that
@@ -60,15 +62,15 @@ def candidates(path: Path, study: Located, record: Record, best: int, worst: int
     if base.trial is not None and base.trial in ranks:
         taken.add(base.trial)
     listed = [
-        Listed(f"trial {number}", of_study(number), ranks[number], number == base.trial)
+        ListedCandidate(f"trial {number}", of_study(number), ranks[number], number == base.trial)
         for number in sorted(taken, key=ranks.__getitem__)
     ]
     if base.trial is None and base.outcome is not None and base.outcome.ending is Ending.COMPLETE:
-        listed.append(Listed("baseline", base, None, True))
-    return [*listed, Listed("untuned", None, None, False)]
+        listed.append(ListedCandidate("baseline", base, None, True))
+    return [*listed, ListedCandidate("untuned", None, None, False)]
 
 
-def adapter_of(listed: Listed, report: Callable[[str], None]) -> Path | None:
+def adapter_of(listed: ListedCandidate, report: Callable[[str], None]) -> Path | None:
     """The folder of the candidate's adapter, trained again where it was not kept; None for the untuned model.
 
     Raises what `train` raises.
@@ -105,6 +107,6 @@ def _is_of(folder: Path, chosen: ChosenPoint) -> bool:
     return held == (point, chosen.seed, chosen.record.notes["fixed"]["data"])
 
 
-def file_name(listed: Listed) -> str:
+def file_name(listed: ListedCandidate) -> str:
     """What files call the candidate: `trial-3`, `baseline`, `untuned`."""
     return listed.name.replace(" ", "-")

@@ -17,8 +17,8 @@ from meshtune.config.evaluation import EvaluationConfig, changed
 from meshtune.errors import Fault, InputError, Interrupted, StudyBusy, need_training
 from meshtune.finalists import harness, metrics, score_tables
 from meshtune.finalists import race as evaluate_race
-from meshtune.finalists.ask import Asking, Report, candidate_of, guided_by
-from meshtune.finalists.candidates import Listed, candidates
+from meshtune.finalists.ask import BenchmarkScorer, Report, candidate_of, searched_items
+from meshtune.finalists.candidates import ListedCandidate, candidates
 from meshtune.finalists.race import Race
 from meshtune.plan.locate import existing
 from meshtune.record.log import Record
@@ -30,7 +30,7 @@ from meshtune.system import whole_file
 from meshtune.system.lease import holder, lease
 
 if TYPE_CHECKING:
-    from meshtune.evaluation.scoring import Result
+    from meshtune.evaluation.scoring import Scores
 
 FOLDER = Path("evaluation") / "benchmarks"
 BEST_OF_FILES = 10  # candidates that the statistics of a file of scores are of, unless it is said
@@ -46,7 +46,7 @@ class Evaluated:
     tables: tuple[ScoreTable, ...]
     best: int
     folder: Path | None
-    results: Mapping[str, Mapping[str, Result]]
+    results: Mapping[str, Mapping[str, Scores]]
     race: Race | None = None
     notes: tuple[str, ...] = ()
 
@@ -101,7 +101,7 @@ def _of_studies(
         raise InputError("`--folder` and `--trials` are of one study")
     if len(paths) > 1 and race is not None:
         raise InputError("`--race` is of one study: its candidates answer different items than another one's")
-    guided = guided_by([existing(path, folder=folder) for path in paths])
+    guided = searched_items([existing(path, folder=folder) for path in paths])
     done = [_of_study(path, given, trials, folder, guided, race, unsafe, report) for path in paths]
     if len(done) == 1:
         return done[0]
@@ -160,7 +160,7 @@ def _of_study(
     race, barred, asked = None, dict[str, tuple[str, ...]](), dict[str, Mapping[str, Any]]()
     if rule is not None:
         barred = evaluate_race.cannot_win(listed)
-        listed = evaluate_race.asked_of(listed, barred, report)
+        listed = evaluate_race.admitted(listed, barred, report)
     with alone(study.folder / "evaluation"), stored_on_interrupt():
         answers = study.folder / FOLDER
         if settings.protocol == "harness":
@@ -168,7 +168,7 @@ def _of_study(
                 raise InputError("the harness scores whole tasks: `--race` is of the protocol instruct-eval")
             columns, results = harness.scored(answers, model, listed, settings, guided, report)
         else:
-            asking = Asking(model, settings, answers, guided, unsafe, report)
+            asking = BenchmarkScorer(model, settings, answers, guided, unsafe, report)
             columns, results, race = _by_instruct_eval(asking, listed, rule, barred, settings, report)
             asked = {benchmark.name: asking.how.of(benchmark) for benchmark in asking.benchmarks}
         own, means = metrics.scored(study, model, listed, report)
@@ -182,13 +182,13 @@ def _of_study(
 
 
 def _by_instruct_eval(
-    asking: Asking,
-    listed: Sequence[Listed],
+    asking: BenchmarkScorer,
+    listed: Sequence[ListedCandidate],
     rule: Rule | None,
     barred: Mapping[str, Sequence[str]],
     settings: EvaluationConfig,
     report: Report,
-) -> tuple[list[Column], dict[str, dict[str, Result]], Race | None]:
+) -> tuple[list[Column], dict[str, dict[str, Scores]], Race | None]:
     """Columns of the table, results by candidate and benchmark, and the race if there is one."""
     asked = [candidate_of(one, report) for one in listed]
     race = None
@@ -240,6 +240,6 @@ def as_json(done: Evaluated) -> dict[str, Any]:
         "studies": [score_tables.as_json(table) for table in done.tables],
         "statistics": score_tables.statistics_as_json(done.tables, done.best),
         "notes": list(done.notes),
-        "race": None if done.race is None else done.race.told,
+        "race": None if done.race is None else done.race.values,
     }
     return dict(json.loads(json.dumps(values)))

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 from meshtune.config.evaluation import EvaluationConfig
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, MissingExtra, extra
-from meshtune.finalists.candidates import Listed, adapter_of, file_name
+from meshtune.finalists.candidates import ListedCandidate, adapter_of, file_name
 from meshtune.selection.candidates import Column
 from meshtune.space.goals import BENCHMARKS
 from meshtune.system.machine import cores
 
 if TYPE_CHECKING:
     from meshtune.evaluation.harness import Tasks
-    from meshtune.evaluation.scoring import Result
+    from meshtune.evaluation.scoring import Scores
 
 
 def scored(
     answers: Path,
     model: ModelConfig,
-    listed: Sequence[Listed],
+    listed: Sequence[ListedCandidate],
     settings: EvaluationConfig,
     guided: Collection[str],
     report: Callable[[Any], None],
-) -> tuple[list[Column], dict[str, dict[str, Result]]]:
+) -> tuple[list[Column], dict[str, dict[str, Scores]]]:
     """Columns of the table, and results by candidate and task. Answers are stored in `answers`.
 
     `guided`: benchmarks of which some items guided the search; the harness's tasks cannot leave these out.

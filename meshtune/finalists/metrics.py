@@ -12,7 +12,7 @@ from typing import Any
 
 from meshtune.config.sections import ModelConfig
 from meshtune.data import answers
-from meshtune.finalists.candidates import Listed, adapter_of, file_name
+from meshtune.finalists.candidates import ListedCandidate, adapter_of, file_name
 from meshtune.objectives import metrics
 from meshtune.plan.locate import Located
 from meshtune.record.log import Record
@@ -26,7 +26,7 @@ ROWS = 64  # validation rows, where the config does not say
 
 
 def scored(
-    study: Located, model: ModelConfig, listed: Sequence[Listed], report: Callable[[Any], None]
+    study: Located, model: ModelConfig, listed: Sequence[ListedCandidate], report: Callable[[Any], None]
 ) -> tuple[list[Column], dict[str, dict[str, Mean]]]:
     """A column for each metric, named `metrics:<name>`, and its means by candidate; nothing where there are none.
 
@@ -53,7 +53,7 @@ def _answer(
     study: Located,
     model: ModelConfig,
     ref: DataRef,
-    missing: Sequence[Listed],
+    missing: Sequence[ListedCandidate],
     rows: int,
     report: Callable[[Any], None],
 ) -> None:
@@ -82,7 +82,7 @@ def _answer(
             )
 
 
-def _file(study: Located, one: Listed) -> Path:
+def _file(study: Located, one: ListedCandidate) -> Path:
     return study.folder / answers.FOLDER / f"{file_name(one)}.jsonl"
 
 

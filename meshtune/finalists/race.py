@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meshtune.errors import InputError
-from meshtune.finalists.ask import Asking, Report
-from meshtune.finalists.candidates import Listed
+from meshtune.finalists.ask import BenchmarkScorer, Report
+from meshtune.finalists.candidates import ListedCandidate
 from meshtune.selection import feasible, racing
 from meshtune.selection.measured import POINTS
 from meshtune.selection.rules import Rule, RuleName
@@ -29,7 +29,7 @@ Only = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Gone:
+class RaceExit:
     """When a candidate left: after which round, from 1; how many items it had answered by benchmark; its chance."""
 
     round: int
@@ -56,7 +56,7 @@ class Race:
     items: Only
     ids: Mapping[str, Sequence[str]]
     total: Mapping[str, int]
-    left: Mapping[str, Gone] = field(default_factory=dict)
+    left: Mapping[str, RaceExit] = field(default_factory=dict)
     first: tuple[str, ...] = ()
     barred: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Race:
         )
 
     @property
-    def told(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """How it went, as plain values; of the items, how many."""
         left = {name: dataclasses.asdict(gone) for name, gone in self.left.items()}
         values = {key: value for key, value in dataclasses.asdict(self).items() if key != "ids"}
@@ -93,7 +93,7 @@ class Race:
         return {**values, "items": items, "total": dict(self.total), "left": left}
 
 
-def cannot_win(listed: Sequence[Listed]) -> dict[str, tuple[str, ...]]:
+def cannot_win(listed: Sequence[ListedCandidate]) -> dict[str, tuple[str, ...]]:
     """Who cannot be chosen, by name with the constraints that it violates."""
     found = {}
     for one in listed:
@@ -103,7 +103,9 @@ def cannot_win(listed: Sequence[Listed]) -> dict[str, tuple[str, ...]]:
     return {name: texts for name, texts in found.items() if texts}
 
 
-def asked_of(listed: Sequence[Listed], barred: Mapping[str, Sequence[str]], report: Report) -> list[Listed]:
+def admitted(
+    listed: Sequence[ListedCandidate], barred: Mapping[str, Sequence[str]], report: Report
+) -> list[ListedCandidate]:
     """Who is asked in a race: all but those in `barred`, which are told. A baseline is asked all the same."""
     for one in listed:
         if one.name in barred:
@@ -114,8 +116,8 @@ def asked_of(listed: Sequence[Listed], barred: Mapping[str, Sequence[str]], repo
 
 
 def run(
-    asking: Asking,
-    listed: Sequence[Listed],
+    asking: BenchmarkScorer,
+    listed: Sequence[ListedCandidate],
     asked: Sequence[Candidate],
     rule: Rule,
     seed: int,
@@ -136,7 +138,7 @@ def run(
     orders = {one.name: racing.order(one.name, _groups(one), seed) for one in asking.benchmarks}
     steps = {one.name: racing.rounds(len(one.items), len(set(_groups(one)))) for one in asking.benchmarks}
     total = {name: len(order) for name, order in orders.items()}
-    able, left, spent = list(range(len(entrants))), dict[str, Gone](), 0.0
+    able, left, spent = list(range(len(entrants))), dict[str, RaceExit](), 0.0
     for step in range(max(map(len, steps.values()))):
         counts = {name: each[min(step, len(each) - 1)] for name, each in steps.items()}
         items = {name: orders[name][:count] for name, count in counts.items()}
@@ -155,7 +157,7 @@ def run(
             able.remove(number)
             who = listed[entrants[number]]
             if not who.baseline:
-                left[who.name] = Gone(step + 1, counts, round(chance, 6))
+                left[who.name] = RaceExit(step + 1, counts, round(chance, 6))
                 report(f"{who.name} leaves the race after {sum(counts.values()):,} of {sum(total.values()):,} items")
         if len(able) == 1:
             break
@@ -170,7 +172,7 @@ def _groups(benchmark: Benchmark) -> list[str]:
 
 
 def _field(
-    benchmark: Benchmark, asking: Asking, asked: Sequence[Candidate], race: Race, names: Sequence[str]
+    benchmark: Benchmark, asking: BenchmarkScorer, asked: Sequence[Candidate], race: Race, names: Sequence[str]
 ) -> racing.Field:
     answers = np.full((len(asked), len(benchmark.items)), np.nan)
     for row, (candidate, name) in enumerate(zip(asked, names, strict=True)):

@@ -19,7 +19,7 @@ from meshtune.config.evaluation import EvaluationConfig, changed
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, Interrupted
 from meshtune.export.chosen import ChosenPoint, pick
-from meshtune.finalists.ask import Asking, Report, guided_by
+from meshtune.finalists.ask import BenchmarkScorer, Report, searched_items
 from meshtune.finalists.evaluate import FOLDER, alone, stored_on_interrupt
 from meshtune.finalists.stored_scores import Evidence
 from meshtune.objectives import checkpoints
@@ -163,7 +163,7 @@ def _trained(
                     (request,) = (one for one in own if one.trial == event.trial)
                     if event.ending is Ending.CRASHED and not event.retry:
                         raise InputError(f"{name}: {event.message}")
-                    done[name] = _told(request, event)
+                    done[name] = _as_stored(request, event)
                     whole_file.write(path, json.dumps(done, indent=2))
                     loss = "" if event.loss is None else f", validation loss {event.loss:.4f}"
                     report(f"{name} (seed {request.seed}): {event.ending}{loss}")
@@ -192,7 +192,7 @@ def _objective(plan: Plan, record: Record, place: Path) -> ObjectiveSpec:
     )
 
 
-def _told(request: Request, outcome: Outcome) -> dict[str, Any]:
+def _as_stored(request: Request, outcome: Outcome) -> dict[str, Any]:
     return {
         "hyperparameters": dict(request.hyperparameters),
         "seed": request.seed,
@@ -238,8 +238,8 @@ def _scored(
     names = {one.trial: checkpoints.beside(one.trial) for asked in requests.values() for one in asked}
     candidates = {number: Candidate(name, place / name) for number, name in names.items()}
     # Of all studies that it was scored with.
-    guided = evidence.guided if evidence.guided is not None else guided_by([study.whole or study])
-    asking = Asking(_model(study), settings, study.folder / FOLDER, guided, unsafe, report)
+    guided = evidence.guided if evidence.guided is not None else searched_items([study.whole or study])
+    asking = BenchmarkScorer(_model(study), settings, study.folder / FOLDER, guided, unsafe, report)
     measures = {one.name: one for one in evidence.measured.measures}
     only = {}
     for benchmark in asking.benchmarks:
@@ -270,6 +270,6 @@ def _row(measure: Measure, row: int) -> Array:
     return np.asarray(measure.answers[row])
 
 
-def _of(asking: Asking, candidate: Candidate, measure: Measure) -> Array:
+def _of(asking: BenchmarkScorer, candidate: Candidate, measure: Measure) -> Array:
     shares = asking.shares(candidate, measure.name)
     return POINTS * np.array([shares[item] for item in measure.ids])

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.finalists.candidates import Listed
+from meshtune.finalists.candidates import ListedCandidate
 from meshtune.report import benchmark_tables
 from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal, pareto, statistics_of
 from meshtune.selection.statistics import Mean
@@ -20,14 +20,14 @@ from meshtune.system import whole_file
 if TYPE_CHECKING:
     from meshtune.config.evaluation import EvaluationConfig
     from meshtune.evaluation.benchmarks.items import Benchmark
-    from meshtune.evaluation.run import How
-    from meshtune.evaluation.scoring import Result, Score
+    from meshtune.evaluation.run import AnswerSettings
+    from meshtune.evaluation.scoring import Score, Scores
     from meshtune.finalists.race import Race
 
 POINTS = 100.0
 
 
-def columns(benchmark: Benchmark, how: How, results: Sequence[Result], part: str = "") -> list[Column]:
+def columns(benchmark: Benchmark, how: AnswerSettings, results: Sequence[Scores], part: str = "") -> list[Column]:
     """The columns of a benchmark: its verdict, further scores, and the likelihood of right answers.
 
     `part`: which of its items they are of, where that is not all.
@@ -59,8 +59,8 @@ def table(
     label: str,
     protocol: str,
     columns: Sequence[Column],
-    listed: Sequence[Listed],
-    results: Mapping[str, Mapping[str, Result]],
+    listed: Sequence[ListedCandidate],
+    results: Mapping[str, Mapping[str, Scores]],
     means: Mapping[str, Mapping[str, Mean]],
     left: Mapping[str, int] | None = None,
 ) -> ScoreTable:
@@ -97,7 +97,7 @@ def write(
     folder: Path,
     made: ScoreTable,
     best: int,
-    results: Mapping[str, Mapping[str, Result]],
+    results: Mapping[str, Mapping[str, Scores]],
     settings: EvaluationConfig,
     race: Race | None,
     said: Sequence[str],
@@ -114,7 +114,7 @@ def write(
     plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
     told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json"), "notes": said}
     told |= {"answers": answers, "guided": {name: sorted(items) for name, items in guided.items()}}
-    told |= {"race": None if race is None else {**race.told, "ids": race.ids}, "results": plain}
+    told |= {"race": None if race is None else {**race.values, "ids": race.ids}, "results": plain}
     texts["scores.json"] = json.dumps(told, indent=2) + "\n"
     whole_file.write_all(folder, texts, "the tables")
 
@@ -131,7 +131,7 @@ def as_files(tables: Sequence[ScoreTable], best: int, more: Sequence[str] = ()) 
     return texts
 
 
-def notes(results: Mapping[str, Mapping[str, Result]]) -> list[str]:
+def notes(results: Mapping[str, Mapping[str, Scores]]) -> list[str]:
     """What is to be known of the scores besides: prompts that did not fit. It is the same for all candidates."""
     found = []
     for name in next(iter(results.values()), ()):
@@ -181,7 +181,7 @@ def _names(tables: Sequence[ScoreTable]) -> list[str]:
     return found
 
 
-def _score(results: Mapping[str, Result], column: Column) -> Score | None:
+def _score(results: Mapping[str, Scores], column: Column) -> Score | None:
     name, _, part = column.name.partition(":")
     result = results[name]
     if not part:

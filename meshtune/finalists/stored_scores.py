@@ -263,7 +263,7 @@ def _answers(place: Path, row: Scored, column: Column, asked: Mapping[str, Any])
     """The share of right answers by item, from the file that the scores are of; None where there is none."""
     from meshtune.evaluation import scoring, store
 
-    at = store.Place(place.parent, place.name, column.name, asked, row.name.replace(" ", "-"), {})
+    at = store.AnswerFile(place.parent, place.name, column.name, asked, row.name.replace(" ", "-"), {})
     if not asked or not at.path.exists():
         return None
     return scoring.shares(store.read(replace(at, by=_head(at.path).get("by", {}))))

@@ -103,8 +103,8 @@ class Guiding:
         return load_tokenizer(self.model)
 
     @functools.cached_property
-    def _how(self) -> run.How:
-        return run.How(identity_of_base(self.model))  # reads parts of the weights: once, not with each trial
+    def _how(self) -> run.AnswerSettings:
+        return run.AnswerSettings(identity_of_base(self.model))  # reads parts of the weights: once, not with each trial
 
     def _answers(self, name: str) -> Path:
         return self.folder / FOLDER / "answers" / name

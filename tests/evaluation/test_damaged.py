@@ -16,8 +16,8 @@ from meshtune.evaluation import scoring, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import PROBABILITY, Benchmark
-from meshtune.evaluation.run import How, place_of, run
-from meshtune.evaluation.scoring import Result
+from meshtune.evaluation.run import AnswerSettings, place_of, run
+from meshtune.evaluation.scoring import Scores
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
@@ -55,7 +55,7 @@ def some_data(folder: Path) -> Path:
     return folder
 
 
-def seen(benchmark: Benchmark, result: Result) -> Mapping[str, float]:
+def seen(benchmark: Benchmark, result: Scores) -> Mapping[str, float]:
     """The scores of a benchmark that have signal: above chance by two standard errors; of likelihoods a byte, all."""
     found = {"verdict": result.verdict.value} if result.signal else {}
     likely = result.likelihood
@@ -76,7 +76,7 @@ def test_a_damaged_adapter_scores_worse_wherever_there_is_signal(tmp_path: Path)
         replace(benchmark.limited(ITEMS[benchmark.name], 0), new_tokens=min(8, benchmark.new_tokens))
         for benchmark in found
     ]
-    how = How("embedded")
+    how = AnswerSettings("embedded")
     for _ in run(base, tokenizer, 8192, candidates, benchmarks, tmp_path / "out", how):
         pass
     compared = set()

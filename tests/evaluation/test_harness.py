@@ -63,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
     return write_tasks(tmp_path)
 
 
-def places(folder: Path) -> Callable[[str, Candidate], store.Place]:
+def places(folder: Path) -> Callable[[str, Candidate], store.AnswerFile]:
     return lambda task, one: harness.place_of(folder, task, one, {"limit": None, "seed": 0}, "tiny")
 
 

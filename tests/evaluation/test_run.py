@@ -15,9 +15,9 @@ from meshtune.errors import InputError
 from meshtune.evaluation import scoring, store
 from meshtune.evaluation.adapters import Candidate, check
 from meshtune.evaluation.benchmarks.items import Benchmark
-from meshtune.evaluation.run import How, place_of, run
+from meshtune.evaluation.run import AnswerSettings, place_of, run
 
-HOW = How("tiny")
+HOW = AnswerSettings("tiny")
 
 
 @pytest.fixture
@@ -41,7 +41,9 @@ def resettled(candidate: Candidate, to: Path, settings: str) -> Candidate:
     return Candidate("other", to)
 
 
-def run_all(base: Any, tokenizer: Any, candidates: Any, benchmarks: Any, folder: Path, how: How = HOW) -> list[Any]:
+def run_all(
+    base: Any, tokenizer: Any, candidates: Any, benchmarks: Any, folder: Path, how: AnswerSettings = HOW
+) -> list[Any]:
     return list(run(base, tokenizer, 512, candidates, benchmarks, folder, how))
 
 
@@ -112,7 +114,7 @@ def test_other_items_and_other_decoding_stand_beside(
 
 
 def test_samples_of_code(base: Any, tokenizer: Any, small: list[Benchmark], tmp_path: Path) -> None:
-    how = How("tiny", temperature=0.8, samples=3)
+    how = AnswerSettings("tiny", temperature=0.8, samples=3)
     run_all(base, tokenizer, [Candidate("untuned", None)], [small[3]], tmp_path, how)
     lines = store.read(place_of(tmp_path, small[3], Candidate("untuned", None), how))
     assert len(lines) == 12
@@ -120,9 +122,14 @@ def test_samples_of_code(base: Any, tokenizer: Any, small: list[Benchmark], tmp_
     assert result.others["pass@1"].value == result.verdict.value == 0
 
 
-@pytest.mark.parametrize("how", [HOW, How("tiny", temperature=0.8, samples=2)])
+@pytest.mark.parametrize("how", [HOW, AnswerSettings("tiny", temperature=0.8, samples=2)])
 def test_a_diverged_adapter_is_wrong_and_has_no_likelihood(
-    base: Any, tokenizer: Any, candidates: Sequence[Candidate], small: list[Benchmark], tmp_path: Path, how: How
+    base: Any,
+    tokenizer: Any,
+    candidates: Sequence[Candidate],
+    small: list[Benchmark],
+    tmp_path: Path,
+    how: AnswerSettings,
 ) -> None:
     assert candidates[1].adapter is not None
     folder = shutil.copytree(candidates[1].adapter, tmp_path / "adapter")

@@ -12,8 +12,8 @@ from meshtune.errors import InputError, StorageError
 from meshtune.evaluation import store
 
 
-def place_in(folder: Path, protocol: str = "instruct-eval") -> store.Place:
-    return store.Place(folder, protocol, "mmlu", {"set": "a"}, "trial-1", {"model": "m"})
+def place_in(folder: Path, protocol: str = "instruct-eval") -> store.AnswerFile:
+    return store.AnswerFile(folder, protocol, "mmlu", {"set": "a"}, "trial-1", {"model": "m"})
 
 
 def line_of(item: int, **values: Any) -> store.Line:

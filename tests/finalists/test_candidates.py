@@ -8,13 +8,13 @@ import pytest
 
 from meshtune.errors import InputError
 from meshtune.export.chosen import choose
-from meshtune.finalists.candidates import Listed, candidates
+from meshtune.finalists.candidates import ListedCandidate, candidates
 from meshtune.plan.locate import existing
 from meshtune.record.log import Record
 from tests.finalists.made import told_study
 
 
-def listed(path: Path, best: int, worst: int, named: Sequence[int]) -> list[Listed]:
+def listed(path: Path, best: int, worst: int, named: Sequence[int]) -> list[ListedCandidate]:
     study = existing(path).latest
     return candidates(path, study, Record(study.url, study.name), best, worst, named)
 

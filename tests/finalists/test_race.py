@@ -160,7 +160,7 @@ def test_after_a_race_the_leading_ones_are_trained_with_other_seeds(study: Path,
     assert "left a race of 102 items" in " ".join(found.notes)
     answers = study / "evaluation" / "benchmarks" / "instruct-eval"
 
-    def asked_of(benchmark: str) -> set[str]:
+    def admitted(benchmark: str) -> set[str]:
         (place,) = {path.parent for path in answers.glob(f"{benchmark}-*/replicate-*.jsonl")}
         told = [path.read_text().splitlines()[1:] for path in place.glob("replicate-*.jsonl")]
         assert len(told) == 4
@@ -168,12 +168,12 @@ def test_after_a_race_the_leading_ones_are_trained_with_other_seeds(study: Path,
         return set(items)
 
     for benchmark, ids in done.race.ids.items():
-        assert asked_of(benchmark) == set(ids)
+        assert admitted(benchmark) == set(ids)
     said.clear()
     assert select(study, QUICK, replicates=2, report=said.append).values == found.values
     assert not said
     evaluate([study], given=asked(scored))
     again = select(study, QUICK, replicates=2, report=said.append)
     assert not [event for event in said if isinstance(event, str) and event.startswith("replicate-")]  # none is trained
-    assert len(asked_of("mmlu")) == 60
+    assert len(admitted("mmlu")) == 60
     assert again.values["seeds"]["names"][-1] == "trial 0"

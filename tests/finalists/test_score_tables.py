@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from meshtune.cli.score_tables import show
-from meshtune.evaluation.scoring import Result, Score
+from meshtune.evaluation.scoring import Score, Scores
 from meshtune.finalists import score_tables
-from meshtune.finalists.candidates import Listed
+from meshtune.finalists.candidates import ListedCandidate
 from meshtune.finalists.evaluate import evaluate
 from meshtune.report import benchmark_tables
 from meshtune.selection.candidates import Column, Scored, ScoreTable
@@ -76,11 +76,11 @@ def test_a_likelihood_that_is_no_number_is_not_known() -> None:
     """As of a model whose outputs are not finite: JSON has no such number, and files of scores refuse it."""
     half = Score(0.5, 0.1)
     results = {
-        name: {"mmlu": Result(half, 0.25, {}, Score(likelihood, likelihood), 4, 0, 0, {})}
+        name: {"mmlu": Scores(half, 0.25, {}, Score(likelihood, likelihood), 4, 0, 0, {})}
         for name, likelihood in (("a", float("nan")), ("b", 0.25))
     }
     columns = [Column("mmlu", "MMLU"), Column("mmlu:likelihood", "MMLU P(right letter)")]
-    listed = [Listed(name, None, None, baseline=False) for name in results]
+    listed = [ListedCandidate(name, None, None, baseline=False) for name in results]
     table = score_tables.table("study", "", columns, listed, results, {})
     assert [row.scores for row in table.rows] == [{"mmlu": 50.0}, {"mmlu": 50.0, "mmlu:likelihood": 25.0}]
     assert "-" in [cell.text for cell in benchmark_tables.candidates(table).rows[0]]

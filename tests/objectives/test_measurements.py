@@ -94,7 +94,7 @@ def plain(spec: LoraSpec, adapter: Path | None) -> dict[str, float]:
     found = {"perplexity": math.exp(total / count)}
     base = load_model(spec.model, "cpu")
     asked = [b.limited(4, 0) for b in registry.load(("mmlu", "bbh"), Path(spec.guides.benchmarks or ""), no_check)]
-    candidate, how, folder = Candidate("one", adapter), run.How("tiny"), Path(spec.folder) / "beside"
+    candidate, how, folder = Candidate("one", adapter), run.AnswerSettings("tiny"), Path(spec.folder) / "beside"
     shutil.rmtree(folder, ignore_errors=True)
     for _ in run.run(base, tokenizer, window(spec.model, tokenizer), [candidate], asked, folder, how):
         pass

@@ -29,13 +29,13 @@ from meshtune.evaluation.sandbox.candidate import SandboxError
 from meshtune.evaluation.sandbox.limits import START_SECONDS, Limits
 from meshtune.system import child_start
 
-__all__ = ["Limits", "Problem", "SandboxError", "Verdict", "available", "check", "check_many", "code_check"]
+__all__ = ["CodeProblem", "CodeVerdict", "Limits", "SandboxError", "available", "check", "check_many", "code_check"]
 
 PROGRAM = "meshtune.evaluation.sandbox.checker"
 
 
 @dataclass(frozen=True)
-class Problem:
+class CodeProblem:
     """One problem of HumanEval, with the fields of its file. All of it is trusted code.
 
     Attributes:
@@ -51,7 +51,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CodeVerdict:
     """Whether a completion passed; why not, in a line; and wall seconds, the sandbox's start included."""
 
     passed: bool
@@ -64,15 +64,15 @@ def available() -> str | None:
     return unavailable()
 
 
-def check(problem: Problem, completion: str, *, limits: Limits | None = None, unsafe: bool = False) -> Verdict:
+def check(problem: CodeProblem, completion: str, *, limits: Limits | None = None, unsafe: bool = False) -> CodeVerdict:
     """Judge `prompt + completion`. See `check_many`."""
     (verdict,) = check_many([(problem, completion)], workers=1, limits=limits, unsafe=unsafe)
     return verdict
 
 
 def check_many(
-    pairs: Iterable[tuple[Problem, str]], workers: int = 2, *, limits: Limits | None = None, unsafe: bool = False
-) -> Iterator[Verdict]:
+    pairs: Iterable[tuple[CodeProblem, str]], workers: int = 2, *, limits: Limits | None = None, unsafe: bool = False
+) -> Iterator[CodeVerdict]:
     """The verdict of each (problem, completion), in their order, `workers` at once.
 
     `unsafe` runs them without bubblewrap: they can read, write and send what the user can. Raises SandboxError where
@@ -83,7 +83,7 @@ def check_many(
     checkers: list[_Checker] = []
     idle: queue.SimpleQueue[_Checker] = queue.SimpleQueue()
 
-    def judge(problem: Problem, completion: str) -> Verdict:
+    def judge(problem: CodeProblem, completion: str) -> CodeVerdict:
         checker = idle.get()
         try:
             return checker.judge(problem, completion)
@@ -91,7 +91,7 @@ def check_many(
             idle.put(checker)
 
     threads = ThreadPoolExecutor(workers)
-    pending: deque[Future[Verdict]] = deque()
+    pending: deque[Future[CodeVerdict]] = deque()
     try:
         for _ in range(workers):
             checkers.append(_Checker(limits or Limits(), unsafe))
@@ -115,7 +115,7 @@ def code_check(workers: int, unsafe: bool = False) -> CodeCheck:
     """What judges the answers of a benchmark that runs code; see `check_many`."""
 
     def check(pairs: Sequence[tuple[Mapping[str, str], str]]) -> Iterator[tuple[bool, str]]:
-        for verdict in check_many([(Problem(**problem), code) for problem, code in pairs], workers, unsafe=unsafe):
+        for verdict in check_many([(CodeProblem(**problem), code) for problem, code in pairs], workers, unsafe=unsafe):
             yield verdict.passed, verdict.reason
 
     return check
@@ -146,7 +146,7 @@ class _Checker:
         finally:
             os.close(replies)
 
-    def judge(self, problem: Problem, completion: str) -> Verdict:
+    def judge(self, problem: CodeProblem, completion: str) -> CodeVerdict:
         request = json.dumps({"problem": dataclasses.asdict(problem), "completion": completion})
         assert self._process.stdin is not None
         try:
@@ -157,7 +157,7 @@ class _Checker:
             raise self._died(problem.task_id) from error
         if "error" in reply:
             raise SandboxError(reply["error"])
-        return Verdict(**reply)
+        return CodeVerdict(**reply)
 
     def end(self) -> None:
         """Kill it, which ends its sandbox too, and a `judge` that waits for it."""

@@ -14,21 +14,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from meshtune.evaluation.sandbox.judge import Limits, Problem, check_many
+from meshtune.evaluation.sandbox.judge import CodeProblem, Limits, check_many
 
 SECRET = "open-sesame-4711"
 LIMITS = Limits(cpu_seconds=1, wall_seconds=600, memory=256 * 2**20)
 SHORT = Limits(cpu_seconds=1, wall_seconds=1.5, memory=256 * 2**20)
 
 # It passes with the secret alone, which only the checker knows.
-PROBLEM = Problem(
+PROBLEM = CodeProblem(
     task_id="hostile",
     prompt="def f(x):\n",
     entry_point="f",
     test=f"def check(candidate):\n    assert candidate(1) == {SECRET!r}\n    assert candidate(2) == [2]\n",
     canonical_solution="    return [x]\n",
 )
-HARMLESS = Problem(
+HARMLESS = CodeProblem(
     task_id="harmless",
     prompt="import string\n\ndef f(x):\n",
     entry_point="f",
@@ -384,7 +384,7 @@ ALL = {attack.name: attack for attack in (*attacks(COMPLETIONS), *attacks(ENDLES
 def verdicts(places: dict[str, str]) -> dict[str, dict[str, object]]:
     """Each verdict by name; after most comes that of a harmless completion, as `after NAME`."""
 
-    def pair(attack: Attack) -> tuple[Problem, str]:
+    def pair(attack: Attack) -> tuple[CodeProblem, str]:
         code = attack.code
         for field, place in places.items():
             code = code.replace("{" + field + "}", place)

@@ -12,33 +12,41 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.evaluation.sandbox.judge import Limits, Problem, SandboxError, Verdict, available, check, check_many
+from meshtune.evaluation.sandbox.judge import (
+    CodeProblem,
+    CodeVerdict,
+    Limits,
+    SandboxError,
+    available,
+    check,
+    check_many,
+)
 
 DATA = Path(__file__).parents[4] / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"
 
 
-def problem(test: str, prompt: str = "def f(*given):\n", solution: str = "    return given\n") -> Problem:
+def problem(test: str, prompt: str = "def f(*given):\n", solution: str = "    return given\n") -> CodeProblem:
     """`test` is the body of `check`."""
     lines = "".join(f"    {line}\n" for line in test.splitlines())
-    return Problem("made/1", prompt, "f", f"def check(candidate):\n{lines}", solution)
+    return CodeProblem("made/1", prompt, "f", f"def check(candidate):\n{lines}", solution)
 
 
 ECHO = problem("assert candidate(1, 'two') == (1, 'two')")
 
 
 @pytest.fixture(scope="module")
-def humaneval() -> list[Problem]:
+def humaneval() -> list[CodeProblem]:
     if not DATA.exists():
         pytest.skip(f"HumanEval's file is not there: {DATA}")
     with gzip.open(DATA, "rt", encoding="utf-8") as lines:
-        return [Problem(**json.loads(line)) for line in lines]
+        return [CodeProblem(**json.loads(line)) for line in lines]
 
 
 def test_it_is_available_here() -> None:
     assert available() is None
 
 
-def test_all_canonical_solutions_pass(humaneval: list[Problem]) -> None:
+def test_all_canonical_solutions_pass(humaneval: list[CodeProblem]) -> None:
     assert len(humaneval) == 164
     verdicts = check_many([(each, each.canonical_solution) for each in humaneval])
     failed = {
@@ -48,12 +56,12 @@ def test_all_canonical_solutions_pass(humaneval: list[Problem]) -> None:
 
 
 @pytest.mark.parametrize("completion", ["    return None\n", "    return True\n", "    return (\n"])
-def test_a_solution_that_solves_nothing_passes_nowhere(humaneval: list[Problem], completion: str) -> None:
+def test_a_solution_that_solves_nothing_passes_nowhere(humaneval: list[CodeProblem], completion: str) -> None:
     verdicts = check_many([(each, completion) for each in humaneval])
     assert [each.task_id for each, verdict in zip(humaneval, verdicts, strict=True) if verdict.passed] == []
 
 
-def test_a_redefined_helper_does_not_change_the_judge(humaneval: list[Problem]) -> None:
+def test_a_redefined_helper_does_not_change_the_judge(humaneval: list[CodeProblem]) -> None:
     """HumanEval/38 encodes with a function of its prompt; where all runs together, these two undo each other."""
     (decode,) = (each for each in humaneval if each.task_id == "HumanEval/38")
     completion = "    return s\n\ndef encode_cyclic(s):\n    return s\n"
@@ -137,7 +145,7 @@ def test_random_numbers_repeat() -> None:
 def test_verdicts_come_in_order_and_as_they_are_asked_for() -> None:
     asked = []
 
-    def pairs() -> Iterator[tuple[Problem, str]]:
+    def pairs() -> Iterator[tuple[CodeProblem, str]]:
         for n in range(40):
             asked.append(n)
             wait = "    import time\n    time.sleep(0.2)\n" if n == 0 else ""
@@ -219,10 +227,10 @@ def broken_bubblewrap() -> Iterator[Path]:
         ),
         (problem("pass", solution="    return (\n"), "made/1: the problem's own code fails: '\\(' was never closed"),
         (problem("open('/nowhere')"), "made/1: its test cannot be run .*No such file"),
-        (Problem("made/2", "def f():\n", "f", "x = 1\n", "    pass\n"), "made/2: .* defines no function `check`"),
+        (CodeProblem("made/2", "def f():\n", "f", "x = 1\n", "    pass\n"), "made/2: .* defines no function `check`"),
     ],
 )
-def test_a_problem_that_cannot_be_judged_is_named(broken: Problem, message: str) -> None:
+def test_a_problem_that_cannot_be_judged_is_named(broken: CodeProblem, message: str) -> None:
     with pytest.raises(SandboxError, match=message):
         check(broken, "    return given\n")
 
@@ -270,7 +278,7 @@ def passed() -> object:
 
     class Passed:
         def __eq__(self, other: object) -> bool:
-            return isinstance(other, Verdict) and other.passed and other.reason == "passed" and other.seconds > 0
+            return isinstance(other, CodeVerdict) and other.passed and other.reason == "passed" and other.seconds > 0
 
     return Passed()
 
