@@ -15,6 +15,7 @@ import typer
 
 from meshtune.cli import prefer
 from meshtune.cli.evaluate import evaluate
+from meshtune.cli.options import Folder, Json, JsonLines, Set, Study, TimeLimit, Trial
 from meshtune.cli.select import select
 from meshtune.errors import InputError, MeshtuneError
 
@@ -27,20 +28,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(prefer.app)
-
-Study = Annotated[Path, typer.Argument(help="A study.yaml, a study's folder, or a folder that holds one study.")]
-Folder = Annotated[Path | None, typer.Option("--folder", help="The study's folder (default: beside the YAML).")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-JsonLines = Annotated[
-    bool, typer.Option("--json", help="Events as JSON lines on standard error, the result as one object on output.")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the YAML; may be repeated.")
-]
-TimeLimit = Annotated[
-    str | None,
-    typer.Option("--time-limit", metavar="TIME", help="Stop in time, such as 90m, 3h30m or 2-12:00:00; exit code 75."),
-]
 
 
 @app.command()
@@ -167,9 +154,6 @@ def prepare(study: Study, folder: Folder = None, override: Set = None, as_json: 
 
     lines, facts = run(study, folder=folder, overrides=tuple(override or ()))
     print(json.dumps(facts, indent=2) if as_json else lines)
-
-
-Trial = Annotated[str, typer.Option("--trial", metavar="best|recommended|baseline|N", help="Which point of the study.")]
 
 
 @app.command()

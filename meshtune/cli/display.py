@@ -79,7 +79,7 @@ class Display:
                 self._trial(progress.trial).take(progress, self._clock())
                 self._between()
             case TrialFinished(trial):
-                self._told(trial)
+                self._ended(trial)
             case Promoted(trial):
                 self._promoted(trial)
             case Retried(outcome):
@@ -126,7 +126,7 @@ class Display:
     def _proposed(self, trial: RecordedTrial) -> None:
         panel = self._panel
         if trial.block != panel.block:
-            panel.block, panel.members, panel.told = trial.block, 0, 0
+            panel.block, panel.members, panel.ended = trial.block, 0, 0
         panel.members += 1
 
     def _trial(self, trial: int) -> RunningTrial:
@@ -144,12 +144,12 @@ class Display:
         if best is not None:
             panel.best, panel.best_trial = best.loss, best.number
 
-    def _told(self, trial: RecordedTrial) -> None:
+    def _ended(self, trial: RecordedTrial) -> None:
         self._panel.running.pop(trial.number, None)
         outcome, record = trial.outcome, self._record
         if outcome is None or record is None:
             return
-        self._panel.told += trial.block == self._panel.block
+        self._panel.ended += trial.block == self._panel.block
         self._stand(record)
         total = self._panel.total
         line = f"[{len(record.finished)}/{total}] " if total else f"[{len(record.finished)}] "

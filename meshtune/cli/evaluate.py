@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from meshtune.cli.options import Folder, Json
 from meshtune.errors import InputError
 from meshtune.space.goals import BENCHMARKS
 
@@ -53,8 +54,8 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="A folder for the tables; a single study keeps its own in any case.")
     ] = None,
-    folder: Annotated[Path | None, typer.Option("--folder", help="The study's folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    folder: Folder = None,
+    as_json: Json = False,
 ) -> None:
     """Score candidates on benchmarks; run again, it goes on where it was."""
     from meshtune.cli.bars import EvaluateView

@@ -62,7 +62,7 @@ class Panel:
     """What is drawn.
 
     Attributes:
-        running: running trials by number. block: the number of the newest block; members: its trials; told: how many
+        running: running trials by number. block: the number of the newest block; members: its trials; ended: how many
             of them have ended.
         history: losses of the trials that have ended, in order; infinite where one has none.
         best, baseline: losses, None where there are none yet. best_trial: the best's number.
@@ -74,7 +74,7 @@ class Panel:
     running: dict[int, RunningTrial] = field(default_factory=dict)
     block: int = 0
     members: int = 0
-    told: int = 0
+    ended: int = 0
     history: list[float] = field(default_factory=list)
     best: float | None = None
     best_trial: int | None = None
@@ -108,7 +108,7 @@ class Panel:
             text.append(sparkline(self.history[-HISTORY:], best=self.best) + "\n", style="green")
         parts = [f"{self.done}/{self.total} trials" if self.total else f"{self.done} trials"]
         if self.members > 1:
-            parts.append(f"block {self.block}: {self.told} of {self.members}")
+            parts.append(f"block {self.block}: {self.ended} of {self.members}")
         if self.best is not None:
             parts.append(f"best {self.best:.4f} (trial {self.best_trial})" + self._against())
         text.append(" · ".join(parts) + "\n")

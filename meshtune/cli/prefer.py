@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from meshtune.cli.options import Folder, Json
+
 app = typer.Typer(
     name="prefer",
     help="A blind human study: people compare two models' answers, unaware of the source.",
@@ -15,7 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Where = Annotated[Path, typer.Argument(help="The preference study's folder, or the study that it belongs to.")]
 
 
@@ -38,7 +39,7 @@ def create(
         bool, typer.Option("--simulated", help="The votes will be of programs: all results are stamped.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="A new folder (default: preference/ in the study's).")] = None,
-    folder: Annotated[Path | None, typer.Option(help="The study's folder (default: beside the YAML).")] = None,
+    folder: Folder = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample, the orders, the sides, and drawn answers.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut.")] = 512,
     temperature: Annotated[float, typer.Option(help="0 decodes greedily.")] = 0.0,

@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from meshtune.cli.options import Folder, Json
 from meshtune.errors import Fault, InputError
 
 Number = TypeVar("Number", int, float)
@@ -55,8 +56,8 @@ def select(
     ] = False,
     draws: Annotated[int, typer.Option(min=200, help="Resamples of the items.")] = 4000,
     seed: Annotated[int, typer.Option(min=0, help="Of the resamples.")] = 0,
-    folder: Annotated[Path | None, typer.Option("--folder", help="The study's folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    folder: Folder = None,
+    as_json: Json = False,
 ) -> None:
     """One model, and how sure it is that it is the best; reads what `evaluate` stored."""
     from meshtune.cli.bars import EvaluateView

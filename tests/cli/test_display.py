@@ -299,7 +299,7 @@ def test_the_panel_gives_no_share_of_what_may_be_negative(best: float, baseline:
 
 def test_the_panel_cuts_nothing_at_80_columns() -> None:
     """However many trials there were: their sparkline has a line of its own."""
-    panel = Panel(block=33, members=2, told=1, history=[3.0, 2.5] * 50, best=2.5, best_trial=99, baseline=3.0)
+    panel = Panel(block=33, members=2, ended=1, history=[3.0, 2.5] * 50, best=2.5, best_trial=99, baseline=3.0)
     panel.done, panel.total, panel.elapsed, panel.left = 100, 120, 1800.0, 5400.0
     out = io.StringIO()
     Console(file=out, width=80).print(panel)
@@ -308,7 +308,7 @@ def test_the_panel_cuts_nothing_at_80_columns() -> None:
 
 
 def test_the_panel_says_where_the_run_stands() -> None:
-    panel = Panel(block=3, members=4, told=2, history=[3.0, 2.5, 2.7], best=2.5, best_trial=1, baseline=3.0)
+    panel = Panel(block=3, members=4, ended=2, history=[3.0, 2.5, 2.7], best=2.5, best_trial=1, baseline=3.0)
     panel.done, panel.total, panel.elapsed, panel.left, panel.price = 3, 12, 1800.0, 5400.0, 2.0
     trial = RunningTrial("trial 3  rank 16")
     trial.take(Progress(3, 1, step=5, steps=10, training_loss=2.9))

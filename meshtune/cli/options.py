@@ -1,0 +1,23 @@
+"""Options and arguments that several commands have, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Study = Annotated[Path, typer.Argument(help="A study.yaml, a study's folder, or a folder that holds one study.")]
+Folder = Annotated[Path | None, typer.Option("--folder", help="The study's folder (default: beside the YAML).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+JsonLines = Annotated[
+    bool, typer.Option("--json", help="Events as JSON lines on standard error, the result as one object on output.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the YAML; may be repeated.")
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option("--time-limit", metavar="TIME", help="Stop in time, such as 90m, 3h30m or 2-12:00:00; exit code 75."),
+]
+Trial = Annotated[str, typer.Option("--trial", metavar="best|recommended|baseline|N", help="Which point of the study.")]
