@@ -14,6 +14,7 @@ from pathlib import Path
 import jinja2
 
 from meshtune.errors import InputError, StorageError, nearest
+from meshtune.space.goals import BENCHMARKS
 from meshtune.system import whole_file
 
 NAME = "study.yaml"
@@ -158,5 +159,5 @@ def text(recipe: Recipe) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    written = environment.get_template("study.yaml.j2").render(recipe=recipe)
+    written = environment.get_template("study.yaml.j2").render(recipe=recipe, benchmarks=", ".join(BENCHMARKS))
     return re.sub(r"^(.*?)\t", lambda line: f"{line[1]:<30} ", written, flags=re.M)

@@ -43,6 +43,7 @@ import sys
 from pathlib import Path
 from typer.testing import CliRunner
 from meshtune.cli.commands import app
+from meshtune.config import template
 from meshtune.evaluation import scoring
 from meshtune.evaluation.benchmarks import registry
 from meshtune.report.score_files import TITLES
@@ -52,6 +53,7 @@ none = {"scores": {}, "log_likelihoods": None, "shots": 0, "cut": False}
 lines = {(item.id, 0): {**none, "correct": one.correct} for item, one in zip(toy.items, judged, strict=True)}
 print(toy.set_name, scoring.score(toy, lines).verdict.value, TITLES["toy"], sep="|")
 print("toy;" in CliRunner().invoke(app, ["evaluate", "--help"], env={"COLUMNS": "200"}).output)
+print(template.text(template.DEFAULT).count("humaneval, toy"))
 """
 
 
@@ -74,7 +76,7 @@ def test_a_benchmark_is_one_file_and_one_line(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == f"toy: 3 items|{2 / 3}|Toy sums\nTrue\n"
+    assert done.stdout == f"toy: 3 items|{2 / 3}|Toy sums\nTrue\n2\n"
 
 
 def test_every_benchmark_is_named_where_people_look() -> None:
