@@ -58,10 +58,10 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
     storage = values.get("storage")
     if isinstance(storage, str) and (wrong := storage_url.fault(storage)):
         found.append((("storage",), wrong))
-    return found + goals.faults(values) + _of_spending(values)
+    return found + goals.faults(values) + _of_budget(values)
 
 
-def _of_spending(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
+def _of_budget(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
     """What a program that meshtune knows nothing of cannot give."""
     objective = values.get("objective")
     if not isinstance(objective, Mapping) or not is_command(objective):

@@ -23,7 +23,7 @@ from meshtune.space.goals import (
     PERPLEXITY,
     REFERENCES,
     Constraint,
-    Guidance,
+    Goals,
     Names,
     Objective,
     constraint,
@@ -65,7 +65,7 @@ def names_of(values: Mapping[str, Any]) -> Names:
     return Names((PARAMETERS, MEMORY, *DECODED, *searched), (LOSS, PERPLEXITY, *benchmarks, *scored))
 
 
-def guidance(values: Mapping[str, Any]) -> Guidance:
+def goals(values: Mapping[str, Any]) -> Goals:
     """The objectives and constraints of a config without faults, as plain values."""
     names, metrics = names_of(values), values.get("metrics") or {}
     objectives = []
@@ -76,12 +76,12 @@ def guidance(values: Mapping[str, Any]) -> Guidance:
         if quantity in metrics:
             higher = metrics[quantity].get("direction", "maximize") == "maximize"
         objectives.append(Objective(quantity, higher))
-    return Guidance(tuple(objectives), tuple(constraint(text, names) for text in values.get("constraints") or ()))
+    return Goals(tuple(objectives), tuple(constraint(text, names) for text in values.get("constraints") or ()))
 
 
 def wanted(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Measured quantities that each trial of a config without faults is asked for, the validation loss left out."""
-    names, found = names_of(values), guidance(values)
+    names, found = names_of(values), goals(values)
     also = (values.get("guide") or {}).get("measure", ())
     asked = dict.fromkeys([*found.quantities, *map(names.quantity, also)])
     return tuple(name for name in asked if name not in names.known and name != LOSS)

@@ -62,7 +62,7 @@ def gather(
         keys |= _of_training(config, training)
     if early is not None:
         keys["early_stopping"] = early.described()
-    return {**keys, **goals.guidance.described(), "block_size": block_size}
+    return {**keys, **goals.goals.described(), "block_size": block_size}
 
 
 def _of_training(config: StudyConfig, training: TrainingPlan) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from meshtune.config import goals
+from meshtune.config import goals as section
 from meshtune.config.sections import StudyConfig
 from meshtune.errors import Fault, InputError
-from meshtune.space.goals import LOSS_ALONE, MEMORY, PARAMETERS, Guidance, Quantities, allows
+from meshtune.record.distributions import distributions
+from meshtune.samplers.allowed import share
+from meshtune.space.goals import LOSS_ALONE, MEMORY, PARAMETERS, Goals, Quantities, allows
 from meshtune.space.space import Space
 from meshtune.system.text import number
 
@@ -35,25 +37,25 @@ class PlannedGoals:
             known before training.
     """
 
-    guidance: Guidance
+    goals: Goals
     known: Callable[[Mapping[str, Any]], Quantities]
     allowed_share: tuple[float, bool] | None
 
     def allowed(self, hyperparameters: Mapping[str, Any]) -> bool:
         """Whether a point keeps the constraints that are known before training."""
-        return not self.guidance.known or allows(self.guidance, self.known(hyperparameters))
+        return not self.goals.known or allows(self.goals, self.known(hyperparameters))
 
     def allows(self, space: Space) -> Callable[[Mapping[str, Any]], bool] | None:
         """The same of what the optimizer moves; None where every point is allowed."""
-        return (lambda params: self.allowed(space.decode(params))) if self.guidance.known else None
+        return (lambda params: self.allowed(space.decode(params))) if self.goals.known else None
 
     def lines(self) -> list[tuple[str, str]]:
         """For people: a label and a text each."""
         found = []
-        if self.guidance.objectives != LOSS_ALONE.objectives:
-            each = [f"{'maximise' if one.maximize else 'minimise'} {one.quantity}" for one in self.guidance.objectives]
+        if self.goals.objectives != LOSS_ALONE.objectives:
+            each = [f"{'maximise' if one.maximize else 'minimise'} {one.quantity}" for one in self.goals.objectives]
             found.append(("objectives", ", ".join(each)))
-        for index, one in enumerate(self.guidance.constraints):
+        for index, one in enumerate(self.goals.constraints):
             when = "known before training" if one.known else "measured with each trial"
             found.append(("constraint" if index == 0 else "", f"{one.text} ({when})"))
         if self.allowed_share is not None:
@@ -65,7 +67,7 @@ class PlannedGoals:
 
 def measured_quantities(config: StudyConfig) -> tuple[str, ...]:
     """The quantities that each trial is asked for, beside the loss."""
-    return goals.wanted(config.model_dump(mode="json", exclude_none=True))
+    return section.wanted(config.model_dump(mode="json", exclude_none=True))
 
 
 def goals_of(config: StudyConfig, space: Space, memory: Setting | None) -> PlannedGoals:
@@ -73,25 +75,20 @@ def goals_of(config: StudyConfig, space: Space, memory: Setting | None) -> Plann
 
     Raises InputError where no point is allowed, or a quantity cannot be known.
     """
-    guidance = goals.guidance(config.model_dump(mode="json", exclude_none=True))
-    found = PlannedGoals(guidance, _known(config, guidance, memory), None)
+    goals = section.goals(config.model_dump(mode="json", exclude_none=True))
+    found = PlannedGoals(goals, _known(config, goals, memory), None)
     if (allowed := found.allows(space)) is None:
         return found
-    from meshtune.record.distributions import distributions
-    from meshtune.samplers.allowed import share
-
     left = share(distributions(space), allowed)
     if not left[0]:
-        texts = " and ".join(f"`{one.text}`" for one in guidance.known)
+        texts = " and ".join(f"`{one.text}`" for one in goals.known)
         what = "no point of the space keeps" if left[1] else "none of 10,000 random points of the space keeps"
         raise InputError(Fault(f"{what} {texts}: loosen them, or change `space`", key="constraints"))
     return replace(found, allowed_share=left)
 
 
-def _known(
-    config: StudyConfig, guidance: Guidance, memory: Setting | None
-) -> Callable[[Mapping[str, Any]], Quantities]:
-    names = guidance.quantities
+def _known(config: StudyConfig, goals: Goals, memory: Setting | None) -> Callable[[Mapping[str, Any]], Quantities]:
+    names = goals.quantities
     of_shape = [name for name in names if name in (PARAMETERS, MEMORY)]
     if MEMORY in of_shape and config.training.trainer.imported is not None:
         what = f"{MEMORY} of a trainer of one's own is not known: leave the constraint out"

@@ -150,7 +150,7 @@ def _start(
     start = None
     if baseline is not None and space.contains(baseline) and goals.allowed(baseline):
         start = space.encode(baseline)
-    if start is None and objective.kind == "command" and goals.guidance.refers_to("baseline"):
+    if start is None and objective.kind == "command" and goals.goals.refers_to("baseline"):
         what = "a constraint compares with it, so it must be a point of the space that keeps the other constraints"
         raise InputError(Fault(what, key="baseline"))
     return start

@@ -45,8 +45,8 @@ def sampler_of(
             dimension=len(space.dimensions),
             block_size=block_size,
             start=start is not None,
-            objectives=len(goals.guidance.objectives),
-            constraints=len(goals.guidance.measured),
+            objectives=len(goals.goals.objectives),
+            constraints=len(goals.goals.measured),
             nomad=importlib.util.find_spec("PyNomad") is not None,
         )
         choice = choose(situation)

@@ -26,7 +26,7 @@ from meshtune.record.scoring import awaits, pareto, ranked, references, scored_o
 from meshtune.record.storage import create_aside, loaded, open_storage, quiet, storage_errors
 from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import goals
-from meshtune.space.goals import Guidance, Quantities
+from meshtune.space.goals import Goals, Quantities
 from meshtune.space.space import Space
 from meshtune.trial import Ending, Outcome, Thresholds
 
@@ -365,5 +365,5 @@ class Record:
         refuse_changed(self.notes["fixed"], given)
 
 
-def _directions(guidance: Guidance) -> list[StudyDirection]:
+def _directions(guidance: Goals) -> list[StudyDirection]:
     return [StudyDirection.MAXIMIZE if each.maximize else StudyDirection.MINIMIZE for each in guidance.objectives]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from meshtune.errors import MeshtuneError
 from meshtune.record.trials import RecordedTrial, quantities_of
-from meshtune.space.goals import LOSS, Guidance, Judged, Objective, Quantities, judge
+from meshtune.space.goals import LOSS, Goals, GoalValues, Objective, Quantities, goal_values
 from meshtune.trial import Ending, Outcome
 
 AT_ONCE = 4_000_000  # comparisons that are held in memory together
@@ -37,7 +37,7 @@ def worse_than_untuned(notes: Mapping[str, Any], trial: RecordedTrial) -> bool:
     return untuned is not None and math.isfinite(trial.loss) and trial.loss > untuned
 
 
-def awaits(baseline: RecordedTrial | None, guidance: Guidance) -> bool:
+def awaits(baseline: RecordedTrial | None, guidance: Goals) -> bool:
     """Whether nothing can be scored yet, since a constraint compares with the baseline, which has not ended.
 
     Raises MeshtuneError where the baseline ended without a value.
@@ -56,10 +56,10 @@ def awaits(baseline: RecordedTrial | None, guidance: Guidance) -> bool:
 def scored_outcome(
     trial: RecordedTrial,
     outcome: Outcome,
-    guidance: Guidance,
+    guidance: Goals,
     complete: Sequence[RecordedTrial],
     known: Mapping[str, Quantities],
-) -> Judged:
+) -> GoalValues:
     """The values and violations of an outcome; none where it has no value.
 
     Of an infeasible ending it is the worst so far, of what it does not have itself: finite, it misleads no model.
@@ -70,20 +70,22 @@ def scored_outcome(
     Raises MeshtuneError where a quantity that guides the search was not measured.
     """
     if outcome.ending in (Ending.CRASHED, Ending.STOPPED_EARLY):
-        return Judged(())
+        return GoalValues(())
     if outcome.ending is not Ending.COMPLETE:
         untuned = known.get("untuned", {})
-        return Judged(tuple(outcome.extra.get(o.quantity, _worst(o, complete, untuned)) for o in guidance.objectives))
+        return GoalValues(
+            tuple(outcome.extra.get(o.quantity, _worst(o, complete, untuned)) for o in guidance.objectives)
+        )
     quantities = quantities_of(outcome)
     if trial.origin == "baseline":
         known = {**known, "baseline": quantities}
     try:
-        return judge(guidance, quantities, known)
+        return goal_values(guidance, quantities, known)
     except KeyError as error:
         raise MeshtuneError(f"trial {trial.number} has no value of {error}, which guides the search") from error
 
 
-def ranked(complete: Sequence[RecordedTrial], guidance: Guidance) -> list[RecordedTrial]:
+def ranked(complete: Sequence[RecordedTrial], guidance: Goals) -> list[RecordedTrial]:
     """Complete trials, the best first; those that violate a constraint last, the least violation first."""
     leading = guidance.leading
     sign = -1.0 if leading.maximize else 1.0

@@ -161,7 +161,7 @@ def _unit(word: str, whole: str, quantity: str) -> float:
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Goals:
     """The objectives and constraints of a study; by default its validation loss alone."""
 
     objectives: tuple[Objective, ...] = (Objective(LOSS),)
@@ -211,10 +211,10 @@ class Guidance:
         return found
 
 
-LOSS_ALONE = Guidance()
+LOSS_ALONE = Goals()
 
 
-def of_fixed(fixed: Mapping[str, Any]) -> Guidance:
+def of_fixed(fixed: Mapping[str, Any]) -> Goals:
     """What `described` said."""
     objectives = [text.split(" ", 1) for text in fixed.get("objectives", ())]
     constraints = []
@@ -223,34 +223,34 @@ def of_fixed(fixed: Mapping[str, Any]) -> Guidance:
         result = name if quantity == LOSS else LOSS
         known = (quantity,) if each["known"] else ()
         constraints.append(constraint(each["text"], Names(known, (), result, other=True)))
-    return Guidance(
-        tuple(Objective(name, how == "maximize") for how, name in objectives) or Guidance.objectives,
+    return Goals(
+        tuple(Objective(name, how == "maximize") for how, name in objectives) or Goals.objectives,
         tuple(constraints),
     )
 
 
 @dataclass(frozen=True)
-class Judged:
+class GoalValues:
     """What a trial reached: its objectives in order, and the violation of each measured constraint by its text."""
 
     values: tuple[float, ...]
     violations: Mapping[str, float] = field(default_factory=dict)
 
 
-def judge(guidance: Guidance, quantities: Quantities, references: Mapping[str, Quantities]) -> Judged:
-    """Judge a complete trial. Raises KeyError with a quantity or reference that has no value."""
+def goal_values(goals: Goals, quantities: Quantities, references: Mapping[str, Quantities]) -> GoalValues:
+    """What a complete trial reached. Raises KeyError with a quantity or reference that has no value."""
     violations = {}
-    for each in guidance.measured:
+    for each in goals.measured:
         limit = each.limit(references)
         if limit is None:
             raise KeyError(f"{each.quantity} of {each.reference}")
         violations[each.text] = each.violation(quantities[each.quantity], limit)
-    return Judged(tuple(quantities[each.quantity] for each in guidance.objectives), violations)
+    return GoalValues(tuple(quantities[each.quantity] for each in goals.objectives), violations)
 
 
-def allows(guidance: Guidance, quantities: Quantities) -> bool:
+def allows(goals: Goals, quantities: Quantities) -> bool:
     """Whether what is known of a point before it is trained keeps the constraints on it."""
-    return all(each.violation(quantities[each.quantity], each.offset) <= 0 for each in guidance.known)
+    return all(each.violation(quantities[each.quantity], each.offset) <= 0 for each in goals.known)
 
 
 def violation(violations: Collection[float]) -> float:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshtune.config.goals import faults, guidance, wanted
-from meshtune.space.goals import Guidance, Names, Objective, allows, constraint, judge, of_fixed
+from meshtune.config.goals import faults, goals, wanted
+from meshtune.space.goals import Goals, Names, Objective, allows, constraint, goal_values, of_fixed
 
 NAMES = Names(
     ("adapter_parameters", "predicted_memory", "rank"), ("validation_loss", "perplexity", "mmlu", "mmlu.gold")
@@ -72,22 +72,22 @@ def test_a_violation_is_counted_in_parts_of_its_limit() -> None:
 
 def test_the_fixed_keys_hold_all_of_it() -> None:
     texts = ("mmlu >= untuned - 0.01", "rank <= 64", "validation_loss <= 2")
-    whole = Guidance((Objective("mmlu", True), Objective("rank")), tuple(constraint(text, NAMES) for text in texts))
+    whole = Goals((Objective("mmlu", True), Objective("rank")), tuple(constraint(text, NAMES) for text in texts))
     assert of_fixed(whole.described()) == whole
-    assert of_fixed({}) == Guidance()
-    assert Guidance().described() == {}
+    assert of_fixed({}) == Goals()
+    assert Goals().described() == {}
 
 
 def test_a_trial_is_judged_by_what_is_measured_and_a_point_by_what_is_known() -> None:
     names = ("mmlu >= untuned - 0.01", "rank <= 64")
-    both = Guidance((Objective("validation_loss"),), tuple(constraint(text, NAMES) for text in names))
-    judged = judge(both, {"validation_loss": 2.0, "mmlu": 0.2}, {"untuned": {"mmlu": 0.26}})
+    both = Goals((Objective("validation_loss"),), tuple(constraint(text, NAMES) for text in names))
+    judged = goal_values(both, {"validation_loss": 2.0, "mmlu": 0.2}, {"untuned": {"mmlu": 0.26}})
     assert judged.values == (2.0,)
     assert judged.violations == {"mmlu >= untuned - 0.01": pytest.approx(0.05 / 0.25)}
     assert allows(both, {"rank": 64.0})
     assert not allows(both, {"rank": 65.0})
     with pytest.raises(KeyError, match="mmlu"):
-        judge(both, {"validation_loss": 2.0}, {"untuned": {"mmlu": 0.26}})
+        goal_values(both, {"validation_loss": 2.0}, {"untuned": {"mmlu": 0.26}})
 
 
 def test_directions_follow_from_what_a_quantity_is() -> None:
@@ -97,15 +97,15 @@ def test_directions_follow_from_what_a_quantity_is() -> None:
         "constraints": ["exact >= untuned", "adapter_parameters <= 1e6"],
         "guide": {"measure": ["bbh"]},
     }
-    assert [one.maximize for one in guidance(lora).objectives] == [False, True, False, False, False]
+    assert [one.maximize for one in goals(lora).objectives] == [False, True, False, False, False]
     assert wanted(lora) == ("mmlu.gold", "errors", "perplexity", "exact", "bbh")
-    assert [one.known for one in guidance(lora).constraints] == [False, True]
+    assert [one.known for one in goals(lora).constraints] == [False, True]
     program = {
         "objective": {"command": ["x"], "result": "cost"},
         "objectives": ["cost", "size"],
         "space": {"k": [1, 2]},
     }
-    assert guidance(program).objectives == (Objective("validation_loss"), Objective("size"))
+    assert goals(program).objectives == (Objective("validation_loss"), Objective("size"))
     assert wanted(program) == ("size",)
 
 
