@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from meshtune.errors import InputError, MissingExtra, extra
 from meshtune.plan.locate import existing
+from meshtune.preference.private import DATABASE
 
 FOLDER = "preference"  # in a study's folder
-DATABASE = "preference.db"
 
 
 def need_preference(*packages: str) -> None:

@@ -10,6 +10,7 @@ How leads vary over questions and annotators is not known beforehand; `Variation
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def plan(annotators: int, questions: int, models: int, seed: int) -> list[list[T
 
 TARGET = 0.8
 LEVEL = 0.95
-MOST = 100_000
+MOST = 65_536
 LEADS = (0.05, 0.10, 0.20)
 
 
@@ -131,16 +132,7 @@ def annotators_needed(lead: float, questions: int, varies: Variation = ASSUMED) 
 
 
 def _least(reached: Callable[[int], float]) -> int | None:
-    high = 2
-    while reached(high) < TARGET:
-        high *= 2
-        if high > MOST:
-            return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) >= TARGET else (middle, high)
-    return high
+    return None if reached(MOST) < TARGET else 2 + bisect.bisect_left(range(2, MOST), TARGET, key=reached)
 
 
 def what_it_sees(questions: int, annotators: int, models: int, detect: float) -> dict[str, Any]:

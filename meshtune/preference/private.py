@@ -26,6 +26,7 @@ from meshtune.errors import Fault, InputError, StorageError
 
 SECRETS = "secrets.json"
 SEAL = "sealed.json"
+DATABASE = "preference.db"
 
 
 @dataclass(frozen=True)

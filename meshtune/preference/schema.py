@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
-import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from meshtune.errors import Fault, InputError, StorageError
+from meshtune.export import takeaway
 from meshtune.preference import private
 from meshtune.preference.design import plan
+from meshtune.preference.private import DATABASE
 from meshtune.preference.questions import Answer, Question
+from meshtune.system import whole_file
 
-DATABASE = "preference.db"
 LAYOUT = 1
 Origin = Literal["people", "simulated", "model judgements"]
 ORIGINS: tuple[Origin, ...] = get_args(Origin)
@@ -120,18 +120,9 @@ def create(folder: Path, study: Plan) -> None:
     check(study)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty, and nothing in it is overwritten: name another folder with --out")
-    aside = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True, mode=0o700)
+    with whole_file.writing(folder), takeaway.written_aside(folder) as aside:
+        aside.chmod(0o700)
         _fill(aside, study)
-        if folder.is_dir():
-            folder.rmdir()
-        os.rename(aside, folder)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _fill(folder: Path, study: Plan) -> None:

@@ -20,6 +20,7 @@ import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
+from statsmodels.stats.sandwich_covariance import cov_cluster
 
 Scores = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -228,7 +229,7 @@ def mixed(scores: Scores, on_left: Scores, lengths: Scores, questions: Codes, an
     spec = VCSpec(
         ["annotator", "question"],
         [[[f"a{n}" for n in range(groups[1])]], [[f"q{n}" for n in range(groups[0])]]],
-        [[_indicators(annotators, groups[1])], [_indicators(questions, groups[0])]],
+        [[np.eye(groups[1])[annotators]], [np.eye(groups[0])[questions]]],
     )
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
@@ -273,9 +274,10 @@ def bradley_terry(
     of the smaller number of clusters. `left`, `right`: numbers of the models; `scores`: 1 where left won.
     """
     count = len(names)
-    for name, beaten, losing in _reach(names, left, right, scores):
-        if not (beaten and losing):
-            what = "never lost" if beaten else "never won"
+    for number, name in enumerate(names):
+        own = np.concatenate([scores[left == number], -scores[right == number]])  # a tie is half won and half lost
+        if not (np.any(own >= 0) and np.any(own <= 0)):
+            what = "never lost" if np.any(own >= 0) else "never won"
             return f"`{name}` {what} against the others: its strength has no bound"
     if not np.any(scores):
         return "nobody chose between two answers"
@@ -294,7 +296,7 @@ def bradley_terry(
         return "one side, or some of the models, won every time: strengths have no bound"
     to_mean = np.vstack([np.eye(count - 1), np.zeros(count - 1)]) - 1 / count
     contrasts = np.vstack([np.eye(1, count), np.column_stack([np.zeros(count), to_mean])])  # the side, then the models
-    errors, df = _two_way(fit, exog, (scores + 1) / 2, questions, annotators, contrasts)
+    errors, df = _two_way(fit, questions, annotators, contrasts)
     values = to_mean @ fit.params[1:]
     half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * errors[1:]
     found = [Strength(n, float(v), float(v - h), float(v + h)) for n, v, h in zip(names, values, half, strict=True)]
@@ -302,39 +304,19 @@ def bradley_terry(
     return sorted(found, key=lambda strength: -strength.value), side
 
 
-def _reach(names: Sequence[str], left: Codes, right: Codes, scores: Scores) -> list[tuple[str, bool, bool]]:
-    """Whether each model has beaten, and lost to, the rest at least in part (a tie is both)."""
-    found = []
-    for number, name in enumerate(names):
-        own = np.concatenate([scores[left == number], -scores[right == number]])
-        found.append((name, bool(np.any(own >= 0)), bool(np.any(own <= 0))))
-    return found
-
-
-def _two_way(
-    fit: Any, exog: NDArray[Any], won: Scores, questions: Codes, annotators: Codes, contrasts: NDArray[Any]
-) -> tuple[NDArray[Any], int]:
+def _two_way(fit: Any, questions: Codes, annotators: Codes, contrasts: NDArray[Any]) -> tuple[NDArray[Any], int]:
     """Standard errors of the contrasts, clustered by questions and annotators, and degrees of freedom.
 
     The two sandwiches less that of single votes, and never below any of the three.
     """
-    gradient = exog * (won - fit.fittedvalues)[:, None]
-    bread = np.linalg.inv((exog * (fit.fittedvalues * (1 - fit.fittedvalues))[:, None]).T @ exog)
     variances, sizes = list[NDArray[Any]](), list[int]()
-    for groups in (questions, annotators, np.arange(len(won))):
+    for groups in (questions, annotators, np.arange(len(questions))):
         number = int(groups.max()) + 1
-        sums = np.array([np.bincount(groups, weights=column) for column in gradient.T]).T
         factor = number / (number - 1) if number > 1 else 0.0
-        variances.append(factor * np.diag(contrasts @ bread @ sums.T @ sums @ bread @ contrasts.T))
+        variances.append(factor * np.diag(contrasts @ cov_cluster(fit, groups, use_correction=False) @ contrasts.T))
         sizes.append(number)
     both = variances[0] + variances[1] - (variances[2] if min(sizes) > 1 else 0)
     return np.sqrt(np.max([both, *variances], axis=0)), max(1, min(size for size in sizes if size > 1) - 1)
-
-
-def _indicators(groups: Codes, number: int) -> NDArray[Any]:
-    table = np.zeros((len(groups), number))
-    table[np.arange(len(groups)), groups] = 1
-    return table
 
 
 def _effect(value: float, error: float, df: float = math.inf) -> Effect:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from meshtune.errors import MeshtuneError, StorageError
-from meshtune.preference.schema import DATABASE, connect, opened
+from meshtune.preference.private import DATABASE
+from meshtune.preference.schema import connect, opened
 
 Choice = Literal["a", "b", "tie", "bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "bad")
-_Result = TypeVar("_Result")
 
 
 class Saved(Enum):
@@ -79,6 +79,7 @@ class Store:
         self._reader = opened(folder)
         self._reader.row_factory = sqlite3.Row
         self._writer = Writer(folder / DATABASE)
+        self.write = self._writer.write
         self.positions = int(self._one("SELECT count(*) FROM question")[0])
         self.asks: tuple[str, ...] = tuple(json.loads(self.meta("asks") or "[]"))
 
@@ -86,10 +87,6 @@ class Store:
         """Write what waits, and close."""
         self._writer.close()
         self._reader.close()
-
-    def write(self, what: Callable[[sqlite3.Connection], _Result]) -> Future[_Result]:
-        """See `Writer.write`."""
-        return self._writer.write(what)
 
     # -- reading
 
@@ -217,8 +214,7 @@ class Store:
 
 
 def _annotator(row: sqlite3.Row) -> Annotator:
-    keys = ("id", "name", "origin", "version", "revoked", "consented", "said", "finished")
-    values = {key: row[key] for key in keys}
+    values = {key: row[key] for key in Annotator.__dataclass_fields__}
     return Annotator(**{**values, "revoked": bool(values["revoked"])})
 
 

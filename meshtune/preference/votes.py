@@ -7,7 +7,6 @@ two numbers before `text`), which are judgements of a model and are called so. R
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import json
 import re
@@ -181,8 +180,3 @@ def _names(path: Path) -> tuple[str, str]:
     """Models of a file of reviews: `review_A_B.jsonl`."""
     match = re.fullmatch(r"review_(.+)_(.+)", path.stem)
     return (match[1], match[2]) if match else ("assistant 1", "assistant 2")
-
-
-def plain(vote: Vote) -> dict[str, Any]:
-    """A vote as a line of the export."""
-    return dataclasses.asdict(vote)

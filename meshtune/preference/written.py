@@ -7,6 +7,7 @@ origin of the votes; those that are no evidence are stamped at the top of the pa
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from markupsafe import Markup
 
 from meshtune._version import __version__
 from meshtune.preference.analysis import verdict
-from meshtune.preference.votes import Vote, Votes, plain
+from meshtune.preference.votes import Vote, Votes
 from meshtune.system import whole_file
 
 PAGE, FIGURE = "index.html", "figure3.svg"
@@ -27,7 +28,7 @@ PAGE, FIGURE = "index.html", "figure3.svg"
 def write(folder: Path, study: Votes, analysis: Mapping[str, Any]) -> dict[str, str]:
     """Write all files into `folder`; returns their paths by name. Raises StorageError."""
     svg = figure(analysis)
-    votes = [plain(vote) for vote in study.votes]
+    votes = [dataclasses.asdict(vote) for vote in study.votes]
     texts = {
         PAGE: page(analysis, svg),
         FIGURE: svg,
@@ -43,13 +44,7 @@ def write(folder: Path, study: Votes, analysis: Mapping[str, Any]) -> dict[str, 
 
 def page(analysis: Mapping[str, Any], svg: str) -> str:
     """One self-contained page."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _templates()
     environment.filters |= {"percent": _percent, "number": _number, "p": _p}
     return environment.get_template("analysis.html").render(
         a=analysis,
@@ -58,6 +53,16 @@ def page(analysis: Mapping[str, Any], svg: str) -> str:
         style=Markup((FOLDER / "analysis.css").read_text(encoding="utf-8")),
         made=json.dumps(analysis["made"], indent=2, ensure_ascii=False) if analysis["made"] else "",
         version=__version__,
+    )
+
+
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -112,23 +117,24 @@ _KINDS = (
 
 def figure(analysis: Mapping[str, Any]) -> str:
     """The SVG of an analysis."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
     rows = [_row(pair, _TOP + _ROW * number) for number, pair in enumerate(analysis["pairs"])]
     half = _edge(analysis)
     for row, pair in zip(rows, analysis["pairs"], strict=True):
         row["net"] = {key: _at(pair["net"][key], half) for key in ("mean", "low", "high")}
-    return environment.get_template("figure.svg").render(
-        stamp=analysis["stamp"],
-        votes=analysis["votes"],
-        questions=analysis["questions"],
-        annotators=analysis["annotators"],
-        rows=rows,
-        height=_TOP + _ROW * len(rows) + 26,
-        ticks=[(round(_at(value, half), 1), f"{100 * value:+.0f} %" if value else "0") for value in _ticks(half)],
-        zero=_at(0.0, half),
-        width=WIDTH,
+    return (
+        _templates()
+        .get_template("figure.svg")
+        .render(
+            stamp=analysis["stamp"],
+            votes=analysis["votes"],
+            questions=analysis["questions"],
+            annotators=analysis["annotators"],
+            rows=rows,
+            height=_TOP + _ROW * len(rows) + 26,
+            ticks=[(round(_at(value, half), 1), f"{100 * value:+.0f} %" if value else "0") for value in _ticks(half)],
+            zero=_at(0.0, half),
+            width=WIDTH,
+        )
     )
 
 
