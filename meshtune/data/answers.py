@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, InputError, StorageError
+from meshtune.errors import Fault, InputError
 from meshtune.system import whole_file
 
 FOLDER = Path("evaluation") / "answers"  # in the study's folder
@@ -48,8 +48,5 @@ def read_all(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     """Write a file, whole or not at all. Raises StorageError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole_file.write(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    whole_file.write_all(path.parent, {path.name: text}, path.name)

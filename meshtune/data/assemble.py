@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,11 @@ from meshtune.data.sources import Loaded
 from meshtune.data.split import Indices
 from meshtune.data.store import ORIGINAL_SIDES, SIDES, OriginalRow, SideArrays, join
 from meshtune.data.summary import SideSummary, SourceSummary, Summary
-from meshtune.data.tokens import Encoded, Rendered, encode
+from meshtune.data.tokens import Encoded, encode
 from meshtune.errors import Fault, InputError, nearest
 
 EMPTY = "empty response"
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +89,8 @@ def pool_of(sources: Sequence[Loaded], prompts: Prompts, split_by: str | None, r
 
     Raises InputError for rows without the column `split_by`, and for those that the chat template refuses.
     """
-    values = _values(sources, split_by) if split_by is not None else None
-    rendered = _rendered(sources, prompts)
+    values = _of_each(sources, lambda row: _value(row, split_by)) if split_by is not None else None
+    rendered = _of_each(sources, prompts.render)
     rows = [shown for row in rendered for shown in row]
     origin = np.repeat(np.arange(len(rendered)), [len(row) for row in rendered])
     words = split.group(row.text for row in rows)
@@ -115,43 +116,32 @@ def original(row: Row | Conversation) -> Any:
     return row.item
 
 
-def _rendered(sources: Sequence[Loaded], prompts: Prompts) -> list[list[Rendered]]:
-    """The texts of each row."""
-    rendered, faults = list[list[Rendered]](), list[Fault]()
+def _of_each(sources: Sequence[Loaded], make: Callable[[Row | Conversation], _Made]) -> list[_Made]:
+    """What `make` gives for each row. Raises InputError with all rows for which it raises Refused."""
+    made, faults = list[_Made](), list[Fault]()
     for source in sources:
         found = list[Fault]()
         for row in source.rows:
             try:
-                rendered.append(prompts.render(row))
+                made.append(make(row))
             except Refused as refused:
                 found.append(source.place.fault(row.line, str(refused)))
         faults += capped(found, source.place)
     if faults:
         raise InputError(faults)
-    return rendered
+    return made
 
 
-def _values(sources: Sequence[Loaded], column: str) -> list[str | int | float | bool]:
-    """The column's value of each row."""
-    values, faults = list[str | int | float | bool](), list[Fault]()
-    for source in sources:
-        found = list[Fault]()
-        for row in source.rows:
-            item = original(row)
-            keys = item if isinstance(item, Mapping) else {}
-            value = keys.get(column)
-            if isinstance(value, str | int | float):
-                values.append(value)
-            elif column in keys:
-                what = f"`{column}` is {kind(value)}, but `data.split_by` needs text or a number"
-                found.append(source.place.fault(row.line, what))
-            else:
-                hint = nearest(column, map(str, keys))
-                found.append(source.place.fault(row.line, f"lacks `{column}`, which `data.split_by` names.{hint}"))
-        faults += capped(found, source.place)
-    if faults:
-        raise InputError(faults)
-    return values
+def _value(row: Row | Conversation, column: str) -> str | int | float | bool:
+    """The row's value of the column `split_by`."""
+    item = original(row)
+    keys = item if isinstance(item, Mapping) else {}
+    value = keys.get(column)
+    if isinstance(value, str | int | float):
+        return value
+    if column in keys:
+        raise Refused(f"`{column}` is {kind(value)}, but `data.split_by` needs text or a number")
+    raise Refused(f"lacks `{column}`, which `data.split_by` names.{nearest(column, map(str, keys))}")
 
 
 LONGEST = 2048  # tokens a row under `max_length: auto`

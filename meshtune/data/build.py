@@ -111,11 +111,16 @@ def _file_sides(data: DataConfig) -> dict[str, SourceConfig]:
     }
 
 
+def _by_key(data: DataConfig) -> list[tuple[str, SourceConfig]]:
+    """All files and data sets, by the keys that name them."""
+    sources = [(f"data.sources.{number}", source) for number, source in enumerate(data.sources)]
+    return [*sources, *((f"data.{side}", source) for side, source in _file_sides(data).items())]
+
+
 def check_there(data: DataConfig) -> None:
     """Raise InputError that names every file of the sources which is not there; nothing is read."""
     faults = list[Fault]()
-    sources = [(f"data.sources.{number}", source) for number, source in enumerate(data.sources)]
-    for key, source in [*sources, *((f"data.{side}", source) for side, source in _file_sides(data).items())]:
+    for key, source in _by_key(data):
         if source.path is not None and not Path(source.path).exists():
             faults.append(replace(missing(Path(source.path)), key=f"{key}.path"))
     if faults:
@@ -130,8 +135,7 @@ def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]
         if not isinstance(value, RowsFile):
             settings[f"data.{key}"] = value
     faults = list[Fault]()
-    sources = [(f"data.sources.{number}", source) for number, source in enumerate(data.sources)]
-    for key, source in [*sources, *((f"data.{side}", source) for side, source in _file_sides(data).items())]:
+    for key, source in _by_key(data):
         try:
             settings[key] = f"{identity(source)} as {source.format}"
         except InputError as error:

@@ -24,6 +24,7 @@ from meshtune.errors import InputError
 
 DESCRIBE = "python-stdlib-describe"
 SIGNATURE = "python-stdlib-signature"
+PUBLISHED = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of which the embedded model is a 4-bit copy
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONVERTED = "embedded-smollm2-135m-0.1.2"
 

@@ -13,10 +13,8 @@ from typing import Any
 
 import jinja2
 
-from meshtune.data.embedded import GGUF
+from meshtune.data.embedded import GGUF, PUBLISHED
 from meshtune.system import yaml_file
-
-ORIGINAL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of which the embedded model is a 4-bit copy
 
 
 def card(facts: Mapping[str, Any], name: str) -> str:
@@ -95,7 +93,7 @@ def _head(model: str, *, merged: bool) -> str:
 
 def _hub_id(model: str) -> str | None:
     if model == "embedded":
-        return ORIGINAL
+        return PUBLISHED
     return None if Path(model).is_absolute() or model.endswith(".gguf") else model
 
 

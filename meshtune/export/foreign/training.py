@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.config.sections import DataConfig, ModelConfig, RowsFile, SourceConfig, StudyConfig
+from meshtune.data.embedded import PUBLISHED
 from meshtune.errors import InputError
 from meshtune.training.recipe import Recipe, recipe
 
-EMBEDDED_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the published weights of the embedded model
 SINGLE_TURN = ("alpaca", "dolly", "prompt-completion", "prompt-response")
 VERBATIM = ("prompt-completion", "prompt-response")
 RESPONSE = {"prompt-completion": "completion", "prompt-response": "response"}
@@ -69,7 +69,7 @@ class ForeignStudy:
     @property
     def model_name(self) -> str:
         """The model as other tools find it."""
-        return EMBEDDED_MODEL if self.model.name == "embedded" else self.model.name
+        return PUBLISHED if self.model.name == "embedded" else self.model.name
 
     @property
     def turns_differ(self) -> bool:
