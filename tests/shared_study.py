@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial
 
 from meshtune.samplers import MadsSampler
-from meshtune.samplers.ledger import NOTE
+from meshtune.samplers.mads.ledger import NOTE
 
 SPACES: dict[str, dict[str, BaseDistribution]] = {
     "integers": {  # 48 points, so that repeats would happen

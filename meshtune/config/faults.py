@@ -19,6 +19,7 @@ from meshtune.config.budget import of_rule
 from meshtune.config.sections import PLACEHOLDERS, StudyConfig, is_command
 from meshtune.errors import nearest
 from meshtune.space import hyperparameters
+from meshtune.space.samplers import that_can
 from meshtune.system import storage_url
 from meshtune.system.yaml_file import Place
 
@@ -82,13 +83,13 @@ def _of_warm_start(given: Any, sampler: Any) -> list[tuple[Place, str]]:
     """What only some samplers can use."""
     section = sampler if isinstance(sampler, Mapping) else {"name": sampler}
     name = section.get("import") or section.get("name", "auto")
-    if given is None or not isinstance(name, str) or name in ("auto", "mads", "batch-gp"):
+    if given is None or not isinstance(name, str) or name in that_can("shifted"):
         return []
-    if name not in ("tpe", "nni-tpe"):
-        words = f"the sampler `{name}` can use no known points; mads, batch-gp, tpe and nni-tpe can"
+    if name not in that_can("earlier"):
+        words = f"the sampler `{name}` cannot start from earlier trials; {', '.join(that_can('earlier'))} can"
         return [(("warm_start",), words)]
     if isinstance(given, Mapping) and given.get("values") == "shifted":
-        words = f"`shifted` is for the samplers mads and batch-gp; {name} takes values as_is"
+        words = f"`shifted` is for the samplers {', '.join(that_can('shifted'))}; {name} takes values as_is"
         return [(("warm_start", "values"), words)]
     return []
 

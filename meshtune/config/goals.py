@@ -28,11 +28,10 @@ from meshtune.space.goals import (
     Objective,
     constraint,
 )
+from meshtune.space.samplers import that_can
 
 DECODED = ("rank", "alpha", "dropout", "learning_rate")  # hyperparameters that every point of a LoRA space has
-# Samplers that search a Pareto set, and that know what a violated constraint is; or that look at no value.
-SEVERAL = ("auto", "mads", "tpe", "nsga2", "gp", "random", "qmc", "grid")
-MEASURED = ("auto", "mads", "batch-gp", *SEVERAL[2:], "nni-tpe")
+SEVERAL, MEASURED = that_can("several"), that_can("constraints")
 
 Found = list[tuple[tuple[str | int, ...], str]]
 

@@ -37,6 +37,7 @@ from meshtune.config.values import (
     share_or_rows,
 )
 from meshtune.space import hyperparameters
+from meshtune.space.samplers import SamplerName
 
 Format = Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response", "messages", "sharegpt"]
 PLACEHOLDERS = ("trial", "seed", "folder")  # what a command may be given beside its hyperparameters
@@ -230,9 +231,7 @@ class CommandObjectiveConfig(Section):
 class SamplerConfig(MayImport):
     """The sampler and its options; `import` names a sampler of one's own (a file's path is absolute once read)."""
 
-    name: Literal[
-        "auto", "mads", "batch-gp", "tpe", "nni-tpe", "nsga2", "random", "qmc", "gp", "cma-es", "grid", "import"
-    ] = "auto"
+    name: SamplerName = "auto"
     block_size: PositiveInt | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 

@@ -1,18 +1,18 @@
-"""The sampler that a study.yaml names."""
+"""The sampler that a study.yaml names: ours, Optuna's, NNI's, or one of the user's own (`import: file.py:name`)."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from meshtune.config.sections import SamplerConfig
-from meshtune.errors import Fault, InputError, MissingExtra, extra, need
-from meshtune.samplers import imported
+from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest, need
 from meshtune.samplers.allowed import Allows
 from meshtune.samplers.gp.sampler import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
@@ -20,7 +20,12 @@ from meshtune.samplers.interface import Sampler
 from meshtune.samplers.nni.sampler import NniTPESampler
 from meshtune.samplers.optuna_samplers import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
 from meshtune.samplers.outcomes import Pruned
+from meshtune.system.imported import imported
 
+KEY, OPTIONS = "sampler.import", "sampler.options"
+GIVEN = ("search_space", "x0", "block_size", "seed")  # what a class of ours is given beside its options
+_VARIABLE = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+GONE = ("fill", "least_fills")  # options of `mads` in version 0.1
 S = TypeVar("S", bound=BaseSampler)
 
 
@@ -115,10 +120,7 @@ def build(
             raise InputError("the sampler `auto` stands for another one, which must be chosen before it is built")
         case "import":
             name = config.imported or ""
-            return imported.build(name, options, search_space, x0=x0, block_size=block_size, seed=seed, allows=allows)
-
-
-GONE = ("fill", "least_fills")  # options of `mads` in version 0.1
+            return _imported(name, options, search_space, x0=x0, block_size=block_size, seed=seed, allows=allows)
 
 
 def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:
@@ -162,3 +164,75 @@ def _try(config: SamplerConfig, make: Callable[[], S]) -> S:
         return make()
     except (TypeError, ValueError) as error:
         raise InputError(f"sampler.options of `{config.name}`: {error}") from error
+
+
+def _imported(
+    name: str,
+    options: Mapping[str, Any],
+    search_space: Mapping[str, BaseDistribution],
+    *,
+    x0: Mapping[str, Any] | None,
+    block_size: int,
+    seed: int,
+    allows: Allows | None = None,
+) -> Sampler:
+    """The sampler of the user's own that `name` names; `allows` as in `RebuiltSampler`.
+
+    An Optuna `BaseSampler`, or a function that returns one, is built afresh for each proposal, as Optuna's own samplers
+    here are: what it remembers must stand in the study, not in itself. Where it takes a `seed` it is given one that
+    follows from the study's seed and the trial's number, so that a resumed study continues as an uninterrupted one
+    would; without it, its own chance decides. A class of `meshtune.samplers.interface.Sampler` is built once and keeps
+    its own blocks. What it raises while it proposes is its author's to see, and passes as it is.
+
+    Raises InputError where it is none, refuses its options, or keeps its own blocks and cannot be told what is allowed.
+    """
+    made = imported(name, KEY)
+    if isinstance(made, type) and issubclass(made, Sampler):
+        if allows is not None:
+            what = f"`{name}` keeps its own blocks, so no point can be kept out of them before it is proposed"
+            raise InputError(Fault(f"{what}: leave out the constraints that are known before training", key=KEY))
+        given = {"x0": x0, "block_size": block_size, "seed": seed}
+        _check_options(name, made, options, GIVEN)
+        make = cast("Callable[..., Sampler]", made)
+        return _made(name, lambda: make(search_space, **given, **options))
+    if not callable(made) or (isinstance(made, type) and not issubclass(made, BaseSampler)):
+        what = f"`{name}` is no sampler: a class that inherits from optuna.samplers.BaseSampler is needed"
+        raise InputError(Fault(what + ", or a function that returns one", key=KEY))
+    seeded = _check_options(name, made, options, ("seed",))
+
+    def propose_with(seed: int, number: int) -> BaseSampler:
+        found: BaseSampler = made(**({"seed": seed} if seeded else {}), **options)
+        return found
+
+    first: object = _made(name, lambda: quiet(propose_with)(0, 0))
+    if not isinstance(first, BaseSampler):
+        raise InputError(Fault(f"`{name}` returned {first!r}, which is no optuna.samplers.BaseSampler", key=KEY))
+    if getattr(first, "_constraints_func", None) is not None:
+        what = f"`{name}` has a `constraints_func`, which is never called here: leave it out, and use `constraints`"
+        raise InputError(Fault(what, key=KEY))
+    return RebuiltSampler(quiet(propose_with), search_space, seed=seed, block_size=block_size, allows=allows)
+
+
+def _check_options(name: str, made: Callable[..., Any], options: Mapping[str, Any], ours: tuple[str, ...]) -> bool:
+    """Whether it takes what we give. Raises InputError with every option that it does not know or that is ours."""
+    parameters = inspect.signature(made).parameters
+    known = [word for word, parameter in parameters.items() if parameter.kind not in _VARIABLE and word not in ours]
+    anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    faults = []
+    for option in options:
+        if option in ours:
+            faults.append(Fault(f"`{option}` is given by meshtune: remove it", key=f"{OPTIONS}.{option}"))
+        elif option not in known and not anything:
+            words = f"it takes {', '.join(known)}" if known else "it takes none"
+            faults.append(Fault(f"unknown to `{name}`: {words}.{nearest(option, known)}", key=f"{OPTIONS}.{option}"))
+    if faults:
+        raise InputError(faults)
+    return anything or "seed" in parameters
+
+
+def _made(name: str, make: Callable[[], S]) -> S:
+    try:
+        return make()
+    except Exception as error:
+        what = f"`{name}` cannot be built with them ({type(error).__name__}: {error})"
+        raise InputError(Fault(what, key=OPTIONS)) from error

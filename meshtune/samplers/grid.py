@@ -12,13 +12,10 @@ from typing import Any, final
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial
 
 from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.interface import Sampler, left_in_block
-from meshtune.samplers.ledger import FIXED
-from meshtune.samplers.seeds import derived_seed
+from meshtune.samplers.interface import Sampler, at_random, given_params, left_in_block
 
 MOST = 100_000  # points of a grid
 
@@ -88,12 +85,11 @@ class GridSampler(Sampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter outside the grid: at random."""
-        sampler = RandomSampler(seed=derived_seed(self._seed, trial.number, param_name))
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+        return at_random(self._seed, study, trial, param_name, param_distribution)
 
     def close(self) -> None:
         """Nothing is held."""
 
     def _key(self, trial: FrozenTrial) -> Point | None:
-        params = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+        params = given_params(trial)
         return self._encoding.key(params) if self._encoding.has(params) else None

@@ -1,14 +1,22 @@
-"""The sampler seam: an Optuna `BaseSampler` that also says what it can propose without waiting."""
+"""What every sampler is and shares: Optuna's `BaseSampler` that also says what it can propose without waiting.
+
+Seeds follow from (study's seed, trial number): the same in every process, unrelated to each other.
+"""
 
 from __future__ import annotations
 
+import zlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from optuna import Study
-from optuna.samplers import BaseSampler, PartialFixedSampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
+
+FIXED = "fixed_params"  # Optuna's attribute of an enqueued trial
 
 
 class Sampler(BaseSampler):
@@ -44,3 +52,19 @@ def fixed_beside(study: Study) -> Mapping[str, Any]:
     """Values by name that Optuna's `PartialFixedSampler` fixes: trials with other ones are not of this search."""
     sampler = study.sampler
     return sampler._fixed_params if isinstance(sampler, PartialFixedSampler) else {}
+
+
+def derived_seed(seed: int, number: int, name: str = "") -> int:
+    """A 32-bit seed for trial `number` (and a parameter's name, where parameters are drawn one by one)."""
+    return int(np.random.SeedSequence([seed, number, zlib.crc32(name.encode())]).generate_state(1)[0])
+
+
+def given_params(trial: FrozenTrial) -> dict[str, Any]:
+    """Values that a trial has, asked for or enqueued; one that Optuna retries has them as if it had asked."""
+    return {**trial.params, **trial.system_attrs.get(FIXED, {})}
+
+
+def at_random(seed: int, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+    """A parameter outside the search space."""
+    sampler: BaseSampler = RandomSampler(seed=derived_seed(seed, trial.number, name))
+    return sampler.sample_independent(study, trial, name, distribution)

@@ -22,8 +22,7 @@ from optuna.trial import FrozenTrial, create_trial
 
 from meshtune.record import storage
 from meshtune.samplers.allowed import Allows, draw
-from meshtune.samplers.interface import Sampler, left_in_block
-from meshtune.samplers.seeds import derived_seed
+from meshtune.samplers.interface import Sampler, derived_seed, left_in_block
 
 Build = Callable[[int, int], BaseSampler]  # (seed of this proposal, trial number)
 TRIES = 50  # to be given a point that is allowed, before one is drawn at random

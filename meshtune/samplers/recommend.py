@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp.belief import objective
+from meshtune.samplers.gp.model import objective
 from meshtune.samplers.gp.observations import Pruned, told
 from meshtune.samplers.gp.space import Cube
 from meshtune.samplers.outcomes import Teller, constraint_names

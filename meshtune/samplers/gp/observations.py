@@ -9,10 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.samplers.earlier_points import WarmStart
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.ledger import FIXED
-from meshtune.samplers.outcomes import LARGE, Outputs, Teller
+from meshtune.samplers.interface import given_params
+from meshtune.samplers.outcomes import LARGE, Outputs, Teller, WarmStart
 
 NOTE = "batch_gp"  # Optuna's system attribute with what a trial was lent: `{"trial", "space", "point", "fits"}`
 Pruned = Literal["failed", "value", "left_out"]
@@ -120,7 +119,7 @@ def _row(trial: FrozenTrial, cube: Cube, space: str) -> Array | None:
 
     An objective may end before it asks for all its parameters: the rest is then as it was proposed.
     """
-    params = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+    params = given_params(trial)
     if not cube.encoding.has(params):
         note = note_of(trial, space)
         if "point" not in note:

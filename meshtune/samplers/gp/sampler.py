@@ -16,22 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.samplers.allowed import COUNTED, draw
-from meshtune.samplers.arguments import check, outside
-from meshtune.samplers.earlier_points import Values, WarmStart
+from meshtune.samplers.allowed import COUNTED, check, draw, outside
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp.acquisition import Score, best_point, log_feasible, log_improvement, log_news
-from meshtune.samplers.gp.belief import Fit, Fits, constraint, objective
+from meshtune.samplers.gp.model import Fit, Fits, constraint, objective
 from meshtune.samplers.gp.observations import NOTE, Pruned, Told, note_of, told
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.interface import Sampler, fixed_beside, left_in_block
-from meshtune.samplers.ledger import FIXED
-from meshtune.samplers.outcomes import Teller, constraint_names
-from meshtune.samplers.seeds import derived_seed
+from meshtune.samplers.interface import Sampler, at_random, fixed_beside, given_params, left_in_block
+from meshtune.samplers.outcomes import Teller, Values, WarmStart, constraint_names
 
 N_STARTUP = 8
 BEST = 5  # rows of the lowest means, around which is looked
@@ -146,7 +141,7 @@ class BatchGPSampler(Sampler):
             raise ValueError("the study of `warm_start` has other directions than this one")
         cube = Cube(Encoding(search_space))
         names = list(cube.encoding.space)
-        given = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+        given = given_params(trial)
         if all(name in given for name in names):
             return {}
         middle = cube.encoding.decode(cube.encoding.middle)
@@ -171,8 +166,7 @@ class BatchGPSampler(Sampler):
     ) -> Any:
         """A parameter outside the search space: at random."""
         self._raise_error_if_multi_objective(study)
-        sampler: BaseSampler = RandomSampler(seed=derived_seed(self._seed, trial.number, param_name))
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+        return at_random(self._seed, study, trial, param_name, param_distribution)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None}

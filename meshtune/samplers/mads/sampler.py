@@ -2,6 +2,9 @@
 
 Source: Audet and Dennis 2006 (MADS); Audet and Dennis 2009 (progressive barrier); Bigeon, Le Digabel and Salomon 2021
 (DMulti-MADS); NOMAD 4 (Audet, Le Digabel, Rochon Montplaisir, Tribes 2022).
+
+What is asked for while a block is open is beyond MADS's own points (a *fill*): it follows from the study's trials, the
+seed and the trial's number, and is read from the record on a resume.
 """
 
 from __future__ import annotations
@@ -9,31 +12,31 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.logging import get_logger
-from optuna.samplers import BaseSampler, RandomSampler
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.samplers._base import _INDEPENDENT_SAMPLING_WARNING_TEMPLATE as INDEPENDENT
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.samplers.arguments import check
-from meshtune.samplers.earlier_points import Values, WarmStart
+from meshtune.samplers.allowed import check, draw
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.interface import Sampler, fixed_beside
-from meshtune.samplers.ledger import FIXED
-from meshtune.samplers.mads.fills import filled, proposed
+from meshtune.samplers.interface import Sampler, derived_seed, fixed_beside, given_params
 from meshtune.samplers.mads.nomad import option_lines
 from meshtune.samplers.mads.search import Search
-from meshtune.samplers.mads.settings import Barrier, Settings
-from meshtune.samplers.outcomes import Pruned
-from meshtune.samplers.seeds import derived_seed
+from meshtune.samplers.mads.segments import Barrier, Settings
+from meshtune.samplers.outcomes import Pruned, Values, WarmStart
 
 _logger = get_logger(__name__)
+
+TRIES = 100  # to find a point that nobody has
 
 
 @final
@@ -169,11 +172,11 @@ class MadsSampler(Sampler):
             search = self._searching(study, search_space)
             if search is None:
                 return {}
-            fixed = {**trial.params, **trial.system_attrs.get(FIXED, {})}  # a trial that Optuna retries has params
+            fixed = given_params(trial)  # a trial that Optuna retries has params
             if not any(name in fixed for name in search.encoding.space):
                 point = search.lend(study, trial)
-                return filled(self._settings, study, trial, search) if point is None else point
-            return proposed(self._settings, study, trial, search)
+                return _filled(self._settings, study, trial, search) if point is None else point
+            return _proposed(self._settings, study, trial, search)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -243,3 +246,39 @@ class MadsSampler(Sampler):
             self._search = Search(self._settings, study, encoding, fixed, new_segment=self._new_segment)
             self._of, self._new_segment = of, False
         return self._search
+
+
+def _filled(settings: Settings, study: Study, trial: FrozenTrial, search: Search) -> dict[str, Any]:
+    """A point that is allowed and that no trial has, if one is found; written down as the trial's.
+
+    Raises SamplerError where none is found that is allowed.
+    """
+    point: dict[str, Any] | None = None  # allowed, though it may be taken
+    for attempt in range(TRIES):
+        other = _proposed(settings, study, trial, search, attempt)
+        if not search.allows(other):
+            continue
+        point = point or other
+        key = search.encoding.key(other)
+        if not search.ledger.is_taken(key, but=trial.number) and search.fill(study, trial, key):
+            return other
+        if search.exhausted:
+            break
+    if (point := point or search.awaited) is None:
+        rng = np.random.default_rng(derived_seed(settings.seed, trial.number, "drawn"))
+        point = draw(search.encoding.space, search.allows, rng)
+    search.fill(study, trial, search.encoding.key(point))
+    return point
+
+
+def _proposed(settings: Settings, study: Study, trial: FrozenTrial, search: Search, attempt: int = 0) -> dict[str, Any]:
+    """A point by TPE, then at random.
+
+    Of an enqueued trial only what is left open counts.
+    """
+    space = search.encoding.space
+    seed = derived_seed(settings.seed, trial.number, str(attempt))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        sampler: BaseSampler = TPESampler(seed=seed, constant_liar=True) if attempt == 0 else RandomSampler(seed=seed)
+    return {name: sampler.sample_independent(study, trial, name, d) for name, d in space.items()}

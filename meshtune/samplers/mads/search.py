@@ -22,10 +22,9 @@ from optuna.trial import FrozenTrial
 
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.ledger import NOTE, Ledger, members, owner
+from meshtune.samplers.mads.ledger import NOTE, Ledger, members, owner
 from meshtune.samplers.mads.nomad import Nomad, NomadCrashed
-from meshtune.samplers.mads.segments import Definition, Points, Segments
-from meshtune.samplers.mads.settings import Settings
+from meshtune.samplers.mads.segments import Definition, Points, Segments, Settings
 from meshtune.samplers.outcomes import Outputs, Teller, constraint_names
 
 _logger = get_logger(__name__)

@@ -9,18 +9,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from meshtune.samplers.arguments import outside
+from meshtune.samplers.allowed import Allows, outside
 from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.ledger import Ledger, members, ranges
+from meshtune.samplers.mads.ledger import Ledger, members, ranges
 from meshtune.samplers.mads.nomad import Nomad, Problem
-from meshtune.samplers.mads.settings import Settings
-from meshtune.samplers.outcomes import Outputs, Teller, constraint_names
+from meshtune.samplers.outcomes import Outputs, Pruned, Teller, WarmStart, constraint_names
+
+Barrier = Literal["progressive", "extreme"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of `MadsSampler`, see there."""
+
+    seed: int
+    x0: Mapping[str, Any] = field(default_factory=dict)
+    block_size: int | None = None
+    n_startup: int | None = None
+    warm_start: WarmStart | None = None
+    barrier: Barrier = "progressive"
+    a_priori: Allows | None = None
+    hidden: frozenset[str] = frozenset()
+    options: tuple[str, ...] = ()
+    pruned: Pruned = "failed"
+
 
 DRAWS = 100  # tries to draw a point that is allowed
 RECENT = 100  # trials from which it is told how many run at once

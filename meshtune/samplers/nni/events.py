@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.ledger import FIXED
+from meshtune.samplers.interface import given_params
 
 NOTE = "nni_tpe"  # Optuna's system attribute of what NNI proposed: {"trial", "space", "block", "asked", "point"}
 CHOICES = 10  # so many whole numbers at most are a `choice`, as the paper's authors wrote ranks and dropouts
@@ -93,7 +93,7 @@ def _end(trial: FrozenTrial, number: int) -> Event:
 
 def _point(trial: FrozenTrial, encoding: Encoding, note: Mapping[str, Any]) -> list[float] | None:
     """The coordinates of a trial: as NNI gave them, unless other values were evaluated; None: it has none here."""
-    params = {**trial.params, **trial.system_attrs.get(FIXED, {})}
+    params = given_params(trial)
     lent = encoding.decode(note["point"]) if note else {}
     params = {**lent, **params}
     if not encoding.has(params):

@@ -8,26 +8,27 @@ not depend on the order in which answers arrive. Several objectives are refused.
 from __future__ import annotations
 
 import math
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.errors import SamplerError, nearest
+from meshtune.errors import Fault, InputError, MissingExtra, SamplerError, extra, nearest
 from meshtune.samplers.allowed import COUNTED, Allows, draw
 from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.interface import Sampler, left_in_block
-from meshtune.samplers.ledger import FIXED
+from meshtune.samplers.interface import Sampler, at_random, derived_seed, given_params, left_in_block
 from meshtune.samplers.nni.events import NOTE, Event, described, earlier, events
-from meshtune.samplers.nni.python import interpreter
-from meshtune.samplers.seeds import derived_seed
 from meshtune.system.children import Child
 
 TRIES = 50  # to be given a point that is allowed
@@ -35,6 +36,9 @@ PROGRAM = Path(__file__).with_name("nni_process.py")
 COUNTS = {"n_startup_jobs": 2, "n_ei_candidates": 1, "linear_forgetting": 1}  # with the least that they may be
 NUMBERS = ("prior_weight", "gamma")  # above 0
 GAMMA, STARTUP = 0.25, 20  # what NNI takes by itself
+VERSION = "3.0"
+VARIABLE = "MESHTUNE_NNI_PYTHON"
+ASK = "from importlib.metadata import version; print(version('nni'))"
 LIARS = ("best", "worst", "mean", None)
 
 
@@ -120,7 +124,7 @@ class NniTPESampler(Sampler):
         """As NNI proposes. An enqueued trial that has all its values is no proposal of NNI's."""
         self._raise_error_if_multi_objective(study)
         encoding = self._encoding
-        if encoding.has({**trial.params, **trial.system_attrs.get(FIXED, {})}):
+        if encoding.has(given_params(trial)):
             return {}
         trials = study.get_trials(deepcopy=False)
         begun = [other for other in trials if other.state is not TrialState.WAITING and other.number < trial.number]
@@ -143,8 +147,7 @@ class NniTPESampler(Sampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """A parameter outside the search space: at random."""
-        sampler: BaseSampler = RandomSampler(seed=derived_seed(self._seed, trial.number, param_name))
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+        return at_random(self._seed, study, trial, param_name, param_distribution)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_child": None, "_lock": None}
@@ -207,7 +210,7 @@ class NniTPESampler(Sampler):
     def _visited(self, trials: Sequence[FrozenTrial]) -> set[Point]:
         """The points that have a trial."""
         encoding = self._encoding
-        values = [{**trial.params, **trial.system_attrs.get(FIXED, {})} for trial in trials]
+        values = [given_params(trial) for trial in trials]
         return {encoding.key(params) for params in values if encoding.has(params)}
 
 
@@ -231,3 +234,41 @@ def _faults(arguments: Mapping[str, Any]) -> list[str]:
             f" it is at most {(startup - 1) / math.sqrt(startup):.3g}"
         )
     return faults
+
+
+def interpreter(given: str | None = None) -> str:
+    """The path of a Python that has NNI 3.0: `given`, or that of MESHTUNE_NNI_PYTHON, or the present one.
+
+    Raises InputError where it is none or has another version, MissingExtra where it lacks NNI.
+    """
+    named = given or os.environ.get(VARIABLE)
+    where = "sampler.options.python" if given else VARIABLE
+    if named is None:
+        return _checked(sys.executable, _own_version(), "")
+    path = shutil.which(os.path.expanduser(named))
+    if path is None:
+        raise InputError(Fault(f"`{named}` is no program; the path of a Python that has NNI {VERSION} is", key=where))
+    asked = subprocess.run([path, "-c", ASK], capture_output=True, text=True, check=False)
+    return _checked(path, asked.stdout.strip(), where)
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("nni")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _checked(path: str, version: str, where: str) -> str:
+    if version == VERSION:
+        return path
+    if version:
+        raise InputError(
+            Fault(f"{path} has NNI {version}; version {VERSION} is needed: pip install nni=={VERSION}", key=where)
+        )
+    raise MissingExtra(
+        f"the sampler `nni-tpe` (with {path})",
+        "nni",
+        f"{extra('nni')}. Or give it an environment of its own: python -m venv nni-env; nni-env/bin/pip"
+        f" install nni=={VERSION}; export {VARIABLE}=$PWD/nni-env/bin/python",
+    )

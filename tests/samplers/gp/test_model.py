@@ -10,8 +10,7 @@ from scipy.spatial.distance import cdist
 
 from meshtune.samplers import BatchGPSampler
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp.belief import MOST_KNOWN, Fit, objective
-from meshtune.samplers.gp.model import JITTER, Likelihood, Process, few, matern
+from meshtune.samplers.gp.model import JITTER, MOST_KNOWN, Fit, Likelihood, Process, few, matern, objective
 from meshtune.samplers.gp.observations import told
 from meshtune.samplers.gp.space import Array, Cube
 from meshtune.samplers.outcomes import Teller

@@ -15,12 +15,11 @@ from meshtune.config.sections import SamplerConfig
 from meshtune.errors import InputError
 from meshtune.samplers import BatchGPSampler
 from meshtune.samplers.build import build
-from meshtune.samplers.earlier_points import WarmStart
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp.observations import NOTE, told
 from meshtune.samplers.gp.space import Cube
 from meshtune.samplers.interface import Sampler
-from meshtune.samplers.outcomes import Teller
+from meshtune.samplers.outcomes import Teller, WarmStart
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search, valley
 
 PLANE: Space = {"x": FloatDistribution(-1.0, 1.0), "y": FloatDistribution(-1.0, 1.0)}

@@ -14,7 +14,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers import MadsSampler
-from meshtune.samplers.ledger import NOTE
+from meshtune.samplers.mads.ledger import NOTE
 from meshtune.testing.processes import descendants, gone
 from tests.shared_study import SPACES, fills, note, objective, points
 

@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from meshtune.errors import SamplerError
 from meshtune.samplers import MadsSampler
-from meshtune.samplers.ledger import NOTE
+from meshtune.samplers.mads.ledger import NOTE
 
 UNIT: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0), "y": FloatDistribution(0.0, 1.0)}
 

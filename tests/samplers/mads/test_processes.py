@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers import MadsSampler
-from meshtune.samplers.ledger import NOTE, owner
+from meshtune.samplers.mads.ledger import NOTE, owner
 from meshtune.testing.processes import descendants, gone
 from tests.postgresql import postgresql
 from tests.shared_study import SPACES, fills, note, objective, points

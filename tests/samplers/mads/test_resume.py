@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from meshtune.samplers import MadsSampler
-from meshtune.samplers.ledger import NOTE
+from meshtune.samplers.mads.ledger import NOTE
 from tests.samplers import stories
 
 SPACE: dict[str, BaseDistribution] = {

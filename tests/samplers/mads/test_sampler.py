@@ -18,7 +18,7 @@ from meshtune.errors import SamplerError
 from meshtune.samplers import MadsSampler
 from meshtune.samplers.encoding import Point
 from meshtune.samplers.interface import Sampler
-from meshtune.samplers.ledger import NOTE
+from meshtune.samplers.mads.ledger import NOTE
 from meshtune.samplers.mads.nomad import Nomad, Problem
 from meshtune.testing.processes import descendants, gone
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search

@@ -22,8 +22,7 @@ from meshtune.samplers.build import build
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.interface import Sampler
 from meshtune.samplers.nni.events import described, earlier, events
-from meshtune.samplers.nni.python import VARIABLE, interpreter
-from meshtune.samplers.nni.sampler import NniTPESampler
+from meshtune.samplers.nni.sampler import VARIABLE, NniTPESampler, interpreter
 from meshtune.testing.samplers import SamplerContract, Space, points, search
 from tests.samplers import stories
 

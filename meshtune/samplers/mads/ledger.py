@@ -20,9 +20,9 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from meshtune.samplers.encoding import Encoding, Point
+from meshtune.samplers.interface import given_params
 
 NOTE = "mads"
-FIXED = "fixed_params"  # Optuna's attribute of an enqueued trial
 
 Slot = tuple[int, int, int]  # segment, block, index in the block
 
@@ -122,7 +122,7 @@ class Ledger:
     def _claimed(self, trial: FrozenTrial, note: Mapping[str, Any]) -> Point | None:
         if "point" in note:
             return tuple(note["point"]) if note["space"] == self._space else None
-        return self._key({**trial.params, **trial.system_attrs.get(FIXED, {})})
+        return self._key(given_params(trial))
 
     def _key(self, params: Mapping[str, Any]) -> Point | None:
         """The point that a trial's values are; None where they are none of this space."""
