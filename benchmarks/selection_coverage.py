@@ -28,10 +28,10 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import stats
 
-from meshtune.selection.decide import Decision, Facts, Settings, decide
-from meshtune.selection.guards import Verdict
+from meshtune.selection.comparisons import GuardVerdict
+from meshtune.selection.decide import CandidateInfo, Decision, Settings, decide
 from meshtune.selection.measured import POINTS, Array, Measured, of_answers
-from meshtune.selection.seeds import with_trainings
+from meshtune.selection.resampling import with_trainings
 
 ITEMS = (24, 60, 100, 200, 240, 300, 400, 1000)
 PAIRS = {  # shares that are mended and broken
@@ -58,8 +58,10 @@ def pair(mended: float, broken: float, items: int, seed: int, draws: int) -> tup
     """Whether it is kept, and whether the interval holds the gain."""
     place = np.random.default_rng(seed).random(items)
     made = measured({"a": (place >= broken) & (place < 0.5 + mended), "base": place < 0.5})
-    decision = decide(made, {"a": Facts(1), "base": Facts()}, Settings(draws=draws, seed=seed), references=["base"])
-    return decision.candidates[0].verdict is Verdict.KEPT, inside(decision, POINTS * (mended - broken))
+    decision = decide(
+        made, {"a": CandidateInfo(1), "base": CandidateInfo()}, Settings(draws=draws, seed=seed), references=["base"]
+    )
+    return decision.candidates[0].verdict is GuardVerdict.KEPT, inside(decision, POINTS * (mended - broken))
 
 
 def several(items: int, tasks: int, seed: int, draws: int) -> tuple[bool, bool]:
@@ -68,7 +70,7 @@ def several(items: int, tasks: int, seed: int, draws: int) -> tuple[bool, bool]:
     names = [*"abcd", "base"]
     easy = chance.random(items) < 0.5
     answers = {name: easy ^ (chance.random(items) < 0.15) for name in names}
-    facts = {name: Facts(n + 1) for n, name in enumerate("abcd")} | {"base": Facts()}
+    facts = {name: CandidateInfo(n + 1) for n, name in enumerate("abcd")} | {"base": CandidateInfo()}
     decision = decide(measured(answers, tasks), facts, Settings(draws=draws, seed=seed), references=["base"])
     return inside(decision, 0.0), decision.beyond_noise
 
@@ -80,7 +82,7 @@ def seeds(seed: int, draws: int, items: int = 2000, trainings: int = 3) -> bool:
     cube = POINTS * (chance.random((4, trainings, items)) < right)
     answers = {name: cube[n, 0] / POINTS for n, name in enumerate("abcd")} | {"base": chance.random(items) < 0.5}
     made, effects = with_trainings(measured(answers), {name: {"x": cube[n]} for n, name in enumerate("abcd")}, [])
-    facts = {name: Facts(n + 1) for n, name in enumerate("abcd")} | {"base": Facts()}
+    facts = {name: CandidateInfo(n + 1) for n, name in enumerate("abcd")} | {"base": CandidateInfo()}
     settings = Settings(draws=draws, seed=seed)
     return inside(decide(made, facts, settings, references=["base"], seeds=effects), 0.0)
 

@@ -29,7 +29,7 @@ from meshtune.plan.plan import Plan, build
 from meshtune.record.log import Record
 from meshtune.selection.decide import Decision
 from meshtune.selection.measured import POINTS, Array, Measure
-from meshtune.selection.seeds import with_trainings
+from meshtune.selection.resampling import with_trainings
 from meshtune.study import finals
 from meshtune.study.loop import Running
 from meshtune.study.signals import Interrupts

@@ -6,15 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from meshtune.selection.decide import Decision, Facts
-from meshtune.selection.gain import ESTIMAND, ESTIMAND_OF_SEEDS
-from meshtune.selection.guards import Verdict
-from meshtune.selection.proxy import Correlation
+from meshtune.selection.comparisons import ESTIMAND, ESTIMAND_OF_SEEDS, GuardVerdict
+from meshtune.selection.decide import CandidateInfo, Decision
+from meshtune.selection.ranks import Correlation
+from meshtune.selection.resampling import Seeds
 from meshtune.selection.rules import DESCRIBED
-from meshtune.selection.seeds import Seeds
 
 
-def sentences(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str, str]) -> list[str]:
+def sentences(decision: Decision, facts: Mapping[str, CandidateInfo], titles: Mapping[str, str]) -> list[str]:
     """Five: what is chosen, how sure that is, whether it is safe, what it gains, and what the loss was worth.
 
     One where nothing can be chosen. `titles`: of benchmarks.
@@ -70,7 +69,9 @@ def notes(
     return found
 
 
-def as_values(decision: Decision, facts: Mapping[str, Facts], told: list[str], said: list[str]) -> dict[str, Any]:
+def as_values(
+    decision: Decision, facts: Mapping[str, CandidateInfo], told: list[str], said: list[str]
+) -> dict[str, Any]:
     """Everything as plain JSON values."""
     values = dataclasses.asdict(decision)
     for standing in values["candidates"]:
@@ -84,7 +85,7 @@ def as_values(decision: Decision, facts: Mapping[str, Facts], told: list[str], s
     }
 
 
-def _nothing(decision: Decision, facts: Mapping[str, Facts]) -> str:
+def _nothing(decision: Decision, facts: Mapping[str, CandidateInfo]) -> str:
     """Why: the references, a race that others left, constraints."""
     margin, settings = _points(decision.settings.margin), decision.settings
     left = [one for one in decision.candidates if facts[one.name].left is not None]
@@ -101,7 +102,7 @@ def _nothing(decision: Decision, facts: Mapping[str, Facts]) -> str:
     return f"{why}: keep what you have."
 
 
-def _choice(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str, str]) -> str:
+def _choice(decision: Decision, facts: Mapping[str, CandidateInfo], titles: Mapping[str, str]) -> str:
     chosen = decision.chosen or ""
     count = sum(one.merit is not None for one in decision.candidates)
     rank = facts[chosen].rank
@@ -120,7 +121,7 @@ def _choice(decision: Decision, facts: Mapping[str, Facts], titles: Mapping[str,
     return f"{_called(chosen)} is chosen by {by} over {over}, {of}{raced}{where}{tie}."
 
 
-def _sure(decision: Decision, facts: Mapping[str, Facts]) -> str:
+def _sure(decision: Decision, facts: Mapping[str, CandidateInfo]) -> str:
     standing = decision.standing
     if standing is None:
         return ""
@@ -147,7 +148,7 @@ def _sure(decision: Decision, facts: Mapping[str, Facts]) -> str:
 
 def _safe(decision: Decision, titles: Mapping[str, str]) -> str:
     standing, own = decision.standing, [one for one in decision.comparisons if one.candidate == decision.chosen]
-    dropped = [one.name for one in decision.candidates if one.verdict is Verdict.DROPPED]
+    dropped = [one.name for one in decision.candidates if one.verdict is GuardVerdict.DROPPED]
     worse = (
         f"; {_list(dropped)} {'is' if len(dropped) == 1 else 'are'} shown to be worse and dropped" if dropped else ""
     )
@@ -155,7 +156,7 @@ def _safe(decision: Decision, titles: Mapping[str, str]) -> str:
         return f"There is no reference that it must not be worse than{worse}."
     margin = _points(decision.settings.margin)
     named = _list(list(dict.fromkeys(one.reference for one in own)))
-    if standing.verdict is Verdict.KEPT:
+    if standing.verdict is GuardVerdict.KEPT:
         return f"It is shown to be within {margin} of {named} or better on every benchmark{worse}."
     open_ = [one for one in own if one.low <= -decision.settings.margin]
     parts = [f"{titles.get(one.benchmark, one.benchmark)} against {one.reference} ({one.low:+.1f})" for one in open_]

@@ -16,9 +16,9 @@ from meshtune.plan.locate import Located
 from meshtune.record.log import Record
 from meshtune.report import score_files
 from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal
-from meshtune.selection.decide import Facts
+from meshtune.selection.decide import CandidateInfo
 from meshtune.selection.measured import POINTS, Measure, Measured, of_answers, of_scores
-from meshtune.selection.seeds import Seeds
+from meshtune.selection.resampling import Seeds
 
 ANSWERS = Path("evaluation") / "benchmarks"
 _TABLE, _RESULTS = "candidates.csv", "scores.json"
@@ -37,7 +37,7 @@ class Evidence:
     """
 
     measured: Measured
-    facts: dict[str, Facts]
+    facts: dict[str, CandidateInfo]
     silent: tuple[str, ...]
     titles: dict[str, str]
     references: tuple[str, ...]
@@ -168,7 +168,7 @@ def _evidence(
 ) -> Evidence:
     names = tuple(row.name for row in table.rows)
     facts = {
-        row.name: Facts(ranks[row.name], row.loss, costs.get(row.name), row.trial, row.baseline, row.left)
+        row.name: CandidateInfo(ranks[row.name], row.loss, costs.get(row.name), row.trial, row.baseline, row.left)
         for row in table.rows
     }
     references = tuple(row.name for row in table.rows if row.baseline or row.rank is None)

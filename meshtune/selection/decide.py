@@ -1,8 +1,8 @@
 """One decision: from scores of candidates to the model that is chosen, with all the evidence, as plain values.
 
-Steps, each in its own file: benchmarks that say nothing are left out; candidates that are shown to be worse than a
-reference are dropped (`guards`); one of the others is chosen by a rule (`rules`), exact ties going to the cheaper one;
-how sure that is (`sureness`), what it gains (`gain`), and whether the validation loss could have told (`proxy`).
+Steps: benchmarks that say nothing are left out; candidates that are shown to be worse than a reference are dropped
+(`comparisons`); one of the others is chosen by a rule (`rules`), exact ties going to the cheaper one; how sure that is
+(`resampling`), what it gains (`comparisons`), and whether the validation loss could have told (`ranks`).
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import numpy as np
 
 from meshtune.errors import InputError
 from meshtune.record.scoring import pareto
-from meshtune.selection.certainty import chance_best, confidence_set, items_to_separate
-from meshtune.selection.gain import Gain, gain
-from meshtune.selection.guards import MARGIN, Comparison, Verdict, guard
+from meshtune.selection.comparisons import MARGIN, Comparison, Gain, GuardVerdict, gain, guard, margins
 from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
-from meshtune.selection.paired import margins
-from meshtune.selection.proxy import Correlation, correlation
-from meshtune.selection.resampling import DRAWS, least_error, resample
+from meshtune.selection.ranks import Correlation, correlation
+from meshtune.selection.resampling import (
+    DRAWS,
+    Seeds,
+    chance_best,
+    confidence_set,
+    items_to_separate,
+    least_error,
+    resample,
+)
 from meshtune.selection.rules import DEFAULT, SAME, Rule, check, merits, weights_of
-from meshtune.selection.seeds import Seeds
 
 
 @dataclass(frozen=True)
-class Facts:
+class CandidateInfo:
     """What is known of a candidate beside its scores.
 
     `rank` by validation loss, from 1. `cost`: what it takes to serve, such as its LoRA rank; lower is cheaper. `trial`:
@@ -63,9 +67,9 @@ class Settings:
     barred: tuple[str, ...] = ()
 
     @property
-    def allowed(self) -> tuple[Verdict, ...]:
+    def allowed(self) -> tuple[GuardVerdict, ...]:
         """Of the guard, with which a candidate can be chosen."""
-        return (Verdict.KEPT,) if self.only_kept else (Verdict.KEPT, Verdict.UNDECIDED)
+        return (GuardVerdict.KEPT,) if self.only_kept else (GuardVerdict.KEPT, GuardVerdict.UNDECIDED)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Standing:
     """Where a candidate that can be chosen stands; shares of draws for the chances. `merit`: higher is better."""
 
     name: str
-    verdict: Verdict
+    verdict: GuardVerdict
     merit: float | None
     chance_best: float
     chance_pareto: float
@@ -89,7 +93,7 @@ class Decision:
         chosen: None where every candidate is dropped. tied: others with the same merit. runner_up: the next by merit.
         candidates: by merit, those that left a race behind the others, dropped ones last.
         pareto: of all ranked candidates, choosable or not.
-        items_to_separate: see `sureness`, of chosen and runner-up by mean score; None also where not `items_known`.
+        items_to_separate: see `resampling`, of chosen and runner-up by mean score; None also where not `items_known`.
         correlations: by benchmark, over all ranked candidates and over the choosable ones.
         left_out: why, by benchmark. paired: item by item.
     """
@@ -135,7 +139,7 @@ class Decision:
 
 def decide(
     measured: Measured,
-    facts: dict[str, Facts],
+    facts: dict[str, CandidateInfo],
     settings: Settings = Settings(),
     *,
     references: Sequence[str] = (),
@@ -219,7 +223,7 @@ def _standings(
     counted: Measured,
     draws: Array,
     eligible: Sequence[str],
-    facts: dict[str, Facts],
+    facts: dict[str, CandidateInfo],
     settings: Settings,
     benchmarks: Sequence[str],
 ) -> list[Standing]:
@@ -243,7 +247,9 @@ def _standings(
     best, optimal = chance_best(drawn), pareto(draws[:, rows], same=SAME).mean(axis=0)
     may = confidence_set(drawn, order[0])
     return [
-        Standing(eligible[n], Verdict.KEPT, float(merit[n]), float(best[n]), float(optimal[n]), False, bool(may[n]))
+        Standing(
+            eligible[n], GuardVerdict.KEPT, float(merit[n]), float(best[n]), float(optimal[n]), False, bool(may[n])
+        )
         for n in order
     ]
 
@@ -306,7 +312,7 @@ def _separate(
     return items_to_separate(difference, error, sum(size or 0 for size in sizes))
 
 
-def _correlations(counted: Measured, names: Sequence[str], facts: dict[str, Facts]) -> tuple[Correlation, ...]:
+def _correlations(counted: Measured, names: Sequence[str], facts: dict[str, CandidateInfo]) -> tuple[Correlation, ...]:
     rows = [counted.names.index(name) for name in names]
     order = [float(facts[name].rank or 0) for name in names]
     return tuple(correlation(m.name, order, list(m.scores[rows])) for m in counted.measures)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meshtune.selection.measured import FEWEST_ITEMS, POINTS, Array, item_weights
+from meshtune.selection.measured import FEWEST_ITEMS, POINTS, Array, Numbers, item_weights
 from meshtune.selection.rules import DEFAULT, Rule, merits, winners
 
 ERROR = 0.05  # the chance that the one that full scoring would choose has left
@@ -34,7 +34,6 @@ FIRST = 40  # items of each benchmark before anybody can leave
 GROWTH = 1.3  # items asked after a round, over those before it
 APART = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # points between true scores, standard deviations that may be
 _FROM = 0.08  # share of a benchmark that the first round has at least
-Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""Whether two ways to measure put the same points in the same order: Spearman's rank correlation with its interval."""
+"""Whether two ways to measure order the same points alike: Spearman's rank correlation with its interval.
+
+So too proxy mismatch, whether candidates with a lower validation loss score higher: the correlation of the rank by
+validation loss (1 the lowest) with each score is -1 where the loss orders the candidates as the score does. Its
+interval covers the choice of candidates; the items' noise in the scores draws the correlation itself towards zero.
+"""
 
 from __future__ import annotations
 
@@ -45,3 +50,35 @@ def rank_correlation(first: Sequence[float], second: Sequence[float], level: flo
     half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((1 + taken**2 / 2) / (count - 3))
     low, high = (math.tanh(math.atanh(taken) + side) for side in (-half, half))
     return RankCorrelation(rho, -1.0 if rho < -most else low, 1.0 if rho > most else high, count)
+
+
+FEWEST_CANDIDATES = 5  # for an interval
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Of the loss's ranks with a score. `low`, `high`: 95 %; None for fewer than five candidates.
+
+    `value` is None where all losses or all scores are the same, or there are fewer than three candidates.
+    """
+
+    benchmark: str
+    candidates: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the loss is shown to order these candidates as the score does."""
+        return self.high is not None and self.high < 0
+
+
+def correlation(benchmark: str, losses: Sequence[float], scores: Sequence[float], level: float = 0.95) -> Correlation:
+    """Spearman's correlation with its interval; `losses` may be ranks."""
+    count = len(losses)
+    if count < 3:
+        return Correlation(benchmark, count, None, None, None)
+    found = rank_correlation(losses, scores, level)
+    low, high = (found.low, found.high) if count >= FEWEST_CANDIDATES else (None, None)
+    return Correlation(benchmark, count, found.rho, low, high)

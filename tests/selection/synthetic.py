@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm
 
-from meshtune.selection.decide import Facts
+from meshtune.selection.decide import CandidateInfo
 from meshtune.selection.measured import Array, Measured, of_answers
 
 KINDS = ("ties", "two best", "one best", "spread", "steps")
@@ -18,7 +18,7 @@ class World:
     measured: Measured
     truth: Array
     base: Array
-    facts: dict[str, Facts]
+    facts: dict[str, CandidateInfo]
 
 
 def world(kind: str, seed: int, candidates: int = 7, benchmarks: int = 3, items: int = 150) -> World:
@@ -47,5 +47,7 @@ def world(kind: str, seed: int, candidates: int = 7, benchmarks: int = 3, items:
         }
         measures.append(of_answers(f"b{kind_}", f"B{kind_}", told))
     order = chance.permutation(candidates)
-    facts = {str(n): Facts(rank=int(order[n]) + 1, cost=8.0) for n in range(candidates)} | {"base": Facts()}
+    facts = {str(n): CandidateInfo(rank=int(order[n]) + 1, cost=8.0) for n in range(candidates)} | {
+        "base": CandidateInfo()
+    }
     return World(Measured(tuple(names), tuple(measures)), 100 * whole[:-1], 100 * whole[-1], facts)

@@ -10,8 +10,8 @@ import pytest
 from meshtune.errors import InputError
 from meshtune.finalists import sentences
 from meshtune.report import score_files
-from meshtune.selection.decide import Decision, Facts, Settings, decide
-from meshtune.selection.guards import Verdict
+from meshtune.selection.comparisons import GuardVerdict
+from meshtune.selection.decide import CandidateInfo, Decision, Settings, decide
 from meshtune.selection.measured import Measured, of_answers, of_scores
 from meshtune.selection.rules import Rule, merits, winners
 from tests.selection.synthetic import KINDS, World, world
@@ -21,13 +21,13 @@ ITEMS = {"mmlu": 14042, "bbh": 6430, "drop": 6285, "humaneval": 164}
 needs_paper = pytest.mark.skipif(not PAPER.exists(), reason=f"the paper's tables are not there: {PAPER}")
 
 
-def paper(name: str, best: int | None = 10) -> tuple[Decision, dict[str, Facts]]:
+def paper(name: str, best: int | None = 10) -> tuple[Decision, dict[str, CandidateInfo]]:
     table = score_files.read(PAPER / f"table4_{name}.csv")
     names = tuple(row.name for row in table.rows)
     measures = tuple(
         of_scores(n, n, [row.scores[n] for row in table.rows], [0.0] * len(names), count) for n, count in ITEMS.items()
     )
-    facts = {row.name: Facts(rank=row.rank, baseline=row.baseline) for row in table.rows}
+    facts = {row.name: CandidateInfo(rank=row.rank, baseline=row.baseline) for row in table.rows}
     references = [row.name for row in table.rows if row.baseline or row.rank is None]
     return decide(Measured(names, measures), facts, Settings(best=best), references=references), facts
 
@@ -133,8 +133,8 @@ def test_a_damaged_adapter_is_dropped_and_a_good_one_kept() -> None:
     one = world("ties", 3, items=4000)
     decision = decide(one.measured, one.facts, Settings(draws=500), references=["base"])
     verdicts = {standing.name: standing.verdict for standing in decision.candidates}
-    assert verdicts.pop("6") is Verdict.DROPPED
-    assert set(verdicts.values()) == {Verdict.KEPT}
+    assert verdicts.pop("6") is GuardVerdict.DROPPED
+    assert set(verdicts.values()) == {GuardVerdict.KEPT}
     said = sentences.sentences(decision, one.facts, {})
     assert "6 is shown to be worse and dropped" in said[2]
     assert "or better on every benchmark" in said[2]
@@ -145,7 +145,7 @@ def test_too_few_items_leave_it_undecided() -> None:
     settings = Settings(draws=500)
     decision = decide(one.measured, one.facts, settings, references=["base"])
     assert decision.standing is not None
-    assert decision.standing.verdict is Verdict.UNDECIDED
+    assert decision.standing.verdict is GuardVerdict.UNDECIDED
     nothing = decide(one.measured, one.facts, replace(settings, only_kept=True), references=["base"])
     assert nothing.chosen is None
     assert nothing.gains == ()
@@ -166,7 +166,7 @@ def test_where_all_are_worse_nothing_is_chosen() -> None:
 def test_equal_candidates_are_tied_and_the_cheapest_is_taken() -> None:
     answers = {str(n): float(n % 3 == 0) for n in range(60)}
     measured = Measured(("a", "b", "c"), (of_answers("x", "X", dict.fromkeys("abc", answers)),))
-    facts = {"a": Facts(1, cost=64.0), "b": Facts(2, cost=8.0), "c": Facts(3, cost=16.0)}
+    facts = {"a": CandidateInfo(1, cost=64.0), "b": CandidateInfo(2, cost=8.0), "c": CandidateInfo(3, cost=16.0)}
     decision = decide(measured, facts, Settings(draws=200))
     assert (decision.chosen, decision.tied) == ("b", ("c", "a"))
     assert [round(one.chance_best, 6) for one in decision.candidates] == [round(1 / 3, 6)] * 3
@@ -205,7 +205,12 @@ def test_why_nothing_is_chosen() -> None:
     right = {"a": 10, "b": 30, "c": 30, "base": 30}
     answers = {name: {str(n): float(n < most) for n in range(60)} for name, most in right.items()}
     measured = Measured(tuple(right), (of_answers("mmlu", "MMLU", answers),))
-    facts = {"a": Facts(rank=1), "b": Facts(rank=2), "c": Facts(rank=3), "base": Facts(baseline=True)}
+    facts = {
+        "a": CandidateInfo(rank=1),
+        "b": CandidateInfo(rank=2),
+        "c": CandidateInfo(rank=3),
+        "base": CandidateInfo(baseline=True),
+    }
 
     def said(*, left: str = "", **settings: Any) -> str:
         known = {name: replace(one, left=20 if name in left.split() else None) for name, one in facts.items()}
@@ -236,7 +241,7 @@ def alone(right: dict[str, int], items: int = 60) -> Measured:
 
 def test_a_choice_that_noise_has_no_part_in_is_not_called_beyond_it() -> None:
     measured, rule = alone({"a": 10, "b": 50, "c": 30}), Rule("validation_loss")
-    facts = {"a": Facts(1, loss=2.0), "b": Facts(2, loss=2.5), "c": Facts(3, loss=2.6)}
+    facts = {"a": CandidateInfo(1, loss=2.0), "b": CandidateInfo(2, loss=2.5), "c": CandidateInfo(3, loss=2.6)}
     assert decide(measured, facts, Settings(draws=200)).beyond_noise
     by_loss = decide(measured, facts, Settings(rule, draws=200))
     assert by_loss.chosen == "a"
@@ -250,15 +255,15 @@ def test_a_choice_that_noise_has_no_part_in_is_not_called_beyond_it() -> None:
 
 
 def test_losses_and_ranks_are_not_mixed() -> None:
-    facts = {"a": Facts(1, loss=2.5), "b": Facts(2), "c": Facts(3, loss=0.7)}
+    facts = {"a": CandidateInfo(1, loss=2.5), "b": CandidateInfo(2), "c": CandidateInfo(3, loss=0.7)}
     settings = Settings(Rule("validation_loss"), draws=200)
     assert decide(alone({"a": 10, "b": 50, "c": 30}), facts, settings).chosen == "a"
-    whole = {**facts, "b": Facts(2, loss=2.0)}
+    whole = {**facts, "b": CandidateInfo(2, loss=2.0)}
     assert decide(alone({"a": 10, "b": 50, "c": 30}), whole, settings).chosen == "c"
 
 
 def test_how_many_items_would_do_is_not_said_where_they_are_not_known() -> None:
-    facts = {"a": Facts(1), "b": Facts(2)}
+    facts = {"a": CandidateInfo(1), "b": CandidateInfo(2)}
     for items, said in ((None, False), (2000, True)):
         measured = Measured(("a", "b"), (of_scores("x", "X", [45.0, 45.5], [1.0, 1.0], items),))
         decision = decide(measured, facts, Settings(draws=200))
@@ -267,7 +272,7 @@ def test_how_many_items_would_do_is_not_said_where_they_are_not_known() -> None:
 
 def test_the_correlation_over_those_that_can_be_chosen_is_called_that() -> None:
     right = {str(n): 10 + 5 * n for n in range(6)}
-    facts = {str(n): Facts(6 - n) for n in range(6)}
+    facts = {str(n): CandidateInfo(6 - n) for n in range(6)}
     decision = decide(alone(right), facts, Settings(draws=200, barred=("5",)))
     assert "among the 5 that can be chosen" in sentences.sentences(decision, facts, {})[-1]
 
@@ -275,7 +280,7 @@ def test_the_correlation_over_those_that_can_be_chosen_is_called_that() -> None:
 def rates(right: float, worse: float, items: int, seeds: range) -> tuple[float, float]:
     """How often a candidate that breaks a share of the items is `kept`, and its gain's interval is right."""
     kept = inside = 0
-    facts = {"a": Facts(1), "base": Facts()}
+    facts = {"a": CandidateInfo(1), "base": CandidateInfo()}
     for seed in seeds:
         chance = np.random.default_rng(seed)
         base = chance.random(items) < right
@@ -283,7 +288,7 @@ def rates(right: float, worse: float, items: int, seeds: range) -> tuple[float, 
         told_ = {name: {str(n): float(one) for n, one in enumerate(each)} for name, each in answers.items()}
         measured = Measured(("a", "base"), (of_answers("x", "X", told_),))
         decision = decide(measured, facts, Settings(draws=200, seed=seed), references=["base"])
-        kept += decision.candidates[0].verdict is Verdict.KEPT
+        kept += decision.candidates[0].verdict is GuardVerdict.KEPT
         inside += all(one.low <= -100 * worse <= one.high for one in decision.gains)
     return kept / len(seeds), inside / len(seeds)
 

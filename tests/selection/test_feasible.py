@@ -11,7 +11,7 @@ from meshtune.objectives import measurement_files
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
 from meshtune.samplers.build import build
-from meshtune.selection.decide import Facts, Settings, decide
+from meshtune.selection.decide import CandidateInfo, Settings, decide
 from meshtune.selection.feasible import Chance, barred, chances, kept, notes
 from meshtune.selection.measured import Measured, of_answers
 from meshtune.trial import Ending, Outcome
@@ -46,7 +46,7 @@ def test_items_that_all_agree_do_not_make_sure() -> None:
 def test_a_candidate_that_violates_a_constraint_is_not_chosen() -> None:
     answers = {name: {f"{n}": float(n < right) for n in range(40)} for name, right in (("a", 30), ("b", 25))}
     measured = Measured(("a", "b"), (of_answers("mmlu", "MMLU", answers),))
-    facts = {"a": Facts(rank=1), "b": Facts(rank=2)}
+    facts = {"a": CandidateInfo(rank=1), "b": CandidateInfo(rank=2)}
     assert decide(measured, facts, Settings(draws=200)).chosen == "a"
     found = {"a": [Chance("size <= 5", 0.1)], "b": [Chance("size <= 5", -0.2), Chance("mmlu >= untuned", 0.0, 0.7, 40)]}
     assert barred(found) == ("a",)

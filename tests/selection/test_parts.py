@@ -9,14 +9,11 @@ from scipy import stats
 
 from meshtune.errors import InputError
 from meshtune.record.scoring import pareto
-from meshtune.selection.certainty import chance_best, confidence_set, items_to_separate
-from meshtune.selection.decide import Facts, decide
-from meshtune.selection.gain import gain
-from meshtune.selection.guards import guard
+from meshtune.selection.comparisons import gain, guard
+from meshtune.selection.decide import CandidateInfo, decide
 from meshtune.selection.measured import Array, Measured, item_weights, of_answers, of_scores, strata
-from meshtune.selection.proxy import correlation
-from meshtune.selection.ranks import rank_correlation
-from meshtune.selection.resampling import least_error, resample
+from meshtune.selection.ranks import correlation, rank_correlation
+from meshtune.selection.resampling import chance_best, confidence_set, items_to_separate, least_error, resample
 from meshtune.selection.rules import Rule, merits, ranks, winners
 
 SCORES = arrays(float, (5, 3), elements=st.integers(0, 6).map(float))
@@ -105,7 +102,7 @@ def test_bounds_of_candidates_that_agree_are_those_of_no_event_in_so_many_items(
     (found,) = guard(measured, resample(measured, 4000), ["a"], ["base"]).comparisons
     rule_of_three = 100 * (1 - 0.05 ** (1 / 24))  # Clopper and Pearson: 11.7 points
     assert (found.low, found.high) == pytest.approx((-rule_of_three, rule_of_three), rel=0.02)
-    (over,) = decide(measured, {"a": Facts(1), "base": Facts()}, references=["base"]).gains
+    (over,) = decide(measured, {"a": CandidateInfo(1), "base": CandidateInfo()}, references=["base"]).gains
     two_sided = 100 * (1 - 0.025 ** (1 / 24))
     assert (over.low, over.high) == pytest.approx((-two_sided, two_sided), rel=0.03)
     several = Measured((*"abcdef", "base"), (of_answers("m", "M", dict.fromkeys([*"abcdef", "base"], answers)),))

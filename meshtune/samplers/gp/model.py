@@ -6,9 +6,9 @@ deviation. Values are standardised. Parameters are logarithms: a length for each
 and noise; their priors are normal.
 
 What is believed of a study is two processes over the same values of the objective, and one for each constraint.
-`steady` sees values that are compressed above their median, so that a few very bad points do not drown the good ones; `raw` sees
-them as they are. A failed trial counts as the worst success. A fit goes on from an earlier one, which is part of the
-record, so that what is believed follows from the record alone.
+`steady` sees values that are compressed above their median, so that a few very bad points do not drown the good ones;
+`raw` sees them as they are. A failed trial counts as the worst success. A fit goes on from an earlier one, which is
+part of the record, so that what is believed follows from the record alone.
 """
 
 from __future__ import annotations

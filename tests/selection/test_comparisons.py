@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from meshtune.selection.decide import Facts, Settings, decide
-from meshtune.selection.guards import Verdict
+from meshtune.selection.comparisons import GuardVerdict, lower_bound, margins
+from meshtune.selection.decide import CandidateInfo, Settings, decide
 from meshtune.selection.measured import Measured, of_answers
-from meshtune.selection.paired import lower_bound, margins
 
 WIDTH = 1.6449
 
@@ -63,14 +62,14 @@ def test_answers_in_steps_and_items_of_unequal_weight() -> None:
 
 def test_a_candidate_at_the_margin_that_mends_nothing_is_rarely_kept() -> None:
     """1 point worse, on 300 items, where an exact test keeps it in 4.9 %; one width of standard errors in far more."""
-    facts, kept = {"a": Facts(1), "base": Facts()}, 0
+    facts, kept = {"a": CandidateInfo(1), "base": CandidateInfo()}, 0
     chance, runs = np.random.default_rng(0), 200
     for seed in range(runs):
         answers = {"a": chance.random(300) >= 0.01, "base": np.ones(300)}
         told = {name: {str(n): float(one) for n, one in enumerate(each)} for name, each in answers.items()}
         measured = Measured(("a", "base"), (of_answers("x", "X", told),))
         decision = decide(measured, facts, Settings(draws=200, seed=seed), references=["base"])
-        kept += decision.candidates[0].verdict is Verdict.KEPT
+        kept += decision.candidates[0].verdict is GuardVerdict.KEPT
     assert kept <= stats.binom.ppf(0.99, runs, 0.05)
 
 
@@ -80,10 +79,10 @@ def test_the_interval_of_the_gain_covers_those_that_the_guard_dropped() -> None:
     right = {**dict.fromkeys("ab", 0.6), **dict.fromkeys("cdefgh", 0.3), "base": 0.6}
     told = {name: {str(n): float(chance.random() < share) for n in range(400)} for name, share in right.items()}
     measured = Measured(tuple(told), (of_answers("x", "X", told),))
-    facts = {name: Facts(n + 1) for n, name in enumerate("abcdefgh")} | {"base": Facts()}
+    facts = {name: CandidateInfo(n + 1) for n, name in enumerate("abcdefgh")} | {"base": CandidateInfo()}
     strict, loose = (
         decide(measured, facts, Settings(draws=2000, margin=margin), references=["base"]) for margin in (1.0, 90.0)
     )
     assert strict.chosen == loose.chosen
-    assert [each.verdict for each in strict.candidates].count(Verdict.DROPPED) == 6
+    assert [each.verdict for each in strict.candidates].count(GuardVerdict.DROPPED) == 6
     assert strict.gains == loose.gains

@@ -9,7 +9,7 @@ from scipy import stats
 from meshtune.finalists import sentences as told
 from meshtune.selection.decide import Settings, decide
 from meshtune.selection.measured import POINTS, Array, Measured, of_answers
-from meshtune.selection.seeds import Seeds, with_trainings
+from meshtune.selection.resampling import Seeds, with_trainings
 from tests.selection.synthetic import world
 
 NAMES = tuple("abcd")
