@@ -59,7 +59,7 @@ def build(
     def rebuilt(make: Build) -> RebuiltSampler:
         _try(config, lambda: quiet(make)(0, 0))
         return RebuiltSampler(
-            quiet(make), search_space, seed=seed, block_size=block_size, known=warm_start, allows=allows
+            quiet(make), search_space, seed=seed, block_size=block_size, earlier_trials=warm_start, allows=allows
         )
 
     match config.name:
@@ -98,7 +98,7 @@ def build(
             return _try(
                 config,
                 lambda: NniTPESampler(
-                    search_space, block_size=block_size, known=warm_start, allows=allows, seed=seed, **options
+                    search_space, block_size=block_size, earlier_trials=warm_start, allows=allows, seed=seed, **options
                 ),
             )
         case "nsga2":
@@ -184,7 +184,7 @@ def _imported(
     would; without it, its own chance decides. A class of `meshtune.samplers.interface.Sampler` is built once and keeps
     its own blocks. What it raises while it proposes is its author's to see, and passes as it is.
 
-    Raises InputError where it is none, refuses its options, or keeps its own blocks and cannot be told what is allowed.
+    Raises InputError where it is none, refuses its options, or keeps its own blocks, where no point can be kept out.
     """
     made = imported(name, KEY)
     if isinstance(made, type) and issubclass(made, Sampler):

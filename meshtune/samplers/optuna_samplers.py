@@ -1,7 +1,7 @@
 """Optuna's own samplers, built afresh for each proposal from (seed, trial number).
 
 So a proposal depends only on the study's trials and its number, and a resumed study continues as an uninterrupted one
-would. Blocks are ranges of trial numbers: a block opens when all trials before it are told. What is known from the
+would. Blocks are ranges of trial numbers: a block opens when all trials before it have ended. What is known from the
 start stands before the study's trials, in a copy that the built sampler sees.
 """
 
@@ -46,7 +46,7 @@ class RebuiltSampler(Sampler):
 
     Args:
         build: makes the sampler. search_space: Optuna distributions by name. seed: the study's.
-        block_size: trials that are proposed together. known: finished trials of an earlier study, which it learns from.
+        block_size: trials that are proposed together. earlier_trials: finished ones of another study.
         allows: says of a point whether it may be proposed. Where the sampler's is not, it is asked again with another
             seed, and after some times a random point that is allowed is taken.
 
@@ -60,14 +60,14 @@ class RebuiltSampler(Sampler):
         *,
         seed: int,
         block_size: int = 1,
-        known: Sequence[FrozenTrial] = (),
+        earlier_trials: Sequence[FrozenTrial] = (),
         allows: Allows | None = None,
     ):
         self._build = build
         self._space = dict(search_space)
         self._seed = seed
         self._block_size = block_size
-        self._known = tuple(known)
+        self._earlier_trials = tuple(earlier_trials)
         self._allows = allows
         self._inferred: dict[tuple[StudyDirection, ...], bool] = {}
 
@@ -147,14 +147,14 @@ class RebuiltSampler(Sampler):
         return self._inferred[key]
 
     def _informed(self, study: Study, trial: FrozenTrial) -> tuple[Study, FrozenTrial]:
-        """A copy of the study in which the known trials come first, and the trial's place in it."""
-        if not self._known:
+        """A copy of the study in which the earlier trials come first, and the trial's place in it."""
+        if not self._earlier_trials:
             return study, trial
         with storage.quiet():
             copy = optuna.create_study(directions=study.directions)
-        for each in (*self._known, *study.get_trials(deepcopy=False)):
+        for each in (*self._earlier_trials, *study.get_trials(deepcopy=False)):
             copy._storage.create_new_trial(copy._study_id, template_trial=each)
-        return copy, copy.get_trials(deepcopy=False)[len(self._known) + trial.number]
+        return copy, copy.get_trials(deepcopy=False)[len(self._earlier_trials) + trial.number]
 
     def _built(self, trial: FrozenTrial, name: str = "") -> BaseSampler:
         return self._build(derived_seed(self._seed, trial.number, name), trial.number)

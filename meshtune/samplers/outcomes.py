@@ -32,12 +32,12 @@ AGAIN = 4  # points that `shifted` evaluates again
 
 
 @dataclass(frozen=True)
-class Teller:
+class TrialReader:
     """How trials are read.
 
     Attributes:
-        directions: the study's. constraints: names, in the order in which they are told. hidden: names whose violation
-            means that the trial failed. pruned: whether a pruned trial's value is told as if it were complete.
+        directions: the study's. constraints: names, in the order of the outputs. hidden: names whose violation means
+            that the trial failed. pruned: whether a pruned trial's value counts as if it were complete.
     """
 
     directions: tuple[StudyDirection, ...]
@@ -48,8 +48,8 @@ class Teller:
     def outputs(self, trial: FrozenTrial) -> Outputs | None:
         """Objectives and constraints of a finished trial, finite; None where it failed."""
         constraints = trial.constraints
-        told = trial.state is TrialState.COMPLETE or (trial.state is TrialState.PRUNED and self.pruned == "value")
-        if not told or trial.values is None or any(constraints.get(name, 0.0) > 0 for name in self.hidden):
+        counts = trial.state is TrialState.COMPLETE or (trial.state is TrialState.PRUNED and self.pruned == "value")
+        if not counts or trial.values is None or any(constraints.get(name, 0.0) > 0 for name in self.hidden):
             return None
         if len(trial.values) != len(self.directions) or not all(name in constraints for name in self.constraints):
             return None
@@ -61,7 +61,7 @@ class Teller:
         return tuple(min(max(output, -LARGE), LARGE) for output in outputs)
 
     def failed_start(self) -> Outputs:
-        """What is told instead of a failure, of the start alone: as bad as can be, and feasible."""
+        """What NOMAD is told instead of a failure, of the start alone: as bad as can be, and feasible."""
         return (LARGE,) * len(self.directions) + (0.0,) * len(self.constraints)
 
     def violation(self, outputs: Outputs) -> float:
@@ -111,38 +111,38 @@ class WarmStart:
         content = [(t.params, t.values, sorted(t.constraints.items()), t.state.name) for t in self.trials]
         return hashlib.sha256(repr((self.values, content)).encode()).hexdigest()[:16]
 
-    def known(self, encoding: Encoding, teller: Teller) -> dict[Point, tuple[FrozenTrial, Outputs | None]]:
-        """By point what was told of it there; the first trial of each point, or the first that has a value."""
+    def by_point(self, encoding: Encoding, reader: TrialReader) -> dict[Point, tuple[FrozenTrial, Outputs | None]]:
+        """By point the trial and its outcome; the first trial of each point, or the first that has a value."""
         known: dict[Point, tuple[FrozenTrial, Outputs | None]] = {}
         for trial in self.trials:
             if encoding.has(trial.params):
-                key, outputs = encoding.key(trial.params), teller.outputs(trial)
+                key, outputs = encoding.key(trial.params), reader.outputs(trial)
                 if key not in known or (known[key][1] is None and outputs is not None):
                     known[key] = (trial, outputs)
         return known
 
-    def again(self, encoding: Encoding, teller: Teller) -> list[FrozenTrial]:
+    def again(self, encoding: Encoding, reader: TrialReader) -> list[FrozenTrial]:
         """The best few, best first; none where the values stand as they are."""
         if self.values == "as_is":
             return []
-        rest = [(trial, outputs) for trial, outputs in self.known(encoding, teller).values() if outputs is not None]
+        rest = [(trial, outputs) for trial, outputs in self.by_point(encoding, reader).values() if outputs is not None]
         best: list[FrozenTrial] = []
         while rest and len(best) < AGAIN:
-            index = teller.leader([outputs for _, outputs in rest])
+            index = reader.leader([outputs for _, outputs in rest])
             best.append(rest.pop(index or 0)[0])
         return best
 
     def outputs(
-        self, encoding: Encoding, teller: Teller, here: Mapping[Point, Outputs | None]
+        self, encoding: Encoding, reader: TrialReader, here: Mapping[Point, Outputs | None]
     ) -> dict[Point, Outputs | None]:
         """By point what NOMAD is told of it; `here` has what was evaluated in this study, whose points are left out."""
-        known = self.known(encoding, teller)
+        known = self.by_point(encoding, reader)
         there = {key: outputs for key, (_, outputs) in known.items()}
         pairs = [(old, new) for key, old in there.items() if old and (new := here.get(key))]
         rest = {key: outputs for key, outputs in there.items() if key not in here}
         if self.values == "as_is" or not pairs:
             return rest
         shift = statistics.median(new[0] - old[0] for old, new in pairs)
-        best = teller.leader([new for _, new in pairs])
+        best = reader.leader([new for _, new in pairs])
         floor = math.nextafter(pairs[best or 0][1][0], math.inf)
         return {key: outputs and (max(outputs[0] + shift, floor), *outputs[1:]) for key, outputs in rest.items()}

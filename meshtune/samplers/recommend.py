@@ -16,9 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp.model import objective
-from meshtune.samplers.gp.observations import Pruned, told
+from meshtune.samplers.gp.observations import Pruned, observed
 from meshtune.samplers.gp.space import Cube
-from meshtune.samplers.outcomes import Teller, constraint_names
+from meshtune.samplers.outcomes import TrialReader, constraint_names
 
 FEWEST = 5  # values that a model needs to correct any of them
 
@@ -51,17 +51,19 @@ def recommend(
     if not encoding.space:
         return None
     cube, names = Cube(encoding), constraint_names(trials, hidden_constraints)
-    teller = Teller((direction,), names, frozenset(hidden_constraints), "value" if pruned == "value" else "failed")
-    known = told(trials, cube, teller, space="", pruned=pruned)
+    reader = TrialReader((direction,), names, frozenset(hidden_constraints), "value" if pruned == "value" else "failed")
+    observations = observed(trials, cube, reader, space="", pruned=pruned)
     states = {trial.number: trial.state for trial in trials}
-    ended = np.array([states[number] is TrialState.COMPLETE for number in known.numbers], dtype=bool)
-    allowed = np.isfinite(known.objectives) & ended
-    for values in known.constraints.values():
+    ended = np.array([states[number] is TrialState.COMPLETE for number in observations.numbers], dtype=bool)
+    allowed = np.isfinite(observations.objectives) & ended
+    for values in observations.constraints.values():
         allowed &= values <= 0
-    if not allowed.any() or np.isfinite(known.objectives).sum() < FEWEST:
+    if not allowed.any() or np.isfinite(observations.objectives).sum() < FEWEST:
         return None
-    belief = objective(cube, known, "steady", {}, {})
-    means, deviations = belief(known.rows)
+    belief = objective(cube, observations, "steady", {}, {})
+    means, deviations = belief(observations.rows)
     index = int(np.argmin(np.where(allowed, means, np.inf)))
     sign = -1.0 if direction is StudyDirection.MAXIMIZE else 1.0
-    return Recommendation(known.numbers[index], sign * float(means[index]), float(deviations[index]), belief.noise)
+    return Recommendation(
+        observations.numbers[index], sign * float(means[index]), float(deviations[index]), belief.noise
+    )

@@ -175,8 +175,8 @@ def decide(
     draws = resample(counted, settings.draws, settings.seed)
     if seeds is not None:
         draws = draws + seeds.draws(counted, settings.draws, settings.seed)
-    judged = guard(counted, draws, choosable, references, settings.margin)
-    eligible = [name for name in choosable if judged.verdicts[name] in settings.allowed]
+    guarded = guard(counted, draws, choosable, references, settings.margin)
+    eligible = [name for name in choosable if guarded.verdicts[name] in settings.allowed]
     if all(facts[name].left is not None for name in eligible):
         eligible = []
     place = {name: number for number, name in enumerate(measured.names)}
@@ -186,8 +186,8 @@ def decide(
     chosen = found[0].name if found else None
     runner_up = max(found[1:], key=lambda one: one.merit or 0.0, default=None)
     rest = [name for name in choosable if name not in eligible]
-    dropped = [Standing(name, judged.verdicts[name], None, 0.0, 0.0, name in front, False) for name in rest]
-    standings = [replace(one, verdict=judged.verdicts[one.name], pareto=one.name in front) for one in found]
+    dropped = [Standing(name, guarded.verdicts[name], None, 0.0, 0.0, name in front, False) for name in rest]
+    standings = [replace(one, verdict=guarded.verdicts[one.name], pareto=one.name in front) for one in found]
     weights = weights_of(settings.rule, benchmarks)
     return Decision(
         chosen=chosen,
@@ -195,7 +195,7 @@ def decide(
         runner_up=runner_up.name if runner_up is not None else None,
         candidates=(*standings, *dropped),
         pareto=front,
-        comparisons=judged.comparisons,
+        comparisons=guarded.comparisons,
         gains=_gains(counted, draws, weights, choosable, chosen, references),
         items_to_separate=_separate(counted, draws, weights, chosen, runner_up),
         items_known=all(measure.items is not None for measure in counted.measures),

@@ -65,7 +65,7 @@ class Noting(optuna.samplers.RandomSampler):
 
 @dataclasses.dataclass
 class Halton(Sampler):
-    """The seam itself: blocks of its own, never more than `points` of them."""
+    """The interface itself: blocks of its own, never more than `points` of them."""
 
     space: dict
     x0: dict | None

@@ -94,7 +94,7 @@ def test_what_is_known_counts_as_finished_trials_of_the_study(options: dict[str,
     earlier, own = known(15), known(4)
     both = optuna.create_study()
     both.add_trials(earlier.trials + own.trials)
-    informed = RebuiltSampler(tpe, MIXED, seed=0, block_size=4, known=earlier.trials)
+    informed = RebuiltSampler(tpe, MIXED, seed=0, block_size=4, earlier_trials=earlier.trials)
     expected = proposed(both, RebuiltSampler(tpe, MIXED, seed=0, block_size=4))
     assert proposed(own, informed) == expected
     assert len(own.trials) == 6

@@ -24,7 +24,7 @@ from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
-from meshtune.samplers.gp.observations import Told
+from meshtune.samplers.gp.observations import Observations
 from meshtune.samplers.gp.space import Array, Cube, Indices
 
 View = Literal["steady", "raw"]
@@ -198,7 +198,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fitted:
     """Parameters of a process (see `gp_model.fitted`), and how many values they were fitted to.
 
     `logged`: the wide variables that are seen on a logarithmic scale.
@@ -213,13 +213,13 @@ class Fit:
         return [list(self.parameters), list(self.logged), self.values]
 
     @classmethod
-    def from_json(cls, given: Any) -> Fit:
+    def from_json(cls, given: Any) -> Fitted:
         """Exactly what was written."""
         parameters, logged, values = given
         return cls(tuple(parameters), tuple(logged), values)
 
 
-Fits = dict[str, Fit]
+FittedByName = dict[str, Fitted]
 
 
 @dataclass(frozen=True)
@@ -257,31 +257,41 @@ def compressed(values: Array) -> Array:
     return np.where(above > 0, median + unit * np.log1p(above / unit), values)
 
 
-def objective(cube: Cube, told: Told, view: View, earlier: Mapping[str, Fit], fits: Fits) -> Belief:
-    """What is believed of the objective; `told` has at least one success. Writes a new fit to `fits`."""
-    success = np.isfinite(told.objectives)
-    values = np.where(success, told.objectives, told.objectives[success].max())
+def objective(
+    cube: Cube, seen: Observations, view: View, earlier: Mapping[str, Fitted], newly_fitted: FittedByName
+) -> Belief:
+    """What is believed of the objective; `seen` has at least one success. Writes a new fit to `newly_fitted`."""
+    success = np.isfinite(seen.objectives)
+    values = np.where(success, seen.objectives, seen.objectives[success].max())
     values = compressed(values) if view == "steady" else values
-    return _belief(cube, told.rows, values, told.pending, view, earlier, fits)
+    return _belief(cube, seen.rows, values, seen.pending, view, earlier, newly_fitted)
 
 
-def constraint(cube: Cube, told: Told, name: str, earlier: Mapping[str, Fit], fits: Fits) -> Belief:
+def constraint(
+    cube: Cube, seen: Observations, name: str, earlier: Mapping[str, Fitted], newly_fitted: FittedByName
+) -> Belief:
     """What is believed of a constraint."""
-    values = told.constraints[name]
+    values = seen.constraints[name]
     known = np.isfinite(values)
     values = np.sign(values[known]) * compressed(np.abs(values[known]))
-    return _belief(cube, told.rows[known], values, told.pending, f"constraint {name}", earlier, fits)
+    return _belief(cube, seen.rows[known], values, seen.pending, f"constraint {name}", earlier, newly_fitted)
 
 
 def _belief(
-    cube: Cube, rows: Array, values: Array, pending: Array, name: str, earlier: Mapping[str, Fit], fits: Fits
+    cube: Cube,
+    rows: Array,
+    values: Array,
+    pending: Array,
+    name: str,
+    earlier: Mapping[str, Fitted],
+    newly_fitted: FittedByName,
 ) -> Belief:
     shift, scale = float(values.mean()), float(values.std()) or 1.0
     standard = (values - shift) / scale
     fit = earlier.get(name)
     known = len(values)
     if fit is None or known - fit.values >= max(1, min(3, known // EVERY)):
-        fit = fits[name] = _refitted(cube, rows, standard, fit)
+        fit = newly_fitted[name] = _refitted(cube, rows, standard, fit)
     kept = few(standard, MOST_KNOWN)
     process = Process(
         np.array(fit.parameters, dtype=np.float64),
@@ -293,7 +303,7 @@ def _belief(
     return Belief(cube, process, fit.logged, shift, scale)
 
 
-def _refitted(cube: Cube, rows: Array, values: Array, earlier: Fit | None) -> Fit:
+def _refitted(cube: Cube, rows: Array, values: Array, earlier: Fitted | None) -> Fitted:
     """Fitted on; wide variables change to their other scale where that is likelier, one a time once there is a fit."""
     logged = set(earlier.logged) if earlier else set()
     start = np.array(earlier.parameters, dtype=np.float64) if earlier else None
@@ -303,4 +313,4 @@ def _refitted(cube: Cube, rows: Array, values: Array, earlier: Fit | None) -> Fi
         found, its_cost = fitted(cube.features(rows, sorted(other)), cube.columns, values, start)
         if its_cost < cost:
             logged, parameters, cost = other, found, its_cost
-    return Fit(tuple(parameters.tolist()), tuple(sorted(logged)), len(values))
+    return Fitted(tuple(parameters.tolist()), tuple(sorted(logged)), len(values))

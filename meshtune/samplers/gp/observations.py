@@ -1,4 +1,4 @@
-"""What a Gaussian process is told of a study: rows with values, rows that failed, and rows that are pending."""
+"""What a Gaussian process learns of a study: rows with values, rows that failed, and rows that are pending."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.gp.space import Array, Cube
 from meshtune.samplers.interface import given_params
-from meshtune.samplers.outcomes import LARGE, Outputs, Teller, WarmStart
+from meshtune.samplers.outcomes import LARGE, Outputs, TrialReader, WarmStart
 
 NOTE = "batch_gp"  # Optuna's system attribute with what a trial was lent: `{"trial", "space", "point", "fits"}`
 Pruned = Literal["failed", "value", "left_out"]
@@ -19,7 +19,7 @@ Key = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Told:
+class Observations:
     """Coordinates and values, minimised.
 
     Attributes:
@@ -46,16 +46,16 @@ class Told:
         return len(self.rows) + len(self.pending)
 
 
-def told(
+def observed(
     trials: Sequence[FrozenTrial],
     cube: Cube,
-    teller: Teller,
+    reader: TrialReader,
     *,
     space: str,
     but: int = -1,
     pruned: Pruned = "failed",
     warm: WarmStart | None = None,
-) -> Told:
+) -> Observations:
     """Read a study's trials, except number `but`. `space`: what notes call it.
 
     A trial without value counts as failed, unless another one of the same point has a value. A pruned trial is left out
@@ -70,27 +70,27 @@ def told(
         if not trial.state.is_finished():
             pending.append(row)
             continue
-        outputs = teller.outputs(trial)
+        outputs = reader.outputs(trial)
         if outputs is not None and abs(outputs[0]) >= LARGE:
             outputs = None
         if outputs is not None or not _left_out(trial, pruned):
             answers.append((key, row, outputs, trial.number))
     if warm is not None:
         here = {encoding.key(encoding.decode(row.tolist())): outputs for _, row, outputs, _ in answers}
-        earlier = warm.known(encoding, teller)
-        for point, outputs in warm.outputs(encoding, teller, here).items():
+        earlier = warm.by_point(encoding, reader)
+        for point, outputs in warm.outputs(encoding, reader, here).items():
             if outputs is None and _left_out(earlier[point][0], pruned):
                 continue
             row = cube.rows([earlier[point][0].params])[0]
             answers.append((cube.keys(row[None])[0], row, outputs, -1))
     valued = {key for key, _, outputs, _ in answers if outputs is not None}
     answers = [answer for answer in answers if answer[2] is not None or answer[0] not in valued]
-    width = 1 + len(teller.constraints)
+    width = 1 + len(reader.constraints)
     table = np.array([outputs or (np.nan,) * width for _, _, outputs, _ in answers]).reshape(len(answers), width)
-    return Told(
+    return Observations(
         rows=_stacked([row for _, row, _, _ in answers], cube),
         objectives=table[:, 0],
-        constraints={name: table[:, 1 + index] for index, name in enumerate(teller.constraints)},
+        constraints={name: table[:, 1 + index] for index, name in enumerate(reader.constraints)},
         numbers=tuple(number for _, _, _, number in answers),
         pending=_stacked(pending, cube),
         visited=frozenset(keys),

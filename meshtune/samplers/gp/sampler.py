@@ -22,11 +22,11 @@ from optuna.trial import FrozenTrial, TrialState
 from meshtune.samplers.allowed import COUNTED, check, draw, outside
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp.acquisition import Score, best_point, log_feasible, log_improvement, log_news
-from meshtune.samplers.gp.model import Fit, Fits, constraint, objective
-from meshtune.samplers.gp.observations import NOTE, Pruned, Told, note_of, told
+from meshtune.samplers.gp.model import Fitted, FittedByName, constraint, objective
+from meshtune.samplers.gp.observations import NOTE, Observations, Pruned, note_of, observed
 from meshtune.samplers.gp.space import Array, Cube
 from meshtune.samplers.interface import Sampler, at_random, fixed_beside, given_params, left_in_block
-from meshtune.samplers.outcomes import Teller, Values, WarmStart, constraint_names
+from meshtune.samplers.outcomes import TrialReader, Values, WarmStart, constraint_names
 
 N_STARTUP = 8
 BEST = 5  # rows of the lowest means, around which is looked
@@ -101,7 +101,7 @@ class BatchGPSampler(Sampler):
         self._common = IntersectionSearchSpace()
         self._lock = threading.RLock()
 
-    # -- the sampler seam
+    # -- the sampler's interface
 
     def available(self, study: Study) -> int:
         """Points of the open block that can be proposed without waiting: blocks are ranges of trial numbers.
@@ -116,7 +116,7 @@ class BatchGPSampler(Sampler):
         cube = Cube(Encoding({name: of for name, of in self._space.items() if name not in fixed}))
         if cube.encoding.size == float("inf"):
             return free
-        return min(free, self._left(cube, self._told(study, cube, trials).visited))
+        return min(free, self._left(cube, self._observations(study, cube, trials).visited))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -149,15 +149,17 @@ class BatchGPSampler(Sampler):
         row = cube.rows([{**middle, **inside}])[0]
         fixed = {names.index(name): float(row[names.index(name)]) for name in names if name in inside}
         trials = study.get_trials(deepcopy=False)
-        known = self._told(study, cube, trials, but=trial.number)
-        fits: Fits = {}
+        observations = self._observations(study, cube, trials, but=trial.number)
+        newly_fitted: FittedByName = {}
         space = cube.encoding.name(fixed_beside(study))
-        found = self._opening(cube, known, self._teller(study, trials), trial.number, fixed)
+        found = self._opening(cube, observations, self._reader(study, trials), trial.number, fixed)
         if found is None:
-            found = self._modelled(cube, known, trial.number, fixed, _fits(trials, trial.number, space), fits)
+            found = self._modelled(
+                cube, observations, trial.number, fixed, _last_fitted(trials, trial.number, space), newly_fitted
+            )
         note = {"trial": trial.number, "space": space, "point": found.tolist()}
-        if fits:
-            note["fits"] = {name: fit.to_json() for name, fit in fits.items()}
+        if newly_fitted:
+            note["fits"] = {name: fit.to_json() for name, fit in newly_fitted.items()}
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         return cube.encoding.decode(found.tolist())
 
@@ -176,18 +178,20 @@ class BatchGPSampler(Sampler):
 
     # -- inside
 
-    def _teller(self, study: Study, trials: Sequence[FrozenTrial]) -> Teller:
+    def _reader(self, study: Study, trials: Sequence[FrozenTrial]) -> TrialReader:
         complete = any(trial.state is TrialState.COMPLETE for trial in trials)
         earlier = self._warm.trials if self._warm is not None and not complete else ()
         names = constraint_names([*trials, *earlier], self._hidden)
-        return Teller(tuple(study.directions), names, self._hidden, "value" if self._pruned == "value" else "failed")
+        return TrialReader(
+            tuple(study.directions), names, self._hidden, "value" if self._pruned == "value" else "failed"
+        )
 
-    def _told(self, study: Study, cube: Cube, trials: Sequence[FrozenTrial], but: int = -1) -> Told:
+    def _observations(self, study: Study, cube: Cube, trials: Sequence[FrozenTrial], but: int = -1) -> Observations:
         fixed = fixed_beside(study)
-        return told(
+        return observed(
             [trial for trial in trials if all(trial.params.get(name, value) == value for name, value in fixed.items())],
             cube,
-            self._teller(study, trials),
+            self._reader(study, trials),
             space=cube.encoding.name(fixed),
             but=but,
             pruned=self._pruned,
@@ -208,13 +212,13 @@ class BatchGPSampler(Sampler):
         return np.array([self._a_priori(cube.encoding.decode(row)) for row in rows.tolist()], dtype=bool)
 
     def _opening(
-        self, cube: Cube, known: Told, teller: Teller, number: int, fixed: Mapping[int, float]
+        self, cube: Cube, observations: Observations, reader: TrialReader, number: int, fixed: Mapping[int, float]
     ) -> Array | None:
         """A point before there is a model: the start, known points again, a Latin hypercube; None: there is one."""
-        starts = self._starts(cube, known, teller)
+        starts = self._starts(cube, observations, reader)
         if starts and not fixed:
             return starts[0]
-        if known.succeeded and known.size >= self._n_startup:
+        if observations.succeeded and observations.size >= self._n_startup:
             return None
         size = max(self._n_startup, 1)
         rng = np.random.default_rng([self._seed, number // size, 1])
@@ -224,16 +228,16 @@ class BatchGPSampler(Sampler):
         rng = np.random.default_rng([self._seed, number, 2])
         for _ in range(TRIES):
             row[list(fixed)] = list(fixed.values())
-            if cube.keys(row[None])[0] not in known.visited and self._allowed(cube, row[None]).all():
+            if cube.keys(row[None])[0] not in observations.visited and self._allowed(cube, row[None]).all():
                 return row
             row = cube.at(rng.random((1, len(cube))))[0, :]
-        return self._kept(cube, row, known, rng, fixed)
+        return self._kept(cube, row, observations, rng, fixed)
 
     def _kept(
         self,
         cube: Cube,
         row: Array,
-        known: Told,
+        observations: Observations,
         rng: np.random.Generator,
         fixed: Mapping[int, float],
         score: Score | None = None,
@@ -245,9 +249,9 @@ class BatchGPSampler(Sampler):
         if fixed:
             return row
         allowed = bool(self._allowed(cube, row[None]).all())
-        if cube.encoding.size <= COUNTED and not (allowed and cube.keys(row[None])[0] not in known.visited):
+        if cube.encoding.size <= COUNTED and not (allowed and cube.keys(row[None])[0] not in observations.visited):
             points = cube.points()
-            new = np.array([key not in known.visited for key in cube.keys(points)], dtype=bool)
+            new = np.array([key not in observations.visited for key in cube.keys(points)], dtype=bool)
             left = points[new & self._allowed(cube, points)]
             if len(left):
                 return left[int(np.argmax(score(left))) if score else int(rng.integers(len(left))), :]
@@ -255,10 +259,10 @@ class BatchGPSampler(Sampler):
             return row
         return cube.rows([draw(cube.encoding.space, self._a_priori, rng)])[0, :]
 
-    def _starts(self, cube: Cube, known: Told, teller: Teller) -> list[Array]:
+    def _starts(self, cube: Cube, observations: Observations, reader: TrialReader) -> list[Array]:
         """Points to begin with that have no trial yet."""
         encoding = cube.encoding
-        points = [trial.params for trial in self._warm.again(encoding, teller)] if self._warm else []
+        points = [trial.params for trial in self._warm.again(encoding, reader)] if self._warm else []
         if self._x0 or (self._warm is None and self._n_startup > 0):
             given = {name: value for name, value in self._x0.items() if name in encoding.space}
             if faults := outside(given, encoding.space):
@@ -266,10 +270,16 @@ class BatchGPSampler(Sampler):
             points.insert(0, {**encoding.decode(encoding.middle), **given})
         rows = [cube.snapped(cube.rows([point]))[0] for point in points]
         rows = [row for row in rows if self._allowed(cube, row[None]).all()]
-        return [row for row in rows if cube.keys(row[None])[0] not in known.visited]
+        return [row for row in rows if cube.keys(row[None])[0] not in observations.visited]
 
     def _modelled(
-        self, cube: Cube, known: Told, number: int, fixed: Mapping[int, float], earlier: Mapping[str, Fit], fits: Fits
+        self,
+        cube: Cube,
+        observations: Observations,
+        number: int,
+        fixed: Mapping[int, float],
+        earlier: Mapping[str, Fitted],
+        newly_fitted: FittedByName,
     ) -> Array:
         """The best point by the view and the rule of its place in the block."""
         place, half = number % self._block_size, (self._block_size + 1) // 2
@@ -277,13 +287,13 @@ class BatchGPSampler(Sampler):
         steady = place < half
         if self._block_size == 1:
             improve, steady = number % 2 == 0, number % 2 == 1
-        belief = objective(cube, known, "steady" if steady else "raw", earlier, fits)
-        limits = [constraint(cube, known, name, earlier, fits) for name in known.constraints]
+        belief = objective(cube, observations, "steady" if steady else "raw", earlier, newly_fitted)
+        limits = [constraint(cube, observations, name, earlier, newly_fitted) for name in observations.constraints]
 
         def feasible(rows: Array) -> Array:
             return sum((log_feasible(*limit(rows), 0.0) for limit in limits), np.zeros(len(rows)))
 
-        seen = np.concatenate([known.rows, known.pending])
+        seen = np.concatenate([observations.rows, observations.pending])
         means = belief(seen)[0]
         chances = feasible(seen)
         likely = chances >= LIKELY
@@ -304,16 +314,16 @@ class BatchGPSampler(Sampler):
         order = np.lexsort((means, ~likely)) if likely.any() else np.argsort(-chances, kind="stable")
         rng = np.random.default_rng([self._seed, number, 0])
         allowed = None if self._a_priori is None else partial(self._allowed, cube)
-        found = best_point(cube, score, seen[order[:BEST]], known.visited, fixed, rng, allowed)
-        return self._kept(cube, found, known, rng, fixed, score)
+        found = best_point(cube, score, seen[order[:BEST]], observations.visited, fixed, rng, allowed)
+        return self._kept(cube, found, observations, rng, fixed, score)
 
 
-def _fits(trials: Sequence[FrozenTrial], number: int, space: str) -> dict[str, Fit]:
+def _last_fitted(trials: Sequence[FrozenTrial], number: int, space: str) -> dict[str, Fitted]:
     """The last fit of each name before a trial."""
-    found: dict[str, Fit] = {}
+    found: dict[str, Fitted] = {}
     for trial in reversed(trials[:number]):
         for name, fit in note_of(trial, space).get("fits", {}).items():
-            found.setdefault(name, Fit.from_json(fit))
+            found.setdefault(name, Fitted.from_json(fit))
     return found
 
 

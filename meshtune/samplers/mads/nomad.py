@@ -2,7 +2,7 @@
 
 Everything that would crash NOMAD is refused here, before the child starts. A child that was killed, as by a machine
 that is short of memory, is started again and told the same, once a block. Its death otherwise, a hang or nonsense is a
-`SamplerError` with the last words of its log. What NOMAD proposes depends only on the `Problem` and the outputs told.
+`SamplerError` with the last words of its log. What NOMAD proposes depends only on the `NomadRun` and the outputs told.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OURS = {  # NOMAD's parameters that follow from the sampler's arguments
 
 
 @dataclass(frozen=True)
-class Problem:
+class NomadRun:
     """One run of NOMAD, from which its proposals follow.
 
     Attributes:
@@ -143,13 +143,13 @@ class NomadKilled(SamplerError):
 class Nomad:
     """A running child. `ask` and `tell` alternate; `close` ends it."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: NomadRun):
         if faults := problem.faults():
             raise SamplerError("NOMAD cannot be started: " + "; ".join(faults))
         self._asked = False
         self._problem = problem
         self._block: list[list[float]] = []
-        self._told: list[tuple[list[list[float]], list[str | None]]] = []  # blocks and their answers
+        self._answered: list[tuple[list[list[float]], list[str | None]]] = []  # blocks and their answers
         self._child = self._started()
 
     @property
@@ -176,9 +176,9 @@ class Nomad:
 
     def tell(self, answers: Sequence[Outputs | None]) -> None:
         """Answer the block that `ask` gave: finite outputs for each point, or None where the evaluation failed."""
-        self._told.append((self._block, [None if outputs is None else _text(outputs) for outputs in answers]))
+        self._answered.append((self._block, [None if outputs is None else _text(outputs) for outputs in answers]))
         try:
-            self._child.send(self._told[-1][1])
+            self._child.send(self._answered[-1][1])
         except NomadKilled as error:
             self._start_again(error)
 
@@ -203,7 +203,7 @@ class Nomad:
         """Bring a fresh child to where the other one was. Raises SamplerError where that dies too, or differs."""
         _logger.warning(f"{str(error).partition(' The study is safe')[0]} It was started again.")
         self._child = self._started()
-        for block, answers in self._told:
+        for block, answers in self._answered:
             if self._child.receive() != {"block": block}:
                 self.close()
                 raise SamplerError(

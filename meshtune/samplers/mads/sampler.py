@@ -31,7 +31,7 @@ from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.interface import Sampler, derived_seed, fixed_beside, given_params
 from meshtune.samplers.mads.nomad import option_lines
 from meshtune.samplers.mads.search import Search
-from meshtune.samplers.mads.segments import Barrier, Settings
+from meshtune.samplers.mads.segments import Barrier, MadsSettings
 from meshtune.samplers.outcomes import Pruned, Values, WarmStart
 
 _logger = get_logger(__name__)
@@ -115,7 +115,7 @@ class MadsSampler(Sampler):
         options = option_lines(nomad_options or {})
         if (block_size or 1) > 1 and any(line.upper().startswith("VNS_MADS_SEARCH Y") for line in options):
             raise ValueError("nomad_options: NOMAD has no VNS_MADS_SEARCH of blocks: leave it out, or block_size at 1")
-        self._settings = Settings(
+        self._settings = MadsSettings(
             seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed),
             x0=dict(x0 or {}),
             block_size=None if block_size is None else int(block_size),
@@ -136,7 +136,7 @@ class MadsSampler(Sampler):
         self._of: tuple[object, ...] = ()  # which study and space the search is for
         self._lock = threading.RLock()
 
-    # -- the sampler seam
+    # -- the sampler's interface
 
     def available(self, study: Study) -> int:
         """Points of the open block that can be proposed without waiting.
@@ -248,7 +248,7 @@ class MadsSampler(Sampler):
         return self._search
 
 
-def _filled(settings: Settings, study: Study, trial: FrozenTrial, search: Search) -> dict[str, Any]:
+def _filled(settings: MadsSettings, study: Study, trial: FrozenTrial, search: Search) -> dict[str, Any]:
     """A point that is allowed and that no trial has, if one is found; written down as the trial's.
 
     Raises SamplerError where none is found that is allowed.
@@ -271,7 +271,9 @@ def _filled(settings: Settings, study: Study, trial: FrozenTrial, search: Search
     return point
 
 
-def _proposed(settings: Settings, study: Study, trial: FrozenTrial, search: Search, attempt: int = 0) -> dict[str, Any]:
+def _proposed(
+    settings: MadsSettings, study: Study, trial: FrozenTrial, search: Search, attempt: int = 0
+) -> dict[str, Any]:
     """A point by TPE, then at random.
 
     Of an enqueued trial only what is left open counts.

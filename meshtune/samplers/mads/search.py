@@ -24,8 +24,8 @@ from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.mads.ledger import NOTE, Ledger, members, owner
 from meshtune.samplers.mads.nomad import Nomad, NomadCrashed
-from meshtune.samplers.mads.segments import Definition, Points, Segments, Settings
-from meshtune.samplers.outcomes import Outputs, Teller, constraint_names
+from meshtune.samplers.mads.segments import Definition, MadsSettings, Points, Segments
+from meshtune.samplers.outcomes import Outputs, TrialReader, constraint_names
 
 _logger = get_logger(__name__)
 
@@ -58,7 +58,7 @@ class Search:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: MadsSettings,
         study: Study,
         encoding: Encoding,
         fixed: Mapping[str, Any] | None = None,
@@ -73,7 +73,7 @@ class Search:
         self._force_new = self.forced = new_segment
         self._source: Nomad | Points | None = None
         self._definition: Definition = {}
-        self._teller = Teller(tuple(study.directions))
+        self._reader = TrialReader(tuple(study.directions))
         self._segment = UNBORN
         self._latest: int | None = None  # the last segment's number when this one was begun
         self._block = -1
@@ -174,10 +174,10 @@ class Search:
                 holder = self._holder(index)
                 if holder is None or not self.ledger.trials[holder].state.is_finished():
                     return None
-                outputs = self._teller.outputs(self.ledger.trials[holder])
+                outputs = self._reader.outputs(self.ledger.trials[holder])
                 holders.append(holder)
             if outputs is None and start and slot.key == self.encoding.key(self.encoding.decode(start)):
-                outputs = self._teller.failed_start()
+                outputs = self._reader.failed_start()
             answers.append(outputs)
         self._inside.update(holders)
         return answers
@@ -283,19 +283,19 @@ class Search:
     def _open(self, definition: Definition, segment: int) -> None:
         self.close()
         self._definition, self._segment = definition, segment
-        self._source, self._teller = self._segments.open(definition, self.ledger)
+        self._source, self._reader = self._segments.open(definition, self.ledger)
         self._block, self._slots = -1, []
         self._inside = set(members(definition.get("known", ())))
 
     def _outdated(self) -> bool:
         """Whether the record holds what the open segment cannot take up: other constraints, or a better point."""
-        trials, teller = self.ledger.trials, self._teller
-        if set(constraint_names(trials, teller.hidden)) - set(teller.constraints):
+        trials, reader = self.ledger.trials, self._reader
+        if set(constraint_names(trials, reader.hidden)) - set(reader.constraints):
             return True
-        if len(teller.directions) > 1:
+        if len(reader.directions) > 1:
             return False
-        valued = [(number, outputs) for number in self.ledger.finished() if (outputs := teller.outputs(trials[number]))]
-        leader = teller.leader([outputs for _, outputs in valued])
+        valued = [(number, outputs) for number in self.ledger.finished() if (outputs := reader.outputs(trials[number]))]
+        leader = reader.leader([outputs for _, outputs in valued])
         return leader is not None and valued[leader][0] not in self._inside
 
     def _replay(self, segment: int, definition: Definition) -> None:

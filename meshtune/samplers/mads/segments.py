@@ -19,14 +19,14 @@ from optuna.trial import FrozenTrial
 from meshtune.samplers.allowed import Allows, outside
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.mads.ledger import Ledger, members, ranges
-from meshtune.samplers.mads.nomad import Nomad, Problem
-from meshtune.samplers.outcomes import Outputs, Pruned, Teller, WarmStart, constraint_names
+from meshtune.samplers.mads.nomad import Nomad, NomadRun
+from meshtune.samplers.outcomes import Outputs, Pruned, TrialReader, WarmStart, constraint_names
 
 Barrier = Literal["progressive", "extreme"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class MadsSettings:
     """The arguments of `MadsSampler`, see there."""
 
     seed: int
@@ -65,9 +65,9 @@ class Points:
 
 
 class Segments:
-    """Defines segments and opens them. Settings, space and directions are the study's."""
+    """Defines segments and opens them. MadsSettings, space and directions are the study's."""
 
-    def __init__(self, settings: Settings, encoding: Encoding, directions: Sequence[StudyDirection]):
+    def __init__(self, settings: MadsSettings, encoding: Encoding, directions: Sequence[StudyDirection]):
         self.settings, self.encoding = settings, encoding
         self._directions = tuple(directions)
         warm = settings.warm_start
@@ -84,9 +84,9 @@ class Segments:
         if warm is not None:
             if warm.values == "shifted" and len(self._directions) > 1:
                 raise ValueError("warm_start_values: with several objectives only `as_is` is allowed")
-            teller = self._teller(constraint_names(warm.trials, settings.hidden))
-            points += [encoding.encode(trial.params) for trial in warm.again(encoding, teller)]
-            known += sum(outputs is not None for _, outputs in warm.known(encoding, teller).values())
+            reader = self._reader(constraint_names(warm.trials, settings.hidden))
+            points += [encoding.encode(trial.params) for trial in warm.again(encoding, reader)]
+            known += sum(outputs is not None for _, outputs in warm.by_point(encoding, reader).values())
         return self._points(points + self._drawn(self._n_startup - known - len(points), ledger, 0), ledger, 0)
 
     def widening(self, ledger: Ledger, empty: int) -> Definition | None:
@@ -115,10 +115,10 @@ class Segments:
         numbers = ledger.finished()
         warm = settings.warm_start
         names = constraint_names([*ledger.trials, *(warm.trials if warm else ())], settings.hidden)
-        teller = self._teller(names)
-        known = self._known(ledger, numbers, teller)
+        reader = self._reader(names)
+        known = self._known(ledger, numbers, reader)
         valued = [(point, outputs) for point, outputs in known.items() if outputs is not None]
-        leader = teller.leader([outputs for _, outputs in valued])
+        leader = reader.leader([outputs for _, outputs in valued])
         return {
             "start": list(self._x0() if leader is None else valued[leader][0]),
             "known": ranges(numbers),
@@ -136,19 +136,19 @@ class Segments:
 
     # -- opening
 
-    def open(self, definition: Definition, ledger: Ledger) -> tuple[Nomad | Points, Teller]:
+    def open(self, definition: Definition, ledger: Ledger) -> tuple[Nomad | Points, TrialReader]:
         """The segment's source of blocks, and what it is told of trials."""
         if "points" in definition:
             points = [tuple(point) for point in definition["points"]]
-            return Points(points, definition["block_size"]), self._teller(())
+            return Points(points, definition["block_size"]), self._reader(())
         encoding = self.encoding
-        teller = self._teller(tuple(definition["constraints"]))
-        known = self._known(ledger, members(definition["known"]), teller)
+        reader = self._reader(tuple(definition["constraints"]))
+        known = self._known(ledger, members(definition["known"]), reader)
         start = tuple(definition["start"])
         several = len(self._directions) > 1  # where NOMAD crashes if it knows its start: it asks, and is told again
         kept = [(p, o) for p, o in known.items() if p != start or not (several or o is None)]
         barrier = "EB" if definition["barrier"] == "extreme" else "PB"
-        problem = Problem(
+        problem = NomadRun(
             integer=encoding.integer,
             lower=encoding.lower,
             upper=encoding.upper,
@@ -159,7 +159,7 @@ class Segments:
             outputs=("OBJ",) * len(self._directions) + (barrier,) * len(definition["constraints"]),
             options=tuple(definition["options"]),
         )
-        return Nomad(problem), teller
+        return Nomad(problem), reader
 
     def allows(self, params: Mapping[str, Any]) -> bool:
         """Whether a point may be evaluated, by what is known before."""
@@ -176,8 +176,8 @@ class Segments:
         block = settings.block_size or 1
         return block if len(self._directions) == 1 else max(block, 2 * len(self.encoding.space))
 
-    def _teller(self, constraints: Sequence[str]) -> Teller:
-        return Teller(self._directions, tuple(constraints), self.settings.hidden, self.settings.pruned)
+    def _reader(self, constraints: Sequence[str]) -> TrialReader:
+        return TrialReader(self._directions, tuple(constraints), self.settings.hidden, self.settings.pruned)
 
     def _common(self, ledger: Ledger, empty: int) -> Definition:
         block_size = self.settings.block_size or at_once(ledger.trials)
@@ -230,19 +230,19 @@ class Segments:
                 points[index] = encoding.at(random.random(n).tolist())
         return points
 
-    def _known(self, ledger: Ledger, numbers: Sequence[int], teller: Teller) -> dict[Point, Outputs | None]:
+    def _known(self, ledger: Ledger, numbers: Sequence[int], reader: TrialReader) -> dict[Point, Outputs | None]:
         """What NOMAD's cache is told: coordinates with outputs, of these trials and of the earlier study's."""
         known: dict[Point, Outputs | None] = {}
         here: dict[Point, Outputs | None] = {}
         for number in numbers:
             trial = ledger.trials[number]
-            outputs, params = teller.outputs(trial), ledger.params(trial)
+            outputs, params = reader.outputs(trial), ledger.params(trial)
             known.setdefault(self.encoding.encode(params), outputs)
             here.setdefault(self.encoding.key(params), outputs)
         warm = self.settings.warm_start
         if warm is not None:
-            trials = {key: trial for key, (trial, _) in warm.known(self.encoding, teller).items()}
-            for key, outputs in warm.outputs(self.encoding, teller, here).items():
+            trials = {key: trial for key, (trial, _) in warm.by_point(self.encoding, reader).items()}
+            for key, outputs in warm.outputs(self.encoding, reader, here).items():
                 known.setdefault(self.encoding.encode(trials[key].params), outputs)
         return known
 

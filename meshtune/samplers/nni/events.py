@@ -1,7 +1,7 @@
 """A study as NNI's tuner meets it: the search space, and what happened in which order.
 
 What the events mean stands in `nni_process.py`. Their order follows from the record alone: trials in the order of their
-numbers, and what is told of them when the next block begins.
+numbers, and how they ended when the next block begins.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def events(begun: Sequence[FrozenTrial], encoding: Encoding, block: int) -> list
     return found + list(_ends(running, block))
 
 
-def earlier(known: Sequence[FrozenTrial], encoding: Encoding) -> list[Event]:
+def earlier(trials: Sequence[FrozenTrial], encoding: Encoding) -> list[Event]:
     """Finished trials of another study, as what happened before this one."""
     found: list[Event] = []
-    for index, trial in enumerate(known):
+    for index, trial in enumerate(trials):
         if (point := _point(trial, encoding, {})) is not None:
             found += [["take", -1 - index, point], _end(trial, -1 - index)]
     return found

@@ -1,7 +1,7 @@
 """NNI 3.0's TPE tuner as a sampler: the second optimizer of the paper, unchanged, in a child program.
 
 It differs from Optuna's TPE, see docs/nni-tpe.md. As in NNI one stream of random numbers runs through all proposals; a
-fresh sampler replays what the record holds. Of a block nothing is told before the next one begins, so that points do
+fresh sampler replays what the record holds. NNI learns nothing of a block before the next one begins, so that points do
 not depend on the order in which answers arrive. Several objectives are refused.
 """
 
@@ -55,7 +55,7 @@ class NniTPESampler(Sampler):
     Args:
         search_space: Optuna distributions by name. Where it is finite, `available` ends at its last point.
         block_size: points that are proposed before an answer is needed.
-        known: finished trials of an earlier study, whose points are known from the start.
+        earlier_trials: finished trials of another study, whose points are known from the start.
         allows: says of a point, by name, whether it may be proposed. Where NNI's is not, NNI is asked again, as if it
             had not been; after some times a random point that is allowed is taken.
         python: an interpreter that has NNI 3.0; else that of MESHTUNE_NNI_PYTHON; else the present one.
@@ -73,7 +73,7 @@ class NniTPESampler(Sampler):
         search_space: Mapping[str, BaseDistribution],
         *,
         block_size: int = 1,
-        known: Sequence[FrozenTrial] = (),
+        earlier_trials: Sequence[FrozenTrial] = (),
         allows: Allows | None = None,
         python: str | None = None,
         seed: int = 0,
@@ -83,7 +83,7 @@ class NniTPESampler(Sampler):
             raise ValueError("; ".join(faults))
         self._encoding = Encoding(search_space)
         self._block_size = block_size
-        self._earlier = earlier(known, self._encoding)
+        self._earlier = earlier(earlier_trials, self._encoding)
         self._allows = allows
         self._python = interpreter(python)
         self._seed = seed
@@ -92,7 +92,7 @@ class NniTPESampler(Sampler):
         self._direction: StudyDirection | None = None  # the child's
         self._lock = threading.RLock()
 
-    # -- the sampler seam
+    # -- the sampler's interface
 
     def available(self, study: Study) -> int:
         """Points of the open block that can be proposed without waiting: blocks are ranges of trial numbers.

@@ -10,10 +10,10 @@ from scipy.spatial.distance import cdist
 
 from meshtune.samplers import BatchGPSampler
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp.model import JITTER, MOST_KNOWN, Fit, Likelihood, Process, few, matern, objective
-from meshtune.samplers.gp.observations import told
+from meshtune.samplers.gp.model import JITTER, MOST_KNOWN, Fitted, Likelihood, Process, few, matern, objective
+from meshtune.samplers.gp.observations import observed
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.outcomes import Teller
+from meshtune.samplers.outcomes import TrialReader
 from meshtune.testing.samplers import Space
 
 WIDE = 1e6  # variance of the mean's prior, beside a signal near 1
@@ -101,7 +101,7 @@ def recorded(count: int) -> optuna.Study:
 def test_what_a_belief_rests_on_is_bounded_and_still_finds_the_bottom() -> None:
     """So a proposal after a thousand trials costs about what one after four hundred does."""
     study, cube = recorded(1000), Cube(Encoding(PLANE))
-    known = told(study.trials, cube, Teller(tuple(study.directions)), space="")
+    known = observed(study.trials, cube, TrialReader(tuple(study.directions)), space="")
     belief = objective(cube, known, "steady", {}, {})
     assert len(belief.process.values) == MOST_KNOWN
     lowest = known.rows[int(np.argmin(belief(known.rows)[0]))]
@@ -122,8 +122,8 @@ def test_what_a_belief_rests_on_is_bounded_and_still_finds_the_bottom() -> None:
 )
 def test_when_parameters_are_fitted_anew(values: int, fitted_to: int, anew: bool) -> None:
     study, cube = recorded(values), Cube(Encoding(PLANE))
-    known, fits = told(study.trials, cube, Teller(tuple(study.directions)), space=""), dict[str, Fit]()
-    earlier = Fit(tuple(np.log([0.5, 0.5, 1.0, 0.02]).tolist()), (), fitted_to)
+    known, fits = observed(study.trials, cube, TrialReader(tuple(study.directions)), space=""), dict[str, Fitted]()
+    earlier = Fitted(tuple(np.log([0.5, 0.5, 1.0, 0.02]).tolist()), (), fitted_to)
     objective(cube, known, "raw", {"raw": earlier}, fits)
     assert ("raw" in fits) == anew
 

@@ -16,10 +16,10 @@ from meshtune.errors import InputError
 from meshtune.samplers import BatchGPSampler
 from meshtune.samplers.build import build
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp.observations import NOTE, told
+from meshtune.samplers.gp.observations import NOTE, observed
 from meshtune.samplers.gp.space import Cube
 from meshtune.samplers.interface import Sampler
-from meshtune.samplers.outcomes import Teller, WarmStart
+from meshtune.samplers.outcomes import TrialReader, WarmStart
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search, valley
 
 PLANE: Space = {"x": FloatDistribution(-1.0, 1.0), "y": FloatDistribution(-1.0, 1.0)}
@@ -148,14 +148,14 @@ def test_pruned_trials(pruned: str) -> None:
 def test_a_pruned_trial_without_a_value_says_nothing_where_values_count() -> None:
     """It is neither failed nor the worst: proposals are as if it were not there, but for its point."""
     space = Cube(Encoding(PLANE))
-    teller = Teller((StudyDirection.MINIMIZE,), pruned="value")
+    reader = TrialReader((StudyDirection.MINIMIZE,), pruned="value")
     study = optuna.create_study()
     for number, (state, value) in enumerate(
         [(TrialState.COMPLETE, 1.0), (TrialState.PRUNED, 2.0), (TrialState.PRUNED, None), (TrialState.FAIL, None)]
     ):
         params = {"x": 0.1 * number, "y": 0.0}
         study.add_trial(create_trial(state=state, value=value, params=params, distributions=dict(PLANE)))
-    known = told(study.trials, space, teller, space="", pruned="value")
+    known = observed(study.trials, space, reader, space="", pruned="value")
     assert known.numbers == (0, 1, 3)
     assert known.objectives[:2].tolist() == [1.0, 2.0]
     assert len(known.visited) == 4
@@ -284,7 +284,7 @@ def test_of_a_point_that_is_known_twice_the_value_counts() -> None:
         earlier.tell(trial, value, state=TrialState.FAIL if value is None else None)
     known = WarmStart.of(earlier, "as_is")
     assert known is not None
-    ((_, outputs),) = known.known(Encoding(PLANE), Teller(tuple(earlier.directions))).values()
+    ((_, outputs),) = known.known(Encoding(PLANE), TrialReader(tuple(earlier.directions))).values()
     assert outputs == (0.0,)
 
 

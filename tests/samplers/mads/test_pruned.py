@@ -6,7 +6,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.samplers import MadsSampler
-from meshtune.samplers.outcomes import Pruned, Teller
+from meshtune.samplers.outcomes import Pruned, TrialReader
 
 SPACE = {"x": FloatDistribution(-1.0, 1.0), "y": FloatDistribution(-1.0, 1.0)}
 DIRECTIONS = (optuna.study.StudyDirection.MINIMIZE,)
@@ -20,7 +20,7 @@ def pruned(value: float | None) -> FrozenTrial:
     ("how", "value", "told"), [("failed", 3.0, None), ("value", 3.0, (3.0,)), ("value", None, None)]
 )
 def test_a_pruned_trial_is_told_as_asked(how: Pruned, value: float | None, told: tuple[float, ...] | None) -> None:
-    assert Teller(DIRECTIONS, pruned=how).outputs(pruned(value)) == told
+    assert TrialReader(DIRECTIONS, pruned=how).outputs(pruned(value)) == told
 
 
 def test_another_word_is_refused() -> None:

@@ -19,7 +19,7 @@ from meshtune.samplers import MadsSampler
 from meshtune.samplers.encoding import Point
 from meshtune.samplers.interface import Sampler
 from meshtune.samplers.mads.ledger import NOTE
-from meshtune.samplers.mads.nomad import Nomad, Problem
+from meshtune.samplers.mads.nomad import Nomad, NomadRun
 from meshtune.testing.processes import descendants, gone
 from meshtune.testing.samplers import MIXED, SamplerContract, Space, answer_all, points, search
 
@@ -138,7 +138,7 @@ def test_a_replay_that_differs_stops_and_a_new_segment_goes_on() -> None:
     assert len({str(params) for params in points(other)}) == 30
 
 
-SEGMENT = Problem((False, True), (0.0, 0.0), (1.0, 5.0), (0.5, 2.0), (), seed=0, block_size=2)
+SEGMENT = NomadRun((False, True), (0.0, 0.0), (1.0, 5.0), (0.5, 2.0), (), seed=0, block_size=2)
 
 
 def test_the_child_writes_nothing_and_ends_with_close(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +164,7 @@ def test_the_child_leaves_no_file_where_the_system_has_none_in_memory(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     options = ("MAX_BB_EVAL 4",)
-    problem = Problem((False,), (0.0,), (1.0,), (0.5,), (((0.5,), (0.25,)),), seed=0, block_size=1, options=options)
+    problem = NomadRun((False,), (0.0,), (1.0,), (0.5,), (((0.5,), (0.25,)),), seed=0, block_size=1, options=options)
     nomad = Nomad(problem)
     blocks = []
     while block := nomad.ask():
@@ -238,8 +238,8 @@ def test_one_that_is_killed_again_at_once_is_an_error_that_says_so() -> None:
 def test_the_child_ends_when_its_parent_is_killed() -> None:
     program = (
         "import sys, time\n"
-        "from meshtune.samplers.mads.nomad import Nomad, Problem\n"
-        "n = Nomad(Problem((False,), (0.,), (1.,), (.5,), (), seed=0, block_size=1)); n.ask()\n"
+        "from meshtune.samplers.mads.nomad import Nomad, NomadRun\n"
+        "n = Nomad(NomadRun((False,), (0.,), (1.,), (.5,), (), seed=0, block_size=1)); n.ask()\n"
         "print(n.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -254,12 +254,12 @@ def test_the_child_ends_when_its_parent_is_killed() -> None:
 @pytest.mark.parametrize(
     "problem",
     [
-        Problem((False,), (0.0,), (0.0,), (0.0,), (), seed=0, block_size=1),
-        Problem((False,), (0.0,), (1.0,), (2.0,), (), seed=0, block_size=1),
-        Problem((True,), (0.0,), (3.0,), (1.5,), (), seed=0, block_size=1),
+        NomadRun((False,), (0.0,), (0.0,), (0.0,), (), seed=0, block_size=1),
+        NomadRun((False,), (0.0,), (1.0,), (2.0,), (), seed=0, block_size=1),
+        NomadRun((True,), (0.0,), (3.0,), (1.5,), (), seed=0, block_size=1),
     ],
 )
-def test_what_would_crash_nomad_is_refused_before(problem: Problem) -> None:
+def test_what_would_crash_nomad_is_refused_before(problem: NomadRun) -> None:
     with pytest.raises(SamplerError, match="cannot be started"):
         Nomad(problem)
 
