@@ -151,7 +151,7 @@ def message(folder: Path, text: str, *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("own", "words"),
     [
-        ("[{}, {sampler: random}]", "rounds.1.warm_start: the sampler `random` can use no known points"),
+        ("[{}, {sampler: random}]", "rounds.1.warm_start: the sampler `random` cannot start from earlier trials"),
         ("[{}, {warm_start: ../x}]", "rounds.1.warm_start: this round starts from round 1"),
         (
             "[{}, {warm_start: {study: ../x}}]",

@@ -162,4 +162,4 @@ def test_on_the_command_line(later: Path) -> None:
         meshtune("check", later, "--set", "sampler=random"), capture_output=True, text=True, check=False
     )
     assert wrong.returncode == 2
-    assert "warm_start: the sampler `random` can use no known points" in wrong.stderr
+    assert "warm_start: the sampler `random` cannot start from earlier trials" in wrong.stderr
