@@ -18,6 +18,7 @@ import numpy as np
 from meshtune.config.evaluation import EvaluationConfig, changed
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, Interrupted
+from meshtune.evaluation.benchmarks import registry
 from meshtune.export.chosen import ChosenPoint, pick
 from meshtune.finalists.ask import BenchmarkScorer, Report, searched_items
 from meshtune.finalists.evaluate import FOLDER, alone, stored_on_interrupt
@@ -100,7 +101,8 @@ def _settings(evidence: Evidence) -> EvaluationConfig:
     if settings.protocol != "instruct-eval" or not evidence.measured.paired:
         raise InputError("`--replicates` compares answers item by item, as the protocol instruct-eval stores them")
     names = tuple(one.name for one in evidence.measured.measures)
-    several = {} if "humaneval" in names else {"samples": 1, "pass_at": ()}  # which are of HumanEval alone
+    sampled = any(one.name in names for one in registry.ALL if one.runs_code)
+    several = {} if sampled else {"samples": 1, "pass_at": ()}
     return changed(settings, {"benchmarks": names, **several})
 
 
