@@ -15,6 +15,7 @@ import jinja2
 
 from meshtune.errors import InputError, StorageError, nearest
 from meshtune.space.goals import BENCHMARKS
+from meshtune.space.samplers import NAMES
 from meshtune.system import whole_file
 
 NAME = "study.yaml"
@@ -159,5 +160,9 @@ def text(recipe: Recipe) -> str:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    written = environment.get_template("study.yaml.j2").render(recipe=recipe, benchmarks=", ".join(BENCHMARKS))
+    written = environment.get_template("study.yaml.j2").render(
+        recipe=recipe,
+        benchmarks=", ".join(BENCHMARKS),
+        samplers=[name for name in NAMES if name != "import"],
+    )
     return re.sub(r"^(.*?)\t", lambda line: f"{line[1]:<30} ", written, flags=re.M)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, get_args
 
 SamplerName = Literal[
-    "auto", "mads", "batch-gp", "tpe", "nni-tpe", "nsga2", "gp", "random", "qmc", "cma-es", "grid", "import"
+    "auto", "mads", "batch-gp", "tpe", "nni-tpe", "nsga2", "gp", "cma-es", "grid", "random", "qmc", "import"
 ]
 NAMES: tuple[SamplerName, ...] = get_args(SamplerName)
 
@@ -31,7 +31,7 @@ ABILITIES: dict[SamplerName, Abilities] = {
     "batch-gp": Abilities(constraints=True, earlier=True, shifted=True),
     "tpe": Abilities(several=True, constraints=True, earlier=True),
     "nni-tpe": Abilities(constraints=True, earlier=True),
-    **dict.fromkeys(("nsga2", "gp", "random", "qmc", "grid"), Abilities(several=True, constraints=True)),
+    **dict.fromkeys(("nsga2", "gp", "grid", "random", "qmc"), Abilities(several=True, constraints=True)),
 }
 
 

@@ -221,7 +221,11 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
         (MINIMAL + "warm_start: {values: as_is}", "warm_start.study", "must be given"),
         (MINIMAL + "warm_start: 5", "warm_start", "a mapping of keys is"),
         (MINIMAL + "warm_start: {study: x, values: shiftd}", "warm_start.values", "Did you mean `shifted`?"),
-        (MINIMAL + "warm_start: x\nsampler: qmc", "warm_start", "cannot start from earlier trials; auto, mads, batch-gp, tpe, nni-tpe can"),
+        (
+            MINIMAL + "warm_start: x\nsampler: qmc",
+            "warm_start",
+            "earlier trials; auto, mads, batch-gp, tpe, nni-tpe can",
+        ),
         (MINIMAL + "warm_start: x\nsampler: {import: a:B}", "warm_start", "`a:B` cannot start from earlier trials"),
         (
             MINIMAL + "warm_start: {study: x, values: shifted}\nsampler: tpe",
