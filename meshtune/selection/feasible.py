@@ -50,11 +50,11 @@ def chances(record: Record, folder: Path, measured: Measured, trials: Mapping[st
         names["baseline"] = next((n for n, t in trials.items() if t == record.baseline.number), "baseline")
     found: dict[str, list[Chance]] = {}
     for name, number in trials.items():
-        told = violations(record, number)
+        violated = violations(record, number)
         found[name] = [
-            _chance(each, told[each.text], folder, measured, name, number, names, record)
+            _chance(each, violated[each.text], folder, measured, name, number, names, record)
             for each in record.guidance.constraints
-            if each.text in told and (not each.known or told[each.text] > 0)
+            if each.text in violated and (not each.known or violated[each.text] > 0)
         ]
     return found
 
@@ -77,20 +77,20 @@ def barred(found: Mapping[str, Sequence[Chance]]) -> tuple[str, ...]:
 
 def notes(found: Mapping[str, Sequence[Chance]], chosen: str | None) -> list[str]:
     """What is said of it: who cannot be chosen, and how sure it is that the chosen one keeps the constraints."""
-    told = []
+    said = []
     for name in barred(found):
         broken = ", ".join(f"`{one.constraint}`" for one in found[name] if one.violation > 0)
-        told.append(f"{name} violates {broken} and cannot be chosen.")
+        said.append(f"{name} violates {broken} and cannot be chosen.")
     for one in found.get(chosen or "", ()):
         if one.chance is None:
-            told.append(f"{chosen} keeps `{one.constraint}` as it was measured.")
+            said.append(f"{chosen} keeps `{one.constraint}` as it was measured.")
             continue
         where = "that did not guide the search" if one.fresh else "that guided the search, by which it was chosen"
-        told.append(
+        said.append(
             f"{chosen} keeps `{one.constraint}` with a probability of {one.chance:.2f}, by its differences on"
             f" {one.items} items {where}."
         )
-    return told
+    return said
 
 
 def _chance(
@@ -105,7 +105,7 @@ def _chance(
 ) -> Chance:
     other = None if constraint.reference is None else names[constraint.reference]
     fresh = _of_scores(constraint, measured, name, other)
-    guiding = None if fresh is not None else _of_guides(constraint, folder, number, record)
+    guiding = None if fresh is not None else _of_measurements(constraint, folder, number, record)
     found = fresh or guiding
     if found is None:
         return Chance(constraint.text, violation)
@@ -142,7 +142,7 @@ def _of_scores(constraint: Constraint, measured: Measured, name: str, other: str
     return (margins, item_weights(measure.groups)) if np.isfinite(margins).all() else None
 
 
-def _of_guides(constraint: Constraint, folder: Path, number: int, record: Record) -> tuple[Array, Array] | None:
+def _of_measurements(constraint: Constraint, folder: Path, number: int, record: Record) -> tuple[Array, Array] | None:
     """The same by the items that guided the search; None for a metric, whose values may be of any size."""
     if constraint.quantity.removesuffix(GOLD) not in BENCHMARKS:
         return None
