@@ -284,7 +284,7 @@ def test_of_a_point_that_is_known_twice_the_value_counts() -> None:
         earlier.tell(trial, value, state=TrialState.FAIL if value is None else None)
     known = WarmStart.of(earlier, "as_is")
     assert known is not None
-    ((_, outputs),) = known.known(Encoding(PLANE), TrialReader(tuple(earlier.directions))).values()
+    ((_, outputs),) = known.by_point(Encoding(PLANE), TrialReader(tuple(earlier.directions))).values()
     assert outputs == (0.0,)
 
 
