@@ -67,8 +67,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Find every fault; show what would run, and the memory and time that it takes."""
+    from meshtune.cli.display import print_rows
     from meshtune.study.check import check as run
-    from meshtune.study.check import print_rows
 
     try:
         lines, facts = run(study, folder=folder, overrides=tuple(override or ()), measure=measure, show=show)

@@ -10,13 +10,15 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from meshtune.cli.live import Panel, RunningTrial
+from meshtune.plain_text import escaped
 from meshtune.record.log import Record
 from meshtune.record.scoring import worse_than_untuned
 from meshtune.record.trials import RecordedTrial
@@ -291,3 +293,16 @@ def summary(console: Console, status: Mapping[str, Any]) -> None:
     """The table at the end: whole in files and pipes; on a terminal long lines of hyperparameters are wrapped."""
     for line in table_lines(*result_table(status), console.width if console.is_terminal else None):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
+    """Print rows of (text, whether it is trained): trained text coloured, or between marks where there is no colour."""
+    console = Console(highlight=False, soft_wrap=True)
+    coloured = console.color_system is not None and not console.no_color
+    for index, row in enumerate(rows):
+        console.print(f"\nrow {index + 1}, trained text {'coloured' if coloured else 'between ⟦ and ⟧'}:", style="dim")
+        line = Text()
+        for text, trained in row:
+            shown = escaped(text)
+            line.append(f"⟦{shown}⟧" if trained and not coloured else shown, style="bold green" if trained else "")
+        console.print(line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import logging
@@ -22,13 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
-from lm_eval.tasks import TaskManager
 
 from meshtune.data.hub import explain
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest
 from meshtune.evaluation import adapters, layout, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.answers import Answerer, Decoding, sizes, sound
@@ -36,6 +33,14 @@ from meshtune.evaluation.layout import Ask
 from meshtune.evaluation.run import AnswerProgress
 from meshtune.evaluation.scoring import Score, Scores
 from meshtune.system import whole_file, yaml_file
+
+if importlib.util.find_spec("lm_eval") is None:
+    raise MissingExtra("the protocol `harness`", "lm-eval", extra("train,eval"))
+
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.tasks import TaskManager
 
 HARNESS = "harness"
 SEED = 1234  # of the harness's own runs: which shots are drawn

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config.evaluation import EvaluationConfig
 from meshtune.config.sections import ModelConfig
-from meshtune.errors import InputError, MissingExtra, extra
+from meshtune.errors import InputError
 from meshtune.finalists.candidates import ListedCandidate, adapter_of, file_name
 from meshtune.selection.candidates import Column
 from meshtune.space.goals import BENCHMARKS
 from meshtune.system.machine import cores
 
 if TYPE_CHECKING:
-    from meshtune.evaluation.harness import Tasks
     from meshtune.evaluation.scoring import Scores
 
 
@@ -34,13 +32,13 @@ def scored(
 
     Raises InputError, MissingExtra without the harness, StorageError.
     """
-    _need_harness()
+    from meshtune.evaluation import harness  # says so where lm-eval is not installed
+
     if settings.temperature or settings.samples > 1:
         raise InputError("the harness's tasks say how they are decoded: `temperature` and `samples` are not of them")
     if settings.guided is not None:
         raise InputError(f"`guided` names items of {', '.join(BENCHMARKS)}: the harness's tasks know none of them")
     from meshtune.data.tokenizer import identity_of_base, load_tokenizer
-    from meshtune.evaluation import harness
     from meshtune.evaluation.adapters import Candidate
     from meshtune.training import machine
     from meshtune.training.models import load_model, resolve_device
@@ -50,7 +48,8 @@ def scored(
         report(f"items of {names} guided the search, and the harness's tasks of the same data hold them too")
     if settings.data is not None:
         report("the harness's tasks name their data themselves: `data` is not read")
-    found = tasks_of(settings)
+    own_tasks = None if settings.tasks is None else Path(settings.tasks)
+    found = harness.tasks(settings.benchmarks, own_tasks, settings.limit, settings.seed)
     asked = [Candidate(file_name(one), adapter_of(one, report)) for one in listed]
     report("loading the model")
     machine.use_threads(cores())
@@ -75,17 +74,3 @@ def scored(
         measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
         columns.append(Column(name, name, first.items, measured, 100 * first.chance))
     return columns, results
-
-
-def tasks_of(settings: EvaluationConfig) -> Tasks:
-    """The tasks that are asked, with their data. Raises InputError, MissingExtra without the harness."""
-    _need_harness()
-    from meshtune.evaluation import harness
-
-    tasks = Path(settings.tasks) if settings.tasks is not None else None
-    return harness.tasks(settings.benchmarks, tasks, settings.limit, settings.seed)
-
-
-def _need_harness() -> None:
-    if importlib.util.find_spec("lm_eval") is None:
-        raise MissingExtra("the protocol `harness`", "lm-eval", extra("train,eval"))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config import file, presets
-from meshtune.plain_text import escaped
 from meshtune.plan.energy import Meter
 from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Plan, build
@@ -42,7 +41,7 @@ def check(
 
     Args:
         measure: load the model and train a few batches, to tell the time that the study will take.
-        show: how many prepared rows come among the plain values (`rows`), for `print_rows`.
+        show: how many prepared rows come among the plain values (`rows`): (text, whether it is trained).
     """
     study = locate(path, overrides=overrides, folder=folder)
     if study.config.rounds:
@@ -89,22 +88,6 @@ def _try_sampler(study: Located, plan: Plan) -> None:
         warm_start_values=plan.warm_start.values,
         allows=plan.goals.allows(plan.space),
     ).close()
-
-
-def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:
-    """Print rows of (text, whether it is trained): trained text coloured, or between marks where there is no colour."""
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, soft_wrap=True)
-    coloured = console.color_system is not None and not console.no_color
-    for index, row in enumerate(rows):
-        console.print(f"\nrow {index + 1}, trained text {'coloured' if coloured else 'between ⟦ and ⟧'}:", style="dim")
-        line = Text()
-        for text, trained in row:
-            shown = escaped(text)
-            line.append(f"⟦{shown}⟧" if trained and not coloured else shown, style="bold green" if trained else "")
-        console.print(line)
 
 
 def _rows(training: TrainingPlan, count: int) -> list[list[tuple[str, bool]]]:

@@ -81,9 +81,10 @@ def _benchmarks(settings: EvaluationConfig) -> list[str] | None:
     if not settings.benchmarks and settings.data is None:
         return None
     if settings.protocol == "harness":
-        from meshtune.finalists.harness import tasks_of
+        from meshtune.evaluation import harness
 
-        return list(tasks_of(settings).names)
+        own_tasks = None if settings.tasks is None else Path(settings.tasks)
+        return list(harness.tasks(settings.benchmarks, own_tasks, settings.limit, settings.seed).names)
     from meshtune.evaluation.benchmarks import registry
 
     data = None if settings.data is None else Path(settings.data)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from meshtune.cli.display import Display, JsonLines, summary
+from meshtune.cli.display import Display, JsonLines, print_rows, summary
 from meshtune.cli.live import BARS, Panel, RunningTrial, sparkline
 from meshtune.cli.watch import print_status
 from meshtune.config import presets
@@ -328,3 +328,27 @@ def test_the_panel_says_where_the_run_stands() -> None:
     assert "16.7 % below the baseline" in text
     assert "30 min, about 1.5 h left" in text
     assert "1 spent of about 4" in text
+
+
+def test_rows_without_colour(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is learned stands between marks; brackets in a row are text, not Rich's markup."""
+    print_rows([[("<s>user\n[red] one", False), ("two</s>", True)], [("three", False)]])
+    assert capsys.readouterr().out == (
+        "\nrow 1, trained text between ⟦ and ⟧:\n<s>user\n[red] one⟦two</s>⟧\n"
+        "\nrow 2, trained text between ⟦ and ⟧:\nthree\n"
+    )
+
+
+def test_escapes_of_rows_are_spelled(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([[("\x1b]0;owned\x07\u202eone\r\ntwo", False), ("\x1b[2J", True)]])
+    assert capsys.readouterr().out.endswith("\n\\x1b]0;owned\\x07\\u202eone\ntwo⟦\\x1b[2J⟧\n")
+
+
+def test_rows_with_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    print_rows([[("one ", False), ("two", True)]])
+    written = capsys.readouterr().out
+    assert "\x1b[1;32mtwo\x1b[0m" in written
+    assert "⟦" not in written

@@ -20,7 +20,7 @@ from meshtune.config.template import init
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
 from meshtune.plan.forecast import AfterSearch, busy, expected_point, forecast, sooner, time_line
-from meshtune.study.check import check, print_rows
+from meshtune.study.check import check
 from meshtune.system.text import duration
 from meshtune.testing.processes import descendants, gone
 from meshtune.training.memory.formula import Batch
@@ -177,30 +177,6 @@ def test_the_command_line(study: Path) -> None:
     done = CliRunner().invoke(app, ["check", str(study), "--json", "--no-measure"])
     assert done.exit_code == 0
     assert json.loads(done.stdout)["memory"]["predicted"]["total"] > 0
-
-
-def test_rows_without_colour(capsys: pytest.CaptureFixture[str]) -> None:
-    """What is learned stands between marks; brackets in a row are text, not Rich's markup."""
-    print_rows([[("<s>user\n[red] one", False), ("two</s>", True)], [("three", False)]])
-    assert capsys.readouterr().out == (
-        "\nrow 1, trained text between ⟦ and ⟧:\n<s>user\n[red] one⟦two</s>⟧\n"
-        "\nrow 2, trained text between ⟦ and ⟧:\nthree\n"
-    )
-
-
-def test_escapes_of_rows_are_spelled(capsys: pytest.CaptureFixture[str]) -> None:
-    print_rows([[("\x1b]0;owned\x07\u202eone\r\ntwo", False), ("\x1b[2J", True)]])
-    assert capsys.readouterr().out.endswith("\n\\x1b]0;owned\\x07\\u202eone\ntwo⟦\\x1b[2J⟧\n")
-
-
-def test_rows_with_colour(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    print_rows([[("one ", False), ("two", True)]])
-    written = capsys.readouterr().out
-    assert "\x1b[1;32mtwo\x1b[0m" in written
-    assert "⟦" not in written
 
 
 def side(tokens: int) -> SideSummary:
