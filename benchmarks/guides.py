@@ -21,8 +21,8 @@ from pathlib import Path
 from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from meshtune.data.build import prepare
 from meshtune.objectives.lora import LoraObjective, LoraSpec
-from meshtune.objectives.measurements import GuideSpec
-from meshtune.objectives.measuring import Guiding
+from meshtune.objectives.measurements import MeasurementSpec
+from meshtune.objectives.measuring import Measurer
 from meshtune.training import machine
 from meshtune.training.models import load_model
 from meshtune.trial import Outcome, Request
@@ -49,13 +49,13 @@ def trained(folder: Path, rows: int, repeats: int) -> tuple[LoraSpec, list[Outco
     return spec, [trial for trial in found if trial.adapter is not None]
 
 
-def measured(spec: LoraSpec, guides: GuideSpec, trials: list[Outcome]) -> list[float]:
+def measured(spec: LoraSpec, guides: MeasurementSpec, trials: list[Outcome]) -> list[float]:
     """Seconds for each trial."""
     folder = Path(spec.folder) / guides.quantities[0]
     folder.mkdir()
     (folder / "adapters").symlink_to(Path(spec.folder) / "adapters")
     base = load_model(spec.model, "cpu")
-    guiding = Guiding(guides, base, spec.model, spec.data, folder, {}, rows=0, max_new_tokens=1)
+    guiding = Measurer(guides, base, spec.model, spec.data, folder, {}, rows=0, max_new_tokens=1)
     say(f"untuned: {guiding.measure('untuned', None, lambda: None)}")
     seconds = []
     for trial in trials:
@@ -78,10 +78,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     machine.use_threads(1)
-    asked = [GuideSpec(quantities=("perplexity",))]
+    asked = [MeasurementSpec(quantities=("perplexity",))]
     if arguments.data is not None:
         data = str(arguments.data.absolute())
-        asked.append(GuideSpec(quantities=("mmlu", "mmlu.gold"), benchmarks=data, limit=arguments.items))
+        asked.append(MeasurementSpec(quantities=("mmlu", "mmlu.gold"), benchmarks=data, limit=arguments.items))
     with tempfile.TemporaryDirectory() as folder:
         spec, trials = trained(Path(folder), arguments.rows, arguments.repeats)
         for guides in asked:

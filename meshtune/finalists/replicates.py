@@ -186,11 +186,11 @@ def _in_time(requests: Sequence[Request], sizes: Sequence[int]) -> list[Request]
 
 
 def _objective(plan: Plan, record: Record, place: Path) -> ObjectiveSpec:
-    """The study's, with what its machine chose, and adapters in another folder; nothing guides any more."""
+    """The study's, with what its machine chose, and adapters in another folder; nothing is measured beside the loss."""
     spec, fixed = plan.objective.spec, record.notes["fixed"]["training"]
     as_run = {"precision": fixed["precision"], "pass_tokens": fixed.get("pass_tokens")}
     return ObjectiveSpec(
-        "lora", {**spec, "folder": str(place), "guides": None, "training": {**spec["training"], **as_run}}
+        "lora", {**spec, "folder": str(place), "measurements": None, "training": {**spec["training"], **as_run}}
     )
 
 

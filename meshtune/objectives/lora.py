@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from meshtune.config.sections import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.config.values import Scalar, Section
@@ -23,10 +23,10 @@ from meshtune.data import answers
 from meshtune.data.store import Rows, Side
 from meshtune.errors import InputError
 from meshtune.objectives.answers import answer
+from meshtune.objectives.attempt import Attempt, Failure, failure_of
 from meshtune.objectives.measurement_files import UNTUNED
-from meshtune.objectives.measurements import GuideSpec
-from meshtune.objectives.measuring import Guiding
-from meshtune.objectives.run import Failure, Run, failure_of
+from meshtune.objectives.measurements import MeasurementSpec
+from meshtune.objectives.measuring import Measurer
 from meshtune.objectives.trainings import Trainings
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached
@@ -49,7 +49,8 @@ class LoraSpec(Section):
     folder: str
     answers: int = 0  # validation rows that are answered when that is asked for
     max_new_tokens: int = 128
-    guides: GuideSpec | None = None  # what is measured of each complete trial, and of the untuned model
+    # What is measured of each complete trial, and of the untuned model; specs of earlier versions call it `guides`.
+    measurements: MeasurementSpec | None = Field(None, validation_alias=AliasChoices("measurements", "guides"))
     rung_rows: int = 64  # validation rows that are measured at rungs
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     variants: tuple[dict[str, Scalar], ...] = ({},)  # of hyperparameters that decide whether a trial can be packed
@@ -69,7 +70,7 @@ class LoraObjective:
         self._base: Any = None
         self._loaded = spec.model  # what the base is
         self._trainings: Trainings | None = None
-        self._guiding: Guiding | None = None
+        self._measurer: Measurer | None = None
         self._why_not_packed: str | None = None
         self._suspended = threading.Event()
 
@@ -87,7 +88,7 @@ class LoraObjective:
             return
         failure = self._load(wanted[0])
         if self._trainings is None or failure is not None:
-            yield from (Run(request).failed(failure or Failure(Ending.CRASHED, "")) for request in wanted)
+            yield from (Attempt(request).failed(failure or Failure(Ending.CRASHED, "")) for request in wanted)
         else:
             yield from self._trainings.events(wanted)
 
@@ -97,7 +98,7 @@ class LoraObjective:
             machine.use_threads(request.threads or self.threads)
             wanted = exact(self.spec.model) if request.measure == "float32" else self.spec.model
             if self._base is None or wanted != self._loaded:
-                self._base = self._trainings = self._guiding = None  # there may be no room for two
+                self._base = self._trainings = self._measurer = None  # there may be no room for two
                 machine.free(self.device)
                 self._base, self._loaded = load_model(wanted, self.device), wanted
             if self._trainings is None and request.measure != "float32":
@@ -108,9 +109,9 @@ class LoraObjective:
 
     def _made(self) -> Trainings:
         spec = self.spec
-        if spec.guides is not None and self._guiding is None:
-            self._guiding = Guiding(
-                spec.guides,
+        if spec.measurements is not None and self._measurer is None:
+            self._measurer = Measurer(
+                spec.measurements,
                 self._base,
                 spec.model,
                 spec.data,
@@ -134,32 +135,32 @@ class LoraObjective:
             rung_rows=spec.rung_rows,
             folder=Path(spec.folder),
             device=self.device,
-            asked=self._suspended.is_set,
-            guiding=self._guiding,
+            stopping=self._suspended.is_set,
+            measurer=self._measurer,
         )
 
     def _measure(self, request: Request) -> Iterator[Progress | Outcome]:
-        run = Run(request)
+        attempt = Attempt(request)
         failure = self._load(request)
         if failure is None:
             machine.reset_peak(self.device)
-            run.begin()
-            yield Progress(request.trial, request.attempt)  # the worker's clock starts with the first word
+            attempt.begin()
+            yield attempt.progress()  # the worker's clock starts with the first word
             try:
-                outcome = yield from self._steps(run)
+                outcome = yield from self._steps(attempt)
             except Suspended:
                 return
             except Exception as error:
                 failure = failure_of(error)
         if failure is not None:
-            outcome = run.failed(failure)
+            outcome = attempt.failed(failure)
         machine.free(self.device)
         yield outcome
 
-    def _steps(self, run: Run) -> Generator[Progress, None, Outcome]:
-        request = run.request
+    def _steps(self, attempt: Attempt) -> Generator[Progress, None, Outcome]:
+        request = attempt.request
         if request.measure == "trainer":
-            return run.ended(Ending.COMPLETE, message=self._why_not_packed or "")
+            return attempt.ended(Ending.COMPLETE, message=self._why_not_packed or "")
         if request.measure not in ("validation", "test", "answers", "float32"):
             known = "validation, test, answers, order and trainer"
             raise InputError(f"`{request.measure}` cannot be measured; there are {known}")
@@ -171,8 +172,8 @@ class LoraObjective:
             with attached(self._base, folder) if folder is not None else contextlib.nullcontext():
                 return self._measured(request, tick)
 
-        measured = yield from run.watch(work, self._suspended.is_set)
-        return run.ended(Ending.COMPLETE, peak_memory=machine.peak(self.device), **measured)
+        measured = yield from attempt.watch(work, self._suspended.is_set)
+        return attempt.ended(Ending.COMPLETE, peak_memory=machine.peak(self.device), **measured)
 
     def _measured(self, request: Request, tick: Callable[[], None]) -> dict[str, Any]:
         """Fields of the outcome of a measurement of the base as it stands."""
@@ -181,8 +182,8 @@ class LoraObjective:
             side = "validation" if request.measure == "float32" else cast(Side, request.measure)
             losses = row_losses(self._base, Rows.open(spec.data, side), tick=tick)
             untuned = request.measure == "validation" and request.adapter is None
-            guides = self._guiding.measure(UNTUNED, None, tick) if untuned and self._guiding is not None else {}
-            return {"loss": mean_loss(losses), "row_losses": tuple(losses), "extra": guides}
+            quantities = self._measurer.measure(UNTUNED, None, tick) if untuned and self._measurer is not None else {}
+            return {"loss": mean_loss(losses), "row_losses": tuple(losses), "extra": quantities}
         means = answer(
             self._base,
             spec.model,

@@ -1,4 +1,4 @@
-"""What was measured of each trial to guide the search: `<study>/guides/<name>.json`, small files.
+"""What was measured of each trial beside its loss: `<study>/guides/<name>.json`, small files.
 
 `name` is the trial's number, `untuned` or `baseline`. A file holds the quantities and, where one is a mean over items,
 each item's value with its weight in that mean, so that two trials can be compared item by item. Perplexity is that of a
@@ -16,7 +16,7 @@ from pathlib import Path
 from meshtune.errors import Fault, InputError
 from meshtune.system import whole_file
 
-FOLDER = "guides"  # in the study's folder
+FOLDER = "guides"  # in the study's folder; the name is that of earlier versions, whose studies go on
 UNTUNED = "untuned"
 
 

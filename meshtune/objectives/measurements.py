@@ -1,11 +1,11 @@
-"""What is measured of every trial beside its loss, to guide the search: on which text, and on which benchmark items.
+"""What is measured of every trial beside its loss: which quantities, on which text, and on which benchmark items.
 
 Quantities are `perplexity` of general text, `<benchmark>` (the share of right answers) and `<benchmark>.gold` (how
 likely the right answer is, as the benchmark tells it), and the user's metrics by their names. What they are measured on
 is chosen once, before the first trial, and kept in `<study>/guides/set.json`: the text as tokens, so that neither
 another Python nor an edited file changes it; of benchmarks the names of the items and a hash of their content.
 
-Nothing here loads a model: `guiding.py` measures, `guide_files.py` has what was measured.
+Nothing here loads a model: `measuring.py` measures, `measurement_files.py` has what was measured.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from meshtune.space.goals import BENCHMARKS, GOLD, PERPLEXITY
 from meshtune.system import whole_file
 
 EMBEDDED = "embedded"
-SEED = 0  # of the items that guide
+SEED = 0  # of the choice of items
 WINDOW, WINDOWS = 256, 8  # tokens of a window of text, and how many there are at most
 LARGEST = 20_000_000  # bytes of a file of text, which is tokenized as a whole
 _SET = "set.json"
 _BATCH = 1024  # tokens, for an estimate
 
 
-class GuideSpec(Section):
+class MeasurementSpec(Section):
     """What is measured: names of quantities; the folder of the benchmarks' files (absolute); items of each benchmark at
     most; the text of the perplexity, `embedded` or a file (absolute).
     """
@@ -48,7 +48,7 @@ class GuideSpec(Section):
     text: str = EMBEDDED
 
     @property
-    def asked(self) -> tuple[str, ...]:
+    def benchmark_names(self) -> tuple[str, ...]:
         """The benchmarks that are asked."""
         names = {name.removesuffix(GOLD) for name in self.quantities}
         return tuple(name for name in BENCHMARKS if name in names)
@@ -61,7 +61,7 @@ class GuideSpec(Section):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class MeasurementSet:
     """What the quantities are measured on.
 
     Attributes:
@@ -81,7 +81,7 @@ class Chosen:
         return [text] * bool(self.windows) + [f"{one['set']} ({one['digest']})" for one in self.sets.values()]
 
 
-def faults(spec: GuideSpec) -> list[Fault]:
+def faults(spec: MeasurementSpec) -> list[Fault]:
     """Why some quantity cannot be measured here; reads the files."""
     found = list[Fault]()
     for read_all in (_text, _benchmarks):
@@ -92,7 +92,7 @@ def faults(spec: GuideSpec) -> list[Fault]:
     return found
 
 
-def choose(spec: GuideSpec, model: ModelConfig, folder: Path, *, anew: bool = False) -> Chosen:
+def choose(spec: MeasurementSpec, model: ModelConfig, folder: Path, *, anew: bool = False) -> MeasurementSet:
     """What the quantities are measured on: as the study in `folder` has it, or chosen and kept there now.
 
     `anew`: whatever is kept there, since nothing was measured on it.
@@ -119,14 +119,14 @@ def choose(spec: GuideSpec, model: ModelConfig, folder: Path, *, anew: bool = Fa
             raise InputError(Fault(what, spec.benchmarks, key="guide.benchmarks"))
         return replace(known, benchmarks=found)
     source = "the standard library's documentation" if spec.text == EMBEDDED else Path(spec.text).name
-    chosen = Chosen(_windows(_text(spec), model), source, sets, found)
+    chosen = MeasurementSet(_windows(_text(spec), model), source, sets, found)
     with whole_file.writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         whole_file.write(path, json.dumps({"windows": chosen.windows, "source": source, "sets": sets}))
     return chosen
 
 
-def computed(chosen: Chosen, model: ModelConfig) -> int:
+def computed(chosen: MeasurementSet, model: ModelConfig) -> int:
     """Tokens that are computed to measure an adapter, those of its own answers left out."""
     found = sum(map(len, chosen.windows))
     if chosen.benchmarks:
@@ -139,39 +139,39 @@ def computed(chosen: Chosen, model: ModelConfig) -> int:
     return found
 
 
-def read(folder: Path) -> Chosen:
+def read(folder: Path) -> MeasurementSet:
     """What the study in `folder` measures on; nothing where it measures nothing. Raises InputError."""
     path = folder / FOLDER / _SET
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         windows = tuple(tuple(map(int, window)) for window in values["windows"])
-        return Chosen(windows, values["source"], values["sets"])
+        return MeasurementSet(windows, values["source"], values["sets"])
     except FileNotFoundError:
-        return Chosen()
+        return MeasurementSet()
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(Fault(f"cannot be read ({error})", path)) from error
 
 
 def items(folder: Path) -> dict[str, set[str]]:
-    """The items that guide the study in `folder`, by benchmark. Raises InputError."""
+    """The items that the study in `folder` measures on, by benchmark. Raises InputError."""
     return {name: set(one["items"]) for name, one in read(folder).sets.items()}
 
 
-def _benchmarks(spec: GuideSpec) -> tuple[Benchmark, ...]:
-    """The benchmarks that are asked, each with the items that guide: at most half, so that some are left to score.
+def _benchmarks(spec: MeasurementSpec) -> tuple[Benchmark, ...]:
+    """The benchmarks that are asked, each with the items that are used: at most half, so that some are left to score.
 
     Raises InputError.
     """
-    if not spec.asked:
+    if not spec.benchmark_names:
         return ()
     if spec.benchmarks is None:
-        what = f"{', '.join(spec.asked)} cannot be measured: name the folder that holds the data"
+        what = f"{', '.join(spec.benchmark_names)} cannot be measured: name the folder that holds the data"
         raise InputError(Fault(what, key="guide.benchmarks"))
-    run_code = [one.name for one in registry.ALL if one.name in spec.asked and one.runs_code]
+    run_code = [one.name for one in registry.ALL if one.name in spec.benchmark_names and one.runs_code]
     if run_code and (why := judge.available()) is not None:
         what = f"{run_code[0]} runs code that the models wrote, in a sandbox that this machine does not have: {why}"
         raise InputError(Fault(what, key="guide.benchmarks"))
-    found = registry.load(spec.asked, Path(spec.benchmarks), judge.code_check(workers=1))
+    found = registry.load(spec.benchmark_names, Path(spec.benchmarks), judge.code_check(workers=1))
     few = [one.name for one in found if len(one.items) < 2]
     if few:
         what = f"{', '.join(few)} has one item: half of a benchmark guides at most, so two are needed"
@@ -179,7 +179,7 @@ def _benchmarks(spec: GuideSpec) -> tuple[Benchmark, ...]:
     return tuple(one.limited(min(spec.limit, len(one.items) // 2), SEED) for one in found)
 
 
-def _text(spec: GuideSpec) -> str:
+def _text(spec: MeasurementSpec) -> str:
     """The text of the perplexity, "" where none is wanted. Raises InputError."""
     if PERPLEXITY not in spec.quantities:
         return ""

@@ -1,10 +1,10 @@
-"""Measures what guides a search, of one adapter at a time over the base that is loaded.
+"""Measures quantities beside the loss, of one adapter at a time over the base that is loaded.
 
 Perplexity is exp of the mean loss a token over windows of a text, in the base's own type. Benchmarks are asked as
-`meshtune evaluate` asks them (protocol `instruct-eval`, greedily), on the items that `guides.py` chose; their answers
-are kept in `<study>/guides/answers/` until all are there, so that what is interrupted goes on. The user's metrics are
-those of the answers to validation rows that `tune` gives at its end, in the same files. What was measured of the same
-adapter in the same way is not measured again.
+`meshtune evaluate` asks them (protocol `instruct-eval`, greedily), on the items that `measurements.py` chose; their
+answers are kept in `<study>/guides/answers/` until all are there, so that what is interrupted goes on. The user's
+metrics are those of the answers to validation rows that `tune` gives at its end, in the same files. What was measured
+of the same adapter in the same way is not measured again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from meshtune.trial import DataRef
 Found = Iterator[tuple[str, float, Items | None]]
 
 
-class Guiding:
+class Measurer:
     """Measures over a base.
 
     Args:
@@ -50,7 +50,7 @@ class Guiding:
 
     def __init__(
         self,
-        spec: measurements.GuideSpec,
+        spec: measurements.MeasurementSpec,
         base: Any,
         model: ModelConfig,
         data: DataRef,
@@ -67,14 +67,14 @@ class Guiding:
     def measure(self, name: str, adapter: str | None, tick: Callable[[], None]) -> dict[str, float]:
         """The quantities of an adapter, its folder relative to the study's; None is the untuned model.
 
-        `name` is that of its file (`guide_files`). `tick` is called now and then; what it raises ends the measurement.
+        `name` is that of its file. `tick` is called now and then; what it raises ends the measurement.
 
         Raises:
             InputError: a metric fails. Diverged: a quantity is not finite. StorageError, SandboxError.
         """
         candidate = Candidate(name, None if adapter is None else self.folder / adapter)
-        known = measurement_files.read(self.folder, name)
-        if known is None or (known.made, known.adapter) != (self.made, candidate.identity):
+        measured = measurement_files.read(self.folder, name)
+        if measured is None or (measured.made, measured.adapter) != (self.made, candidate.identity):
             found = [*self._perplexity(candidate, tick), *self._benchmarks(candidate, tick)]
             found += self._metrics(candidate, adapter, tick)
             for quantity, value, _ in found:
@@ -85,10 +85,10 @@ class Guiding:
                 what = f"{', '.join(missing)} cannot be measured: nothing that is asked fits into the model's window"
                 raise InputError(what)
             items = {quantity: one for quantity, _, one in found if one is not None}
-            known = Measured(self.made, candidate.identity, values, items)
-            measurement_files.write(self.folder, name, known)
+            measured = Measured(self.made, candidate.identity, values, items)
+            measurement_files.write(self.folder, name, measured)
             shutil.rmtree(self._answers(name), ignore_errors=True)
-        return {quantity: known.quantities[quantity] for quantity in self.spec.quantities}
+        return {quantity: measured.quantities[quantity] for quantity in self.spec.quantities}
 
     @functools.cached_property
     def made(self) -> str:
@@ -175,13 +175,13 @@ def _by_item(benchmark: Benchmark, lines: Mapping[store.Key, store.Line]) -> dic
     if benchmark.average == "macro":
         weights = tuple(1 / (len(groups) * groups[item.group]) for item in items)
     found = {benchmark.name: Items(names, right, weights)}
-    told = {
+    likelihoods = {
         name: math.nan if line["log_likelihoods"] is None else scoring.likelihood(benchmark, line)
         for name, line in asked
         if line["shots"] is not None
     }
-    if told:
-        found[benchmark.name + GOLD] = Items(tuple(told), tuple(told.values()), _alike(len(told)))
+    if likelihoods:
+        found[benchmark.name + GOLD] = Items(tuple(likelihoods), tuple(likelihoods.values()), _alike(len(likelihoods)))
     return found
 
 

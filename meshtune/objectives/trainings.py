@@ -4,13 +4,18 @@ A pack's members end each by itself. Where memory runs out with several, those t
 halves, and each half so again. A training saves itself in `<folder>/checkpoints/`, a pack as a whole, and the same
 requests go on from there; what ends takes its checkpoint away, but for a crash, after which the next attempt goes on.
 A trial that is stopped early leaves its state in `<folder>/stopped/<trial>`; promoted, it goes on from there, alone.
-Where quantities guide the search, they are measured of what is complete once the base is free of the pack.
+
+Quantities beside the loss are measured of what is complete. The base is free of a pack only when all of it has ended,
+so its outcomes wait for that. They are kept in the folder of its checkpoint meanwhile: an interruption goes on with
+measuring, and trains nothing again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import shutil
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +24,8 @@ from typing import Any, Literal
 from meshtune.config.sections import TrainingConfig
 from meshtune.data.store import Rows
 from meshtune.objectives import checkpoints
-from meshtune.objectives.after_training import Afterwards
-from meshtune.objectives.measuring import Guiding
-from meshtune.objectives.run import Failure, Run, failure_of
+from meshtune.objectives.attempt import Attempt, Failure, failure_of
+from meshtune.objectives.measuring import Measurer
 from meshtune.training import machine, saved_state
 from meshtune.training.checkpoints import save_adapter
 from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
@@ -36,7 +40,7 @@ from meshtune.training.validation import rung_rows
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
 
 Events = Iterator[Progress | Outcome]
-Members = Sequence[tuple[Run, Recipe]]
+Members = Sequence[tuple[Attempt, Recipe]]
 _LEFT = Failure(Ending.TIMED_OUT, "it had left its pack before the interruption")
 
 
@@ -46,7 +50,7 @@ class Trainings:
     Args:
         training: with a resolved precision, and the trainer that is used. data: the rows. at: the epoch that counts.
         rung_rows: validation rows that are measured at rungs. folder: the study's. device: of the base.
-        asked: whether to save and stop. guiding: measures what guides the search, but of replicates.
+        stopping: whether to save and stop. measurer: of quantities beside the loss, but not of replicates; None: none.
     """
 
     def __init__(
@@ -59,51 +63,50 @@ class Trainings:
         rung_rows: int,
         folder: Path,
         device: str,
-        asked: Callable[[], bool],
-        guiding: Guiding | None = None,
+        stopping: Callable[[], bool],
+        measurer: Measurer | None = None,
     ):
         self.base, self.training, self.data, self.at, self.rung_rows = base, training, data, at, rung_rows
-        self.folder, self.device, self.asked = folder, device, asked
-        self.after = Afterwards(guiding, folder, device, asked)
+        self.folder, self.device, self.stopping, self.measurer = folder, device, stopping, measurer
 
     def events(self, requests: Sequence[Request]) -> Events:
         """As the objective seam says."""
-        runs = [Run(request) for request in requests]
-        alone = runs
+        attempts = [Attempt(request) for request in requests]
+        alone = attempts
         if self.training.trainer.name == "packed":
             alone = []
-            promoted = [[run] for run in runs if run.request.promote]
-            for pack in ([run for run in runs if not run.request.promote], *promoted):
-                if not self.asked():
+            promoted = [[attempt] for attempt in attempts if attempt.request.promote]
+            for pack in ([attempt for attempt in attempts if not attempt.request.promote], *promoted):
+                if not self.stopping():
                     yield from self._together(pack)
-        for run in alone:
-            if not self.asked():
-                yield from self._alone(run)
+        for attempt in alone:
+            if not self.stopping():
+                yield from self._alone(attempt)
 
     # -- in a pack
 
-    def _together(self, runs: Sequence[Run]) -> Events:
+    def _together(self, attempts: Sequence[Attempt]) -> Events:
         machine.reset_peak(self.device)
         members = []
-        for run in runs:
-            run.begin()
-            yield Progress(run.request.trial, run.request.attempt)  # the worker's clock starts with the first word
+        for attempt in attempts:
+            attempt.begin()
+            yield attempt.progress()  # the worker's clock starts with the first word
             try:
-                made = self._recipe(run.request)
+                made = self._recipe(attempt.request)
                 lora_config(self.base, made)  # finds what is wrong with this one alone
             except Exception as error:
-                yield run.failed(failure_of(error))
+                yield attempt.failed(failure_of(error))
             else:
-                members.append((run, made))
+                members.append((attempt, made))
         if members:
             yield from self._pack(members, members[0][0].request.width)
 
     def _pack(self, members: Members, width: int | None) -> Events:
-        requests = [run.request for run, _ in members]
+        requests = [attempt.request for attempt, _ in members]
         checkpoint = self._checkpoint(requests)
         waiting = dict(enumerate(members))
         failure = None
-        ended = self.after.trained_before([run for run, _ in members], checkpoint)
+        ended = self._trained_before([attempt for attempt, _ in members], checkpoint)
         if ended:
             waiting.clear()
         try:
@@ -115,15 +118,15 @@ class Trainings:
             failure = failure_of(error)
         machine.free(self.device)
         try:
-            crashed = yield from self.after.tell(ended, checkpoint if failure is None else None)
+            crashed = yield from self._outcomes(ended, checkpoint if failure is None else None)
         except Suspended:
             return
         if failure is not None and failure.ending is Ending.OUT_OF_MEMORY and len(waiting) > 1:
             checkpoints.forget(checkpoint.folder)
             yield from self._halves(list(waiting.values()), None if width is None else (width + 1) // 2)
             return
-        for run, _ in waiting.values():
-            yield run.failed(failure or _LEFT)
+        for attempt, _ in waiting.values():
+            yield attempt.failed(failure or _LEFT)
         if not crashed and (failure is None or failure.ending is not Ending.CRASHED):
             checkpoints.forget(checkpoint.folder)
 
@@ -131,121 +134,176 @@ class Trainings:
         middle = (len(members) + 1) // 2
         say(f"memory ran out with {len(members)} trials in a pack: training them in two halves, from the beginning")
         for half in (members[:middle], members[middle:]):
-            for run, _ in half:
-                run.start_over()
-            if not self.asked():
+            for attempt, _ in half:
+                attempt.start_over()
+            if not self.stopping():
                 yield from self._pack(half, width)
 
     def _trained(
         self,
         members: Members,
-        waiting: dict[int, tuple[Run, Recipe]],
-        ended: list[tuple[Run, Outcome]],
+        waiting: dict[int, tuple[Attempt, Recipe]],
+        ended: list[tuple[Attempt, Outcome]],
         checkpoint: Checkpoint,
         width: int | None,
     ) -> Events:
         """Train a pack; takes out of `waiting` what has ended, and tells it, or puts it to `ended` to be measured."""
         changes = Changes()
-        rungs = self._rungs([run.request for run, _ in members])
+        rungs = self._rungs([attempt.request for attempt, _ in members])
         given: dict[str, Any] = {"checkpoint": checkpoint, "rungs": rungs, "changes": changes, "width": width}
         events = train_pack(self.base, *self._rows(), [made for _, made in members], at=self.at, **given)
         with contextlib.closing(events):
             for number, event in events:
                 if number not in waiting:  # it has timed out, and leaves after this pass
                     continue
-                run, _ = waiting[number]
+                attempt, _ = waiting[number]
                 try:
                     match event:
                         case Step():
-                            yield from run.told(event)
-                            if run.stopped:
+                            yield from attempt.note(event)
+                            if attempt.stopped:
                                 changes.keeping.add(number)
                             continue
                         case Trained():
-                            outcome = self._complete(run, event)
+                            outcome = self._complete(attempt, event)
                         case Kept():
                             if event.state is not None:  # else it was written before an interruption
-                                saved_state.write(self._kept(run.request), event.made_by, event.state)
-                            outcome = self._stopped(run)
+                                saved_state.write(self._kept(attempt.request), event.made_by, event.state)
+                            outcome = self._stopped(attempt)
                         case Diverged():
                             raise event
                 except Exception as error:  # this one's alone
-                    outcome = run.failed(failure_of(error))
+                    outcome = attempt.failed(failure_of(error))
                     changes.leaving.add(number)
                 del waiting[number]
-                if not self.after.measures:
+                if self.measurer is None:
                     yield outcome
                 else:
-                    ended.append((run, outcome))
+                    ended.append((attempt, outcome))
 
     # -- alone
 
-    def _alone(self, run: Run) -> Events:
-        request = run.request
+    def _alone(self, attempt: Attempt) -> Events:
+        request = attempt.request
         machine.reset_peak(self.device)
-        run.begin()
-        yield Progress(request.trial, request.attempt)
+        attempt.begin()
+        yield attempt.progress()
         checkpoint = self._checkpoint([request])
-        ended = self.after.trained_before([run], checkpoint)
+        ended = self._trained_before([attempt], checkpoint)
         try:
             if not ended:
-                ended = [(run, (yield from self._steps(run, checkpoint)))]
+                ended = [(attempt, (yield from self._steps(attempt, checkpoint)))]
         except Suspended:
             return
         except Exception as error:
-            ended = [(run, run.failed(failure_of(error)))]
+            ended = [(attempt, attempt.failed(failure_of(error)))]
         machine.free(self.device)
-        told: Progress | Outcome | None = None
+        last: Progress | Outcome | None = None
         try:
-            with contextlib.closing(self.after.tell(ended, checkpoint)) as events:
-                for told in events:
-                    yield told
+            with contextlib.closing(self._outcomes(ended, checkpoint)) as events:
+                for last in events:
+                    yield last
         except Suspended:
             return
         finally:  # once it was handed over
-            if isinstance(told, Outcome) and told.ending is not Ending.CRASHED:
+            if isinstance(last, Outcome) and last.ending is not Ending.CRASHED:
                 checkpoints.forget(checkpoint.folder)
 
-    def _steps(self, run: Run, checkpoint: Checkpoint) -> Generator[Progress, None, Outcome]:
+    def _steps(self, attempt: Attempt, checkpoint: Checkpoint) -> Generator[Progress, None, Outcome]:
         train_with = trainer_of(self.training)
         resumes = takes(train_with, "checkpoint")
         given: dict[str, Any] = {}
         if resumes:
-            given["checkpoint"] = replace(checkpoint, asked=lambda: self.asked() or run.stopped)
+            given["checkpoint"] = replace(checkpoint, asked=lambda: self.stopping() or attempt.stopped)
         if takes(train_with, "rungs"):
-            given["rungs"] = self._rungs([run.request])
-        steps = train_with(self.base, *self._rows(), self._recipe(run.request), at=self.at, **given)
+            given["rungs"] = self._rungs([attempt.request])
+        steps = train_with(self.base, *self._rows(), self._recipe(attempt.request), at=self.at, **given)
         try:
             with contextlib.closing(stepwise(steps)) as items:
                 for step in items:
                     if isinstance(step, Trained):
-                        return self._stopped(run) if run.stopped else self._complete(run, step)
-                    if not resumes and self.asked():
+                        return self._stopped(attempt) if attempt.stopped else self._complete(attempt, step)
+                    if not resumes and self.stopping():
                         raise Suspended
-                    yield from run.told(step)
-                    if run.stopped and not resumes:
-                        return self._stopped(run)
+                    yield from attempt.note(step)
+                    if attempt.stopped and not resumes:
+                        return self._stopped(attempt)
         except Suspended:
-            if not run.stopped:
+            if not attempt.stopped:
                 raise
             if checkpoint.folder.is_dir():
-                checkpoints.keep(checkpoint.folder, self._kept(run.request))
-            return self._stopped(run)
+                checkpoints.keep(checkpoint.folder, self._kept(attempt.request))
+            return self._stopped(attempt)
         raise RuntimeError("the trainer ended without a result")
+
+    # -- once the base is free
+
+    def _trained_before(self, attempts: Sequence[Attempt], checkpoint: Checkpoint) -> list[tuple[Attempt, Outcome]]:
+        """What was trained before an interruption and has only to be measured; nothing where not all of it was."""
+        if self.measurer is None:
+            return []
+        known = checkpoints.trained(checkpoint.folder, [attempt.request for attempt in attempts])
+        if any(outcome.adapter and not (self.folder / outcome.adapter).is_dir() for outcome in known.values()):
+            return []
+        return [(attempt, known[attempt.request.trial]) for attempt in attempts if known]
+
+    def _outcomes(
+        self, ended: Sequence[tuple[Attempt, Outcome]], checkpoint: Checkpoint | None
+    ) -> Generator[Progress | Outcome, None, bool]:
+        """The outcomes of what has ended, those that are complete with their quantities; whether measuring one crashed.
+
+        `checkpoint`: where they are kept until they are handed over; None: nowhere. Raises Suspended.
+        """
+        outcomes = [outcome for _, outcome in ended]
+        again = any(outcome.ending is Ending.CRASHED and outcome.retry for outcome in outcomes)
+        if checkpoint is not None and not again and any(map(self._wants, outcomes)):
+            checkpoints.keep_trained(checkpoint.folder, outcomes)
+        crashed = False
+        for attempt, outcome in ended:
+            if self._wants(outcome):
+                outcome = yield from self._measured(attempt, outcome)
+                crashed |= outcome.ending is Ending.CRASHED
+            yield outcome
+        return crashed
+
+    def _wants(self, outcome: Outcome) -> bool:
+        """Whether something is to be measured."""
+        complete = outcome.ending is Ending.COMPLETE
+        return self.measurer is not None and complete and not checkpoints.is_replicate(outcome.trial)
+
+    def _measured(self, attempt: Attempt, outcome: Outcome) -> Generator[Progress, None, Outcome]:
+        """The outcome with its quantities, or with how measuring it failed."""
+        measurer, begun, name = self.measurer, time.monotonic(), checkpoints.name_of([outcome.trial])
+        if measurer is None:
+            return outcome
+        try:
+            extra = yield from attempt.watch(lambda tick: measurer.measure(name, outcome.adapter, tick), self.stopping)
+        except Suspended:
+            raise
+        except Exception as error:
+            failure = failure_of(error)
+            if failure.ending is not Ending.CRASHED and outcome.adapter is not None:
+                shutil.rmtree(self.folder / outcome.adapter, ignore_errors=True)  # nobody will ask for it
+            failed = replace(outcome, ending=failure.ending, message=failure.message, retry=failure.retry)
+            return replace(failed, loss=None, adapter=None)
+        finally:
+            machine.free(self.device)
+        peak, seconds = machine.peak(self.device), outcome.seconds + time.monotonic() - begun
+        return replace(outcome, extra=extra, seconds=seconds, peak_memory=peak)
 
     # -- of both
 
-    def _complete(self, run: Run, trained: Trained) -> Outcome:
+    def _complete(self, attempt: Attempt, trained: Trained) -> Outcome:
         if not math.isfinite(trained.loss):
             raise Diverged(f"the loss was {trained.loss}")
-        trial = run.request.trial
+        trial = attempt.request.trial
         adapter = self.folder / "adapters" / (str(trial) if trial >= 0 else checkpoints.beside(trial))
         save_adapter(adapter, trained.weights, trained.config, self.base.name_or_path)
         place = adapter.relative_to(self.folder).as_posix()
-        return run.ended(Ending.COMPLETE, loss=trained.loss, adapter=place, peak_memory=machine.peak(self.device))
+        return attempt.ended(Ending.COMPLETE, loss=trained.loss, adapter=place, peak_memory=machine.peak(self.device))
 
-    def _stopped(self, run: Run) -> Outcome:
-        return run.ended(Ending.STOPPED_EARLY, loss=run.rungs[-1][1], peak_memory=machine.peak(self.device))
+    def _stopped(self, attempt: Attempt) -> Outcome:
+        return attempt.ended(Ending.STOPPED_EARLY, loss=attempt.rungs[-1][1], peak_memory=machine.peak(self.device))
 
     def _recipe(self, request: Request) -> Recipe:
         return recipe(self.training, request.hyperparameters, request.seed)
@@ -273,4 +331,4 @@ class Trainings:
                 say(f"there is no state of trial {requests[0].trial} in {kept}: it is trained from the beginning")
         checkpoints.before_attempt(folder, requests[0].attempt)
         minutes = self.training.checkpoint_minutes
-        return Checkpoint(folder, None if minutes is None else minutes * 60, self.asked)
+        return Checkpoint(folder, None if minutes is None else minutes * 60, self.stopping)

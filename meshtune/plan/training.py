@@ -42,8 +42,8 @@ from meshtune.workers.planner import Packing, ProcessSpec, cpu_processes, packin
 class Measurements:
     """What each trial is measured by beside its loss, and on what."""
 
-    spec: measurements.GuideSpec
-    chosen: measurements.Chosen
+    spec: measurements.MeasurementSpec
+    chosen: measurements.MeasurementSet
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def training_of(
         metrics=config.metrics,
         variants=tuple(_variants(space, baseline)),
         rung_rows=config.early_stopping.rows,
-        guides=None if found is None else found.spec,
+        measurements=None if found is None else found.spec,
     )
     own = training.trainer.imported is not None
     plan = TrainingPlan(
@@ -189,7 +189,7 @@ def measurements_of(study: Located, model: ModelConfig, answers: int) -> Measure
     if not quantities:
         return None
     section = config.guide or GuideConfig()
-    spec = measurements.GuideSpec(quantities=quantities, **section.model_dump(exclude={"measure"}))
+    spec = measurements.MeasurementSpec(quantities=quantities, **section.model_dump(exclude={"measure"}))
     if spec.metrics and not answers:
         what = f"no row is answered, and {', '.join(spec.metrics)} is measured on answers: give some"
         raise InputError(Fault(what, key="generation.rows"))

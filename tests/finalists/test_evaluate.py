@@ -23,7 +23,7 @@ from meshtune.finalists.evaluate import Evaluated, as_json, evaluate
 from meshtune.finalists.replicates import _scored, _settings
 from meshtune.finalists.stored_scores import of_study
 from meshtune.objectives import measurements
-from meshtune.objectives.measurements import GuideSpec
+from meshtune.objectives.measurements import MeasurementSpec
 from meshtune.plan.locate import locate
 from meshtune.report.write import report
 from meshtune.selection.candidates import Column, Scored, ScoreTable
@@ -196,7 +196,7 @@ def test_named_trials_and_guided_items(study: Path, data: Path, tmp_path: Path) 
 def test_what_guided_a_study_scores_none(study: Path, data: Path, tmp_path: Path) -> None:
     """Also in another one that is compared with it."""
     other = Path(shutil.copytree(study, tmp_path / "other" / "study"))
-    guiding = GuideSpec(quantities=("mmlu.gold",), benchmarks=str(data), limit=4)
+    guiding = MeasurementSpec(quantities=("mmlu.gold",), benchmarks=str(data), limit=4)
     measurements.choose(guiding, ModelConfig(name="none"), study)
     asked = given(data, benchmarks=("mmlu", "bbh"), limit=None, best=0, worst=0)
     done = evaluate([study, other], given=asked)

@@ -23,8 +23,8 @@ from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.sandbox import judge
 from meshtune.objectives import checkpoints, measurement_files, measurements
 from meshtune.objectives.lora import LoraObjective, LoraSpec
-from meshtune.objectives.measurements import GuideSpec
-from meshtune.objectives.measuring import Guiding
+from meshtune.objectives.measurements import MeasurementSpec
+from meshtune.objectives.measuring import Measurer
 from meshtune.training.models import load_model
 from meshtune.training.steps import Diverged
 from meshtune.trial import DataRef, Ending, Event, Outcome, Request
@@ -54,14 +54,14 @@ def make(tiny_model_folder: Path, tiny_data: DataRef, tmp_path: Path, benchmarks
 
     def spec(*quantities: str, trainer: str = "packed", limit: int = 4, **given: Any) -> LoraSpec:
         config = {"batch_size": 8, "precision": "float32", "trainer": {"name": trainer}, "checkpoint_minutes": 1e-3}
-        guiding = GuideSpec(quantities=quantities, benchmarks=str(benchmarks), limit=limit, text=str(text))
+        guiding = MeasurementSpec(quantities=quantities, benchmarks=str(benchmarks), limit=limit, text=str(text))
         return LoraSpec(
             model=ModelConfig(name=str(tiny_model_folder)),
             training=TrainingConfig.model_validate({"epochs": 1, **config}),
             data=tiny_data,
             at="best",
             folder=str(tmp_path / "study"),
-            guides=guiding,
+            measurements=guiding,
             **given,
         )
 
@@ -80,9 +80,9 @@ def outcomes(spec: LoraSpec, *requests: Request) -> list[Outcome]:
 
 def plain(spec: LoraSpec, adapter: Path | None) -> dict[str, float]:
     """The quantities, with as little of meshtune as can be."""
-    assert spec.guides is not None
+    assert spec.measurements is not None
     base, tokenizer = load_model(spec.model, "cpu"), load_tokenizer(spec.model)
-    tokens = tokenizer(Path(spec.guides.text).read_text())["input_ids"]
+    tokens = tokenizer(Path(spec.measurements.text).read_text())["input_ids"]
     total, count = 0.0, 0
     model = base if adapter is None else PeftModel.from_pretrained(base, str(adapter))
     for number in range(8):
@@ -93,7 +93,9 @@ def plain(spec: LoraSpec, adapter: Path | None) -> dict[str, float]:
         count += 255
     found = {"perplexity": math.exp(total / count)}
     base = load_model(spec.model, "cpu")
-    asked = [b.limited(4, 0) for b in registry.load(("mmlu", "bbh"), Path(spec.guides.benchmarks or ""), no_check)]
+    asked = [
+        b.limited(4, 0) for b in registry.load(("mmlu", "bbh"), Path(spec.measurements.benchmarks or ""), no_check)
+    ]
     candidate, how, folder = Candidate("one", adapter), run.AnswerSettings("tiny"), Path(spec.folder) / "beside"
     shutil.rmtree(folder, ignore_errors=True)
     for _ in run.run(base, tokenizer, window(spec.model, tokenizer), [candidate], asked, folder, how):
@@ -161,12 +163,12 @@ def score(row, answer):
 
 def test_what_is_not_finite_has_diverged(make: Make) -> None:
     spec = make("bbh", "bbh.gold")
-    assert spec.guides is not None
+    assert spec.measurements is not None
     (found,) = outcomes(spec, Request(0, GOOD, 0))
     weights = Path(spec.folder) / str(found.adapter) / "adapter_model.safetensors"
     save_file({name: weight * math.nan for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
     base = load_model(spec.model, "cpu")
-    guiding = Guiding(spec.guides, base, spec.model, spec.data, Path(spec.folder), {}, rows=1, max_new_tokens=1)
+    guiding = Measurer(spec.measurements, base, spec.model, spec.data, Path(spec.folder), {}, rows=1, max_new_tokens=1)
     with pytest.raises(Diverged, match=r"bbh\.gold was nan"):
         guiding.measure("trial-0", found.adapter, lambda: None)
 
@@ -231,33 +233,43 @@ def test_a_short_text_is_read_as_a_whole(make: Make, tmp_path: Path) -> None:
 
 
 def test_the_embedded_text_is_not_that_of_the_rows(make: Make, tmp_path: Path) -> None:
-    spec = GuideSpec(quantities=("perplexity",))
+    spec = MeasurementSpec(quantities=("perplexity",))
     chosen = measurements.choose(spec, make().model, tmp_path)
     assert chosen.lines() == ["2,048 tokens of the standard library's documentation"]
     assert measurements.choose(spec, make().model, tmp_path, anew=True) == chosen
 
 
 def test_what_cannot_be_measured_is_refused_with_all_its_faults(tmp_path: Path) -> None:
-    missing = GuideSpec(quantities=("perplexity", "mmlu.gold"), text=str(tmp_path / "none.txt"))
+    missing = MeasurementSpec(quantities=("perplexity", "mmlu.gold"), text=str(tmp_path / "none.txt"))
     words = [str(fault) for fault in measurements.faults(missing)]
     assert len(words) == 2
     assert "none.txt: guide.text: cannot be read (No such file or directory)" in words[0]
     assert words[1] == "guide.benchmarks: mmlu cannot be measured: name the folder that holds the data"
     (tmp_path / "empty.txt").write_text(" \n")
-    empty = GuideSpec(quantities=("perplexity", "drop"), text=str(tmp_path / "empty.txt"), benchmarks=str(tmp_path))
+    empty = MeasurementSpec(
+        quantities=("perplexity", "drop"), text=str(tmp_path / "empty.txt"), benchmarks=str(tmp_path)
+    )
     words = [str(fault) for fault in measurements.faults(empty)]
     assert "holds no text" in words[0]
     assert "holds no data of drop" in words[1]
     with pytest.raises(InputError, match="holds no text"):
         measurements.choose(empty, ModelConfig(name="embedded"), tmp_path)
-    assert measurements.faults(GuideSpec()) == []
+    assert measurements.faults(MeasurementSpec()) == []
 
 
 def test_humaneval_needs_the_sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is looked for on the PATH."""
     make_humaneval(tmp_path / "humaneval")
-    spec = GuideSpec(quantities=("humaneval",), benchmarks=str(tmp_path))
+    spec = MeasurementSpec(quantities=("humaneval",), benchmarks=str(tmp_path))
     assert (measurements.faults(spec) == []) == (judge.available() is None)
     monkeypatch.setenv("PATH", str(tmp_path))
     (fault,) = measurements.faults(spec)
     assert "a sandbox that this machine does not have" in str(fault)
+
+
+def test_a_spec_of_an_earlier_version_is_read(make: Make) -> None:
+    """Which called what is measured `guides`."""
+    spec = make("perplexity")
+    values = spec.model_dump(mode="json")
+    values["guides"] = values.pop("measurements")
+    assert LoraSpec.model_validate(values) == spec

@@ -1,4 +1,4 @@
-"""One evaluation while it runs: its clock, what it has told so far, and how it ended."""
+"""One attempt to evaluate a request while it runs: its clock, what it has reported so far, and how it ended."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meshtune.training.steps import Diverged, Step, Suspended
 from meshtune.trial import Ending, Outcome, Progress, Request
 
 PROGRESS_SECONDS = 0.5  # at most one progress in this time, but where a loss was measured
-LAST_STEPS = 10  # whose mean training loss a progress tells
+LAST_STEPS = 10  # whose mean training loss a progress reports
 T = TypeVar("T")
 
 
@@ -59,8 +59,8 @@ def failure_of(error: Exception) -> Failure:
     return Failure(Ending.CRASHED, message)
 
 
-class Run:
-    """One evaluation. Any ending reports what it has told so far.
+class Attempt:
+    """One attempt. Any ending holds what it has reported so far.
 
     Attributes:
         stopped: whether the loss at a rung was above its threshold. Then only further rungs of that step count.
@@ -76,7 +76,7 @@ class Run:
         self.start_over()
 
     def start_over(self) -> None:
-        """Forget what was told, while the clock goes on."""
+        """Forget what was reported, while the clock goes on."""
         self.tokens = 0
         self.losses: list[float] = []
         self.training_losses: list[float] = []
@@ -84,14 +84,14 @@ class Run:
         self.stopped = False
         self.earlier = 0.0  # seconds, before the checkpoint from which it went on
         self._last: deque[float] = deque(maxlen=LAST_STEPS)
-        self._told = -PROGRESS_SECONDS
+        self._reported = -PROGRESS_SECONDS
 
     @property
     def seconds(self) -> float:
         """Of the evaluation so far, those of earlier processes included."""
         return self.earlier + time.monotonic() - self._begun
 
-    def told(self, step: Step) -> Iterator[Progress]:
+    def note(self, step: Step) -> Iterator[Progress]:
         """Take note of a step; yields a progress if one is due. Raises TimedOut, Diverged."""
         if self.stopped and step.rung is None:
             return
@@ -112,19 +112,14 @@ class Run:
             self.check_time()
         seconds = self.seconds
         measured = step.validation_loss is not None or step.rung_loss is not None
-        if measured or seconds - self._told >= PROGRESS_SECONDS:
-            self._told = seconds
+        if measured or seconds - self._reported >= PROGRESS_SECONDS:
+            self._reported = seconds
             mean = sum(self._last) / len(self._last) if self._last else None
-            yield Progress(
-                self.request.trial,
-                self.request.attempt,
-                step.step,
-                step.steps,
-                step.epoch,
-                mean,
-                step.validation_loss,
-                step.rung_loss,
-            )
+            yield self.progress(step.step, step.steps, step.epoch, mean, step.validation_loss, step.rung_loss)
+
+    def progress(self, *where: Any) -> Progress:
+        """A progress; `where`: its fields from `step` on."""
+        return Progress(self.request.trial, self.request.attempt, *where)
 
     def check_time(self) -> None:
         """Raises TimedOut once the request's timeout is over."""
@@ -133,10 +128,12 @@ class Run:
         if self.request.timeout is not None and used > self.request.timeout:
             raise TimedOut(f"not finished after {self.request.timeout:g} s")
 
-    def watch(self, work: Callable[[Callable[[], None]], T], asked: Callable[[], bool]) -> Generator[Progress, None, T]:
+    def watch(
+        self, work: Callable[[Callable[[], None]], T], stopping: Callable[[], bool]
+    ) -> Generator[Progress, None, T]:
         """Do `work(tick)`, with a sign of life now and then at its ticks; returns what it returns.
 
-        Raises Suspended where `asked()` says so at a tick, TimedOut, and what it raises.
+        Raises Suspended where `stopping()` says so at a tick, TimedOut, and what it raises.
         """
 
         def whole(emit: Callable[[tuple[T] | None], None]) -> None:
@@ -146,12 +143,12 @@ class Run:
             for item in items:
                 if item is not None:
                     return item[0]
-                if asked():
+                if stopping():
                     raise Suspended
                 self.check_time()
-                if self.seconds - self._told >= PROGRESS_SECONDS:
-                    self._told = self.seconds
-                    yield Progress(self.request.trial, self.request.attempt)
+                if self.seconds - self._reported >= PROGRESS_SECONDS:
+                    self._reported = self.seconds
+                    yield self.progress()
         raise RuntimeError("it ended without a result")
 
     def _reached(self, rung: int, loss: float) -> None:
@@ -163,7 +160,7 @@ class Run:
             self.stopped |= threshold is not None and loss > threshold and not self.request.promote
 
     def ended(self, ending: Ending, **fields: Any) -> Outcome:
-        """The outcome, with everything told so far."""
+        """The outcome, with everything reported so far."""
         return Outcome(
             self.request.trial,
             self.request.attempt,
