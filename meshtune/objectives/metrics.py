@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from meshtune.config.sections import MetricConfig
 from meshtune.errors import Fault, InputError, last_words, nearest
+from meshtune.system.imported import module_of
 
 Score = Callable[[Mapping[str, Any], str], float]
 
@@ -63,14 +62,10 @@ def _function(name: str, metric: MetricConfig) -> Score:
     path, key = Path(metric.file), f"metrics.{name}"
     if not path.is_file():
         raise InputError(Fault("there is no such file; it must hold `def score(row, answer)`", path, key=f"{key}.file"))
-    module_name = f"meshtune_metric_{name}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise InputError(Fault("is no Python file: name one that ends in .py", path, key=f"{key}.file"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickles in the user's file look it up
     try:
-        spec.loader.exec_module(module)
+        module = module_of(path, path.read_bytes())
     except Exception as error:
         raise InputError(Fault(f"cannot be run: {last_words(error)}", path, key=f"{key}.file")) from error
     function = getattr(module, metric.function, None)

@@ -58,6 +58,14 @@ def _of_file(path: Path, key: str) -> ModuleType:
         text = path.read_bytes()
     except OSError as error:
         raise InputError(Fault(f"{path}: cannot be read ({error.strerror})", key=key)) from error
+    try:
+        return module_of(path, text)
+    except Exception as error:
+        raise _failed(str(path), key, error) from error
+
+
+def module_of(path: Path, text: bytes) -> ModuleType:
+    """The module that a file with this text makes. Raises what running it raises."""
     digest = hashlib.sha256(bytes(path.absolute()) + b"\0" + text).hexdigest()
     name = f"meshtune_imported_{digest[:16]}"
     if name in sys.modules:
@@ -69,9 +77,9 @@ def _of_file(path: Path, key: str) -> ModuleType:
     sys.modules[name] = module  # before it runs, as the import system does: dataclasses look their module up
     try:  # not by an import loader: its cache takes two texts of one second and one length for the same
         exec(compile(text, module.__file__, "exec"), vars(module))
-    except Exception as error:
+    except BaseException:
         del sys.modules[name]
-        raise _failed(str(path), key, error) from error
+        raise
     return module
 
 

@@ -110,7 +110,7 @@ class StoppingContract(ABC):
         (first, _), (second, loss) = told.rungs
         return replace(self.good(trial), thresholds=((first, 1e9), (second, loss - 1e-3)))
 
-    def test_rungs_are_told_and_change_nothing(self, tmp_path: Path) -> None:
+    def test_rungs_are_reported_and_change_nothing(self, tmp_path: Path) -> None:
         """Losses of two rungs, and otherwise the outcome of a request without any."""
         plain, told = self.measured(tmp_path)
         assert len(told.rungs) == 2
