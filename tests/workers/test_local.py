@@ -150,32 +150,21 @@ def test_one_that_never_says_a_word_has_crashed(tmp_path: Path) -> None:
         worker.close()
 
 
-def test_one_that_is_frozen_before_its_first_word_is_replaced(tmp_path: Path) -> None:
-    """Long before the hour that a slow load may take."""
-    worker = local(tmp_path, 1, silence=2.0)
-    try:
-        (child,) = worker.pids
-        os.kill(child, signal.SIGSTOP)
-        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0)])
-        (outcome,) = collect(worker, 1)
-        assert outcome.ending is Ending.CRASHED
-        assert "no sign of life" in outcome.message
-        assert gone([child])
-        worker._silence = 300.0
-        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0, attempt=2)])
-        assert [outcome.loss for outcome in collect(worker, 1)] == [9]
-    finally:
-        worker.close()
+@pytest.mark.parametrize("begun", [False, True])
+def test_one_that_is_frozen_is_replaced(tmp_path: Path, begun: bool) -> None:
+    """Long before the hour that a slow load may take, and in a trial that no timeout would end.
 
-
-def test_one_that_is_frozen_in_the_middle_of_a_trial_is_replaced(tmp_path: Path) -> None:
-    """Where no timeout would end it; but not where this process slept as long."""
+    But not where this process slept as long.
+    """
     worker = local(tmp_path, 1)
     try:
         (child,) = worker.pids
-        worker.submit([Request(0, {"x": 3, "do": "sleep"}, seed=0)])
-        assert isinstance(worker.events(60)[0], Progress)
+        if begun:
+            worker.submit([Request(0, {"x": 3, "do": "sleep"}, seed=0)])
+            assert isinstance(worker.events(60)[0], Progress)
         os.kill(child, signal.SIGSTOP)
+        if not begun:
+            worker.submit([Request(0, {"x": 3, "do": "sleep"}, seed=0)])
         worker._clock._looked -= 100_000  # as one that slept for a day
         assert not [event for event in worker.events(1) if isinstance(event, Outcome)]
         worker._silence = 2.0
