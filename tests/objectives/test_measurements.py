@@ -207,7 +207,7 @@ def test_interrupted_while_it_measures_it_trains_nothing_again(make: Make, train
 
 def test_what_it_is_measured_on_is_chosen_once(make: Make, tmp_path: Path, benchmarks: Path) -> None:
     """An edited text changes nothing; other items are refused, and at most half of a benchmark guides."""
-    spec = make("perplexity", "mmlu", limit=1000).guides
+    spec = make("perplexity", "mmlu", limit=1000).measurements
     model, folder = make().model, tmp_path / "study"
     assert spec is not None
     chosen = measurements.choose(spec, model, folder)
@@ -226,7 +226,7 @@ def test_what_it_is_measured_on_is_chosen_once(make: Make, tmp_path: Path, bench
 
 def test_a_short_text_is_read_as_a_whole(make: Make, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("word " * 100, encoding="utf-8")
-    spec = make("perplexity").guides
+    spec = make("perplexity").measurements
     assert spec is not None
     chosen = measurements.choose(spec, make().model, tmp_path)
     assert [len(window) for window in chosen.windows] == [256, 244]
