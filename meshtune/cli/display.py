@@ -119,11 +119,9 @@ class Display:
             f"study {opened.folder} ({opened.sampler}, {opened.slots} at once{continued})", markup=False, soft_wrap=True
         )
         if opened.why:
-            self._console.print(
-                f"sampler {opened.sampler}: {opened.why}", markup=False, highlight=False, soft_wrap=True
-            )
+            say(self._console, f"sampler {opened.sampler}: {opened.why}")
         for text in opened.warnings:
-            self._console.print(f"warning: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            say(self._console, f"warning: {text}", style="yellow")
 
     def _proposed(self, trial: RecordedTrial) -> None:
         panel = self._panel
@@ -169,7 +167,7 @@ class Display:
         line += f", about {duration(left)} left" if left else ""
         best = record.best is not None and record.best.number == trial.number
         self._said = self._clock()
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True, style="bold" if best else "")
+        say(self._console, line, style="bold" if best else "")
         if outcome.ending is not Ending.COMPLETE or outcome.message:
             words = f"{outcome.message}. " if outcome.message else ""
             known = (Ending.COMPLETE, *(self._advised & {Ending.STOPPED_EARLY}))  # neither is a fault
@@ -186,7 +184,7 @@ class Display:
         self._stand(self._record)
         how = trial.final.ending.value if math.isinf(trial.loss) else f"loss {trial.loss:.4f}"
         line = f"trial {trial.number} trained to the end: {how}{self._standing()}"
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, line)
 
     def _standing(self) -> str:
         panel = self._panel
@@ -206,7 +204,7 @@ class Display:
         line = ", ".join(trials[:SHOWN]) + (f" and {len(trials) - SHOWN} more" if len(trials) > SHOWN else "")
         line += f"; about {duration(left)} left" if left else ""
         if trials:
-            self._console.print(f"    {line}", markup=False, highlight=False, soft_wrap=True)
+            say(self._console, f"    {line}")
 
     def _left(self, record: Record) -> float | None:
         """Expected seconds until the last trial, or None where that is not known or nothing is left.
@@ -289,10 +287,15 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
             return {}
 
 
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line as it is: brackets are no markup, numbers have no colour, and nothing is wrapped."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 def summary(console: Console, status: Mapping[str, Any]) -> None:
     """The table at the end: whole in files and pipes; on a terminal long lines of hyperparameters are wrapped."""
     for line in table_lines(*result_table(status), console.width if console.is_terminal else None):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def print_rows(rows: Sequence[Sequence[tuple[str, bool]]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from meshtune.cli.display import Display, JsonLines, summary
+from meshtune.cli.display import Display, JsonLines, say, summary
 from meshtune.config.sections import CommandObjectiveConfig
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.plan.locate import EFFECTIVE, Located, locate, seen_from_here, typed
@@ -74,30 +74,26 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in status["trials"].items() if count)
     state = status["state"] + (f" ({status['reason']})" if status["state"] == "finished" else "")
     line = f"{seen_from_here(Path(status['folder']))}: {state}; trials: {counts or 'none'}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, line)
     for text in round_lines(status):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, text)
     summary(console, status)
     for text in goal_lines(status):
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, text)
     if status.get("why_sampler"):
-        console.print(
-            f"sampler {status['sampler']}: {status['why_sampler']}", markup=False, highlight=False, soft_wrap=True
-        )
+        say(console, f"sampler {status['sampler']}: {status['why_sampler']}")
     if words := harm(status):
-        console.print(words, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(console, words, style="yellow")
     for name, value in usage(status):
-        console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{name}: {value}")
     if status["state"] == "finished":
         if lines := load_lines(status):
             console.print("The best adapter, in plain PEFT:", highlight=False)
-            console.print("    " + lines.replace("\n", "\n    "), markup=False, highlight=False, soft_wrap=True)
-        console.print(verdict(status), style="bold", markup=False, highlight=False, soft_wrap=True)
+            say(console, "    " + lines.replace("\n", "\n    "))
+        say(console, verdict(status), style="bold")
         if status["order_checked"]:
-            console.print(
-                float32_check.sentence(status["order_checked"]), markup=False, highlight=False, soft_wrap=True
-            )
-        console.print(_next(status), markup=False, highlight=False, soft_wrap=True)
+            say(console, float32_check.sentence(status["order_checked"]))
+        say(console, _next(status))
 
 
 def _next(status: dict[str, Any]) -> str:
