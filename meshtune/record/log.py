@@ -22,11 +22,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
-from meshtune.record.scoring import awaits, pareto, ranked, references, scored_outcome
+from meshtune.record.scoring import awaits, ranked, references, scored_outcome
 from meshtune.record.storage import create_aside, loaded, open_storage, quiet, storage_errors
 from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import goals
 from meshtune.space.goals import Goals, Quantities
+from meshtune.space.pareto import pareto
 from meshtune.space.space import Space
 from meshtune.trial import Ending, Outcome, Thresholds
 

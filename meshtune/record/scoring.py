@@ -6,15 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from meshtune.errors import MeshtuneError
 from meshtune.record.trials import RecordedTrial, quantities_of
 from meshtune.space.goals import LOSS, Goals, GoalValues, Objective, Quantities, goal_values
 from meshtune.trial import Ending, Outcome
 
-AT_ONCE = 4_000_000  # comparisons that are held in memory together
 NO_VALUE_YET = 1e6  # the value of an infeasible trial where nothing has completed yet
 
 
@@ -94,22 +90,6 @@ def ranked(complete: Sequence[RecordedTrial], guidance: Goals) -> list[RecordedT
         return trial.violation, sign * trial.quantities.get(leading.quantity, math.inf), trial.number
 
     return sorted(complete, key=key)
-
-
-def pareto(scores: NDArray[np.float64], *, same: float = 0.0) -> NDArray[np.bool_]:
-    """What nothing else equals or exceeds everywhere and exceeds somewhere: (.., points) from (.., points, k).
-
-    Higher is better; equal points all stand. `same`: the largest difference that is none.
-    """
-    flat = scores.reshape(math.prod(scores.shape[:-2]), *scores.shape[-2:])
-    size, kinds = flat.shape[1:]
-    step = max(1, AT_ONCE // max(1, size * size * kinds))
-    parts = [np.zeros((0, size), dtype=bool)]
-    for first in range(0, len(flat), step):
-        other, mine = flat[first : first + step, None], flat[first : first + step, :, None]
-        beaten = np.all(other >= mine - same, axis=3) & np.any(other > mine + same, axis=3)
-        parts.append(~np.any(beaten, axis=2))
-    return np.asarray(np.concatenate(parts).reshape(scores.shape[:-1]))
 
 
 def _worst(objective: Objective, complete: Sequence[RecordedTrial], untuned: Quantities) -> float:

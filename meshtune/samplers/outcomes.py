@@ -21,8 +21,8 @@ import numpy as np
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.record.scoring import pareto
 from meshtune.samplers.encoding import Encoding, Point
+from meshtune.space.pareto import pareto
 
 Outputs = tuple[float, ...]  # objectives, then constraints
 Pruned = Literal["failed", "value"]

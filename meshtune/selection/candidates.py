@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meshtune.errors import Fault, InputError
-from meshtune.record import scoring
+from meshtune.space import pareto as fronts
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Statistics:
 def pareto(rows: Sequence[Scored], columns: Sequence[Column]) -> set[str]:
     """Names of the candidates that no other one equals or exceeds in all scores and exceeds in one."""
     scores = np.array([[row.scores[column.name] for column in columns] for row in rows], dtype=float)
-    on = scoring.pareto(scores.reshape(len(rows), len(columns)))
+    on = fronts.pareto(scores.reshape(len(rows), len(columns)))
     return {row.name for row, optimal in zip(rows, on, strict=True) if optimal}
 
 

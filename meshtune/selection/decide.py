@@ -15,7 +15,6 @@ from functools import partial
 import numpy as np
 
 from meshtune.errors import InputError
-from meshtune.record.scoring import pareto
 from meshtune.selection.comparisons import MARGIN, Comparison, Gain, GuardVerdict, gain, guard, margins
 from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
 from meshtune.selection.ranks import Correlation, correlation
@@ -29,6 +28,7 @@ from meshtune.selection.resampling import (
     resample,
 )
 from meshtune.selection.rules import DEFAULT, SAME, Rule, check, merits, weights_of
+from meshtune.space.pareto import pareto
 
 
 @dataclass(frozen=True)

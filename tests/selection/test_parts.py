@@ -8,13 +8,13 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from meshtune.errors import InputError
-from meshtune.record.scoring import pareto
 from meshtune.selection.comparisons import gain, guard
 from meshtune.selection.decide import CandidateInfo, decide
 from meshtune.selection.measured import Array, Measured, item_weights, of_answers, of_scores, strata
 from meshtune.selection.ranks import correlation, rank_correlation
 from meshtune.selection.resampling import chance_best, confidence_set, items_to_separate, least_error, resample
 from meshtune.selection.rules import Rule, merits, ranks, winners
+from meshtune.space.pareto import pareto
 
 SCORES = arrays(float, (5, 3), elements=st.integers(0, 6).map(float))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from meshtune.record import scoring
-from meshtune.record.scoring import pareto
+from meshtune.space import pareto as fronts
+from meshtune.space.pareto import pareto
 
 
 def by_hand(points: list[list[float]]) -> list[bool]:
@@ -31,7 +31,7 @@ def test_differences_that_are_none() -> None:
 
 @pytest.mark.parametrize("together", [1, 400, 4_000_000])
 def test_many_tables_at_once(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
-    monkeypatch.setattr(scoring, "AT_ONCE", together)
+    monkeypatch.setattr(fronts, "AT_ONCE", together)
     tables: NDArray[np.float64] = np.random.default_rng(0).integers(0, 5, (3, 7, 8, 3)).astype(float)
     found = pareto(tables)
     assert found.shape == (3, 7, 8)
