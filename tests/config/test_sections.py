@@ -131,7 +131,7 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
     ("text", "key", "message"),
     [
         (MINIMAL + "sampelr: mads", "sampelr", "Did you mean `sampler`?"),
-        (MINIMAL + "sampler: made", "sampler.name", "random, qmc, gp, cma-es, grid, import. Did you mean `mads`?"),
+        (MINIMAL + "sampler: made", "sampler.name", "gp, cma-es, grid, random, qmc, import. Did you mean `mads`?"),
         (MINIMAL + "sampler: {name: mads, blok_size: 3}", "sampler.blok_size", "Did you mean `block_size`?"),
         (MINIMAL + "space: tribes2025", "space", "unknown preset `tribes2025`"),
         (MINIMAL + "space: tribes2025", "space", "Did you mean `tribes2024`?"),
@@ -230,7 +230,7 @@ COMMAND = "objective: {command: [run, '{x}']}\n"
         (
             MINIMAL + "warm_start: {study: x, values: shifted}\nsampler: tpe",
             "warm_start.values",
-            "for the samplers mads and batch-gp",
+            "for the samplers auto, mads, batch-gp",
         ),
         (MINIMAL + "objective: {at: best, result: x}", "objective.result", "unknown key; there are at."),
     ],
