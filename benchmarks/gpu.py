@@ -679,10 +679,10 @@ def _predicted(
 
 def _memory(bench: Bench, shape: str, dtype: str, recipes: Sequence[Any], length: int, count: int) -> dict[str, Any]:
     """Bytes at the peak of two steps and a validation of as many tokens as one ever has."""
+    from meshtune.training.loss import batch_limit
     from meshtune.training.packed.trainer import train_pack
     from meshtune.training.steps import Diverged
     from meshtune.training.trainer import train
-    from meshtune.training.validation import batch_limit
 
     base, device = bench.base(shape, dtype), bench.options.device
     rows = made_rows(2 * recipes[0].batch_size, base.config.vocab_size, length=length)

@@ -21,12 +21,11 @@ from training_sides import SETS, Rounds, Spec, compare, folder_of, made_rows, ou
 from transformers import AutoConfig, PrinterCallback
 
 from meshtune.config.sections import ModelConfig
-from meshtune.training.loss import Row
+from meshtune.training.loss import CPU_TOKENS, Row, RowLoss, mean_loss
 from meshtune.training.models import load_model, quiet
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rows import Portion, in_portions, lay_out
-from meshtune.training.validation import CPU_TOKENS, RowLoss, mean_loss
 
 EVALUATED = 8  # rows of a batch of Trainer's
 

@@ -26,10 +26,10 @@ from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig
 from meshtune.data.build import prepare
 from meshtune.data.store import Rows
 from meshtune.training import machine
+from meshtune.training.loss import mean_loss, row_losses
 from meshtune.training.models import load_model
 from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.steps import Trained
-from meshtune.training.validation import mean_loss, row_losses
 
 NAME = "quantized_base"
 KINDS: tuple[Literal["int8", "nf4"], ...] = ("int8", "nf4")

@@ -16,9 +16,8 @@ from training_sides import BATCH, folder_of, made_rows, our_order, our_recipe, p
 from transformers import AutoConfig
 
 from meshtune.config.sections import ModelConfig
-from meshtune.training.models import load_model
+from meshtune.training.models import load_model, resolve_precision
 from meshtune.training.packed.trainer import train_pack
-from meshtune.training.precision import resolve_precision
 from meshtune.training.steps import Step
 
 COUNTS = (1, 2, 4, 8, 16, 32)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.errors import Fault, InputError
-from meshtune.training.bundle import CONFIG, WEIGHTS
-from meshtune.training.checkpoints import attached, saved
-from meshtune.training.targets import targeted
+from meshtune.training.checkpoints import CONFIG, WEIGHTS, attached, saved
+from meshtune.training.models import targeted
 
 _PREFIX = "base_model.model."
 _NOT_ANSWERS = ("base_model_name_or_path", "revision", "peft_version")  # settings that decide no answer

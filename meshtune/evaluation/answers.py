@@ -24,7 +24,7 @@ import torch
 
 from meshtune.evaluation.growing_cache import align, growing
 from meshtune.evaluation.layout import Ask, Batch
-from meshtune.training.positions import alike, forget_lengths
+from meshtune.training.loss import alike, forget_lengths
 
 CPU_TOKENS = 1024  # that a batch computes: products are at their peak from 300 rows
 GPU_TOKENS = 16384

@@ -135,7 +135,7 @@ def _epochs(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _copy(source: _Source, model: ModelConfig, folder: Path) -> None:
-    from meshtune.training.bundle import CONFIG, WEIGHTS, name_base, save_tokenizer
+    from meshtune.training.checkpoints import CONFIG, WEIGHTS, name_base, save_tokenizer
 
     with whole_file.writing(folder):
         for name in (CONFIG, WEIGHTS):
@@ -149,7 +149,7 @@ def _merge(
 ) -> tuple[dict[str, Any], list[str]]:
     """Write the merged model; returns the facts with its losses, and warnings."""
     from meshtune.training import machine
-    from meshtune.training.bundle import save_tokenizer
+    from meshtune.training.checkpoints import save_tokenizer
     from meshtune.training.merge import merge
     from meshtune.training.models import resolve_device
 

@@ -27,8 +27,8 @@ from meshtune.system.machine import cores
 from meshtune.trial import DataRef, Ending, Progress
 
 if TYPE_CHECKING:
+    from meshtune.training.chosen_trainer import Epoch, Retrained
     from meshtune.training.recipe import Recipe
-    from meshtune.training.retrain import Epoch, Retrained
     from meshtune.training.steps import Step
 
 SETTINGS = "settings.json"
@@ -149,8 +149,7 @@ def _job(
     chosen: ChosenPoint, *, all_data: bool, epochs: int | None, seed: int | None, overrides: Sequence[str] = ()
 ) -> _Job:
     """Everything that decides the adapter. Raises InputError."""
-    from meshtune.training.models import resolve_device
-    from meshtune.training.precision import resolve_precision
+    from meshtune.training.models import resolve_device, resolve_precision
     from meshtune.training.recipe import recipe
 
     if seed is not None and seed < 0:
@@ -212,9 +211,8 @@ def _check_out(job: _Job, out: Path, unfinished: Path) -> None:
 def _trained(job: _Job, unfinished: Path, signals: Signals | Interrupts, say: Report) -> Retrained:
     from meshtune.data.store import Rows
     from meshtune.training import machine
-    from meshtune.training.chosen_trainer import reference, takes, trainer_of
+    from meshtune.training.chosen_trainer import Joined, reference, retrain, takes, trainer_of
     from meshtune.training.models import load_model
-    from meshtune.training.retrain import Joined, retrain
     from meshtune.training.steps import Checkpoint, Diverged
 
     training = job.chosen.study.config.training
@@ -252,7 +250,7 @@ def _trained(job: _Job, unfinished: Path, signals: Signals | Interrupts, say: Re
 
 
 def _shown(job: _Job, event: Step | Epoch) -> Progress | str:
-    from meshtune.training.retrain import Epoch
+    from meshtune.training.chosen_trainer import Epoch
 
     if isinstance(event, Epoch):
         losses = (("training", event.training_loss), ("validation", event.validation_loss))
@@ -264,8 +262,7 @@ def _shown(job: _Job, event: Step | Epoch) -> Progress | str:
 
 def _finish(job: _Job, result: Retrained, folder: Path, out: Path) -> dict[str, Any]:
     """Write what is taken away into `folder`; returns the facts."""
-    from meshtune.training.bundle import base_of, name_base, save_tokenizer
-    from meshtune.training.checkpoints import save_adapter
+    from meshtune.training.checkpoints import base_of, name_base, save_adapter, save_tokenizer
 
     chosen = job.chosen
     facts = {**describe(chosen), "made": "train", "training": dataclasses.asdict(job.recipe), "run": _run(job, result)}

@@ -13,9 +13,8 @@ from typing import Any, TypeVar
 
 from meshtune.errors import InputError
 from meshtune.training import machine
-from meshtune.training.in_thread import in_thread
 from meshtune.training.packed.unpackable import Unpackable
-from meshtune.training.steps import Diverged, Step, Suspended
+from meshtune.training.steps import Diverged, Step, Suspended, in_thread
 from meshtune.trial import Ending, Outcome, Progress, Request
 
 PROGRESS_SECONDS = 0.5  # at most one progress in this time, but where a loss was measured

@@ -31,11 +31,10 @@ from meshtune.objectives.trainings import Trainings
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached
 from meshtune.training.chosen_trainer import reference, why_not_packed
-from meshtune.training.models import load_model
-from meshtune.training.precision import exact, resolve_precision
+from meshtune.training.loss import mean_loss, row_losses
+from meshtune.training.models import exact, load_model, resolve_precision
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Suspended
-from meshtune.training.validation import mean_loss, row_losses
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
 
 

@@ -32,9 +32,8 @@ from meshtune.objectives import measurement_files, measurements, metrics
 from meshtune.objectives.answers import answer
 from meshtune.objectives.measurement_files import FOLDER, Items, Measured
 from meshtune.space.goals import GOLD, PERPLEXITY
-from meshtune.training.loss import Row
+from meshtune.training.loss import Row, mean_loss, row_losses
 from meshtune.training.steps import Diverged
-from meshtune.training.validation import mean_loss, row_losses
 from meshtune.trial import DataRef
 
 Found = Iterator[tuple[str, float, Items | None]]

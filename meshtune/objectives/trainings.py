@@ -29,14 +29,12 @@ from meshtune.objectives.measuring import Measurer
 from meshtune.training import machine, saved_state
 from meshtune.training.checkpoints import save_adapter
 from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
-from meshtune.training.loss import Selected
-from meshtune.training.packed.run import Changes, Kept
-from meshtune.training.packed.trainer import train_pack
+from meshtune.training.loss import Selected, rung_rows
+from meshtune.training.packed.trainer import Changes, Kept, train_pack
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained
 from meshtune.training.trainer import lora_config
-from meshtune.training.validation import rung_rows
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
 
 Events = Iterator[Progress | Outcome]

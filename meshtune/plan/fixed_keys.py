@@ -66,7 +66,7 @@ def gather(
 
 
 def _of_training(config: StudyConfig, training: TrainingPlan) -> dict[str, Any]:
-    from meshtune.training.precision import validation_precision
+    from meshtune.training.models import validation_precision
 
     spec = training.spec
     model = spec.model.model_dump(mode="json", exclude={"device"})

@@ -27,13 +27,18 @@ from meshtune.plan.locate import Located
 from meshtune.space.space import Space
 from meshtune.system.machine import cores
 from meshtune.training.chosen_trainer import DECIDING, takes, trainer_of
-from meshtune.training.memory.check import Setting, largest, largest_length, no_exact_room, unpackable_space
+from meshtune.training.machine import available
+from meshtune.training.memory.check import (
+    Setting,
+    fewer_tokens,
+    largest,
+    largest_length,
+    no_exact_room,
+    unpackable_space,
+)
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
-from meshtune.training.memory.free import available
-from meshtune.training.memory.passes import fewer_tokens
 from meshtune.training.memory.shape import shape_of
-from meshtune.training.models import check_model, resolve_device
-from meshtune.training.precision import resolve_precision
+from meshtune.training.models import check_model, resolve_device, resolve_precision
 from meshtune.training.recipe import target_modules
 from meshtune.workers.planner import Packing, ProcessSpec, cpu_processes, packing, process_specs
 

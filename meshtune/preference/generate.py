@@ -33,8 +33,7 @@ def answers_of(
     """
     need_training()
     from meshtune.data.prompts import questions_as_tokens
-    from meshtune.training.answering import answer_all
-    from meshtune.training.generate import Sampling
+    from meshtune.training.generate import Sampling, answer_all
 
     points = {word: None if word == UNTUNED else choose(study, word, folder=folder) for word in words}
     known = next((point for point in points.values() if point is not None), None)

@@ -11,7 +11,7 @@ import pytest
 
 from meshtune.config.sections import TrainingConfig
 from meshtune.testing.trainers import OnTinyModel, rungs_at
-from meshtune.training.packed.run import Changes, Kept, PackEvent
+from meshtune.training.packed.trainer import Changes, Kept, PackEvent
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import write
 from meshtune.training.steps import Checkpoint, Diverged, Step, Trained

@@ -13,11 +13,10 @@ import pytest
 from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.chosen_trainer import takes
-from meshtune.training.loss import RowSet, Selected
+from meshtune.training.loss import RowSet, Selected, mean_loss, row_losses, rung_rows
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Train, Trained
-from meshtune.training.validation import mean_loss, row_losses, rung_rows
 
 POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 0.01}
 

@@ -2,18 +2,22 @@
 
 A folder that has an adapter's name is complete: it is written aside and renamed into place. The base is exactly what
 it was once an adapter is taken off it again, also where start weights changed its own (`start_weights.py`).
+
+To be used elsewhere an adapter needs more than its weights: a base that its configuration names, and a tokenizer. The
+chat template travels with the tokenizer, so that an adapter is asked as it was trained.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -22,8 +26,13 @@ from peft.utils.save_and_load import load_peft_weights
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from meshtune.data.tokenizer import load_tokenizer
 from meshtune.errors import Fault, InputError, StorageError
+from meshtune.training.models import embedded_folder, quiet
 from meshtune.training.start_weights import Adapter, originals, put_back, started
+
+if TYPE_CHECKING:
+    from meshtune.config.sections import ModelConfig
 
 
 @contextlib.contextmanager
@@ -135,3 +144,37 @@ def _take_off(base: Any) -> None:
         if isinstance(part, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
             setattr(base.get_submodule(parent), child, part.get_base_layer())
+
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def base_of(model: ModelConfig) -> str:
+    """What loads the base again: a Hub id, a folder, a .gguf file; of the embedded model its folder in the cache."""
+    return str(embedded_folder()) if model.name == "embedded" else model.name
+
+
+def name_base(folder: Path, model: ModelConfig) -> None:
+    """Let the adapter in `folder` name its base, at the revision that it was trained over. Raises StorageError."""
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["base_model_name_or_path"], values["revision"] = base_of(model), model.revision
+        path.write_text(json.dumps(values, indent=2, sort_keys=True), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be rewritten: {error}") from error
+
+
+def save_tokenizer(folder: Path, model: ModelConfig) -> None:
+    """Put the base's tokenizer and chat template into `folder`.
+
+    Raises:
+        InputError: the tokenizer cannot be had. StorageError: it cannot be written.
+    """
+    tokenizer = load_tokenizer(model)
+    try:
+        with quiet():
+            tokenizer.save_pretrained(str(folder))
+    except OSError as error:
+        raise StorageError(f"the tokenizer cannot be written to {folder}: {error}") from error

@@ -3,23 +3,26 @@
 Or drawn with a seed: then they are the same again on the same device, with the same prompts, and only so.
 Prompts are tokens, as the model is asked in training. An answer ends at the model's end tokens or at what ends the
 answers that it was trained on. Batches are padded on the left. Where positions depend on the longest row (see
-`positions.py`), a row that may come to be so long is alone, and is computed anew for each token: what is cached has
+`loss.py`), a row that may come to be so long is alone, and is computed anew for each token: what is cached has
 the positions of a shorter one. Runs under no autocast. Not run on a GPU yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from meshtune.training.models import quiet
-from meshtune.training.positions import alike, forget_lengths
-from meshtune.training.validation import batch_limit, batches
+from meshtune.config.sections import ModelConfig
+from meshtune.training.checkpoints import attached
+from meshtune.training.loss import alike, batch_limit, batches, forget_lengths
+from meshtune.training.models import load_model, quiet, resolve_device
 
 
 @dataclass(frozen=True)
@@ -111,3 +114,24 @@ class _Tick(StoppingCriteria):  # type: ignore[misc]  # untyped
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         self.tick()
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def answer_all(
+    model: ModelConfig,
+    adapters: Mapping[str, Path | None],
+    prompts: Sequence[NDArray[Any]],
+    *,
+    ends: Sequence[int],
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    tick: Callable[[], None] | None = None,
+) -> Iterator[tuple[str, list[list[int]]]]:
+    """For each adapter's name (None: the base as it is) the tokens of its answers, in the order of the prompts.
+
+    An answer of `max_new_tokens` tokens was cut. `tick` is called before each token. Raises InputError.
+    """
+    base = load_model(model, resolve_device(model))
+    for name, folder in adapters.items():
+        with attached(base, folder) if folder is not None else contextlib.nullcontext():
+            given = generate(base, prompts, ends=ends, max_new_tokens=max_new_tokens, sampling=sampling, tick=tick)
+        yield name, given

@@ -1,14 +1,22 @@
 """The loss that everything here means: the mean over label tokens, computed in float32 from a batch of padded rows.
 
-A label is a trained token that has a token before it. Padding is told by the attention mask alone: models exist whose
+A label is a trained token that has a token before it. Padding is known by the attention mask alone: models exist whose
 padding token is also the end of every answer.
+
+Validation measures it for every row, whatever the batching. It runs in the model's own data type, never under autocast,
+so that it does not depend on the precision of training; and it is no mean of batch means, which would change with the
+batch size (short answers weigh more in small batches).
+
+The rotary positions of some models, LongRoPE and dynamic NTK, depend on the longest row of a pass. Up to the length
+that they were first trained for, no row feels another. Beyond it a row is computed in a pass of its own, so that its
+loss is the one that it has alone, whatever it is batched or packed with.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,8 +24,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
-
-from meshtune.training.positions import alike, forget_lengths
 
 IGNORED = -100
 
@@ -104,3 +110,93 @@ def _label_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     logits = output.logits[0] if kept else output.logits[before]
     losses = functional.cross_entropy(logits.float(), labels[labels != IGNORED], reduction="none")
     return losses.new_zeros(labels.shape).masked_scatter(before, losses).sum(1)
+
+
+def alike(config: Any) -> float:
+    """Tokens up to which no row's positions depend on the others'; infinite for all other models."""
+    text = config.get_text_config()
+    given = getattr(text, "rope_parameters", None) or {}
+    return min(
+        (
+            rope.get("original_max_position_embeddings") or text.max_position_embeddings
+            for rope in (given, *given.values())  # one, or one a kind of layer
+            if isinstance(rope, Mapping) and rope.get("rope_type") in ("dynamic", "longrope")
+        ),
+        default=math.inf,
+    )
+
+
+def forget_lengths(model: Any) -> None:
+    """Let the next pass know nothing of those before it: dynamic NTK keeps what the longest of them needed."""
+    for part in model.modules():
+        for name in vars(part):
+            if name.endswith("max_seq_len_cached"):
+                setattr(part, name, 0)
+
+
+RowLoss = tuple[float, int]
+CPU_TOKENS = 512  # of a batch: more at once is slower, since products are at their peak and caches are small
+GPU_TOKENS = 8192
+
+
+def row_losses(
+    model: Any, rows: RowSet, *, batch_tokens: int | None = None, tick: Callable[[], None] | None = None
+) -> list[RowLoss]:
+    """Per row, in their order: the summed loss and the number of its label tokens.
+
+    Args:
+        model: on its device; its mode is put back afterwards.
+        rows: of (tokens, trained).
+        batch_tokens: tokens of a batch, padding included (one row may have more); the default suits the device.
+        tick: called before each batch; what it raises ends the validation.
+    """
+    losses: list[RowLoss] = [(0.0, 0)] * len(rows)
+    lengths = [len(rows[index][0]) for index in range(len(rows))]
+    limit = batch_tokens or batch_limit(model.device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for batch in batches(lengths, limit):
+                if tick is not None:
+                    tick()
+                tensors = {name: x.to(model.device) for name, x in collate([rows[i] for i in batch]).items()}
+                sums = label_losses(model, tensors).tolist()
+                counts = (tensors["labels"] != IGNORED).sum(1).tolist()
+                for index, total, count in zip(batch, sums, counts, strict=True):
+                    losses[index] = (total, count)
+    finally:
+        model.train(training)
+    return losses
+
+
+def batch_limit(device: torch.device) -> int:
+    """Tokens of a batch that suit a device."""
+    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+
+
+def mean_loss(losses: Sequence[RowLoss]) -> float:
+    """The mean over all label tokens of the rows; not a number where there are none."""
+    count = sum(count for _, count in losses)
+    return math.fsum(total for total, _ in losses) / count if count else math.nan
+
+
+def rung_rows(rows: int, count: int, seed: int) -> tuple[int, ...]:
+    """Numbers of `count` of so many rows, or of all where there are no more, ascending; the seed alone chooses them."""
+    chosen = np.random.default_rng(seed).permutation(rows)[:count]
+    return tuple(sorted(chosen.tolist()))
+
+
+def batches(lengths: Sequence[int], limit: int, alike: float = math.inf) -> list[list[int]]:
+    """Rows of like length together, longest first, so that little is padded and memory peaks at the first batch.
+
+    A row of more than `alike` tokens is alone.
+    """
+    found: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        longest = lengths[found[-1][0]] if found else 0
+        if found and longest <= alike and longest * (len(found[-1]) + 1) <= limit:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found

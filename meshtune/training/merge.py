@@ -22,10 +22,9 @@ from meshtune.config.sections import ModelConfig
 from meshtune.errors import MeshtuneError, StorageError
 from meshtune.training import machine
 from meshtune.training.checkpoints import attached, check_whole
-from meshtune.training.loss import RowSet
+from meshtune.training.loss import RowSet, mean_loss, row_losses
 from meshtune.training.models import load_model, quiet
 from meshtune.training.quantized import dequantize
-from meshtune.training.validation import mean_loss, row_losses
 
 
 @dataclass(frozen=True)

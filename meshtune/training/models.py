@@ -3,6 +3,17 @@
 Weights are float32 unless the config says otherwise, so that losses of two machines can be compared; a GGUF file's are
 dequantized. A model whose weights are incomplete is refused, never filled up with random ones. Nothing is printed.
 Models spread over several devices are not handled here.
+
+Target modules: `all-linear` is every linear layer but the output head. Experts of a mixture are no linear layers:
+Transformers holds them as one weight a block. PEFT would leave them out for some models; for others it puts adapters of
+other ranks on them and on the router, unasked. So `all-linear` is refused there, and layers beside the experts can be
+named.
+
+Precision of training: `auto` takes bfloat16 where the machine has units for it, else float32. Training in bfloat16
+keeps weights, adapters, optimizer and norms in the model's data type; only matrix products are rounded. Measuring has
+one precision a study, the base's own, by both trainers and never under autocast. Rounded products move a loss by up to
+.03, and unevenly, which training in bfloat16 does not (.002). So it is float32, and a base that does not fit so is
+refused by `memory/check.py` until the config says `model.dtype: bfloat16`, which the record then holds.
 """
 
 from __future__ import annotations
@@ -34,7 +45,17 @@ from meshtune.data.hub import explain, hushed
 from meshtune.errors import Fault, InputError, StorageError
 from meshtune.training import machine
 from meshtune.training.quantized import check_quantizable, quantize
-from meshtune.training.targets import ALL_LINEAR, check_targets
+
+if TYPE_CHECKING:
+    from meshtune.config.sections import ModelConfig
+
+
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from meshtune.errors import nearest
 
 if TYPE_CHECKING:
     from meshtune.config.sections import ModelConfig
@@ -249,3 +270,97 @@ def _explained(model: ModelConfig) -> Iterator[None]:
 
 def _fault(message: str, key: str = "name") -> InputError:
     return InputError(Fault(message, key=f"model.{key}"))
+
+
+ALL_LINEAR = "all-linear"
+
+
+def check_targets(base: Any, targets: str | Sequence[str]) -> None:
+    """Refuse targets that the model, whose weights may be on the meta device, does not have.
+
+    Raises:
+        InputError: with every name that is not there, or with what to name instead.
+    """
+    found = [name for name, part in base.named_modules() if isinstance(part, nn.Linear | nn.Embedding | Conv1D)]
+    known = sorted({name.rpartition(".")[2] for name in found})
+    experts = [name for name, weight in base.named_parameters() if weight.dim() > 2 and "expert" in name]
+    if targets == ALL_LINEAR:
+        if experts:
+            linear = ", ".join(sorted({name.rpartition(".")[2] for name, _ in targeted(base, ALL_LINEAR)}))
+            text = f"cannot be had for a mixture of experts, whose experts (`{experts[0]}`) are no linear layers"
+            raise InputError(Fault(f"`all-linear` {text}; name the layers to adapt, of {linear}", key="target_modules"))
+        return
+    text = f"it has {', '.join(known)}" + ("" if experts else ", or write all-linear")
+    missing = [t for t in targets if not any(_fits(name, t) for name in found)]
+    if missing:
+        raise InputError(
+            [Fault(f"the model has no module `{t}`; {text}.{nearest(t, known)}", key="target_modules") for t in missing]
+        )
+    if not targets:
+        raise InputError(Fault(f"no target module is named; {text}", key="target_modules"))
+
+
+def targeted(base: Any, targets: str | Sequence[str]) -> list[tuple[str, Any]]:
+    """Name and module of every linear layer that PEFT puts an adapter on."""
+    linears = [(name, part) for name, part in base.named_modules() if isinstance(part, nn.Linear | Conv1D)]
+    if targets == ALL_LINEAR:
+        head = base.get_output_embeddings()
+        return [(name, part) for name, part in linears if part is not head]
+    return [(name, part) for name, part in linears if any(_fits(name, t) for t in targets)]
+
+
+def _fits(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def resolve_precision(precision: str, device: str) -> Precision:
+    """The precision that a config's `training.precision` means on a device.
+
+    Not run on a GPU yet.
+
+    Raises:
+        InputError: the device cannot compute in it.
+    """
+    kind = torch.device(device).type
+    match precision:
+        case "float32":
+            return "float32"
+        case "auto":
+            return "bfloat16" if _fast_bfloat16(kind) else "float32"
+        case "bfloat16":
+            if kind == "cuda" and not torch.cuda.is_bf16_supported():
+                raise _no_precision(precision, "this GPU has no bfloat16; write `float16` or `float32`")
+            return "bfloat16"
+        case "float16":
+            if kind != "cuda":
+                raise _no_precision(
+                    precision, f"float16 is for CUDA devices, and this is `{kind}`; write `bfloat16` or `auto`"
+                )
+            return "float16"
+        case _:
+            raise _no_precision(precision, "allowed are auto, float32, bfloat16 and float16")
+
+
+def exact(model: ModelConfig) -> ModelConfig:
+    """The same model with all its weights in float32."""
+    return model.model_copy(update={"dtype": "float32", "quantization": None})
+
+
+def validation_precision(model: ModelConfig) -> str:
+    """The precision in which a study measures all its losses: the base's own, such as `float32 over nf4`."""
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    return dtype if model.quantization is None else f"{dtype} over {model.quantization}"
+
+
+def _fast_bfloat16(kind: str) -> bool:
+    if kind == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Without these units a CPU emulates bfloat16, slower than float32. Some Arm CPUs have them; torch does not tell.
+    return kind == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _no_precision(precision: str, message: str) -> InputError:
+    return InputError(Fault(f"`{precision}` cannot be had: {message}", key="training.precision"))

@@ -1,4 +1,4 @@
-"""A training's state as one file, `state.pt` in a folder of its own: there whole or not at all.
+"""A training's state as one file, `state.pt` in a folder of its own: there whole or not at all; and when it is saved.
 
 It is read without running any code that it may hold (`weights_only`). A file that is damaged, or that another recipe,
 other rows or other library versions made, is left alone with a line in the log: the training then starts over. The
@@ -12,6 +12,8 @@ import hashlib
 import os
 import pickle
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import transformers
 
 from meshtune.training.loss import RowSet
 from meshtune.training.recipe import Recipe
+from meshtune.training.steps import Checkpoint, Suspended
 
 LAYOUT = 2
 FILE = "state.pt"
@@ -81,3 +84,43 @@ def read(folder: Path, made_by: str) -> dict[str, Any] | None:
 def say(text: str) -> None:
     """A line in the log."""
     print(text, file=sys.stderr, flush=True)  # the worker's log
+
+
+class Saves:
+    """When to save, by the clock and by being asked, and how long the training has taken in all."""
+
+    def __init__(self, checkpoint: Checkpoint | None, made_by: str):
+        self.checkpoint, self.made_by = checkpoint, made_by
+        self.earlier = 0.0  # seconds, in processes before this one
+        self.begun = self.saved_at = time.monotonic()
+
+    @property
+    def asked(self) -> bool:
+        """Whether the training shall save itself and stop."""
+        return self.checkpoint is not None and self.checkpoint.asked()
+
+    @property
+    def due(self) -> bool:
+        """Whether the last save is long enough ago."""
+        if self.checkpoint is None or self.checkpoint.seconds is None:
+            return False
+        return time.monotonic() - self.saved_at >= self.checkpoint.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Of the training so far, in all processes."""
+        return self.earlier + time.monotonic() - self.begun
+
+    def where_due(self, save: Callable[[], None]) -> None:
+        """Call `save` where it is time to. Raises Suspended after it where that was asked for."""
+        asked = self.asked
+        if asked or self.due:
+            save()
+        if asked:
+            raise Suspended
+
+    def save(self, values: dict[str, Any]) -> None:
+        """Write a state; nothing without a checkpoint."""
+        if self.checkpoint is not None:
+            write(self.checkpoint.folder, self.made_by, values)
+            self.saved_at = time.monotonic()

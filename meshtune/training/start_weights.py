@@ -20,7 +20,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from meshtune.training.targets import targeted
+from meshtune.training.models import targeted
 
 CHANGING = ("pissa", "olora")
 ADAPTER = "default"

@@ -8,14 +8,20 @@ where it stands. With `Rungs` it measures also between the epochs' ends, and wha
 is stopped at a rung by being asked for its checkpoint there. A trainer that has no `checkpoint` argument starts over,
 and one without `rungs` cannot be stopped early. `meshtune.testing.trainers` holds the contract. The `transformers`
 trainer is in `trainer.py`.
+
+Trainer's loop belongs to Trainer: it calls back and cannot yield. `in_thread` runs such a function in a thread of its
+own, where its callback hands each step over and waits until the next is asked for, as a generator would; so whoever
+iterates decides before it goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, Required, TypedDict, TypeVar, Unpack
 
 import torch
 
@@ -97,18 +103,70 @@ class Trained:
     config: Any
 
 
+class Given(TypedDict, total=False):
+    """What a training is given beside its rows and its recipe; a trainer may lack the last two."""
+
+    at: Required[Literal["best", "last"]]
+    checkpoint: Checkpoint | None
+    rungs: Rungs | None
+
+
 class Train(Protocol):
-    """The function that a trainer is. See the module; `checkpoint` and `rungs` may be left out of its arguments."""
+    """The function that a trainer is. See the module."""
 
     def __call__(
-        self,
-        base: Any,
-        train_rows: RowSet,
-        validation_rows: RowSet,
-        recipe: Recipe,
-        *,
-        at: Literal["best", "last"],
-        checkpoint: Checkpoint | None = None,
-        rungs: Rungs | None = None,
+        self, base: Any, train_rows: RowSet, validation_rows: RowSet, recipe: Recipe, **given: Unpack[Given]
     ) -> Iterator[Step | Trained]:
         """See the module."""
+
+
+T = TypeVar("T")
+
+
+class Cancelled(BaseException):
+    """Raised inside the function by what it hands over, once the iterator is closed.
+
+    No `Exception`, so that nothing on its way takes it for a failure.
+    """
+
+
+@dataclass(frozen=True)
+class _Value(Generic[T]):
+    value: T
+
+
+def in_thread(work: Callable[[Callable[[T], None]], None]) -> Generator[T, None, None]:
+    """Yields what `work(emit)` emits, as it comes; raises what it raises.
+
+    Closing the iterator makes the `emit` of what came last raise `Cancelled`, and waits until `work` has ended.
+    """
+    passed: queue.SimpleQueue[_Value[T] | BaseException | None] = queue.SimpleQueue()
+    asked, closed = threading.Semaphore(0), threading.Event()
+
+    def emit(value: T) -> None:
+        if not closed.is_set():
+            passed.put(_Value(value))
+            asked.acquire()
+        if closed.is_set():
+            raise Cancelled
+
+    def run() -> None:
+        try:
+            work(emit)
+        except BaseException as error:  # it is raised again where the values are read
+            passed.put(error)
+        else:
+            passed.put(None)
+
+    thread = threading.Thread(target=run, name="meshtune-trainer", daemon=True)
+    thread.start()
+    try:
+        while (item := passed.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item.value
+            asked.release()
+    finally:
+        closed.set()
+        asked.release()
+        thread.join()

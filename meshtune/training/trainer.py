@@ -2,38 +2,44 @@
 
 The same seed gives the same adapter start, dropout masks and batches in the same order, whatever was trained before;
 on one device with one number of threads results repeat bitwise (on a GPU as far as its kernels do). Validation and loss
-are not Trainer's but `validation.py`'s and `loss.py`'s, weighted by label tokens, also over accumulated micro-batches.
+are not Trainer's but `loss.py`'s, weighted by label tokens, also over accumulated micro-batches.
 Nothing is reported or printed, nothing written but checkpoints. These are taken between optimizer steps and during
 validations, and are one file of `saved_state.py`, read back where Trainer would read its own. One process, one device;
 what is a GPU's own (the scaler of float16, the random state of its generator) has not been run yet.
+
+`train` puts the parts together. `ResumableTrainer` is Hugging Face's Trainer with our order of rows, our loss, and
+checkpoints that are values instead of files. `Progress` is its callback: it says the steps, validates, keeps the best
+weights and saves the state. A state is that of an optimizer step. What is to be measured there, at rungs and at an
+epoch's end, may still be due, so that being asked to stop need not wait for a long validation: the history has what was
+done.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import LoraConfig
-from transformers import PrinterCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
+from meshtune.data.store import epoch_order
 from meshtune.errors import Fault, InputError
 from meshtune.training import saved_state
-from meshtune.training.checkpoints import new_adapter
-from meshtune.training.in_thread import in_thread
-from meshtune.training.loss import RowSet
-from meshtune.training.models import quiet
-from meshtune.training.progress import Emit, Progress
+from meshtune.training.checkpoints import new_adapter, tensors
+from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row_losses
+from meshtune.training.models import check_targets, quiet, targeted
 from meshtune.training.quantized import QuantizedLinear
 from meshtune.training.recipe import Recipe
-from meshtune.training.resumable import ResumableTrainer
-from meshtune.training.saves import Saves
-from meshtune.training.start_weights import CHANGING
-from meshtune.training.steps import Checkpoint, Rungs, Step, Trained
-from meshtune.training.targets import check_targets, targeted
+from meshtune.training.saved_state import Saves
+from meshtune.training.start_weights import CHANGING, Adapter, as_saved
+from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained, in_thread
 
 TRAINER_STATE = "trainer_state.json"  # where Trainer looks for the step to go on from
 # Transformers has renamed it; the old name is deprecated where the new one is known.
@@ -151,3 +157,236 @@ def _arguments(recipe: Recipe, device: torch.device, folder: str) -> TrainingArg
         disable_tqdm=True,
         log_level="error",
     )
+
+
+class _Order(torch.utils.data.Sampler[int]):
+    """The rows in the order of the epoch that Trainer has set."""
+
+    def __init__(self, rows: int, seed: int):
+        self.rows, self.seed, self.epoch = rows, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(epoch_order(self.rows, self.seed, self.epoch).tolist())
+
+
+class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
+    """One device's trainer of what requires gradients in `model`, an adapter.
+
+    `snapshot()` is everything that the next optimizer step depends on; a trainer that is given it as `saved` and
+    resumes takes that step bitwise as the first one would have, on the same device with the same number of threads.
+    torch's random generators are all that it saves of randomness: a model with code of its own that draws from others
+    differs.
+    The methods that begin with an underscore are Trainer's own, where it would read its checkpoint's files.
+
+    `saved`: what `snapshot` gave in an earlier process; set before a resume. `tokens`: trained on so far, padding left
+    out. `step_loss`, `step_labels`: of the step so far, the mean over its labels and their number.
+    """
+
+    def __init__(self, model: Any, arguments: TrainingArguments, rows: RowSet):
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # else Trainer would split batches over all GPUs that it sees
+        super().__init__(model, arguments, data_collator=collate, train_dataset=rows)
+        self.model_accepts_loss_kwargs = True  # count the labels of all micro-batches of a step, for any model
+        self.loss_is_scaled_for_ga = True  # and do not divide by the number of micro-batches
+        self.tokens = 0
+        self.step_loss = torch.zeros((), device=arguments.device)
+        self.step_labels = 0
+        self.saved: dict[str, Any] = {}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> _Order:
+        return _Order(len(self.train_dataset), self.args.seed)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The micro-batch's part of the mean over the label tokens of the step."""
+        loss: torch.Tensor = label_losses(model, inputs).sum() / num_items_in_batch
+        self.step_loss += loss.detach()
+        self.step_labels = int(num_items_in_batch)
+        self.tokens += int(inputs["attention_mask"].sum())
+        return loss
+
+    def trainable(self) -> dict[str, torch.Tensor]:
+        """The adapter's weights by their names in the model."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        scaler = self.accelerator.scaler
+        device = self.args.device
+        return {
+            "adapter": {name: weight.detach() for name, weight in self.trainable().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "tokens": self.tokens,
+        }
+
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        for name, weight in self.trainable().items():
+            weight.copy_(self.saved["adapter"][name])
+        self.tokens = self.saved["tokens"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.saved:
+            self.optimizer.load_state_dict(self.saved["optimizer"])
+            self.lr_scheduler.load_state_dict(self.saved["scheduler"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.saved and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(self.saved["scaler"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Called by Trainer once the first batches are drawn, which takes random numbers too."""
+        if self.saved:
+            torch.set_rng_state(self.saved["random"])
+            if self.args.device.type == "cuda":
+                torch.cuda.set_rng_state(self.saved["random_device"], self.args.device)
+
+
+Emit = Callable[[Step | Trained], None]
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is untyped
+    """Trainer's callback. `loss` and `weights` are in the end those of the epoch that counts."""
+
+    def __init__(
+        self,
+        trainer: ResumableTrainer,
+        adapter: Adapter,
+        validation_rows: RowSet,
+        at: str,
+        emit: Emit,
+        saves: Saves,
+        rungs: Rungs | None,
+    ):
+        self.trainer, self.adapter, self.rows, self.at = trainer, adapter, validation_rows, at
+        self.emit, self.saves, self.rungs = emit, saves, rungs
+        self.epoch_loss, self.epoch_labels = 0.0, 0
+        self.loss = math.inf
+        self.weights: dict[str, torch.Tensor] = {}
+        self.history: list[Step] = []  # the first step, each rung, and each epoch's end
+        self.before = self.after = 0  # tokens, of the optimizer step that was done last
+
+    def snapshot(self) -> dict[str, Any]:
+        """What `restore` takes in a later process."""
+        return {
+            "epoch_loss": self.epoch_loss,
+            "epoch_labels": self.epoch_labels,
+            "loss": self.loss,
+            "weights": self.weights,
+            "history": [astuple(step) for step in self.history],
+            "tokens": (self.before, self.after),
+            "seconds": self.saves.seconds,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.epoch_loss, self.epoch_labels = saved["epoch_loss"], saved["epoch_labels"]
+        self.loss, self.weights = saved["loss"], saved["weights"]
+        self.history = [Step(*values) for values in saved["history"]]
+        self.before, self.after = saved["tokens"]
+        self.saves.earlier = saved["seconds"]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After a resume: tell the history again, and measure what is due."""
+        if not self.history:
+            return
+        for step in self.history:
+            self.emit(replace(step, earlier=self.saves.earlier))
+        steps_an_epoch = state.max_steps // args.num_train_epochs
+        state.epoch = state.global_step / steps_an_epoch
+        self._say()
+        self._measure_rungs()
+        if state.global_step // steps_an_epoch > sum(step.validation_loss is not None for step in self.history):
+            self.on_epoch_end(args, state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Tell the step's loss, and that of a rung; save where it is time to."""
+        trainer = self.trainer
+        loss, labels = trainer.step_loss.item(), trainer.step_labels
+        trainer.step_loss.zero_()
+        self.epoch_loss += loss * labels
+        self.epoch_labels += labels
+        step = self._say(training_loss=_finite(loss, f"the training loss of step {state.global_step}"))
+        if not self.history:
+            self.history.append(step)
+        self.before, self.after = self.after, trainer.tokens
+        self._measure_rungs()
+        self.saves.where_due(self._save)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Between micro-batches."""
+        self._say()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Validate what would be saved, and keep it where it is what counts."""
+        with self._measuring(), as_saved(self.adapter):
+            loss = self._measured(self.rows, f"the validation loss after epoch {round(state.epoch)}")
+            if loss < self.loss or self.at == "last":
+                self.loss, self.weights = loss, tensors(self.trainer.model)
+        training, self.epoch_loss, labels, self.epoch_labels = self.epoch_loss, 0.0, self.epoch_labels, 0
+        self.history.append(self._say(training_loss=training / labels, validation_loss=loss))
+        self.saves.where_due(self._save)
+
+    def _measure_rungs(self) -> None:
+        """Those that the last step reached, until they are measured."""
+        measured = {step.rung for step in self.history}
+        tokens = () if self.rungs is None else self.rungs.tokens
+        due = [rung for rung in tokens if self.before < rung <= self.after and rung not in measured]
+        if self.rungs is None or not due:
+            return
+        with self._measuring(), as_saved(self.adapter):
+            loss = self._measured(
+                self.rungs.rows, f"the loss of the rungs' rows after step {self.trainer.state.global_step}"
+            )
+        self.history += [replace(self._standing(), rung_loss=loss, rung=rung) for rung in due]
+        for step in self.history[-len(due) :]:
+            self.emit(step)
+
+    @contextlib.contextmanager
+    def _measuring(self) -> Iterator[None]:
+        """What is asked to stop meanwhile saves the state from before."""
+        try:
+            yield
+        except Suspended:
+            self._save()
+            raise
+
+    def _measured(self, rows: RowSet, what: str) -> float:
+        # The model inside: Accelerate puts the autocast of training around the forward of the one outside.
+        inside = self.trainer.model.get_base_model()
+        return _finite(mean_loss(row_losses(inside, rows, tick=self._tick)), what)
+
+    def _tick(self) -> None:
+        self._say()
+        if self.saves.asked:
+            raise Suspended
+
+    def _save(self) -> None:
+        step = self.trainer.state.global_step
+        self.saves.save({"step": step, "trainer": self.trainer.snapshot(), "progress": self.snapshot()})
+
+    def _say(self, training_loss: float | None = None, validation_loss: float | None = None) -> Step:
+        step = replace(self._standing(), training_loss=training_loss, validation_loss=validation_loss)
+        self.emit(step)
+        return step
+
+    def _standing(self) -> Step:
+        state = self.trainer.state
+        epoch = state.epoch or 0.0
+        return Step(state.global_step, state.max_steps, epoch, self.trainer.tokens, earlier=self.saves.earlier)
+
+
+def _finite(loss: float, what: str) -> float:
+    if not math.isfinite(loss):
+        raise Diverged(f"{what} was {loss}")
+    return loss

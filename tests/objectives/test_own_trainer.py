@@ -31,7 +31,7 @@ from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import collate, label_losses
 from meshtune.training.steps import Diverged, Step, Trained
 from meshtune.training.trainer import lora_config
-from meshtune.training.validation import mean_loss, row_losses
+from meshtune.training.loss import mean_loss, row_losses
 
 
 def train(base, train_rows, validation_rows, recipe, *, at):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from meshtune.errors import InputError
 from meshtune.selection.statistics import mean_interval, paired_difference
-from meshtune.training.validation import mean_loss
+from meshtune.training.loss import mean_loss
 
 ROWS = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=2, max_size=30)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from meshtune.training.generate import generate
-from meshtune.training.positions import forget_lengths
+from meshtune.training.loss import forget_lengths
 from tests.training.architectures import LENGTHS, make
 
 PROMPTS = [np.arange(5, 5 + length, dtype=np.int32) for length in (3, 17, 9, 3)]

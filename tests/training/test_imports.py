@@ -8,7 +8,17 @@ from tests.hidden import without
 
 # Beside these, Transformers and the Hub's client bring their own, such as rich and typer.
 NOT_NEEDED = ("optuna", "pydantic", "sqlalchemy", "PyNomad", "bitsandbytes", "datasets", "gguf", "lm_eval", "pandas")
-MODULES = ("packed_trainer", "trainer", "pack_memory", "memory", "shape", "precision", "machine", "validation", "pilot")
+MODULES = (
+    "packed.trainer",
+    "trainer",
+    "memory.packs",
+    "memory.formula",
+    "memory.shape",
+    "models",
+    "machine",
+    "loss",
+    "memory.pilot",
+)
 
 
 def test_training_is_imported_without_what_it_does_not_need(tmp_path: Path) -> None:

@@ -11,14 +11,13 @@ import pytest
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import StorageError
 from meshtune.training.checkpoints import attached, save_adapter
-from meshtune.training.loss import Row
+from meshtune.training.chosen_trainer import retrain
+from meshtune.training.loss import Row, mean_loss, row_losses
 from meshtune.training.merge import merge
 from meshtune.training.models import load_model
 from meshtune.training.recipe import Recipe
-from meshtune.training.retrain import retrain
 from meshtune.training.steps import Checkpoint
 from meshtune.training.trainer import train
-from meshtune.training.validation import mean_loss, row_losses
 
 MakeRecipe = Callable[..., Recipe]
 

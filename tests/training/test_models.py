@@ -13,9 +13,8 @@ from meshtune.config.sections import ModelConfig
 from meshtune.data.embedded import CONVERTED, embedded_gguf
 from meshtune.errors import InputError, StorageError
 from meshtune.training import models
-from meshtune.training.loss import Row
-from meshtune.training.precision import resolve_precision
-from meshtune.training.validation import row_losses
+from meshtune.training.loss import Row, row_losses
+from meshtune.training.models import resolve_precision
 
 
 def refused(model: ModelConfig) -> str:

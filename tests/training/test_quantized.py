@@ -19,7 +19,7 @@ from meshtune.errors import InputError, MissingExtra
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import chosen_trainer, trainer
 from meshtune.training.checkpoints import attached, save_adapter
-from meshtune.training.loss import Row
+from meshtune.training.loss import Row, mean_loss, row_losses
 from meshtune.training.memory import formula
 from meshtune.training.memory.formula import full_batch
 from meshtune.training.memory.packs import PackSetting
@@ -30,7 +30,6 @@ from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.quantized import Quantization, QuantizedLinear, check_quantizable, dequantize, quantize
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Trained
-from meshtune.training.validation import mean_loss, row_losses
 from tests.training.architectures import PACKABLE, REFUSED, make
 
 MakeRecipe = Callable[..., Recipe]

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from meshtune.config.sections import TrainingConfig
-from meshtune.training.chosen_trainer import takes, trainer_of
+from meshtune.training.chosen_trainer import Epoch, Joined, retrain, takes, trainer_of
 from meshtune.training.loss import Row
 from meshtune.training.recipe import Recipe
-from meshtune.training.retrain import Epoch, Joined, retrain
 from meshtune.training.steps import Checkpoint, Step, Suspended, Train, Trained
 from meshtune.training.trainer import train
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from meshtune.errors import InputError
 from meshtune.training.checkpoints import new_adapter, tensors
-from meshtune.training.targets import check_targets, targeted
+from meshtune.training.models import check_targets, targeted
 from meshtune.training.trainer import lora_config
 from tests.training.test_start_weights import MakeRecipe
 

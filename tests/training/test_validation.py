@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from meshtune.training.loss import IGNORED, Row, collate
-from meshtune.training.validation import batches, mean_loss, row_losses
+from meshtune.training.loss import IGNORED, Row, batches, collate, mean_loss, row_losses
 from tests.training.architectures import LENGTHS, make
 
 

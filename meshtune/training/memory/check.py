@@ -17,8 +17,9 @@ from meshtune.errors import Fault, InputError
 from meshtune.space.hyperparameters import WHOLE
 from meshtune.space.space import Dimension, Space
 from meshtune.training.memory.formula import Batch, Memory, full_batch, predict, validating
-from meshtune.training.memory.packs import PackSetting
+from meshtune.training.memory.packs import LEAST, PackSetting
 from meshtune.training.memory.shape import Shape
+from meshtune.training.packed.rows import token_limit
 from meshtune.training.packed.unpackable import unpackable_values
 from meshtune.training.recipe import Recipe, recipe
 
@@ -292,3 +293,22 @@ def _there(setting: Setting) -> str:
     kind = "CPU" if setting.device == "cpu" else "GPU"
     each = f" for each of {setting.processes} processes" if setting.processes > 1 else ""
     return f"this {kind} has {gigabytes(setting.available or 0)}{each}"
+
+
+def fewer_tokens(space: Space, setting: Setting, available: int) -> int | None:
+    """As many as the largest trial of a space has room for, or on a GPU, which one alone would leave idle, two of them.
+
+    None: as many as usual. Where even the fewest do not fit, these are given.
+
+    Args:
+        setting: of the packed trainer. available: bytes of a process.
+    """
+    point = largest(space, setting).hyperparameters
+    packs, member = setting.packs(point), setting.recipe(point)
+    wanted = max(2, setting.pack) if setting.device.startswith("cuda") else setting.pack
+    tokens = LEAST
+    for count in dict.fromkeys((wanted, setting.pack)):
+        tokens = packs.pass_tokens([member] * count, available)
+        if packs.memory([replace(member, pass_tokens=tokens)] * count).total <= available:
+            break
+    return tokens if tokens < token_limit(setting.device) else None

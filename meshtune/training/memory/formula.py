@@ -28,10 +28,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meshtune.data.store import epoch_order
-from meshtune.training.loss import RowSet
+from meshtune.training.loss import CPU_TOKENS, GPU_TOKENS, RowSet
 from meshtune.training.memory.shape import Linear, Shape
 from meshtune.training.recipe import Recipe, recipe
-from meshtune.training.validation import CPU_TOKENS, GPU_TOKENS
 
 if TYPE_CHECKING:
     from meshtune.config.sections import TrainingConfig

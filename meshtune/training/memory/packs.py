@@ -1,6 +1,6 @@
 """How much memory a pack takes, by formula: one base, its rounded copy, each adapter, and one pass of all of them.
 
-Counted as in `memory.py`, but as the packed trainer computes (the test counts the real tensors and compares):
+Counted as in `formula.py`, but as the packed trainer computes (the test counts the real tensors and compares):
 
 - the base: its weights as they were loaded, since validation is computed in them; where training computes in a lower
   type, a copy of all linear weights in that type too, once for the whole pack; of weights in few bits one at a time;
@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from meshtune.training.loss import CPU_TOKENS as VALIDATION_CPU_TOKENS
+from meshtune.training.loss import GPU_TOKENS as VALIDATION_GPU_TOKENS
 from meshtune.training.memory.formula import (
     BYTES,
     CPU_OVERHEAD,
@@ -34,8 +36,6 @@ from meshtune.training.memory.shape import Shape
 from meshtune.training.packed.label_head import CHUNK
 from meshtune.training.packed.rows import LOW_MULTIPLE, token_limit
 from meshtune.training.recipe import Recipe
-from meshtune.training.validation import CPU_TOKENS as VALIDATION_CPU_TOKENS
-from meshtune.training.validation import GPU_TOKENS as VALIDATION_GPU_TOKENS
 
 LEAST = 256  # tokens of a pass: below, a core's products are not at their peak any more
 # What allocators lose to holes, as a factor of a pass: sizes differ between passes.

@@ -18,14 +18,12 @@ import numpy as np
 
 from meshtune.data.store import epoch_order
 from meshtune.training import machine
-from meshtune.training.loss import Row, RowSet
+from meshtune.training.loss import Row, RowSet, batch_limit
 from meshtune.training.memory.formula import Batch
-from meshtune.training.packed.run import Kept
-from meshtune.training.packed.trainer import train_pack
+from meshtune.training.packed.trainer import Kept, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
 from meshtune.training.trainer import train as train_with_transformers
-from meshtune.training.validation import batch_limit
 
 Train = Callable[..., Iterator[Step | Trained]]
 STEPS = 2  # timed, after the one that warms up

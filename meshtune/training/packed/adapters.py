@@ -23,8 +23,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.training.packed.dropout import mask
-from meshtune.training.packed.flat_adapter import FlatAdapter, Pair
+from meshtune.training.packed.flat_adapter import FlatAdapter, Pair, mask
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.quantized import QuantizedLinear
 

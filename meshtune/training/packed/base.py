@@ -26,13 +26,13 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from meshtune.training import machine
+from meshtune.training.loss import alike, forget_lengths
 from meshtune.training.packed.adapters import Group, Now, is_linear, weight_of
 from meshtune.training.packed.attention import attention
 from meshtune.training.packed.flat_adapter import Pair
 from meshtune.training.packed.label_head import head_losses
 from meshtune.training.packed.rows import Pass, Portion, lay_out
 from meshtune.training.packed.unpackable import Unpackable
-from meshtune.training.positions import alike, forget_lengths
 
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest logit; in float32 real models differ by 1e-5
 _GAIN = 1000.0

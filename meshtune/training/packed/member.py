@@ -15,10 +15,9 @@ import torch
 from transformers import get_scheduler
 
 from meshtune.data.store import epoch_order
-from meshtune.training.loss import Row, RowSet
+from meshtune.training.loss import Row, RowSet, alike
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rows import Portion, in_portions
-from meshtune.training.positions import alike
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
 

@@ -1,6 +1,6 @@
 """What cannot be trained in a pack, said before anything is changed; such a recipe is for the `transformers` trainer.
 
-What only shows when a model runs (a mask of its own, rows that leak into each other) is found by `packed_base.py`.
+What only shows when a model runs (a mask of its own, rows that leak into each other) is found by `base.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from meshtune.training.models import ALL_LINEAR, targeted
 from meshtune.training.quantized import QuantizedLinear
 from meshtune.training.recipe import Recipe
-from meshtune.training.targets import ALL_LINEAR, targeted
 
 STARTS = (True, False, "gaussian", "orthogonal")  # which leave the base as it is
 

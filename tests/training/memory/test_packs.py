@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from meshtune.training.loss import Row
+from meshtune.training.loss import GPU_TOKENS, Row
 from meshtune.training.memory.formula import Batch, full_batch
 from meshtune.training.memory.packs import LEAST, PackSetting
 from meshtune.training.memory.shape import measure
@@ -22,7 +22,6 @@ from meshtune.training.packed.rows import CPU_TOKENS, Pass, Portion, lay_out
 from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Trained
-from meshtune.training.validation import GPU_TOKENS
 from tests.training.architectures import PACKABLE, make
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # PEFT, of GPT-2's transposed linears
@@ -213,7 +212,7 @@ from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import recipe
 from meshtune.training.memory.shape import measure
 from meshtune.training.steps import Trained
-from meshtune.training.validation import GPU_TOKENS
+from meshtune.training.loss import GPU_TOKENS
 members, rows, length, rank, precision = *map(int, sys.argv[1:5]), sys.argv[5]
 machine.use_threads(1)
 base = load_model(ModelConfig(name="embedded"), "cpu")

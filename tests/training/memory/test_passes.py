@@ -8,10 +8,9 @@ from transformers import AutoModelForCausalLM
 
 from meshtune.config import presets
 from meshtune.config.sections import Interval, TrainingConfig
-from meshtune.training.memory.check import Setting, largest
+from meshtune.training.memory.check import Setting, fewer_tokens, largest
 from meshtune.training.memory.formula import full_batch
 from meshtune.training.memory.packs import LEAST
-from meshtune.training.memory.passes import fewer_tokens
 from meshtune.training.memory.shape import measure
 from meshtune.training.packed.rows import token_limit
 from tests.training.memory.test_packs import LLAMA_8B

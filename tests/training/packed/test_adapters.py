@@ -9,8 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from meshtune.training.packed.adapters import Group, Now, Span
-from meshtune.training.packed.dropout import kept_share, mask
-from meshtune.training.packed.flat_adapter import FlatAdapter
+from meshtune.training.packed.flat_adapter import FlatAdapter, kept_share, mask
 from meshtune.training.packed.label_head import CHUNK, head_losses
 from tests.training.architectures import PACKABLE, make
 from tests.training.packed.test_trainer import MakeRecipe

@@ -11,8 +11,7 @@ import torch
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import saved_state, trainer
 from meshtune.training.loss import Row
-from meshtune.training.packed.run import PackEvent
-from meshtune.training.packed.trainer import train, train_pack
+from meshtune.training.packed.trainer import PackEvent, train, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Trained
 

@@ -12,8 +12,7 @@ from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.testing.trainers import rungs_at
 from meshtune.training import saved_state
 from meshtune.training.loss import Row
-from meshtune.training.packed.run import Changes, Kept, PackEvent
-from meshtune.training.packed.trainer import train_pack
+from meshtune.training.packed.trainer import Changes, Kept, PackEvent, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained
 

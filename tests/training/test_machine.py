@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.training.memory import free
+from meshtune.training import machine
 
 GIB = 1 << 30
 
@@ -21,21 +21,21 @@ def system(root: Path, files: dict[str, str]) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_this_machine() -> None:
-    found = free.available("cpu")
+    found = machine.available("cpu")
     assert found is not None
     assert 1 << 20 < found < 1 << 50
-    assert free.available("meta") is None
+    assert machine.available("meta") is None
 
 
 def test_no_control_group(tmp_path: Path) -> None:
-    assert free._cpu_available(system(tmp_path, {})) == 8 * GIB
+    assert machine._cpu_available(system(tmp_path, {})) == 8 * GIB
 
 
 @pytest.mark.parametrize("limit", ["max", str(100 * GIB)])
 def test_a_limit_that_does_not_bind(tmp_path: Path, limit: str) -> None:
     group = {"memory.max": limit, "memory.current": "5", "memory.stat": "inactive_file 0\n"}
     files = {f"sys/fs/cgroup/job/{name}": text for name, text in group.items()}
-    assert free._cpu_available(system(tmp_path, {"proc/self/cgroup": "0::/job\n", **files})) == 8 * GIB
+    assert machine._cpu_available(system(tmp_path, {"proc/self/cgroup": "0::/job\n", **files})) == 8 * GIB
 
 
 def test_version_2_and_a_limit_above(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_version_2_and_a_limit_above(tmp_path: Path) -> None:
         "sys/fs/cgroup/job/step/memory.current": "0\n",
         "sys/fs/cgroup/job/step/memory.stat": "inactive_file 0\n",
     }
-    assert free._cpu_available(system(tmp_path, files)) == int(2.5 * GIB)
+    assert machine._cpu_available(system(tmp_path, files)) == int(2.5 * GIB)
 
 
 def test_version_1_in_a_container(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_version_1_in_a_container(tmp_path: Path) -> None:
         "sys/fs/cgroup/memory/memory.usage_in_bytes": str(GIB),
         "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 4096\n",
     }
-    assert free._cpu_available(system(tmp_path, files)) == GIB + 4096
+    assert machine._cpu_available(system(tmp_path, files)) == GIB + 4096
 
 
 def test_a_gpu_as_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_a_gpu_as_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert free._gpu_free(["0", "3"]) == 30000 << 20
-    assert free._gpu_free([]) is None
+    assert machine._gpu_free(["0", "3"]) == 30000 << 20
+    assert machine._gpu_free([]) is None
     program.write_text("#!/bin/sh\necho no devices\nexit 6\n")
-    assert free._gpu_free(["0"]) is None
+    assert machine._gpu_free(["0"]) is None
