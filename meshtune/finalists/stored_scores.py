@@ -80,7 +80,7 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
     measures, faults, asked = list[Measure](), list[Fault](), dict[str, Mapping[str, Any]]()
     for column in table.verdicts:
         try:
-            asked[column.name] = _asked(place, stored, column)
+            asked[column.name] = _answers_of(place, stored, column)
             measures.append(_measure(place, table, column, asked[column.name], stored.get("race"), common))
         except InputError as error:
             faults += error.faults
@@ -205,7 +205,7 @@ def _silent(results: Mapping[str, Any], benchmark: str) -> bool:
     )
 
 
-def _asked(place: Path, stored: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
+def _answers_of(place: Path, stored: Mapping[str, Any], column: Column) -> Mapping[str, Any]:
     """What was asked and how, as files of answers say; empty where answers are not known item by item.
 
     Earlier versions did not store it: theirs is that of the file which the column's line on how it was measured is of.

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.errors import Fault, InputError, StorageError
 from meshtune.training.models import embedded_folder, quiet
-from meshtune.training.start_weights import Adapter, originals, put_back, started
+from meshtune.training.start_weights import Adapter, base_weights, put_back, started
 
 if TYPE_CHECKING:
     from meshtune.config.sections import ModelConfig
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def new_adapter(base: Any, config: LoraConfig, seed: int) -> Iterator[Adapter]:
     """A new adapter on the base, whose start depends on the seed alone; afterwards the base as it was."""
     torch.manual_seed(seed)
-    changed = originals(base, config)
+    changed = base_weights(base, config)
     try:
         with _on(base, lambda: get_peft_model(base, config)) as model:
             yield started(model, changed)

@@ -95,7 +95,7 @@ class Saves:
         self.begun = self.saved_at = time.monotonic()
 
     @property
-    def asked(self) -> bool:
+    def stopping(self) -> bool:
         """Whether the training shall save itself and stop."""
         return self.checkpoint is not None and self.checkpoint.asked()
 
@@ -113,7 +113,7 @@ class Saves:
 
     def where_due(self, save: Callable[[], None]) -> None:
         """Call `save` where it is time to. Raises Suspended after it where that was asked for."""
-        asked = self.asked
+        asked = self.stopping
         if asked or self.due:
             save()
         if asked:

@@ -50,7 +50,7 @@ class Adapter:
         return config
 
 
-def originals(base: Any, config: LoraConfig) -> dict[str, torch.Tensor]:
+def base_weights(base: Any, config: LoraConfig) -> dict[str, torch.Tensor]:
     """Copies on the CPU of the weights that the start weights of a configuration will change; by module's name."""
     if config.init_lora_weights not in CHANGING:
         return {}

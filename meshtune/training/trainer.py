@@ -368,7 +368,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
 
     def _tick(self) -> None:
         self._say()
-        if self.saves.asked:
+        if self.saves.stopping:
             raise Suspended
 
     def _save(self) -> None:

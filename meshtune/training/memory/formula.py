@@ -119,7 +119,7 @@ def of_recipe(
     spare = CPU_SPARE if on_cpu else GPU_SPARE
     return Memory(
         base=of_base(shape, dtype, quantization) + written_out(shape, base_bytes, quantization),
-        adapter=4 * copies * parameters + (_originals(recipe, targets, base_bytes) if on_cpu else 0),
+        adapter=4 * copies * parameters + (_start_weights(recipe, targets, base_bytes) if on_cpu else 0),
         optimizer=parameters * 12,
         activations=round(spare * max(training, _validation(shape, batch, base_bytes, on_cpu), step)),
         overhead=CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
@@ -188,7 +188,7 @@ def full_batch(batch_size: int, length: int) -> Batch:
     return Batch(batch_size, length, batch_size * length)
 
 
-def _originals(recipe: Recipe, targets: Sequence[Linear], base_bytes: int) -> int:
+def _start_weights(recipe: Recipe, targets: Sequence[Linear], base_bytes: int) -> int:
     """Bytes on the CPU of the base's weights that PiSSA and OLoRA change, kept to be put back, and of their start."""
     if recipe.init_lora_weights not in ("pissa", "olora"):
         return 0

@@ -106,13 +106,13 @@ class Member:
         if not math.isfinite(loss):
             raise Diverged(f"the training loss of step {self.step + 1} was {loss}")
         if self.done < len(self._portions):
-            return self.told()
+            return self.progress()
         self.epoch_loss += loss * self._labels
         self.epoch_labels += self._labels
         self._update()
         self.before = self.tokens - sum(len(tokens) for rows in self._portions for tokens, _ in rows)
         self.step, self.done, self.step_loss = self.step + 1, 0, 0.0
-        step = self.told(training_loss=loss)
+        step = self.progress(training_loss=loss)
         if not self.history:
             self.history.append(step)
         self._cut()
@@ -122,7 +122,7 @@ class Member:
         """At rungs: note the loss of their rows; gives what is told of each. Raises Diverged."""
         if not math.isfinite(loss):
             raise Diverged(f"the loss of the rungs' rows after step {self.step} was {loss}")
-        steps = [replace(self.told(), rung_loss=loss, rung=rung) for rung in self.rungs_due]
+        steps = [replace(self.progress(), rung_loss=loss, rung=rung) for rung in self.rungs_due]
         self.history += steps
         return steps
 
@@ -133,7 +133,7 @@ class Member:
         if loss < self.loss or self.at == "last":
             self.loss, self.best = loss, self.adapter.weights.detach().to("cpu", copy=True)
         training, self.epoch_loss, self.epoch_labels = self.epoch_loss / self.epoch_labels, 0.0, 0
-        self.history.append(self.told(training_loss=training, validation_loss=loss))
+        self.history.append(self.progress(training_loss=training, validation_loss=loss))
         return self.history[-1]
 
     def trained(self) -> Trained:
@@ -141,7 +141,7 @@ class Member:
         assert self.best is not None
         return Trained(self.loss, self.adapter.named(self.best), self.adapter.config)
 
-    def told(self, training_loss: float | None = None, validation_loss: float | None = None) -> Step:
+    def progress(self, training_loss: float | None = None, validation_loss: float | None = None) -> Step:
         """Where it stands."""
         epoch = (self.step + (self.done / len(self._portions) if self._portions else 0)) / self.steps_an_epoch
         return Step(self.step, self.steps, epoch, self.tokens, training_loss, validation_loss, self.earlier)

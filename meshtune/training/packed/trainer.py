@@ -254,8 +254,8 @@ class TrainingPack:
         limit = batch_limit(self.base.device)
         for together in gathered(list(_portions(members, rows, limit, self.alike)), limit, self.alike):
             for number in sorted({numbers[id(portion.adapter)] for portion in together}):
-                yield number, members[number].told()
-            if self.saves.asked:
+                yield number, members[number].progress()
+            if self.saves.stopping:
                 self._save()
                 raise Suspended
             batch = lay_out(together, self.base.device)
@@ -293,7 +293,7 @@ class TrainingPack:
                 for values in state["history"]:
                     yield number, replace(Step(*values), earlier=earlier)
             if ending is None:
-                yield number, member.told()
+                yield number, member.progress()
             elif ending == "diverged":
                 yield number, Diverged(state["message"])
             elif ending == "kept":
