@@ -95,7 +95,7 @@ def main() -> None:
                 "low": round(min(ratios), 2),
                 "high": round(max(ratios), 2),
                 "setting": f"{guides.quantities[0]}; {arguments.rows} rows, 2 epochs"
-                + (f"; {guides.limit} items" if guides.asked else "; 2,048 tokens"),
+                + (f"; {guides.limit} items" if guides.benchmark_names else "; 2,048 tokens"),
             }
             print(json.dumps(line), flush=True)
 
