@@ -184,8 +184,8 @@ def test_stop_now_does_not_wait_for_running_trials(tmp_path: Path, monkeypatch: 
 
 def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
     """`check` is at work on data that take long."""
-    program = "import time, meshtune.study.check as check\nfrom meshtune.cli import main as cli\n"
-    program += "check.prepare = lambda study: (print('at work', flush=True), time.sleep(60))\ncli.main()"
+    program = "import time, meshtune.study.check as check\nfrom meshtune.cli import main\n"
+    program += "check.build = lambda study: (print('at work', flush=True), time.sleep(60))\nmain()"
     process = subprocess.Popen(
         [sys.executable, "-c", program, "check", command_study(tmp_path)],
         stdout=subprocess.PIPE,
