@@ -207,7 +207,8 @@ def test_predict_takes_a_point(tiny_model_folder: Any) -> None:
 PEAK = """
 import numpy as np, sys
 from meshtune.config.sections import ModelConfig, TrainingConfig
-from meshtune.training import machine, memory
+from meshtune.training import machine
+from meshtune.training.memory import formula
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
 from meshtune.training.memory.shape import measure
@@ -223,7 +224,7 @@ made = recipe(TrainingConfig(batch_size=rows, epochs=1, precision=precision), po
 machine.reset_peak("cpu")
 for step in train(base, data, data[:1], made, at="best"):
     pass
-found = memory.of_recipe(measure(base), made, memory.batches_of(data, 0, 1)(rows), device="cpu", dtype="auto")
+found = formula.of_recipe(measure(base), made, formula.batches_of(data, 0, 1)(rows), device="cpu", dtype="auto")
 print(machine.peak("cpu"), found.total)
 """
 

@@ -205,7 +205,8 @@ def test_checkpoints_and_logits(make_recipe: Callable[..., Recipe]) -> None:
 PEAK = """
 import json, numpy as np, sys
 from meshtune.config.sections import ModelConfig, TrainingConfig
-from meshtune.training import machine, memory
+from meshtune.training import machine
+from meshtune.training.memory import formula
 from meshtune.training.models import load_model
 from meshtune.training.memory.packs import PackSetting
 from meshtune.training.packed.trainer import train_pack
@@ -224,7 +225,7 @@ made = [recipe(TrainingConfig(batch_size=rows, epochs=1, precision=precision), p
 machine.reset_peak("cpu")
 for event in train_pack(base, data, data[:1], made, at="best"):
     pass
-setting = PackSetting(measure(base), memory.batches_of(data, 0, 1)(rows), "cpu", "auto")
+setting = PackSetting(measure(base), formula.batches_of(data, 0, 1)(rows), "cpu", "auto")
 print(json.dumps([machine.peak("cpu"), setting.memory(made).total]))
 """
 
