@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from meshtune.training.packed.flat_adapter import FlatAdapter, Pair, mask
@@ -32,13 +33,26 @@ from meshtune.training.quantized import QuantizedLinear
 class Span:
     """Rows `start` to `stop` of a pass, and whose they are (None: nobody's, the base alone).
 
-    `draw` is the number of the adapter's pass, which its dropout masks depend on; None: no dropout.
+    `draw` is the number of the adapter's portion, which its dropout masks depend on; None: no dropout. Of a portion
+    that is computed in pieces, masks are drawn for all its `drawn` rows, of which `skipped` come before this piece.
     """
 
     adapter: FlatAdapter | None
     start: int
     stop: int
     draw: int | None = None
+    skipped: int = 0
+    drawn: int | None = None
+
+    def mask(self, width: int, number: int, device: torch.device) -> torch.Tensor | None:
+        """(rows, width) of 1 and 0 for the module of that number, in bfloat16; None where nothing is dropped."""
+        if self.adapter is None or self.draw is None or self.adapter.rate <= 0:
+            return None
+        count, key = self.stop - self.start, (self.adapter.seed, self.draw, number)
+        if self.drawn is None:
+            return mask(count, width, self.adapter.rate, key, device)
+        found = mask(self.drawn, width, self.adapter.rate, key, device)[self.skipped : self.skipped + count]
+        return pad(found, (0, 0, 0, count - len(found)))  # as a copy; the last rows may be filler
 
 
 @dataclass
@@ -171,12 +185,10 @@ class _Product(torch.autograd.Function):
                 if pair is None:
                     continue
                 a, b = pair.at(now.kind)
-                drops = span.draw is not None and span.adapter.rate > 0
-                factor = span.adapter.scale / (span.adapter.kept if drops else 1)
+                bits = span.mask(own.shape[1], part.number, own.device)
+                factor = span.adapter.scale / (1 if bits is None else span.adapter.kept)
                 kept, at = own, None
-                if drops:
-                    key = (span.adapter.seed, span.draw or 0, part.number)
-                    bits = mask(len(own), own.shape[1], span.adapter.rate, key, own.device)
+                if bits is not None:
                     kept, at = own * bits.to(now.kind), len(saved)
                     saved.append(bits)
                 inner = (kept @ a.t()).mul_(factor)

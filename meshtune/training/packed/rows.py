@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,13 +25,16 @@ LOW_MULTIPLE = 8
 class Portion:
     """What one adapter brings to a pass: rows, and what the loss of a label counts in the sum (1 / labels of a step).
 
-    `draw` is the number of the portion in the adapter's training; None: it is only measured.
+    `draw` is the number of the portion in the adapter's training; None: it is only measured. A piece of a portion knows
+    that portion's tokens, `whole`, and those `before` it in there, since masks are drawn for the whole one.
     """
 
     adapter: FlatAdapter | None
     rows: Sequence[Row]
     share: float = 1.0
     draw: int | None = None
+    before: int = 0
+    whole: int | None = None
 
     @functools.cached_property
     def tokens(self) -> int:
@@ -86,7 +89,9 @@ def lay_out(portions: Sequence[Portion], device: torch.device, multiple: int = 1
             rows.append((np.zeros(filler, dtype=np.int32), np.zeros(filler, dtype=np.bool_)))
             own.append(False)
         firsts.append(len(rows))
-        spans.append(Span(portion.adapter, begin, begin + portion.tokens + filler, portion.draw))
+        drawn = None if portion.whole is None else portion.whole + -portion.whole % multiple
+        stop = begin + portion.tokens + filler
+        spans.append(Span(portion.adapter, begin, stop, portion.draw, portion.before, drawn))
         begin = spans[-1].stop
     lengths = np.array([len(tokens) for tokens, _ in rows])
     starts = np.cumsum(lengths) - lengths
@@ -121,6 +126,19 @@ def gathered(portions: Sequence[Portion], limit: int, alike: float = math.inf) -
         else:
             found.append([portion])
             tokens, longest = portion.tokens, portion.longest
+    return found
+
+
+def pieces(portion: Portion, limit: int, alike: float = math.inf) -> list[Portion]:
+    """A portion, cut at rows into pieces of at most so many tokens (a single row may have more); masks are the same."""
+    if portion.tokens <= limit:
+        return [portion]
+    lengths = [len(tokens) for tokens, _ in portion.rows]
+    found, before = [], 0
+    for part in in_portions(range(len(lengths)), lengths, len(lengths), limit, alike):
+        rows = [portion.rows[row] for row in part]
+        found.append(replace(portion, rows=rows, before=before, whole=portion.tokens))
+        before += found[-1].tokens
     return found
 
 

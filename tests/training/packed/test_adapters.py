@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from meshtune.training.packed.adapters import Group, Now, Span
 from meshtune.training.packed.flat_adapter import FlatAdapter, kept_share, mask
 from meshtune.training.packed.label_head import CHUNK, head_losses
+from meshtune.training.packed.rows import Portion, lay_out, pieces
 from tests.training.architectures import PACKABLE, make
 from tests.training.packed.test_trainer import MakeRecipe
 
@@ -162,3 +164,23 @@ def test_head(bias: bool) -> None:
     (3 * total).backward()  # type: ignore[no-untyped-call]
     (3 * (expected * shares).sum()).backward()
     torch.testing.assert_close(hidden.grad, same.grad)
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_pieces_of_a_portion_have_its_masks(base: Any, make_recipe: MakeRecipe, multiple: int) -> None:
+    """Row by row, whatever the pieces are filled up with."""
+    adapter, device = FlatAdapter(base, make_recipe(dropout=0.5), torch.float32), torch.device("cpu")
+    rows = [(np.arange(length, dtype=np.int32), np.ones(length, dtype=np.bool_)) for length in (5, 9, 3, 7)]
+    portion = Portion(adapter, rows, 0.1, draw=3)
+    (span,) = lay_out([portion], device, multiple).spans
+    whole = span.mask(64, 2, device)
+    assert whole is not None
+    parts = pieces(portion, 12)
+    assert [part.tokens for part in parts] == [5, 12, 7]
+    begin = 0
+    for part, own in zip(parts, lay_out(parts, device, multiple).spans, strict=True):
+        found = own.mask(64, 2, device)
+        assert found is not None
+        assert len(found) == own.stop - own.start
+        assert found[: part.tokens].equal(whole[begin : begin + part.tokens])
+        begin += part.tokens
