@@ -121,6 +121,8 @@ def _draws(count: int, key: tuple[int, ...], device: torch.device) -> torch.Tens
     """Whole numbers of 64 bits, of which the highest may be 0 in all."""
     if device.type == "cpu":
         return torch.from_numpy(np.random.SFC64(key).random_raw(count).view(np.int64))
-    generator = torch.Generator(device)
-    generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+    generator = None
+    if device.type != "meta":  # which has no values, but what is computed with them can be counted
+        generator = torch.Generator(device)
+        generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
     return torch.empty(count, dtype=torch.int64, device=device).random_(generator=generator)
