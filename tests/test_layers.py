@@ -58,7 +58,7 @@ HEAVY = {
     "pyarrow": {"data"},
     "pandas": {"results", "api"},
     "plotly": {"report"},
-    "jinja2": {"report", "preference", "export", "config"},
+    "jinja2": {"system"},
     "optuna": {"record", "samplers", "study", "selection", "testing", "api"},
     "pynvml": {"system", "plan"},
     "sqlalchemy": {"record"},

@@ -11,12 +11,11 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jinja2
-
 from meshtune.errors import InputError, StorageError, nearest
 from meshtune.space.goals import BENCHMARKS
 from meshtune.space.samplers import NAMES
 from meshtune.system import whole_file
+from meshtune.system.templates import templates
 
 NAME = "study.yaml"
 
@@ -154,15 +153,13 @@ def _quoted(value: str) -> str:
 
 def text(recipe: Recipe) -> str:
     """The commented study.yaml of a recipe: `study.yaml.j2`, with comments behind the recipe's values in one column."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    written = environment.get_template("study.yaml.j2").render(
-        recipe=recipe,
-        benchmarks=", ".join(BENCHMARKS),
-        samplers=[name for name in NAMES if name != "import"],
+    written = (
+        templates(Path(__file__).parent)
+        .get_template("study.yaml.j2")
+        .render(
+            recipe=recipe,
+            benchmarks=", ".join(BENCHMARKS),
+            samplers=[name for name in NAMES if name != "import"],
+        )
     )
     return re.sub(r"^(.*?)\t", lambda line: f"{line[1]:<30} ", written, flags=re.M)

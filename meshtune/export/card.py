@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from meshtune.data.embedded import GGUF, PUBLISHED
 from meshtune.system import yaml_file
+from meshtune.system.templates import templates
 
 
 def card(facts: Mapping[str, Any], name: str) -> str:
@@ -54,13 +53,7 @@ def loading_code(facts: Mapping[str, Any], name: str) -> str:
 
 
 def _filled(template: str, facts: Mapping[str, Any], name: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {
         "number": lambda value: "-" if value is None else f"{value:.4f}",
         "grouped": lambda value: f"{value:,}",

@@ -9,11 +9,11 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from meshtune.preference.limits import LONGEST_BODY
+from meshtune.system.templates import templates
 
 FOLDER = Path(__file__).parent / "templates"
 STATIC = {"prefer.css": "text/css; charset=utf-8", "prefer.js": "text/javascript; charset=utf-8"}
@@ -41,19 +41,12 @@ class Pages:
     """The templates, read once."""
 
     def __init__(self) -> None:
-        self._environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(FOLDER),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-            auto_reload=False,
-        )
+        self._templates = templates(FOLDER, html=True)
         self._static = {name: (FOLDER / name).read_bytes() for name in STATIC}
 
     def page(self, name: str, status: int = 200, **values: Any) -> Response:
         """A page, never kept by a cache: going back in the browser asks again."""
-        text = self._environment.get_template(f"{name}.html").render(**values)
+        text = self._templates.get_template(f"{name}.html").render(**values)
         return HTMLResponse(text, status_code=status)
 
     def refused(self, refused: Refused) -> Response:

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from meshtune._version import __version__
 from meshtune.preference.analysis import verdict
 from meshtune.preference.votes import Vote, Votes
 from meshtune.system import whole_file
+from meshtune.system.templates import templates
 
 PAGE, FIGURE = "index.html", "figure3.svg"
 
@@ -44,25 +44,14 @@ def write(folder: Path, study: Votes, analysis: Mapping[str, Any]) -> dict[str, 
 
 def page(analysis: Mapping[str, Any], svg: str) -> str:
     """One self-contained page."""
-    environment = _templates()
+    environment = templates(FOLDER, html=True)
     environment.filters |= {"percent": _percent, "number": _number, "p": _p}
     return environment.get_template("analysis.html").render(
         a=analysis,
         verdicts=[verdict(pair, "") for pair in analysis["pairs"]],
         svg=Markup(svg),
-        style=Markup((FOLDER / "analysis.css").read_text(encoding="utf-8")),
         made=json.dumps(analysis["made"], indent=2, ensure_ascii=False) if analysis["made"] else "",
         version=__version__,
-    )
-
-
-def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 
@@ -121,17 +110,15 @@ def figure(analysis: Mapping[str, Any]) -> str:
     half = _edge(analysis)
     for row, pair in zip(rows, analysis["pairs"], strict=True):
         row["net"] = {key: _at(pair["net"][key], half) for key in ("mean", "low", "high")}
+    marks = [half * part for part in (-1.0, -0.5, 0.0, 0.5, 1.0)]
     return (
-        _templates()
+        templates(FOLDER, html=True)
         .get_template("figure.svg")
         .render(
-            stamp=analysis["stamp"],
-            votes=analysis["votes"],
-            questions=analysis["questions"],
-            annotators=analysis["annotators"],
+            {key: analysis[key] for key in ("stamp", "votes", "questions", "annotators")},
             rows=rows,
             height=_TOP + _ROW * len(rows) + 26,
-            ticks=[(round(_at(value, half), 1), f"{100 * value:+.0f} %" if value else "0") for value in _ticks(half)],
+            ticks=[(_at(value, half), f"{100 * value:+.0f} %" if value else "0") for value in marks],
             zero=_at(0.0, half),
             width=WIDTH,
         )
@@ -158,10 +145,6 @@ def _edge(analysis: Mapping[str, Any]) -> float:
     """Where the axis of leads ends: the same for all pairs."""
     far = max(max(abs(pair["net"]["low"]), abs(pair["net"]["high"])) for pair in analysis["pairs"])
     return next(edge for edge in (0.1, 0.2, 0.4, 0.6, 1.0) if far <= edge)
-
-
-def _ticks(half: float) -> list[float]:
-    return [half * part for part in (-1.0, -0.5, 0.0, 0.5, 1.0)]
 
 
 def _at(value: float, half: float) -> float:

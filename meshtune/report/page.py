@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -29,6 +28,7 @@ from meshtune.report.sentences import agreement, harm, load_lines, loss_name, re
 from meshtune.report.trials import Status, complete, failed
 from meshtune.study import float32_check
 from meshtune.system import yaml_file
+from meshtune.system.templates import templates
 from meshtune.system.text import duration, number, point
 
 SIDES = ("train", "validation", "test")
@@ -138,16 +138,10 @@ def comparison_page(studies: Sequence[Compared], *, csv: str) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     plotly_js = Markup(get_plotlyjs()) if values["figures"] else ""  # plotly's own file, which closes no script
-    return environment.get_template(template).render(version=__version__, made=made, plotly_js=plotly_js, **values)
+    page = templates(Path(__file__).parent, html=True).get_template(template)
+    return page.render(version=__version__, made=made, plotly_js=plotly_js, **values)
 
 
 def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
