@@ -6,10 +6,11 @@ allowed and what to do; it holds no password of a URL and no control character. 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.util
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,6 +66,21 @@ class InputError(MeshtuneError):
         super().__init__("\n".join(str(fault) for fault in self.faults))
 
 
+def refuse(faults: Sequence[Fault]) -> None:
+    """Raise InputError where there are faults."""
+    if faults:
+        raise InputError(faults)
+
+
+@contextlib.contextmanager
+def noting(faults: list[Fault]) -> Iterator[None]:
+    """What is refused in the block is noted among `faults`, so that it is said with all others."""
+    try:
+        yield
+    except InputError as error:
+        faults += error.faults
+
+
 def extra(names: str) -> str:
     """The line that installs an extra: in a clone, since no package index has meshtune yet."""
     return f"pip install '.[{names}]' in your clone of meshtune"
@@ -74,12 +90,9 @@ def together(*checks: Callable[[], object]) -> None:
     """Run every check. Raises InputError with the faults of all of them."""
     faults = list[Fault]()
     for check in checks:
-        try:
+        with noting(faults):
             check()
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
 
 
 class MissingExtra(InputError):

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from meshtune.cli.options import Folder, Json
-from meshtune.errors import Fault, InputError
+from meshtune.errors import Fault, refuse
 
 Number = TypeVar("Number", int, float)
 
@@ -117,6 +117,5 @@ def _pairs(option: str, texts: list[str] | None, read: Callable[[str], Number]) 
         faults += [Fault(f"{option} {name}=0: it is above 0") for name, number in found.items() if number == 0]
         most = f"it is at most {MOST_ITEMS:,}"
         faults += [Fault(f"{option} {name}={number}: {most}") for name, number in found.items() if number > MOST_ITEMS]
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, InputError
+from meshtune.errors import Fault, InputError, refuse
 from meshtune.training.checkpoints import CONFIG, WEIGHTS, attached, saved
 from meshtune.training.models import targeted
 
@@ -41,8 +41,7 @@ class Candidate:
 def check(candidates: Sequence[Candidate], base: Any) -> None:
     """Refuse adapters that are not of this base, all at once. Raises InputError."""
     faults = [fault for candidate in candidates for fault in _faults(candidate, base)]
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
 
 
 @contextlib.contextmanager

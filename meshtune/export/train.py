@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config import file
-from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy, need_training
+from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, Stopped, StudyBusy, need_training, refuse
 from meshtune.export import takeaway
 from meshtune.export.chosen import ChosenPoint, choose, describe
 from meshtune.record.trials import flatten
@@ -135,8 +135,7 @@ def _changed(chosen: ChosenPoint, overrides: Sequence[str]) -> tuple[ChosenPoint
         what = "decides nothing of this training; training.KEY, model.device and worker.threads do"
         instead = {"seed": "; the seed is `--seed N`", "data": "; `--all-data` takes all rows"}
         faults.append(Fault(what + instead.get(key.partition(".")[0], ""), f"--set {text}", key=key))
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
     if not overrides:
         return chosen, set()
     study = chosen.study

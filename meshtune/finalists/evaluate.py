@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config.evaluation import EvaluationConfig, changed
-from meshtune.errors import Fault, InputError, Interrupted, StudyBusy, need_training
+from meshtune.errors import Fault, InputError, Interrupted, StudyBusy, need_training, noting, refuse
 from meshtune.finalists import harness, metrics, score_tables
 from meshtune.finalists import race as evaluate_race
 from meshtune.finalists.ask import BenchmarkScorer, Report, candidate_of, searched_items
@@ -22,6 +22,7 @@ from meshtune.finalists.candidates import ListedCandidate, candidates
 from meshtune.finalists.race import Race
 from meshtune.plan.locate import existing
 from meshtune.record.log import Record
+from meshtune.report import score_files
 from meshtune.report.sentences import recommendation
 from meshtune.selection.candidates import Column, ScoreTable, check_comparable
 from meshtune.selection.rules import Rule
@@ -76,33 +77,38 @@ def evaluate(
     """
     if scores:
         asking = {"trials": trials, "folder": folder, "race": race, "unsafe_no_sandbox": unsafe}
-        _refuse([*paths], [*(given or {}), *(name for name, value in asking.items() if value)])
-        done = _of_files(scores, given or {})
+        _refuse_beside_scores(paths, [*(given or {}), *(name for name, value in asking.items() if value)])
+        done = Evaluated(_of_files(scores), (given or {}).get("best", BEST_OF_FILES), None, {})
+    elif not paths:
+        raise InputError("name a study, or files of scores with --scores")
     else:
-        done = _of_studies(paths, given or {}, trials, folder, race, unsafe, report or (lambda _: None))
+        how = _How(given or {}, trials, folder, race, unsafe, report or (lambda _: None))
+        done = _of_studies(paths, how)
     if out is None:
         return done
     whole_file.write_all(out, score_tables.as_files(done.tables, done.best, done.notes), "the tables")
     return replace(done, folder=out)
 
 
-def _of_studies(
-    paths: Sequence[Path],
-    given: Mapping[str, Any],
-    trials: Sequence[int],
-    folder: Path | None,
-    race: Rule | None,
-    unsafe: bool,
-    report: Report,
-) -> Evaluated:
-    if not paths:
-        raise InputError("name a study, or files of scores with --scores")
-    if len(paths) > 1 and (folder is not None or trials):
+@dataclass(frozen=True)
+class _How:
+    """How studies are scored, as `evaluate` is told."""
+
+    given: Mapping[str, Any]
+    trials: Sequence[int]
+    folder: Path | None
+    rule: Rule | None
+    unsafe: bool
+    report: Report
+
+
+def _of_studies(paths: Sequence[Path], how: _How) -> Evaluated:
+    if len(paths) > 1 and (how.folder is not None or how.trials):
         raise InputError("`--folder` and `--trials` are of one study")
-    if len(paths) > 1 and race is not None:
+    if len(paths) > 1 and how.rule is not None:
         raise InputError("`--race` is of one study: its candidates answer different items than another one's")
-    guided = searched_items([existing(path, folder=folder) for path in paths])
-    done = [_of_study(path, given, trials, folder, guided, race, unsafe, report) for path in paths]
+    guided = searched_items([existing(path, folder=how.folder) for path in paths])
+    done = [_of_study(path, how, guided) for path in paths]
     if len(done) == 1:
         return done[0]
     tables = _compared(paths, [table for one in done for table in one.tables])
@@ -117,7 +123,7 @@ def _compared(paths: Sequence[Path], tables: Sequence[ScoreTable]) -> tuple[Scor
     return tuple(tables)
 
 
-def _refuse(paths: Sequence[Path], options: Sequence[str]) -> None:
+def _refuse_beside_scores(paths: Sequence[Path], options: Sequence[str]) -> None:
     """Raise InputError where files of scores are given with what is of a study."""
     if paths:
         raise InputError("`--scores` reads files in place of a study: leave one of them out")
@@ -125,87 +131,96 @@ def _refuse(paths: Sequence[Path], options: Sequence[str]) -> None:
         raise InputError(f"{', '.join(wrong)}: of a study; files of scores (--scores) are shown as they are")
 
 
-def _of_files(scores: Sequence[Path], given: Mapping[str, Any]) -> Evaluated:
-    from meshtune.report import score_files
-
+def _of_files(scores: Sequence[Path]) -> tuple[ScoreTable, ...]:
     tables, faults = list[ScoreTable](), list[Fault]()
     for path in scores:
-        try:
+        with noting(faults):
             tables.append(score_files.read(path))
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
-    return Evaluated(_compared(scores, tables), given.get("best", BEST_OF_FILES), None, {})
+    refuse(faults)
+    return _compared(scores, tables)
 
 
-def _of_study(
-    path: Path,
-    given: Mapping[str, Any],
-    trials: Sequence[int],
-    folder: Path | None,
-    guided: Mapping[str, Collection[str]],
-    rule: Rule | None,
-    unsafe: bool,
-    report: Report,
-) -> Evaluated:
-    study = existing(path, folder=folder).latest
+def _of_study(path: Path, how: _How, guided: Mapping[str, Collection[str]]) -> Evaluated:
+    study = existing(path, folder=how.folder).latest
     need_training()
-    settings = changed(study.config.evaluation, given)
+    settings = changed(study.config.evaluation, how.given)
     record = Record(study.url, study.name)
-    listed = candidates(path, study, record, settings.best, settings.worst, trials)
+    listed = candidates(path, study, record, settings.best, settings.worst, how.trials)
     model = study.config.model
     if model is None:  # `candidates` has refused such a study
         raise InputError(f"{path}: the study has no model")
     race, barred, asked = None, dict[str, tuple[str, ...]](), dict[str, Mapping[str, Any]]()
-    if rule is not None:
+    if how.rule is not None:
         barred = evaluate_race.cannot_win(listed)
-        listed = evaluate_race.admitted(listed, barred, report)
+        listed = evaluate_race.admitted(listed, barred, how.report)
     with alone(study.folder / "evaluation"), stored_on_interrupt():
         answers = study.folder / FOLDER
         if settings.protocol == "harness":
-            if rule is not None:
+            if how.rule is not None:
                 raise InputError("the harness scores whole tasks: `--race` is of the protocol instruct-eval")
-            columns, results = harness.scored(answers, model, listed, settings, guided, report)
+            columns, results = harness.scored(answers, model, listed, settings, guided, how.report)
         else:
-            asking = BenchmarkScorer(model, settings, answers, guided, unsafe, report)
-            columns, results, race = _by_instruct_eval(asking, listed, rule, barred, settings, report)
-            asked = {benchmark.name: asking.how.of(benchmark) for benchmark in asking.benchmarks}
-        own, means = metrics.scored(study, model, listed, report)
+            scorer = BenchmarkScorer(model, settings, answers, guided, how.unsafe, how.report)
+            columns, results, race = _by_instruct_eval(scorer, listed, how, barred)
+            asked = {benchmark.name: scorer.how.of(benchmark) for benchmark in scorer.benchmarks}
+        own, means = metrics.scored(study, model, listed, how.report)
     left = {} if race is None else {name: sum(gone.items.values()) for name, gone in race.left.items()}
     table = score_tables.table(study.name, settings.protocol, [*columns, *own], listed, results, means, left)
-    best = max((one.rank or 0 for one in listed), default=0) if trials else settings.best
-    written = study.folder / FOLDER / settings.protocol
-    notes = [*score_tables.notes(results), *filter(None, [recommendation(of_record(study, record))])]
-    score_tables.write(written, table, best, results, settings, race, notes, guided, asked)
-    return Evaluated((table,), best, written, results, race, tuple(notes))
+    best = max((one.rank or 0 for one in listed), default=0) if how.trials else settings.best
+    notes = (*score_tables.notes(results), *filter(None, [recommendation(of_record(study, record))]))
+    done = Evaluated((table,), best, answers / settings.protocol, results, race, notes)
+    _write(done, settings, guided, asked)
+    return done
 
 
 def _by_instruct_eval(
-    asking: BenchmarkScorer,
-    listed: Sequence[ListedCandidate],
-    rule: Rule | None,
-    barred: Mapping[str, Sequence[str]],
-    settings: EvaluationConfig,
-    report: Report,
+    scorer: BenchmarkScorer, listed: Sequence[ListedCandidate], how: _How, barred: Mapping[str, Sequence[str]]
 ) -> tuple[list[Column], dict[str, dict[str, Scores]], Race | None]:
     """Columns of the table, results by candidate and benchmark, and the race if there is one."""
-    asked = [candidate_of(one, report) for one in listed]
+    asked = [candidate_of(one, how.report) for one in listed]
     race = None
-    if rule is None:
-        asking.ask(asked)
+    if how.rule is None:
+        scorer.ask(asked)
     else:
-        race = evaluate_race.run(asking, listed, asked, rule, settings.seed, report, barred)
+        race = evaluate_race.run(scorer, listed, asked, how.rule, how.report, barred)
     results = {
-        one.name: asking.results(candidate, None if race is None else race.of(one.name))
+        one.name: scorer.results(candidate, None if race is None else race.of(one.name))
         for one, candidate in zip(listed, asked, strict=True)
     }
     staying = [result for name, result in results.items() if race is None or name not in race.left]
     columns = list[Column]()
-    for benchmark in asking.benchmarks:
+    for benchmark in scorer.benchmarks:
         part = "" if race is None else race.note_of(benchmark.name)
-        columns += score_tables.columns(benchmark, asking.how, [one[benchmark.name] for one in staying], part)
+        columns += score_tables.columns(benchmark, scorer.how, [one[benchmark.name] for one in staying], part)
     return columns, results, race
+
+
+def _write(
+    done: Evaluated,
+    settings: EvaluationConfig,
+    guided: Mapping[str, Collection[str]],
+    asked: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """The tables of a study as files, and `scores.json`. Raises StorageError.
+
+    Args:
+        guided: the items that guided a search, of all studies that are scored together, by benchmark.
+        asked: by benchmark, what was asked and how, as the files of its answers say.
+    """
+    assert done.folder is not None
+    values = {
+        "protocol": settings.protocol,
+        "best": done.best,
+        "settings": settings.model_dump(mode="json"),
+        "notes": done.notes,
+        "answers": asked,
+        "guided": {name: sorted(items) for name, items in guided.items()},
+        "race": None if done.race is None else {**done.race.values, "ids": done.race.ids},
+        "results": {name: {key: asdict(value) for key, value in of.items()} for name, of in done.results.items()},
+    }
+    texts = score_tables.as_files(done.tables, done.best, done.notes)
+    texts["scores.json"] = json.dumps(values, indent=2) + "\n"
+    whole_file.write_all(done.folder, texts, "the tables")
 
 
 @contextlib.contextmanager

@@ -120,7 +120,6 @@ def run(
     listed: Sequence[ListedCandidate],
     asked: Sequence[Candidate],
     rule: Rule,
-    seed: int,
     report: Report,
     barred: Mapping[str, Sequence[str]],
 ) -> Race:
@@ -128,6 +127,7 @@ def run(
 
     Raises InputError where there is no race to be run, and what asking raises.
     """
+    seed = asking.how.seed
     if rule.name == "validation_loss":
         raise InputError("a race by validation_loss is none: the losses are known. Leave `--race` out")
     entrants = [number for number, one in enumerate(listed) if one.rank is not None and one.name not in barred]

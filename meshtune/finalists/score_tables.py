@@ -1,28 +1,23 @@
-"""Results of candidates as the tables of `evaluate`: made, written as files, told as plain values."""
+"""Results of candidates as the tables of `evaluate`: made, as the texts of files, and as plain values."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meshtune.finalists.candidates import ListedCandidate
 from meshtune.report import benchmark_tables
 from meshtune.selection.candidates import Column, Scored, ScoreTable, no_signal, pareto, statistics_of
 from meshtune.selection.statistics import Mean
-from meshtune.system import whole_file
 
 if TYPE_CHECKING:
-    from meshtune.config.evaluation import EvaluationConfig
     from meshtune.evaluation.benchmarks.items import Benchmark
     from meshtune.evaluation.run import AnswerSettings
     from meshtune.evaluation.scoring import Score, Scores
-    from meshtune.finalists.race import Race
 
 POINTS = 100.0
 
@@ -62,7 +57,7 @@ def table(
     listed: Sequence[ListedCandidate],
     results: Mapping[str, Mapping[str, Scores]],
     means: Mapping[str, Mapping[str, Mean]],
-    left: Mapping[str, int] | None = None,
+    left: Mapping[str, int],
 ) -> ScoreTable:
     """The candidates with their scores in points; likelihoods a byte in nats, and means of the user's metrics.
 
@@ -87,36 +82,10 @@ def table(
                 baseline=one.baseline,
                 trial=one.chosen.trial if one.chosen is not None else None,
                 loss=outcome.loss if outcome is not None else None,
-                left=(left or {}).get(one.name),
+                left=left.get(one.name),
             )
         )
     return ScoreTable(label, tuple(columns), tuple(rows), protocol)
-
-
-def write(
-    folder: Path,
-    made: ScoreTable,
-    best: int,
-    results: Mapping[str, Mapping[str, Scores]],
-    settings: EvaluationConfig,
-    race: Race | None,
-    said: Sequence[str],
-    guided: Mapping[str, Collection[str]],
-    answers: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """The tables as files, and `scores.json`; `said`: notes on them. Raises StorageError.
-
-    `answers`: by benchmark, what was asked and how, as the files of its answers say.
-
-    `guided`: the items that guided a search, of all studies that are scored together, by benchmark.
-    """
-    texts = as_files([made], best, said)
-    plain = {name: {key: dataclasses.asdict(value) for key, value in of.items()} for name, of in results.items()}
-    told = {"protocol": made.protocol, "best": best, "settings": settings.model_dump(mode="json"), "notes": said}
-    told |= {"answers": answers, "guided": {name: sorted(items) for name, items in guided.items()}}
-    told |= {"race": None if race is None else {**race.values, "ids": race.ids}, "results": plain}
-    texts["scores.json"] = json.dumps(told, indent=2) + "\n"
-    whole_file.write_all(folder, texts, "the tables")
 
 
 def as_files(tables: Sequence[ScoreTable], best: int, more: Sequence[str] = ()) -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError, nearest, noting, refuse
 from meshtune.evaluation.benchmarks import registry
 from meshtune.finalists import score_tables
 from meshtune.plan.locate import Located
@@ -76,16 +76,13 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
     place = folder / (protocol or made[0])
     table = _only(score_files.read(place / _TABLE), benchmarks)
     stored = _stored(place / _RESULTS)
-    results = stored["results"]
+    race = stored.get("race")
     measures, faults, asked = list[Measure](), list[Fault](), dict[str, Mapping[str, Any]]()
     for column in table.verdicts:
-        try:
+        with noting(faults):
             asked[column.name] = _answers_of(place, stored, column)
-            measures.append(_measure(place, table, column, asked[column.name], stored.get("race"), common))
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
+            measures.append(_measure(place, table, column, asked[column.name], race, common))
+    refuse(faults)
     record = Record(study.url, study.name)
     outside = (record.notes.get("baseline") or {}).get("hyperparameters", {})
     costs = {
@@ -93,13 +90,16 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
         for row in table.rows
         if row.trial is not None or row.baseline
     }
-    silent = tuple(column.name for column in table.verdicts if _silent(results, column.name))
-    found = _evidence(table, measures, costs, silent, _ranks_of_study(table, record))
-    digests = {name: how["digest"] for name, how in asked.items() if how}
-    race = stored.get("race")
-    told_race = None if race is None else {key: value for key, value in race.items() if key != "ids"}
-    guided = stored.get("guided")
-    return replace(found, race=told_race, settings=stored.get("settings"), digests=digests, guided=guided)
+    return _evidence(
+        table,
+        measures,
+        costs,
+        _ranks_of_study(table, record),
+        race=None if race is None else {key: value for key, value in race.items() if key != "ids"},
+        settings=stored.get("settings"),
+        digests={name: how["digest"] for name, how in asked.items() if how},
+        guided=stored.get("guided"),
+    )
 
 
 def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> Evidence:
@@ -136,10 +136,8 @@ def of_file(path: Path, benchmarks: Sequence[str], items: Mapping[str, int]) -> 
     if all(row.rank is None for row in whole.rows):
         what = "needs a column `rank`, from 1, of the candidates that can be chosen: none has one"
         faults.append(Fault(what, path))
-    if faults:
-        raise InputError(faults)
-    silent = tuple(column.name for column in table.verdicts if no_signal(table, column))
-    return replace(_evidence(table, measures, {}, silent, _ranks_of_file(table)), notes=notes)
+    refuse(faults)
+    return _evidence(table, measures, {}, _ranks_of_file(table), notes=notes)
 
 
 def _ranks_of_study(table: ScoreTable, record: Record) -> dict[str, int | None]:
@@ -163,8 +161,8 @@ def _evidence(
     table: ScoreTable,
     measures: Sequence[Measure],
     costs: Mapping[str, float | None],
-    silent: tuple[str, ...],
     ranks: Mapping[str, int | None],
+    **known: Any,
 ) -> Evidence:
     names = tuple(row.name for row in table.rows)
     facts = {
@@ -173,7 +171,8 @@ def _evidence(
     }
     references = tuple(row.name for row in table.rows if row.baseline or row.rank is None)
     titles = {column.name: column.title for column in table.columns}
-    return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references)
+    silent = tuple(column.name for column in table.verdicts if no_signal(table, column))
+    return Evidence(Measured(names, tuple(measures)), facts, silent, titles, references, **known)
 
 
 def _only(table: ScoreTable, benchmarks: Sequence[str]) -> ScoreTable:
@@ -191,18 +190,9 @@ def _only(table: ScoreTable, benchmarks: Sequence[str]) -> ScoreTable:
 def _stored(path: Path) -> Mapping[str, Any]:
     """What `evaluate` left beside its table."""
     try:
-        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {**found, "results": dict(found["results"])}
-    except (OSError, ValueError, KeyError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(Fault(f"cannot be read ({error}): run `meshtune evaluate` again", path)) from error
-
-
-def _silent(results: Mapping[str, Any], benchmark: str) -> bool:
-    """Whether no candidate is above chance by more than two standard errors."""
-    found = [each[benchmark] for each in results.values() if benchmark in each]
-    return bool(found) and all(
-        one["verdict"]["value"] - one["chance"] <= 2 * (one["verdict"]["error"] or 0.0) for one in found
-    )
 
 
 def _answers_of(place: Path, stored: Mapping[str, Any], column: Column) -> Mapping[str, Any]:

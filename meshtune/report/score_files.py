@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from meshtune.errors import Fault, InputError
+from meshtune.errors import Fault, InputError, refuse
 from meshtune.evaluation.benchmarks import registry
 from meshtune.report.benchmark_tables import META, TextTable, candidates, statistics
 from meshtune.selection.candidates import Column, Scored, ScoreTable
@@ -64,8 +64,7 @@ def read(path: Path) -> ScoreTable:
     if not rows and not faults:
         faults.append(Fault("has no candidate", path))
     columns = [_column(name, {key: row.get(name, "") for key, row in known.items()}, faults, path) for name in names]
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
     return ScoreTable(path.stem, tuple(columns), tuple(_with_errors(row, columns) for row in rows), protocol)
 
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError, nearest, refuse
 from meshtune.selection.measured import Array
 
 RuleName = Literal["mean_rank", "ideal_point", "weighted_sum", "lexicographic", "validation_loss"]
@@ -72,8 +72,7 @@ def check(rule: Rule, benchmarks: Sequence[str]) -> None:
     faults += [Fault(f"the weight of {name} is {rule.weights[name]:g}: weights are 0 or more") for name in wrong]
     if not 0 <= rule.tolerance < float("inf"):
         faults.append(Fault(f"a tolerance of {rule.tolerance:g} points is none: it is 0 or more"))
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
 
 
 def weights_of(rule: Rule, benchmarks: Sequence[str]) -> Array:

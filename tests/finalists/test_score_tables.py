@@ -81,7 +81,7 @@ def test_a_likelihood_that_is_no_number_is_not_known() -> None:
     }
     columns = [Column("mmlu", "MMLU"), Column("mmlu:likelihood", "MMLU P(right letter)")]
     listed = [ListedCandidate(name, None, None, baseline=False) for name in results]
-    table = score_tables.table("study", "", columns, listed, results, {})
+    table = score_tables.table("study", "", columns, listed, results, {}, {})
     assert [row.scores for row in table.rows] == [{"mmlu": 50.0}, {"mmlu": 50.0, "mmlu:likelihood": 25.0}]
     assert "-" in [cell.text for cell in benchmark_tables.candidates(table).rows[0]]
     json.dumps(score_tables.as_json(table), allow_nan=False)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError, nearest, noting, refuse
 from meshtune.evaluation.benchmarks import items
 from meshtune.evaluation.benchmarks.items import Benchmark, CodeCheck, Reader
 from meshtune.space.goals import BENCHMARKS
@@ -42,7 +42,7 @@ def load(names: Sequence[str], folder: Path | None, check: CodeCheck) -> list[Be
         raise InputError(f"{folder}: there is no such folder of benchmark data")
     found, faults = list[Benchmark](), list[Fault]()
     for one in [ALL[BENCHMARKS.index(name)] for name in names] or ALL:
-        try:
+        with noting(faults):
             read = one.of_hub if folder is None else _in_folder(one, folder, wanted=bool(names))
             if read is not None:
                 loaded = read()
@@ -50,10 +50,7 @@ def load(names: Sequence[str], folder: Path | None, check: CodeCheck) -> list[Be
                     replace(loaded, judge=functools.partial(one.judge, check=check)) if one.runs_code else loaded
                 )
                 faults += [Fault(what, folder) for what in items.faults(loaded)]
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
     if not found:
         raise InputError(Fault(f"holds no data of a benchmark; there are {', '.join(BENCHMARKS)}", folder))
     return found

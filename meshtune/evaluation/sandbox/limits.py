@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from meshtune.errors import Fault, InputError
+from meshtune.errors import Fault, refuse
 
 RANGES = {  # least and most of each limit: below, the interpreter itself cannot work; above, the kernel knows no number
     "cpu_seconds": (1, 10**6),
@@ -47,8 +47,7 @@ class Limits:
             if not (right and least <= value <= most):
                 kind = "whole number" if whole else "number"
                 faults.append(Fault(f"is {value!r}; it must be a {kind} from {least} to {most}", key=f"Limits.{name}"))
-        if faults:
-            raise InputError(faults)
+        refuse(faults)
 
     def rlimits(self, sandboxed: bool) -> Iterator[str]:
         """`NAME=soft:hard` for the candidate's process. An ordinary user's processes are counted over all of them, so
