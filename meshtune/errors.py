@@ -102,11 +102,11 @@ class MissingExtra(InputError):
         super().__init__(f"{purpose} needs the package `{package}`, which is not installed. Install it: {install}")
 
 
-def need(purpose: str, *packages: str) -> None:
-    """Raise MissingExtra where a package of the extra `train` is not installed."""
+def need(purpose: str, *packages: str, extras: str = "train") -> None:
+    """Raise MissingExtra where a package of an extra is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise MissingExtra(purpose, package, extra("train"))
+            raise MissingExtra(purpose, package, extra(extras))
 
 
 def need_training() -> None:

@@ -47,10 +47,10 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Let two models answer (or take answers that are there), and plan who judges what; says what can be seen."""
+    from meshtune.preference.commands import CreateOptions, creation_text
     from meshtune.preference.commands import create as run
-    from meshtune.preference.commands import creation_text
 
-    result = run(
+    options = CreateOptions(
         study,
         questions,
         words=(a, b),
@@ -66,8 +66,8 @@ def create(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
-        report=lambda text: typer.echo(f"{text} ..", err=True),
     )
+    result = run(options, report=lambda text: typer.echo(f"{text} ..", err=True))
     for warning in result["warnings"]:
         typer.echo(f"meshtune: warning: {warning}", err=True)
     if as_json:

@@ -7,27 +7,27 @@ known to be there.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from meshtune.errors import InputError, MissingExtra, extra
+from meshtune.errors import InputError, need, need_training
+from meshtune.plan.environment import versions
 from meshtune.plan.locate import existing
 from meshtune.preference.private import DATABASE
 
+if TYPE_CHECKING:
+    from meshtune.export.chosen import ChosenPoint
+    from meshtune.preference.questions import Answer, Question
+
 FOLDER = "preference"  # in a study's folder
-
-
-def need_preference(*packages: str) -> None:
-    """Raise MissingExtra where a package of the extra `preference` is not installed."""
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra("the preference study", package, extra("preference"))
+PURPOSE = "the preference study"
+UNTUNED = "untuned"
 
 
 def find(path: Path) -> Path:
@@ -47,86 +47,173 @@ def find(path: Path) -> Path:
     raise InputError(f"{path}: there is no preference study here. `meshtune prefer create` makes one")
 
 
-def create(
-    study: Path | None,
-    questions: Path,
-    *,
-    words: tuple[str, str] = ("best", "baseline"),
-    answers: Sequence[Path] = (),
-    sample: int | None = None,
-    annotators: int = 10,
-    detect: float = 0.1,
-    asks: Sequence[str] = (),
-    origin: str = "people",
-    out: Path | None = None,
-    folder: Path | None = None,
-    seed: int = 0,
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    report: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Make the folder of a preference study; returns `folder`, `models`, `flags` and what `power` and `warnings` say.
+@dataclass(frozen=True)
+class CreateOptions:
+    """What a preference study is made of.
 
-    Args:
-        study: whose models `words` answer; not needed with `answers`, files of answers that are there already.
+    Attributes:
+        study: whose models `words` answer, in its `folder`; not needed with `answers`, files of answers that are there.
         sample: how many of the questions. detect: the lead that is to be seen. asks: screening questions.
+        out: a new folder; None: in the study's. seed: of the sample, the orders, the sides, and drawn answers.
+        max_new_tokens: where an answer is cut. temperature: 0 decodes greedily.
+    """
+
+    study: Path | None
+    questions: Path
+    words: tuple[str, str] = ("best", "baseline")
+    answers: Sequence[Path] = ()
+    sample: int | None = None
+    annotators: int = 10
+    detect: float = 0.1
+    asks: Sequence[str] = ()
+    origin: str = "people"
+    out: Path | None = None
+    folder: Path | None = None
+    seed: int = 0
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def check(self) -> None:
+        """Raise InputError with all that is wrong."""
+        faults = []
+        if self.study is None and not self.answers:
+            faults.append("name a study whose models answer, or files of answers with --answers")
+        if self.study is None and self.out is None:
+            faults.append("--out is needed: without a study there is no folder to put this in")
+        if len(self.answers) == 1:
+            faults.append("--answers: one file is given; a comparison needs those of two models or more")
+        if not 0 < self.detect < 1:
+            faults.append(f"--detect {self.detect}: a net preference between 0 and 1, such as 0.1 for 10 %")
+        if not 0 <= self.temperature <= 5:
+            faults.append(f"--temperature {self.temperature}: from 0 (greedy) to 5")
+        if not 0 < self.top_p <= 1:
+            faults.append(f"--top-p {self.top_p}: above 0, up to 1")
+        if not 1 <= self.annotators <= 10_000:
+            faults.append(f"--annotators {self.annotators}: 1 to 10000")
+        if any(not ask.strip() for ask in self.asks) or len({*self.asks, "annotator"}) <= len(self.asks):
+            faults.append("--ask: each is another question about the person, and `annotator` is taken by the pseudonym")
+        if faults:
+            raise InputError("\n".join(faults))
+
+
+def create(options: CreateOptions, report: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Make the folder of a preference study; returns `folder`, `models`, `flags` and what `power` and `warnings` say.
 
     Raises InputError, StorageError.
     """
-    need_preference("scipy", "markdown_it")
-    from meshtune.preference import questions as files
+    need(PURPOSE, "markdown_it", extras="preference")
+    from meshtune.preference import schema
     from meshtune.preference.design import what_it_sees
-    from meshtune.preference.schema import Plan
-    from meshtune.preference.schema import create as write
+    from meshtune.preference.questions import read_questions, sample
 
-    _check_creation(study, answers, out, detect, temperature, top_p, annotators, asks)
-    place = out if out is not None else _place(study, folder)
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise InputError(f"{place} is not empty, and nothing in it is overwritten: name another folder with --out")
-    chosen = files.sample(files.read_questions(questions), sample, seed)
-    made: dict[str, Any]
-    if answers:
-        given = [files.read_answers(path) for path in answers]
-        twice = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
-        if twice:
-            raise InputError(f"--answers: two files are of the model `{twice[0]}`; give each its `model_id`")
-        found, made = (
-            dict(given),
-            {"answers": {name: path.name for (name, _), path in zip(given, answers, strict=True)}},
-        )
-    else:
-        from meshtune.preference.generate import answers_of
-
-        assert study is not None  # checked above
-        found, made = answers_of(
-            study,
-            words,
-            chosen,
-            folder=folder,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            report=report,
-        )
-    made |= {"questions": questions.name, "sample": len(chosen), "seed": seed}
-    write(place, Plan(chosen, found, annotators, seed, origin, asks, made))
-    flags = {name: _flags([found[name][q.id] for q in chosen]) for name in found}
-    texts = [[found[name][question.id].text for name in found] for question in chosen]
+    options.check()
+    place = options.out
+    if place is None:
+        place = existing(options.study or Path(), folder=options.folder).folder / FOLDER
+    schema.check_free(place)
+    chosen = sample(read_questions(options.questions), options.sample, options.seed)
+    found, made = _read_answers(options.answers) if options.answers else _new_answers(options, chosen, report)
+    made |= {"questions": options.questions.name, "sample": len(chosen), "seed": options.seed}
+    plan = schema.Plan(chosen, found, options.annotators, options.seed, options.origin, options.asks, made)
+    schema.create(place, plan)
+    answers = {name: [found[name][question.id] for question in chosen] for name in found}
+    flags = {
+        name: dict(Counter[str](answer.flag for answer in given if answer.flag)) for name, given in answers.items()
+    }
+    texts = [[answer.text for answer in of_one] for of_one in zip(*answers.values(), strict=True)]
     same = sum(len(set(of_one)) < len(of_one) for of_one in texts)
-    seen = what_it_sees(len(chosen), annotators, len(found), detect)
+    seen = what_it_sees(len(chosen), options.annotators, len(found), options.detect)
     return {
         "folder": str(place.absolute()),
         "models": list(found),
         "questions": len(chosen),
-        "annotators": annotators,
-        "origin": origin,
+        "annotators": options.annotators,
+        "origin": options.origin,
         "flags": flags,
         "same_answers": same,
         "power": seen,
-        "warnings": _warnings(seen, flags, same, detect),
+        "warnings": _warnings(seen, flags, same),
     }
+
+
+def _read_answers(paths: Sequence[Path]) -> tuple[dict[str, dict[str, Answer]], dict[str, Any]]:
+    """Answers by model name and question id, and which files they are of. Raises InputError."""
+    from meshtune.preference.questions import read_answers
+
+    given = [read_answers(path) for path in paths]
+    if twice := [name for name, count in Counter(name for name, _ in given).items() if count > 1]:
+        raise InputError(f"--answers: two files are of the model `{twice[0]}`; give each its `model_id`")
+    return dict(given), {"answers": {name: path.name for (name, _), path in zip(given, paths, strict=True)}}
+
+
+def _new_answers(
+    options: CreateOptions, questions: Sequence[Question], report: Callable[[str], None]
+) -> tuple[dict[str, dict[str, Answer]], dict[str, Any]]:
+    """Answers of the study's models by name and question id, and how they were made. Raises InputError."""
+    need_training()
+    from meshtune.data.prompts import questions_as_tokens
+    from meshtune.export.chosen import choose, kept_adapter
+    from meshtune.training.generate import Sampling, answer_all
+
+    study, limit = options.study or Path(), options.max_new_tokens
+    points = {word: None if word == UNTUNED else choose(study, word, folder=options.folder) for word in options.words}
+    known = next((point for point in points.values() if point is not None), None)
+    if known is None:
+        raise InputError("--a and --b are both `untuned`: name at least one trained model, such as best")
+    names = _names(points)
+    adapters = {names[w]: None if point is None else kept_adapter(point) for w, point in points.items()}
+    data = known.study.config.data
+    if data is None:
+        raise InputError(f"{study}: the study has no `data`, so that it is not known how its models are asked")
+    prompts, ends, tokenizer = questions_as_tokens([question.text for question in questions], data, known.model)
+    drawn = Sampling(options.temperature, options.top_p, options.seed) if options.temperature > 0 else None
+    report(f"answering {len(questions)} questions with {' and '.join(adapters)}")
+    found = {}
+    for name, given in answer_all(known.model, adapters, prompts, ends=ends, max_new_tokens=limit, sampling=drawn):
+        found[name] = {
+            question.id: _answer(question, tokens, tokenizer, limit)
+            for question, tokens in zip(questions, given, strict=True)
+        }
+        report(f"{name} has answered")
+    made = {
+        "study": known.study.name,
+        "model": known.model.model_dump(mode="json"),
+        "points": {names[word]: _described(point) for word, point in points.items()},
+        "decoding": "greedy" if drawn is None else asdict(drawn),
+        "max_new_tokens": limit,
+        "versions": versions(),
+    }
+    return found, made
+
+
+def _answer(question: Question, tokens: Sequence[int], tokenizer: Any, limit: int) -> Answer:
+    from meshtune.preference.questions import Answer, clean
+
+    text = clean(str(tokenizer.decode(list(tokens), skip_special_tokens=True)).strip())
+    return Answer(question.id, text, "cut" if len(tokens) >= limit else "" if text else "empty")
+
+
+def _names(points: Mapping[str, ChosenPoint | None]) -> dict[str, str]:
+    trials = [UNTUNED if point is None else point.name for point in points.values()]
+    if len(set(trials)) < len(trials) or len(points) < 2:
+        what = f"--a and --b name the same model ({trials[0]})"
+        raise InputError(f"{what}: nothing beat the baseline, or one of them is to be another trial")
+    return {
+        word: word
+        if point is None or point.name == word
+        else f"{word} ({point.name})"
+        if not word.isdecimal()
+        else point.name
+        for word, point in points.items()
+    }
+
+
+def _described(point: ChosenPoint | None) -> dict[str, Any]:
+    if point is None:
+        return {}
+    loss = point.outcome.loss if point.outcome is not None else None
+    return {"trial": point.trial, "hyperparameters": dict(point.hyperparameters), "loss": loss, "seed": point.seed}
 
 
 def creation_text(result: Mapping[str, Any]) -> str:
@@ -159,52 +246,12 @@ def creation_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check_creation(
-    study: Path | None,
-    answers: Sequence[Path],
-    out: Path | None,
-    detect: float,
-    temperature: float,
-    top_p: float,
-    annotators: int,
-    asks: Sequence[str],
-) -> None:
-    faults = []
-    if study is None and not answers:
-        faults.append("name a study whose models answer, or files of answers with --answers")
-    if study is None and out is None:
-        faults.append("--out is needed: without a study there is no folder to put this in")
-    if len(answers) == 1:
-        faults.append("--answers: one file is given; a comparison needs those of two models or more")
-    if not 0 < detect < 1:
-        faults.append(f"--detect {detect}: a net preference between 0 and 1, such as 0.1 for 10 %")
-    if not 0 <= temperature <= 5:
-        faults.append(f"--temperature {temperature}: from 0 (greedy) to 5")
-    if not 0 < top_p <= 1:
-        faults.append(f"--top-p {top_p}: above 0, up to 1")
-    if not 1 <= annotators <= 10_000:
-        faults.append(f"--annotators {annotators}: 1 to 10000")
-    if any(not ask.strip() for ask in asks) or len({*asks, "annotator"}) <= len(asks):
-        faults.append("--ask: each is another question about the person, and `annotator` is taken by the pseudonym")
-    if faults:
-        raise InputError("\n".join(faults))
-
-
-def _place(study: Path | None, folder: Path | None) -> Path:
-    assert study is not None  # checked above
-    return existing(study, folder=folder).folder / FOLDER
-
-
-def _flags(given: Sequence[Any]) -> dict[str, int]:
-    return {flag: count for flag, count in Counter(answer.flag for answer in given).items() if flag}
-
-
-def _warnings(seen: Mapping[str, Any], flags: Mapping[str, Mapping[str, int]], same: int, detect: float) -> list[str]:
+def _warnings(seen: Mapping[str, Any], flags: Mapping[str, Mapping[str, int]], same: int) -> list[str]:
     found = []
     if seen["power"] < 0.8:
         found.append(
-            f"a net preference of {100 * detect:.3g} % is seen with {100 * seen['power']:.0f} % power only: such a"
-            " result of this study will most often be `no preference is shown`"
+            f"a net preference of {100 * seen['detect']:.3g} % is seen with {100 * seen['power']:.0f} % power only:"
+            " such a result of this study will most often be `no preference is shown`"
         )
     for name, counts in flags.items():
         found += [f"answers of {name} that are {flag}: {count}" for flag, count in counts.items()]
@@ -219,7 +266,7 @@ def _count(count: int | None) -> str:
 
 def serve(path: Path, *, host: str, port: int, url: str | None, as_json: bool) -> None:
     """Serve until interrupted; prints the links first. Raises InputError."""
-    need_preference("fastapi", "uvicorn", "jinja2", "markdown_it")
+    need(PURPOSE, "fastapi", "uvicorn", "markdown_it", extras="preference")
     from meshtune.preference import serve as server
 
     folder = find(path)
@@ -255,7 +302,7 @@ def analyze(path: Path, *, close: bool = False, origin: str | None = None, out: 
 
     Raises InputError: nothing there, an open study, no votes.
     """
-    need_preference("statsmodels", "krippendorff", "jinja2")
+    need(PURPOSE, "statsmodels", "krippendorff", extras="preference")
     from meshtune.preference import votes, written
     from meshtune.preference.analysis import analyse, verdict
 

@@ -104,7 +104,7 @@ def _question(number: int, line: Mapping[str, Any]) -> Question:
         text = line["turns"][0]
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"has no text: one of {', '.join(f'`{key}`' for key in (*_TEXTS, 'turns'))} is needed")
-    return Question(str(line.get("question_id", number)), _clean(text), str(line.get("category", "")))
+    return Question(str(line.get("question_id", number)), clean(text), str(line.get("category", "")))
 
 
 def _answer(number: int, line: Mapping[str, Any]) -> Answer:
@@ -119,10 +119,10 @@ def _answer(number: int, line: Mapping[str, Any]) -> Answer:
     if not isinstance(text, str):
         raise ValueError("`text` is no text")
     cut: Flag = "cut" if line.get("flag") == "cut" else ""
-    return Answer(str(line["question_id"]), _clean(text), cut if text.strip() else "empty")
+    return Answer(str(line["question_id"]), clean(text), cut if text.strip() else "empty")
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Without halves of surrogate pairs, which cannot be encoded, and without NUL."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
 

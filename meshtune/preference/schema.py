@@ -115,11 +115,16 @@ def opened(folder: Path) -> sqlite3.Connection:
     return connection
 
 
+def check_free(folder: Path) -> None:
+    """Raise InputError where something stands there."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty, and nothing in it is overwritten: name another folder with --out")
+
+
 def create(folder: Path, study: Plan) -> None:
     """Make the study's folder, whole or not at all. Raises InputError where something stands there, StorageError."""
     check(study)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty, and nothing in it is overwritten: name another folder with --out")
+    check_free(folder)
     with whole_file.writing(folder), takeaway.written_aside(folder) as aside:
         aside.chmod(0o700)
         _fill(aside, study)

@@ -12,6 +12,7 @@ import asyncio
 import datetime
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -200,27 +201,15 @@ def _questions(app: FastAPI, desk: Desk) -> None:
     @app.post("/q/{number}")
     async def vote(request: Request, number: str) -> Response:
         annotator, fields = await desk.sent(request)
-        position = whole(number, 1, store.positions)
-        revision = whole(fields.get("revision"), 1, 10_000)
-        choice = next((name for name in CHOICES if name == fields.get("choice")), None)
-        if position is None or revision is None or choice is None or annotator.consented is None:
+        given = _vote(whole(number, 1, store.positions), fields)
+        if given is None or annotator.consented is None:
             raise Refused(400, "Go back to the question and choose again.", onward=desk.next_path(annotator))
-        shown = whole(fields.get("shown"), 1, 10**14)
-        seconds = None if shown is None else time.time() - shown / 1000
-        given = Vote(
-            position,
-            revision,
-            choice,
-            whole(fields.get("strength"), 1, 3),
-            words(fields.get("comment", ""), LONGEST_COMMENT),
-            round(seconds, 3) if seconds is not None and 0 <= seconds < 86400 else None,
-        )
         saved = await asyncio.wrap_future(store.vote(annotator.id, given))
-        after = f"/q/{position + 1}" if position < store.positions else "/end"
         if saved is Saved.STALE:
             text = "The answer that was saved first stands. You can still change it on its page."
-            raise Refused(409, text, onward=f"/q/{position}")
-        return onward("/end" if saved is Saved.CLOSED else after)
+            raise Refused(409, text, onward=f"/q/{given.position}")
+        is_last = saved is Saved.CLOSED or given.position == store.positions
+        return onward("/end" if is_last else f"/q/{given.position + 1}")
 
     @app.get("/end")
     async def end(request: Request) -> Response:
@@ -240,8 +229,22 @@ def _questions(app: FastAPI, desk: Desk) -> None:
         return onward("/end" if done else desk.next_path(annotator))
 
 
+def _vote(position: int | None, fields: Mapping[str, str]) -> Vote | None:
+    """The vote of a form; None where it is none."""
+    revision = whole(fields.get("revision"), 1, 10_000)
+    choice = next((name for name in CHOICES if name == fields.get("choice")), None)
+    if position is None or revision is None or choice is None:
+        return None
+    shown = whole(fields.get("shown"), 1, 10**14)
+    took = -1.0 if shown is None else time.time() - shown / 1000
+    strength, comment = whole(fields.get("strength"), 1, 3), words(fields.get("comment", ""), LONGEST_COMMENT)
+    seconds = round(took, 3) if 0 <= took < 86400 else None
+    return Vote(position, revision, choice, strength, comment, seconds)
+
+
 ADMIN_COOKIE = "admin"
 _NO_TOKEN = "Open the admin link that `meshtune prefer serve` printed."
+_FOR_GOOD = {"close": "a closed study takes no more votes", "withdraw": "the answers are removed for good"}
 
 
 def _administration(app: FastAPI, store: Store, pages: Pages, secrets: Secrets, *, secure: bool) -> None:
@@ -294,20 +297,12 @@ def _administration(app: FastAPI, store: Store, pages: Pages, secrets: Secrets, 
     async def act(request: Request, action: str) -> Response:
         fields = await sent(request)
         annotator = whole(fields.get("annotator"), 1, 999_999)
-        if action == "close":
-            if fields.get("sure") != "yes":
-                raise Refused(400, "Tick that you are sure: a closed study takes no more votes.", onward="/admin")
-            await asyncio.wrap_future(store.end())
-        elif action == "withdraw" and annotator is not None:
-            if fields.get("sure") != "yes":
-                raise Refused(400, "Tick that you are sure: the answers are removed for good.", onward="/admin")
-            await asyncio.wrap_future(store.withdraw(annotator))
-        elif action == "revoke" and annotator is not None:
-            await asyncio.wrap_future(store.revoke(annotator))
-        elif action == "renew" and annotator is not None:
-            await asyncio.wrap_future(store.renew(annotator))
-        else:
+        of_one = {"withdraw": store.withdraw, "revoke": store.revoke, "renew": store.renew}
+        if action != "close" and (action not in of_one or annotator is None):
             raise Refused(404, _NO_TOKEN, onward="/admin")
+        if action in _FOR_GOOD and fields.get("sure") != "yes":
+            raise Refused(400, f"Tick that you are sure: {_FOR_GOOD[action]}.", onward="/admin")
+        await asyncio.wrap_future(store.end() if action == "close" or annotator is None else of_one[action](annotator))
         return onward("/admin")
 
 

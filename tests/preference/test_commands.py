@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from meshtune.cli.commands import app
 from meshtune.errors import InputError
 from meshtune.export.chosen import choose, kept_adapter
-from meshtune.preference.commands import analysis_text, create, find
+from meshtune.preference.commands import CreateOptions, analysis_text, create, find
 from meshtune.preference.design import what_it_sees
 from meshtune.preference.private import open_seal
 from tests.finalists.made import finished_study
@@ -65,7 +65,7 @@ def by_peft(study: Path, word: str, prompt: str, count: int) -> str:
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # inside PEFT
 def test_two_models_of_a_study_answer(study: Path, questions: Path) -> None:
-    result = create(study, questions, annotators=2, sample=4, max_new_tokens=8)
+    result = create(CreateOptions(study, questions, annotators=2, sample=4, max_new_tokens=8))
     assert result["models"] == ["best (trial 1)", "baseline (trial 0)"]
     folder = find(study)
     assert folder == find(study.parent) == find(study.parent / "study.yaml") == study / "preference"
@@ -79,7 +79,7 @@ def test_two_models_of_a_study_answer(study: Path, questions: Path) -> None:
     assert cut == sum(flags.get("cut", 0) for flags in result["flags"].values())
     assert any("80 % power" in line or "power only" in line for line in result["warnings"])
     with pytest.raises(InputError, match="--out"):
-        create(study, questions, annotators=2)  # nothing is overwritten
+        create(CreateOptions(study, questions, annotators=2))  # nothing is overwritten
     seal = json.loads((folder / "sealed.json").read_text())
     assert seal["made"]["decoding"] == "greedy"
     assert seal["made"]["points"]["best (trial 1)"]["trial"] == 1
@@ -88,7 +88,7 @@ def test_two_models_of_a_study_answer(study: Path, questions: Path) -> None:
 def test_drawn_answers_are_the_same_for_a_seed(study: Path, questions: Path, tmp_path: Path) -> None:
     drawn: dict[str, Any] = {"words": ("1", "untuned"), "temperature": 1.0, "top_p": 0.9, "max_new_tokens": 6}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        create(study, questions, out=tmp_path / name, seed=seed, annotators=1, **drawn)
+        create(CreateOptions(study, questions, out=tmp_path / name, seed=seed, annotators=1, **drawn))
     first, again, other = (texts(tmp_path / name) for name in "abc")
     assert {name for name, _ in first} == {"trial 1", "untuned"}
     assert first == again != other
@@ -96,13 +96,13 @@ def test_drawn_answers_are_the_same_for_a_seed(study: Path, questions: Path, tmp
 
 def test_what_cannot_be_compared_is_refused(study: Path, questions: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="same model"):
-        create(study, questions, words=("best", "1"), out=tmp_path / "a")
+        create(CreateOptions(study, questions, words=("best", "1"), out=tmp_path / "a"))
     with pytest.raises(InputError, match="untuned"):
-        create(study, questions, words=("untuned", "untuned"), out=tmp_path / "a")
+        create(CreateOptions(study, questions, words=("untuned", "untuned"), out=tmp_path / "a"))
     with pytest.raises(InputError, match="no such trial"):
-        create(study, questions, words=("best", "9"), out=tmp_path / "a")
+        create(CreateOptions(study, questions, words=("best", "9"), out=tmp_path / "a"))
     with pytest.raises(InputError) as raised:
-        create(None, questions, answers=[questions], detect=2, temperature=-1, top_p=0, annotators=0)
+        create(CreateOptions(None, questions, answers=[questions], detect=2, temperature=-1, top_p=0, annotators=0))
     assert len(str(raised.value).splitlines()) == 6
     with pytest.raises(InputError, match="no preference study"):
         find(tmp_path)
@@ -146,7 +146,7 @@ def test_ready_answers_through_the_command_line(questions: Path, tmp_path: Path)
     assert "0.1 %" in tiny.stdout
     for asks in (["Degree", "Degree"], ["annotator"], [" "]):
         with pytest.raises(InputError, match="--ask"):
-            create(None, questions, answers=files, out=tmp_path / "s", asks=asks)
+            create(CreateOptions(None, questions, answers=files, out=tmp_path / "s", asks=asks))
 
 
 def test_what_analyze_prints() -> None:
