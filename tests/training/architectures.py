@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BambaConfig,
     BloomConfig,
     FalconConfig,
     Gemma2Config,
@@ -18,15 +19,23 @@ from transformers import (
     GPTJConfig,
     GPTNeoXConfig,
     GraniteConfig,
+    JambaConfig,
+    Lfm2Config,
+    Lfm2MoeConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    Olmo2Config,
     OlmoConfig,
+    OlmoHybridConfig,
     OPTConfig,
     Phi3Config,
     PhiConfig,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
+    Qwen3NextConfig,
 )
 
 WORDS = 256
@@ -71,7 +80,40 @@ PACKABLE: dict[str, Callable[[], Any]] = {
         **_ENDS,
     ),
     "gpt2": lambda: GPT2Config(**_GPT, **_ENDS),
+    "olmo2": lambda: Olmo2Config(**_FEWER),
     "granite": lambda: GraniteConfig(**_FEWER, logits_scaling=4.0, residual_multiplier=0.5),
+}
+# Layers that mix tokens by convolutions and recurrences, beside those with attention.
+_THREE: dict[str, Any] = {**_FEWER, "num_hidden_layers": 3}
+_LINEAR: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_CONVOLUTIONS = ["conv", "full_attention", "conv"]
+HYBRID: dict[str, Callable[[], Any]] = {
+    "qwen3.5": lambda: Qwen3_5TextConfig(**_THREE, **_LINEAR, head_dim=16),
+    "lfm2": lambda: Lfm2Config(**_THREE, layer_types=_CONVOLUTIONS, block_auto_adjust_ff_dim=False),
+    "olmo-hybrid": lambda: OlmoHybridConfig(**_THREE, **{**_LINEAR, "linear_num_key_heads": 4}),
+    "bamba": lambda: BambaConfig(
+        **_FEWER, attn_layer_indices=[1], mamba_n_heads=8, mamba_d_head=8, mamba_n_groups=1, mamba_d_state=8
+    ),
+}
+# Mixtures of experts, some of them hybrid too; adapters on `NOT_EXPERTS`.
+_EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+NOT_EXPERTS = "q_proj,k_proj,v_proj"
+MIXTURES: dict[str, Callable[[], Any]] = {
+    "mixtral": lambda: MixtralConfig(**_FEWER, num_local_experts=4),
+    "qwen3-moe": lambda: Qwen3MoeConfig(**_FEWER, **_EXPERTS, head_dim=16),
+    "qwen3-next": lambda: Qwen3NextConfig(
+        **_THREE, **_LINEAR, **_EXPERTS, shared_expert_intermediate_size=16, head_dim=16
+    ),
+    "lfm2-moe": lambda: Lfm2MoeConfig(**_THREE, **_EXPERTS, layer_types=_CONVOLUTIONS, num_dense_layers=1),
+    "jamba": lambda: JambaConfig(
+        **_FEWER, num_experts=2, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=8, mamba_dt_rank=4
+    ),
 }
 # Their positions change for all rows of a pass once one is longer than 16 tokens, as most rows are.
 LENGTHS: dict[str, Callable[[], Any]] = {
@@ -95,7 +137,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "cannot be run",
     ),
     "olmo": (lambda: OlmoConfig(**_USUAL, clip_qkv=8.0), "modified inplace"),
-    "mixtral": (lambda: MixtralConfig(**_FEWER, num_local_experts=4), "mixture of experts"),
 }
 
 
@@ -104,6 +145,6 @@ def make(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(config).to(dtype).requires_grad_(False).eval()
     for weight in base.parameters():
-        if weight.dim() == 2:
+        if weight.dim() >= 2:
             weight.mul_(5)
     return base

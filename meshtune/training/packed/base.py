@@ -31,12 +31,14 @@ from meshtune.training.packed.adapters import Group, Now, is_linear, weight_of
 from meshtune.training.packed.attention import attention
 from meshtune.training.packed.flat_adapter import Pair
 from meshtune.training.packed.label_head import head_losses
+from meshtune.training.packed.mixers import Lanes, Mixer, apart, mixers, output_of
 from meshtune.training.packed.rows import Pass, Portion, lay_out
-from meshtune.training.packed.unpackable import Unpackable
+from meshtune.training.packed.unpackable import Unpackable, of_expert
 
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest logit; in float32 real models differ by 1e-5
 _GAIN = 1000.0
-_STEP = 1e-2  # nats by which the loss is moved to measure its slope
+# Nats by which the loss is moved to measure its slope. Where experts are chosen it jumps, so that a small step follows.
+_STEPS = (1e-2, 1e-4)
 _SLOPE = 0.2  # of the gradient; real models differ by 0.03
 _numbers = itertools.count()
 
@@ -54,6 +56,8 @@ class PackedBase:
         self.forgets = alike(base.config) < math.inf
         self.groups: list[Group] = []
         self.names: frozenset[str] = frozenset()
+        self.lanes = Lanes()
+        self.mixers: dict[str, Mixer] = {}
         self.head: Any = None  # None: the model's own way to its logits is taken
         self._head_low: torch.Tensor | None = None
 
@@ -88,6 +92,8 @@ class PackedBase:
         if self.forgets:
             forget_lengths(self.base)
         self.now.spans, self.now.lengths, self.now.kind, self.now.attended = batch.spans, batch.lengths, kind, 0
+        if self.mixers:
+            self.lanes.lay(batch.lengths, batch.ids.device)
         return {"input_ids": batch.ids, "position_ids": batch.positions, "use_cache": False}
 
     def _hidden(self, batch: Pass, kind: torch.dtype) -> torch.Tensor:
@@ -110,7 +116,7 @@ class PackedBase:
         kind, head = self.base.dtype, self.base.get_output_embeddings()
         batch = lay_out([Portion(None, _sequences(self.base))], self.base.device)
         logits = self._own_logits(batch, kind)
-        if not self.now.attended:
+        if not self.now.attended and not self.mixers:
             raise Unpackable("the model ignores the name of the attention in its configuration")
         if not _close(logits, alone, kind):
             raise Unpackable("sequences that lie end to end do not have the logits that each has alone")
@@ -134,16 +140,21 @@ class PackedBase:
         if not 0 < square < math.inf:
             raise Unpackable(f"the gradient of an adapter over it is {'zero' if square == 0 else 'not finite'}")
         if self.low == self.base.dtype == torch.float32:  # what is rounded more is too coarse for a slope
-            step = _STEP / square
-            made_up.weights.add_(made_up.gradient, alpha=step)
-            above = float(self.losses(batch, train=False)[1])
-            made_up.weights.sub_(made_up.gradient, alpha=2 * step)
-            slope = (above - float(self.losses(batch, train=False)[1])) / (2 * step)
-            if not abs(slope - square) <= _SLOPE * square:
+            slopes = (self._slope(made_up, batch, nats / square) for nats in _STEPS)
+            if not any(abs(slope - square) <= _SLOPE * square for slope in slopes):
                 raise Unpackable("the gradient of an adapter over it is not the slope of its loss")
         for group in self.groups:
             group.clear()
         self.now.spans = ()
+
+    def _slope(self, made_up: _MadeUp, batch: Pass, step: float) -> float:
+        """Of the loss along the gradient, by a step to either side."""
+        made_up.weights.add_(made_up.gradient, alpha=step)
+        above = float(self.losses(batch, train=False)[1])
+        made_up.weights.sub_(made_up.gradient, alpha=2 * step)
+        below = float(self.losses(batch, train=False)[1])
+        made_up.weights.add_(made_up.gradient, alpha=step)
+        return (above - below) / (2 * step)
 
 
 class _MadeUp:
@@ -183,12 +194,17 @@ def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False) -> Itera
                 raise Unpackable("another pack or hook has replaced the forward of its layers")
             alone = _alone(base)
             undo.enter_context(_attention(pack))
-            linears = [(n, name, part) for n, (name, part) in enumerate(base.named_modules()) if is_linear(part)]
+            pack.mixers = undo.enter_context(apart(mixers(base), pack.lanes))
+            linears = [
+                (n, name, part)
+                for n, (name, part) in enumerate(base.named_modules())
+                if is_linear(part) and not of_expert(name)
+            ]
             for named in _reading_together(pack, linears):
                 group = Group(named, low, pack.now)
                 pack.groups.append(group)
-                for index, (_, _, part) in enumerate(named):
-                    part.forward = functools.partial(group.output, index)
+                for index, (_, name, part) in enumerate(named):
+                    part.forward = output_of(pack.mixers, name, group, index)
                     undo.callback(_forget_forward, part)
             pack.names = frozenset(part.name for group in pack.groups for part in group.parts)
             pack.check(alone)
@@ -237,11 +253,13 @@ def _reading_together(pack: PackedBase, linears: Sequence[tuple[int, str, Any]])
         pack._hidden(batch, pack.base.dtype)
     if twice := [name for name, count in calls.items() if count > 1]:
         raise Unpackable(f"the model calls `{twice[0]}` several times a pass")
-    tokens = batch.ids.numel()
+    found: list[list[tuple[int, str, Any]]] = []
     for given, entries in zip(_first_of_each(inputs), read.values(), strict=True):
-        if given.numel() != tokens * given.shape[-1]:
+        apart = any(entries[0][1].startswith(f"{name}.") for name in pack.mixers)
+        if given.numel() != given.shape[-1] * (math.prod(pack.lanes.shape) if apart else batch.ids.numel()):
             raise Unpackable(f"`{entries[0][1]}` is given other rows than the tokens of the batch")
-    return [part for entries in read.values() for part in _alike(entries)]
+        found += _alike(entries)
+    return found
 
 
 def _first_of_each(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -17,6 +17,7 @@ from transformers import get_scheduler
 from meshtune.data.store import epoch_order
 from meshtune.training.loss import Row, RowSet, alike
 from meshtune.training.packed.flat_adapter import FlatAdapter
+from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.rows import Portion, in_portions
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
@@ -48,7 +49,7 @@ class Member:
         rungs: tuple[int, ...] = (),
     ):
         self.recipe, self.rows, self.at, self.limit, self.rungs = recipe, rows, at, limit, rungs
-        self.alike = alike(base.config)
+        self.alike, self.padded = alike(base.config), bool(mixers(base))
         self.adapter = FlatAdapter(base, recipe, kind)
         weights = [self.adapter.weights]
         self.optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
@@ -179,7 +180,7 @@ class Member:
         order = epoch_order(len(self.rows), self.recipe.seed, epoch)[step * self.size : (step + 1) * self.size]
         rows: list[Row] = [] if self.step == self.steps else [self.rows[index] for index in order.tolist()]
         lengths = [len(tokens) for tokens, _ in rows]
-        parts = in_portions(range(len(rows)), lengths, self.recipe.batch_size, self.limit, self.alike)
+        parts = in_portions(range(len(rows)), lengths, self.recipe.batch_size, self.limit, self.alike, self.padded)
         self._portions = [[rows[index] for index in part] for part in parts]
         self._labels = sum(int(trained[1:].sum()) for _, trained in rows)
 

@@ -19,6 +19,7 @@ GPU_TOKENS = 16384
 # Tokens of a portion in bfloat16 are a multiple of this: on a CPU oneDNN compiles a product anew for every size of
 # rows that it does not remember, and a GPU's units like eights.
 LOW_MULTIPLE = 8
+PADDED = 2  # times the limit of tokens, where layers want sequences of one length
 
 
 @dataclass(frozen=True)
@@ -115,27 +116,32 @@ def lay_out(portions: Sequence[Portion], device: torch.device, multiple: int = 1
     )
 
 
-def gathered(portions: Sequence[Portion], limit: int, alike: float = math.inf) -> list[list[Portion]]:
-    """Portions in their order, as many together as have no more tokens than the limit, and no row beyond `alike`."""
+def gathered(
+    portions: Sequence[Portion], limit: int, alike: float = math.inf, padded: bool = False
+) -> list[list[Portion]]:
+    """Portions in their order, as many together as have no more tokens than the limit, and no row beyond `alike`.
+
+    Where some layers pad, rows of the longest's length have no more than `PADDED` times the limit.
+    """
     found: list[list[Portion]] = []
-    tokens, longest = 0, 0
+    rows, tokens, longest = 0, 0, 0
     for portion in portions:
-        if found and tokens + portion.tokens <= limit and max(longest, portion.longest) <= alike:
+        rows, tokens, longest = rows + len(portion.rows), tokens + portion.tokens, max(longest, portion.longest)
+        if found and tokens <= limit and longest <= alike and not (padded and rows * longest > PADDED * limit):
             found[-1].append(portion)
-            tokens, longest = tokens + portion.tokens, max(longest, portion.longest)
         else:
             found.append([portion])
-            tokens, longest = portion.tokens, portion.longest
+            rows, tokens, longest = len(portion.rows), portion.tokens, portion.longest
     return found
 
 
-def pieces(portion: Portion, limit: int, alike: float = math.inf) -> list[Portion]:
+def pieces(portion: Portion, limit: int, alike: float = math.inf, padded: bool = False) -> list[Portion]:
     """A portion, cut at rows into pieces of at most so many tokens (a single row may have more); masks are the same."""
     if portion.tokens <= limit:
         return [portion]
     lengths = [len(tokens) for tokens, _ in portion.rows]
     found, before = [], 0
-    for part in in_portions(range(len(lengths)), lengths, len(lengths), limit, alike):
+    for part in in_portions(range(len(lengths)), lengths, len(lengths), limit, alike, padded):
         rows = [portion.rows[row] for row in part]
         found.append(replace(portion, rows=rows, before=before, whole=portion.tokens))
         before += found[-1].tokens
@@ -143,18 +149,20 @@ def pieces(portion: Portion, limit: int, alike: float = math.inf) -> list[Portio
 
 
 def in_portions(
-    rows: Sequence[int], lengths: Sequence[int], most: int, limit: int, alike: float = math.inf
+    rows: Sequence[int], lengths: Sequence[int], most: int, limit: int, alike: float = math.inf, padded: bool = False
 ) -> list[list[int]]:
-    """Numbers of rows in their order, in lists of at most `most` rows and `limit` tokens.
+    """Numbers of rows in their order, in lists of at most `most` rows and `limit` tokens; padded as in `gathered`.
 
     Single rows may have more; one of more than `alike` is alone.
     """
     found: list[list[int]] = []
     tokens, longest = 0, 0
     for row, length in zip(rows, lengths, strict=True):
-        if found and len(found[-1]) < most and tokens + length <= limit and max(longest, length) <= alike:
+        count = len(found[-1]) + 1 if found else 0
+        tokens, longest = tokens + length, max(longest, length)
+        room = tokens <= limit and longest <= alike and not (padded and count * longest > PADDED * limit)
+        if found and count <= most and room:
             found[-1].append(row)
-            tokens, longest = tokens + length, max(longest, length)
         else:
             found.append([row])
             tokens, longest = length, length

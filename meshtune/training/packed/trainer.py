@@ -27,6 +27,7 @@ from meshtune.training import saved_state
 from meshtune.training.loss import RowLoss, RowSet, alike, batch_limit, mean_loss
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.member import Member
+from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.rows import LOW_MULTIPLE, Portion, gathered, in_portions, lay_out, token_limit
 from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe
@@ -145,7 +146,7 @@ class TrainingPack:
         self.rungs, self.changes, self.width = rungs, changes, width
         self.limit = token_limit(base.device)  # of a portion, on which masks depend
         self.pass_limit = self.limit if pass_tokens is None else min(pass_tokens, self.limit)
-        self.alike = alike(base.config)
+        self.alike, self.padded = alike(base.config), bool(mixers(base))
         self.members: dict[int, Member] = {}
         self.states: list[dict[str, Any]] = []  # of all that there were: recipe, and how they ended
         self.waiting: list[Recipe] = []
@@ -200,7 +201,7 @@ class TrainingPack:
         """A portion of each member, and the optimizer's step where it was the last of its step."""
         portions = {id(portion.adapter): portion for portion in (m.portion() for m in self.members.values())}
         owners = {id(member.adapter): member for member in self.members.values()}
-        for together in gathered(list(portions.values()), self.pass_limit, self.alike):
+        for together in gathered(list(portions.values()), self.pass_limit, self.alike, self.padded):
             batch = lay_out(together, self.base.device, 1 if self.kind == torch.float32 else LOW_MULTIPLE)
             losses, total = pack.losses(batch, train=True)
             total.backward()  # type: ignore[no-untyped-call]
@@ -252,7 +253,8 @@ class TrainingPack:
         losses: dict[int, list[RowLoss]] = {number: [] for number in members}
         numbers = {id(member.adapter): number for number, member in members.items()}
         limit = batch_limit(self.base.device)
-        for together in gathered(list(_portions(members, rows, limit, self.alike)), limit, self.alike):
+        portions = list(_portions(members, rows, limit, self.alike, self.padded))
+        for together in gathered(portions, limit, self.alike, self.padded):
             for number in sorted({numbers[id(portion.adapter)] for portion in together}):
                 yield number, members[number].progress()
             if self.saves.stopping:
@@ -312,8 +314,8 @@ def _read(checkpoint: Checkpoint, made_by: str, recipes: list[Recipe]) -> dict[s
     return None
 
 
-def _portions(members: dict[int, Member], rows: RowSet, limit: int, alike: float) -> Iterator[Portion]:
+def _portions(members: dict[int, Member], rows: RowSet, limit: int, alike: float, padded: bool) -> Iterator[Portion]:
     lengths = [len(rows[row][0]) for row in range(len(rows))]
     for member in members.values():
-        for part in in_portions(range(len(rows)), lengths, len(rows), limit, alike):
+        for part in in_portions(range(len(rows)), lengths, len(rows), limit, alike, padded):
             yield Portion(member.adapter, [rows[row] for row in part])

@@ -45,8 +45,14 @@ def _check_base(base: Any) -> None:
         raise Unpackable("the base is published quantized")
     if base.dtype not in (torch.float32, torch.bfloat16):
         raise Unpackable(f"the base's weights are {str(base.dtype).removeprefix('torch.')}")
-    if any(weight.dim() > 2 and "expert" in name for name, weight in base.named_parameters()):
-        raise Unpackable("the base is a mixture of experts")
+
+
+def of_expert(name: str) -> bool:
+    """Whether a module belongs to an expert, which is given other rows than those of the batch.
+
+    Experts are computed by the base alone. Shared ones, which are given all rows, are no experts here.
+    """
+    return ".experts." in name
 
 
 def unpackable_values(recipe: Recipe) -> str | None:
@@ -68,6 +74,8 @@ def _check_recipe(base: Any, recipe: Recipe) -> None:
     for name, part in targeted(base, recipe.target_modules):
         if part is head:
             raise Unpackable(f"an adapter on the output head (`{name}`)")
+        if of_expert(name):
+            raise Unpackable(f"an adapter on an expert (`{name}`)")
         if type(part) not in (nn.Linear, Conv1D, QuantizedLinear):
             raise Unpackable(f"`{name}` is a linear layer of its own kind, {type(part).__name__}")
     if recipe.target_modules != ALL_LINEAR:

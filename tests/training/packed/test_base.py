@@ -1,5 +1,6 @@
 """A base that serves several adapters: the loss that the untouched one has, sequences apart, and what is refused."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from meshtune.training.loss import Row, collate, label_losses
 from meshtune.training.packed.base import packed
 from meshtune.training.packed.rows import Portion, gathered, in_portions, lay_out
 from meshtune.training.packed.unpackable import Unpackable, check_packable
-from tests.training.architectures import PACKABLE, REFUSED, make
+from meshtune.training.recipe import Recipe
+from tests.training.architectures import HYBRID, MIXTURES, PACKABLE, REFUSED, make
 
 CPU = torch.device("cpu")
 
@@ -21,10 +23,13 @@ def row_losses(base: Any, rows: list[Row], low: torch.dtype = torch.float32) -> 
         return [total for total, _ in pack.row_losses(lay_out([Portion(None, rows)], CPU))]
 
 
-@pytest.mark.parametrize("name", PACKABLE)
+ALL = {**PACKABLE, **HYBRID, **MIXTURES}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_losses_are_those_of_the_untouched_model(name: str, train_rows: list[Row]) -> None:
-    """Rows longer than the window of those that have one; and sequences do not see each other."""
-    base = make(PACKABLE[name]())
+    """Rows longer than windows, where there are such; of several lengths, where layers pad; and none sees another."""
+    base = make(ALL[name]())
     rows = train_rows[:4]
     expected = label_losses(base, collate(rows)).tolist()
     assert row_losses(base, rows) == pytest.approx(expected, rel=1e-5)
@@ -46,6 +51,32 @@ def test_what_would_leak_is_refused(name: str) -> None:
             pass
     assert (dict(base.config.to_dict()), base.config._attn_implementation) == before
     assert not any("forward" in vars(part) for part in base.modules())
+
+
+class Routed(torch.nn.Module):
+    """Experts that are linear layers, as models with code of their own may have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(32, 32) for _ in range(2))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        first = tokens[..., 0] > 0
+        output = torch.empty_like(tokens)
+        for chosen, expert in zip((first, ~first), self.experts, strict=True):
+            output[chosen] = expert(tokens[chosen])
+        return output
+
+
+def test_experts_are_the_bases_own(train_rows: list[Row], make_recipe: Callable[..., Recipe]) -> None:
+    """Which are given a changing number of rows; an adapter on one is for the other trainer."""
+    base = make(PACKABLE["llama"]())
+    base.model.layers[0].mlp = Routed().requires_grad_(False)
+    expected = label_losses(base, collate(train_rows[:4])).tolist()
+    assert row_losses(base, train_rows[:4]) == pytest.approx(expected, rel=1e-5)
+    check_packable(base, [make_recipe(target_modules="q_proj,up_proj")])
+    with pytest.raises(Unpackable, match=r"adapter on an expert \(`model.layers.0.mlp.experts.1`\)"):
+        check_packable(base, [make_recipe(target_modules="q_proj,experts.1")])
 
 
 def test_a_model_that_only_pretends_to_attend_apart_is_refused() -> None:
@@ -151,3 +182,12 @@ def test_rows_that_would_change_the_positions_of_others_are_alone() -> None:
     rows = [(np.arange(n, dtype=np.int32), np.ones(n, dtype=np.bool_)) for n in (4, 9)]
     short, long = (Portion(None, [row]) for row in rows)
     assert gathered([short, short, long, long, short], 99, alike=8) == [[short, short], [long], [long], [short]]
+
+
+def test_portions_where_layers_pad() -> None:
+    """Rows of the longest's length have no more than twice the limit; a row alone may have more."""
+    assert in_portions([5, 6, 7, 8, 9], [2, 2, 2, 9, 1], 9, 16, padded=True) == [[5, 6, 7], [8, 9]]
+    row = np.ones(9, dtype=np.int32), np.ones(9, dtype=np.bool_)
+    long, short = Portion(None, [row]), Portion(None, [(row[0][:1], row[1][:1])])
+    assert gathered([short, long, short, short], 16, padded=True) == [[short, long, short], [short]]
+    assert gathered([long] * 2, 4, padded=True) == [[long], [long]]

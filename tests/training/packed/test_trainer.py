@@ -20,7 +20,7 @@ from meshtune.training.packed.trainer import Changes, train, train_pack
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
-from tests.training.architectures import LENGTHS, PACKABLE, make
+from tests.training.architectures import HYBRID, LENGTHS, MIXTURES, NOT_EXPERTS, PACKABLE, make
 
 MakeRecipe = Callable[..., Recipe]
 RANKS, DROPOUTS = (4, 8, 16, 32, 64, 128, 4, 16), (0.0, 0.1, 0.05, 0.0, 0.1, 0.01, 0.05, 0.0)
@@ -46,13 +46,17 @@ def assert_equal_alone(base: Any, rows: list[Row], validation: list[Row], recipe
         assert mean_difference(packed[-1], alone[-1]) <= 1e-5
 
 
-@pytest.mark.parametrize("name", [*PACKABLE, *LENGTHS])
+ALL = {**PACKABLE, **LENGTHS, **HYBRID, **MIXTURES}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_equals_the_transformers_trainer(
     name: str, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
 ) -> None:
     """With accumulation over rows of different lengths, clipping, decay and warm-up, without dropout."""
-    base = make({**PACKABLE, **LENGTHS}[name]())
-    recipe = make_recipe({"epochs": 2, "max_grad_norm": 0.5, "warmup_ratio": 0.2}, weight_decay=0.1)
+    base = make(ALL[name]())
+    targets = {"target_modules": NOT_EXPERTS} if name in MIXTURES else {}
+    recipe = make_recipe({"epochs": 2, "max_grad_norm": 0.5, "warmup_ratio": 0.2}, weight_decay=0.1, **targets)
     sides = train_rows[:14], validation_rows
     ours, theirs = (list(which(base, *sides, recipe, at="best")) for which in (train, trainer.train))
     assert losses(ours) == pytest.approx(losses(theirs), abs=1e-5)
@@ -70,6 +74,19 @@ def test_a_pack_of_eight(base: Any, train_rows: list[Row], validation_rows: list
     assert_equal_alone(base, train_rows, validation_rows, eight(make_recipe, epochs=4))
 
 
+@pytest.mark.parametrize("name", ["qwen3.5", "lfm2", "qwen3-moe"])
+def test_a_pack_over_a_hybrid_model_or_experts(
+    name: str, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
+) -> None:
+    """With dropout, and checkpointing; passes are cut where rows of different lengths would be padded too much."""
+    targets = {"target_modules": NOT_EXPERTS} if name in MIXTURES else {}
+    recipes = [
+        make_recipe({"epochs": 1, "gradient_checkpointing": True}, rank=r, dropout=p, **targets)
+        for r, p in ((4, 0.0), (8, 0.1), (2, 0.05))
+    ]
+    assert_equal_alone(make(ALL[name]()), train_rows[:12], validation_rows, recipes)
+
+
 @pytest.mark.parametrize("name", LENGTHS)
 def test_a_pack_over_positions_that_depend_on_the_longest_row(
     name: str, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
@@ -79,12 +96,12 @@ def test_a_pack_over_positions_that_depend_on_the_longest_row(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PACKABLE)
+@pytest.mark.parametrize("name", [*PACKABLE, *HYBRID])
 def test_a_pack_of_eight_of_every_architecture(
     name: str, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
 ) -> None:
     """As above."""
-    assert_equal_alone(make(PACKABLE[name]()), train_rows, validation_rows, eight(make_recipe, epochs=4))
+    assert_equal_alone(make(ALL[name]()), train_rows, validation_rows, eight(make_recipe, epochs=4))
 
 
 @pytest.fixture
