@@ -31,6 +31,7 @@ from meshtune.report.trials import (
 )
 from meshtune.space.goals import LOSS
 from meshtune.system.text import number
+from meshtune.trial import Ending
 
 COLOURS = {
     "best": "#1f5fbf",
@@ -40,16 +41,14 @@ COLOURS = {
     "stopped": "#b8bec9",
     "finished": "#137a5b",
     "failed": "#b42318",
-}
-ENDING_COLOURS = {
-    "complete": "#1f5fbf",
-    "stopped_early": "#8fa6c4",
-    "diverged": "#b42318",
-    "out_of_memory": "#d98a04",
-    "timed_out": "#7c4dcc",
-    "infeasible": "#6b7280",
-    "crashed": "#7d2255",
-    "pending": "#c3c8d1",
+    "ending-complete": "#1f5fbf",
+    "ending-stopped-early": "#8fa6c4",
+    "ending-diverged": "#b42318",
+    "ending-out-of-memory": "#d98a04",
+    "ending-timed-out": "#7c4dcc",
+    "ending-infeasible": "#6b7280",
+    "ending-crashed": "#7d2255",
+    "ending-pending": "#c3c8d1",
 }
 SYMBOLS = {"trial": "circle", "failed": "x", "untuned": "x", "finished": "diamond", "best": "star"}
 SERIES = ("#1f5fbf", "#b4560a", "#137a5b", "#8a3ffc", "#a3195b", "#5b6470", "#0f7c8f", "#7a5c00")
@@ -81,14 +80,12 @@ def history(status: Status) -> go.Figure:
     known = [(t["trial"], low) for t, low in zip(status["all"], best_so_far(status["all"]), strict=True)]
     known = [(number, low) for number, low in known if low is not None]
     if known:
-        line = {"color": COLOURS["best"], "width": 2.5, "shape": "hv"}
-        trace = go.Scatter(x=[n for n, _ in known], y=[low for _, low in known], mode="lines", line=line)
-        figure.add_trace(trace.update(name="best so far", meta={"role": "best"}, hovertemplate="best %{y:.4f}"))
+        figure.add_trace(_line("best", known, "best so far", "best %{y:.4f}", shape="hv"))
     last = max(len(status["all"]) - 1, 1)
     for name, loss in references:
-        line = {"color": COLOURS[name], "width": 1.5, "dash": "dash" if name == "baseline" else "dot"}
-        trace = go.Scatter(x=[0, last], y=[loss, loss], mode="lines", line=line, name=name, meta={"role": name})
-        figure.add_trace(trace.update(hovertemplate=f"{name} %{{y:.4f}}<extra></extra>"))
+        dash = "dash" if name == "baseline" else "dot"
+        ends = [(0, loss), (last, loss)]
+        figure.add_trace(_line(name, ends, name, f"{name} %{{y:.4f}}<extra></extra>", width=1.5, dash=dash))
     figure.update_xaxes(range=[-0.03 * last - 0.4, 1.03 * last + 0.4], dtick=_whole(last))
     return figure
 
@@ -182,18 +179,10 @@ def endings(status: Status) -> go.Figure:
     """How many trials ended how, as one bar."""
     counts = Counter(trial["ending"] or "pending" for trial in status["all"])
     figure = empty_figure(x="trials", y="", height=150)
-    for name, colour in ENDING_COLOURS.items():
-        if counts[name]:
-            trace = go.Bar(
-                x=[counts[name]],
-                y=[""],
-                orientation="h",
-                name=f"{name.replace('_', ' ')} ({counts[name]})",
-                marker={"color": colour},
-                hovertemplate="%{x}<extra>%{fullData.name}</extra>",
-                meta={"role": f"ending-{name.replace('_', '-')}"},
-            )
-            figure.add_trace(trace)
+    for name in (*Ending, "pending"):
+        if count := counts[name]:
+            role, title = f"ending-{name.replace('_', '-')}", f"{name.replace('_', ' ')} ({count})"
+            figure.add_trace(_bars(role, [count], [""], title, "%{x}<extra>%{fullData.name}</extra>"))
     figure.update_layout(barmode="stack", bargap=0.1, legend={"traceorder": "normal"})
     figure.update_yaxes(showticklabels=False, showgrid=False)
     figure.update_xaxes(dtick=_whole(len(status["all"])))
@@ -207,26 +196,20 @@ def comparison(groups: Sequence[Group]) -> go.Figure:
     """
     figure = empty_figure(x="trials", y="best loss so far", height=420)
     for index, group in enumerate(groups):
-        curve = group.curve
-        colour, name = SERIES[index % len(SERIES)], group.title
-        x = [count for count, _ in curve]
+        curve, name, role = group.curve, group.title, f"series{index % len(SERIES)}"
         if len(group.studies) > 1 and group.seeds < BANDED:
             for number, study in enumerate(group.studies):
-                lows = best_so_far(study.status["all"])
-                line = {"color": colour, "width": 1.5, "shape": "hv"}
-                trace = go.Scatter(x=list(range(1, len(lows) + 1)), y=lows, mode="lines", line=line, name=name)
-                trace.update(legendgroup=name, showlegend=number == 0, meta={"role": f"series{index % len(SERIES)}"})
-                figure.add_trace(trace.update(hovertemplate=f"{study.name}: %{{y:.4f}} after %{{x}} trials"))
+                lows = list(enumerate(best_so_far(study.status["all"]), start=1))
+                line = _line(role, lows, name, f"{study.name}: %{{y:.4f}} after %{{x}} trials", width=1.5, shape="hv")
+                figure.add_trace(line.update(legendgroup=name, showlegend=number == 0))
             continue
         if group.seeds > 1:
-            band = [mean.high for _, mean in curve] + [mean.low for _, mean in reversed(curve)]
-            trace = go.Scatter(x=[*x, *reversed(x)], y=band, fill="toself", fillcolor=colour, line={"width": 0})
-            trace.update(opacity=0.18, showlegend=False, legendgroup=name, hoverinfo="skip", mode="lines")
-            figure.add_trace(trace.update(meta={"role": f"series{index % len(SERIES)}"}))
-        line = {"color": colour, "width": 2.5, "shape": "hv" if group.seeds == 1 else "linear"}
-        trace = go.Scatter(x=x, y=[mean.mean for _, mean in curve], mode="lines", line=line, name=name)
-        trace.update(legendgroup=name, hovertemplate="%{y:.4f} after %{x} trials")
-        figure.add_trace(trace.update(meta={"role": f"series{index % len(SERIES)}"}))
+            band = [(x, mean.high) for x, mean in curve] + [(x, mean.low) for x, mean in reversed(curve)]
+            area = _line(role, band, name, width=0, fill="toself", fillcolor=_colour(role), opacity=0.18)
+            figure.add_trace(area.update(legendgroup=name, showlegend=False))
+        means, shape = [(x, mean.mean) for x, mean in curve], "hv" if group.seeds == 1 else "linear"
+        line = _line(role, means, name, "%{y:.4f} after %{x} trials", shape=shape)
+        figure.add_trace(line.update(legendgroup=name))
     figure.update_xaxes(dtick=_whole(max((group.curve[-1][0] for group in groups if group.curve), default=1)))
     return figure
 
@@ -250,16 +233,7 @@ def objectives(status: Status) -> go.Figure:
     names["best"] = f"best (trial {best}: {leading})"
     figure = empty_figure(x=across.replace("_", " "), y=up.replace("_", " "), height=400)
     if len(line) > 1:
-        joined = go.Scatter(
-            x=[x for x, _ in sorted(line)],
-            y=[y for _, y in sorted(line)],
-            mode="lines",
-            line={"color": COLOURS["finished"], "width": 1, "dash": "dot"},
-            showlegend=False,
-            hoverinfo="skip",
-            meta={"role": "finished"},
-        )
-        figure.add_trace(joined)
+        figure.add_trace(_line("finished", sorted(line), "", width=1, dash="dot").update(showlegend=False))
     return _plane(figure, kinds, names, "%{text}")
 
 
@@ -284,16 +258,8 @@ def chances(selected: Mapping[str, Any]) -> go.Figure:
     for role, name, kept in (("best", "may be the best", True), ("stopped", "not the best, at 95 %", False)):
         bars = [one for one in able if one["may_be_best"] is kept]
         if bars:
-            trace = go.Bar(
-                x=[100 * one["chance_best"] for one in bars],
-                y=[_label(one["name"]) for one in bars],
-                orientation="h",
-                name=name,
-                hovertemplate="%{y}: %{x:.0f} %<extra></extra>",
-                marker={"color": COLOURS[role]},
-                meta={"role": role},
-            )
-            figure.add_trace(trace)
+            lengths, labels = [100 * one["chance_best"] for one in bars], [_label(one["name"]) for one in bars]
+            figure.add_trace(_bars(role, lengths, labels, name, "%{y}: %{x:.0f} %<extra></extra>"))
     order = [_label(one["name"]) for one in able]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=order[::-1])
     figure.update_xaxes(rangemode="tozero")
@@ -330,17 +296,8 @@ def _plane(
     for role, points in kinds.items():
         if points:
             across, up, texts = zip(*points, strict=True)
-            trace = go.Scatter(
-                x=list(across),
-                y=list(up),
-                text=list(texts),
-                mode="markers",
-                name=names[role],
-                hovertemplate=f"{hover}<extra></extra>",
-                marker={"color": COLOURS[role], "size": 14 if role == "best" else 9, "symbol": SYMBOLS[role]},
-                meta={"role": role},
-            )
-            figure.add_trace(trace)
+            size = 14 if role == "best" else 9
+            figure.add_trace(_markers(role, across, up, texts, names[role], SYMBOLS[role], size, hover))
     return figure
 
 
@@ -384,16 +341,45 @@ def _points(trials: Sequence[Trial], y: Sequence[float | None], role: str, name:
         how = how if trial["ending"] == "complete" else str(trial["ending"]).replace("_", " ")
         values = "<br>".join(f"{key} {number(value, 3)}" for key, value in trial["hyperparameters"].items())
         texts.append(f"<b>trial {trial['trial']}</b>: {how}<br>{values}")
-    return go.Scatter(
-        x=[trial["trial"] for trial in trials],
-        y=list(y),
-        mode="markers",
-        name=name,
-        text=texts,
-        hovertemplate="%{text}<extra></extra>",
-        marker={"color": COLOURS[role], "size": 6 if len(trials) > 150 else 8, "symbol": symbol},
-        meta={"role": role},
-    )
+    numbers = [trial["trial"] for trial in trials]
+    return _markers(role, numbers, y, texts, name, symbol, 6 if len(trials) > 150 else 8)
+
+
+def _colour(role: str) -> str:
+    """The colour of a role on light paper."""
+    return SERIES[int(role.removeprefix("series"))] if role.startswith("series") else COLOURS[role]
+
+
+def _line(
+    role: str, points: Sequence[tuple[Any, Any]], name: str, hover: str = "", *, width: float = 2.5, **more: Any
+) -> go.Scatter:
+    """A line through points; without `hover` it says nothing under the pointer. `dash`, `shape`: of the line."""
+    line = {"color": _colour(role), "width": width, **{key: more.pop(key) for key in ("dash", "shape") if key in more}}
+    says = {"hovertemplate": hover} if hover else {"hoverinfo": "skip"}
+    x, y = [x for x, _ in points], [y for _, y in points]
+    return go.Scatter(x=x, y=y, mode="lines", line=line, name=name, meta={"role": role}, **says, **more)
+
+
+def _markers(
+    role: str,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    texts: Sequence[str],
+    name: str,
+    symbol: str,
+    size: int,
+    hover: str = "%{text}",
+) -> go.Scatter:
+    """Points that say `hover` under the pointer."""
+    marker = {"color": COLOURS[role], "size": size, "symbol": symbol}
+    says = {"text": list(texts), "hovertemplate": f"{hover}<extra></extra>"}
+    return go.Scatter(x=list(x), y=list(y), mode="markers", name=name, marker=marker, meta={"role": role}, **says)
+
+
+def _bars(role: str, lengths: Sequence[float], labels: Sequence[str], name: str, hover: str) -> go.Bar:
+    """Bars from left to right."""
+    marker, meta = {"color": COLOURS[role]}, {"role": role}
+    return go.Bar(x=lengths, y=labels, orientation="h", name=name, hovertemplate=hover, marker=marker, meta=meta)
 
 
 def _whole(last: int) -> int | None:
