@@ -64,6 +64,12 @@ def check(
         bool, typer.Option("--measure/--no-measure", help="Load the model and time a few batches.")
     ] = True,
     show: Annotated[int, typer.Option("--show", metavar="N", min=0, help="Print N rows, trained text coloured.")] = 0,
+    device_like: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device-like", metavar="CARD", help="Plan for H100, 4xA100, 24GB, ..; no GPU is used. May be repeated."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find every fault; show what would run, and the memory and time that it takes."""
@@ -71,7 +77,14 @@ def check(
     from meshtune.study.check import check as run
 
     try:
-        lines, facts = run(study, folder=folder, overrides=tuple(override or ()), measure=measure, show=show)
+        lines, facts = run(
+            study,
+            folder=folder,
+            overrides=tuple(override or ()),
+            measure=measure,
+            show=show,
+            device_like=tuple(device_like or ()),
+        )
     except InputError as error:
         if as_json:
             faults = [

@@ -48,12 +48,14 @@ def prepare(
     folder: Path,
     report: Callable[[str], None] | None = None,
     memory_length: int | None = None,
+    tokens_like: ModelConfig | None = None,
 ) -> PreparedData:
     """Make the data in `folder`, or find them there.
 
     Args:
         memory_length: the longest row, in tokens, that the device has memory for: a further limit for
             `max_length: auto`. Data that were made already stay as they are, whatever it is now.
+        tokens_like: a model whose tokenizer takes the place of the model's own, to count tokens alone.
 
     Raises InputError with all faults of the sources; StudyMismatch where the folder holds data that were made with
     other settings or from other files; StorageError where it cannot be written.
@@ -64,7 +66,7 @@ def prepare(
         _check_same(held["settings"], settings, folder)
         memory_length = Summary.from_dict(held["summary"]).max_length  # nothing else must differ from what was there
     if not (folder / store.MANIFEST).exists() or damage is not None:
-        made = _made(data, model, seed, report or (lambda message: None), memory_length)
+        made = _made(data, model, seed, report or (lambda message: None), memory_length, tokens_like)
         manifest = {
             "layout": store.LAYOUT,
             "fingerprint": store.fingerprint(made.sides),
@@ -158,13 +160,18 @@ def _check_same(held: dict[str, Any], settings: dict[str, Any], folder: Path) ->
 
 
 def _made(
-    data: DataConfig, model: ModelConfig, seed: int, report: Callable[[str], None], memory_length: int | None
+    data: DataConfig,
+    model: ModelConfig,
+    seed: int,
+    report: Callable[[str], None],
+    memory_length: int | None,
+    tokens_like: ModelConfig | None,
 ) -> Assembled:
     """The data themselves: everything is read before the tokenizer is loaded, which takes long."""
     file_sides = _file_sides(data)
     sources = load_all([*data.sources, *file_sides.values()])
     report(f"read {sum(len(source.rows) for source in sources):,} rows")
-    loader = tokenizer.load_tokenizer(model)
+    loader = tokenizer.load_tokenizer(tokens_like or model)
     maker = prompts.build(
         data.prompt,
         loader,

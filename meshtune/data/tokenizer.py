@@ -86,6 +86,15 @@ def _pieces(path: Path, pieces: int = 256, size: int = 2**16) -> bytes:
     return b"".join(found)
 
 
+def has_tokenizer(model: ModelConfig) -> bool:
+    """False for a folder without any file of a tokenizer."""
+    name, options = location(model)
+    folder = Path(name)
+    if not folder.is_dir() or "gguf_file" in options:
+        return True
+    return any(path.is_file() for pattern in _FILES for path in folder.glob(pattern))
+
+
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises InputError where it cannot be had."""
     try:
@@ -99,13 +108,13 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     # transformers raises errors of many unrelated families for one cause; all become the same kind of message.
     except Exception as error:
         if Path(name).is_dir() and "gguf_file" not in options:
-            raise InputError(_folder_fault(Path(name), error)) from error
+            raise InputError(_folder_fault(model, Path(name), error)) from error
         raise InputError(explain(error, model.name, "model", key="model")) from error
     return tokenizer
 
 
-def _folder_fault(folder: Path, error: Exception) -> Fault:
-    if not any(path.is_file() for pattern in _FILES for path in folder.glob(pattern)):
+def _folder_fault(model: ModelConfig, folder: Path, error: Exception) -> Fault:
+    if not has_tokenizer(model):
         what = (
             "the folder holds no tokenizer (tokenizer.json or tokenizer.model): copy the model's tokenizer files to it"
         )

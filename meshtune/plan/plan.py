@@ -26,7 +26,7 @@ from meshtune.stopping.decisions import EarlyStopping
 from meshtune.workers.planner import Packing, ProcessSpec, process_specs
 
 if TYPE_CHECKING:
-    from meshtune.plan.training import TrainingPlan
+    from meshtune.plan.training import Elsewhere, TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,11 @@ class Plan:
     fixed: Mapping[str, Any]
 
 
-def build(study: Located) -> Plan:
-    """Build the parts; loads and tokenizes the data. Raises InputError on whatever is wrong with the input."""
+def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
+    """Build the parts; loads and tokenizes the data. Raises InputError on whatever is wrong with the input.
+
+    `elsewhere`: plan for these cards, and not for this machine.
+    """
     config, notes = study.config, fixed_keys.recorded_notes(study)
     recorded = None if notes is None else notes.get("fixed")
     _refuse_packs(config)
@@ -76,7 +79,7 @@ def build(study: Located) -> Plan:
         need_training()
         from meshtune.plan.training import training_of
 
-        training, processes, packing = training_of(study, space, baseline, recorded)
+        training, processes, packing = training_of(study, space, baseline, recorded, elsewhere)
         objective = ObjectiveSpec("lora", training.spec.model_dump(mode="json"))
         early = _early_stopping(config, training)
     goals = goals_of(config, space, None if training is None else training.memory)

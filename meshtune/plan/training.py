@@ -6,11 +6,13 @@ trials are packed. Imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from meshtune.config.goals import GuideConfig
@@ -19,6 +21,7 @@ from meshtune.data import build as data_build
 from meshtune.data.assemble import LONGEST
 from meshtune.data.store import Rows
 from meshtune.data.summary import Summary
+from meshtune.data.tokenizer import has_tokenizer
 from meshtune.errors import Fault, InputError, StudyMismatch, together
 from meshtune.objectives import measurements, metrics
 from meshtune.objectives.lora import LoraSpec
@@ -28,6 +31,7 @@ from meshtune.space.space import Space
 from meshtune.system.machine import cores
 from meshtune.training.chosen_trainer import DECIDING, takes, trainer_of
 from meshtune.training.machine import available
+from meshtune.training.memory.cards import Cards
 from meshtune.training.memory.check import (
     Setting,
     fewer_tokens,
@@ -37,6 +41,7 @@ from meshtune.training.memory.check import (
     unpackable_space,
 )
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
+from meshtune.training.memory.packs import LEAST
 from meshtune.training.memory.shape import shape_of
 from meshtune.training.models import check_model, resolve_device, resolve_precision
 from meshtune.training.recipe import target_modules
@@ -82,25 +87,44 @@ class TrainingPlan:
         return self.spec.training.trainer.name == "packed"
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Cards to plan for, which need not be here, nor the model's weights; `scratch`: a folder for its rows."""
+
+    cards: Cards
+    scratch: Path
+
+
 def training_of(
-    study: Located, space: Space, baseline: Mapping[str, Any] | None, recorded: Mapping[str, Any] | None
+    study: Located,
+    space: Space,
+    baseline: Mapping[str, Any] | None,
+    recorded: Mapping[str, Any] | None,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[TrainingPlan, Sequence[ProcessSpec], Packing]:
-    """These parts, and the processes and packs that they have room for; `recorded`: the fixed keys of a study that has
-    begun.
+    """These parts, and the processes and packs that they have room for.
+
+    Args:
+        recorded: the fixed keys of a study that has begun. elsewhere: where it is to run, where that is not here; what
+            is measured beside the loss is then left out.
     """
     config = study.config
     if config.model is None or config.data is None or not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("a study of LoRA hyperparameters needs `model` and `data`")
     model, sources = config.model, config.data
-    device = resolve_device(model)
-    training = config.training.model_copy(update={"precision": resolve_precision(config.training.precision, device)})
-    _check(config, model, sources, space)
-    at: Sequence[ProcessSpec] = process_specs(config.worker, device)
-    data = rows(study, sources, model, lambda: _longest_row(space, model, training, at))
+    device, precision, at = _place(config, model, elsewhere)
+    training = config.training.model_copy(update={"precision": precision})
+    _check(config, model, sources, space, here=elsewhere is None)
+    card = None if elsewhere is None else elsewhere.cards.card.memory
+
+    def longest() -> int | None:
+        return _longest_row(space, model, training, at, card)
+
+    data = rows(study, sources, model, longest) if elsewhere is None else _rows_elsewhere(study, elsewhere, longest)
     answers = answered(config, data.summary.validation.rows)
-    found = measurements_of(study, model, answers)
+    found = measurements_of(study, model, answers) if elsewhere is None else None
     read = batches_of(Rows.open(data.ref, "train"), config.seed, _epochs(space, training))
-    memory = _memory(space, model, training, at, read, baseline)
+    memory = _memory(space, model, training, at, read, baseline, card)
     if not training.trainer.imported and (tokens := _pass_tokens(space, config, memory, recorded)):
         training = training.model_copy(update={"pass_tokens": tokens})
         memory = replace(memory, training=training)
@@ -134,7 +158,19 @@ def training_of(
     return plan, at, packs
 
 
-def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space) -> None:
+def _place(
+    config: StudyConfig, model: ModelConfig, elsewhere: Elsewhere | None
+) -> tuple[str, str, Sequence[ProcessSpec]]:
+    """The torch device, the precision of training there, and the processes."""
+    wanted = config.training.precision
+    if elsewhere is None:
+        device = resolve_device(model)
+        return device, resolve_precision(wanted, device), process_specs(config.worker, device)
+    gpus = [str(number) for number in range(elsewhere.cards.count)]
+    return "cuda", "bfloat16" if wanted == "auto" else wanted, process_specs(config.worker, "cuda", gpus)
+
+
+def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space, here: bool) -> None:
     """Find what is wrong with the trainer, the model, the sources and the metrics now, and not at the search's end."""
     train = trainer_of(config.training)  # one that is imported may not be there
     if config.early_stopping.rule != "none" and not takes(train, "rungs"):
@@ -143,7 +179,7 @@ def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: 
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     together(
-        lambda: check_model(model, None if searched else target_modules(targets)),
+        lambda: check_model(model, None if searched else target_modules(targets), here=here),
         lambda: data_build.check_there(sources),
         lambda: metrics.load(config.metrics),
     )
@@ -174,6 +210,27 @@ def rows(
             raise
         shutil.rmtree(folder)  # nothing was trained on them: they are of an earlier `check`
         return rows(study, data, model, longest)
+
+
+def _rows_elsewhere(study: Located, elsewhere: Elsewhere, longest: Callable[[], int | None]) -> data_build.PreparedData:
+    """The rows for a plan: those that the study has, else made for these cards; the study's folder stays as it is.
+
+    A folder without a tokenizer has its tokens counted by the embedded model's.
+    """
+    data, model, seed = study.config.data, study.config.model, study.config.seed
+    assert data is not None
+    assert model is not None
+    if (study.folder / "data").exists():
+        with contextlib.suppress(StudyMismatch):
+            return data_build.prepare(data, model, seed, study.folder / "data")
+    return data_build.prepare(
+        data,
+        model,
+        seed,
+        elsewhere.scratch / "data",
+        memory_length=longest() if data.max_length == "auto" else None,
+        tokens_like=None if has_tokenizer(model) else ModelConfig(name="embedded"),
+    )
 
 
 def _length_of_rounds(study: Located) -> int | None:
@@ -218,14 +275,17 @@ def _memory(
     at: Sequence[ProcessSpec],
     batch: Callable[[int], Batch],
     baseline: Mapping[str, Any] | None = None,
+    card: int | None = None,
 ) -> Setting:
-    """What decides the memory of trials that are trained alone in these processes, on the machine that is there now."""
+    """What decides the memory of trials that are trained alone in these processes, on the machine that is there now, or
+    on cards of so many bytes.
+    """
     trainer: str = training.trainer.name
     unpackable = unpackable_space(space, training, baseline) if trainer == "packed" else None
     device = at[0].device
     gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in at)
     sharing = len(at) if device != "cuda" else max(gpus.values())
-    there = available(device, [name for name in gpus if name])
+    there = card or available(device, [name for name in gpus if name])
     return Setting(
         shape=shape_of(model),
         training=training,
@@ -240,13 +300,16 @@ def _memory(
     )
 
 
-def _longest_row(space: Space, model: ModelConfig, training: TrainingConfig, at: Sequence[ProcessSpec]) -> int | None:
+def _longest_row(
+    space: Space, model: ModelConfig, training: TrainingConfig, at: Sequence[ProcessSpec], card: int | None = None
+) -> int | None:
     """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing can be told."""
     if training.trainer.imported is not None:
         return None
-    return (
-        largest_length(space, _memory(space, model, training, at, lambda count: full_batch(count, 1)), LONGEST) or None
-    )
+    if training.pass_tokens is None:  # of which as few are taken as memory wants: rows are worth more than speed
+        training = training.model_copy(update={"pass_tokens": LEAST})
+    setting = _memory(space, model, training, at, lambda count: full_batch(count, 1), card=card)
+    return largest_length(space, setting, LONGEST) or None
 
 
 def _pass_tokens(space: Space, config: StudyConfig, memory: Setting, recorded: Mapping[str, Any] | None) -> int | None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config import file, presets
+from meshtune.config.sections import is_command
+from meshtune.errors import InputError, need_training
 from meshtune.plan.energy import Meter
 from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Plan, build
@@ -36,14 +39,19 @@ def check(
     overrides: tuple[str, ...] = (),
     measure: bool = True,
     show: int = 0,
+    device_like: Sequence[str] = (),
 ) -> tuple[str, dict[str, Any]]:
     """Find every fault; returns what would run, for people and as plain values. Raises InputError.
 
     Args:
         measure: load the model and train a few batches, to tell the time that the study will take.
         show: how many prepared rows come among the plain values (`rows`): (text, whether it is trained).
+        device_like: cards to plan for in place of this machine, such as `H100` or `4xA100`. Neither they nor the
+            model's weights need be here; nothing is measured, and nothing is left behind.
     """
     study = locate(path, overrides=overrides, folder=folder)
+    if device_like:
+        return _elsewhere(study.rounds[0] if study.config.rounds else study, device_like)
     if study.config.rounds:
         return _of_rounds(study, of_each(study, lambda each: _of_one(each, measure, show)))
     return _of_one(study, measure, show)
@@ -69,6 +77,40 @@ def _of_one(study: Located, measure: bool, show: int) -> tuple[str, dict[str, An
     if show and plan.training is not None:
         facts["rows"] = _rows(plan.training, show)
     return _lines(study, plan, expected), facts
+
+
+def _elsewhere(study: Located, device_like: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The plans for some cards, one after the other; of a study with rounds the first one's."""
+    if is_command(study.config.objective) or study.config.training.trainer.imported is not None:
+        what = "memory and time of a program, or of a trainer of one's own, are its own affair: leave it out"
+        raise InputError(f"--device-like: {what}")
+    need_training()
+    from meshtune.plan.card_forecast import card_forecast
+    from meshtune.plan.training import Elsewhere
+    from meshtune.training.memory.cards import cards
+
+    lines, facts = list[str](), list[dict[str, Any]]()
+    values: dict[str, Any] = {}
+    for given in [cards(text) for text in device_like]:
+        with tempfile.TemporaryDirectory() as scratch:
+            plan = build(study, Elsewhere(given, Path(scratch)))
+            assert plan.training is not None
+            found = card_forecast(plan, plan.training, given, study.config)
+        if not lines:
+            lines = _lines(study, plan, _Forecast(), here=False).splitlines()
+            lines += _counted_with(study)
+            values = _facts(study, plan)
+        lines += ["", *(f"{label:<10} {text}" for label, text in found.lines(study.config, len(plan.processes)))]
+        facts.append(found.facts())
+    return "\n".join(lines), {**values, "devices": facts}
+
+
+def _counted_with(study: Located) -> list[str]:
+    from meshtune.data.tokenizer import has_tokenizer
+
+    if study.config.model is None or has_tokenizer(study.config.model):
+        return []
+    return ["tokens     counted by the embedded model's tokenizer, since the model's folder has none: a rough count"]
 
 
 def _try_sampler(study: Located, plan: Plan) -> None:
@@ -169,7 +211,7 @@ def _storage(study: Located) -> list[str]:
     return lines
 
 
-def _lines(study: Located, plan: Plan, expected: _Forecast) -> str:
+def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True) -> str:
     config = study.config
     lines = [f"{study.source}: no faults", f"folder     {study.folder}", *_storage(study)]
     if config.model is not None and plan.training is not None:
@@ -179,7 +221,7 @@ def _lines(study: Located, plan: Plan, expected: _Forecast) -> str:
         precision = plan.fixed["training"]["precision"]
         on = f"{config.model.name} on {plan.processes[0].device}"
         lines.append(f"model      {on}, trained in {precision}, losses in {plan.fixed['validation_precision']}")
-        if text := advice(plan.processes[0].device):
+        if here and (text := advice(plan.processes[0].device)):
             lines.append(f"           {text}")
         lines.append("data\n" + describe(plan.training.data))
         lines += [f"           made again, since {plan.training.damage}"] if plan.training.damage else []
@@ -201,7 +243,8 @@ def _lines(study: Located, plan: Plan, expected: _Forecast) -> str:
     place = plan.processes[0]
     threads = f" with {place.threads} thread{'s' if place.threads > 1 else ''}" if place.threads else ""
     at_once = plan.packing.at_once(plan.block_size)
-    lines.append(f"sampler    {plan.sampler.shown}; {at_once} at once on {place.device}{threads}")
+    where = f"; {at_once} at once on {place.device}{threads}" if here else ""  # which each card has its own of
+    lines.append(f"sampler    {plan.sampler.shown}{where}")
     if plan.why_sampler:
         lines.append(f"           {plan.why_sampler}")
     if plan.warm_start.trials:

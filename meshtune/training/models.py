@@ -92,18 +92,20 @@ def advice(device: str) -> str | None:
     return machine.why_no_cuda() if device == "cpu" else None
 
 
-def check_model(model: ModelConfig, targets: str | Sequence[str] | None = None) -> None:
+def check_model(model: ModelConfig, targets: str | Sequence[str] | None = None, *, here: bool = True) -> None:
     """Refuse a model that cannot be loaded or trained, as far as that can be known without reading weights.
 
     A model of the Hub that is not in the cache has its configuration fetched, not its weights. With the names of its
     target modules given, or `all-linear`, these are checked too, where the model comes with no code of its own.
+
+    `here`: whether it is to be trained on this machine; if not, a folder needs no weights.
     """
-    if model.quantization is not None:
+    if model.quantization is not None and here:
         check_quantizable(model.quantization, resolve_device(model))
     if model.name == "embedded" and (targets is None or targets == ALL_LINEAR):
         embedded_gguf()
         return
-    name, arguments = _source(model)
+    name, arguments = _source(model, weights=here)
     if arguments.get("gguf_file"):
         return
     with quiet(), _explained(model):
@@ -222,7 +224,7 @@ def _forget_quantization(base: Any) -> None:
             delattr(base, name)
 
 
-def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
+def _source(model: ModelConfig, weights: bool = True) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` takes. Looks at local files only."""
     if model.name == "embedded":
         return str(embedded_folder()), {}
@@ -234,7 +236,7 @@ def _source(model: ModelConfig) -> tuple[str, dict[str, Any]]:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise _fault(f"the folder `{path}` holds no model: it has no config.json")
-        if not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
+        if weights and not any(any(path.glob(pattern)) for pattern in _WEIGHTS):
             raise _fault(f"the folder `{path}` holds no weights: no {' or '.join(_WEIGHTS)}")
         return str(path), {}
     if path.is_absolute() or model.name.startswith((".", "~")):

@@ -11,7 +11,7 @@ the record, and a study that is resumed on the same machine has the same ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meshtune.config.sections import WorkerConfig
@@ -31,13 +31,15 @@ class ProcessSpec:
     threads: int | None
 
 
-def process_specs(config: WorkerConfig, device: str) -> list[ProcessSpec]:
+def process_specs(config: WorkerConfig, device: str, gpus: Sequence[str] = ()) -> list[ProcessSpec]:
     """The processes for a torch device kind (`cpu`, `cuda`, `mps`). CUDA_VISIBLE_DEVICES is respected.
+
+    `gpus`: names or numbers, where they are not those of this machine.
 
     Not run on a GPU yet.
     """
     if device == "cuda":
-        visible = visible_gpus() or ["0"]  # torch sees one where nvidia-smi does not: ROCm, and some containers
+        visible = gpus or visible_gpus() or ["0"]  # torch sees one where nvidia-smi does not: ROCm, and some containers
         gpus = (visible[index % len(visible)] for index in range(config.processes or len(visible)))
         return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": gpu}, config.threads) for gpu in gpus]
     count = config.processes or 1

@@ -131,15 +131,15 @@ def refuse_too_large(space: Space, setting: Setting, baseline: Mapping[str, Any]
 
 
 def _fault(space: Space, found: Largest, setting: Setting) -> Fault:
-    ranks = _ranks(space, found.hyperparameters)
-    fitting = _last(len(ranks), lambda count: setting.fits({**found.hyperparameters, "rank": ranks[count - 1]}))
+    below = ranks(space) or range(1, int(found.hyperparameters["rank"]))
+    fitting = _last(len(below), lambda count: setting.fits({**found.hyperparameters, "rank": below[count - 1]}))
     rank = found.hyperparameters["rank"]
     searched = any(dimension.name == "rank" for dimension in space.dimensions)
     who = "the largest trial needs" if setting.pack == 1 else f"a pack of {setting.pack} of the largest trials needs"
     what = f"{who} about {gigabytes(found.memory.total)} ({describe(found.memory, rank, setting.pack)})"
     ways = [f"`{way}`" for way in _ways(found, setting)]
     if fitting:
-        highest = ranks[fitting - 1]
+        highest = below[fitting - 1]
         bound = _written(space, highest) if searched else f"rank: {highest}"
         advice = f"the largest rank that fits is {highest}: write `{bound}`"
         advice += f", or {' or '.join(ways)}" if ways else ""
@@ -202,14 +202,14 @@ def _options(dimension: Dimension) -> Sequence[Any]:
     return [parameter.high if dimension.name in _UPPER else parameter.low]
 
 
-def _ranks(space: Space, hyperparameters: Mapping[str, Any]) -> Sequence[int]:
-    """The ranks that the space has, upwards; all below it where it is fixed."""
+def ranks(space: Space) -> Sequence[int]:
+    """The ranks that are searched, upwards; none where it is fixed."""
     for dimension in space.dimensions:
         if dimension.name == "rank":
             parameter = dimension.parameter
             exponents = range(int(parameter.low), int(parameter.high) + 1)
             return [int(dimension.decode(value)) for value in exponents]
-    return range(1, int(hyperparameters["rank"]))
+    return ()
 
 
 def _written(space: Space, rank: int) -> str:

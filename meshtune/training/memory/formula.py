@@ -246,7 +246,7 @@ def _base_kept(shape: Shape, width: int) -> int:
 
 def feed_forward(shape: Shape) -> int:
     """Values a token that the feed-forwards of all layers keep."""
-    into, out = _feed_forward_linears(shape)
+    into, out = shape.feed_forward
     readers, writers = sum(linear.outputs for linear in into), sum(linear.inputs for linear in out)
     gated = readers >= 2 * writers
     steps = 3 if shape.activation == "gelu_new" else 0  # written out in single operations
@@ -255,14 +255,7 @@ def feed_forward(shape: Shape) -> int:
 
 def residual_writers(shape: Shape) -> list[Linear]:
     """The feed-forward layers that write to the residual stream."""
-    return _feed_forward_linears(shape)[1]
-
-
-def _feed_forward_linears(shape: Shape) -> tuple[list[Linear], list[Linear]]:
-    """Those that read the residual stream, and those that write to it."""
-    linears = [x for x in shape.linears if not (x.attention or x.lookup or x.name == shape.head)]
-    out = [x for x in linears if x.outputs == shape.hidden and x.inputs != shape.hidden]
-    return [x for x in linears if x not in out], out
+    return shape.feed_forward[1]
 
 
 def _adapter_kept(shape: Shape, recipe: Recipe, targets: Sequence[Linear], base_bytes: int, on_cpu: bool) -> int:

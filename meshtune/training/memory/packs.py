@@ -117,7 +117,7 @@ class PackSetting:
         """Bytes at the begin of a pass's backward, or with checkpoints at its largest layer; or of a validation."""
         shape, own = self.shape, BYTES.get(self.dtype, 4)
         first = members[0]
-        kept = tokens * max(self.kept(recipe) for recipe in members)
+        kept = tokens * max(self.kept(recipe) for recipe in set(members))
         # Of the layer in work: the gradients of its widest output and input, once more in float32.
         working = tokens * 8 * (feed_forward(shape) // shape.layers + shape.hidden)
         if first.gradient_checkpointing:

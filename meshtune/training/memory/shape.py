@@ -6,6 +6,7 @@ model takes a second and no memory. A model of the Hub that is not in the cache 
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -68,9 +69,25 @@ class Shape:
 
     def targets(self, names: str | tuple[str, ...]) -> tuple[Linear, ...]:
         """The modules that `target_modules` means, as PEFT reads it: `all-linear` leaves out the head."""
+        if names not in self._targets:  # asked for each member of each pack that is tried
+            self._targets[names] = tuple(x for x in self.linears if self._is_target(x, names))
+        return self._targets[names]
+
+    def _is_target(self, linear: Linear, names: str | tuple[str, ...]) -> bool:
         if isinstance(names, str):
-            return tuple(linear for linear in self.linears if not linear.lookup and linear.name != self.head)
-        return tuple(x for x in self.linears if any(x.name == name or x.name.endswith(f".{name}") for name in names))
+            return not linear.lookup and linear.name != self.head
+        return any(linear.name == name or linear.name.endswith(f".{name}") for name in names)
+
+    @functools.cached_property
+    def _targets(self) -> dict[str | tuple[str, ...], tuple[Linear, ...]]:
+        return {}
+
+    @functools.cached_property
+    def feed_forward(self) -> tuple[list[Linear], list[Linear]]:
+        """The layers of the feed-forwards that read the residual stream, and those that write to it."""
+        linears = [x for x in self.linears if not (x.attention or x.lookup or x.name == self.head)]
+        out = [x for x in linears if x.outputs == self.hidden and x.inputs != self.hidden]
+        return [x for x in linears if x not in out], out
 
     @property
     def largest_rank(self) -> int:

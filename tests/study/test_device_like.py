@@ -1,0 +1,114 @@
+"""`check --device-like`: packs, memory and hours of a study for cards that are not here, from a configuration alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+from typer.testing import CliRunner
+
+from meshtune.cli.commands import app
+from meshtune.errors import InputError
+from meshtune.study.check import check
+from tests.conftest import WORDS
+from tests.kill import command_study
+
+# Llama-3.1-8B and -70B, by their published configurations.
+SIZES = {
+    "8B": {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 14336, "num_attention_heads": 32},
+    "70B": {"hidden_size": 8192, "num_hidden_layers": 80, "intermediate_size": 28672, "num_attention_heads": 64},
+}
+
+
+def study_of(folder: Path, size: str, tokenizer: Path | None, model: str = "") -> Path:
+    """A study of a folder that holds config.json, and a tokenizer where one is given, but no weights."""
+    config = LlamaConfig(
+        **SIZES[size], vocab_size=128256, num_key_value_heads=8, max_position_embeddings=131072, eos_token_id=1
+    )
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(folder / size)
+    for path in [] if tokenizer is None else tokenizer.glob("*token*"):
+        shutil.copy(path, folder / size)
+    rows = [
+        {"instruction": f"{n}: repeat", "input": "", "output": " ".join(WORDS[: 1 + n % 12] * 4)} for n in range(90)
+    ]
+    (folder / "rows.json").write_text(json.dumps(rows))
+    path = folder / "study.yaml"
+    path.write_text(
+        f"model: {{name: ./{size}{model}}}\ndata: {{sources: [{{path: rows.json}}], validation: 10, test: 10}}\n"
+        "budget: {trials: 40, price_per_hour: 2}\n"
+    )
+    return path
+
+
+def test_an_8b_model_on_cards_that_are_not_here(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """One H100, four A100 and one card of 24 GB: packs, memory with its parts, and hours; nothing is left behind."""
+    study = study_of(tmp_path, "8B", tiny_model_folder, ", dtype: bfloat16")
+    before = sorted(tmp_path.rglob("*"))
+    text, facts = check(study, device_like=("H100", "4xA100", "24GB"))
+    assert sorted(tmp_path.rglob("*")) == before
+    h100, a100, small = facts["devices"]
+    assert [each["device_like"] for each in facts["devices"]] == ["H100", "4xA100", "24GB"]
+    assert h100["memory"]["predicted"]["base"] == 2 * 8_030_261_248
+    assert h100["memory"]["fits"]
+    assert a100["memory"]["fits"]
+    assert not small["memory"]["fits"]
+    assert small["advice"].startswith("the largest rank that fits is 64")
+    assert small["fitting"]["256"] == 0 < small["fitting"]["64"] < small["fitting"]["4"]
+    assert h100["fitting"]["256"] < h100["fitting"]["16"]
+    for each, cards in ((h100, 1), (a100, 4), (small, 1)):
+        assert 0 < each["largest_pack"] <= each["memory"]["available"] == each["cards"]["memory"]
+        assert each["time"]["hours"] > 0
+        assert each["time"]["price"] == pytest.approx(2 * each["time"]["hours"])
+        assert (each["time"]["trials"], each["cards"]["count"]) == (40, cards)
+        assert each["time"]["assumed"]["share_of_peak"] == 0.4
+    assert a100["time"]["hours"] < 4 * h100["time"]["hours"] < small["time"]["hours"]
+    assert small["time"]["left_out"] > 0 == h100["time"]["left_out"]
+    for words in ("on 4 cards", "the largest trial: does not fit", "no card has measured that yet", "a usual block of"):
+        assert words in text
+    assert "as the L4: the slowest card of the table" in text
+    assert "sampler    batch-gp\n" in text, "how many run at once is each card's own"
+    json.dumps(facts)
+
+
+def test_a_70b_model_in_few_bits(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Without the library that would hold it in few bits, and without a GPU."""
+    study = study_of(tmp_path, "70B", tiny_model_folder, ", dtype: bfloat16, quantization: nf4")
+    given = (
+        "training.gradient_checkpointing=true",
+        "training.pass_tokens=4096",
+        "space={rank: 16, learning_rate: {low: 1e-5, high: 1e-3}}",
+    )
+    _, facts = check(study, device_like=("H100", "24GB"), overrides=given)
+    large, small = facts["devices"]
+    assert large["fitting"]["16"] >= 4
+    assert large["time"]["hours"] > 0
+    assert (small["fitting"], small["packs"], small["time"]) == ({"16": 0}, [], None)
+
+
+def test_a_folder_with_a_configuration_alone(tmp_path: Path) -> None:
+    """Its tokens are counted by the embedded model's tokenizer, which is said."""
+    study = study_of(tmp_path, "8B", None)
+    try:
+        text, _ = check(study, device_like=("H200",))
+    except InputError as error:
+        if "not installed" in str(error):
+            pytest.skip("the embedded model is not installed")
+        raise
+    assert "counted by the embedded model's tokenizer" in text
+
+
+def test_the_command_line(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """`--json` is one object; a card that is not known is one message with those that are."""
+    study = str(study_of(tmp_path, "8B", tiny_model_folder))
+    done = CliRunner().invoke(app, ["check", study, "--json", "--device-like", "L40S"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["devices"][0]["cards"]["name"] == "L40S"
+    with pytest.raises(InputError, match=r"`H1000` is no card that is known; there are B200, .*Did you mean `H100`"):
+        check(Path(study), device_like=("H1000",))
+
+
+def test_a_program_is_not_planned_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--device-like: memory and time of a program"):
+        check(command_study(tmp_path, trials=3), device_like=("H100",))
