@@ -78,6 +78,7 @@ class Request:
             rows is measured, and a higher one than this ends the trial; None: it goes on whatever it is.
         promote: whether the trial was stopped early and shall go on from there to its end, past all thresholds.
         width: trials of its pack that are trained at once, as one leaves the next joins; None: all.
+        pass_tokens: of a pass of the packed trainer at most, since memory ran out with more; None: as suits the device.
         measure: instead of training, measure `adapter`: its loss on the `validation` or `test` rows, its `answers`, or
             in `float32` that on the validation rows with the base in float32;
             or ask whether the `trainer` can pack trials (the outcome's message says why not); else None.
@@ -95,6 +96,7 @@ class Request:
     thresholds: Thresholds = ()
     promote: bool = False
     width: int | None = None
+    pass_tokens: int | None = None
     measure: str | None = None
     adapter: str | None = None
 
@@ -139,6 +141,7 @@ class Outcome:
         message: last words for people, where something went wrong; without control characters and passwords.
         extra: further small numbers by name, as an objective reports them.
         retry: of a crash: whether another attempt may end otherwise; False where the input is at fault.
+        pass_tokens: of a pass in the end, at most, where memory has run out with more; None: it never did.
     """
 
     trial: int
@@ -156,6 +159,7 @@ class Outcome:
     message: str = ""
     extra: Mapping[str, float] = field(default_factory=dict)
     retry: bool = True
+    pass_tokens: int | None = None
 
     def __post_init__(self) -> None:
         """Others' words are made safe here: they are stored, and shown on terminals."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from meshtune.errors import InputError
 from meshtune.training import machine
+from meshtune.training.packed.trainer import PassLimit
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.steps import Diverged, Step, Suspended, in_thread
 from meshtune.trial import Ending, Outcome, Progress, Request
@@ -63,10 +64,11 @@ class Attempt:
 
     Attributes:
         stopped: whether the loss at a rung was above its threshold. Then only further rungs of that step count.
+        limit: of its passes, as they are cut where memory runs out.
     """
 
     def __init__(self, request: Request):
-        self.request = request
+        self.request, self.limit = request, PassLimit(request.pass_tokens)
         self.begin()
 
     def begin(self) -> None:
@@ -169,6 +171,7 @@ class Attempt:
             rungs=tuple(self.rungs),
             seconds=self.seconds,
             tokens=self.tokens,
+            pass_tokens=self.limit.tokens,
             **fields,
         )
 

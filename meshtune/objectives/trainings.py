@@ -1,9 +1,12 @@
 """Trials trained over one base: together in a pack where the trainer is `packed`, else one after the other.
 
-A pack's members end each by itself. Where memory runs out with several, those that have not ended start over in two
-halves, and each half so again. A training saves itself in `<folder>/checkpoints/`, a pack as a whole, and the same
-requests go on from there; what ends takes its checkpoint away, but for a crash, after which the next attempt goes on.
-A trial that is stopped early leaves its state in `<folder>/stopped/<trial>`; promoted, it goes on from there, alone.
+A pack's members end each by itself. Where memory runs out, a pack makes its passes smaller (`packed/trainer.py`); one
+that has no room beside the others even so is trained alone after them. Where memory runs out outside of passes, those
+that have not ended start over in two halves, and each half so again.
+
+A training saves itself in `<folder>/checkpoints/`, a pack as a whole, and the same requests go on from there; what ends
+takes its checkpoint away, but for a crash, after which the next attempt goes on. A trial that is stopped early leaves
+its state in `<folder>/stopped/<trial>`; promoted, it goes on from there, alone.
 
 Quantities beside the loss are measured of what is complete. The base is free of a pack only when all of it has ended,
 so its outcomes wait for that. They are kept in the folder of its checkpoint meanwhile: an interruption goes on with
@@ -33,7 +36,7 @@ from meshtune.training.loss import Selected, rung_rows
 from meshtune.training.packed.trainer import Changes, Kept, train_pack
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
-from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained
+from meshtune.training.steps import Checkpoint, Diverged, NoRoom, Rungs, Step, Suspended, Trained
 from meshtune.training.trainer import lora_config
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
 
@@ -104,12 +107,13 @@ class Trainings:
         checkpoint = self._checkpoint(requests)
         waiting = dict(enumerate(members))
         failure = None
+        tight: list[int] = []
         ended = self._trained_before([attempt for attempt, _ in members], checkpoint)
         if ended:
             waiting.clear()
         try:
             if waiting:
-                yield from self._trained(members, waiting, ended, checkpoint, width)
+                yield from self._trained(members, waiting, tight, ended, checkpoint, width)
         except Suspended:
             return
         except Exception as error:
@@ -123,10 +127,21 @@ class Trainings:
             checkpoints.forget(checkpoint.folder)
             yield from self._halves(list(waiting.values()), None if width is None else (width + 1) // 2)
             return
+        if failure is None:
+            yield from self._alone_after([waiting.pop(number) for number in tight])
+            if tight and self.stopping():
+                return
         for attempt, _ in waiting.values():
             yield attempt.failed(failure or _LEFT)
         if not crashed and (failure is None or failure.ending is not Ending.CRASHED):
             checkpoints.forget(checkpoint.folder)
+
+    def _alone_after(self, members: Members) -> Events:
+        for attempt, made in members:
+            say(f"trial {attempt.request.trial} had no room beside the others of its pack: it is trained alone")
+            attempt.start_over()
+            if not self.stopping():
+                yield from self._pack([(attempt, made)], None)
 
     def _halves(self, members: Members, width: int | None) -> Events:
         middle = (len(members) + 1) // 2
@@ -141,20 +156,30 @@ class Trainings:
         self,
         members: Members,
         waiting: dict[int, tuple[Attempt, Recipe]],
+        tight: list[int],
         ended: list[tuple[Attempt, Outcome]],
         checkpoint: Checkpoint,
         width: int | None,
     ) -> Events:
-        """Train a pack; takes out of `waiting` what has ended, and tells it, or puts it to `ended` to be measured."""
+        """Train a pack; takes out of `waiting` what has ended, and tells it, or puts it to `ended` to be measured.
+
+        What had no room beside the others goes on waiting, and its number is put to `tight`.
+        """
         changes = Changes()
         rungs = self._rungs([attempt.request for attempt, _ in members])
+        limit = members[0][0].limit
         given: dict[str, Any] = {"checkpoint": checkpoint, "rungs": rungs, "changes": changes, "width": width}
+        given["limit"] = limit
         events = train_pack(self.base, *self._rows(), [made for _, made in members], at=self.at, **given)
         with contextlib.closing(events):
             for number, event in events:
                 if number not in waiting:  # it has timed out, and leaves after this pass
                     continue
                 attempt, _ = waiting[number]
+                attempt.limit = limit
+                if isinstance(event, NoRoom) and len(members) > 1:
+                    tight.append(number)
+                    continue
                 try:
                     match event:
                         case Step():
@@ -168,7 +193,7 @@ class Trainings:
                             if event.state is not None:  # else it was written before an interruption
                                 saved_state.write(self._kept(attempt.request), event.made_by, event.state)
                             outcome = self._stopped(attempt)
-                        case Diverged():
+                        case Diverged() | NoRoom():
                             raise event
                 except Exception as error:  # this one's alone
                     outcome = attempt.failed(failure_of(error))

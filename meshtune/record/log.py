@@ -115,6 +115,12 @@ class Record:
         return sum(trial.seen == seen for trial in self.trials)
 
     @property
+    def pass_tokens(self) -> int | None:
+        """Tokens of a pass for which there was memory where it had run out with more; None: it never did."""
+        limits = (trial.final.pass_tokens for trial in self.trials if trial.final is not None)
+        return min((tokens for tokens in limits if tokens is not None), default=None)
+
+    @property
     def best(self) -> RecordedTrial | None:
         """The complete trial that keeps the constraints with the lowest objective; the earlier of two that are equal.
 

@@ -7,9 +7,8 @@ pack that keeps crashing is one trial at a time, so that the one at fault takes 
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
@@ -41,7 +40,8 @@ class Pack:
         allowed = None if timeout is None else timeout * len(self.trials)
         trials = [record.trials[number] for number in self.trials]
         requests = [trial.request(threads, allowed) for trial in trials]
-        return [dataclasses.replace(request, attempt=self.attempt, width=width) for request in requests]
+        tokens = record.pass_tokens
+        return [replace(request, attempt=self.attempt, width=width, pass_tokens=tokens) for request in requests]
 
 
 class Packs:

@@ -14,7 +14,7 @@ from meshtune.testing.trainers import OnTinyModel, rungs_at
 from meshtune.training.packed.trainer import Changes, Kept, PackEvent
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import write
-from meshtune.training.steps import Checkpoint, Diverged, Step, Trained
+from meshtune.training.steps import Checkpoint, Diverged, NoRoom, Step, Trained
 
 TrainPack = Callable[..., Iterator[PackEvent]]
 # Of rank, alpha, dropout and rate as far apart as a search proposes them.
@@ -139,12 +139,12 @@ class PackContract(OnTinyModel):
         assert not base.training
 
 
-def of(events: Sequence[PackEvent], number: int) -> list[Step | Trained | Diverged | Kept]:
+def of(events: Sequence[PackEvent], number: int) -> list[Step | Trained | Diverged | NoRoom | Kept]:
     """What one adapter of a pack says."""
     return [event for owner, event in events if owner == number]
 
 
-def losses(events: Sequence[Step | Trained | Diverged | Kept]) -> list[float]:
+def losses(events: Sequence[Step | Trained | Diverged | NoRoom | Kept]) -> list[float]:
     """All losses that were told, in their order, but for those at rungs."""
     found: list[float] = []
     for event in events:
@@ -155,7 +155,7 @@ def losses(events: Sequence[Step | Trained | Diverged | Kept]) -> list[float]:
     return found
 
 
-def at_rungs(events: Sequence[Step | Trained | Diverged | Kept]) -> list[float]:
+def at_rungs(events: Sequence[Step | Trained | Diverged | NoRoom | Kept]) -> list[float]:
     """All losses that were told at rungs, in their order."""
     return [event.rung_loss for event in events if isinstance(event, Step) and event.rung_loss is not None]
 

@@ -33,6 +33,10 @@ class Diverged(ArithmeticError):
     """A training or validation loss was not finite."""
 
 
+class NoRoom(MemoryError):
+    """Not even a single row of the adapter has room in memory, alone in a pass; or its weights have none."""
+
+
 class Suspended(Exception):
     """The training was asked to stop where it is; what can be saved is saved."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from meshtune.data.build import prepare
@@ -110,6 +111,66 @@ def test_one_that_timed_out_before_an_interruption_has_its_outcome_again(make: M
         (0, Ending.TIMED_OUT),
         (1, Ending.TIMED_OUT),
     ]
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_one_without_room_beside_the_others_is_trained_alone(make: MakeSpec, always: bool) -> None:
+    """After them, and to what it is alone; where it has no room there either, it ends so. Passes are as they were."""
+    objective = LoraObjective(make(epochs=1), "cpu", 1)
+    points = [GOOD, {**OTHER, "alpha": 48.0}, OTHER]
+    (alone,) = [x for x in objective.evaluate([Request(9, points[1], seed=0)]) if isinstance(x, Outcome)]
+    tight: list[object] = []  # the adapter without room, of those with a scale of 3
+
+    def short(*_: Any) -> None:
+        spans = objective._base.model.layers[0].mlp.down_proj.forward.func.__self__.now.spans
+        for adapter in (span.adapter for span in spans if span.adapter is not None and span.adapter.scale == 3.0):
+            tight.append(adapter)
+            if always or adapter is tight[0]:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def watch(module: Any, given: Any, output: torch.Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(short)
+
+    requests = [Request(trial, point, seed=0) for trial, point in enumerate(points)]
+    with objective._base.model.layers[0].register_forward_hook(watch):
+        found = [event for event in objective.evaluate(requests) if isinstance(event, Outcome)]
+    assert [outcome.trial for outcome in found] == [0, 2, 1]
+    assert [outcome.pass_tokens for outcome in found] == [None] * 3
+    assert [outcome.ending for outcome in found[:2]] == [Ending.COMPLETE] * 2
+    if always:
+        assert found[2].ending is Ending.OUT_OF_MEMORY
+        assert "alone in a pass" in found[2].message
+    else:
+        assert found[2].losses == pytest.approx(alone.losses, abs=1e-5)
+
+
+def test_an_outcome_says_how_large_passes_may_be(make: MakeSpec) -> None:
+    """Once memory ran out; and a request says it to the next pack."""
+    objective = LoraObjective(make(epochs=1), "cpu", 1)
+    for _ in objective.evaluate([Request(9, OTHER, seed=0)]):
+        pass
+    seen: list[int] = []
+
+    def short(module: Any, given: Any, kept: dict[str, Any]) -> None:
+        if torch.is_grad_enabled():
+            seen.append(kept["input_ids"].numel())
+            if seen[-1] > 200:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def run(first: int, tokens: int | None) -> set[int | None]:
+        seen.clear()
+        requests = [Request(first + n, point, seed=0, pass_tokens=tokens) for n, point in enumerate((GOOD, OTHER))]
+        found = [event for event in objective.evaluate(requests) if isinstance(event, Outcome)]
+        assert [outcome.ending for outcome in found] == [Ending.COMPLETE] * 2
+        return {outcome.pass_tokens for outcome in found}
+
+    with objective._base.model.register_forward_pre_hook(short, with_kwargs=True):
+        (tokens,) = run(0, None)
+        assert tokens is not None
+        assert max(seen) > 200 >= tokens
+        assert run(2, tokens) == {tokens}
+        assert max(seen) <= 200
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The loop, with a worker that answers at once: order, budgets, retries, stops, and going on."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,24 @@ def test_a_block_is_submitted_in_packs_which_the_record_knows_before(tmp_path: P
     assert members(worker) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9, 10]]
     assert [trial.pack for trial in opened(tmp_path).trials] == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 8]
     assert {len(pack): {request.timeout for request in pack} for pack in worker.packs} == {2: {20}, 3: {30}}
+
+
+def test_passes_that_memory_ran_out_in_stay_small_for_the_packs_to_come(tmp_path: Path) -> None:
+    """And after a resume; no point depends on them."""
+
+    def short(request: Request) -> Outcome:
+        tokens = {2: 600, 5: 300}.get(request.trial, request.pass_tokens)
+        return replace(squared(request), pass_tokens=tokens)
+
+    record, worker = opened(tmp_path), AtOnce(short, places=1)
+    events_of(record, worker, sampler("random"), Budget(trials=8), pack=2)
+    events_of(opened(tmp_path), worker, sampler("random"), Budget(trials=10), pack=2)
+    assert [pack[0].pass_tokens for pack in worker.packs] == [None, None, 600, 300, 300]
+    (tmp_path / "roomy").mkdir()
+    roomy = opened(tmp_path / "roomy")
+    events_of(roomy, AtOnce(places=1), sampler("random"), Budget(trials=10), pack=2)
+    assert [trial.params for trial in roomy.trials] == [trial.params for trial in opened(tmp_path).trials]
+    assert [trial.value for trial in roomy.trials] == [trial.value for trial in opened(tmp_path).trials]
 
 
 def test_points_do_not_depend_on_packs(tmp_path: Path) -> None:

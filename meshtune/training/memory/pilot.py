@@ -22,7 +22,7 @@ from meshtune.training.loss import Row, RowSet, batch_limit
 from meshtune.training.memory.formula import Batch
 from meshtune.training.packed.trainer import Kept, train_pack
 from meshtune.training.recipe import Recipe
-from meshtune.training.steps import Diverged, Step, Trained
+from meshtune.training.steps import Diverged, NoRoom, Step, Trained
 from meshtune.training.trainer import train as train_with_transformers
 
 Train = Callable[..., Iterator[Step | Trained]]
@@ -107,7 +107,7 @@ def _packs_of(members: int) -> Train:
     ) -> Iterator[Step | Trained]:
         with contextlib.closing(train_pack(base, rows, validation_rows, [recipe] * members, at=at)) as events:
             for number, event in events:
-                if isinstance(event, Diverged):
+                if isinstance(event, Diverged | NoRoom):
                     raise event
                 if number == members - 1 and not isinstance(event, Kept):
                     yield event

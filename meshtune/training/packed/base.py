@@ -86,9 +86,13 @@ class PackedBase:
         sums = [part.sum().item() for part in torch.split(losses, list(batch.counts))]
         return list(zip(sums, batch.counts, strict=True))
 
-    def _begin(self, batch: Pass, kind: torch.dtype) -> dict[str, Any]:
+    def forget(self) -> None:
+        """Hold nothing of a pass that memory ran out in."""
         for group in self.groups:
             group.clear()
+
+    def _begin(self, batch: Pass, kind: torch.dtype) -> dict[str, Any]:
+        self.forget()
         if self.forgets:
             forget_lengths(self.base)
         self.now.spans, self.now.lengths, self.now.kind, self.now.attended = batch.spans, batch.lengths, kind, 0
@@ -143,8 +147,7 @@ class PackedBase:
             slopes = (self._slope(made_up, batch, nats / square) for nats in _STEPS)
             if not any(abs(slope - square) <= _SLOPE * square for slope in slopes):
                 raise Unpackable("the gradient of an adapter over it is not the slope of its loss")
-        for group in self.groups:
-            group.clear()
+        self.forget()
         self.now.spans = ()
 
     def _slope(self, made_up: _MadeUp, batch: Pass, step: float) -> float:

@@ -53,6 +53,7 @@ class Member:
         self.adapter = FlatAdapter(base, recipe, kind)
         weights = [self.adapter.weights]
         self.optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+        self._make_moments()
         self.size = recipe.batch_size * recipe.gradient_accumulation
         self.steps_an_epoch = math.ceil(len(rows) / self.size)
         self.steps = recipe.epochs * self.steps_an_epoch
@@ -93,6 +94,13 @@ class Member:
         """Its rows of the next pass."""
         rows = self._portions[self.done]
         return Portion(self.adapter, rows, 1 / self._labels if self._labels else math.nan, self.draws)
+
+    def restart(self) -> None:
+        """Begin the step anew, whose gradient may be half done: memory ran out. The optimizer knows nothing of it."""
+        self.adapter.gradient.zero_()
+        self.tokens -= sum(len(tokens) for rows in self._portions[: self.done] for tokens, _ in rows)
+        self.draws -= self.done
+        self.done, self.step_loss = 0, 0.0
 
     def took(self, losses: torch.Tensor) -> None:
         """Note the losses of the labels of its portion, whose gradient is in the adapter."""
@@ -173,6 +181,15 @@ class Member:
         for name in _COUNTS:
             setattr(self, name, saved["counts"][name])
         self._cut()
+
+    def _make_moments(self) -> None:
+        """Let the optimizer take its memory now, by a step that changes nothing: what has no room shows at once."""
+        (group,) = self.optimizer.param_groups
+        group["lr"] = 0.0
+        self.optimizer.step()
+        group["lr"] = self.recipe.learning_rate
+        for state in self.optimizer.state.values():
+            state["step"].zero_()
 
     def _cut(self) -> None:
         """The portions of the step that comes, and its labels; none after the last step."""

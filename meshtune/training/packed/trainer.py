@@ -8,6 +8,10 @@ of the whole validation set, in the model's own type. Rows are not padded, the h
 
 What cannot be packed raises `Unpackable`; then nothing was trained. Not run on a GPU yet.
 
+Memory that runs out costs a step: the steps of those in that pass begin anew, in passes of half as many tokens, which
+hold from there on. A portion is cut for that at its rows, with the masks that it has as a whole, and the loss of a step
+stays the mean over all its labels. An adapter of which a single row does not fit, alone in a pass, ends with `NoRoom`.
+
 `TrainingPack` is a pack while it runs: who is in it, its passes, its validations, and its state as a whole. Whoever is
 due is validated together. What is said at a rung may make its adapter leave before anything else is computed for it;
 what has left, or ended, makes room for the next before the next pass.
@@ -17,22 +21,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Unpack
+from functools import partial
+from typing import Any, Literal, TypeVar, Unpack
 
 import torch
 
-from meshtune.training import saved_state
+from meshtune.training import machine, saved_state
 from meshtune.training.loss import RowLoss, RowSet, alike, batch_limit, mean_loss
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.member import Member
 from meshtune.training.packed.mixers import mixers
-from meshtune.training.packed.rows import LOW_MULTIPLE, Portion, gathered, in_portions, lay_out, token_limit
+from meshtune.training.packed.rows import LOW_MULTIPLE, Portion, gathered, in_portions, lay_out, pieces, token_limit
 from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe
 from meshtune.training.saved_state import Saves
-from meshtune.training.steps import Checkpoint, Diverged, Given, Rungs, Step, Suspended, Trained
+from meshtune.training.steps import Checkpoint, Diverged, Given, NoRoom, Rungs, Step, Suspended, Trained
 from meshtune.training.trainer import lora_config
 
 
@@ -42,7 +48,7 @@ def train(
     """Train one adapter, a pack of one; see `steps.py` for what comes, and `train_pack` for what is raised.
 
     Raises:
-        Diverged: a loss was not finite.
+        Diverged: a loss was not finite. NoRoom: a single row does not fit into memory.
     """
     return _alone(train_pack(base, train_rows, validation_rows, [recipe], **given))
 
@@ -58,21 +64,21 @@ def train_pack(
     rungs: Rungs | None = None,
     changes: Changes | None = None,
     width: int | None = None,
-    pass_tokens: int | None = None,
+    limit: PassLimit | None = None,
 ) -> Events:
     """Train adapters over the base together: pairs of an adapter's number and what it says.
 
-    Each says what a trainer of `steps.py` says: steps, then `Trained`; or `Diverged`, given and not raised, so that the
-    others go on; or `Kept`, where it was asked to leave so. One checkpoint holds the whole pack. A pack that goes on
-    from one tells everything once more that was told before: each adapter's history, and the ends of those that had
-    ended, but for those that just left. There the recipes are all that the pack has had, in the order of their
+    Each says what a trainer of `steps.py` says: steps, then `Trained`; or `Diverged` or `NoRoom`, given and not raised,
+    so that the others go on; or `Kept`, where it was asked to leave so. One checkpoint holds the whole pack. A pack
+    that goes on from one tells everything once more that was told before: each adapter's history, and the ends of those
+    that had ended, but for those that just left. There the recipes are all that the pack has had, in the order of their
     numbers; what the checkpoint does not know begins as soon as there is room.
 
     Args:
         recipes: one an adapter, of one precision. at: the epoch that counts. rungs: of all. changes: what may be
             changed meanwhile. width: adapters trained at once; as one ends or leaves, the next begins. None: all.
-        pass_tokens: of a pass at most, where memory is short (one adapter's portion may have more). Results depend on
-            neither of these two, but for rounding. None: what suits the device.
+            Where there is no room for another one, it is as many as there are.
+        limit: of a pass. Results depend on neither of these two, but for rounding.
 
     Raises:
         InputError: the model lacks a target module.
@@ -82,7 +88,7 @@ def train_pack(
     for recipe in recipes:
         lora_config(base, recipe)
     check_packable(base, recipes)
-    pack = TrainingPack(base, train_rows, validation_rows, at, rungs, changes or Changes(), width, pass_tokens)
+    pack = TrainingPack(base, train_rows, validation_rows, at, rungs, changes or Changes(), width, limit or PassLimit())
     return pack.events(list(recipes), checkpoint)
 
 
@@ -90,7 +96,7 @@ def _alone(events: Events) -> Generator[Step | Trained, None, None]:
     with contextlib.closing(events):
         for _, event in events:
             match event:
-                case Diverged():
+                case Diverged() | NoRoom():
                     raise event
                 case Step() | Trained():
                     yield event
@@ -111,8 +117,19 @@ class Kept:
     state: dict[str, Any] | None
 
 
-PackEvent = tuple[int, Step | Trained | Diverged | Kept]
+PackEvent = tuple[int, Step | Trained | Diverged | NoRoom | Kept]
 Events = Generator[PackEvent, None, None]
+T = TypeVar("T")
+
+
+@dataclass
+class PassLimit:
+    """Tokens of a pass at most, which only a single row exceeds; None: what suits the device.
+
+    A pack lowers it where memory runs out.
+    """
+
+    tokens: int | None = None
 
 
 @dataclass
@@ -140,12 +157,13 @@ class TrainingPack:
         rungs: Rungs | None,
         changes: Changes,
         width: int | None,
-        pass_tokens: int | None,
+        pass_limit: PassLimit,
     ):
         self.base, self.train_rows, self.validation_rows, self.at = base, train_rows, validation_rows, at
         self.rungs, self.changes, self.width = rungs, changes, width
         self.limit = token_limit(base.device)  # of a portion, on which masks depend
-        self.pass_limit = self.limit if pass_tokens is None else min(pass_tokens, self.limit)
+        self.pass_limit, self.most = pass_limit, self.limit
+        self.measured_limit = batch_limit(base.device)
         self.alike, self.padded = alike(base.config), bool(mixers(base))
         self.members: dict[int, Member] = {}
         self.states: list[dict[str, Any]] = []  # of all that there were: recipe, and how they ended
@@ -154,7 +172,7 @@ class TrainingPack:
     def events(self, recipes: list[Recipe], checkpoint: Checkpoint | None) -> Events:
         """As `train_pack` says."""
         first = recipes[0]
-        self.pass_limit = min(self.pass_limit, first.pass_tokens or self.pass_limit)
+        self.most = min(self.limit, first.pass_tokens or self.limit)
         self.kind = torch.bfloat16 if first.precision == "bfloat16" else self.base.dtype
         made_by = "" if checkpoint is None else self._identity(first)
         self.saves = Saves(checkpoint, made_by)
@@ -170,6 +188,11 @@ class TrainingPack:
                 yield from self._validate(pack)
                 if self.members or self.waiting:  # else there is nothing to go on with
                     self.saves.where_due(self._save)
+
+    @property
+    def tokens(self) -> int:
+        """Of a pass, at most."""
+        return min(self.most, self.pass_limit.tokens or self.most)
 
     def _identity(self, recipe: Recipe) -> str:
         kind = f"packed {self.at}"
@@ -195,18 +218,31 @@ class TrainingPack:
         for number in self.changes.leaving & self.members.keys():
             self._end(number, {"ending": "left"})
         while self.waiting and (not self.members or self.width is None or len(self.members) < self.width):
-            self._add(self.waiting.pop(0))
+            recipe = self.waiting[0]
+            if self._roomy(partial(self._add, recipe)) is not None:
+                self.waiting.pop(0)
+            elif self.members:
+                self.width = len(self.members)
+                saved_state.say(f"there is no room for another adapter: {self.width} are trained at once")
+            else:
+                self.waiting.pop(0)
+                self.states.append({"recipe": repr(recipe), "ending": None})
+                yield len(self.states) - 1, self._no_room(len(self.states) - 1, "there is no room for its weights")
 
     def _pass(self, pack: PackedBase) -> Events:
         """A portion of each member, and the optimizer's step where it was the last of its step."""
-        portions = {id(portion.adapter): portion for portion in (m.portion() for m in self.members.values())}
-        owners = {id(member.adapter): member for member in self.members.values()}
-        for together in gathered(list(portions.values()), self.pass_limit, self.alike, self.padded):
-            batch = lay_out(together, self.base.device, 1 if self.kind == torch.float32 else LOW_MULTIPLE)
-            losses, total = pack.losses(batch, train=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            for portion, own in zip(together, torch.split(losses, list(batch.shared)), strict=True):
-                owners[id(portion.adapter)].took(own)
+        due, before = list(self.members), self.pass_limit.tokens
+        while due:
+            tight = self._computed(pack, due)
+            if not tight:
+                continue
+            if len(tight) > 1 or len(tight[0].rows) > 1:
+                self.pass_limit.tokens = _half(tight, "training")
+                continue
+            self.pass_limit.tokens = before  # it was not the size of the passes
+            number = self._number(tight[0])
+            due.remove(number)
+            yield number, self._no_room(number, f"a row of {tight[0].tokens} tokens has no room, alone in a pass")
         for number, member in list(self.members.items()):
             try:
                 event: Step | Diverged = member.advance()
@@ -214,14 +250,60 @@ class TrainingPack:
                 event = self._diverged(number, member, error)
             yield number, event
 
+    def _computed(self, pack: PackedBase, due: list[int]) -> list[Portion]:
+        """Losses and gradients of a portion of each that is due, which then is not any more.
+
+        Gives the pass that had no room, if there was one; the steps of those in it begin anew.
+        """
+        parts = {number: pieces(self.members[number].portion(), self.tokens, self.alike, self.padded) for number in due}
+        found: dict[int, list[torch.Tensor]] = {number: [] for number in due}
+        for together in gathered(
+            [part for own in parts.values() for part in own], self.tokens, self.alike, self.padded
+        ):
+            losses = self._roomy(partial(self._backward, pack, together), pack)
+            if losses is None:
+                for number in {self._number(part) for part in together}:
+                    self.members[number].restart()
+                return together
+            for part, own in zip(together, losses, strict=True):
+                number = self._number(part)
+                found[number].append(own)
+                if len(found[number]) == len(parts[number]):
+                    self.members[number].took(torch.cat(found[number]))
+                    due.remove(number)
+        return []
+
+    def _backward(self, pack: PackedBase, together: Sequence[Portion]) -> Sequence[torch.Tensor]:
+        """The losses of each portion's labels; their gradients are added to those of the adapters."""
+        batch = lay_out(together, self.base.device, 1 if self.kind == torch.float32 else LOW_MULTIPLE)
+        losses, total = pack.losses(batch, train=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        return torch.split(losses, list(batch.shared))
+
+    def _roomy(self, work: Callable[[], T], pack: PackedBase | None = None) -> T | None:
+        """What it gives; None where memory ran out, when all that it had is free again."""
+        try:
+            return work()
+        except Exception as error:
+            if not machine.is_out_of_memory(error):
+                raise
+        if pack is not None:
+            pack.forget()
+        machine.free(str(self.base.device))  # here, where the error's frames hold no tensors any more
+        return None
+
+    def _number(self, portion: Portion) -> int:
+        return next(number for number, member in self.members.items() if member.adapter is portion.adapter)
+
     def _validate(self, pack: PackedBase) -> Events:
         """Those that reached a rung, then those at an epoch's end, together; those whose last it was end."""
         at_rung = {number: member for number, member in self._staying() if member.rungs_due}
         if self.rungs is not None and at_rung:
             losses = yield from self._losses(pack, at_rung, self.rungs.rows)
-            for number, member in at_rung.items():
+            for number, loss in losses.items():
+                member = at_rung[number]
                 try:
-                    steps = member.measured(losses[number])
+                    steps = member.measured(loss)
                 except Diverged as error:
                     yield number, self._diverged(number, member, error)
                     continue
@@ -231,9 +313,10 @@ class TrainingPack:
         if not due:
             return
         losses = yield from self._losses(pack, due, self.validation_rows)
-        for number, member in due.items():
+        for number, loss in losses.items():
+            member = due[number]
             try:
-                yield number, member.validated(losses[number])
+                yield number, member.validated(loss)
             except Diverged as error:
                 yield number, self._diverged(number, member, error)
                 continue
@@ -249,22 +332,46 @@ class TrainingPack:
     def _losses(
         self, pack: PackedBase, members: dict[int, Member], rows: RowSet
     ) -> Generator[PackEvent, None, dict[int, float]]:
-        """The mean loss of each over some rows. Raises Suspended, with the state saved as it is."""
+        """The mean loss of each over some rows, but of those that end.
+
+        Raises Suspended, with the state saved as it is.
+        """
         losses: dict[int, list[RowLoss]] = {number: [] for number in members}
-        numbers = {id(member.adapter): number for number, member in members.items()}
-        limit = batch_limit(self.base.device)
-        portions = list(_portions(members, rows, limit, self.alike, self.padded))
-        for together in gathered(portions, limit, self.alike, self.padded):
-            for number in sorted({numbers[id(portion.adapter)] for portion in together}):
+        wanted = list(_portions(members, rows, self.measured_limit, self.alike, self.padded))
+        passes = deque(gathered(wanted, self.measured_limit, self.alike, self.padded))
+        while passes:
+            together = passes[0]
+            for number in sorted({self._number(portion) for portion in together}):
                 yield number, members[number].progress()
             if self.saves.stopping:
                 self._save()
                 raise Suspended
-            batch = lay_out(together, self.base.device)
-            found = iter(pack.row_losses(batch))
-            for portion in together:
-                losses[numbers[id(portion.adapter)]] += [next(found) for _ in portion.rows]
+            found = self._roomy(partial(self._row_losses, pack, together), pack)
+            if found is not None:
+                each = iter(found)
+                for portion in passes.popleft():
+                    losses[self._number(portion)] += [next(each) for _ in portion.rows]
+                continue
+            rest = [portion for those in passes for portion in those]
+            if len(together) > 1 or len(together[0].rows) > 1:
+                self.measured_limit = _half(together, "measuring")
+                rest = [
+                    part for portion in rest for part in pieces(portion, self.measured_limit, self.alike, self.padded)
+                ]
+            else:
+                number, adapter = self._number(together[0]), together[0].adapter
+                del losses[number]
+                rest = [portion for portion in rest if portion.adapter is not adapter]
+                yield number, self._no_room(number, f"a row of {together[0].tokens} tokens has no room to be measured")
+            passes = deque(gathered(rest, self.measured_limit, self.alike, self.padded))
         return {number: mean_loss(found) for number, found in losses.items()}
+
+    def _row_losses(self, pack: PackedBase, together: Sequence[Portion]) -> list[RowLoss]:
+        return pack.row_losses(lay_out(together, self.base.device))
+
+    def _no_room(self, number: int, message: str) -> NoRoom:
+        self._end(number, {"ending": "no_room", "message": message}, self.members.get(number))
+        return NoRoom(message)
 
     def _diverged(self, number: int, member: Member, error: Diverged) -> Diverged:
         self._end(number, {"ending": "diverged", "message": str(error)}, member)
@@ -273,34 +380,40 @@ class TrainingPack:
     def _end(self, number: int, ending: dict[str, Any], member: Member | None = None) -> None:
         history = [] if member is None else member.snapshot()["history"]
         self.states[number] |= {"history": history, **ending}
-        del self.members[number]
+        self.members.pop(number, None)
 
     def _save(self) -> None:
         running = {number: member.snapshot() for number, member in self.members.items()}
         states = [state | running.get(number, {}) for number, state in enumerate(self.states)]
-        self.saves.save({"members": states, "seconds": self.saves.seconds})
+        self.saves.save({"members": states, "seconds": self.saves.seconds, "pass_tokens": self.pass_limit.tokens})
 
     def _restore(self, saved: dict[str, Any], recipes: list[Recipe]) -> Events:
         """Every adapter as it was saved; tells what had been told."""
         self.saves.earlier = earlier = saved["seconds"]
+        if (tokens := saved.get("pass_tokens")) is not None:
+            self.pass_limit.tokens = min(tokens, self.tokens)
         for number, state in enumerate(saved["members"]):
-            member = self._add(recipes[number])
             ending = state["ending"]
-            if ending is None:
+            member = None
+            if ending not in ("diverged", "no_room", "left"):
+                member = self._add(recipes[number])
+            if ending is None and member is not None:
                 member.restore(state, earlier)
             else:
-                del self.members[number]
-                self.states[number] = state
+                self.members.pop(number, None)
+                self.states[number:] = [state]
             if ending != "left":
                 for values in state["history"]:
                     yield number, replace(Step(*values), earlier=earlier)
-            if ending is None:
+            if ending is None and member is not None:
                 yield number, member.progress()
             elif ending == "diverged":
                 yield number, Diverged(state["message"])
+            elif ending == "no_room":
+                yield number, NoRoom(state["message"])
             elif ending == "kept":
-                yield number, Kept(self._identity(member.recipe), None)
-            elif ending == "trained":
+                yield number, Kept(self._identity(recipes[number]), None)
+            elif ending == "trained" and member is not None:
                 member.loss, member.best = state["loss"], state["best"]
                 yield number, member.trained()
 
@@ -319,3 +432,10 @@ def _portions(members: dict[int, Member], rows: RowSet, limit: int, alike: float
     for member in members.values():
         for part in in_portions(range(len(rows)), lengths, len(rows), limit, alike, padded):
             yield Portion(member.adapter, [rows[row] for row in part])
+
+
+def _half(together: Sequence[Portion], doing: str) -> int:
+    """Of a pass's tokens; says so."""
+    tokens = sum(portion.tokens for portion in together)
+    saved_state.say(f"memory ran out {doing} {tokens} tokens in a pass: from here on it is {tokens // 2} at most")
+    return tokens // 2

@@ -19,7 +19,7 @@ from meshtune.training.memory.shape import measure
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rows import CPU_TOKENS, Pass, Portion, lay_out
-from meshtune.training.packed.trainer import train_pack
+from meshtune.training.packed.trainer import PassLimit, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Trained
 from tests.training.architectures import PACKABLE, make
@@ -169,7 +169,7 @@ def test_smaller_passes_train_the_same(
 
     def trained(pass_tokens: int | None) -> tuple[list[float], int]:
         passes.clear()
-        events = train_pack(base, train_rows, validation_rows, recipes, at="last", pass_tokens=pass_tokens)
+        events = train_pack(base, train_rows, validation_rows, recipes, at="last", limit=PassLimit(pass_tokens))
         found = [event.loss for _, event in events if isinstance(event, Trained)]
         return found, max(passes)
 
