@@ -59,13 +59,16 @@ class Span:
 class Now:
     """What the layers of a base compute at the moment; one object for all of them.
 
-    `lengths`: of the sequences, end to end. `kind`: the type of the products. `attended`: calls of the attention.
+    `lengths`: of the sequences, end to end; `starts`: of each, and the end of the last, on the device. `kind`: the type
+    of the products. `attended`: calls of the attention, which took `path` at last.
     """
 
     spans: Sequence[Span] = ()
     lengths: Sequence[int] = ()
     kind: torch.dtype = torch.float32
     attended: int = 0
+    starts: torch.Tensor | None = None
+    path: str = ""
 
 
 @dataclass(frozen=True)

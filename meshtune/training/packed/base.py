@@ -95,7 +95,8 @@ class PackedBase:
         self.forget()
         if self.forgets:
             forget_lengths(self.base)
-        self.now.spans, self.now.lengths, self.now.kind, self.now.attended = batch.spans, batch.lengths, kind, 0
+        self.now.spans, self.now.lengths, self.now.starts = batch.spans, batch.lengths, batch.starts
+        self.now.kind, self.now.attended = kind, 0
         if self.mixers:
             self.lanes.lay(batch.lengths, batch.ids.device)
         return {"input_ids": batch.ids, "position_ids": batch.positions, "use_cache": False}

@@ -32,7 +32,7 @@ _KERNELS = {
         ),
         2: (
             "_fused_rms_norm_backward native_layer_norm_backward _varlen_attn _log_softmax_backward_data "
-            "nll_loss_forward_backward linalg_vector_norm _scaled_dot_product_efficient_attention_backward"
+            "slice_backward select_backward linalg_vector_norm _scaled_dot_product_efficient_attention_backward"
         ),
         5: "_varlen_attn_backward _flash_attention_backward _scaled_dot_product_flash_attention_backward",
         8: "embedding_dense_backward index_put_ index_put _index_put_impl_",
@@ -53,7 +53,7 @@ class LaunchCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self._inside = 0

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,7 +54,8 @@ class Pass:
     """Portions end to end.
 
     Attributes:
-        ids, positions: (1, tokens); positions begin at 0 in every sequence. lengths: of the sequences.
+        ids, positions: (1, tokens); positions begin at 0 in every sequence. lengths: of the sequences. starts: of each,
+        and the end of the last, int32.
         spans: the tokens of each portion. before: (labels,) the place before each label. labels, shares: (labels,).
         counts: labels of each sequence. shared: labels of each portion.
     """
@@ -61,6 +63,7 @@ class Pass:
     ids: torch.Tensor
     positions: torch.Tensor
     lengths: tuple[int, ...]
+    starts: torch.Tensor
     spans: tuple[Span, ...]
     before: torch.Tensor
     labels: torch.Tensor
@@ -103,17 +106,34 @@ def lay_out(portions: Sequence[Portion], device: torch.device, multiple: int = 1
     counts = np.add.reduceat(learned.astype(np.int64), starts)
     shared = np.add.reduceat(counts, firsts[:-1])
     positions = np.arange(len(ids)) - np.repeat(starts, lengths)
+    shares = np.repeat([portion.share for portion in portions], shared).astype(np.float32)
+    ends = np.append(starts, len(ids)).astype(np.int32)
+    sent = _sent([ids, positions, ends, labels - 1, ids[labels], shares], device)
     return Pass(
-        torch.from_numpy(ids)[None].to(device),
-        torch.from_numpy(positions)[None].to(device),
+        sent[0][None],
+        sent[1][None],
         tuple(lengths.tolist()),
+        sent[2],
         tuple(spans),
-        torch.from_numpy(labels - 1).to(device),
-        torch.from_numpy(ids[labels]).to(device),
-        torch.from_numpy(np.repeat([portion.share for portion in portions], shared).astype(np.float32)).to(device),
+        sent[3],
+        sent[4],
+        sent[5],
         tuple(counts[own].tolist()),
         tuple(shared.tolist()),
     )
+
+
+def _sent(arrays: Sequence[np.ndarray[Any, Any]], device: torch.device) -> list[torch.Tensor]:
+    """Arrays as tensors on a device: to a GPU in one copy, for which the host does not wait."""
+    tensors = [torch.from_numpy(array) for array in arrays]
+    if device.type == "cpu":
+        return tensors
+    sizes = [(x.nbytes + 7) // 8 for x in tensors]  # in words of eight bytes
+    host = torch.empty(sum(sizes), dtype=torch.int64, pin_memory=device.type == "cuda")
+    for place, x in zip(torch.split(host, sizes), tensors, strict=True):
+        place.view(x.dtype)[: len(x)].copy_(x)
+    there = torch.split(host.to(device, non_blocking=True), sizes)
+    return [place.view(x.dtype)[: len(x)] for place, x in zip(there, tensors, strict=True)]
 
 
 def gathered(
