@@ -8,7 +8,7 @@ import pytest
 
 from meshtune.testing.processes import gone
 from tests.evaluation.made import make_mmlu
-from tests.kill import kill_at_random, record_of, run, ten_kills
+from tests.kill import kill_at_random, record_of, run, run_apart, ten_kills
 from tests.plan.test_measurements import study
 from tests.test_kill_lora import status_of
 
@@ -60,7 +60,7 @@ def test_a_study_that_is_killed_while_it_measures(tmp_path: Path, tiny_model_fol
     victims = ("coordinator", "worker")
     for victim, family in kill_at_random(killed, 3, seed=0, wait=until_it_measures, victims=victims):
         assert gone(family), f"processes outlived the kill of the {victim}"
-    ended = run(killed)
+    ended = run_apart(killed)
     assert ended.returncode == 0, ended.stderr
     assert record_of(killed) == record_of(whole)
     assert measured(killed) == measured(whole)

@@ -10,7 +10,7 @@ import pytest
 
 from meshtune.testing.processes import gone
 from tests.conftest import WORDS
-from tests.kill import kill_at_random, meshtune, record_of, run
+from tests.kill import command, kill_at_random, record_of, run, run_apart
 
 pytestmark = pytest.mark.slow
 
@@ -52,9 +52,8 @@ def whole(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def status_of(path: Path) -> dict[str, object]:
-    told = subprocess.run(meshtune("status", path, "--json", "--trials"), capture_output=True, text=True, check=True)
-    status: dict[str, object] = json.loads(told.stdout)
-    return status
+    told: dict[str, object] = json.loads(command("status", path, "--json", "--trials").stdout)
+    return told
 
 
 def test_three_kills_leave_the_record_of_an_uninterrupted_study(
@@ -69,7 +68,7 @@ def test_three_kills_leave_the_record_of_an_uninterrupted_study(
     for victim, family in kill_at_random(killed, 3, seed=3, wait=wait):
         victims.append(victim)
         assert gone(family), f"processes outlived the kill of the {victim}"
-    assert run(killed).returncode == 0
+    assert run_apart(killed).returncode == 0
     assert victims == ["coordinator", "worker", "nomad"]
     assert record_of(killed) == record_of(whole)
     names = {path.name for path in (tmp_path / "killed" / "study").iterdir()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ _FILE = "sqlite:///"
 def open_storage(url: str) -> optuna.storages.RDBStorage:
     """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server.
 
+    No connection is left open: a SQLite file's ends with its operation, a server's once nothing holds the storage.
     A server that was there and restarts is waited for. Raises StorageLost where it does not come back, and InputError
     where the URL is none of a database that can be had here.
     """
@@ -38,6 +40,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         raise InputError(Fault(what, key="storage")) from error
     storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
     if not url.startswith("sqlite"):
+        weakref.finalize(storage, storage.engine.dispose)
         sqlalchemy.event.listen(storage.engine, "do_connect", _connected)
     return storage
 
@@ -76,7 +79,6 @@ def create_aside(url: str, name: str, attributes: Mapping[str, Any], directions:
     study = optuna.create_study(study_name=name, storage=storage, directions=directions)
     for key, value in attributes.items():
         study.set_user_attr(key, value)
-    storage.engine.dispose()
     aside.replace(path)
 
 
@@ -104,7 +106,9 @@ def _damaged(url: str, why: str) -> str:
 
 
 def _engine_arguments(url: str) -> dict[str, Any]:
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.NullPool}
+    return {"pool_pre_ping": True}
 
 
 @contextlib.contextmanager

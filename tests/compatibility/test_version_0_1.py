@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+
+from tests.kill import command
 
 HERE = Path(__file__).parent
 GOLDEN: dict[str, Any] = json.loads((HERE / "version-0.1.golden.json").read_text(encoding="utf-8"))
@@ -49,14 +49,8 @@ def work(unpacked: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "meshtune.cli", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
 def meshtune(*arguments: str | Path) -> str:
-    done = run(*arguments)
+    done = command(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -104,7 +98,7 @@ def test_a_study_of_a_sampler_that_is_gone_is_read(work: Path, tmp_path: Path) -
     assert status["best"]["loss"] == min(trial["values"][0] for trial in recorded)
     meshtune("report", config)
     assert (work / "fill" / "report" / "index.html").is_file()
-    ended = run("tune", config)
+    ended = command("tune", config)
     assert ended.returncode == 2
     message = " ".join(ended.stderr.split())
     assert message.count("`fill`") == 2

@@ -15,7 +15,7 @@ from meshtune.plan.locate import locate
 from meshtune.study.check import check
 from meshtune.study.status import status
 from meshtune.study.tune import tune
-from tests.kill import meshtune, run
+from tests.kill import command, meshtune, run
 from tests.test_kill_lora import lora_study
 
 PROGRAM = """
@@ -119,7 +119,4 @@ def test_a_study_with_early_stopping_promotes_and_says_what_it_saved(tiny_model_
     assert found["seed_noise"]["count"] == 2
     adapters = {place.name for place in (tmp_path / "study" / "study" / "adapters").iterdir()}
     assert not [name for name in adapters if name.startswith("replicate")]
-    assert (
-        "tokens saved by early stopping"
-        in subprocess.run(meshtune("status", path), capture_output=True, text=True, check=True).stdout
-    )
+    assert "tokens saved by early stopping" in command("status", path).stdout

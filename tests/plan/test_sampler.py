@@ -1,7 +1,6 @@
 """`sampler: auto`: what it stands for is printed with its reason, recorded, and kept on a resume."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from meshtune.study.check import check
 from meshtune.study.loop import Opened
 from meshtune.study.status import status
 from meshtune.study.tune import tune
-from tests.kill import command_study, meshtune, record_of, run
+from tests.kill import command, command_study, record_of, run
 
 
 def opened(path: Path) -> tuple[str, str | None]:
@@ -30,7 +29,7 @@ def test_the_choice_is_printed_recorded_and_kept(tmp_path: Path) -> None:
     assert opened(path) == ("batch-gp", why)
     found = status(path)
     assert (found["sampler"], found["why_sampler"]) == ("batch-gp", why)
-    shown = subprocess.run(meshtune("status", path), capture_output=True, text=True, check=True).stdout
+    shown = command("status", path).stdout
     assert f"sampler batch-gp: {why}" in shown
     later = path.read_text().replace("trials: 5", "trials: 7")
     path.write_text(later)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from meshtune.study.check import check
 from meshtune.study.loop import Stage
 from meshtune.study.status import status
 from meshtune.study.tune import tune
-from tests.kill import command_study, meshtune, record_of, run
+from tests.kill import command, command_study, record_of, run
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +132,9 @@ def test_a_study_that_has_begun_takes_no_points_later(later: Path) -> None:
 )
 def test_what_cannot_be_used_is_one_message(later: Path, change: tuple[str, str], words: str) -> None:
     later.write_text(later.read_text().replace(*change).replace("baseline: {x: 1.0, y: 0.5, k: 3}\n", ""))
-    for command in (lambda: check(later), lambda: list(tune(locate(later)))):
+    for refused in (lambda: check(later), lambda: list(tune(locate(later)))):
         with pytest.raises(InputError, match=words) as raised:
-            command()
+            refused()
         assert len(raised.value.faults) == 1
     assert not (later.parent / "study").exists()
 
@@ -155,11 +154,9 @@ def test_a_study_of_which_nothing_has_finished_and_the_study_itself(later: Path,
 
 
 def test_on_the_command_line(later: Path) -> None:
-    done = subprocess.run(meshtune("check", later, "--json"), capture_output=True, text=True, check=False)
+    done = command("check", later, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["warm_start"]["study"] == "round1"
-    wrong = subprocess.run(
-        meshtune("check", later, "--set", "sampler=random"), capture_output=True, text=True, check=False
-    )
+    wrong = command("check", later, "--set", "sampler=random")
     assert wrong.returncode == 2
     assert "warm_start: the sampler `random` cannot start from earlier trials" in wrong.stderr

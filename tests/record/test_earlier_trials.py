@@ -15,6 +15,7 @@ from meshtune.config import presets
 from meshtune.config.sections import Interval
 from meshtune.record.earlier_trials import earlier_in, keep, kept
 from meshtune.record.log import WARM_START, Record
+from meshtune.record.storage import open_storage
 from meshtune.record.trials import RecordedTrial
 from meshtune.trial import Ending, Outcome
 
@@ -97,7 +98,7 @@ def test_the_record_keeps_them_exactly_and_counts_none_as_a_trial(tmp_path: Path
 
 def test_a_study_without_them_has_none(tmp_path: Path) -> None:
     assert opened(tmp_path).earlier_trials == ()
-    names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'study.db'}")
+    names = optuna.get_all_study_names(open_storage(f"sqlite:///{tmp_path / 'study.db'}"))
     assert names == ["study"]
 
 
@@ -123,7 +124,7 @@ def test_what_a_kill_leaves_of_them_is_made_anew(tmp_path: Path, trials: int) ->
 
 def test_optuna_opens_them_as_a_study_of_their_own(tmp_path: Path) -> None:
     opened(tmp_path).begin_with(earlier_in(NARROW, SOME).trials, {})
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path / 'study.db'}")
+    storage = open_storage(f"sqlite:///{tmp_path / 'study.db'}")
     study = optuna.load_study(study_name="study.warm_start", storage=storage)
     assert study.best_value == LOSS
     assert [t.state for t in study.trials].count(TrialState.FAIL) == 2

@@ -17,6 +17,7 @@ from meshtune.config.sections import SamplerConfig
 from meshtune.errors import InputError, StudyMismatch
 from meshtune.record.distributions import as_known, distributions
 from meshtune.record.log import Record
+from meshtune.record.storage import open_storage
 from meshtune.record.trials import flatten, read_outcome
 from meshtune.samplers.build import build
 from meshtune.samplers.interface import Sampler
@@ -72,7 +73,7 @@ def test_a_dashboard_sees_decoded_names_values_and_learning_curves(tmp_path: Pat
     for number in range(11):
         outcome = Outcome(number, 1, Ending.COMPLETE, loss=2.0 - number / 20, losses=(2.5, 2.0 - number / 20))
         record.tell(dataclasses.replace(outcome, extra={"size": 1.0 + number}), elapsed=number)
-    stored = optuna.load_study(study_name="study", storage=url)
+    stored = optuna.load_study(study_name="study", storage=open_storage(url))
     names = {"rank", "alpha", "dropout", "learning_rate"}
     for trial, known in zip(stored.trials, record.trials, strict=True):
         assert set(trial.params) == names
@@ -101,7 +102,7 @@ def test_a_record_of_an_earlier_version_goes_on_as_it_began(tmp_path: Path) -> N
     record.enqueue(presets.RECOMMENDED_BASELINE, origin="baseline", seed=0)
     again = Record(url, "study", SPACE, fixed={"space": SPACE.describe()})
     again.propose(sampler(), seed=0)
-    stored = optuna.load_study(study_name="study", storage=url)
+    stored = optuna.load_study(study_name="study", storage=open_storage(url))
     assert [set(trial.params) for trial in stored.trials] == [set(again.trials[0].params)] * 2
     assert "rank_log2" in stored.trials[0].params
     shown = as_known(stored.trials[1], SPACE)
@@ -126,7 +127,7 @@ def test_endings_as_optuna_sees_them(tmp_path: Path, ending: Ending, state: Tria
         record.propose(sampler(), seed=0)
     record.tell(ended(0, loss=7.0), elapsed=1)
     record.tell(ended(1, ending), elapsed=2)
-    stored = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    stored = optuna.load_study(study_name="study", storage=open_storage(f"sqlite:///{tmp_path / 'study.db'}"))
     for study in (stored, record.mirror):
         trial = study.trials[1]
         assert trial.state is state
@@ -145,11 +146,12 @@ def test_a_tell_that_was_cut_in_its_middle_is_finished_on_opening(tmp_path: Path
     record.tell(ended(0, losses=(2.0, 1.5)), elapsed=1)
     cut = Record(f"sqlite:///{tmp_path / 'cut.db'}", "study", SPACE, fixed={"a": 1})
     cut.propose(sampler(), seed=0)
-    attribute = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}").trials[0].user_attrs
+    whole = optuna.load_study(study_name="study", storage=open_storage(f"sqlite:///{tmp_path / 'study.db'}"))
+    attribute = whole.trials[0].user_attrs
     cut._storage.set_trial_user_attr(cut._ids[0], "outcome", attribute["outcome"])  # as a kill would leave it
     again = Record(f"sqlite:///{tmp_path / 'cut.db'}", "study", SPACE, fixed={"a": 1})
     assert again.trials == record.trials
-    stored = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'cut.db'}")
+    stored = optuna.load_study(study_name="study", storage=open_storage(f"sqlite:///{tmp_path / 'cut.db'}"))
     assert stored.trials[0].state is TrialState.COMPLETE
     assert stored.trials[0].intermediate_values == {1: 2.0, 2: 1.5}
 
@@ -222,7 +224,7 @@ def test_the_record_reads_as_optuna_does(tmp_path: Path) -> None:
     for number in range(4):
         record.propose(sampler(), seed=0)
         record.tell(ended(number, loss=float(number)), elapsed=1)
-    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    study = optuna.load_study(study_name="study", storage=open_storage(f"sqlite:///{tmp_path / 'study.db'}"))
     assert study.best_params == record.trials[0].params
     assert set(study.best_trial.user_attrs["hyperparameters"]) >= {"rank", "alpha", "dropout", "learning_rate"}
 

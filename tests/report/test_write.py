@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from meshtune.report.write import report
 from meshtune.space.space import Space, choice
 from meshtune.study.status import status
 from meshtune.trial import Ending, Outcome
-from tests.kill import command_study, meshtune, run
+from tests.kill import command, command_study, run
 from tests.report.made import made_study
 
 
@@ -29,7 +28,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_writes_the_page_and_the_trials(study: Path) -> None:
-    done = subprocess.run(meshtune("report", study, "--json"), capture_output=True, text=True, check=True)
+    done = command("report", study, "--json")
     made = json.loads(done.stdout)
     folder = study.parent / "study" / "report"
     assert (made["page"], made["csv"]) == (str(folder / "index.html"), str(folder / "trials.csv"))

@@ -8,6 +8,7 @@ import optuna
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution
 
+from meshtune.record.storage import open_storage
 from meshtune.samplers.interface import Sampler
 
 CHANGED = 16  # the trial before which the sampler is replaced in any case: settings may be others from here on
@@ -34,7 +35,8 @@ def play(
 
     In a `storage` the study is loaded anew, too. `sampler_of` a trial's number; `judge` tells how a trial ended.
     """
-    study = optuna.create_study(directions=directions, storage=storage, study_name="story")
+    held = None if storage is None else open_storage(storage)
+    study = optuna.create_study(directions=directions, storage=held, study_name="story")
     sampler = sampler_of(0)
     pending: list[int] = []
     for number in itertools.count():
@@ -42,7 +44,7 @@ def play(
             sampler.close()
             sampler = sampler_of(number)
             if storage is not None:
-                study = optuna.load_study(study_name="story", storage=storage)
+                study = optuna.load_study(study_name="story", storage=open_storage(storage))
         if number == total:
             break
         if number in enqueue:

@@ -18,6 +18,7 @@ import meshtune
 from meshtune.data.store import ORIGINAL_SIDES, original_rows
 from meshtune.errors import InputError
 from meshtune.plan.locate import locate
+from meshtune.record.storage import open_storage
 from meshtune.report.sentences import agreement, round_lines
 from meshtune.report.write import report
 from meshtune.study.check import check
@@ -83,7 +84,7 @@ def test_the_second_round_starts_from_the_first(finished: Path) -> None:
 
 def test_one_storage_holds_both_and_readers_take_the_whole_or_a_round(finished: Path) -> None:
     folder = finished.parent / "study"
-    names = set(optuna.get_all_study_names(f"sqlite:///{folder / 'study.db'}"))
+    names = set(optuna.get_all_study_names(open_storage(f"sqlite:///{folder / 'study.db'}")))
     assert names == {"study.round1", "study.round2", "study.round2.warm_start"}
     study = meshtune.load(finished)
     assert [len(each.trials) for each in study.rounds] == [6, 9]

@@ -18,7 +18,7 @@ from meshtune.study.status import status
 from meshtune.study.stop import stop
 from meshtune.study.tune import tune
 from meshtune.testing.processes import descendants, gone
-from tests.kill import command_study, meshtune, record_of, run
+from tests.kill import command, command_study, meshtune, record_of, run, run_apart
 
 
 def start(path: Path, *arguments: object) -> "subprocess.Popen[str]":
@@ -52,18 +52,18 @@ def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_status_has_what_the_design_promises(tmp_path: Path) -> None:
     path = command_study(tmp_path, trials=6)
-    ended = run(path, "--json")
+    ended = run_apart(path, "--json")
     assert ended.returncode == 0, ended.stderr
-    status = json.loads(ended.stdout)  # one object, and nothing else, on standard output
-    assert status["state"] == "finished"
-    assert status["trials"]["complete"] + status["trials"].get("out_of_memory", 0) <= 6
-    assert set(status["best"]) >= {"trial", "loss", "test_loss", "hyperparameters"}
-    assert set(status["baseline"]) >= {"loss", "test_loss", "hyperparameters"}
+    told = json.loads(ended.stdout)  # one object, and nothing else, on standard output
+    assert told["state"] == "finished"
+    assert told["trials"]["complete"] + told["trials"].get("out_of_memory", 0) <= 6
+    assert set(told["best"]) >= {"trial", "loss", "test_loss", "hyperparameters"}
+    assert set(told["baseline"]) >= {"loss", "test_loss", "hyperparameters"}
     keys = {"trial", "ending", "loss", "losses", "hyperparameters", "seconds", "tokens", "peak_memory"}
-    assert all(set(trial) >= keys for trial in status["all"])
+    assert all(set(trial) >= keys for trial in told["all"])
     for other in (path, tmp_path / "study", tmp_path / "study" / "study.yaml"):
-        again = subprocess.run(meshtune("status", other, "--json"), capture_output=True, text=True, check=True)
-        assert json.loads(again.stdout)["best"] == status["best"]
+        again = command("status", other, "--json")
+        assert json.loads(again.stdout)["best"] == told["best"]
 
 
 def test_a_study_begun_with_set_names_the_command_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_stop_now_does_not_wait_for_running_trials(tmp_path: Path, monkeypatch: 
     path = command_study(tmp_path)
     process = start(path)
     wait_for_programs(process)
-    asked = subprocess.run(meshtune("stop", path, "--now"), capture_output=True, text=True, check=True)
+    asked = command("stop", path, "--now")
     assert "suspends its running trials and stops" in asked.stderr
     _, words = process.communicate(timeout=60)
     assert process.returncode == 75
@@ -229,16 +229,15 @@ def test_a_program_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
 def test_stop_finishes_running_trials_and_says_so(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start(slow, "--trials", 1000)
     wait_for_trials(slow, 1)
-    asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
+    asked = command("stop", slow)
     assert f"process {process.pid} " in asked.stderr
     _, words = process.communicate(timeout=30)
     assert process.returncode == 75
     assert "asked to stop; everything finished is saved. Continue with `meshtune tune" in words
-    status = json.loads(subprocess.run(meshtune("status", slow, "--json"), capture_output=True, check=True).stdout)
-    assert status["state"] == "stopped"
+    assert status(slow)["state"] == "stopped"
     monkeypatch.setenv("PROGRAM_SECONDS", "0.01")
     assert run(slow).returncode == 0
-    asked = subprocess.run(meshtune("stop", slow), capture_output=True, text=True, check=True)
+    asked = command("stop", slow)
     assert "not running" in asked.stderr
 
 
@@ -247,7 +246,7 @@ def test_stop_during_the_last_trial_leaves_a_finished_study(tmp_path: Path, monk
     path = command_study(tmp_path, sampler="random", trials=1)
     process = start(path)
     wait_for_programs(process, 3)
-    subprocess.run(meshtune("stop", path), check=True)
+    assert command("stop", path).returncode == 0
     _, words = process.communicate(timeout=60)
     assert process.returncode == 0, words
     assert status(path)["state"] == "finished"
@@ -260,8 +259,7 @@ def test_a_second_coordinator_is_refused_and_readers_are_not(slow: Path, monkeyp
     assert refused.returncode == 2
     assert f"held by process {process.pid}" in refused.stderr
     assert "running since" in refused.stderr
-    status = subprocess.run(meshtune("status", slow, "--json"), capture_output=True, text=True, check=True)
-    assert json.loads(status.stdout)["state"] == "running"
+    assert status(slow)["state"] == "running"
     process.kill()
     process.communicate()
     monkeypatch.setenv("PROGRAM_SECONDS", "0.01")
@@ -311,13 +309,16 @@ def test_a_full_disk_is_one_message_and_nothing_is_lost(tmp_path: Path) -> None:
         (("tune", "study.yaml", "--set", "smapler=mads"), "Did you mean `sampler`?"),
     ],
 )
-def test_bad_input_is_one_message_and_leaves_nothing(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+def test_bad_input_is_one_message_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
     command_study(tmp_path / "here", trials=4)
     folder = tmp_path / "here"
     if arguments == ("tune", "."):
         (folder / "study.yaml").rename(folder / "other.yaml")
     before = sorted(folder.rglob("*"))
-    answer = subprocess.run(meshtune(*arguments), capture_output=True, text=True, check=False, cwd=folder)
+    monkeypatch.chdir(folder)
+    answer = command(*arguments)
     assert answer.returncode == 2, answer.stderr
     assert words in answer.stderr
     assert "Traceback" not in answer.stderr
