@@ -10,22 +10,28 @@ batch size (short answers weigh more in small batches).
 The rotary positions of some models, LongRoPE and dynamic NTK, depend on the longest row of a pass. Up to the length
 that they were first trained for, no row feels another. Beyond it a row is computed in a pass of its own, so that its
 loss is the one that it has alone, whatever it is batched or packed with.
+
+The logits of a base in bfloat16 are not rounded to it on a GPU: the product of the head is given in float32, in which
+it is summed anyway. On a CPU, where no such product is to be had, they are.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from torch.nn import functional
 
 IGNORED = -100
+# Devices whose products can be given in another type; torch knows them since 2.8.
+_EXACT = ("cuda", "meta") if "dtype" in torch.ops.aten.mm.overloads() else ()
 
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
@@ -105,11 +111,47 @@ def _label_losses(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         kept = True
         return (inputs[0][before][None], *inputs[1:])
 
-    with head.register_forward_pre_hook(keep) if head is not None else contextlib.nullcontext():
+    with head.register_forward_pre_hook(keep) if head is not None else contextlib.nullcontext(), exact_head(head):
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
     logits = output.logits[0] if kept else output.logits[before]
     losses = functional.cross_entropy(logits.float(), labels[labels != IGNORED], reduction="none")
     return losses.new_zeros(labels.shape).masked_scatter(before, losses).sum(1)
+
+
+def exact_product(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """(rows, width) times the transpose of (words, width): in float32 where a GPU gives it so, else in their type."""
+    if weight.dtype in (torch.bfloat16, torch.float16) and weight.device.type in _EXACT:
+        return torch.mm(rows.to(weight.dtype), weight.t(), out_dtype=torch.float32)
+    return rows.to(weight.dtype) @ weight.t()
+
+
+@contextlib.contextmanager
+def exact_head(head: Any) -> Iterator[None]:
+    """Let a frozen head of a low type make float32 of it, where `exact_product` does; afterwards it is as it was."""
+    low = type(head) is nn.Linear and head.weight.dtype != torch.float32 and head.weight.device.type in _EXACT
+    if not low or "forward" in vars(head):
+        yield
+        return
+    head.forward = lambda hidden: _ExactHead.apply(hidden, head.weight, head.bias)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+class _ExactHead(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        logits = exact_product(hidden.reshape(-1, hidden.shape[-1]), weight)
+        if bias is not None:
+            logits += bias
+        return logits.view(*hidden.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return grads[0].to(weight.dtype) @ weight, None, None
 
 
 def alike(config: Any) -> float:

@@ -1,20 +1,22 @@
 """A pass on another device than the CPU, as far as that shows without one: on `meta`, where no tensor of the CPU may
 take part; and the attention that is asked for there."""
 
-from collections.abc import Callable
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from meshtune.training.loss import Row
+from meshtune.training.loss import Row, _ExactHead, exact_head, exact_product
 from meshtune.training.packed.attention import _for_all_heads, _one
-from meshtune.training.packed.base import packed
+from meshtune.training.packed.base import PackedBase, _checkpointed, packed
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rows import Portion, lay_out
 from meshtune.training.recipe import Recipe
-from tests.training.architectures import PACKABLE, make
+from tests.training.architectures import HYBRID, LENGTHS, PACKABLE, make
 
 META = torch.device("meta")
 
@@ -53,25 +55,85 @@ def test_repeated_keys_are_those_of_their_heads() -> None:
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("low", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "qwen3", "granite"])
+KINDS = {
+    "float32": (torch.float32, torch.float32),
+    "bfloat16 over float32": (torch.float32, torch.bfloat16),
+    "bfloat16": (torch.bfloat16, torch.bfloat16),
+}
+NAMES = ("llama", "mistral", "gemma2", "gemma3", "qwen3", "olmo2", "granite", "longrope", "qwen3.5", "lfm2")
+
+
+@pytest.mark.parametrize("kinds", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_pass_has_its_tensors_on_one_device(
-    name: str, low: torch.dtype, checkpointing: bool, train_rows: list[Row], make_recipe: Callable[..., Recipe]
+    name: str, kinds: str, train_rows: list[Row], make_recipe: Callable[..., Recipe]
 ) -> None:
-    """Forward, backward and a validation of two adapters."""
-    base = make(PACKABLE[name]())
-    with packed(base, low, checkpointing=checkpointing) as pack:
-        base.get_input_embeddings().to(META)  # by which the base's device is told; PEFT starts on the others'
-        adapters = [FlatAdapter(base, make_recipe(rank=rank), low) for rank in (2, 4)]
-        base.to(META)
-        for group in pack.groups:
-            group.dummy = torch.zeros((), device=META, requires_grad=True)
-            group._stacked = None if group._stacked is None else group._stacked.to(META)
+    """Forward, backward and a validation of two adapters, one with dropout; and with checkpointing.
+
+    Losses and gradients are float32, and the logits of a base in bfloat16 too.
+    """
+    dtype, low = KINDS[kinds]
+    base = make({**PACKABLE, **LENGTHS, **HYBRID}[name](), dtype)
+    with packed(base, low) as pack:
+        adapters = on_meta(pack, [make_recipe(rank=2), make_recipe(rank=4, dropout=0.1)])
         portions = [Portion(adapter, train_rows[:3], 0.1, 0) for adapter in adapters]
-        losses, total = pack.losses(lay_out(portions, META, 8), train=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        batch = lay_out(portions, META, 8)
+        for again in (contextlib.nullcontext(), _checkpointed(base)):
+            with again:
+                losses, total = pack.losses(batch, train=True)
+                total.backward()  # type: ignore[no-untyped-call]
         measured, _ = pack.losses(lay_out(portions, META), train=False)
-        assert {x.device for x in (losses, measured, *(adapter.gradient for adapter in adapters))} == {META}
+        found = (losses, measured, *(adapter.gradient for adapter in adapters))
+        assert {(x.device, x.dtype) for x in found} == {(META, torch.float32)}
+        assert pack._own_logits(batch, low).dtype == torch.float32
         with pytest.raises(RuntimeError, match="device"):  # so that it shows where one is elsewhere
             pack.losses(lay_out(portions, torch.device("cpu")), train=False)
+
+
+def on_meta(pack: PackedBase, recipes: Sequence[Recipe]) -> list[FlatAdapter]:
+    """Move a packed base to `meta`, with adapters."""
+    base = pack.base
+    positions = copy.deepcopy(base.base_model.rotary_emb)
+    base.get_input_embeddings().to(META)  # by which the base's device is told; PEFT starts on the others'
+    adapters = [FlatAdapter(base, recipe, pack.low) for recipe in recipes]
+    base.to(META)
+    if pack.forgets:  # these look at the longest position, which has no value there
+        base.base_model.rotary_emb = OnCpu(positions)
+    for group in pack.groups:
+        group.dummy = torch.zeros((), device=META, requires_grad=True)
+        group._stacked = None if group._stacked is None else group._stacked.to(META)
+    return adapters
+
+
+class OnCpu(torch.nn.Module):
+    """Positions as the CPU computes them, for one long sequence."""
+
+    def __init__(self, positions: torch.nn.Module):
+        super().__init__()
+        self.positions = positions
+
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        places = torch.arange(position_ids.shape[-1])[None]
+        return tuple(part.to(META) for part in self.positions(torch.empty(0, dtype=x.dtype), places))
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_product_of_the_head(device: str) -> None:
+    """Float32 where a GPU gives it so; and its gradient is that of the layer."""
+    head = torch.nn.Linear(16, 40).to(device, torch.bfloat16).requires_grad_(False)
+    rows = torch.randn(1, 5, 16, device=device, dtype=torch.bfloat16).requires_grad_()
+    with exact_head(head):
+        logits = head(rows)
+    assert logits.dtype == (torch.float32 if device == "meta" else torch.bfloat16)
+    assert exact_product(rows[0], head.weight).dtype == logits.dtype
+    assert "forward" not in vars(head)
+    theirs = rows.detach().requires_grad_()
+    given, expected = _ExactHead.apply(rows, head.weight, head.bias), head(theirs)  # type: ignore[no-untyped-call]
+    weight = torch.randn(40, device=device)
+    for output in (given, expected):
+        (output * weight).sum().backward()
+    assert rows.grad is not None
+    assert rows.grad.dtype == torch.bfloat16
+    if device == "cpu":
+        assert torch.allclose(given, expected, rtol=0.02, atol=0.02)
+        assert torch.allclose(rows.grad, theirs.grad, rtol=0.02)

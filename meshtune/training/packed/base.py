@@ -26,7 +26,7 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from meshtune.training import machine
-from meshtune.training.loss import alike, forget_lengths
+from meshtune.training.loss import alike, exact_head, forget_lengths
 from meshtune.training.packed.adapters import Group, Now, is_linear, weight_of
 from meshtune.training.packed.attention import attention
 from meshtune.training.packed.flat_adapter import Pair
@@ -108,10 +108,9 @@ class PackedBase:
 
     def _own_logits(self, batch: Pass, kind: torch.dtype, gain: float = 1.0) -> torch.Tensor:
         """(labels, words), by the model itself, whose head is shown `gain` times the rows that count."""
-        keep = self.base.get_output_embeddings().register_forward_pre_hook(
-            lambda _, inputs: (inputs[0][:, batch.before] * gain, *inputs[1:])
-        )
-        with keep:
+        head = self.base.get_output_embeddings()
+        keep = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, batch.before] * gain, *inputs[1:]))
+        with keep, exact_head(head):
             logits: torch.Tensor = self.base(**self._begin(batch, kind)).logits[0]
         return logits
 

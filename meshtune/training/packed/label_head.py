@@ -3,7 +3,7 @@
 The logits of a chunk of rows live only while the chunk is computed, and their gradient takes their place, so memory
 does not grow with the vocabulary times the labels. Between the two products a few rows at a time are made losses of:
 as float32 they then stay in the processor's cache. The head is frozen, its products are computed in the type of its
-copy; losses are float32.
+copy; logits are float32 where `exact_product` gives them so, and losses everywhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
+from meshtune.training.loss import exact_product
 
 CHUNK = 512  # rows; at a vocabulary of 50,000 words 50 MB of logits in bfloat16
 _CACHED = 1 << 18  # logits; 1 MB in float32
@@ -42,10 +44,10 @@ class _HeadLosses(torch.autograd.Function):
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for begin in range(0, len(hidden), CHUNK):
             chunk = slice(begin, begin + CHUNK)
-            logits = hidden[chunk].to(weight.dtype) @ weight.t()
+            logits = exact_product(hidden[chunk], weight)
             _to_losses(logits, bias, labels[chunk], shares[chunk], losses[chunk], gradient is not None)
             if gradient is not None:
-                gradient[chunk] = logits @ weight
+                gradient[chunk] = logits.to(weight.dtype) @ weight
         ctx.gradient = gradient
         ctx.mark_non_differentiable(losses)
         return losses @ shares, losses
