@@ -29,6 +29,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from meshtune.training import machine
+
 IGNORED = -100
 # Devices whose products can be given in another type; torch knows them since 2.8.
 _EXACT = ("cuda", "meta") if "dtype" in torch.ops.aten.mm.overloads() else ()
@@ -186,6 +188,8 @@ def row_losses(
 ) -> list[RowLoss]:
     """Per row, in their order: the summed loss and the number of its label tokens.
 
+    Where memory runs out, it goes on with batches of half the size, which change no loss.
+
     Args:
         model: on its device; its mode is put back afterwards.
         rows: of (tokens, trained).
@@ -199,17 +203,35 @@ def row_losses(
     model.eval()
     try:
         with torch.inference_mode():
-            for batch in batches(lengths, limit):
+            waiting = batches(lengths, limit)
+            while waiting:
                 if tick is not None:
                     tick()
-                tensors = {name: x.to(model.device) for name, x in collate([rows[i] for i in batch]).items()}
-                sums = label_losses(model, tensors).tolist()
-                counts = (tensors["labels"] != IGNORED).sum(1).tolist()
-                for index, total, count in zip(batch, sums, counts, strict=True):
-                    losses[index] = (total, count)
+                batch = waiting[0]
+                found = _of_batch(model, [rows[index] for index in batch])
+                if found is None:
+                    machine.free(str(model.device))
+                    limit = len(batch) * max(lengths[index] for index in batch) // 2
+                    rest = [index for those in waiting for index in those]
+                    waiting = [[rest[n] for n in part] for part in batches([lengths[n] for n in rest], limit)]
+                    continue
+                for index, loss in zip(waiting.pop(0), found, strict=True):
+                    losses[index] = loss
     finally:
         model.train(training)
     return losses
+
+
+def _of_batch(model: Any, rows: Sequence[Row]) -> list[RowLoss] | None:
+    """None: memory ran out, and there are several."""
+    try:
+        tensors = {name: x.to(model.device) for name, x in collate(rows).items()}
+        sums = label_losses(model, tensors).tolist()
+        return list(zip(sums, (tensors["labels"] != IGNORED).sum(1).tolist(), strict=True))
+    except Exception as error:
+        if len(rows) == 1 or not machine.is_out_of_memory(error):
+            raise
+    return None
 
 
 def batch_limit(device: torch.device) -> int:

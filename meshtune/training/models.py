@@ -144,6 +144,9 @@ def load_model(model: ModelConfig, device: str) -> Any:
     dtype = torch.float32 if model.dtype == "auto" else getattr(torch, model.dtype)
     # What is quantized is read as it is published: a model whose float32 weights have no room may be the reason for it.
     read = dtype if model.quantization is None or "gguf_file" in arguments else "auto"
+    if model.quantization is None and "gguf_file" not in arguments:
+        # Weight by weight to the device, in its type there: the memory of the CPU need not hold the whole model.
+        arguments["device_map"] = {"": device}
     with quiet(), contextlib.redirect_stderr(io.StringIO()), _explained(model):  # see _convert
         base, told = AutoModelForCausalLM.from_pretrained(
             name, dtype=read, trust_remote_code=model.trust_remote_code, output_loading_info=True, **arguments

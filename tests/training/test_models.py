@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from meshtune.config.sections import ModelConfig
 from meshtune.data.embedded import CONVERTED, embedded_gguf
@@ -223,3 +224,46 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("MESHTUNE_CACHE", str(tmp_path / "file"))
     with pytest.raises(StorageError, match="MESHTUNE_CACHE"):
         models.embedded_folder()
+
+
+LOADING = """
+import gc, re, sys, threading, time
+from meshtune.config.sections import ModelConfig
+from meshtune.training.models import load_model
+small, large, device = sys.argv[1:]
+anonymous = lambda: int(re.search(r"^RssAnon:\\s+(\\d+) kB", open("/proc/self/status").read(), re.M)[1]) << 10
+load_model(ModelConfig(name=small), device)  # what loading itself needs once
+gc.collect()
+before, peak, done = anonymous(), 0, False
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, anonymous())
+        time.sleep(1e-3)
+watching = threading.Thread(target=watch)
+watching.start()
+base = load_model(ModelConfig(name=large), device)
+done = True
+watching.join()
+held = sum(weight.numel() * 4 for weight in base.parameters())
+assert {(weight.device.type, str(weight.dtype)) for weight in base.parameters()} == {(device, "torch.float32")}
+print(held, max(peak, anonymous()) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
+@pytest.mark.parametrize(("device", "most"), [("cpu", 1.2), ("meta", 0.2)])
+def test_loading_takes_no_more_memory_than_the_model_on_its_device(
+    tiny_model_folder: Path, tmp_path: Path, device: str, most: float
+) -> None:
+    """100 MB in float32, published in bfloat16; where the device's memory is not the CPU's, next to nothing there."""
+    config = LlamaConfig(
+        vocab_size=8000, hidden_size=512, intermediate_size=1536, num_hidden_layers=5, num_attention_heads=8
+    )
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    arguments = [str(tiny_model_folder), str(tmp_path), device]
+    told = subprocess.run([sys.executable, "-c", LOADING, *arguments], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    held, peak = map(int, told.stdout.split())
+    assert 90e6 < held < 120e6
+    assert peak <= most * held

@@ -120,3 +120,24 @@ def test_batches_hold_every_row_once_and_bound_the_tokens(lengths: list[int], li
     found = batches(lengths, limit)
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
     assert all(len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= limit for batch in found)
+
+
+def test_memory_that_runs_out_makes_batches_smaller(base: Any, validation_rows: list[Row]) -> None:
+    """Losses are the same, and what was measured is not measured anew; a single row without room is an error."""
+    wanted = row_losses(base, validation_rows)
+    seen: list[int] = []
+    room = 100
+
+    def short(module: Any, given: Any, kept: dict[str, Any]) -> None:
+        seen.append(kept["input_ids"].numel())
+        if seen[-1] > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with base.model.register_forward_pre_hook(short, with_kwargs=True):
+        found = row_losses(base, validation_rows)
+        assert sum(tokens > room for tokens in seen) <= 2
+        room = 20
+        with pytest.raises(torch.OutOfMemoryError):
+            row_losses(base, validation_rows)
+    assert [count for _, count in found] == [count for _, count in wanted]
+    assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in wanted], abs=1e-4)
