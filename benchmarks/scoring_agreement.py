@@ -36,7 +36,7 @@ from meshtune.evaluation import adapters, harness, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import Benchmark
-from meshtune.evaluation.run import AnswerSettings, place_of, run
+from meshtune.evaluation.run import AnswerSettings, BenchmarkRunner, place_of
 from meshtune.evaluation.sandbox.judge import code_check
 from meshtune.system.machine import cores
 from meshtune.training.models import load_model
@@ -68,7 +68,7 @@ def instruct_eval(
     """Compare one candidate under `instruct-eval`, and print a line a benchmark."""
     out, tokenizer, how = arguments.out, load_tokenizer(model), AnswerSettings(model.name)
     begun = time.perf_counter()
-    for _ in run(base, tokenizer, window(model, tokenizer), [candidate], found, out / "ours", how):
+    for _ in BenchmarkRunner(base, tokenizer, window(model, tokenizer), found, out / "ours", how).ask([candidate]):
         pass
     ours = time.perf_counter() - begun
     asked = {

@@ -17,9 +17,9 @@ import random
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -125,19 +125,16 @@ def run(
     return results
 
 
+@dataclass(frozen=True)
 class _Asking:
     """Asks what is not stored yet, and stores it."""
 
-    def __init__(
-        self,
-        answerer: Answerer,
-        known: Mapping[store.Key, store.Line],
-        writer: store.Writer,
-        place: store.AnswerFile,
-        report: Callable[[AnswerProgress], None],
-    ):
-        self.answerer, self.known, self.writer, self.place, self.report = answerer, dict(known), writer, place, report
-        self._stderr = sys.stderr  # which is shut while the harness talks
+    answerer: Answerer
+    known: dict[store.Key, store.Line]
+    writer: store.Writer
+    place: store.AnswerFile
+    report: Callable[[AnswerProgress], None]
+    stderr: TextIO = field(default_factory=lambda: sys.stderr)  # which is shut while the harness talks
 
     def lines(self, asked: Sequence[tuple[str, Ask]], stop: Sequence[str] = ()) -> list[store.Line]:
         """The answer to each ask, whose key stands before it."""
@@ -166,7 +163,7 @@ class _Asking:
         return [self.known[key, 0] for key, _ in asked]
 
     def _tell(self, done: int, total: int) -> None:
-        with contextlib.redirect_stderr(self._stderr):
+        with contextlib.redirect_stderr(self.stderr):
             self.report(AnswerProgress(self.place.candidate, self.place.benchmark, done, total))
 
 

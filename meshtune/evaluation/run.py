@@ -6,6 +6,7 @@ and what it lacks is stored.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,46 +86,38 @@ def missing(
     )
 
 
-def run(
-    base: Any,
-    tokenizer: Any,
-    window: int | None,
-    candidates: Sequence[Candidate],
-    benchmarks: Sequence[Benchmark],
-    folder: Path,
-    how: AnswerSettings,
-) -> Iterator[AnswerProgress]:
-    """Ask what is not stored yet; yields after each batch. Closing it leaves the base as it was.
-
-    Raises InputError where an adapter is of another base; StorageError; SandboxError.
-    """
-    yield from BenchmarkRunner(base, tokenizer, window, benchmarks, folder, how).ask(candidates)
-
-
+@dataclass(frozen=True)
 class BenchmarkRunner:
     """Asks candidates over a base, several times with other items; what it needs for that is made once.
 
-    Args:
+    Attributes:
         window: tokens that the model takes at most. folder: of all answers.
     """
 
-    def __init__(
-        self,
-        base: Any,
-        tokenizer: Any,
-        window: int | None,
-        benchmarks: Sequence[Benchmark],
-        folder: Path,
-        how: AnswerSettings,
-    ):
-        self.base, self.tokenizer, self.benchmarks, self.folder, self.how = base, tokenizer, benchmarks, folder, how
-        self._alone = not sound(base, tokenizer)
-        self._asks = {
-            one.name: layout.asks(one, tokenizer, window=window, samples=how.samples_of(one)) for one in benchmarks
+    base: Any
+    tokenizer: Any
+    window: int | None
+    benchmarks: Sequence[Benchmark]
+    folder: Path
+    how: AnswerSettings
+
+    @functools.cached_property
+    def _alone(self) -> bool:
+        return not sound(self.base, self.tokenizer)
+
+    @functools.cached_property
+    def _asks(self) -> dict[str, list[Ask]]:
+        return {
+            one.name: layout.asks(one, self.tokenizer, window=self.window, samples=self.how.samples_of(one))
+            for one in self.benchmarks
         }
 
     def ask(self, candidates: Sequence[Candidate], only: Only | None = None) -> Iterator[AnswerProgress]:
-        """As `run`, of the items in `only`, or of all."""
+        """Ask what is not stored yet, of the items in `only` or of all; yields after each batch.
+
+        Closing it leaves the base as it was. Raises InputError where an adapter is of another base; StorageError;
+        SandboxError.
+        """
         adapters.check(candidates, self.base)
         plans = {}
         for benchmark in self.benchmarks:

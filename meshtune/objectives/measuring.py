@@ -122,7 +122,7 @@ class Measurer:
             return
         folder, how = self._answers(candidate.name), self._how
         limit = window(self.model, self._tokenizer)
-        for _ in run.run(self.base, self._tokenizer, limit, [candidate], benchmarks, folder, how):
+        for _ in run.BenchmarkRunner(self.base, self._tokenizer, limit, benchmarks, folder, how).ask([candidate]):
             tick()
         for benchmark in benchmarks:
             lines = store.read(run.place_of(folder, benchmark, candidate, how))

@@ -354,7 +354,8 @@ def _line(
     role: str, points: Sequence[tuple[Any, Any]], name: str, hover: str = "", *, width: float = 2.5, **more: Any
 ) -> go.Scatter:
     """A line through points; without `hover` it says nothing under the pointer. `dash`, `shape`: of the line."""
-    line = {"color": _colour(role), "width": width, **{key: more.pop(key) for key in ("dash", "shape") if key in more}}
+    line: dict[str, Any] = {"color": _colour(role), "width": width}
+    line |= {key: more.pop(key) for key in ("dash", "shape") if key in more}
     says = {"hovertemplate": hover} if hover else {"hoverinfo": "skip"}
     x, y = [x for x, _ in points], [y for _, y in points]
     return go.Scatter(x=x, y=y, mode="lines", line=line, name=name, meta={"role": role}, **says, **more)

@@ -16,7 +16,7 @@ from meshtune.evaluation import scoring, store
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import PROBABILITY, Benchmark
-from meshtune.evaluation.run import AnswerSettings, place_of, run
+from meshtune.evaluation.run import AnswerSettings, BenchmarkRunner, place_of
 from meshtune.evaluation.scoring import Scores
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors
 from meshtune.training.models import load_model
@@ -77,7 +77,7 @@ def test_a_damaged_adapter_scores_worse_wherever_there_is_signal(tmp_path: Path)
         for benchmark in found
     ]
     how = AnswerSettings("embedded")
-    for _ in run(base, tokenizer, 8192, candidates, benchmarks, tmp_path / "out", how):
+    for _ in BenchmarkRunner(base, tokenizer, 8192, benchmarks, tmp_path / "out", how).ask(candidates):
         pass
     compared = set()
     for benchmark in benchmarks:

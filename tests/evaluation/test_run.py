@@ -15,7 +15,7 @@ from meshtune.errors import InputError
 from meshtune.evaluation import scoring, store
 from meshtune.evaluation.adapters import Candidate, check
 from meshtune.evaluation.benchmarks.items import Benchmark
-from meshtune.evaluation.run import AnswerSettings, place_of, run
+from meshtune.evaluation.run import AnswerSettings, BenchmarkRunner, place_of
 
 HOW = AnswerSettings("tiny")
 
@@ -44,7 +44,7 @@ def resettled(candidate: Candidate, to: Path, settings: str) -> Candidate:
 def run_all(
     base: Any, tokenizer: Any, candidates: Any, benchmarks: Any, folder: Path, how: AnswerSettings = HOW
 ) -> list[Any]:
-    return list(run(base, tokenizer, 512, candidates, benchmarks, folder, how))
+    return list(BenchmarkRunner(base, tokenizer, 512, benchmarks, folder, how).ask(candidates))
 
 
 def test_every_prompt_answer_and_verdict_is_stored(
@@ -78,7 +78,7 @@ def test_a_killed_run_goes_on_to_the_same_files(
     base: Any, tokenizer: Any, candidates: Sequence[Candidate], small: list[Benchmark], tmp_path: Path
 ) -> None:
     run_all(base, tokenizer, candidates[:2], small[:2], tmp_path / "whole")
-    going = run(base, tokenizer, 512, candidates[:2], small[:2], tmp_path / "killed", HOW)
+    going = BenchmarkRunner(base, tokenizer, 512, small[:2], tmp_path / "killed", HOW).ask(candidates[:2])
     for _ in range(3):
         next(going)
     going.close()

@@ -98,7 +98,8 @@ def plain(spec: LoraSpec, adapter: Path | None) -> dict[str, float]:
     ]
     candidate, how, folder = Candidate("one", adapter), run.AnswerSettings("tiny"), Path(spec.folder) / "beside"
     shutil.rmtree(folder, ignore_errors=True)
-    for _ in run.run(base, tokenizer, window(spec.model, tokenizer), [candidate], asked, folder, how):
+    limit = window(spec.model, tokenizer)
+    for _ in run.BenchmarkRunner(base, tokenizer, limit, asked, folder, how).ask([candidate]):
         pass
     for benchmark in asked:
         result = scoring.score(benchmark, store.read(run.place_of(folder, benchmark, candidate, how)))
