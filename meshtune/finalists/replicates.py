@@ -155,8 +155,9 @@ def _trained(
         with signals.taken():
             signals.cooperative = True
             how = finals.Runner(worker, study.config.seed, threads, study.config.worker.attempts, signals.stop)
-            sizes = packing.sizes(len(missing))
-            own = [replace(one, threads=threads, timeout=timeout) for one in missing]
+            packs = packing.packs([request.hyperparameters for request in missing])
+            sizes = [len(pack) for pack in packs]
+            own = [replace(missing[at], threads=threads, timeout=timeout) for pack in packs for at in pack]
             for event in how.gather(_in_time(own, sizes), any_ending=True, sizes=sizes):
                 if isinstance(event, Running):
                     continue

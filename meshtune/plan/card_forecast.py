@@ -141,7 +141,7 @@ def card_forecast(plan: Plan, training: TrainingPlan, cards: Cards, config: Stud
         advice=advice,
         fitting=_fitting(plan.space, at),
         packs=tuple(sorted(map(len, usual), reverse=True)),
-        peak=max((_peak(at, pack) for pack in usual), default=0),
+        peak=max((at.pack_memory(pack).total for pack in usual), default=0),
         speeds=speeds,
         expected=expected,
         left_out=1 - sum(map(at.fits, points)) / len(points),
@@ -168,9 +168,8 @@ def _blocks(plan: Plan, at: Setting, points: Sequence[Mapping[str, Any]]) -> Ite
     """The packs of blocks of these points, one block after the other."""
     for begin in range(0, len(points), plan.block_size):
         block = points[begin : begin + plan.block_size]
-        numbers = plan.packing.numbers(0, len(block))
-        for first in dict.fromkeys(numbers):
-            yield [point for point, number in zip(block, numbers, strict=True) if number == first]
+        for pack in plan.packing.packs(block):
+            yield [block[place] for place in pack]
 
 
 def _first_block(packs: Sequence[Sequence[Any]], block_size: int) -> int:
@@ -231,16 +230,9 @@ def _fitting(space: Space, at: Setting) -> dict[int, int]:
         if at.trainer != "packed":
             found[rank] = int(at.fits(like))
             continue
-        packs, member = at.packs(like), at.recipe(like)
-        totals = (packs.memory([member] * count).total for count in range(1, MOST + 1))
-        found[rank] = sum(1 for _ in itertools.takewhile(lambda total: total <= (at.available or math.inf), totals))
+        fits = (at.fit_together([like] * count) for count in range(1, MOST + 1))
+        found[rank] = sum(itertools.takewhile(bool, fits))
     return found
-
-
-def _peak(at: Setting, pack: Sequence[Mapping[str, Any]]) -> int:
-    if at.trainer != "packed":
-        return at.memory(pack[0]).total
-    return at.packs(pack[0]).memory([at.recipe(point) for point in pack]).total
 
 
 def _by_rank(fitting: Mapping[int, int]) -> str:

@@ -28,7 +28,7 @@ from meshtune.plan.budget import KILOWATT_HOUR
 from meshtune.plan.energy import Meter
 from meshtune.plan.plan import Plan
 from meshtune.plan.training import TrainingPlan
-from meshtune.space.space import Dimension, Space
+from meshtune.space.space import expected_point
 from meshtune.system.text import duration, number
 from meshtune.training import machine
 from meshtune.training.chosen_trainer import why_not_packed
@@ -331,33 +331,6 @@ def sooner(config: StudyConfig, measured: Pilot, data: Summary, processes: int, 
     small = "; with `--model embedded`, which is small, minutes" if seconds > 3600 and model != "embedded" else ""
     first = f"no GPU is used; for a first result search small ranks on {QUICKSTART.rows} rows:"
     return [first, command, f"takes about {duration(seconds)} or less{small}"]
-
-
-def expected_point(space: Space, baseline: Mapping[str, Any]) -> dict[str, Any]:
-    """The baseline with what a trial's time depends on at its mean over the space: rank, epochs and batch size.
-
-    The mean of the ranks 4 to 256 is 73: a trial of the baseline's rank 16 says little about them.
-    """
-    point = dict(baseline)
-    for dimension in space.dimensions:
-        values = [value for value in _spread(dimension) if isinstance(value, int | float)]
-        if dimension.name in ("rank", "epochs", "batch_size") and values:
-            point[dimension.name] = max(1, round(sum(values) / len(values)))
-    return point
-
-
-def _spread(dimension: Dimension) -> list[Any]:
-    """Values of a dimension, evenly spaced as the search moves it."""
-    parameter = dimension.parameter
-    low, high = parameter.low, parameter.high
-    if parameter.kind == "categorical":
-        return list(parameter.choices)
-    if parameter.kind == "int" and not parameter.log:
-        return [dimension.decode(value) for value in range(int(low), int(high) + 1)]
-    shares = [index / 100 for index in range(101)]
-    if parameter.log:
-        return [dimension.decode(low * (high / low) ** share) for share in shares]
-    return [dimension.decode(low + share * (high - low)) for share in shares]
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from meshtune.objectives import measurements, metrics
 from meshtune.objectives.lora import LoraSpec
 from meshtune.plan.goals import measured_quantities
 from meshtune.plan.locate import Located
-from meshtune.space.space import Space
+from meshtune.space.space import Space, expected_point
 from meshtune.system.machine import cores
 from meshtune.training.chosen_trainer import DECIDING, takes, trainer_of
 from meshtune.training.machine import available
@@ -45,7 +45,7 @@ from meshtune.training.memory.packs import LEAST
 from meshtune.training.memory.shape import shape_of
 from meshtune.training.models import check_model, resolve_device, resolve_precision
 from meshtune.training.recipe import target_modules
-from meshtune.workers.planner import Packing, ProcessSpec, cpu_processes, packing, process_specs
+from meshtune.workers.planner import MOST, Packing, ProcessSpec, cpu_processes, packing, process_specs
 
 
 @dataclass(frozen=True)
@@ -358,11 +358,16 @@ def _processes_and_packs(
         len(at),
         device=device,
         tokens=data.train.tokens / data.train.rows * memory.batch_size(baseline or {}),
-        free=None if share is None else share - top.memory.total,
-        extra=memory.packs(top.hyperparameters).extra(memory.recipe(top.hyperparameters)),
+        usual=_usual(memory, expected_point(space, baseline or top.hyperparameters)),
+        fits=memory.fit_together,
         uneven=uneven,
     )
     return at, packs, memory
+
+
+def _usual(memory: Setting, point: Mapping[str, Any]) -> int:
+    """Trials that fit together where they are as a space's mean."""
+    return next((count for count in range(MOST, 1, -1) if memory.fit_together([point] * count)), 1)
 
 
 def _variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -211,26 +211,35 @@ class Record:
         sampler: BaseSampler,
         *,
         seed: int,
-        pack: int | None = None,
         thresholds: Callable[[Mapping[str, Any]], Thresholds] = no_rungs,
     ) -> RecordedTrial:
-        """Let the sampler propose one point, and make it durable with its pack (None: it is trained alone).
+        """Let the sampler propose one point that is trained alone, and make it durable; as `propose_block`."""
+        (trial,) = self.propose_block(sampler, 1, seed=seed, thresholds=thresholds)
+        return trial
 
-        `thresholds` of its hyperparameters: where it is to be stopped early.
+    def propose_block(
+        self,
+        sampler: BaseSampler,
+        count: int,
+        *,
+        seed: int,
+        packs: Callable[[Sequence[Mapping[str, Any]]], Sequence[int | None]] = lambda points: [None] * len(points),
+        thresholds: Callable[[Mapping[str, Any]], Thresholds] = no_rungs,
+    ) -> Iterator[RecordedTrial]:
+        """Let the sampler propose so many points, which need no answer first, and make one after the other durable.
+
+        Packs follow from all of them: until the first is durable, none is.
+
+        Args:
+            packs: of their hyperparameters: the pack of each (None: it is trained alone).
+            thresholds: of hyperparameters: where a trial is to be stopped early.
         """
         self.mirror.sampler = sampler
-        try:
-            trial = self.mirror.ask(self.distributions)
-        except MeshtuneError:
-            raise
-        except Exception as error:  # whatever a sampler raises, one of the user's own among them
-            raise SamplerError(
-                f"the sampler failed on trial {len(self.trials)}: {last_words(error)}. Everything finished is saved"
-            ) from error
-        frozen = self.mirror._storage.get_trial(trial._trial_id)
         space = self._required_space()
-        decoded = space.decode(frozen.params)
-        return self._propose(frozen.params, decoded, "search", seed, thresholds(decoded), pack, frozen.system_attrs)
+        asked = [self._asked(len(self.trials) + index) for index in range(count)]
+        points = [space.decode(frozen.params) for frozen in asked]
+        for frozen, point, pack in zip(asked, points, packs(points), strict=True):
+            yield self._propose(frozen.params, point, "search", seed, thresholds(point), pack, frozen.system_attrs)
 
     def tell(self, outcome: Outcome, *, elapsed: float, value: float | None = None) -> RecordedTrial | None:
         """Make an outcome durable. A late one, of a trial that has ended already, is discarded: None.
@@ -281,6 +290,18 @@ class Record:
         return distributions(self._required_space())
 
     # -- inside
+
+    def _asked(self, number: int) -> FrozenTrial:
+        """The sampler's next point, in the mirror alone."""
+        try:
+            trial = self.mirror.ask(self.distributions)
+        except MeshtuneError:
+            raise
+        except Exception as error:  # whatever a sampler raises, one of the user's own among them
+            raise SamplerError(
+                f"the sampler failed on trial {number}: {last_words(error)}. Everything finished is saved"
+            ) from error
+        return self.mirror._storage.get_trial(trial._trial_id)
 
     def _required_space(self) -> Space:
         if self.space is None:

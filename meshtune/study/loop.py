@@ -10,7 +10,7 @@ or suspends them: they stay pending, and the next run takes them up where they s
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.packs import Packs
 from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.interface import Worker
-from meshtune.workers.planner import Packing
+from meshtune.workers.planner import Packing, Points
 
 WAIT_SECONDS = 0.5
 ALONE = Packing(1)
@@ -102,6 +102,12 @@ class Finished:
 StudyEvent = Opened | Stage | Proposed | Started | Running | TrialFinished | Promoted | Retried | Finished
 
 
+def _packs(packing: Packing, begun: Sequence[RecordedTrial], next_trial: int, points: Points) -> list[int]:
+    """The packs of the next points of a block, of which some trials are there."""
+    block = [*(trial.hyperparameters for trial in begun), *points]
+    return packing.numbers(next_trial - len(begun), block, [trial.pack for trial in begun])[len(begun) :]
+
+
 def run(
     record: Record,
     sampler: Sampler,
@@ -142,16 +148,17 @@ def run(
             count = 0
             if not record.awaits_baseline:  # against which trials are judged: its block is its own
                 count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
-            before = record.open_block
             thresholds = no_rungs if early is None else partial(early.thresholds, record)
-            for pack in packing.numbers(len(record.trials) - before, before + count)[before:]:
-                trial = record.propose(sampler, seed=seed, pack=pack, thresholds=thresholds)
+            cut = partial(_packs, packing, record.trials[len(record.trials) - record.open_block :], len(record.trials))
+            for trial in record.propose_block(sampler, count, seed=seed, packs=cut, thresholds=thresholds):
                 packs.add(trial)
                 yield Proposed(trial)
             if not (count or packs.waiting or packs.running):
                 limit = Limit("the space is exhausted: every point of it was tried", hold=True)
         while packs.waiting and worker.free() and not (limit and limit.hold):
-            requests = packs.start().requests(record, threads, timeout, packing.width)
+            pack = packs.start()
+            width = packing.width([record.trials[number].hyperparameters for number in pack.trials])
+            requests = pack.requests(record, threads, timeout, width)
             worker.submit(requests)
             yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
         if limit and not packs.running and (limit.hold or not packs.waiting):

@@ -3,16 +3,17 @@
 One process a visible GPU; on a CPU as many as are asked for, or have room, which share the cores.
 
 A GPU that one small batch starves gains by every trial that is packed with it, so there a pack is as large as memory
-allows. A CPU's core is at its peak from some hundred rows a product: there trials are packed only where one alone has
-fewer, and a block is spread over one process a core. Nothing here depends on how fast anything was: a pack is part of
-the record, and a study that is resumed on the same machine has the same ones.
+allows, by what its own members take. A CPU's core is at its peak from some hundred rows a product: there trials are
+packed only where one alone has fewer, and a block is spread over one process a core. Nothing here depends on how fast
+anything was: a pack is part of the record, and a study that is resumed on the same machine has the same ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from meshtune.config.sections import WorkerConfig
 from meshtune.system.machine import cores, visible_gpus
@@ -40,14 +41,17 @@ def process_specs(config: WorkerConfig, device: str, gpus: Sequence[str] = ()) -
     """
     if device == "cuda":
         visible = gpus or visible_gpus() or ["0"]  # torch sees one where nvidia-smi does not: ROCm, and some containers
-        gpus = (visible[index % len(visible)] for index in range(config.processes or len(visible)))
-        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": gpu}, config.threads) for gpu in gpus]
+        places = (visible[index % len(visible)] for index in range(config.processes or len(visible)))
+        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": gpu}, config.threads) for gpu in places]
     count = config.processes or 1
     threads = config.threads or max(1, cores() // count)
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     if count > 1:
         environment["OMP_WAIT_POLICY"] = "passive"  # thread pools that spin ruin each other
     return [ProcessSpec(device, environment, threads)] * count
+
+
+Points = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ class Packing:
         exact: packs of `most` wherever a block has so many, also where a process then stands idle.
         starved: whether a device gains so much by packs that blocks are made larger for their sake.
         uneven: whether trials may be stopped early, so that there is more to do for a process that has done its own.
+        usual: trials of a pack that fit where they are as a space's mean; None: `most`.
+        fits: whether trials of these hyperparameters fit together, by predicted memory; None: not known. Fewer of them,
+            or smaller ones, fit too; one alone is never asked for.
     """
 
     processes: int
@@ -66,11 +73,13 @@ class Packing:
     exact: bool = False
     starved: bool = False
     uneven: bool = False
+    usual: int | None = None
+    fits: Callable[[Points], bool] | None = None
 
     @property
-    def width(self) -> int | None:
-        """Trials of a pack that are trained at once, where the next one takes the place of one that was stopped."""
-        return self.most if self.uneven and self.most > 1 else None
+    def expected(self) -> int:
+        """Trials of a pack, at most, where nothing is known of them."""
+        return self.most if self.usual is None else min(self.most, self.usual)
 
     @property
     def block_size(self) -> int:
@@ -82,46 +91,123 @@ class Packing:
         """
         if self.exact:
             return self.processes * self.most
-        return max(self.processes, min(self.processes * self.most, BLOCK)) if self.starved else self.processes
+        packed = max(self.processes, min(self.processes * self.expected, BLOCK))
+        return packed if self.starved else self.processes
+
+    def width(self, points: Points) -> int | None:
+        """Trials of a pack that are trained at once, where the next one takes the place of one that was stopped: as
+        many as fit whichever they are.
+        """
+        if not self.uneven or self.most == 1:
+            return None
+        most = min(self.most, len(points))
+        return next((count for count in range(most, 1, -1) if self._any_fit(points, count)), 1)
 
     def sizes(self, count: int) -> list[int]:
-        """The sizes of the packs of a block of `count` trials, larger ones first; as even as can be."""
-        if count == 0:
-            return []
-        number = math.ceil(count / self.most)
-        if self.width is not None:  # what does not run yet waits in its pack
-            number = min(number if self.exact else count, self.processes)
-        elif not self.exact:  # as many rounds as are needed, and every process busy in each
-            number = min(count, self.processes * math.ceil(number / self.processes))
-        size, larger = divmod(count, number)
-        return [size + 1] * larger + [size] * (number - larger)
+        """The sizes of the packs of a usual block of `count` trials, larger ones first; as even as can be."""
+        return _even(count, self._number(count, self.expected)) if count else []
 
-    def numbers(self, first: int, count: int) -> list[int]:
-        """The pack of each trial of a block that begins with trial `first`: the number of the pack's first trial."""
-        found: list[int] = []
-        for size in self.sizes(count):
-            found += [first + len(found)] * size
-        return found
+    def packs(self, points: Points) -> list[list[int]]:
+        """A block cut into packs: the places of the points in it, each once.
+
+        A pack of fewer trials never takes longer than one of more, so a block is spread over all processes: fewer packs
+        would be larger ones beside idle devices. Where a block has more packs than there are processes, all rounds are
+        full. As few packs as that allows are tried first: even ones in the order of the points; if one of them does not
+        fit, the largest points first, each into the pack that has fewest (of those with room); then more packs.
+        """
+        count = len(points)
+        if not count:
+            return []
+        least = self._number(count, self.most)
+        further = () if self.exact or self.fits is None else range(least + 1, count)
+        rounds = (number for number in further if number % self.processes == 0)
+        for number in (least, *rounds):
+            if found := self._cut(points, number):
+                return found
+        return [[place] for place in range(count)]
+
+    def numbers(self, first: int, points: Points, begun: Sequence[int] = ()) -> list[int]:
+        """The pack of each trial of a block that begins with trial `first`: the number of the pack's first trial.
+
+        `begun`: the packs of its first trials, where these stand in the record: they stay.
+        """
+        found = [first] * len(points)
+        for pack in self.packs(points):
+            for place in pack:
+                found[place] = first + pack[0]
+        if found[: len(begun)] == list(begun):
+            return found
+        return [*begun, *self.numbers(first + len(begun), points[len(begun) :])]
 
     def at_once(self, count: int) -> int:
-        """Trials of a block of `count` that run at once."""
-        return sum(min(size, self.most) for size in self.sizes(count)[: self.processes])
+        """Trials of a usual block of `count` that run at once."""
+        return sum(min(size, self.expected) for size in self.sizes(count)[: self.processes])
+
+    def _number(self, count: int, most: int) -> int:
+        """Packs of a block, at least."""
+        number = math.ceil(count / most)
+        if self.uneven and most > 1:  # what does not run yet waits in its pack
+            return min(number if self.exact else count, self.processes)
+        if self.exact:
+            return number
+        # As many rounds as are needed, and every process busy in each.
+        return min(count, self.processes * math.ceil(number / self.processes))
+
+    def _cut(self, points: Points, number: int) -> list[list[int]] | None:
+        """Into so many packs, none larger than what fits; None: this way there are none."""
+        sizes, ends = _even(len(points), number), 0
+        even = []
+        for size in sizes:
+            even.append(list(range(ends, ends + size)))
+            ends += size
+        waits = self.uneven and self.most > 1  # only some of a pack run at once
+        if self.fits is None or self.exact or waits or all(self._fit(points, pack) for pack in even):
+            return even
+        packs = list[list[int]]([] for _ in range(number))
+        for place in sorted(range(len(points)), key=lambda place: -_weight(points[place])):
+            room = [pack for pack in packs if len(pack) < self.most and self._fit(points, [*pack, place])]
+            if not room:
+                return None
+            min(room, key=len).append(place)
+        return sorted((sorted(pack) for pack in packs), key=lambda pack: (-len(pack), pack))
+
+    def _fit(self, points: Points, pack: Sequence[int]) -> bool:
+        return len(pack) == 1 or self.fits is None or self.fits([points[place] for place in pack])
+
+    def _any_fit(self, points: Points, count: int) -> bool:
+        largest = sorted(points, key=lambda point: -_weight(point))[:count]
+        return self.fits is None or self.exact or self.fits(largest)
+
+
+def _even(count: int, number: int) -> list[int]:
+    size, larger = divmod(count, number)
+    return [size + 1] * larger + [size] * (number - larger)
+
+
+def _weight(point: Mapping[str, Any]) -> float:
+    """What memory grows with most, to have an order."""
+    rank = point.get("rank", 0)
+    return float(rank) if isinstance(rank, int | float) else 0.0
 
 
 def packing(
-    processes: int, *, device: str, tokens: float, free: int | None, extra: int, uneven: bool = False
+    processes: int,
+    *,
+    device: str,
+    tokens: float,
+    usual: int | None = None,
+    fits: Callable[[Points], bool] | None = None,
+    uneven: bool = False,
 ) -> Packing:
     """The packs that serve a device best.
 
     Args:
-        device: as torch names it. tokens: of a micro-batch, on average.
-        free: bytes that a process may take beside a pack of one; None: not known. extra: bytes of one more adapter.
+        device: as torch names it. tokens: of a micro-batch, on average. usual, fits: as `Packing` has them.
         uneven: whether trials may be stopped early.
     """
-    fitting = math.inf if free is None else 1 + max(0, free) // max(1, extra)
     starved = device.startswith("cuda")
-    useful = math.inf if starved else math.ceil(PEAK_TOKENS / max(1.0, tokens))
-    return Packing(processes, int(max(1, min(fitting, useful, MOST))), starved=starved, uneven=uneven)
+    useful = MOST if starved else math.ceil(PEAK_TOKENS / max(1.0, tokens))
+    return Packing(processes, max(1, min(useful, MOST)), starved=starved, uneven=uneven, usual=usual, fits=fits)
 
 
 def cpu_processes(cores: int, *, available: int | None, needed: int) -> int:

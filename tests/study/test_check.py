@@ -19,7 +19,8 @@ from meshtune.config.sections import Interval
 from meshtune.config.template import init
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
-from meshtune.plan.forecast import AfterSearch, busy, expected_point, forecast, sooner, time_line
+from meshtune.plan.forecast import AfterSearch, busy, forecast, sooner, time_line
+from meshtune.space.space import expected_point
 from meshtune.study.check import check
 from meshtune.system.text import duration
 from meshtune.testing.processes import descendants, gone

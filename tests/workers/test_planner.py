@@ -1,14 +1,21 @@
 """The planner: every trial in one pack, no process idle, no more than fits; limiting cases."""
 
 import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from meshtune.config.sections import WorkerConfig
 from meshtune.system.machine import visible_gpus
-from meshtune.workers.planner import BLOCK, Packing, cpu_processes, packing, process_specs
+from meshtune.workers.planner import BLOCK, MOST, Packing, cpu_processes, packing, process_specs
 
 GIB = 1 << 30
+
+
+POINTS = [{"rank": 8}] * 20
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -19,7 +26,7 @@ def test_every_trial_is_in_one_pack_of_its_block(exact: bool) -> None:
         assert sum(sizes) == count
         assert all(1 <= size <= most for size in sizes)
         assert max(sizes, default=0) - min(sizes, default=0) <= 1
-        numbers = packs.numbers(40, count)
+        numbers = packs.numbers(40, POINTS[:count])
         assert sorted(numbers) == numbers
         assert [numbers.count(number) for number in dict.fromkeys(numbers)] == sizes
         assert all(numbers[number - 40] == number for number in numbers), "a pack is called after its first trial"
@@ -37,23 +44,85 @@ def test_no_process_stands_idle_for_a_pack() -> None:
 
 def test_a_cpu_packs_only_what_is_too_small_alone() -> None:
     """Products are at their peak from some hundred rows."""
-    sizes = [packing(2, device="cpu", tokens=tokens, free=None, extra=1).sizes(8) for tokens in (2000, 300, 150, 40)]
+    sizes = [packing(2, device="cpu", tokens=tokens).sizes(8) for tokens in (2000, 300, 150, 40)]
     assert sizes == [[1] * 8, [1] * 8, [2] * 4, [4] * 2]
 
 
 def test_a_gpu_packs_as_many_as_fit() -> None:
-    sizes = [packing(1, device="cuda", tokens=9000, free=free, extra=GIB).sizes(8) for free in (-GIB, 0, GIB, 9 * GIB)]
-    assert sizes == [[1] * 8, [1] * 8, [2] * 4, [8]]
-    assert packing(1, device="cuda", tokens=9000, free=None, extra=GIB).sizes(8) == [8]
-    assert packing(2, device="cuda", tokens=9000, free=None, extra=GIB).sizes(8) == [4, 4]
+    sizes = [packing(1, device="cuda", tokens=9000, usual=usual).sizes(8) for usual in (1, 2, 10)]
+    assert sizes == [[1] * 8, [2] * 4, [8]]
+    assert packing(1, device="cuda", tokens=9000).sizes(8) == [8]
+    assert packing(2, device="cuda", tokens=9000).sizes(8) == [4, 4]
+
+
+def by_ranks(room: int) -> Callable[[Sequence[Mapping[str, Any]]], bool]:
+    """What fits where memory is so many ranks together."""
+    return lambda points: sum(point["rank"] for point in points) <= room
+
+
+def test_a_pack_is_as_large_as_its_own_members_allow() -> None:
+    """Not as so many of the largest that the space has."""
+    room = 256 + 9 * 64
+    packs = packing(1, device="cuda", tokens=9000, fits=by_ranks(room))
+    mixed = [{"rank": 64}] * 4 + [{"rank": 256}] + [{"rank": 64}] * 5
+    assert packs.packs(mixed) == [list(range(10))]
+    assert [len(pack) for pack in packs.packs([{"rank": 256}] * 10)] == [3, 3, 2, 2]
+    # Even packs in the order of the points would have both large ones in one.
+    two_large = [{"rank": rank} for rank in (256, 256, 64, 64)]
+    assert packing(2, device="cuda", tokens=9000, fits=by_ranks(400)).packs(two_large) == [[0, 2], [1, 3]]
+    assert packing(1, device="cuda", tokens=9000, fits=by_ranks(10)).packs(two_large) == [[0], [1], [2], [3]]
+
+
+@hypothesis.given(
+    st.lists(st.sampled_from([4, 8, 16, 32, 64, 128, 256]), max_size=40),
+    st.integers(1, 9),
+    st.sampled_from([1, 2, 8, MOST]),
+    st.integers(1, 2000),
+)
+def test_any_block(ranks: list[int], processes: int, most: int, room: int) -> None:
+    """Every point once, nothing above memory but what is alone, no process idle, full rounds, the same each time."""
+    points = [{"rank": rank} for rank in ranks]
+    fits = by_ranks(room)
+    planner = Packing(processes, most, starved=True, fits=fits)
+    packs = planner.packs(points)
+    assert sorted(place for pack in packs for place in pack) == list(range(len(points)))
+    assert all(len(pack) == 1 or fits([points[place] for place in pack]) for pack in packs)
+    assert all(0 < len(pack) <= most for pack in packs)
+    assert len(packs) >= min(processes, len(points))
+    assert len(packs) % processes == 0 or len(packs) == len(points)
+    assert planner.packs(points) == packs
+    roomy = Packing(processes, most, starved=True, fits=by_ranks(10**9)).packs(points)
+    assert roomy == Packing(processes, most, starved=True).packs(points)
+    assert len(roomy) <= len(packs)
+    numbers = planner.numbers(7, points)
+    assert {number - 7 for number in numbers} == {pack[0] for pack in packs}
+
+
+def test_a_block_whose_first_packs_stand_in_the_record_keeps_them() -> None:
+    """Those of an earlier version may be others than are planned now."""
+    packs = Packing(2, 4)
+    assert packs.numbers(8, POINTS[:8]) == [8, 8, 8, 8, 12, 12, 12, 12]
+    assert packs.numbers(8, POINTS[:8], [8, 8]) == [8, 8, 8, 8, 12, 12, 12, 12]
+    assert packs.numbers(8, POINTS[:8], [8, 8, 10, 10]) == [8, 8, 10, 10, 12, 12, 14, 14]
+
+
+def test_who_is_trained_at_once_where_trials_stop_early() -> None:
+    """As many as fit whichever they are; the pack holds all."""
+    packs = Packing(2, MOST, starved=True, uneven=True, fits=by_ranks(320))
+    points = [{"rank": rank} for rank in (64, 64, 256, 64, 64, 64, 64, 64)]
+    assert packs.packs(points) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert packs.width(points[:4]) == 2
+    assert packs.width(points[4:]) == 4
+    assert packs.width([{"rank": 256}] * 3) == 1
+    assert Packing(2, MOST, fits=by_ranks(320)).width(points) is None
 
 
 def test_the_block_where_nothing_says_otherwise() -> None:
     """As many as there are processes; a GPU gets a poll; packs that are asked for fill every process."""
-    assert packing(2, device="cpu", tokens=2000, free=None, extra=1).block_size == 2
-    assert packing(2, device="cpu", tokens=40, free=None, extra=1).block_size == 2, "a larger one costs the search"
-    assert packing(1, device="cuda", tokens=2000, free=None, extra=1).block_size == BLOCK
-    assert packing(12, device="cuda", tokens=2000, free=None, extra=1).block_size == 12
+    assert packing(2, device="cpu", tokens=2000).block_size == 2
+    assert packing(2, device="cpu", tokens=40).block_size == 2, "a larger one costs the search"
+    assert packing(1, device="cuda", tokens=2000).block_size == BLOCK
+    assert packing(12, device="cuda", tokens=2000).block_size == 12
     assert Packing(2, 3, exact=True).block_size == 6
     for exact in (False, True):
         assert Packing(2, 3, exact, uneven=True).block_size == Packing(2, 3, exact).block_size, (

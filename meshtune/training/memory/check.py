@@ -73,6 +73,17 @@ class Setting:
         batch = self.batch(self.batch_size(hyperparameters))
         return PackSetting(self.shape, batch, self.device, self.dtype, self.quantization)
 
+    def pack_memory(self, points: Sequence[Mapping[str, Any]]) -> Memory:
+        """Of the trials with these hyperparameters in one pack; the largest batch of any of them stands for all."""
+        if self.trainer != "packed":
+            return max((self.memory(point) for point in points), key=lambda memory: memory.total)
+        packs = max((self.packs(point) for point in points), key=lambda packs: packs.batch.unpadded)
+        return packs.memory([self.recipe(point) for point in points])
+
+    def fit_together(self, points: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether these trials fit in one pack."""
+        return self.available is None or self.pack_memory(points).total <= self.available
+
     def recipe(self, hyperparameters: Mapping[str, Any]) -> Recipe:
         """Of the trial with these hyperparameters."""
         return recipe(self.training, hyperparameters, 0)
@@ -271,7 +282,8 @@ def _ways(found: Largest, setting: Setting) -> Iterator[str]:
 
 
 def _shorter(batch: Batch, length: int) -> Batch:
-    return Batch(batch.rows, length, min(batch.labels, batch.rows * length))
+    unpadded = min(batch.unpadded, batch.rows * length)
+    return Batch(batch.rows, length, min(batch.labels, unpadded), unpadded)
 
 
 def _last(end: int, fits: Callable[[int], bool]) -> int:

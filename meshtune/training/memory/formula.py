@@ -49,11 +49,21 @@ CPU_SPARE, GPU_SPARE = 1.4, 1.1
 
 @dataclass(frozen=True)
 class Batch:
-    """A padded micro-batch: its rows, the tokens of its longest row, and its labels."""
+    """A micro-batch: its rows, the tokens of its longest row, and its labels.
+
+    `tokens`: without padding, for packs, which have none: the most of any micro-batch, which may be another one; None:
+    all rows are as long as the longest.
+    """
 
     rows: int
     length: int
     labels: int
+    tokens: int | None = None
+
+    @property
+    def unpadded(self) -> int:
+        """Tokens without padding."""
+        return self.rows * self.length if self.tokens is None else self.tokens
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,10 @@ def _quantized(shape: Shape) -> list[Linear]:
 
 
 def batches_of(rows: RowSet, seed: int, epochs: int) -> Callable[[int], Batch]:
-    """By batch size: the micro-batch that takes most memory, of those that training with this seed makes."""
+    """By batch size: the micro-batch that takes most memory, of those that training with this seed makes.
+
+    With padding and by its longest row it is one of them; its tokens without padding are the most of any.
+    """
     lengths = np.array([len(rows[index][0]) for index in range(len(rows))])
     labels = np.array([np.count_nonzero(rows[index][1][1:]) for index in range(len(rows))])
     orders = [epoch_order(len(rows), seed, epoch) for epoch in range(epochs)]
@@ -178,7 +191,8 @@ def batches_of(rows: RowSet, seed: int, epochs: int) -> Callable[[int], Batch]:
             for members in np.split(order, range(batch_size, len(rows), batch_size))
         ]
         padded, trained, members = max(found, key=lambda item: item[:2])
-        return Batch(members.size, padded // members.size, trained)
+        unpadded = max(int(lengths[members].sum()) for _, _, members in found)
+        return Batch(members.size, padded // members.size, trained, unpadded)
 
     return largest
 

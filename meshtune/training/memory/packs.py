@@ -101,15 +101,11 @@ class PackSetting:
         best = 4 if self._on_cpu else 0
         return self.parameters(recipe) * (16 + low + best)
 
-    def extra(self, recipe: Recipe) -> int:
-        """Bytes of a second member, with the tokens that it brings to a pass; a further one takes no more."""
-        return self.memory([recipe] * 2).total - self.memory([recipe]).total
-
     def tokens(self, members: Sequence[Recipe], pass_tokens: int | None = None) -> int:
         """Tokens of the largest pass: those of all members up to a limit, but of one member's portion at least."""
         usual = token_limit(self.device)
         portion = min(usual, members[0].pass_tokens or usual)
-        of_one = min(self.batch.rows * self.batch.length, max(portion, self.batch.length))
+        of_one = min(self.batch.unpadded, max(portion, self.batch.length))
         limit = portion if pass_tokens is None else pass_tokens
         return max(of_one, min(len(members) * of_one, limit)) + LOW_MULTIPLE * len(members)
 
@@ -154,7 +150,7 @@ class PackSetting:
 
     def _head(self, tokens: int, width: int) -> int:
         """Bytes of the logits: of a chunk, in float32 and in a lower type of the products; or of all labels."""
-        labels = -(-tokens * self.batch.labels // max(1, self.batch.rows * self.batch.length))
+        labels = min(tokens, -(-tokens * self.batch.labels // max(1, self.batch.unpadded)))
         if self.shape.scaled_logits:  # the model's own way is taken: they, their log-softmax, and two gradients
             return 12 * labels * self.shape.vocab
         return min(labels, CHUNK) * self.shape.vocab * (4 + (width if width < 4 else 0))

@@ -168,4 +168,5 @@ def _timed_rows(rows: RowSet, tokens: int) -> _Rows:
 def _batch(rows: RowSet, members: Sequence[int]) -> Batch:
     chosen = [rows[number] for number in members]
     labels = sum(int(np.count_nonzero(trained[1:])) for _, trained in chosen)
-    return Batch(len(members), max(len(tokens) for tokens, _ in chosen), labels)
+    lengths = [len(tokens) for tokens, _ in chosen]
+    return Batch(len(members), max(lengths), labels, sum(lengths))

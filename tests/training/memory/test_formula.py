@@ -181,8 +181,8 @@ def test_the_largest_batch_is_one_that_comes() -> None:
     lengths = [3, 9, 4, 30, 5, 6, 7, 8, 2, 10, 11]
     rows = [(np.arange(n, dtype=np.int32), np.arange(n) >= n // 2) for n in lengths]
     batches = formula.batches_of(rows, 7, 3)
-    assert batches(1) == formula.Batch(1, 30, 15)
-    assert batches(100) == formula.Batch(11, 30, sum(n - n // 2 for n in lengths))
+    assert batches(1) == formula.Batch(1, 30, 15, 30)
+    assert batches(100) == formula.Batch(11, 30, sum(n - n // 2 for n in lengths), sum(lengths))
     found = batches(4)
     made = [epoch_order(11, 7, epoch).tolist()[start : start + 4] for epoch in range(3) for start in (0, 4, 8)]
     assert found.rows * found.length == max(len(b) * max(lengths[row] for row in b) for b in made)
