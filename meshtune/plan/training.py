@@ -28,10 +28,10 @@ from meshtune.objectives.lora import LoraSpec
 from meshtune.plan.goals import measured_quantities
 from meshtune.plan.locate import Located
 from meshtune.space.space import Space, expected_point
-from meshtune.system.machine import cores
+from meshtune.system.machine import cores, query_gpus
 from meshtune.training.chosen_trainer import DECIDING, takes, trainer_of
 from meshtune.training.machine import available
-from meshtune.training.memory.cards import Cards
+from meshtune.training.memory.cards import USUAL, Cards, named
 from meshtune.training.memory.check import (
     Setting,
     fewer_tokens,
@@ -43,8 +43,9 @@ from meshtune.training.memory.check import (
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
 from meshtune.training.memory.packs import LEAST
 from meshtune.training.memory.shape import shape_of
+from meshtune.training.memory.speed import Speed
 from meshtune.training.models import check_model, resolve_device, resolve_precision
-from meshtune.training.recipe import target_modules
+from meshtune.training.recipe import Recipe, target_modules
 from meshtune.workers.planner import MOST, Packing, ProcessSpec, cpu_processes, packing, process_specs
 
 
@@ -125,12 +126,13 @@ def training_of(
     found = measurements_of(study, model, answers) if elsewhere is None else None
     read = batches_of(Rows.open(data.ref, "train"), config.seed, _epochs(space, training))
     memory = _memory(space, model, training, at, read, baseline, card)
-    if not training.trainer.imported and (tokens := _pass_tokens(space, config, memory, recorded)):
+    speed = None if training.trainer.imported else _speed(space, baseline, data.summary, memory, elsewhere)
+    if not training.trainer.imported and (tokens := _pass_tokens(space, config, memory, recorded, speed)):
         training = training.model_copy(update={"pass_tokens": tokens})
         memory = replace(memory, training=training)
     packs = Packing(len(at), uneven=config.early_stopping.rule != "none")
     if not training.trainer.imported:  # whose memory is not known
-        at, packs, memory = _processes_and_packs(space, baseline, config, data.summary, memory, at)
+        at, packs, memory = _processes_and_packs(space, baseline, config, data.summary, memory, at, speed)
     spec = LoraSpec(
         model=model,
         training=training,
@@ -312,10 +314,38 @@ def _longest_row(
     return largest_length(space, setting, LONGEST) or None
 
 
-def _pass_tokens(space: Space, config: StudyConfig, memory: Setting, recorded: Mapping[str, Any] | None) -> int | None:
+@dataclass(frozen=True)
+class _UsualSpeed:
+    """Of a space's mean trial on a GPU."""
+
+    member: Recipe
+    point: Mapping[str, Any]
+    speed: Speed
+
+
+def _speed(
+    space: Space, baseline: Mapping[str, Any] | None, data: Summary, memory: Setting, elsewhere: Elsewhere | None
+) -> _UsualSpeed | None:
+    """By formula, of the cards to plan for, or of this machine's first GPU; None where no GPU is used."""
+    if not memory.device.startswith("cuda"):
+        return None
+    names = query_gpus("name") if elsewhere is None else []
+    card = elsewhere.cards.card if elsewhere is not None else named(names[0]) if names else USUAL
+    point = expected_point(space, baseline or largest(space, memory).hyperparameters)
+    rows, labels = data.train.tokens / data.train.rows, data.train.label_tokens / data.train.tokens
+    return _UsualSpeed(memory.recipe(point), point, Speed(memory.packs(point), card, rows, labels))
+
+
+def _pass_tokens(
+    space: Space,
+    config: StudyConfig,
+    memory: Setting,
+    recorded: Mapping[str, Any] | None,
+    usual: _UsualSpeed | None,
+) -> int | None:
     """Tokens of the packed trainer's passes, where they are not as many as suit the device.
 
-    The config's; else those of a study that has begun; else as many as memory has room for.
+    The config's; else those of a study that has begun; else as many as memory has room for, and speed needs.
     """
     if config.training.pass_tokens is not None or memory.trainer != "packed":
         return config.training.pass_tokens
@@ -327,7 +357,8 @@ def _pass_tokens(space: Space, config: StudyConfig, memory: Setting, recorded: M
     one_process = memory.device == "cpu" and config.worker.processes is None
     there = memory.available * (memory.processes if one_process else 1)
     pack = 1 if config.worker.pack == "auto" else config.worker.pack
-    return fewer_tokens(space, replace(memory, pack=pack), there)
+    enough = None if usual is None else usual.speed.enough(usual.member)
+    return fewer_tokens(space, replace(memory, pack=pack), there, enough)
 
 
 def _processes_and_packs(
@@ -337,6 +368,7 @@ def _processes_and_packs(
     data: Summary,
     memory: Setting,
     at: Sequence[ProcessSpec],
+    speed: _UsualSpeed | None,
 ) -> tuple[Sequence[ProcessSpec], Packing, Setting]:
     """As many processes, and packs, as this machine has room for, and the memory of trials in these; what the config
     says stands.
@@ -359,6 +391,8 @@ def _processes_and_packs(
         device=device,
         tokens=data.train.tokens / data.train.rows * memory.batch_size(baseline or {}),
         usual=_usual(memory, expected_point(space, baseline or top.hyperparameters)),
+        gains=1 if speed is None else speed.speed.gains(memory.recipe(speed.point), MOST),
+        trials=_trials(config, data, _epochs(space, config.training)),
         fits=memory.fit_together,
         uneven=uneven,
     )
@@ -368,6 +402,15 @@ def _processes_and_packs(
 def _usual(memory: Setting, point: Mapping[str, Any]) -> int:
     """Trials that fit together where they are as a space's mean."""
     return next((count for count in range(MOST, 1, -1) if memory.fit_together([point] * count)), 1)
+
+
+def _trials(config: StudyConfig, data: Summary, epochs: int) -> float | None:
+    """Of the whole search, as far as trials or tokens limit it; None: hours or energy alone do."""
+    budget = config.budget
+    limits = [float(budget.trials)] if budget.trials is not None else []
+    if budget.tokens is not None:
+        limits.append(budget.tokens / (epochs * data.train.tokens))
+    return min(limits, default=None)
 
 
 def _variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:

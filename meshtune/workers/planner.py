@@ -19,6 +19,7 @@ from meshtune.config.sections import WorkerConfig
 from meshtune.system.machine import cores, visible_gpus
 
 BLOCK = 8  # trials of a block where nothing says otherwise: a MADS poll in four dimensions
+ROUNDS = 6  # blocks of a search, at least: races of five (40 trials in blocks of 8) are in docs/decisions
 MOST = 64  # trials of a pack, at most
 PEAK_TOKENS = 300  # rows of a product from which a core is at its peak (measured; docs/decisions)
 
@@ -64,6 +65,7 @@ class Packing:
         starved: whether a device gains so much by packs that blocks are made larger for their sake.
         uneven: whether trials may be stopped early, so that there is more to do for a process that has done its own.
         usual: trials of a pack that fit where they are as a space's mean; None: `most`.
+        gains: trials of a pack up to which predicted speed rises. block: trials that a block may have for its sake.
         fits: whether trials of these hyperparameters fit together, by predicted memory; None: not known. Fewer of them,
             or smaller ones, fit too; one alone is never asked for.
     """
@@ -74,6 +76,8 @@ class Packing:
     starved: bool = False
     uneven: bool = False
     usual: int | None = None
+    gains: int = 1
+    block: int = BLOCK
     fits: Callable[[Points], bool] | None = None
 
     @property
@@ -86,13 +90,17 @@ class Packing:
         """Trials of a block where nothing says otherwise: one a process; a poll where packs gain more than blocks cost.
 
         A larger block costs a search some of its steps: its points are proposed without knowing each other's losses.
-        Nor does it pay where trials are stopped early: at what loss is fixed when they are proposed, so that a block
-        knows nothing of itself (docs/decisions/2026-12-01-early-stopping-batch-gp.md).
+        Samplers wait for all of a block before they propose the next, so several starved devices are only filled by a
+        block that holds a pack for each: as many trials as predicted speed gains by, up to a share of the search. Nor
+        does a larger block pay where trials are stopped early: at what loss is fixed when they are proposed, so that a
+        block knows nothing of itself (docs/decisions/2026-12-01-early-stopping-batch-gp.md).
         """
         if self.exact:
             return self.processes * self.most
-        packed = max(self.processes, min(self.processes * self.expected, BLOCK))
-        return packed if self.starved else self.processes
+        if not self.starved:
+            return self.processes
+        poll = min(self.processes * self.expected, BLOCK)
+        return max(self.processes, poll, min(self.processes * min(self.expected, self.gains), self.block))
 
     def width(self, points: Points) -> int | None:
         """Trials of a pack that are trained at once, where the next one takes the place of one that was stopped: as
@@ -196,18 +204,22 @@ def packing(
     device: str,
     tokens: float,
     usual: int | None = None,
+    gains: int = 1,
+    trials: float | None = None,
     fits: Callable[[Points], bool] | None = None,
     uneven: bool = False,
 ) -> Packing:
     """The packs that serve a device best.
 
     Args:
-        device: as torch names it. tokens: of a micro-batch, on average. usual, fits: as `Packing` has them.
-        uneven: whether trials may be stopped early.
+        device: as torch names it. tokens: of a micro-batch, on average. usual, gains, fits: as `Packing` has them.
+        trials: of the whole search; None: not known. uneven: whether trials may be stopped early.
     """
     starved = device.startswith("cuda")
     useful = MOST if starved else math.ceil(PEAK_TOKENS / max(1.0, tokens))
-    return Packing(processes, max(1, min(useful, MOST)), starved=starved, uneven=uneven, usual=usual, fits=fits)
+    block = BLOCK if uneven or trials is None else max(BLOCK, int(trials / ROUNDS))
+    most = max(1, min(useful, MOST))
+    return Packing(processes, most, starved=starved, uneven=uneven, usual=usual, gains=gains, block=block, fits=fits)
 
 
 def cpu_processes(cores: int, *, available: int | None, needed: int) -> int:

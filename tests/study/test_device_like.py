@@ -77,7 +77,6 @@ def test_a_70b_model_in_few_bits(tmp_path: Path, tiny_model_folder: Path) -> Non
     study = study_of(tmp_path, "70B", tiny_model_folder, ", dtype: bfloat16, quantization: nf4")
     given = (
         "training.gradient_checkpointing=true",
-        "training.pass_tokens=4096",
         "space={rank: 16, learning_rate: {low: 1e-5, high: 1e-3}}",
     )
     _, facts = check(study, device_like=("H100", "24GB"), overrides=given)

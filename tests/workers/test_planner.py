@@ -123,6 +123,7 @@ def test_the_block_where_nothing_says_otherwise() -> None:
     assert packing(2, device="cpu", tokens=40).block_size == 2, "a larger one costs the search"
     assert packing(1, device="cuda", tokens=2000).block_size == BLOCK
     assert packing(12, device="cuda", tokens=2000).block_size == 12
+    assert packing(8, device="cuda", tokens=2000).block_size == 8
     assert Packing(2, 3, exact=True).block_size == 6
     for exact in (False, True):
         assert Packing(2, 3, exact, uneven=True).block_size == Packing(2, 3, exact).block_size, (
@@ -159,3 +160,23 @@ def test_a_gpu_that_only_torch_sees_is_used(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", "")
     assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in process_specs(WorkerConfig(), "cuda")] == ["0"]
     assert len(process_specs(WorkerConfig(processes=2), "cuda")) == 2
+
+
+def test_several_gpus_get_a_pack_each() -> None:
+    """Of as many trials as speed gains by and memory holds, where the search is long enough for such blocks."""
+
+    def block(gpus: int, gains: int, trials: float | None, usual: int = 64, uneven: bool = False) -> int:
+        packs = packing(gpus, device="cuda", tokens=300, usual=usual, gains=gains, trials=trials, uneven=uneven)
+        if not uneven:
+            assert max(packs.sizes(packs.block_size)) <= usual
+        return packs.block_size
+
+    assert block(8, 4, 1000) == 32
+    assert block(8, 4, 1000, usual=2) == 16
+    assert block(8, 16, 240) == 40, "six blocks at least"
+    assert block(8, 1, 1000) == 8, "nothing is gained"
+    assert block(8, 16, None) == 8, "hours say nothing of trials"
+    assert block(8, 16, 1000, uneven=True) == 8, "thresholds are fixed when a block is proposed"
+    assert block(1, 16, 30) == 8
+    assert block(1, 16, 1000) == 16
+    assert Packing(8, 64, starved=True, usual=64, gains=4, block=100).sizes(32) == [4] * 8

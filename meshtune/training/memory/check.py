@@ -23,6 +23,7 @@ from meshtune.training.packed.rows import token_limit
 from meshtune.training.packed.unpackable import unpackable_values
 from meshtune.training.recipe import Recipe, recipe
 
+POLL = 8  # trials of a usual block
 CLOSE = 0.85  # of what there is: from here on the prediction's error may decide
 _UPPER = ("rank", "batch_size", "dropout", "epochs")  # memory never falls with these
 _EACH = ("target_modules", "use_dora", "init_lora_weights")
@@ -307,13 +308,14 @@ def _there(setting: Setting) -> str:
     return f"this {kind} has {gigabytes(setting.available or 0)}{each}"
 
 
-def fewer_tokens(space: Space, setting: Setting, available: int) -> int | None:
+def fewer_tokens(space: Space, setting: Setting, available: int, enough: int | None = None) -> int | None:
     """As many as the largest trial of a space has room for, or on a GPU, which one alone would leave idle, two of them.
 
+    Smaller passes make room for further trials: where as many as are `enough` for speed do so, there are no more.
     None: as many as usual. Where even the fewest do not fit, these are given.
 
     Args:
-        setting: of the packed trainer. available: bytes of a process.
+        setting: of the packed trainer. available: bytes of a process. enough: tokens; None: that is not known.
     """
     point = largest(space, setting).hyperparameters
     packs, member = setting.packs(point), setting.recipe(point)
@@ -323,4 +325,8 @@ def fewer_tokens(space: Space, setting: Setting, available: int) -> int | None:
         tokens = packs.pass_tokens([member] * count, available)
         if packs.memory([replace(member, pass_tokens=tokens)] * count).total <= available:
             break
+    while enough is not None and tokens // 2 >= max(enough, LEAST, packs.batch.length):
+        if packs.memory([replace(member, pass_tokens=tokens)] * POLL).total <= available:
+            break
+        tokens //= 2
     return tokens if tokens < token_limit(setting.device) else None

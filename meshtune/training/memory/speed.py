@@ -16,8 +16,9 @@ Nothing here is measured, so it may steer blocks and packs as predicted memory d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshtune.training.loss import GPU_TOKENS as VALIDATION_TOKENS
 from meshtune.training.memory.cards import Card
@@ -61,6 +62,20 @@ class Speed:
             at = end
         parameters = sum(self.packs.parameters(recipe) for recipe in members)
         return sum(tokens) / (seconds + STEP_BYTES * parameters / self.card.bandwidth)
+
+    def gains(self, member: Recipe, most: int) -> int:
+        """Trials like this one that a pack has, at most so many, while twice as many make it faster by a tenth."""
+        count, rate = 1, self.training([member])
+        while 2 * count <= most and (faster := self.training([member] * (2 * count))) >= 1.1 * rate:
+            count, rate = 2 * count, faster
+        return count
+
+    def enough(self, member: Recipe) -> int:
+        """Tokens of a pass whose products take four times as long as its launches and its reading of the weights."""
+        one, many = (replace(member, pass_tokens=None, batch_size=rows) for rows in (1, 10**6))
+        fixed = self._pass([one], [0.0])
+        a_token = (self._pass([many], [1e9]) - fixed) / 1e9
+        return math.ceil(4 * fixed / a_token)
 
     def validation(self) -> float:
         """Tokens a second of a validation, of one adapter or of several after each other."""

@@ -86,3 +86,21 @@ def test_passes_are_cut_where_memory_is_short(recipe: Recipe) -> None:
     assert cut == pytest.approx(at.training([small]), rel=0.02)
     large = replace(recipe, pass_tokens=1000)
     assert speed(SMOLLM).training([large]) == pytest.approx(1000 / (30 * LAUNCHES * LAUNCH), rel=0.02)
+
+
+def test_what_packs_gain(recipe: Recipe) -> None:
+    """A small model with small batches gains until products bind; an 8B model with large ones nothing."""
+    small = replace(recipe, batch_size=4)
+    assert speed(SMOLLM, row=80).gains(small, 64) >= 8
+    assert speed(SMOLLM, row=80).gains(small, 4) == 4
+    assert speed(LLAMA_8B).gains(recipe, 64) == 1
+
+
+def test_passes_that_are_enough(recipe: Recipe) -> None:
+    """Products take four times as long as launches there, so that a larger pass is hardly faster a token."""
+    at = speed(LLAMA_8B)
+    tokens = at.enough(recipe)
+    assert 1000 < tokens < 3000
+    whole, cut = (at.training([replace(recipe, batch_size=64, pass_tokens=n)]) for n in (16384, tokens))
+    assert cut == pytest.approx(whole, rel=0.02)
+    assert at.training([replace(recipe, batch_size=64, pass_tokens=tokens // 8)]) < 0.6 * whole
