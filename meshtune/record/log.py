@@ -236,7 +236,7 @@ class Record:
         """
         self.mirror.sampler = sampler
         space = self._required_space()
-        asked = [self._asked(len(self.trials) + index) for index in range(count)]
+        asked = [self._next_point(len(self.trials) + index) for index in range(count)]
         points = [space.decode(frozen.params) for frozen in asked]
         for frozen, point, pack in zip(asked, points, packs(points), strict=True):
             yield self._propose(frozen.params, point, "search", seed, thresholds(point), pack, frozen.system_attrs)
@@ -291,7 +291,7 @@ class Record:
 
     # -- inside
 
-    def _asked(self, number: int) -> FrozenTrial:
+    def _next_point(self, number: int) -> FrozenTrial:
         """The sampler's next point, in the mirror alone."""
         try:
             trial = self.mirror.ask(self.distributions)
