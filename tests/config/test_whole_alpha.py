@@ -7,6 +7,7 @@ from meshtune.plan.locate import locate
 from meshtune.record.log import Record
 from meshtune.study.rounds import tune
 from tests.finalists.made import finished_study
+from tests.here import trials_here
 
 SETTINGS = (
     "data: {sources: [{path: rows.jsonl}], validation: 4, test: 0}\ntraining: {batch_size: 8, epochs: 1}\n"
@@ -28,8 +29,8 @@ def test_what_is_trained_is_what_is_exported_and_earlier_studies_go_on(tmp_path:
     fixed = record.notes["fixed"]
     assert fixed["space"].pop("alpha") == "whole"
     record.note("fixed", fixed)  # as an earlier version wrote it
-    for _ in tune(locate(folder, overrides=("budget.trials=6",))):
-        pass
+    with trials_here():
+        list(tune(locate(folder, overrides=("budget.trials=6",))))
     trials = Record(url, "study").trials
     assert len(trials) == 6
     assert not all(float(trial.hyperparameters["alpha"]).is_integer() for trial in trials[3:])

@@ -16,6 +16,7 @@ from meshtune.study.status import status
 from meshtune.system.yaml_file import parse
 from tests.conftest import WORDS
 from tests.export.test_takeaway import finish
+from tests.here import trials_here
 
 
 def tiny_study(model: Path, folder: Path, *, learning_rate: str, baseline: str) -> Path:
@@ -33,7 +34,8 @@ def tiny_study(model: Path, folder: Path, *, learning_rate: str, baseline: str) 
         "worker: {name: local, processes: 1, threads: 1}\n",
         encoding="utf-8",
     )
-    finish(folder / "study.yaml")
+    with trials_here():
+        finish(folder / "study.yaml")
     return folder / "study"
 
 

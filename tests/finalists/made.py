@@ -10,6 +10,7 @@ from meshtune.record.log import Record
 from meshtune.study.rounds import tune
 from meshtune.trial import Ending, Outcome
 from tests.conftest import WORDS
+from tests.here import trials_here
 
 
 def finished_study(folder: Path, model: Path, settings: str, *, rows: int) -> Path:
@@ -21,8 +22,9 @@ def finished_study(folder: Path, model: Path, settings: str, *, rows: int) -> Pa
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     worker = "worker: {name: local, processes: 1, threads: 1}\n"
     (folder / "study.yaml").write_text(f"model: {model}\n{settings}{worker}", encoding="utf-8")
-    for _ in tune(locate(folder / "study.yaml")):
-        pass
+    with trials_here():
+        for _ in tune(locate(folder / "study.yaml")):
+            pass
     return folder / "study"
 
 

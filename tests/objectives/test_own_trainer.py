@@ -25,6 +25,7 @@ from tests.training.conftest import make_rows
 POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "learning_rate": 0.01}
 PROGRAM = '''
 """AdamW and a loop over rows, one at a time; the last epoch counts, unless an earlier one was better."""
+import gc
 import math
 import torch
 from meshtune.training.checkpoints import new_adapter, tensors
@@ -76,8 +77,8 @@ def broken_gpu(base, train_rows, validation_rows, recipe, *, at):
     """As in an illegal memory access: from the first on, everything fails for as long as the process lives."""
     if recipe.rank == 8 or broken:
         broken.append(1)
-        kind = getattr(torch, "AcceleratorError", RuntimeError) if recipe.dropout else RuntimeError
-        raise kind("CUDA error: an illegal memory access was encountered\\nCUDA kernel errors might be reported later")
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\\nCUDA kernel errors might come later")
+    assert gc.get_freeze_count() > 100_000, "each collection would look through all modules"
     yield from train(base, train_rows, validation_rows, recipe, at=at)
 
 
@@ -117,10 +118,7 @@ class TestOwn(TrainerContract):
         return make_rows(12, 1), make_rows(5, 2)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_a_process_whose_gpu_failed_is_replaced(
-    dropout: float, tiny_model_folder: Path, tiny_data: DataRef, tmp_path: Path
-) -> None:
+def test_a_process_whose_gpu_failed_is_replaced(tiny_model_folder: Path, tiny_data: DataRef, tmp_path: Path) -> None:
     """What runs in it has crashed, with the reason; what comes next runs in another process, and goes well."""
     model = ModelConfig(name=str(tiny_model_folder))
     spec = LoraSpec(model=model, training=config("broken_gpu"), data=tiny_data, at="best", folder=str(tmp_path))
@@ -128,7 +126,7 @@ def test_a_process_whose_gpu_failed_is_replaced(
     worker = LocalWorker(ObjectiveSpec("lora", spec.model_dump(mode="json")), [place], tmp_path)
     try:
         before = worker.pids
-        requests = [Request(n, {**POINT, "rank": 8, "dropout": dropout}, seed=0) for n in range(2)]
+        requests = [Request(n, {**POINT, "rank": 8}, seed=0) for n in range(2)]
         worker.submit(requests)
         failed = collect(worker, 2)
         after = worker.pids

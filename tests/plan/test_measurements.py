@@ -17,6 +17,7 @@ from meshtune.study.status import status
 from meshtune.study.tune import tune
 from tests.conftest import WORDS
 from tests.evaluation.made import make_mmlu
+from tests.here import trials_here
 
 SETTINGS = """
 data: {sources: [{path: rows.jsonl}], validation: 8, test: 0}
@@ -43,10 +44,11 @@ def study(folder: Path, model: Path, settings: str) -> Path:
 
 def run(path: Path, stop_after: int | None = None) -> None:
     events, told = tune(locate(path)), 0
-    for event in events:
-        told += isinstance(event, TrialFinished)
-        if told == stop_after:
-            events.close()
+    with trials_here():
+        for event in events:
+            told += isinstance(event, TrialFinished)
+            if told == stop_after:
+                events.close()
 
 
 def quantities(path: Path, name: str) -> list[tuple[Any, Any]]:

@@ -207,7 +207,7 @@ def test_other_fixed_keys_are_refused_and_all_named(tmp_path: Path) -> None:
 
 def test_foreign_trials_are_refused(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    study = optuna.create_study(study_name="study", storage=url)
+    study = optuna.create_study(study_name="study", storage=open_storage(url))
     study.tell(study.ask(), 1.0)
     with pytest.raises(StudyMismatch, match="not proposed by meshtune"):
         opened(tmp_path)

@@ -21,6 +21,7 @@ from meshtune.study.tune import tune
 from meshtune.trial import Ending, Outcome, Request
 from tests.conftest import WORDS
 from tests.evaluation.made import make_drop
+from tests.here import trials_here
 from tests.study.test_loop import AtOnce, Suspended
 
 REQUESTS = [Request(number, {"x": 0.5}, seed=0, measure="test") for number in (-1, -2, -3)]
@@ -124,10 +125,15 @@ def searched(tiny_model_folder: Path, tmp_path: Path) -> Located:
     return study
 
 
+def run(study: Located) -> None:
+    with trials_here():
+        list(tune(study))
+
+
 def test_the_recommended_trial_is_measured_on_the_test_rows_too(searched: Located) -> None:
     """Its adapter is kept for that; what was measured is not measured again, and what is gone is left out."""
     path = searched.folder / "evaluation" / "test.json"
-    list(tune(searched))
+    run(searched)
     status = of_record(searched, Record(searched.url, searched.name))
     assert [status[name]["trial"] for name in ("baseline", "best", "recommended")] == [0, 7, 5]
     assert {adapter.name for adapter in (searched.folder / "adapters").iterdir()} == {"0", "5", "7"}
@@ -139,14 +145,14 @@ def test_the_recommended_trial_is_measured_on_the_test_rows_too(searched: Locate
 
     kept = {name: {**entry, "loss": 0.0} for name, entry in measured.items()}
     path.write_text(json.dumps(kept), encoding="utf-8")
-    list(tune(searched))
+    run(searched)
     again = finals.read(searched.folder)
     assert again.pop("trial-5")["loss"] == loss
     assert again == kept
 
     path.write_text(json.dumps(kept), encoding="utf-8")
     shutil.rmtree(searched.folder / "adapters" / "5")
-    list(tune(searched))
+    run(searched)
     assert finals.read(searched.folder) == kept
 
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from meshtune.training import machine
 
@@ -75,3 +76,14 @@ def test_a_gpu_as_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert machine._gpu_free([]) is None
     program.write_text("#!/bin/sh\necho no devices\nexit 6\n")
     assert machine._gpu_free(["0"]) is None
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, getattr(torch, "AcceleratorError", RuntimeError)])
+def test_an_error_after_which_a_gpu_computes_nothing_more(kind: type[RuntimeError]) -> None:
+    """By its kind, where torch has one for it, else by its words; also where it is the cause of another error."""
+    assert machine.is_device_lost(kind("CUDA error: an illegal memory access was encountered"))
+    caused = ValueError("of a trial")
+    caused.__cause__ = kind("CUDA error: an illegal memory access was encountered")
+    assert machine.is_device_lost(caused)
+    assert not machine.is_device_lost(kind("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert not machine.is_device_lost(ValueError("CUDA error"))
