@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from meshtune.training.loss import Row, collate, label_losses
-from meshtune.training.packed.base import packed
+from meshtune.training.packed.base import _each_close, packed
 from meshtune.training.packed.rows import Portion, gathered, in_portions, lay_out
 from meshtune.training.packed.unpackable import Unpackable, check_packable
 from meshtune.training.recipe import Recipe
@@ -86,6 +86,18 @@ def test_a_model_that_only_pretends_to_attend_apart_is_refused() -> None:
     norm.register_forward_hook(lambda _, __, output: output + 0.1 * output.roll(1, 1))
     with pytest.raises(Unpackable, match="end to end"), packed(base, torch.float32):
         pass
+
+
+def test_one_token_that_rounding_moves_far_is_no_leak() -> None:
+    """In bfloat16, as SmolLM2's second one; a short sequence of which most tokens are off is one."""
+    logits = torch.linspace(-30, 30, 31 * 50).view(31, 50)
+    once, second = logits.clone(), logits.clone()
+    once[1] += 9
+    second[18:25] += 2
+    for other, low_fits in ((once, True), (second, False), (logits + 1, True)):
+        assert _each_close(other, logits, (18, 13), torch.bfloat16) == low_fits
+        assert not _each_close(other, logits, (18, 13), torch.float32)
+    assert not _each_close(logits[:30], logits, (18, 13), torch.bfloat16)
 
 
 def test_a_gradient_that_is_not_the_slope_of_the_loss_is_refused() -> None:
