@@ -17,9 +17,11 @@ from meshtune.samplers.allowed import Allows
 from meshtune.samplers.gp.sampler import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
 from meshtune.samplers.interface import Sampler
+from meshtune.samplers.mads.sampler import MadsSampler
 from meshtune.samplers.nni.sampler import NniTPESampler
 from meshtune.samplers.optuna_samplers import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
 from meshtune.samplers.outcomes import Pruned
+from meshtune.space.samplers import SamplerName
 from meshtune.system.imported import imported
 
 KEY, OPTIONS = "sampler.import", "sampler.options"
@@ -55,76 +57,67 @@ def build(
     options = config.options
     if allows is not None:
         warm_start = [trial for trial in warm_start if allows(trial.params)]
+    ours: dict[str, Any] = {"search_space": search_space, "block_size": block_size, "seed": seed}
+    started = ours | {
+        "x0": x0,
+        "warm_start": warm_start or None,
+        "warm_start_values": warm_start_values,
+        "hidden_constraints": ("ending",),
+        "a_priori": allows,
+    }
 
-    def rebuilt(make: Build) -> RebuiltSampler:
-        _try(config, lambda: quiet(make)(0, 0))
-        return RebuiltSampler(
-            quiet(make), search_space, seed=seed, block_size=block_size, earlier_trials=warm_start, allows=allows
-        )
+    def rebuilt(make: Build) -> Callable[[], Sampler]:
+        def built() -> Sampler:
+            quiet(make)(0, 0)
+            return RebuiltSampler(quiet(make), **ours, earlier_trials=warm_start, allows=allows)
 
+        return built
+
+    makers: dict[str, Callable[[], Sampler]] = {
+        "mads": lambda: MadsSampler(**started, pruned=pruned, new_segment=new_segment, **options),
+        "batch-gp": lambda: BatchGPSampler(**started, pruned="value" if pruned == "value" else "left_out", **options),
+        "tpe": rebuilt(lambda s, _: TPESampler(seed=s, **options)),
+        "nni-tpe": lambda: NniTPESampler(**ours, earlier_trials=warm_start, allows=allows, **options),
+        "nsga2": rebuilt(lambda s, _: ForgetfulNSGAII(seed=s, **options)),
+        "random": rebuilt(lambda s, _: RandomSampler(seed=s, **options)),
+        "gp": rebuilt(lambda s, _: GPSampler(seed=s, **options)),
+        "cma-es": rebuilt(lambda s, _: NumericCmaEs(seed=s, warn_independent_sampling=False, **options)),
+        "qmc": rebuilt(lambda _, number: NumberedQMC(seed, number, **options)),
+    }
     match config.name:
-        case "mads":
-            return _mads(
-                config,
-                search_space,
-                x0=x0,
-                block_size=block_size,
-                seed=seed,
-                new_segment=new_segment,
-                warm_start=warm_start,
-                warm_start_values=warm_start_values,
-                pruned=pruned,
-                a_priori=allows,
-            )
-        case "batch-gp":
-            return _try(
-                config,
-                lambda: BatchGPSampler(
-                    search_space,
-                    x0=x0,
-                    block_size=block_size,
-                    seed=seed,
-                    warm_start=warm_start or None,
-                    warm_start_values=warm_start_values,
-                    hidden_constraints=("ending",),
-                    pruned="value" if pruned == "value" else "left_out",
-                    a_priori=allows,
-                    **options,
-                ),
-            )
-        case "tpe":
-            return rebuilt(lambda s, _: TPESampler(seed=s, **options))
-        case "nni-tpe":
-            return _try(
-                config,
-                lambda: NniTPESampler(
-                    search_space, block_size=block_size, earlier_trials=warm_start, allows=allows, seed=seed, **options
-                ),
-            )
-        case "nsga2":
-            return rebuilt(lambda s, _: ForgetfulNSGAII(seed=s, **options))
-        case "random":
-            return rebuilt(lambda s, _: RandomSampler(seed=s, **options))
-        case "gp":
-            need("the sampler `gp`", "torch")
-            return rebuilt(lambda s, _: GPSampler(seed=s, **options))
-        case "cma-es":
-            if importlib.util.find_spec("cmaes") is None:
-                raise MissingExtra("the sampler `cma-es`", "cmaes", extra("cma-es"))
-            return rebuilt(lambda s, _: NumericCmaEs(seed=s, warn_independent_sampling=False, **options))
+        case "import":
+            return _imported(config.imported or "", options, ours, x0=x0, allows=allows)
         case "grid":
-            return _grid(config, search_space, block_size=block_size, seed=seed, allows=allows)
-        case "qmc":
-            return rebuilt(lambda _, number: NumberedQMC(seed, number, **options))
+            return _grid(config, ours, allows)
         case "auto":
             raise InputError("the sampler `auto` stands for another one, which must be chosen before it is built")
-        case "import":
-            name = config.imported or ""
-            return _imported(name, options, search_space, x0=x0, block_size=block_size, seed=seed, allows=allows)
+        case "mads":
+            _refuse_gone(options)
+    _check_installed(config.name)
+    try:
+        return makers[config.name]()
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sampler.options of `{config.name}`: {error}") from error
 
 
-def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:
-    if gone := [option for option in GONE if option in config.options]:
+def _check_installed(name: SamplerName) -> None:
+    """Raise MissingExtra where the library of a sampler is not there."""
+    if name == "mads" and importlib.util.find_spec("PyNomad") is None:
+        raise MissingExtra(
+            "the sampler `mads`",
+            "PyNomadBBO",
+            "pip install PyNomadBBO (it has wheels for Linux x86-64, macOS arm64 and Windows; elsewhere use"
+            " `sampler: tpe`)",
+        )
+    if name == "gp":
+        need("the sampler `gp`", "torch")
+    if name == "cma-es" and importlib.util.find_spec("cmaes") is None:
+        raise MissingExtra("the sampler `cma-es`", "cmaes", extra("cma-es"))
+
+
+def _refuse_gone(options: Mapping[str, Any]) -> None:
+    """Raise InputError where `mads` is given options of version 0.1."""
+    if gone := [option for option in GONE if option in options]:
         words, are = " and ".join(f"`{option}`" for option in gone), "are" if len(gone) > 1 else "is"
         raise InputError(
             Fault(
@@ -135,48 +128,26 @@ def _mads(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], *
                 key="sampler.options",
             )
         )
-    if importlib.util.find_spec("PyNomad") is None:
-        raise MissingExtra(
-            "the sampler `mads`",
-            "PyNomadBBO",
-            "pip install PyNomadBBO (it has wheels for Linux x86-64, macOS arm64 and Windows; elsewhere use"
-            " `sampler: tpe`)",
-        )
-    from meshtune.samplers.mads.sampler import MadsSampler
-
-    return _try(
-        config,
-        lambda: MadsSampler(search_space=search_space, hidden_constraints=("ending",), **given, **config.options),
-    )
 
 
-def _grid(config: SamplerConfig, search_space: Mapping[str, BaseDistribution], **given: Any) -> Sampler:
+def _grid(config: SamplerConfig, ours: Mapping[str, Any], allows: Allows | None) -> Sampler:
     if config.options:
         raise InputError(Fault("the sampler `grid` takes none: remove them", key="sampler.options"))
     try:
-        return GridSampler(search_space, **given)
+        return GridSampler(**ours, allows=allows)
     except ValueError as error:
         raise InputError(Fault(str(error), key="space")) from error
-
-
-def _try(config: SamplerConfig, make: Callable[[], S]) -> S:
-    try:
-        return make()
-    except (TypeError, ValueError) as error:
-        raise InputError(f"sampler.options of `{config.name}`: {error}") from error
 
 
 def _imported(
     name: str,
     options: Mapping[str, Any],
-    search_space: Mapping[str, BaseDistribution],
+    ours: Mapping[str, Any],
     *,
     x0: Mapping[str, Any] | None,
-    block_size: int,
-    seed: int,
-    allows: Allows | None = None,
+    allows: Allows | None,
 ) -> Sampler:
-    """The sampler of the user's own that `name` names; `allows` as in `RebuiltSampler`.
+    """The sampler of the user's own that `name` names; `ours`, `allows`: as `RebuiltSampler` is given them.
 
     An Optuna `BaseSampler`, or a function that returns one, is built afresh for each proposal, as Optuna's own samplers
     here are: what it remembers must stand in the study, not in itself. Where it takes a `seed` it is given one that
@@ -191,10 +162,10 @@ def _imported(
         if allows is not None:
             what = f"`{name}` keeps its own blocks, so no point can be kept out of them before it is proposed"
             raise InputError(Fault(f"{what}: leave out the constraints that are known before training", key=KEY))
-        given = {"x0": x0, "block_size": block_size, "seed": seed}
         _check_options(name, made, options, GIVEN)
         make = cast("Callable[..., Sampler]", made)
-        return _made(name, lambda: make(search_space, **given, **options))
+        rest = {word: value for word, value in ours.items() if word != "search_space"}
+        return _made(name, lambda: make(ours["search_space"], x0=x0, **rest, **options))
     if not callable(made) or (isinstance(made, type) and not issubclass(made, BaseSampler)):
         what = f"`{name}` is no sampler: a class that inherits from optuna.samplers.BaseSampler is needed"
         raise InputError(Fault(what + ", or a function that returns one", key=KEY))
@@ -210,7 +181,7 @@ def _imported(
     if getattr(first, "_constraints_func", None) is not None:
         what = f"`{name}` has a `constraints_func`, which is never called here: leave it out, and use `constraints`"
         raise InputError(Fault(what, key=KEY))
-    return RebuiltSampler(quiet(propose_with), search_space, seed=seed, block_size=block_size, allows=allows)
+    return RebuiltSampler(quiet(propose_with), **ours, allows=allows)
 
 
 def _check_options(name: str, made: Callable[..., Any], options: Mapping[str, Any], ours: tuple[str, ...]) -> bool:

@@ -6,7 +6,7 @@ what is left, and the block ends where the grid does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -14,14 +14,14 @@ from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
-from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.interface import Sampler, at_random, given_params, left_in_block
+from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.interface import BlockSampler, visited
 
 MOST = 100_000  # points of a grid
 
 
 @final
-class GridSampler(Sampler):
+class GridSampler(BlockSampler):
     """The points of choices, steps and integers, each once.
 
     Args:
@@ -32,6 +32,8 @@ class GridSampler(Sampler):
         ValueError: a parameter has no grid (real without a step, or logarithmic), or there are too many points.
     """
 
+    several_objectives = True
+
     def __init__(
         self,
         search_space: Mapping[str, BaseDistribution],
@@ -40,6 +42,7 @@ class GridSampler(Sampler):
         block_size: int = 1,
         allows: Callable[[dict[str, Any]], bool] | None = None,
     ):
+        super().__init__(seed, block_size)
         self._encoding = encoding = Encoding(search_space)
         whole = zip(encoding.space, encoding.integer, strict=True)
         if without := [name for name, integer in whole if not integer]:
@@ -55,19 +58,11 @@ class GridSampler(Sampler):
         decoded = (encoding.decode(points[index]) for index in order)
         kept = (point for point in decoded if allows is None or allows(point))
         self._points = {encoding.key(point): point for point in kept}
-        self._seed, self._block_size = seed, block_size
 
     @property
     def size(self) -> int:
         """Points of the grid."""
         return len(self._points)
-
-    def available(self, study: Study) -> int:
-        """Points of the open block that can be proposed without waiting; 0 with none pending: all were tried."""
-        trials = study.get_trials(deepcopy=False)
-        visited = {self._key(trial) for trial in trials}
-        left = sum(key not in visited for key in self._points)
-        return min(left_in_block(trials, self._block_size), left)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What there is to choose."""
@@ -77,19 +72,10 @@ class GridSampler(Sampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The first point that no trial has; after the last of them the first one again."""
-        visited = {self._key(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number}
-        left = (point for key, point in self._points.items() if key not in visited)
+        others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
+        taken = visited(self._encoding, others)
+        left = (point for key, point in self._points.items() if key not in taken)
         return dict(next(left, next(iter(self._points.values()), {})))
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A parameter outside the grid: at random."""
-        return at_random(self._seed, study, trial, param_name, param_distribution)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def _key(self, trial: FrozenTrial) -> Point | None:
-        params = given_params(trial)
-        return self._encoding.key(params) if self._encoding.has(params) else None
+    def _left(self, study: Study, trials: Sequence[FrozenTrial]) -> int:
+        return len(self._points.keys() - visited(self._encoding, trials))

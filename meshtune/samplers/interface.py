@@ -5,16 +5,20 @@ Seeds follow from (study's seed, trial number): the same in every process, unrel
 
 from __future__ import annotations
 
+import sys
+import threading
 import zlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, final
 
 import numpy as np
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
+
+from meshtune.samplers.encoding import Encoding, Point
 
 FIXED = "fixed_params"  # Optuna's attribute of an enqueued trial
 
@@ -35,6 +39,56 @@ class Sampler(BaseSampler):
     @abstractmethod
     def close(self) -> None:
         """Let go of processes. May be called twice; a closed sampler opens again when it is asked."""
+
+
+class BlockSampler(Sampler):
+    """A sampler whose blocks are ranges of trial numbers: a block opens when all trials before it have ended.
+
+    A parameter outside its search space is drawn at random. Copies and pickles have a lock of their own.
+
+    Args:
+        seed: of all that is random. block_size: points that are proposed before an answer is needed.
+    """
+
+    several_objectives: ClassVar[bool] = False  # else they are refused
+    not_copied: ClassVar[Mapping[str, Any]] = {}  # attributes of a copy or pickle by name, beside the lock
+
+    def __init__(self, seed: int, block_size: int):
+        self._seed, self._block_size = seed, block_size
+        self._lock = threading.RLock()
+
+    @final
+    def available(self, study: Study) -> int:
+        """Points of the open block that can be proposed without waiting.
+
+        0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
+        """
+        trials = study.get_trials(deepcopy=False)
+        free = left_in_block(trials, self._block_size)
+        return min(free, self._left(study, trials)) if free else 0
+
+    def _left(self, study: Study, trials: Sequence[FrozenTrial]) -> int:
+        """Points of a finite space that are allowed and have no trial; any number where they are not counted."""
+        return sys.maxsize
+
+    @final
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter outside the search space: at random."""
+        if not self.several_objectives:
+            self._raise_error_if_multi_objective(study)
+        sampler: BaseSampler = RandomSampler(seed=derived_seed(self._seed, trial.number, param_name))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **self.not_copied, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
 
 def left_in_block(trials: Sequence[FrozenTrial], block_size: int) -> int:
@@ -64,7 +118,6 @@ def given_params(trial: FrozenTrial) -> dict[str, Any]:
     return {**trial.params, **trial.system_attrs.get(FIXED, {})}
 
 
-def at_random(seed: int, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-    """A parameter outside the search space."""
-    sampler: BaseSampler = RandomSampler(seed=derived_seed(seed, trial.number, name))
-    return sampler.sample_independent(study, trial, name, distribution)
+def visited(encoding: Encoding, trials: Iterable[FrozenTrial]) -> set[Point]:
+    """The points of a space that trials have, by what is the same for the same points."""
+    return {encoding.key(params) for params in map(given_params, trials) if encoding.has(params)}

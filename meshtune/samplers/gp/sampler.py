@@ -7,7 +7,7 @@ refused.
 
 from __future__ import annotations
 
-import threading
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, final
@@ -25,7 +25,7 @@ from meshtune.samplers.gp.acquisition import Score, best_point, log_feasible, lo
 from meshtune.samplers.gp.model import Fitted, FittedByName, constraint, objective
 from meshtune.samplers.gp.observations import NOTE, Observations, Pruned, note_of, observed
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.interface import Sampler, at_random, fixed_beside, given_params, left_in_block
+from meshtune.samplers.interface import BlockSampler, fixed_beside, given_params
 from meshtune.samplers.outcomes import TrialReader, Values, WarmStart, constraint_names
 
 N_STARTUP = 8
@@ -36,7 +36,7 @@ TRIES = 100  # to draw a point that nobody has
 
 
 @final
-class BatchGPSampler(Sampler):
+class BatchGPSampler(BlockSampler):
     """Bayesian optimization in blocks of points that do not wait for each other.
 
     Works with `study.optimize`, also with `n_jobs`, and with ask and tell. Proposals follow from the study's trials,
@@ -89,37 +89,16 @@ class BatchGPSampler(Sampler):
             x0=x0,
             space=search_space,
         )
+        drawn = int(np.random.SeedSequence().generate_state(1)[0])
+        super().__init__(drawn if seed is None else int(seed), 1 if block_size is None else int(block_size))
         self._space = None if search_space is None else dict(search_space)
         self._x0 = dict(x0 or {})
-        self._block_size = 1 if block_size is None else int(block_size)
         self._n_startup = N_STARTUP if n_startup is None else int(n_startup)
         self._warm = None if warm_start is None else WarmStart.of(warm_start, warm_start_values)
         self._a_priori = a_priori
         self._hidden = frozenset(hidden_constraints)
         self._pruned = pruned
-        self._seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else int(seed)
         self._common = IntersectionSearchSpace()
-        self._lock = threading.RLock()
-
-    # -- the sampler's interface
-
-    def available(self, study: Study) -> int:
-        """Points of the open block that can be proposed without waiting: blocks are ranges of trial numbers.
-
-        0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
-        """
-        trials = study.get_trials(deepcopy=False)
-        free = left_in_block(trials, self._block_size)
-        if not free or self._space is None:
-            return free
-        fixed = fixed_beside(study)
-        cube = Cube(Encoding({name: of for name, of in self._space.items() if name not in fixed}))
-        if cube.encoding.size == float("inf"):
-            return free
-        return min(free, self._left(cube, self._observations(study, cube, trials).visited))
-
-    def close(self) -> None:
-        """Nothing is held."""
 
     # -- Optuna's
 
@@ -163,19 +142,6 @@ class BatchGPSampler(Sampler):
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         return cube.encoding.decode(found.tolist())
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A parameter outside the search space: at random."""
-        self._raise_error_if_multi_objective(study)
-        return at_random(self._seed, study, trial, param_name, param_distribution)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock())
-
     # -- inside
 
     def _reader(self, study: Study, trials: Sequence[FrozenTrial]) -> TrialReader:
@@ -198,12 +164,17 @@ class BatchGPSampler(Sampler):
             warm=self._warm,
         )
 
-    def _left(self, cube: Cube, visited: Collection[tuple[float, ...]]) -> int:
-        """Points of a finite space that are allowed and have no trial."""
+    def _left(self, study: Study, trials: Sequence[FrozenTrial]) -> int:
+        """Points of a finite space that was given, as far as they are counted."""
+        fixed = fixed_beside(study)
+        cube = Cube(Encoding({name: of for name, of in (self._space or {}).items() if name not in fixed}))
+        if self._space is None or cube.encoding.size == float("inf"):
+            return sys.maxsize
+        taken = self._observations(study, cube, trials).visited
         if self._a_priori is None or cube.encoding.size > COUNTED:
-            return max(0, int(cube.encoding.size) - len(visited))
+            return max(0, int(cube.encoding.size) - len(taken))
         points = cube.points()
-        return len(set(cube.keys(points[self._allowed(cube, points)])).difference(visited))
+        return len(set(cube.keys(points[self._allowed(cube, points)])).difference(taken))
 
     def _allowed(self, cube: Cube, rows: Array) -> NDArray[np.bool_]:
         """Whether each row may be proposed."""

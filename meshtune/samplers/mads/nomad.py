@@ -17,7 +17,7 @@ from optuna.logging import get_logger
 from meshtune.errors import SamplerError
 from meshtune.samplers.encoding import Point
 from meshtune.samplers.outcomes import Outputs
-from meshtune.system.children import Child
+from meshtune.system.children import SamplerChild
 
 _logger = get_logger(__name__)
 SEEDS = 1_000_003  # NOMAD draws as many numbers at its start as its seed says: seconds where that is large
@@ -186,8 +186,8 @@ class Nomad:
         """End the child and wait for it. May be called twice."""
         self._child.close()
 
-    def _started(self) -> Child:
-        problem, child = self._problem, Child("NOMAD", PROGRAM, died=_died)
+    def _started(self) -> SamplerChild:
+        problem, child = self._problem, SamplerChild("NOMAD", PROGRAM, died=_died)
         child.send(
             {
                 "start": problem.start,

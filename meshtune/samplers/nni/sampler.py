@@ -12,7 +12,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,9 +26,9 @@ from optuna.trial import FrozenTrial, TrialState
 from meshtune.errors import Fault, InputError, MissingExtra, SamplerError, extra, nearest
 from meshtune.samplers.allowed import COUNTED, Allows, draw
 from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.interface import Sampler, at_random, derived_seed, given_params, left_in_block
+from meshtune.samplers.interface import BlockSampler, derived_seed, given_params, visited
 from meshtune.samplers.nni.events import NOTE, Event, described, earlier, events
-from meshtune.system.children import Child
+from meshtune.system.children import SamplerChild
 
 TRIES = 50  # to be given a point that is allowed
 PROGRAM = Path(__file__).with_name("nni_process.py")
@@ -43,7 +42,7 @@ LIARS = ("best", "worst", "mean", None)
 
 
 @final
-class NniTPESampler(Sampler):
+class NniTPESampler(BlockSampler):
     """NNI's TPE over a given search space.
 
     Proposals follow from the study's trials and the seed: they are the points that NNI's own tuner gives with this seed
@@ -68,6 +67,8 @@ class NniTPESampler(Sampler):
         SamplerError: from a proposal: the child program died, or no point is found that is allowed.
     """
 
+    not_copied = {"_child": None}  # noqa: RUF012
+
     def __init__(
         self,
         search_space: Mapping[str, BaseDistribution],
@@ -81,29 +82,16 @@ class NniTPESampler(Sampler):
     ):
         if faults := _faults(arguments):
             raise ValueError("; ".join(faults))
+        super().__init__(seed, block_size)
         self._encoding = Encoding(search_space)
-        self._block_size = block_size
         self._earlier = earlier(earlier_trials, self._encoding)
         self._allows = allows
         self._python = interpreter(python)
-        self._seed = seed
         self._arguments = arguments
-        self._child: Child | None = None
+        self._child: SamplerChild | None = None
         self._direction: StudyDirection | None = None  # the child's
-        self._lock = threading.RLock()
 
     # -- the sampler's interface
-
-    def available(self, study: Study) -> int:
-        """Points of the open block that can be proposed without waiting: blocks are ranges of trial numbers.
-
-        0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
-        """
-        trials = study.get_trials(deepcopy=False)
-        free = left_in_block(trials, self._block_size)
-        if self._encoding.size < math.inf:
-            free = min(free, self._left(trials))
-        return free
 
     def close(self) -> None:
         """End the child program; the next proposal starts another one."""
@@ -143,18 +131,6 @@ class NniTPESampler(Sampler):
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         return encoding.decode(point)
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A parameter outside the search space: at random."""
-        return at_random(self._seed, study, trial, param_name, param_distribution)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_child": None, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.RLock())
-
     # -- inside
 
     def _proposed(self, direction: StudyDirection, past: Sequence[Event]) -> Sequence[float] | None:
@@ -164,7 +140,7 @@ class NniTPESampler(Sampler):
                 self.close()
             try:
                 if self._child is None:
-                    self._child, self._direction = Child("NNI", PROGRAM, python=self._python), direction
+                    self._child, self._direction = SamplerChild("NNI", PROGRAM, python=self._python), direction
                     self._child.send(self._run(direction))
                 self._child.send(past)
                 answer: list[float] | None = self._child.receive()
@@ -187,31 +163,27 @@ class NniTPESampler(Sampler):
 
         It counts as tried what it once proposed, though a trial that was enqueued in part was evaluated elsewhere.
         """
-        encoding, visited = self._encoding, self._visited(begun)
+        encoding, taken = self._encoding, visited(self._encoding, begun)
         if encoding.size <= COUNTED:
-            fresh = (point for key, point in self._points().items() if key not in visited)
+            fresh = (point for key, point in self._points().items() if key not in taken)
             if (found := next(fresh, None)) is not None:
                 return found
         rng = np.random.default_rng(derived_seed(self._seed, number))
         return encoding.encode(draw(encoding.space, self._allows or (lambda _: True), rng))
 
-    def _left(self, trials: Sequence[FrozenTrial]) -> int:
+    def _left(self, study: Study, trials: Sequence[FrozenTrial]) -> int:
         """Points of a finite space that are allowed, as far as they are counted, and have no trial."""
-        visited = self._visited(trials)
+        if self._encoding.size == math.inf:
+            return sys.maxsize
+        taken = visited(self._encoding, trials)
         if self._allows is None or self._encoding.size > COUNTED:
-            return max(0, int(self._encoding.size) - len(visited))
-        return len(self._points().keys() - visited)
+            return max(0, int(self._encoding.size) - len(taken))
+        return len(self._points().keys() - taken)
 
     def _points(self) -> dict[Point, Point]:
         """All points of a finite space that are allowed, by what they have in common with others."""
         decoded = ((point, self._encoding.decode(point)) for point in self._encoding.points())
         return {self._encoding.key(params): p for p, params in decoded if self._allows is None or self._allows(params)}
-
-    def _visited(self, trials: Sequence[FrozenTrial]) -> set[Point]:
-        """The points that have a trial."""
-        encoding = self._encoding
-        values = [given_params(trial) for trial in trials]
-        return {encoding.key(params) for params in values if encoding.has(params)}
 
 
 def _faults(arguments: Mapping[str, Any]) -> list[str]:
