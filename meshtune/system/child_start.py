@@ -13,6 +13,7 @@ import runpy
 import signal
 import sys
 from pathlib import Path
+from typing import TextIO
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # a batch system may send them to all of a job
@@ -35,6 +36,13 @@ def leave_signals_to_the_coordinator() -> None:
     for name in SIGNALS:
         if hasattr(signal, name):  # the last three are not everywhere
             signal.signal(getattr(signal, name), lambda *_: None)
+
+
+def answers() -> TextIO:
+    """What was standard output, for answers alone: whatever else is printed from here on goes to standard error."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return out
 
 
 def main() -> None:

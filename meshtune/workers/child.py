@@ -1,10 +1,10 @@
-"""The program in which trials run: `meshtune.workers.child --fd N`, started by `meshtune.system.child_start`.
+"""The program in which trials run: `meshtune.workers.child`, started by `meshtune.system.child_start`.
 
 Standard input brings JSON lines: first how to build the objective, then a list of requests at a time; `"suspend"` asks
 it to save what runs and to end.
-Descriptor N carries out progress and outcomes, one line each, and a sign of life now and then. What libraries print
-goes to the log. The program ends at once when its input ends, so it never outlives its coordinator, and after telling
-an error that leaves its GPU unusable.
+What was standard output carries out progress and outcomes, one line each, and a sign of life now and then. What
+libraries print goes to the log. The program ends at once when its input ends, so it never outlives its coordinator, and
+after telling an error that leaves its GPU unusable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable
 
 from meshtune.objectives.build import Objective, ObjectiveSpec, build
-from meshtune.system.child_start import leave_signals_to_the_coordinator
+from meshtune.system.child_start import answers, leave_signals_to_the_coordinator
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
 READY = "Ready"  # kinds of lines beside events: it has built the objective
@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 def main() -> None:
     """Build the objective, then evaluate what comes until the pipe ends."""
     leave_signals_to_the_coordinator()
-    say = _said_to(int(sys.argv[sys.argv.index("--fd") + 1]))
+    say = _say()
     threading.Thread(target=_beat, args=(say,), daemon=True).start()
     line = sys.stdin.readline()
     if not line:
@@ -55,9 +55,9 @@ def main() -> None:
     os._exit(0)  # the thread that waits for input would be in the interpreter's way
 
 
-def _said_to(descriptor: int) -> Say:
+def _say() -> Say:
     """What writes a line, whole also where two threads do."""
-    out, lock = os.fdopen(descriptor, "w", encoding="utf-8"), threading.Lock()
+    out, lock = answers(), threading.Lock()
 
     def say(line: str) -> None:
         with lock:

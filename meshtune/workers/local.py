@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import selectors
 import subprocess
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import child_start
+from meshtune.system.children import Child
 from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
 from meshtune.workers.child import BEAT, LOST, READY, SUSPEND
 from meshtune.workers.planner import ProcessSpec
@@ -50,40 +50,27 @@ class Clock:
         self.now += min(self._looked - before, 5 * LOOK_SECONDS)
 
 
-class Child:
-    """A process and what it was given."""
+class Process:
+    """A child process and what it was given."""
 
     def __init__(self, process_spec: ProcessSpec, objective: ObjectiveSpec, log: Path, clock: Clock):
         self.spec, self.log, self._clock = process_spec, log, clock
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.pipe, write = os.pipe()
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                child_start.command("meshtune.workers.child", "--fd", str(write)),
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=file,
-                pass_fds=(write,),
-                start_new_session=True,  # keeps the terminal's Ctrl-C away
-                env={**os.environ, **process_spec.environment},
-            )
-        os.close(write)
+        command = child_start.command("meshtune.workers.child")
+        self.child = Child(command, log=log, environment=process_spec.environment)
         self.ready = False
         self.lost = ""  # why it ends, as it says itself
         self.running: dict[int, Request] = {}
         self.begun = False  # whether it has said anything about what runs
         self.deadline = math.inf
         self.heard = clock.now  # when it gave a sign of life
-        self._text = b""
         device, threads = process_spec.device, process_spec.threads
         self.send({"objective": asdict(objective), "device": device, "threads": threads})
 
     def send(self, message: object) -> None:
         """A line to it."""
-        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died: the end of its pipe says so
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
+            self.child.send(message)
 
     def begin(self, requests: Sequence[Request], load: float) -> None:
         """Give it requests; `load`: seconds for its first word."""
@@ -94,10 +81,9 @@ class Child:
 
     def read(self, grace: float) -> list[Event] | None:
         """The events that it gives, of requests that run; None where its pipe has ended."""
-        data = os.read(self.pipe, 1 << 20)
-        if not data:
+        lines = self.child.read()
+        if lines is None:
             return None
-        *lines, self._text = (self._text + data).split(b"\n")
         self.heard = self._clock.now
         found: list[Event] = []
         for line in lines:
@@ -107,7 +93,7 @@ class Child:
                 self.lost = json.loads(line)["message"]
             if kind in (READY, BEAT, LOST):
                 continue
-            event = from_json(line.decode())
+            event = from_json(line)
             if isinstance(event, Request) or event.trial not in self.running:
                 continue
             if not self.begun:  # its clock has just started
@@ -132,23 +118,13 @@ class Child:
 
     def death(self) -> str:
         """How it died, once its pipe has ended, with the last words of its log."""
-        code = self.process.wait()
+        code = self.child.wait()
         if self.lost:
             return f"the GPU failed, and the process was replaced: {self.lost}; see its log {self.log}"
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        words = " | ".join(self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
+        words = " | ".join(self.child.words()[-3:])
         message = f"the worker process {how}" + (" (out of memory?)" if code == -9 else "")
         return message + (f"; its log {self.log} ends: {words}" if words else f"; its log {self.log} is empty")
-
-    def kill(self) -> None:
-        """End it and wait for it."""
-        os.close(self.pipe)
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
 
 
 class LocalWorker:
@@ -186,18 +162,18 @@ class LocalWorker:
     @property
     def pids(self) -> list[int]:
         """The processes' numbers."""
-        return [child.process.pid for child in self._children]
+        return [process.child.pid for process in self._children]
 
     def free(self) -> int:
         """Processes that have nothing to do."""
-        return sum(not child.running for child in self._children)
+        return sum(not process.running for process in self._children)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Start requests together in one process, while one is free."""
-        child = next((child for child in self._children if not child.running), None)
-        if child is None:
+        process = next((process for process in self._children if not process.running), None)
+        if process is None:
             raise WorkerError("requests were submitted while no process was free")
-        child.begin(requests, self._load)
+        process.begin(requests, self._load)
 
     def events(self, timeout: float) -> list[Event]:
         """Progress and outcomes that have come, waiting up to `timeout` seconds for the first."""
@@ -209,9 +185,9 @@ class LocalWorker:
             for key, _ in found:
                 if not self._read(key.data):
                     self._died(key.data)
-            for child in list(self._children):
-                if ended := child.overdue(self._silence, self._load):
-                    self._replace(child, *ended)
+            for process in list(self._children):
+                if ended := process.overdue(self._silence, self._load):
+                    self._replace(process, *ended)
             if self._waiting or not self._children or time.monotonic() >= until:
                 break
         events = list(self._waiting)
@@ -223,14 +199,14 @@ class LocalWorker:
 
         What ended by itself meanwhile is in the next `events`; only that and `close` may follow.
         """
-        for child in self._children:
-            child.send(SUSPEND)
+        for process in self._children:
+            process.send(SUSPEND)
         deadline = time.monotonic() + seconds
         while self._children and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 if not self._read(key.data):  # it has ended
                     with contextlib.suppress(subprocess.TimeoutExpired):
-                        key.data.process.wait(max(0.0, deadline - time.monotonic()))
+                        key.data.child.wait(max(0.0, deadline - time.monotonic()))
                     self._kill(key.data)
                     self._children.remove(key.data)
         self._kill_all()
@@ -242,37 +218,37 @@ class LocalWorker:
 
     # -- inside
 
-    def _start(self, spec: ProcessSpec, index: int) -> Child:
-        child = Child(spec, self._objective, self._folder / "logs" / f"worker-{index}.log", self._clock)
-        self._selector.register(child.pipe, selectors.EVENT_READ, child)
-        return child
+    def _start(self, spec: ProcessSpec, index: int) -> Process:
+        process = Process(spec, self._objective, self._folder / "logs" / f"worker-{index}.log", self._clock)
+        self._selector.register(process.child, selectors.EVENT_READ, process)
+        return process
 
-    def _read(self, child: Child) -> bool:
+    def _read(self, process: Process) -> bool:
         """Take what a process says; False where its pipe has ended."""
-        events = child.read(self._grace)
-        self._failed_starts = 0 if child.ready else self._failed_starts
+        events = process.read(self._grace)
+        self._failed_starts = 0 if process.ready else self._failed_starts
         self._waiting += events or ()
         return events is not None
 
-    def _died(self, child: Child) -> None:
-        message = child.death()
-        if not child.ready:
+    def _died(self, process: Process) -> None:
+        message = process.death()
+        if not process.ready:
             self._failed_starts += 1
             if self._failed_starts >= START_ATTEMPTS:
                 raise WorkerError(f"worker processes keep dying at their start: {message}")
-        self._replace(child, Ending.CRASHED, message)
+        self._replace(process, Ending.CRASHED, message)
 
-    def _replace(self, child: Child, ending: Ending, message: str) -> None:
-        self._waiting += (Outcome(one.trial, one.attempt, ending, message=message) for one in child.running.values())
-        self._kill(child)
-        index = self._children.index(child)
-        self._children[index] = self._start(child.spec, index)
+    def _replace(self, process: Process, ending: Ending, message: str) -> None:
+        self._waiting += (Outcome(one.trial, one.attempt, ending, message=message) for one in process.running.values())
+        self._kill(process)
+        index = self._children.index(process)
+        self._children[index] = self._start(process.spec, index)
 
-    def _kill(self, child: Child) -> None:
-        self._selector.unregister(child.pipe)
-        child.kill()
+    def _kill(self, process: Process) -> None:
+        self._selector.unregister(process.child)
+        process.child.close()
 
     def _kill_all(self) -> None:
-        for child in self._children:
-            self._kill(child)
+        for process in self._children:
+            self._kill(process)
         self._children = []

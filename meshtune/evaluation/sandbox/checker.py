@@ -5,15 +5,14 @@ entry point's own name, are calls into the candidate's process. Helpers that a p
 so a completion that redefines them does not change its judge. Python's random numbers start from the same seed for
 each problem. Standard library only.
 
-Arguments: a descriptor for replies; JSON of {"limits": .., "unsafe": ..}. Standard input: a JSON line a completion
-({"problem": .., "completion": ..}), answered by one: {"passed", "reason", "seconds"} or {"error": text}. It ends with
-its input.
+Argument: JSON of {"limits": .., "unsafe": ..}. Standard input: a JSON line a completion ({"problem": ..,
+"completion": ..}), answered on what was standard output by one: {"passed", "reason", "seconds"} or {"error": text}. It
+ends with its input.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
 import signal
@@ -27,6 +26,7 @@ from typing import Any
 from meshtune.evaluation.sandbox.candidate import REASON, Candidate, CandidateFailed, Sandbox, SandboxError, ending
 from meshtune.evaluation.sandbox.limits import START_SECONDS, Limits
 from meshtune.evaluation.sandbox.values import NotLiteral
+from meshtune.system.child_start import answers
 
 TICK = 0.25  # seconds
 STACK = 8 * 2**20  # bytes; a thread is given as much of a candidate's memory
@@ -176,7 +176,7 @@ def printable(text: str) -> str:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    replies, settings = int(sys.argv[1]), json.loads(sys.argv[2])
+    replies, settings = answers(), json.loads(sys.argv[1])
     # A signal to the whole job must not end a sandbox and so become a verdict; children inherit what is blocked.
     signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in NOT_FOR_CHILDREN])
     most = resource.getrlimit(resource.RLIMIT_STACK)[1]  # a process's threads have what its start found
@@ -184,9 +184,7 @@ def main() -> None:
     judge = Judge(Limits(**settings["limits"]), settings["unsafe"])
     for line in sys.stdin.buffer:
         request = json.loads(line)
-        rest = json.dumps(judge.reply(request["problem"], request["completion"])).encode() + b"\n"
-        while rest:
-            rest = rest[os.write(replies, rest) :]
+        print(json.dumps(judge.reply(request["problem"], request["completion"])), file=replies, flush=True)
 
 
 if __name__ == "__main__":

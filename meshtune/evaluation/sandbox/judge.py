@@ -9,14 +9,9 @@ judge a test that gives its candidate anything but values of built-in types (San
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import queue
-import select
-import subprocess
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +23,7 @@ from meshtune.evaluation.sandbox.bubblewrap import unavailable
 from meshtune.evaluation.sandbox.candidate import SandboxError
 from meshtune.evaluation.sandbox.limits import START_SECONDS, Limits
 from meshtune.system import child_start
+from meshtune.system.children import Child
 
 __all__ = ["CodeProblem", "CodeVerdict", "Limits", "SandboxError", "available", "check", "check_many", "code_check"]
 
@@ -127,71 +123,24 @@ class _Checker:
     def __init__(self, limits: Limits, unsafe: bool):
         # A start and an end; and twice, since one that was killed is judged again.
         self._patience = 2 * (2 * START_SECONDS + limits.wall_seconds) + 30
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 closed by close
-        self._replies, replies = os.pipe()
         settings = json.dumps({"limits": dataclasses.asdict(limits), "unsafe": unsafe})
         try:
-            self._process = subprocess.Popen(
-                child_start.command(PROGRAM, str(replies), settings, isolated=True),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=self._said,
-                pass_fds=(replies,),
-                start_new_session=True,
-            )
+            self._child = Child(child_start.command(PROGRAM, settings, isolated=True))
         except OSError as error:
-            self._said.close()
-            os.close(self._replies)
             raise SandboxError(f"no checker could be started: {error}") from error
-        finally:
-            os.close(replies)
+        self.end, self.close = self._child.kill, self._child.close  # the first ends a `judge` that waits for it too
 
     def judge(self, problem: CodeProblem, completion: str) -> CodeVerdict:
-        request = json.dumps({"problem": dataclasses.asdict(problem), "completion": completion})
-        assert self._process.stdin is not None
+        task = problem.task_id
         try:
-            self._process.stdin.write(request.encode() + b"\n")
-            self._process.stdin.flush()
-            reply = json.loads(self._line(problem.task_id))
+            self._child.send({"problem": dataclasses.asdict(problem), "completion": completion})
+            reply = json.loads(self._child.receive(self._patience))
         except (BrokenPipeError, ValueError) as error:
-            raise self._died(problem.task_id) from error
+            code = self._child.kill()  # it may have closed its replies only
+            if self._child.hung:
+                raise SandboxError(f"{task}: its test did not end in {self._patience:g} s") from error
+            said = "\n".join(self._child.words())[-2000:]
+            raise SandboxError(f"{task}: the checker ended (exit code {code}): {said}") from error
         if "error" in reply:
             raise SandboxError(reply["error"])
         return CodeVerdict(**reply)
-
-    def end(self) -> None:
-        """Kill it, which ends its sandbox too, and a `judge` that waits for it."""
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """Close what an ended one leaves; no `judge` may be under way."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # part of a request that it did not read
-            self._process.stdin.close()
-        self._said.close()
-        os.close(self._replies)
-
-    def _line(self, task: str) -> bytes:
-        """The next reply; not a whole line where the process ends."""
-        poll = select.poll()  # not select, which knows the first 1,024 descriptors only
-        poll.register(self._replies, select.POLLIN)
-        left = self._patience
-        line = b""
-        while not line.endswith(b"\n"):
-            if not poll.poll(1000):
-                left -= 1  # counted, not by the clock: a machine that stood still is not the checker's delay
-                if left <= 0:
-                    raise SandboxError(f"{task}: its test did not end in {self._patience:g} s")
-                continue
-            part = os.read(self._replies, 65536)
-            if not part:
-                break
-            line += part
-        return line
-
-    def _died(self, task: str) -> SandboxError:
-        self.end()  # it may have closed its replies only
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip()
-        return SandboxError(f"{task}: the checker ended (exit code {self._process.returncode}): {said[-2000:]}")
