@@ -20,6 +20,7 @@ from pathlib import Path
 
 from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from meshtune.data.build import prepare
+from meshtune.objectives.answers import Answering
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.objectives.measurements import MeasurementSpec
 from meshtune.objectives.measuring import Measurer
@@ -55,7 +56,7 @@ def measured(spec: LoraSpec, guides: MeasurementSpec, trials: list[Outcome]) -> 
     folder.mkdir()
     (folder / "adapters").symlink_to(Path(spec.folder) / "adapters")
     base = load_model(spec.model, "cpu")
-    guiding = Measurer(guides, base, spec.model, spec.data, folder, {}, rows=0, max_new_tokens=1)
+    guiding = Measurer(guides, base, Answering(spec.model, spec.data, {}, 0, 1), folder)
     say(f"untuned: {guiding.measure('untuned', None, lambda: None)}")
     seconds = []
     for trial in trials:

@@ -95,7 +95,7 @@ class EarlyStoppingConfig(Section):
         confidence: of the rule `curve`, that a trial which it stops would not have become the best.
         rows: validation rows that a rung is measured on.
         promote: at most so many stopped trials are trained to the end before anything is chosen.
-        told: what the sampler is told of a stopped trial: the loss that is predicted for its end, or a failure.
+        value: of a stopped trial for the sampler: the loss that is predicted for its end, or none (`failed`).
     """
 
     rule: Literal["none", "default", "median", "asha", "curve"] = "default"
@@ -105,4 +105,4 @@ class EarlyStoppingConfig(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
     rows: PositiveInt = 64
     promote: Annotated[int, Field(ge=0)] = 3
-    told: Literal["predicted", "failed"] = "predicted"
+    value: Literal["predicted", "failed"] = "predicted"

@@ -12,7 +12,7 @@ from meshtune.errors import Fault, InputError
 
 
 class EvaluationConfig(Section):
-    """What `meshtune evaluate` does unless it is told otherwise; the search knows nothing of it."""
+    """What `meshtune evaluate` does unless its options say otherwise; the search knows nothing of it."""
 
     protocol: Literal["instruct-eval", "harness"] = "instruct-eval"
     benchmarks: tuple[str, ...] = ()  # names; of the harness, its tasks; none: all that the data hold
@@ -54,5 +54,5 @@ def changed(section: EvaluationConfig, given: Mapping[str, Any]) -> EvaluationCo
         return EvaluationConfig.model_validate({**section.model_dump(), **given})
     except ValidationError as error:
         faults = error.errors(include_url=False)
-    told = [(fault.get("ctx", {}).get("error", fault["msg"]), fault["loc"]) for fault in faults]
-    raise InputError([Fault(str(what), key=".".join(["evaluation", *map(str, place)])) for what, place in told])
+    found = [(fault.get("ctx", {}).get("error", fault["msg"]), fault["loc"]) for fault in faults]
+    raise InputError([Fault(str(what), key=".".join(["evaluation", *map(str, place)])) for what, place in found])

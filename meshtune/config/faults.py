@@ -70,7 +70,7 @@ def _of_budget(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
     found: list[tuple[Place, str]] = []
     stopping = of_rule(values.get("early_stopping", "none"))
     if not isinstance(stopping, Mapping) or stopping.get("rule") != "none":
-        text = "a program is told no rungs, so its trials cannot end early: write `none`, or leave it out"
+        text = "a program has no rungs, so its trials cannot end early: write `none`, or leave it out"
         found.append((("early_stopping",), text))
     command = objective["command"] if isinstance(objective["command"], list) else []
     if values.get("replicates") and not any("{seed}" in str(part) for part in command):

@@ -6,8 +6,9 @@ Relative paths become absolute here. Whether files, models and data sets exist i
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from meshtune.plain_text import masked
 from meshtune.system import storage_url, yaml_file
 from meshtune.system.yaml_file import Document, Place
 
+_logger = logging.getLogger(__name__)
+WRITTEN = "# Every key of this study, as it was begun or continued last. Written by meshtune.\n"  # how that begins
+RENAMED = {("early_stopping", "told"): "value"}  # keys of earlier versions, which are read all the same
 # `sampler: mads` is short for `sampler: {name: mads}`
 SHORT_FORMS = {"model": "name", "sampler": "name", "worker": "name", "warm_start": "study", "early_stopping": "rule"}
 
@@ -38,7 +42,7 @@ def parse(values: Mapping[str, Any], folder: Path, overrides: Sequence[str] = ()
 
 def dump(config: StudyConfig) -> str:
     """The effective config as YAML; reading it gives an equal config."""
-    return yaml_file.dump(config.model_dump(mode="json"))
+    return WRITTEN + yaml_file.dump(config.model_dump(mode="json"))
 
 
 def shown(config: StudyConfig, *, exclude_none: bool = False) -> dict[str, Any]:
@@ -110,6 +114,7 @@ def _config(document: Document, file: Path | None, folder: Path, overrides: Sequ
     rounds = isinstance(values.get("rounds"), list) and bool(values["rounds"])
     for each in (values, *(values["rounds"] if rounds else ())):
         _join_modules(each)
+        _rename(each, file)
     found = [] if rounds else config_faults.of_values(values)
     _resolve_paths(values, folder)
     config = None
@@ -140,6 +145,16 @@ def _join_modules(values: Any) -> None:
         space[key] = [joined(choice) for choice in space[key]]
     if isinstance(baseline, dict) and key in baseline:
         baseline[key] = joined(baseline[key])
+
+
+def _rename(values: Any, file: Path | None) -> None:
+    """Read keys of earlier versions by the names that they have now; says so of a file that a person wrote."""
+    for (name, old), new in RENAMED.items():
+        section = values.get(name) if isinstance(values, dict) else None
+        if isinstance(section, dict) and old in section and new not in section:
+            section[new] = section.pop(old)
+            if file is None or not file.read_text(encoding="utf-8").startswith(WRITTEN):
+                _logger.warning(f"{file or 'the study'}: the key `{name}.{old}` is called `{new}` now; write that")
 
 
 def _of_rounds(values: Mapping[str, Any], folder: Path) -> list[tuple[Place, str]]:
@@ -223,52 +238,54 @@ def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> Place:
     return tuple(place)
 
 
+# Keys whose values are paths; `*` is every item. Then those whose values may be, and which of them are.
+_PATHS = (
+    *("folder", "warm_start", "warm_start.study", "objective.directory", "metrics.*.file", "guide.benchmarks"),
+    *("data.sources.*.path", "data.validation.path", "data.test.path"),
+    *("evaluation.data", "evaluation.tasks", "evaluation.guided"),
+)
+_MAYBE_PATHS: Mapping[str, Callable[[str], bool]] = {
+    "guide.text": lambda text: text != "embedded",
+    "sampler.import": lambda text: ".py:" in text,
+    "training.trainer.import": lambda text: ".py:" in text,
+}
+
+
 def _resolve_paths(values: dict[str, Any], folder: Path, *, of_round: bool = False) -> None:
     """Make paths absolute. A model's name is a path where it looks like one or such a folder or file is there.
 
     A round's program runs where that of the whole does, unless it says otherwise.
     """
 
-    def resolve(section: Any, key: str) -> None:
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = os.path.abspath(folder / os.path.expanduser(section[key]))
+    def is_model(name: str) -> bool:
+        looks = name.startswith((".", "/", "~")) or name.endswith(".gguf")
+        return looks or (name != "embedded" and (folder / name).is_dir())
 
-    resolve(values, "folder")
-    resolve(
-        *((values, "warm_start") if isinstance(values.get("warm_start"), str) else (values.get("warm_start"), "study"))
-    )
-    if isinstance(objective := values.get("objective"), dict) and "command" in objective:
-        if not of_round:
-            objective.setdefault("directory", ".")
-        resolve(objective, "directory")
-    data = values.get("data")
-    if isinstance(data, dict):
-        sources = data.get("sources")
-        for section in (*(sources if isinstance(sources, list) else ()), data.get("validation"), data.get("test")):
-            resolve(section, "path")
-    for key in ("data", "tasks", "guided"):
-        resolve(values.get("evaluation"), key)
-    guide = values.get("guide")
-    resolve(guide, "benchmarks")
-    if isinstance(guide, dict) and guide.get("text") != "embedded":
-        resolve(guide, "text")
-    metrics = values.get("metrics")
-    for section in metrics.values() if isinstance(metrics, dict) else ():
-        resolve(section, "file")
-    training = values.get("training")
-    for section in (values.get("sampler"), training.get("trainer") if isinstance(training, dict) else None):
-        if isinstance(section, dict) and ".py:" in str(section.get("import")):
-            resolve(section, "import")
-    sampler = values.get("sampler")
-    options = sampler.get("options") if isinstance(sampler, dict) and sampler.get("name") == "nni-tpe" else None
-    if isinstance(options, dict) and "/" in str(options.get("python")):
-        resolve(options, "python")
-    section, key = (values, "model") if isinstance(values.get("model"), str) else (values.get("model"), "name")
-    name = section.get(key) if isinstance(section, dict) else None
-    looks = isinstance(name, str) and (name.startswith((".", "/", "~")) or name.endswith(".gguf"))
-    if looks or (isinstance(name, str) and name != "embedded" and (folder / name).is_dir()):
-        resolve(section, key)
+    keys: dict[str, Callable[[str], bool]] = dict.fromkeys(_PATHS, lambda _: True)
+    keys |= {**_MAYBE_PATHS, "model": is_model, "model.name": is_model}
+    objective, sampler = values.get("objective"), values.get("sampler")
+    if isinstance(objective, dict) and "command" in objective and not of_round:
+        objective.setdefault("directory", ".")
+    if isinstance(sampler, dict) and sampler.get("name") == "nni-tpe":
+        keys["sampler.options.python"] = lambda text: "/" in text
+    for key, is_path in keys.items():
+        for section, last in _holding(values, key.split(".")):
+            if isinstance(section[last], str) and is_path(section[last]):
+                section[last] = os.path.abspath(folder / os.path.expanduser(section[last]))
     rounds = values.get("rounds")
     for own in rounds if isinstance(rounds, list) else ():
         if isinstance(own, dict):
             _resolve_paths(own, folder, of_round=True)
+
+
+def _holding(inside: Any, parts: Sequence[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The sections that hold a key, each with the key's last part."""
+    first, *rest = parts
+    if first == "*":
+        for item in inside.values() if isinstance(inside, dict) else inside if isinstance(inside, list) else ():
+            yield from _holding(item, rest)
+    elif isinstance(inside, dict) and first in inside:
+        if rest:
+            yield from _holding(inside[first], rest)
+        else:
+            yield inside, first

@@ -138,7 +138,7 @@ def _of_samplers(values: Mapping[str, Any], several: bool, measured: list[Constr
         what = f"the sampler `{name}` has one objective; {', '.join(SEVERAL)} have several"
         return [(("objectives",), f"{what}: name one of them, or give one objective")]
     if measured and name not in MEASURED:
-        what = f"the sampler `{name}` cannot be told that `{measured[0].text}` is violated; {', '.join(MEASURED)} can"
+        what = f"the sampler `{name}` cannot use `{measured[0].text}`, which is measured; {', '.join(MEASURED)} can"
         return [(("constraints",), what)]
     return []
 
@@ -156,7 +156,7 @@ def _of_others(
         what = "its rules compare losses alone, and a trial that is stopped has no other quantity"
         found.append((("early_stopping",), f"cannot be had with {also if alone else why}: {what}; write `none`"))
     if values.get("warm_start") is not None and (not alone or measured):
-        what = "known points have a loss and no other quantity"
+        what = "earlier trials have a loss and no other quantity"
         text = f"cannot be had with {also if alone else why}, in `rounds` neither: {what}; leave it out"
         found.append((("warm_start",), text))
     if values.get("stop_when") is not None and not alone:

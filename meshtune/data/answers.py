@@ -41,6 +41,11 @@ def read(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def are_made(path: Path, made: str) -> bool:
+    """Whether there is a file whose answers were made with these settings."""
+    return path.exists() and all(line["made"] == made for line in read(path))
+
+
 def read_all(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """The answers of all models of the study in `folder`, by name. Raises InputError as `read`."""
     return {path.stem: read(path) for path in sorted((folder / FOLDER).glob("*.jsonl"))}

@@ -41,7 +41,7 @@ def scored(
     if not rows:
         return [], {}
     made = metrics.stamp(config.metrics, rows, config.generation.max_new_tokens)
-    missing = [one for one in listed if not _answered(_file(study, one), made)]
+    missing = [one for one in listed if not answers.are_made(_file(study, one), made)]
     if missing:
         _answer(study, model, ref, missing, rows, report)
     found = finals.scores(study.folder)
@@ -58,7 +58,7 @@ def _answer(
     report: Callable[[Any], None],
 ) -> None:
     from meshtune.evaluation.adapters import Candidate, check, on
-    from meshtune.objectives.answers import answer
+    from meshtune.objectives.answers import Answering
     from meshtune.training import machine
     from meshtune.training.models import load_model, resolve_device
 
@@ -67,27 +67,15 @@ def _answer(
     machine.use_threads(cores())
     base = load_model(model, resolve_device(model))
     check(candidates, base)
+    answering = Answering(model, ref, study.config.metrics, rows, study.config.generation.max_new_tokens)
     for one, candidate in zip(missing, candidates, strict=True):
         report(f"{candidate.name}: answering {rows} validation rows")
         with on(base, candidate) as adapted:
-            answer(
-                adapted,
-                model,
-                ref,
-                study.config.metrics,
-                rows=rows,
-                max_new_tokens=study.config.generation.max_new_tokens,
-                to=_file(study, one),
-                tick=lambda: None,
-            )
+            answering.answer(adapted, _file(study, one), lambda: None)
 
 
 def _file(study: Located, one: ListedCandidate) -> Path:
     return study.folder / answers.FOLDER / f"{file_name(one)}.jsonl"
-
-
-def _answered(path: Path, made: str) -> bool:
-    return path.exists() and all(line["made"] == made for line in answers.read(path))
 
 
 def _validation_rows(ref: DataRef) -> int:

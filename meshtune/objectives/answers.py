@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +19,57 @@ from meshtune.training.generate import generate
 from meshtune.trial import DataRef
 
 
-def answer(
-    model: Any,
-    config: ModelConfig,
-    data: DataRef,
-    scored: Mapping[str, MetricConfig],
-    *,
-    rows: int,
-    max_new_tokens: int,
-    to: Path,
-    tick: Callable[[], None],
-) -> dict[str, float]:
-    """Let the model answer `rows` validation rows, evenly spaced; writes the file `to`, returns each metric's mean.
+@dataclass(frozen=True)
+class Answering:
+    """How validation rows are answered, and scored by the user's metrics.
 
-    Validation rows stand source by source: the first ones would be of one source alone.
-
-    Raises:
-        InputError: a metric cannot be loaded, fails, or gives no number.
-        StorageError: the file cannot be written.
+    Attributes:
+        model: what the base was loaded from. data: the study's rows. metrics: the user's.
+        rows: so many are answered, evenly spaced: they stand source by source, and the first ones would be of one
+            source alone. max_new_tokens: of an answer, at most.
     """
-    functions = metrics.load(scored)
-    tokenizer = load_tokenizer(config)
-    validation = Rows.open(data, "validation")
-    known = original_rows(Path(data.folder), "validation")
-    numbers = spread(len(known), rows)
-    asked = [known[number] for number in numbers]
-    tokens = [validation[number][0] for number in numbers]
-    ends = sorted({int(row[-1]) for row in tokens})  # the rows are learned with what ends their answers
-    prompts = [row[: original.answer_start] for row, original in zip(tokens, asked, strict=True)]
-    given = generate(model, prompts, ends=ends, max_new_tokens=max_new_tokens, tick=tick)
 
-    def text(part: Any) -> str:
-        return str(tokenizer.decode(list(part), skip_special_tokens=True)).strip()
+    model: ModelConfig
+    data: DataRef
+    metrics: Mapping[str, MetricConfig]
+    rows: int
+    max_new_tokens: int
 
-    lines = list[dict[str, Any]]()
-    made = metrics.stamp(scored, rows, max_new_tokens)
-    for number, original, row, prompt, reply in zip(numbers, asked, tokens, prompts, given, strict=True):
-        tick()
-        said = text(reply)
-        line = {"row": number, "prompt": text(prompt), "reference": text(row[len(prompt) :]), "answer": said}
-        scores = {name: metrics.score(name, function, original.row, said) for name, function in functions.items()}
-        lines.append({**line, "scores": scores, "made": made})
-    answers.write(to, lines)
-    return {name: statistics.fmean(line["scores"][name] for line in lines) for name in functions} if lines else {}
+    @property
+    def made(self) -> str:
+        """Changes with whatever decides answers or scores, the model apart."""
+        return metrics.stamp(self.metrics, self.rows, self.max_new_tokens)
+
+    def answer(self, base: Any, to: Path, tick: Callable[[], None]) -> dict[str, float]:
+        """Let the model answer; writes the file `to`, returns each metric's mean. `tick` is called now and then.
+
+        Raises:
+            InputError: a metric cannot be loaded, fails, or gives no number.
+            StorageError: the file cannot be written.
+        """
+        functions = metrics.load(self.metrics)
+        tokenizer = load_tokenizer(self.model)
+        validation = Rows.open(self.data, "validation")
+        known = original_rows(Path(self.data.folder), "validation")
+        numbers = spread(len(known), self.rows)
+        asked = [known[number] for number in numbers]
+        tokens = [validation[number][0] for number in numbers]
+        ends = sorted({int(row[-1]) for row in tokens})  # the rows are learned with what ends their answers
+        prompts = [row[: original.answer_start] for row, original in zip(tokens, asked, strict=True)]
+        given = generate(base, prompts, ends=ends, max_new_tokens=self.max_new_tokens, tick=tick)
+
+        def text(part: Any) -> str:
+            return str(tokenizer.decode(list(part), skip_special_tokens=True)).strip()
+
+        lines, made = list[dict[str, Any]](), self.made
+        for number, original, row, prompt, reply in zip(numbers, asked, tokens, prompts, given, strict=True):
+            tick()
+            said = text(reply)
+            line = {"row": number, "prompt": text(prompt), "reference": text(row[len(prompt) :]), "answer": said}
+            scores = {name: metrics.score(name, function, original.row, said) for name, function in functions.items()}
+            lines.append({**line, "scores": scores, "made": made})
+        answers.write(to, lines)
+        return {name: statistics.fmean(line["scores"][name] for line in lines) for name in functions} if lines else {}
 
 
 def spread(count: int, wanted: int) -> list[int]:

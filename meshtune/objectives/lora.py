@@ -22,7 +22,7 @@ from meshtune.config.values import Scalar, Section
 from meshtune.data import answers
 from meshtune.data.store import Rows, Side
 from meshtune.errors import InputError
-from meshtune.objectives.answers import answer
+from meshtune.objectives.answers import Answering
 from meshtune.objectives.attempt import Attempt, Failure, failure_of
 from meshtune.objectives.measurement_files import UNTUNED
 from meshtune.objectives.measurements import MeasurementSpec
@@ -53,6 +53,11 @@ class LoraSpec(Section):
     rung_rows: int = 64  # validation rows that are measured at rungs
     metrics: dict[str, MetricConfig] = Field(default_factory=dict)
     variants: tuple[dict[str, Scalar], ...] = ({},)  # of hyperparameters that decide whether a trial can be packed
+
+    @property
+    def answering(self) -> Answering:
+        """How validation rows are answered."""
+        return Answering(self.model, self.data, self.metrics, self.answers, self.max_new_tokens)
 
 
 class LoraObjective:
@@ -109,16 +114,7 @@ class LoraObjective:
     def _made(self) -> Trainings:
         spec = self.spec
         if spec.measurements is not None and self._measurer is None:
-            self._measurer = Measurer(
-                spec.measurements,
-                self._base,
-                spec.model,
-                spec.data,
-                Path(spec.folder),
-                spec.metrics,
-                rows=spec.answers,
-                max_new_tokens=spec.max_new_tokens,
-            )
+            self._measurer = Measurer(spec.measurements, self._base, spec.answering, Path(spec.folder))
         precision = resolve_precision(spec.training.precision, self.device)
         training = spec.training.model_copy(update={"precision": precision})
         if training.trainer.name == "packed":
@@ -183,14 +179,5 @@ class LoraObjective:
             untuned = request.measure == "validation" and request.adapter is None
             quantities = self._measurer.measure(UNTUNED, None, tick) if untuned and self._measurer is not None else {}
             return {"loss": mean_loss(losses), "row_losses": tuple(losses), "extra": quantities}
-        means = answer(
-            self._base,
-            spec.model,
-            spec.data,
-            spec.metrics,
-            rows=spec.answers,
-            max_new_tokens=spec.max_new_tokens,
-            to=Path(spec.folder) / answers.file_of(request.adapter),
-            tick=tick,
-        )
-        return {"extra": means}
+        to = Path(spec.folder) / answers.file_of(request.adapter)
+        return {"extra": spec.answering.answer(self._base, to, tick)}

@@ -21,20 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from meshtune.config.sections import MetricConfig, ModelConfig
 from meshtune.data import answers
 from meshtune.data.tokenizer import identity_of_base, load_tokenizer, window
 from meshtune.errors import InputError
 from meshtune.evaluation import run, scoring, store
 from meshtune.evaluation.adapters import Candidate, on
 from meshtune.evaluation.benchmarks.items import Benchmark
-from meshtune.objectives import measurement_files, measurements, metrics
-from meshtune.objectives.answers import answer
+from meshtune.objectives import measurement_files, measurements
+from meshtune.objectives.answers import Answering
 from meshtune.objectives.measurement_files import FOLDER, Items, Measured
 from meshtune.space.goals import GOLD, PERPLEXITY
 from meshtune.training.loss import Row, mean_loss, row_losses
 from meshtune.training.steps import Diverged
-from meshtune.trial import DataRef
 
 Found = Iterator[tuple[str, float, Items | None]]
 
@@ -43,25 +41,13 @@ class Measurer:
     """Measures over a base.
 
     Args:
-        spec: what. base: the model, without an adapter. model: what it was loaded from. data: the study's rows.
-        folder: the study's. scored: the user's metrics. rows, max_new_tokens: of the answers that they score.
+        spec: what. base: the model, without an adapter. answering: how the user's metrics are had. folder: the study's.
     """
 
-    def __init__(
-        self,
-        spec: measurements.MeasurementSpec,
-        base: Any,
-        model: ModelConfig,
-        data: DataRef,
-        folder: Path,
-        scored: Mapping[str, MetricConfig],
-        *,
-        rows: int,
-        max_new_tokens: int,
-    ):
-        self.spec, self.base, self.model, self.data, self.folder = spec, base, model, data, folder
-        self.scored, self.rows, self.max_new_tokens = scored, rows, max_new_tokens
-        self.chosen = measurements.choose(spec, model, folder)
+    def __init__(self, spec: measurements.MeasurementSpec, base: Any, answering: Answering, folder: Path):
+        self.spec, self.base, self.answering, self.folder = spec, base, answering, folder
+        self.model = answering.model
+        self.chosen = measurements.choose(spec, self.model, folder)
 
     def measure(self, name: str, adapter: str | None, tick: Callable[[], None]) -> dict[str, float]:
         """The quantities of an adapter, its folder relative to the study's; None is the untuned model.
@@ -94,7 +80,7 @@ class Measurer:
         """Changes with all that decides how quantities are measured, the base apart."""
         parts: list[Any] = [self.spec.quantities, self.chosen.windows, [one.digest for one in self.chosen.benchmarks]]
         if self.spec.metrics:
-            parts.append(metrics.stamp(self.scored, self.rows, self.max_new_tokens))
+            parts.append(self.answering.made)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
     @functools.cached_property
@@ -135,16 +121,7 @@ class Measurer:
             return
         path = self.folder / answers.file_of(adapter)
         with on(self.base, candidate) as model:
-            answer(
-                model,
-                self.model,
-                self.data,
-                self.scored,
-                rows=self.rows,
-                max_new_tokens=self.max_new_tokens,
-                to=path,
-                tick=tick,
-            )
+            self.answering.answer(model, path, tick)
         lines = answers.read(path)
         names = tuple(str(line["row"]) for line in lines)
         for metric in self.spec.metrics:

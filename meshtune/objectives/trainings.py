@@ -20,7 +20,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,30 +45,25 @@ Members = Sequence[tuple[Attempt, Recipe]]
 _LEFT = Failure(Ending.TIMED_OUT, "it had left its pack before the interruption")
 
 
+@dataclass(frozen=True)
 class Trainings:
     """Trains over a base that is loaded.
 
-    Args:
+    Attributes:
         training: with a resolved precision, and the trainer that is used. data: the rows. at: the epoch that counts.
         rung_rows: validation rows that are measured at rungs. folder: the study's. device: of the base.
         stopping: whether to save and stop. measurer: of quantities beside the loss, but not of replicates; None: none.
     """
 
-    def __init__(
-        self,
-        base: Any,
-        training: TrainingConfig,
-        data: DataRef,
-        *,
-        at: Literal["best", "last"],
-        rung_rows: int,
-        folder: Path,
-        device: str,
-        stopping: Callable[[], bool],
-        measurer: Measurer | None = None,
-    ):
-        self.base, self.training, self.data, self.at, self.rung_rows = base, training, data, at, rung_rows
-        self.folder, self.device, self.stopping, self.measurer = folder, device, stopping, measurer
+    base: Any
+    training: TrainingConfig
+    data: DataRef
+    at: Literal["best", "last"]
+    rung_rows: int
+    folder: Path
+    device: str
+    stopping: Callable[[], bool]
+    measurer: Measurer | None = None
 
     def events(self, requests: Sequence[Request]) -> Events:
         """As the objective seam says."""

@@ -32,7 +32,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class StopWhen:
-    """What ends a search before its budget is spent, from what was told, in its order.
+    """What ends a search before its budget is spent, from the trials that have ended, in their order.
 
     Attributes:
         no_improvement: so many trials after the last one that bettered the best by more than `noise`.
@@ -46,7 +46,7 @@ class StopWhen:
     measured: tuple[float, int] | None = None
 
     def reached(self, losses: Sequence[float]) -> Limit | None:
-        """Whether told trials end the search: their losses in the order of their tells, infinite where there is none.
+        """Whether the trials that have ended end the search: their losses in that order, infinite where there is none.
 
         The best that the next ones are held against is the last one that counted as an improvement, so that many small
         gains count once they add up to more than the noise.
@@ -81,7 +81,7 @@ class Budget:
     def reached(
         self, *, proposed: int, elapsed: float, tokens: int, joules: float = 0.0, losses: Sequence[float] = ()
     ) -> Limit | None:
-        """The limit that is reached by so many proposals, search seconds, tokens and joules, and by the told losses."""
+        """The limit that is reached by so many proposals, search seconds, tokens and joules, and by the losses."""
         if self.hours is not None and elapsed >= self.hours * 3600:
             return Limit(f"{self.hours:g} hours are spent", hold=True)
         if self.tokens is not None and tokens >= self.tokens:

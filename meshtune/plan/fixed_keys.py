@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from meshtune.config.sections import SamplerConfig, StudyConfig
 from meshtune.errors import MeshtuneError
-from meshtune.objectives import metrics
 from meshtune.plan.goals import PlannedGoals
 from meshtune.plan.locate import Located
 from meshtune.record.log import Record
@@ -90,5 +89,5 @@ def _of_measurements(config: StudyConfig, training: TrainingPlan) -> dict[str, A
     keys["benchmarks"] = spec.benchmarks and Path(spec.benchmarks).name  # folders may be moved
     keys["text"] = Path(spec.text).name
     if spec.metrics:
-        keys["answers"] = metrics.stamp(config.metrics, training.answers, config.generation.max_new_tokens)
+        keys["answers"] = training.spec.answering.made
     return keys

@@ -20,7 +20,6 @@ from meshtune.system import storage_url
 
 EFFECTIVE = "study.yaml"  # a study's folder holds the effective config under this name
 DATABASE = "study.db"
-WRITTEN = "# Every key of this study, as it was begun or continued last. Written by meshtune.\n"  # how that begins
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def _is_own(source: Path, config: StudyConfig) -> bool:
     """Whether a YAML lies in the study's own folder: its database does, or meshtune wrote it."""
     if config.storage is None:
         return (source.parent / DATABASE).exists()
-    return source.read_text(encoding="utf-8").startswith(WRITTEN)
+    return source.read_text(encoding="utf-8").startswith(file.WRITTEN)
 
 
 def _round(source: Path, overrides: tuple[str, ...]) -> Located | None:

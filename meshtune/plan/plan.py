@@ -36,7 +36,7 @@ class Plan:
     Attributes:
         space: what is searched. baseline: its hyperparameters (None: a command without one).
         start: the baseline's point, or None where it lies outside the space or the constraints.
-        warm_start: what is known from the start. goals: objectives and constraints.
+        warm_start: earlier trials. goals: objectives and constraints.
         objective: evaluates trials, and crosses to the workers. processes: where each of them runs.
         packing: how blocks are cut into packs. training: what only a study that trains adapters has.
         early: where trials are stopped, if they are.

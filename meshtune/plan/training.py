@@ -305,7 +305,7 @@ def _memory(
 def _longest_row(
     space: Space, model: ModelConfig, training: TrainingConfig, at: Sequence[ProcessSpec], card: int | None = None
 ) -> int | None:
-    """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing can be told."""
+    """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing is known."""
     if training.trainer.imported is not None:
         return None
     if training.pass_tokens is None:  # of which as few are taken as memory wants: rows are worth more than speed

@@ -1,4 +1,4 @@
-"""What a study knows before its first trial: the finished trials of the study that `warm_start` names.
+"""What a study starts from: the finished trials of the study that `warm_start` names.
 
 They are read from that study once, as it stands when this one starts, and kept in this one's record; from then on they
 come from there, wherever the other study is and whatever became of it.
@@ -22,7 +22,7 @@ from meshtune.space.space import Space
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Known points for the sampler, and what a line and the record say of them; by default there are none.
+    """Earlier trials for the sampler, and what a line and the record say of them; by default there are none.
 
     Attributes:
         trials: what the sampler is given, Optuna's finished trials. values: as `WarmStartConfig.values`.
@@ -53,7 +53,7 @@ class WarmStart:
 
     def __str__(self) -> str:
         failed, outside = self.facts["failed"], self.facts["outside"]
-        text = f"{self.facts['complete']} trials of {self.facts['study']} are known from the start"
+        text = f"{self.facts['complete']} earlier trials of {self.facts['study']} are used from the start"
         text += f", and {failed} that failed" if failed else ""
         return f"{text}; {outside} {'lies' if outside == 1 else 'lie'} outside this space" if outside else text
 
@@ -65,10 +65,10 @@ def _close(a: Any, b: Any) -> bool:
 
 
 def warm_start(study: Located, space: Space) -> WarmStart:
-    """The known points of a study: from its record where it has begun, else from the study that it names.
+    """The earlier trials of a study: from its record where it has begun, else from the study that it names.
 
     Raises InputError where there is no such study, or where no finished trial of it lies in the space. A round that
-    waits for the one before it knows nothing yet.
+    waits for the one before it has none yet.
     """
     config = study.config.warm_start
     if config is None:
@@ -77,9 +77,9 @@ def warm_start(study: Located, space: Space) -> WarmStart:
         return begun
     if _waits(study):
         return WarmStart(values=config.values, again=config.again)
-    known, finished = _of_other(study, config, space)
-    if not known.complete:
-        what = _nothing_known(config, known, finished)
+    earlier, finished = _of_other(study, config, space)
+    if not earlier.complete:
+        what = _none_usable(config, earlier, finished)
         if study.whole is not None and study.number > 1:
             last = study.number - 1
             what += f". Round {study.number} starts from it: let round {last} have more trials, or another space"
@@ -88,11 +88,11 @@ def warm_start(study: Located, space: Space) -> WarmStart:
     facts = {
         "study": config.shown,
         "values": config.values,
-        "complete": known.complete,
-        "failed": len(known.trials) - known.complete,
-        "outside": len(known.outside),
+        "complete": earlier.complete,
+        "failed": len(earlier.trials) - earlier.complete,
+        "outside": len(earlier.outside),
     }
-    return WarmStart(known.trials, config.values, facts, config.again)
+    return WarmStart(earlier.trials, config.values, facts, config.again)
 
 
 def _recorded(study: Located, config: WarmStartConfig) -> WarmStart | None:
@@ -113,24 +113,24 @@ def _waits(study: Located) -> bool:
 
 
 def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[EarlierPoints, int]:
-    """What the other study knows, and how many of its trials have finished."""
+    """What can be used of the other study, and how many of its trials have finished."""
     try:
         other = existing(Path(config.study)).latest
         if other.folder.resolve() == study.folder.resolve():
             raise InputError("this is the study itself; name another one's folder or YAML")
-        told = Record(other.url, other.name).finished
+        finished = Record(other.url, other.name).finished
     except InputError as error:
         what = f"no study to start from: {error}"
         raise InputError(Fault(what, key="warm_start")) from error
-    return earlier_in(space, sorted(told, key=lambda trial: trial.number)), len(told)
+    return earlier_in(space, sorted(finished, key=lambda trial: trial.number)), len(finished)
 
 
-def _nothing_known(config: WarmStartConfig, known: EarlierPoints, finished: int) -> str:
+def _none_usable(config: WarmStartConfig, earlier: EarlierPoints, finished: int) -> str:
     if not finished:
         return f"{config.study}: no trial of it has finished yet; wait for some"
     what = f"{config.study}: none of its {finished} finished trials can be used"
-    if known.trials:
-        what += f"; {len(known.trials)} lie in this space and all of them failed"
-    if known.outside:
-        what += f"; outside this space: {known.why_outside()}"
+    if earlier.trials:
+        what += f"; {len(earlier.trials)} lie in this space and all of them failed"
+    if earlier.outside:
+        what += f"; outside this space: {earlier.why_outside()}"
     return what + ". Widen `space`"

@@ -55,8 +55,8 @@ def _connected(dialect: Any, _: Any, arguments: Sequence[Any], named: Mapping[st
             words = str(error).strip().splitlines()[-1]
             if waited >= PATIENCE_SECONDS:
                 raise StorageLost(
-                    f"the study's database has not answered for {waited / 60:.0f} minutes ({words}). What was told"
-                    " before is safe; once it is up, run the same command again."
+                    f"the study's database has not answered for {waited / 60:.0f} minutes ({words}). What was"
+                    " recorded is safe; once it is up, run the same command again."
                 ) from error
         if not waited:
             _logger.warning(f"the study's database does not answer ({words}); it is waited for")
@@ -126,12 +126,12 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
             raise StorageError(_damaged(url, cause)) from error
         if any(isinstance(e, sqlalchemy.exc.DBAPIError) and e.connection_invalidated for e in (error, error.__cause__)):
             raise StorageLost(
-                f"{shown(url)}: the database went away in the middle of a write ({cause}). What was told before is"
+                f"{shown(url)}: the database went away in the middle of a write ({cause}). What was recorded is"
                 " safe; once it is up, run the same command again."
             ) from error
         raise StorageError(
             f"{shown(url)}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database"
-            " up? What was told before is safe; run the same command again."
+            " up? What was recorded is safe; run the same command again."
         ) from error
 
 

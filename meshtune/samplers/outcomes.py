@@ -27,7 +27,9 @@ from meshtune.space.pareto import pareto
 Outputs = tuple[float, ...]  # objectives, then constraints
 Pruned = Literal["failed", "value"]
 Values = Literal["as_is", "shifted"]
-LARGE = 1e20  # NOMAD's infinity; told of a start that failed, since NOMAD ends at once where its only start has failed
+LARGE = (
+    1e20  # NOMAD's infinity; given for a start that failed, since NOMAD ends at once where its only start has failed
+)
 AGAIN = 4  # points that `shifted` evaluates again
 
 
@@ -61,26 +63,26 @@ class TrialReader:
         return tuple(min(max(output, -LARGE), LARGE) for output in outputs)
 
     def failed_start(self) -> Outputs:
-        """What NOMAD is told instead of a failure, of the start alone: as bad as can be, and feasible."""
+        """What NOMAD gets instead of a failure, of the start alone: as bad as can be, and feasible."""
         return (LARGE,) * len(self.directions) + (0.0,) * len(self.constraints)
 
     def violation(self, outputs: Outputs) -> float:
         """Sum of the constraints' violations; 0 where the point is feasible."""
         return sum(max(constraint, 0.0) for constraint in outputs[len(self.directions) :])
 
-    def leader(self, known: Sequence[Outputs]) -> int | None:
+    def leader(self, outputs: Sequence[Outputs]) -> int | None:
         """Index of the best, by violation, then by objective; of several objectives one amid the Pareto set."""
-        if not known:
+        if not outputs:
             return None
-        least = min(map(self.violation, known))
-        rest = [index for index, outputs in enumerate(known) if self.violation(outputs) == least]
+        least = min(map(self.violation, outputs))
+        rest = [index for index, each in enumerate(outputs) if self.violation(each) == least]
         n = len(self.directions)
         if n == 1:
-            return min(rest, key=lambda index: known[index][0])
-        front = [rest[i] for i in np.flatnonzero(pareto(-np.array([known[index][:n] for index in rest])))]
-        lows = [min(known[index][k] for index in front) for k in range(n)]
-        spans = [max(known[index][k] for index in front) - low or 1.0 for k, low in enumerate(lows)]
-        return min(front, key=lambda i: sum((known[i][k] - lows[k]) / spans[k] for k in range(n)))
+            return min(rest, key=lambda index: outputs[index][0])
+        front = [rest[i] for i in np.flatnonzero(pareto(-np.array([outputs[index][:n] for index in rest])))]
+        lows = [min(outputs[index][k] for index in front) for k in range(n)]
+        spans = [max(outputs[index][k] for index in front) - low or 1.0 for k, low in enumerate(lows)]
+        return min(front, key=lambda i: sum((outputs[i][k] - lows[k]) / spans[k] for k in range(n)))
 
 
 def constraint_names(trials: Iterable[FrozenTrial], hidden: Collection[str]) -> tuple[str, ...]:
@@ -135,7 +137,7 @@ class WarmStart:
     def outputs(
         self, encoding: Encoding, reader: TrialReader, here: Mapping[Point, Outputs | None]
     ) -> dict[Point, Outputs | None]:
-        """By point what NOMAD is told of it; `here` has what was evaluated in this study, whose points are left out."""
+        """By point its outputs for NOMAD; `here` has what was evaluated in this study, whose points are left out."""
         known = self.by_point(encoding, reader)
         there = {key: outputs for key, (_, outputs) in known.items()}
         pairs = [(old, new) for key, old in there.items() if old and (new := here.get(key))]

@@ -2,7 +2,7 @@
 
 A quantity has a name. *Known* ones follow from a point before anything is trained: the adapter's parameters, the
 predicted memory, and hyperparameters. The others are *measured* with a trial. A constraint on a known quantity rules
-points out before they are proposed; one on a measured quantity is told to the sampler as how far it is violated.
+points out before they are proposed; one on a measured quantity reaches the sampler as how far it is violated.
 Nothing here measures or decides anything.
 """
 

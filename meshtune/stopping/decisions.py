@@ -44,8 +44,8 @@ class EarlyStopping:
 
     def described(self) -> dict[str, Any]:
         """What must not change while a study goes on."""
-        dumped = self.config.model_dump(mode="json", exclude={"promote"})
-        return {**dumped, "rule": self._rule, "startup": self._startup}
+        dumped = self.config.model_dump(mode="json", exclude={"promote", "value"})
+        return {**dumped, "told": self.config.value, "rule": self._rule, "startup": self._startup}  # records' own word
 
     def __str__(self) -> str:
         config = self.config
@@ -92,7 +92,7 @@ class EarlyStopping:
 
     def value(self, record: Record, outcome: Outcome) -> float | None:
         """What samplers get of a trial that was stopped; None: only that it was."""
-        if outcome.ending is not Ending.STOPPED_EARLY or self.config.told == "failed":
+        if outcome.ending is not Ending.STOPPED_EARLY or self.config.value == "failed":
             return None
         trial = record.trials[outcome.trial]
         before = record.finished[: trial.seen]  # as it was proposed: order of arrival in a block decides nothing

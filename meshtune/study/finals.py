@@ -42,7 +42,8 @@ class Runner:
 
     Attributes:
         seed: of everything random. threads: CPU threads, None for the worker's own choice.
-        attempts: of a request that crashes. stop: says when to end early.
+        attempts: of a request that crashes. stop: says when to end early. timeout: of a training alone.
+        holding: raises where the study is no longer ours to write to; it is asked before an outcome is handed over.
     """
 
     worker: Worker
@@ -50,6 +51,8 @@ class Runner:
     threads: int | None
     attempts: int
     stop: Callable[[], Stop | None] = lambda: None
+    timeout: float | None = None
+    holding: Callable[[], None] = lambda: None
 
     def request(self, number: int, hyperparameters: Mapping[str, Any], **fields: Any) -> Request:
         """A request with this seed and these threads."""
@@ -87,6 +90,7 @@ class Runner:
                     queue.append([dataclasses.replace(request, attempt=event.attempt + 1)])
                     yield Retried(event)
                 elif event.ending is Ending.COMPLETE or any_ending:
+                    self.holding()
                     yield event
                 else:
                     raise _failed(request, event)
@@ -154,17 +158,13 @@ def answer(record: Record, folder: Path, runner: Runner, *, all_kept: bool, made
     for adapter in (*own, outside.get("adapter")):
         if adapter is not None and adapter not in adapters and (folder / adapter).exists():
             adapters.append(adapter)
-    missing = [adapter for adapter in adapters if not _answered(folder / answers.file_of(adapter), made)]
+    missing = [adapter for adapter in adapters if not answers.are_made(folder / answers.file_of(adapter), made)]
     requests = [
         runner.request(-1 - number, {}, measure="answers", adapter=adapter) for number, adapter in enumerate(missing)
     ]
     for event in runner.gather(requests):
         if not isinstance(event, Outcome):
             yield event
-
-
-def _answered(path: Path, made: str) -> bool:
-    return path.exists() and all(line["made"] == made for line in answers.read(path))
 
 
 def scores(folder: Path) -> dict[str, dict[str, Mean]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from meshtune.record.log import Record
 from meshtune.stopping.decisions import EarlyStopping
@@ -20,19 +20,11 @@ from meshtune.trial import Outcome
 CHOSEN = "promoting"  # the note: which trials, and how many had ended when that was decided
 
 
-def promote(
-    record: Record,
-    early: EarlyStopping,
-    runner: Runner,
-    *,
-    timeout: float | None = None,
-    holding: Callable[[], None] = lambda: None,
-) -> Iterator[StudyEvent]:
+def promote(record: Record, early: EarlyStopping, runner: Runner) -> Iterator[StudyEvent]:
     """Train them on, as many at once as there are processes; done ones stay done.
 
     Ends early where `runner.stop()` says. One that ends otherwise than `complete` is recorded as it ended. Their
     seconds count as the search's.
-    `timeout`: of each. `holding()` raises where the study is no longer ours to write to.
     """
     begun = time.monotonic() - record.elapsed
     finished = len(record.finished)
@@ -44,12 +36,11 @@ def promote(
     if not trials:
         return
     yield Stage(f"training {_count(len(trials))} to the end that stopped early and may be the best")
-    requests = [dataclasses.replace(trial.request(runner.threads, timeout), promote=True) for trial in trials]
+    requests = [dataclasses.replace(trial.request(runner.threads, runner.timeout), promote=True) for trial in trials]
     for event in runner.gather(requests, any_ending=True):
         if not isinstance(event, Outcome):
             yield event
             continue
-        holding()
         trial = record.promote(event)
         record.note("elapsed", time.monotonic() - begun)
         yield Promoted(trial)

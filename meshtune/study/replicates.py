@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from meshtune.objectives import checkpoints
@@ -22,15 +22,7 @@ DONE = "replicates"  # the note: by trial and seed, the loss of each (null where
 NOISE = "seed_noise"  # the note: of the best trial, once all of its replicates are done
 
 
-def replicate(
-    record: Record,
-    folder: Path,
-    runner: Runner,
-    count: int,
-    *,
-    timeout: float | None = None,
-    holding: Callable[[], None] = lambda: None,
-) -> Iterator[StudyEvent]:
+def replicate(record: Record, folder: Path, runner: Runner, count: int) -> Iterator[StudyEvent]:
     """Train the best point with so many other seeds, and note the noise; done ones stay done.
 
     Ends early, without it, where `runner.stop()` says so. Fewer than two that complete show no noise.
@@ -41,7 +33,7 @@ def replicate(
     done: dict[str, float | None] = dict((record.notes.get(DONE) or {}).get(str(best.number), {}))
     seeds = {checkpoints.replicate(best.number, index): (best.seed + index) % 2**31 for index in range(1, count + 1)}
     requests = [
-        Request(number, best.hyperparameters, seed, threads=runner.threads, timeout=timeout)
+        Request(number, best.hyperparameters, seed, threads=runner.threads, timeout=runner.timeout)
         for number, seed in seeds.items()
         if str(seed) not in done
     ]
@@ -51,7 +43,6 @@ def replicate(
         if not isinstance(event, Outcome):
             yield event
             continue
-        holding()
         done[str(seeds[event.trial])] = event.loss
         record.note(DONE, {**(record.notes.get(DONE) or {}), str(best.number): done})
         if event.adapter is not None:

@@ -118,7 +118,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `recommended`: the trial with the lowest expected loss, `best` or another one (`selection.recommended`), with its
     `expected` loss, the `deviation` of that, and the `noise` of one training; None while little is known.
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
-    `warm_start`: what was known from the start (`WarmStart.facts`), None for nothing; those points are no trials.
+    `warm_start`: the earlier trials that it starts from (`WarmStart.facts`), None for none; they are none of its own.
     `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `usage`.
     `order_checked`: whether the finalists' order holds in float32 (`float32_check.checked`); None: that is not asked.
     `objectives`, `constraints`, `quantities` and `pareto`: see `_goals`; best, recommended, baseline, untuned and
@@ -129,10 +129,21 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     """
     measured = finals.read(study.folder)
 
-    def test_loss(name: str) -> float | None:
-        return measured[name]["loss"] if name in measured else None
+    def entry(name: str, loss: float | None, quantities: Quantities, **more: Any) -> dict[str, Any]:
+        tested = measured[name]["loss"] if name in measured else None
+        return {"loss": loss, "test_loss": tested, **more, "quantities": _shown(record, quantities)}
 
-    best, baseline, outside = record.best, record.baseline, record.notes.get("baseline")
+    def of_trial(trial: RecordedTrial, **more: Any) -> dict[str, Any]:
+        loss = trial.final.loss if trial.final is not None else None
+        of_it = {"hyperparameters": dict(trial.hyperparameters), "trial": trial.number, **more}
+        return entry(finals.name_of(trial), loss, trial.quantities, **of_it)
+
+    def against(name: str) -> dict[str, Any] | None:
+        difference = finals.best_against(record, study.folder, name)
+        return dataclasses.asdict(difference) if difference else None
+
+    best, found, references = record.best, recommended(record), record.references
+    baseline, outside, untuned = record.baseline, record.notes.get("baseline"), record.notes.get("untuned")
     running = holder(study.folder)
     result: dict[str, Any] = {
         "state": "running" if running else ("finished" if record.notes.get("finished") else "stopped"),
@@ -143,54 +154,30 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "budget": study.config.budget.model_dump(),
         "elapsed_seconds": record.elapsed,
         "tokens": record.tokens,
-        "best": None,
+        "best": of_trial(best, adapter=best.final.adapter) if best is not None and best.final is not None else None,
         "recommended": None,
         "baseline": None,
-        "untuned": None,
-        "best_against_baseline": None,
-        "best_against_untuned": None,
+        "untuned": entry("untuned", untuned["loss"], references["untuned"]) if untuned else None,
+        "best_against_baseline": against(finals.baseline_name(record)),
+        "best_against_untuned": against("untuned"),
         "best_against_recommended": None,
         **_goals(record),
         **_made_with(record),
+        "worse_than_untuned": [t.number for t in record.complete if worse_than_untuned(record.notes, t)],
+        "order_checked": float32_check.checked(record, study.folder),
     }
-    if best is not None and best.final is not None:
-        result["best"] = {
-            **_entry(best.final.loss, test_loss(finals.name_of(best)), best.hyperparameters),
-            "trial": best.number,
-            "adapter": best.final.adapter,
-        }
-    if found := recommended(record):
+    if found:
         trial = record.trials[found.number]
-        if difference := finals.best_against(record, study.folder, finals.name_of(trial)):
-            result["best_against_recommended"] = dataclasses.asdict(difference)
-        result["recommended"] = {
-            **_entry(trial.loss, test_loss(finals.name_of(trial)), trial.hyperparameters),
-            "trial": trial.number,
-            "adapter": trial.final.adapter if trial.final is not None else None,
-            "expected": found.mean,
-            "deviation": found.deviation,
-            "noise": found.noise,
-        }
+        result["best_against_recommended"] = against(finals.name_of(trial))
+        expected = {"expected": found.mean, "deviation": found.deviation, "noise": found.noise}
+        adapter = trial.final.adapter if trial.final is not None else None
+        result["recommended"] = of_trial(trial, adapter=adapter, **expected)
     if baseline is not None:
-        loss = baseline.final.loss if baseline.final is not None else None
-        result["baseline"] = {
-            **_entry(loss, test_loss(finals.name_of(baseline)), baseline.hyperparameters),
-            "trial": baseline.number,
-        }
+        result["baseline"] = of_trial(baseline)
     elif outside:
-        result["baseline"] = _entry(outside["loss"], test_loss("baseline"), outside["hyperparameters"])
-    if untuned := record.notes.get("untuned"):
-        result["untuned"] = {"loss": untuned["loss"], "test_loss": test_loss("untuned")}
-    if difference := finals.best_against(record, study.folder, finals.baseline_name(record)):
-        result["best_against_baseline"] = dataclasses.asdict(difference)
-    if difference := finals.best_against(record, study.folder, "untuned"):
-        result["best_against_untuned"] = dataclasses.asdict(difference)
-    result["worse_than_untuned"] = [t.number for t in record.complete if worse_than_untuned(record.notes, t)]
+        of_it = {"hyperparameters": dict(outside["hyperparameters"])}
+        result["baseline"] = entry("baseline", outside["loss"], references["baseline"], **of_it)
     result |= usage(record, (result["baseline"] or {}).get("loss"))
-    for name, quantities in [*record.references.items(), *_chosen(record, result)]:
-        if result.get(name) is not None:
-            result[name]["quantities"] = _shown(record, quantities)
-    result["order_checked"] = float32_check.checked(record, study.folder)
     result["metrics"] = {
         name: {metric: {"mean": mean.mean, "items": mean.count} for metric, mean in scored.items()}
         for name, scored in finals.scores(study.folder).items()
@@ -201,12 +188,6 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
             for t in record.trials
         ]
     return result
-
-
-def _chosen(record: Record, result: Mapping[str, Any]) -> list[tuple[str, Quantities]]:
-    """The quantities of the trials that a status names."""
-    named = [(name, result[name]) for name in ("best", "recommended") if result[name] is not None]
-    return [(name, record.trials[entry["trial"]].quantities) for name, entry in named]
 
 
 def _made_with(record: Record) -> dict[str, Any]:
@@ -248,10 +229,6 @@ def _searched(dimension: Dimension) -> dict[str, Any]:
 
 def _coordinator(running: Holder | None) -> dict[str, Any] | None:
     return {"host": running.host, "pid": running.pid, "since": running.since} if running else None
-
-
-def _entry(loss: float | None, test_loss: float | None, hyperparameters: Any) -> dict[str, Any]:
-    return {"loss": loss, "test_loss": test_loss, "hyperparameters": dict(hyperparameters)}
 
 
 def _counts(record: Record) -> dict[str, int]:

@@ -12,10 +12,10 @@ from meshtune.config import file, presets
 from meshtune.config.sections import StudyConfig
 from meshtune.data.summary import warnings
 from meshtune.errors import StorageError
-from meshtune.objectives import checkpoints, metrics
+from meshtune.objectives import checkpoints
 from meshtune.plan import energy, environment
 from meshtune.plan.budget import Budget, Stop, StopWhen
-from meshtune.plan.locate import EFFECTIVE, WRITTEN, Located, as_begun
+from meshtune.plan.locate import EFFECTIVE, Located, as_begun
 from meshtune.plan.plan import Plan, build
 from meshtune.plan.sampler import REASON
 from meshtune.record.distributions import distributions
@@ -29,10 +29,9 @@ from meshtune.study.promotion import promote
 from meshtune.study.replicates import NOISE, replicate
 from meshtune.study.stop import forget, requested
 from meshtune.system import storage_url, whole_file
-from meshtune.system.lease import Lease, elsewhere, lease
+from meshtune.system.lease import elsewhere, lease
 from meshtune.trial import Outcome
 from meshtune.workers.build import build as build_worker
-from meshtune.workers.interface import Worker
 from meshtune.workers.planner import Packing, ProcessSpec
 
 STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
@@ -70,7 +69,7 @@ def tune(
             new_segment=new_segment,
             warm_start=plan.warm_start.trials,
             warm_start_values=plan.warm_start.values,
-            pruned="value" if plan.early is not None and plan.early.config.told == "predicted" else "failed",
+            pruned="value" if plan.early is not None and plan.early.config.value == "predicted" else "failed",
             allows=plan.goals.allows(plan.space),
         )
         stack.callback(sampler.close)
@@ -94,32 +93,44 @@ def tune(
         yield Opened(record, study.folder, plan.sampler.shown, slots, trials, price, plan.why_sampler, warned)
         if plan.warm_start.trials and not record.trials:
             yield Stage(str(plan.warm_start))
+        asked = _Asked(study.folder, stop)
+        hours, threads = config.budget.trial_hours, plan.processes[0].threads
+        timeout = None if hours is None else hours * 3600
+        runner = finals.Runner(worker, config.seed, threads, config.worker.attempts, asked, timeout, held.check)
         account = energy.Account(record, meter)
-        yield from _search(study, plan, record, sampler, worker, held, account, stop)
+        yield from _before(plan, record, runner, config.budget.trials)
+        finished = yield from _search(study, plan, record, sampler, runner, account)
+        if finished is not None and finished.complete:
+            asked.measuring = not config.replicates and plan.early is None
+            yield from _after(study, plan, record, runner, account, asked)
+            held.check()
+            if stopped := asked():
+                yield Finished(stopped.reason, complete=False)
+            else:
+                record.note("finished", finished.reason)
+        forget(study.folder)
+
+
+class _Asked:
+    """Whether the run is asked to stop: by its caller, or by `meshtune stop`.
+
+    Attributes:
+        measuring: nothing is trained any more: a stop that waits for what runs waits for what is measured too.
+    """
+
+    def __init__(self, folder: Path, stop: Callable[[], Stop | None]):
+        self._folder, self._stop, self.measuring = folder, stop, False
+
+    def __call__(self) -> Stop | None:
+        asked = self._stop() or requested(self._folder)
+        return None if asked is not None and asked.seconds is None and self.measuring else asked
 
 
 def _search(
-    study: Located,
-    plan: Plan,
-    record: Record,
-    sampler: Sampler,
-    worker: Worker,
-    held: Lease,
-    account: energy.Account,
-    stop: Callable[[], Stop | None],
-) -> Iterator[StudyEvent]:
-    measuring = False  # once nothing is trained any more, a stop that waits for what runs waits for that too
-
-    def stopping() -> Stop | None:
-        asked = stop() or requested(study.folder)
-        return None if asked is not None and asked.seconds is None and measuring else asked
-
+    study: Located, plan: Plan, record: Record, sampler: Sampler, runner: finals.Runner, account: energy.Account
+) -> Generator[StudyEvent, None, Finished | None]:
+    """The search itself, and how it ended; drops files of trials as they come to be of no use."""
     config = study.config
-    threads = plan.processes[0].threads
-    hours = config.budget.trial_hours
-    timeout = None if hours is None else hours * 3600
-    runner = finals.Runner(worker, config.seed, threads, config.worker.attempts, stopping)
-    yield from _before(plan, record, runner, config.budget.trials)
     if why := record.why_not_packed:
         yield Stage(f"each trial is trained alone, by the trainer `transformers`: it cannot be packed, since {why}")
     for text in presets.warnings(plan.space):
@@ -130,17 +141,17 @@ def _search(
     events = run(
         record,
         sampler,
-        worker,
+        runner.worker,
         _budget(config, record),
-        seed=config.seed,
+        seed=runner.seed,
         packing=_packing(plan, record),
         early=plan.early,
-        attempts=config.worker.attempts,
-        threads=threads,
-        timeout=timeout,
+        attempts=runner.attempts,
+        threads=runner.threads,
+        timeout=runner.timeout,
         joules=account.joules,
-        stop=stopping,
-        holding=held.check,
+        stop=runner.stop,
+        holding=runner.holding,
     )
     for event in events:
         if isinstance(event, TrialFinished | Finished):  # then too: a trial that ran again has saved again
@@ -154,35 +165,35 @@ def _search(
         if isinstance(event, Finished):
             finished = event
         yield event
-    if finished is None or not finished.complete:
-        forget(study.folder)
-        return
-    measuring = not config.replicates and plan.early is None
+    return finished
+
+
+def _after(
+    study: Located, plan: Plan, record: Record, runner: finals.Runner, account: energy.Account, asked: _Asked
+) -> Iterator[StudyEvent]:
+    """What follows a search that used its budget: promotions, replicates, test rows, answers, the check in float32."""
+    config, folder = study.config, study.folder
     if plan.early is not None:
-        for event in promote(record, plan.early, runner, timeout=timeout, holding=held.check):
+        for event in promote(record, plan.early, runner):
             if isinstance(event, Promoted):
-                checkpoints.forget(study.folder / checkpoints.STOPPED / str(event.trial.number))
-                _drop_adapters(record, study.folder, config.training.keep_adapters)
+                checkpoints.forget(folder / checkpoints.STOPPED / str(event.trial.number))
+                _drop_adapters(record, folder, config.training.keep_adapters)
                 account.save()
             yield event
-    yield from replicate(record, study.folder, runner, config.replicates, timeout=timeout, holding=held.check)
+    yield from replicate(record, folder, runner, config.replicates)
     training = plan.training
-    if training is not None and training.data.test.rows:
+    if training is None:
+        return
+    if training.data.test.rows:
         yield Stage("measuring on the test rows")
-        yield from finals.measure(record, study.folder, runner)
-    if training is not None and training.answers:
+        yield from finals.measure(record, folder, runner)
+    if training.answers:
         yield Stage("letting the finalists answer validation rows")
-        made = metrics.stamp(config.metrics, training.answers, config.generation.max_new_tokens)
-        yield from finals.answer(record, study.folder, runner, all_kept=bool(config.metrics), made=made)
-    if training is not None and float32_check.needed(record):
+        made = training.spec.answering.made
+        yield from finals.answer(record, folder, runner, all_kept=bool(config.metrics), made=made)
+    if float32_check.needed(record):
         yield Stage("measuring the finalists with the base in float32")
-        yield from float32_check.measure(record, study.folder, runner, no_room=training.no_exact_room)
-    held.check()
-    if asked := stopping():
-        yield Finished(asked.reason, complete=False)
-    else:
-        record.note("finished", finished.reason)
-    forget(study.folder)
+        yield from float32_check.measure(record, folder, runner, no_room=training.no_exact_room)
 
 
 def _packing(plan: Plan, record: Record) -> Packing:
@@ -253,7 +264,7 @@ def _before(plan: Plan, record: Record, runner: finals.Runner, trials: int | Non
 
 
 def _again(plan: Plan, record: Record, seed: int, trials: int | None) -> None:
-    """Propose the best known points before the sampler proposes any, where there is room for them."""
+    """Propose the best earlier points before the sampler proposes any, where there is room for them."""
     if any(trial.origin == "search" for trial in record.trials):
         return
     for hyperparameters in plan.warm_start.best(plan.space, plan.start):
@@ -288,7 +299,7 @@ def _tidy(record: Record, folder: Path) -> None:
 def write_effective(study: Located) -> None:
     """Write the config that is in force into the study's folder; others cannot read it where a password is in it."""
     path = study.folder / EFFECTIVE
-    text = WRITTEN + file.dump(study.config)
+    text = file.dump(study.config)
     private = storage_url.secret(study.config.storage)
     if private and path.exists():  # as an earlier version wrote it
         path.chmod(0o600)

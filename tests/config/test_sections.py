@@ -392,7 +392,7 @@ def test_early_stopping_is_a_rule_or_a_mapping(tmp_path: Path) -> None:
         ("early_stopping: {confidence: 0.5}", "early_stopping.confidence", "above 0.5"),
         ("early_stopping: {rows: 0}", "early_stopping.rows", "above 0"),
         ("early_stopping: {promote: -1}", "early_stopping.promote", "at least 0"),
-        ("early_stopping: {told: lost}", "early_stopping.told", "predicted, failed"),
+        ("early_stopping: {value: lost}", "early_stopping.value", "predicted, failed"),
         ("stop_when: {}", "stop_when", "could end the search"),
         ("stop_when: {target: 1.5, noise: 0.1}", "stop_when", "belongs to `no_improvement`"),
         ("stop_when: {no_improvement: 0}", "stop_when.no_improvement", "above 0"),
@@ -412,3 +412,16 @@ def test_what_a_program_cannot_give(tmp_path: Path) -> None:
     assert sorted(str(fault.key) for fault in faults(tmp_path, text)) == ["early_stopping", "replicates"]
     seeded = text.replace("'{x}'", "'{x}', '{seed}'").replace("default", "none")
     assert file.read(write(tmp_path, seeded)).replicates == 3
+
+
+def test_a_key_of_an_earlier_version_is_read_by_its_new_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With a hint, but for a file that meshtune wrote itself."""
+    text = MINIMAL + "early_stopping: {rule: median, told: failed}"
+    config = file.read(write(tmp_path, text))
+    assert config.early_stopping == EarlyStoppingConfig(rule="median", value="failed")
+    assert "early_stopping.told` is called `value` now" in caplog.text
+    caplog.clear()
+    assert file.read(write(tmp_path, file.WRITTEN + text)) == config
+    assert file.read(write(tmp_path, file.dump(config))) == config
+    assert not caplog.text
+    assert [f.key for f in faults(tmp_path, text.replace("failed", "lost"))] == ["early_stopping.value"]

@@ -22,6 +22,7 @@ from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.sandbox import judge
 from meshtune.objectives import checkpoints, measurement_files, measurements
+from meshtune.objectives.answers import Answering
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.objectives.measurements import MeasurementSpec
 from meshtune.objectives.measuring import Measurer
@@ -169,7 +170,7 @@ def test_what_is_not_finite_has_diverged(make: Make) -> None:
     weights = Path(spec.folder) / str(found.adapter) / "adapter_model.safetensors"
     save_file({name: weight * math.nan for name, weight in load_file(weights).items()}, weights, {"format": "pt"})
     base = load_model(spec.model, "cpu")
-    guiding = Measurer(spec.measurements, base, spec.model, spec.data, Path(spec.folder), {}, rows=1, max_new_tokens=1)
+    guiding = Measurer(spec.measurements, base, Answering(spec.model, spec.data, {}, 1, 1), Path(spec.folder))
     with pytest.raises(Diverged, match=r"bbh\.gold was nan"):
         guiding.measure("trial-0", found.adapter, lambda: None)
 

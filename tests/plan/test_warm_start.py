@@ -63,7 +63,7 @@ def test_check_counts_what_will_be_known(later: Path, earlier: Path) -> None:
     assert found["outside"] > 0
     text, facts = check(later)
     assert facts["warm_start"] == {"study": "round1", "values": "as_is", **found}
-    assert f"warm start {found['complete']} trials of round1 are known from the start" in text
+    assert f"warm start {found['complete']} earlier trials of round1 are used from the start" in text
     assert f"{found['outside']} lie outside this space" in text or found["outside"] == 1
     assert not (later.parent / "study").exists()
 
@@ -75,7 +75,7 @@ def test_a_study_keeps_what_it_knows_and_goes_on_without_the_other(
     events = list(tune(locate(later, overrides=("budget.trials=4",))))
     said = [event.text for event in events if isinstance(event, Stage) and "known" in event.text]
     assert len(said) == 1
-    assert said[0].startswith(f"{counts(earlier)['complete']} trials of round1 are known from the start")
+    assert said[0].startswith(f"{counts(earlier)['complete']} earlier trials of round1 are used from the start")
     shutil.rmtree(tmp_path / "round1")
     assert check(later)[1]["warm_start"]["complete"] == counts(earlier)["complete"]
     assert not [event for event in tune(locate(later)) if isinstance(event, Stage) and "known" in event.text]

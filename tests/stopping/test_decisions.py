@@ -65,7 +65,7 @@ def searched(
     if not record.trials:
         rungs = rules.measured(START) if rules else ()
         record.enqueue(START, origin="baseline", seed=0, thresholds=rungs)
-    pruned = "value" if rules is not None and rules.config.told == "predicted" else "failed"
+    pruned = "value" if rules is not None and rules.config.value == "predicted" else "failed"
     made = build(
         SamplerConfig(name=sampler),  # type: ignore[arg-type]
         distributions(SPACE),
@@ -175,7 +175,7 @@ def test_a_study_that_began_when_fewer_were_enough_goes_on(tmp_path: Path) -> No
 
 
 def test_told_as_failed_no_value_is_stored(tmp_path: Path) -> None:
-    record = searched(tmp_path, early(told="failed"), 16)
+    record = searched(tmp_path, early(value="failed"), 16)
     stopped = stopped_of(record)
     assert stopped
     assert all(trial.value is None for trial in stopped)
@@ -194,10 +194,10 @@ def test_going_on_after_any_trial_gives_the_record_of_an_uninterrupted_study(
     tmp_path: Path, sampler: str, told: str
 ) -> None:
     (tmp_path / "whole").mkdir()
-    whole = log_of(searched(tmp_path / "whole", early(told=told), 20, sampler=sampler))
+    whole = log_of(searched(tmp_path / "whole", early(value=told), 20, sampler=sampler))
     ends = [trial[3] for trial in whole if trial[3]]  # what a budget cuts off a block is proposed anew
     for end in [*sorted(set(ends))[1::2], 20]:
-        record = searched(tmp_path, early(told=told), end, sampler=sampler)
+        record = searched(tmp_path, early(value=told), end, sampler=sampler)
     assert log_of(record) == whole
 
 

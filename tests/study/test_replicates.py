@@ -37,7 +37,7 @@ def searched(folder: Path, trials: int = 3) -> Record:
 def replicated(
     record: Record, folder: Path, worker: AtOnce, count: int, runner: Runner | None = None
 ) -> list[StudyEvent]:
-    return list(replicate(record, folder, runner or Runner(worker, 0, 3, 2), count, timeout=9.0))
+    return list(replicate(record, folder, runner or Runner(worker, 0, 3, 2, timeout=9.0), count))
 
 
 def test_the_best_is_trained_with_other_seeds(tmp_path: Path) -> None:

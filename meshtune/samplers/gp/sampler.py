@@ -50,7 +50,7 @@ class BatchGPSampler(BlockSampler):
             first trial is random. Where it is given and finite, `available` ends at its last point.
         block_size: points that are proposed before an answer is needed; one by default.
         n_startup: points before the first model: the start point and a Latin hypercube; 8 by default.
-        warm_start: an earlier study, or finished trials, whose points are known from the start.
+        warm_start: an earlier study, or finished trials, from which the search starts.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.
         a_priori: says of a point, by name, whether it is allowed. What it refuses is never proposed and costs nothing.
@@ -185,7 +185,7 @@ class BatchGPSampler(BlockSampler):
     def _opening(
         self, cube: Cube, observations: Observations, reader: TrialReader, number: int, fixed: Mapping[int, float]
     ) -> Array | None:
-        """A point before there is a model: the start, known points again, a Latin hypercube; None: there is one."""
+        """A point before there is a model: the start, earlier points again, a Latin hypercube; None: there is one."""
         starts = self._starts(cube, observations, reader)
         if starts and not fixed:
             return starts[0]

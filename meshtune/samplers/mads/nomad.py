@@ -1,8 +1,9 @@
 """A NOMAD run in a child process, driven block by block: `ask` for a block, `tell` its outputs.
 
 Everything that would crash NOMAD is refused here, before the child starts. A child that was killed, as by a machine
-that is short of memory, is started again and told the same, once a block. Its death otherwise, a hang or nonsense is a
-`SamplerError` with the last words of its log. What NOMAD proposes depends only on the `NomadRun` and the outputs told.
+that is short of memory, is started again and given the same answers, once a block. Its death otherwise, a hang or
+nonsense is a `SamplerError` with the last words of its log. What NOMAD proposes depends only on the `NomadRun` and its
+answers.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class NomadRun:
 
     Attributes:
         integer: whether each variable is an integer. lower, upper: their bounds, lower < upper.
-        start: the start point. cache: known points with their outputs (None: failed).
+        start: the start point. cache: evaluated points with their outputs (None: failed).
         seed, block_size: NOMAD's SEED and BB_MAX_BLOCK_SIZE.
-        outputs: what a point is told: `OBJ` for each objective, then `PB` or `EB` for each constraint.
+        outputs: of a point: `OBJ` for each objective, then `PB` or `EB` for each constraint.
         options: further NOMAD parameters, such as `("VNS_MADS_SEARCH yes",)`.
     """
 
@@ -108,7 +109,7 @@ class NomadRun:
         return [line for line in lines if line.split()[0] not in given] + list(self.options)
 
     def cache_text(self) -> str | None:
-        """The known points in NOMAD's cache format, or None where there are none."""
+        """The evaluated points in NOMAD's cache format, or None where there are none."""
         if not self.cache:
             return None
         lines = ["CACHE_HITS 0", f"BB_OUTPUT_TYPE {' '.join(self.outputs)}"]
@@ -137,7 +138,7 @@ class NomadCrashed(SamplerError):
 
 
 class NomadKilled(SamplerError):
-    """The child was killed from outside: told the same, another one would go on."""
+    """The child was killed from outside: with the same answers another one would go on."""
 
 
 class Nomad:

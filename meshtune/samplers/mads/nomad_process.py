@@ -66,11 +66,11 @@ def _callback(out: TextIO, unlink: Callable[[], None]) -> Any:
             answer = ""
         if not answer:
             os._exit(0)  # the parent is gone
-        told = json.loads(answer)
-        for point, outputs in zip(points, told, strict=True):
+        outputs_of = json.loads(answer)
+        for point, outputs in zip(points, outputs_of, strict=True):
             if outputs is not None:
                 point.setBBO(outputs.encode())
-        succeeded = [outputs is not None for outputs in told]
+        succeeded = [outputs is not None for outputs in outputs_of]
         return succeeded if several else int(succeeded[0])
 
     def guarded(block: Any) -> list[bool] | int:

@@ -61,9 +61,9 @@ class MadsSampler(Sampler):
             every point has a trial.
         block_size: most points that are proposed before an answer is needed. By default as many as have been run at
             once when NOMAD starts, so that one at a time each answer steers the next point.
-        n_startup: points before NOMAD begins: the start point, what is known, and a Latin hypercube. One block by
+        n_startup: points before NOMAD begins: the start point, earlier trials, and a Latin hypercube. One block by
             default; with several objectives at least twice the number of variables.
-        warm_start: an earlier study, or finished trials, whose points are known from the start.
+        warm_start: an earlier study, or finished trials, from which the search starts.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.
         barrier: `progressive` lets MADS pass through infeasible points; `extreme` rejects them.
@@ -75,7 +75,7 @@ class MadsSampler(Sampler):
         independent_sampler: for parameters outside the search space; random by default.
         warn_independent_sampling: warn where it is used.
         seed: of NOMAD and of what is random; drawn where it is left out.
-        new_segment: do not replay NOMAD's last run: go on from the recorded points as what is known.
+        new_segment: do not replay NOMAD's last run: go on from the recorded points as earlier trials.
 
     Raises:
         ValueError: an argument is not allowed.
@@ -237,7 +237,7 @@ class MadsSampler(Sampler):
         encoding = Encoding(space)
         if not encoding.space:
             return None
-        # Storages are told apart by identity; a fork shares no child.
+        # Storages are distinguished by identity; a fork shares no child.
         fixed = fixed_beside(study)
         described = repr((encoding.space, fixed))
         of = (study._storage, study._study_id, study.study_name, described, os.getpid())

@@ -96,7 +96,7 @@ class Search:
         return next((dict(slot.params) for slot in self._slots if slot.params is not None), None)
 
     def allows(self, params: Mapping[str, Any]) -> bool:
-        """Whether a point may be evaluated, by what is known before."""
+        """Whether a point keeps the constraints that are known before training."""
         return self._segments.allows(params)
 
     def free(self, study: Study) -> int:
@@ -164,7 +164,7 @@ class Search:
         return self.ledger.holder((self._segment, self._block, index), self._slots[index].key)
 
     def _answers(self) -> list[Outputs | None] | None:
-        """What the open block's points are told; None while one of them is free or awaited."""
+        """The answers of the open block's points; None while one of them is free or awaited."""
         answers: list[Outputs | None] = []
         holders = []
         start = self._definition.get("start")

@@ -42,7 +42,7 @@ class MadsSettings:
 
 
 DRAWS = 100  # tries to draw a point that is allowed
-RECENT = 100  # trials from which it is told how many run at once
+RECENT = 100  # trials that show how many run at once
 
 Definition = dict[str, Any]
 
@@ -137,7 +137,7 @@ class Segments:
     # -- opening
 
     def open(self, definition: Definition, ledger: Ledger) -> tuple[Nomad | Points, TrialReader]:
-        """The segment's source of blocks, and what it is told of trials."""
+        """The segment's source of blocks, and how it reads trials."""
         if "points" in definition:
             points = [tuple(point) for point in definition["points"]]
             return Points(points, definition["block_size"]), self._reader(())
@@ -145,7 +145,7 @@ class Segments:
         reader = self._reader(tuple(definition["constraints"]))
         known = self._known(ledger, members(definition["known"]), reader)
         start = tuple(definition["start"])
-        several = len(self._directions) > 1  # where NOMAD crashes if it knows its start: it asks, and is told again
+        several = len(self._directions) > 1  # where NOMAD crashes if it knows its start: it asks again
         kept = [(p, o) for p, o in known.items() if p != start or not (several or o is None)]
         barrier = "EB" if definition["barrier"] == "extreme" else "PB"
         problem = NomadRun(
@@ -231,7 +231,7 @@ class Segments:
         return points
 
     def _known(self, ledger: Ledger, numbers: Sequence[int], reader: TrialReader) -> dict[Point, Outputs | None]:
-        """What NOMAD's cache is told: coordinates with outputs, of these trials and of the earlier study's."""
+        """What NOMAD's cache holds: coordinates with outputs, of these trials and of the earlier study's."""
         known: dict[Point, Outputs | None] = {}
         here: dict[Point, Outputs | None] = {}
         for number in numbers:

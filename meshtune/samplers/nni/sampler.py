@@ -46,7 +46,7 @@ class NniTPESampler(BlockSampler):
     """NNI's TPE over a given search space.
 
     Proposals follow from the study's trials and the seed: they are the points that NNI's own tuner gives with this seed
-    where it is told each block whole, in the order of the trials. Reals are searched as they are or by their logarithm,
+    where it gets each block whole, in the order of the trials. Reals are searched as they are or by their logarithm,
     categories and few whole numbers as NNI's `choice`, more whole numbers as `quniform`. As in NNI a trial that failed
     is forgotten, and one that ended early counts with its last intermediate value. NNI knows no constraints: a trial
     that violates one counts as worse than all others.
@@ -54,7 +54,7 @@ class NniTPESampler(BlockSampler):
     Args:
         search_space: Optuna distributions by name. Where it is finite, `available` ends at its last point.
         block_size: points that are proposed before an answer is needed.
-        earlier_trials: finished trials of another study, whose points are known from the start.
+        earlier_trials: finished trials of another study, from which the search starts.
         allows: says of a point, by name, whether it may be proposed. Where NNI's is not, NNI is asked again, as if it
             had not been; after some times a random point that is allowed is taken.
         python: an interpreter that has NNI 3.0; else that of MESHTUNE_NNI_PYTHON; else the present one.
@@ -150,7 +150,7 @@ class NniTPESampler(BlockSampler):
         return answer
 
     def _run(self, direction: StudyDirection) -> dict[str, Any]:
-        """What the child is told first."""
+        """The first line to the child."""
         return {
             "space": described(self._encoding),
             "mode": "maximize" if direction is StudyDirection.MAXIMIZE else "minimize",
