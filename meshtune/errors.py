@@ -13,8 +13,11 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from meshtune.plain_text import clean
+
+T = TypeVar("T")
 
 
 class MeshtuneError(Exception):
@@ -86,13 +89,14 @@ def extra(names: str) -> str:
     return f"pip install '.[{names}]' in your clone of meshtune"
 
 
-def together(*checks: Callable[[], object]) -> None:
-    """Run every check. Raises InputError with the faults of all of them."""
-    faults = list[Fault]()
-    for check in checks:
+def together(makes: Iterable[Callable[[], T]]) -> list[T]:
+    """What each of them makes. Raises InputError with the faults of all of them."""
+    made, faults = list[T](), list[Fault]()
+    for make in makes:
         with noting(faults):
-            check()
+            made.append(make())
     refuse(faults)
+    return made
 
 
 class MissingExtra(InputError):

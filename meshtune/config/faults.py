@@ -16,14 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from meshtune.config import goals
 from meshtune.config.budget import of_rule
+from meshtune.config.presets import PRESETS
 from meshtune.config.sections import PLACEHOLDERS, StudyConfig, is_command
 from meshtune.errors import nearest
 from meshtune.space import hyperparameters
 from meshtune.space.samplers import that_can
 from meshtune.system import storage_url
 from meshtune.system.yaml_file import Place
-
-PRESETS = ("recommended", "tribes2024", "tribes2024-128")
 
 _ALLOWED = {
     "bool_type": "true or false is",

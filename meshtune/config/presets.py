@@ -21,6 +21,8 @@ DROPOUTS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 Section = str | Mapping[str, Interval | tuple[Value, ...] | Value]
 
+TRIBES = {"tribes2024": 512, "tribes2024-128": 128}  # the paper's presets, with the highest rank of each
+PRESETS = ("recommended", *TRIBES)
 RECOMMENDED_BASELINE = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "learning_rate": 2e-4}
 TRIBES_BASELINE = {"rank": 8, "alpha": 32, "dropout": 0.1, "learning_rate": 1e-5}
 
@@ -56,15 +58,8 @@ def build(section: Section, *, lora: bool, whole_alpha: bool = True) -> Space:
     Of a mapping, what is named is searched or fixed; what is not stays at the recommended baseline's value.
     `whole_alpha`: False for a study that was begun with real ones, see `alpha_is_whole`.
     """
-    match section:
-        case "recommended":
-            return recommended(whole_alpha=whole_alpha)
-        case "tribes2024":
-            return tribes2024()
-        case "tribes2024-128":
-            return tribes2024(128)
-        case str():
-            raise InputError(Fault(f"unknown preset `{section}`", key="space"))
+    if isinstance(section, str):
+        return tribes2024(TRIBES[section]) if section in TRIBES else recommended(whole_alpha=whole_alpha)
     named = _overlay(RECOMMENDED_BASELINE if lora else {}, section)
     fixed = _fixed(named)
     searched = {name: value for name, value in named.items() if name not in fixed}
@@ -102,7 +97,7 @@ def baseline(
     own = {} if isinstance(section, str) else section
     if not lora:
         return {**_fixed(own), **given} if given else None
-    preset = TRIBES_BASELINE if isinstance(section, str) and section.startswith("tribes") else RECOMMENDED_BASELINE
+    preset = TRIBES_BASELINE if isinstance(section, str) and section in TRIBES else RECOMMENDED_BASELINE
     values = _overlay(_overlay(preset, _fixed(own)), given or {})
     for name in own:
         if name not in values and training is not None and name in TrainingConfig.model_fields:

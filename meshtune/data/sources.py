@@ -7,8 +7,9 @@ tokenize. A data set of the hub needs network or the local cache; files and embe
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from meshtune.config.sections import SourceConfig
@@ -16,7 +17,7 @@ from meshtune.data import embedded, files
 from meshtune.data.formats import parse
 from meshtune.data.hub import explain, hushed
 from meshtune.data.rows import Conversation, Place, Row, capped
-from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest
+from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest, together
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,9 @@ def load(source: SourceConfig) -> Loaded:
     return Loaded(name, place, kind, _some(rows, place))
 
 
-def load_all(sources: list[SourceConfig]) -> list[Loaded]:
+def load_all(sources: Iterable[SourceConfig]) -> list[Loaded]:
     """Read every source; raises InputError with the faults of all of them."""
-    loaded, faults = list[Loaded](), list[Fault]()
-    for source in sources:
-        try:
-            loaded.append(load(source))
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
-    return loaded
+    return together(partial(load, source) for source in sources)
 
 
 def _some(rows: Sequence[Row | Conversation], place: Place) -> Sequence[Row | Conversation]:

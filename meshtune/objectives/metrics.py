@@ -11,11 +11,12 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from meshtune.config.sections import MetricConfig
-from meshtune.errors import Fault, InputError, last_words, nearest
+from meshtune.errors import Fault, InputError, last_words, nearest, together
 from meshtune.system.imported import module_of
 
 Score = Callable[[Mapping[str, Any], str], float]
@@ -23,15 +24,7 @@ Score = Callable[[Mapping[str, Any], str], float]
 
 def load(metrics: Mapping[str, MetricConfig]) -> dict[str, Score]:
     """The functions by their names. Raises InputError with everything that is wrong."""
-    found, faults = dict[str, Score](), list[Fault]()
-    for name, metric in metrics.items():
-        try:
-            found[name] = _function(name, metric)
-        except InputError as error:
-            faults += error.faults
-    if faults:
-        raise InputError(faults)
-    return found
+    return dict(zip(metrics, together(partial(_function, *each) for each in metrics.items()), strict=True))
 
 
 def score(name: str, function: Score, row: Mapping[str, Any], answer: str) -> float:

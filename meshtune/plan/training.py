@@ -180,11 +180,12 @@ def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: 
         raise InputError(Fault(what, key="early_stopping"))
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
-    together(
+    checks: list[Callable[[], object]] = [
         lambda: check_model(model, None if searched else target_modules(targets), here=here),
         lambda: data_build.check_there(sources),
         lambda: metrics.load(config.metrics),
-    )
+    ]
+    together(checks)
 
 
 def answered(config: StudyConfig, validation_rows: int) -> int:

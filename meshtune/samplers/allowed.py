@@ -73,6 +73,15 @@ def check(
         raise ValueError("; ".join(faults))
 
 
+def start_point(x0: Mapping[str, Any], encoding: Encoding) -> dict[str, Any]:
+    """The start by name: what is given, and the middle of the space for the rest. Raises ValueError where it lies
+    outside.
+    """
+    if faults := outside(x0, encoding.space):
+        raise ValueError("; ".join(faults))
+    return encoding.decode(encoding.middle) | {name: value for name, value in x0.items() if name in encoding.space}
+
+
 def outside(x0: Mapping[str, Any], space: Mapping[str, BaseDistribution]) -> list[str]:
     """What is said of the values of a start point that lie outside their distributions; other names are passed over."""
     return [

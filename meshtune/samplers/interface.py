@@ -118,6 +118,14 @@ def given_params(trial: FrozenTrial) -> dict[str, Any]:
     return {**trial.params, **trial.system_attrs.get(FIXED, {})}
 
 
+def note_of(trial: FrozenTrial, name: str, space: str | None = None) -> Mapping[str, Any]:
+    """What a sampler noted on a trial, by the attribute's name; empty where there is nothing, or the note is that of
+    the trial which this one is a copy of, or of another space than `space`.
+    """
+    note: Mapping[str, Any] = trial.system_attrs.get(name, {})
+    return note if note.get("trial") == trial.number and space in (None, note.get("space")) else {}
+
+
 def visited(encoding: Encoding, trials: Iterable[FrozenTrial]) -> set[Point]:
     """The points of a space that trials have, by what is the same for the same points."""
     return {encoding.key(params) for params in map(given_params, trials) if encoding.has(params)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.interface import Worker
 
 UNTUNED, BASELINE, TRAINER = -1, -2, -3  # request numbers of what is no trial
+CONFIG = "adapter_config.json"  # in the folder of an adapter
 _WHAT = {
     None: "training the baseline",
     "validation": "measuring on the validation rows",
@@ -57,6 +58,21 @@ class Runner:
     def request(self, number: int, hyperparameters: Mapping[str, Any], **fields: Any) -> Request:
         """A request with this seed and these threads."""
         return Request(number, hyperparameters, self.seed, threads=self.threads, **fields)
+
+    def measure(
+        self, what: str, adapters: Mapping[str, str | None], keep: Callable[[str, Outcome], None]
+    ) -> Iterator[StudyEvent]:
+        """Measure adapters by name (None: the untuned model); `keep` is given each one's outcome as it comes."""
+        requests = [
+            self.request(UNTUNED - number, {}, measure=what, adapter=adapter)
+            for number, adapter in enumerate(adapters.values())
+        ]
+        names = dict(zip((request.trial for request in requests), adapters, strict=True))
+        for event in self.gather(requests):
+            if isinstance(event, Outcome):
+                keep(names[event.trial], event)
+            else:
+                yield event
 
     def gather(
         self, requests: Sequence[Request], *, any_ending: bool = False, sizes: Sequence[int] = ()
@@ -119,31 +135,30 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     return measured
 
 
+def adapters_of(record: Record, folder: Path, trials: Iterable[RecordedTrial | None]) -> dict[str, str | None]:
+    """By name the adapters of these trials and of a baseline that is no trial, as far as they are kept; and first the
+    untuned model, which has none.
+    """
+    found = {"baseline": (record.notes.get("baseline") or {}).get("adapter")}
+    found |= {name_of(trial): trial.final.adapter for trial in trials if trial is not None and trial.final is not None}
+    kept = {name: adapter for name, adapter in found.items() if adapter and (folder / adapter / CONFIG).is_file()}
+    return {"untuned": None, **kept}
+
+
 def measure(record: Record, folder: Path, runner: Runner) -> Iterator[StudyEvent]:
     """Measure untuned, baseline, best and recommended on the test rows, where this has not been done.
 
     A recommended trial whose adapter was dropped, while nothing recommended it yet, is left out.
     """
-    measured = read(folder)
-    adapters: dict[int, tuple[str, str | None]] = {UNTUNED: ("untuned", None)}
-    for trial in (record.baseline, record.best):
-        if trial is not None and trial.final is not None and trial.final.adapter is not None:
-            adapters[trial.number] = (name_of(trial), trial.final.adapter)
-    if found := recommended(record):
-        final = record.trials[found.number].final
-        if final is not None and final.adapter is not None and (folder / final.adapter).exists():
-            adapters[found.number] = (name_of(record.trials[found.number]), final.adapter)
-    outside = record.notes.get("baseline") or {}
-    if outside.get("adapter"):
-        adapters[BASELINE] = ("baseline", outside["adapter"])
-    missing = {number: named for number, named in adapters.items() if named[0] not in measured}
-    requests = [runner.request(number, {}, measure="test", adapter=adapter) for number, (_, adapter) in missing.items()]
-    for event in runner.gather(requests):
-        if isinstance(event, Outcome):
-            measured[missing[event.trial][0]] = {"loss": event.loss, "rows": event.row_losses}
-            _write(folder, measured)
-        else:
-            yield event
+    measured, found = read(folder), recommended(record)
+
+    def keep(name: str, outcome: Outcome) -> None:
+        measured[name] = {"loss": outcome.loss, "rows": outcome.row_losses}
+        _write(folder, measured)
+
+    trials = (record.baseline, record.best, record.trials[found.number] if found else None)
+    adapters = adapters_of(record, folder, trials)
+    yield from runner.measure("test", {name: adapters[name] for name in adapters if name not in measured}, keep)
 
 
 def answer(record: Record, folder: Path, runner: Runner, *, all_kept: bool, made: str) -> Iterator[StudyEvent]:
@@ -151,20 +166,11 @@ def answer(record: Record, folder: Path, runner: Runner, *, all_kept: bool, made
 
     Files that were made with the same settings, as `made` says, are left.
     """
-    adapters: list[str | None] = [None]
-    outside = record.notes.get("baseline") or {}
-    finalists = record.complete if all_kept else [t for t in (record.baseline, record.best) if t is not None]
-    own = [trial.final.adapter for trial in finalists if trial.final is not None]
-    for adapter in (*own, outside.get("adapter")):
-        if adapter is not None and adapter not in adapters and (folder / adapter).exists():
-            adapters.append(adapter)
-    missing = [adapter for adapter in adapters if not answers.are_made(folder / answers.file_of(adapter), made)]
-    requests = [
-        runner.request(-1 - number, {}, measure="answers", adapter=adapter) for number, adapter in enumerate(missing)
-    ]
-    for event in runner.gather(requests):
-        if not isinstance(event, Outcome):
-            yield event
+    adapters = adapters_of(record, folder, record.complete if all_kept else (record.baseline, record.best))
+    missing = {
+        n: adapter for n, adapter in adapters.items() if not answers.are_made(folder / answers.file_of(adapter), made)
+    }
+    yield from runner.measure("answers", missing, lambda *_: None)
 
 
 def scores(folder: Path) -> dict[str, dict[str, Mean]]:

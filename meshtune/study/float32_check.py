@@ -18,7 +18,7 @@ from typing import Any
 from meshtune.errors import MeshtuneError
 from meshtune.record.log import Record
 from meshtune.selection.statistics import paired_difference
-from meshtune.study.finals import UNTUNED, Runner, name_of, rows_of
+from meshtune.study.finals import Runner, adapters_of, name_of, rows_of
 from meshtune.study.loop import StudyEvent
 from meshtune.system import whole_file
 from meshtune.trial import Outcome
@@ -41,15 +41,13 @@ def measure(record: Record, folder: Path, runner: Runner, *, no_room: str | None
     missing = {name: adapter for name, (_, adapter) in _finalists(record, folder).items() if name not in measured}
     if missing and no_room is not None:
         return _write(folder, measured, no_room)
-    requests = [runner.request(UNTUNED - n, {}, measure="float32", adapter=x) for n, x in enumerate(missing.values())]
-    names = dict(zip((request.trial for request in requests), missing, strict=True))
+
+    def keep(name: str, outcome: Outcome) -> None:
+        measured[name] = {"loss": outcome.loss, "rows": outcome.row_losses}
+        _write(folder, measured, None)
+
     try:
-        for event in runner.gather(requests):
-            if isinstance(event, Outcome):
-                measured[names[event.trial]] = {"loss": event.loss, "rows": event.row_losses}
-                _write(folder, measured, None)
-            else:
-                yield event
+        yield from runner.measure("float32", missing, keep)
     except MeshtuneError as error:
         if type(error) is not MeshtuneError:  # which says that a measurement did not complete
             raise
@@ -121,19 +119,15 @@ def _precision(record: Record) -> str:
 
 def _finalists(record: Record, folder: Path) -> dict[str, tuple[float, str | None]]:
     """By name the loss in the study's precision, and the adapter: untuned, baseline, and the best few kept ones."""
-    found: dict[str, tuple[float, str | None]] = {}
-    if untuned := record.notes.get("untuned"):
-        found["untuned"] = float(untuned["loss"]), None
-    outside = record.notes.get("baseline") or {}
-    if outside.get("adapter"):
-        found["baseline"] = float(outside["loss"]), outside["adapter"]
-    ranked = [trial for trial in record.ranked if not trial.violation]
+    ranked = [trial for trial in record.ranked if not trial.violation][:MOST]
     first = record.baseline
-    for trial in [*ranked[:MOST], *([] if first is None or first in ranked[:MOST] else [first])]:
-        adapter = trial.final.adapter if trial.final is not None else None  # a promoted trial has it from then on
-        if adapter is not None and (folder / adapter / "adapter_config.json").is_file():
-            found[name_of(trial)] = trial.loss, adapter
-    return found
+    trials = [*ranked, *([] if first is None or first in ranked else [first])]
+    losses = {name_of(trial): trial.loss for trial in trials}
+    for name in ("untuned", "baseline"):
+        if note := record.notes.get(name):
+            losses[name] = float(note["loss"])
+    adapters = adapters_of(record, folder, trials)  # a promoted trial has it from then on
+    return {name: (losses[name], adapter) for name, adapter in adapters.items() if name in losses}
 
 
 def _read(folder: Path) -> dict[str, Any]:

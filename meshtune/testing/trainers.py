@@ -64,25 +64,21 @@ class TrainerContract(OnTinyModel):
 
     def test_steps_and_then_what_was_trained(self, base: Any) -> None:
         """A validation loss an epoch, in order, and at the end the loss of the epoch that counts."""
-        *steps, trained = self.run(base)
-        assert isinstance(trained, Trained)
-        assert all(isinstance(step, Step) for step in steps)
-        told = [step for step in steps if isinstance(step, Step)]
-        assert [step.step for step in told] == sorted(step.step for step in told)
-        losses = [step.validation_loss for step in told if step.validation_loss is not None]
-        assert len(losses) == self.epochs
-        assert trained.loss == min(losses)
-        last = self.run(base, at="last")[-1]
-        assert isinstance(last, Trained)
-        assert last.loss == losses[-1]
+        events = self.run(base)
+        assert all(isinstance(event, Step) for event in events[:-1])
+        numbers = [event.step for event in events if isinstance(event, Step)]
+        assert numbers == sorted(numbers)
+        found = validation_losses(events)
+        assert len(found) == self.epochs
+        assert trained(events).loss == min(found)
+        assert trained(self.run(base, at="last")).loss == found[-1]
 
     def test_the_saved_adapter_has_its_loss_over_the_base(self, base: Any, tmp_path: Path) -> None:
         """Read by PEFT, measured with the loss that is meant everywhere here."""
-        trained = self.run(base)[-1]
-        assert isinstance(trained, Trained)
-        save_adapter(tmp_path / "adapter", trained.weights, trained.config, str(self.model_folder()))
+        made = trained(self.run(base))
+        save_adapter(tmp_path / "adapter", made.weights, made.config, str(self.model_folder()))
         with attached(base, tmp_path / "adapter"):
-            assert mean_loss(row_losses(base, self.rows()[1])) == pytest.approx(trained.loss, abs=1e-4)
+            assert mean_loss(row_losses(base, self.rows()[1])) == pytest.approx(made.loss, abs=1e-4)
 
     def test_the_base_is_left_as_it_was(self, base: Any) -> None:
         """Bitwise, after a training, one that was closed, and one that failed."""
@@ -101,12 +97,9 @@ class TrainerContract(OnTinyModel):
 
     def test_it_repeats(self, base: Any) -> None:
         """The same recipe, the same losses and weights."""
-        one, other = (self.run(base)[-1] for _ in range(2))
-        assert isinstance(one, Trained)
-        assert isinstance(other, Trained)
-        assert one.loss == other.loss
+        one, other = (trained(self.run(base)) for _ in range(2))
         assert math.isfinite(one.loss)
-        assert all(one.weights[name].equal(other.weights[name]) for name in one.weights)
+        assert same(one, other)
 
     def test_it_goes_on_from_its_checkpoint(self, base: Any, tmp_path: Path) -> None:
         """Asked to stop, it raises `Suspended`; the next run has the losses of one that was never asked."""
@@ -118,14 +111,8 @@ class TrainerContract(OnTinyModel):
         whole = self.run(base)
         assert isinstance(resumed[0], Step)
         assert resumed[0].earlier > 0
-        losses = [
-            [step.validation_loss for step in events if isinstance(step, Step) and step.validation_loss is not None]
-            for events in (resumed, whole)
-        ]
-        assert losses[0] == losses[1]
-        assert isinstance(resumed[-1], Trained)
-        assert isinstance(whole[-1], Trained)
-        assert resumed[-1].loss == whole[-1].loss
+        assert validation_losses(resumed) == validation_losses(whole)
+        assert trained(resumed).loss == trained(whole).loss
 
     def test_rungs_are_measured_and_change_nothing(self, base: Any) -> None:
         """Each once, after the step that reached it, two in one step with one loss; what is trained is the same."""
@@ -142,9 +129,7 @@ class TrainerContract(OnTinyModel):
             before = max((s.tokens for s in plain if isinstance(s, Step) and s.step < step.step), default=0)
             assert before < step.rung <= step.tokens
         assert losses(told) == losses(plain)
-        assert isinstance(told[-1], Trained)
-        assert isinstance(plain[-1], Trained)
-        assert all(told[-1].weights[name].equal(plain[-1].weights[name]) for name in plain[-1].weights)
+        assert same(trained(told), trained(plain))
 
     def test_stopped_at_a_rung_it_goes_on_from_there(self, base: Any, tmp_path: Path) -> None:
         """Asked to stop when it tells a rung; the next run tells that again, and ends as one that was never asked."""
@@ -167,15 +152,29 @@ class TrainerContract(OnTinyModel):
         ]
         assert rung_losses[0] == rung_losses[1][:1]
         assert rung_losses[1] == rung_losses[2]
-        assert isinstance(resumed[-1], Trained)
-        assert isinstance(whole[-1], Trained)
-        assert resumed[-1].loss == whole[-1].loss
-        assert all(resumed[-1].weights[name].equal(whole[-1].weights[name]) for name in whole[-1].weights)
+        assert same(trained(resumed), trained(whole))
 
 
 def _collect(events: Iterator[Step | Trained], told: list[Step | Trained]) -> None:
     for event in events:
         told.append(event)
+
+
+def trained(events: list[Step | Trained]) -> Trained:
+    """What a training ended with."""
+    last = events[-1]
+    assert isinstance(last, Trained)
+    return last
+
+
+def same(one: Trained, other: Trained) -> bool:
+    """Whether two trainings have the same loss and, bitwise, the same weights."""
+    return one.loss == other.loss and all(one.weights[name].equal(other.weights[name]) for name in one.weights)
+
+
+def validation_losses(events: list[Step | Trained]) -> list[float]:
+    """Of each epoch."""
+    return [event.validation_loss for event in events if isinstance(event, Step) and event.validation_loss is not None]
 
 
 def losses(events: list[Step | Trained]) -> list[tuple[float | None, float | None]]:

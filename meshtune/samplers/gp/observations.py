@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.interface import given_params
+from meshtune.samplers.interface import given_params, note_of
 from meshtune.samplers.outcomes import LARGE, Outputs, TrialReader, WarmStart
 
 NOTE = "batch_gp"  # Optuna's system attribute with what a trial was lent: `{"trial", "space", "point", "fits"}`
@@ -97,12 +97,6 @@ def observed(
     )
 
 
-def note_of(trial: FrozenTrial, space: str) -> Mapping[str, Any]:
-    """The note on a trial; empty where there is none, or that of another trial or space."""
-    note: Mapping[str, Any] = trial.system_attrs.get(NOTE, {})
-    return note if (note.get("trial"), note.get("space")) == (trial.number, space) else {}
-
-
 def _stacked(rows: Sequence[Array], cube: Cube) -> Array:
     return np.array(rows).reshape(len(rows), len(cube))
 
@@ -121,7 +115,7 @@ def _row(trial: FrozenTrial, cube: Cube, space: str) -> Array | None:
     """
     params = given_params(trial)
     if not cube.encoding.has(params):
-        note = note_of(trial, space)
+        note = note_of(trial, NOTE, space)
         if "point" not in note:
             return None
         params = {**cube.encoding.decode(note["point"]), **params}

@@ -19,13 +19,13 @@ from optuna.distributions import BaseDistribution
 from optuna.search_space import IntersectionSearchSpace
 from optuna.trial import FrozenTrial, TrialState
 
-from meshtune.samplers.allowed import COUNTED, check, draw, outside
+from meshtune.samplers.allowed import COUNTED, check, draw, start_point
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp.acquisition import Score, best_point, log_feasible, log_improvement, log_news
 from meshtune.samplers.gp.model import Fitted, FittedByName, constraint, objective
-from meshtune.samplers.gp.observations import NOTE, Observations, Pruned, note_of, observed
+from meshtune.samplers.gp.observations import NOTE, Observations, Pruned, observed
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.interface import BlockSampler, fixed_beside, given_params
+from meshtune.samplers.interface import BlockSampler, fixed_beside, given_params, note_of
 from meshtune.samplers.outcomes import TrialReader, Values, WarmStart, constraint_names
 
 N_STARTUP = 8
@@ -235,10 +235,7 @@ class BatchGPSampler(BlockSampler):
         encoding = cube.encoding
         points = [trial.params for trial in self._warm.again(encoding, reader)] if self._warm else []
         if self._x0 or (self._warm is None and self._n_startup > 0):
-            given = {name: value for name, value in self._x0.items() if name in encoding.space}
-            if faults := outside(given, encoding.space):
-                raise ValueError("; ".join(faults))
-            points.insert(0, {**encoding.decode(encoding.middle), **given})
+            points.insert(0, start_point(self._x0, encoding))
         rows = [cube.snapped(cube.rows([point]))[0] for point in points]
         rows = [row for row in rows if self._allowed(cube, row[None]).all()]
         return [row for row in rows if cube.keys(row[None])[0] not in observations.visited]
@@ -293,7 +290,7 @@ def _last_fitted(trials: Sequence[FrozenTrial], number: int, space: str) -> dict
     """The last fit of each name before a trial."""
     found: dict[str, Fitted] = {}
     for trial in reversed(trials[:number]):
-        for name, fit in note_of(trial, space).get("fits", {}).items():
+        for name, fit in note_of(trial, NOTE, space).get("fits", {}).items():
             found.setdefault(name, Fitted.from_json(fit))
     return found
 

@@ -20,7 +20,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from meshtune.samplers.encoding import Encoding, Point
-from meshtune.samplers.interface import given_params
+from meshtune.samplers.interface import given_params, note_of
 
 NOTE = "mads"
 
@@ -51,7 +51,7 @@ class Ledger:
             number = trial.number
             if number in self._keys:
                 continue
-            note = note_of(trial)
+            note = note_of(trial, NOTE)
             if trial.state.is_finished():
                 self._finish(trial)
             elif (point := self._claimed(trial, note)) is not None and not _abandoned(note):
@@ -86,7 +86,7 @@ class Ledger:
 
         An objective may end before it asks for all, pruned or on a branch: the rest is then as it was lent.
         """
-        space, note = self._encoding.space, note_of(trial)
+        space, note = self._encoding.space, note_of(trial, NOTE)
         asked = {name: value for name, value in trial.params.items() if name in space}
         if not asked or len(asked) == len(space) or note.get("space") != self._space:
             return trial.params
@@ -132,18 +132,12 @@ class Ledger:
     def _lend(self, trials: Sequence[FrozenTrial]) -> None:
         self._lent, self.openers = {}, []
         for trial in trials:
-            note = note_of(trial)
+            note = note_of(trial, NOTE)
             if "slot" not in note or note["space"] != self._space:
                 continue
             self._lent.setdefault((note["segment"], note["block"], note["slot"]), []).append(trial.number)
             if "open" in note:
                 self.openers.append(trial.number)
-
-
-def note_of(trial: FrozenTrial) -> Mapping[str, Any]:
-    """The note on a trial; empty where there is none, or that of the trial which it is a copy of."""
-    note: Mapping[str, Any] = trial.system_attrs.get(NOTE, {})
-    return note if note.get("trial") == trial.number else {}
 
 
 def ranges(numbers: Iterable[int]) -> list[list[int]]:

@@ -16,7 +16,7 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from meshtune.samplers.allowed import Allows, outside
+from meshtune.samplers.allowed import Allows, start_point
 from meshtune.samplers.encoding import Encoding, Point
 from meshtune.samplers.mads.ledger import Ledger, members, ranges
 from meshtune.samplers.mads.nomad import Nomad, NomadRun
@@ -209,11 +209,7 @@ class Segments:
         )
 
     def _x0(self) -> Point:
-        middle = self.encoding.decode(self.encoding.middle)
-        given = {name: value for name, value in self.settings.x0.items() if name in middle}
-        if faults := outside(given, self.encoding.space):
-            raise ValueError("; ".join(faults))
-        return self.encoding.encode({**middle, **given})
+        return self.encoding.encode(start_point(self.settings.x0, self.encoding))
 
     def _drawn(self, count: int, ledger: Ledger, empty: int) -> list[Point]:
         """A Latin hypercube; in place of what is not allowed, random points that are."""

@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.interface import given_params
+from meshtune.samplers.interface import given_params, note_of
 
 NOTE = "nni_tpe"  # Optuna's system attribute of what NNI proposed: {"trial", "space", "block", "asked", "point"}
 CHOICES = 10  # so many whole numbers at most are a `choice`, as the paper's authors wrote ranks and dropouts
@@ -44,7 +44,7 @@ def events(begun: Sequence[FrozenTrial], encoding: Encoding, block: int) -> list
     found: list[Event] = []
     running: dict[int, FrozenTrial] = {}  # by place, as NNI sees it
     for place, trial in enumerate(begun):
-        note = note_of(trial, encoding)
+        note = note_of(trial, NOTE, encoding.name())
         point = _point(trial, encoding, note)
         if point is None:
             continue
@@ -63,12 +63,6 @@ def earlier(trials: Sequence[FrozenTrial], encoding: Encoding) -> list[Event]:
         if (point := _point(trial, encoding, {})) is not None:
             found += [["take", -1 - index, point], _end(trial, -1 - index)]
     return found
-
-
-def note_of(trial: FrozenTrial, encoding: Encoding) -> Mapping[str, Any]:
-    """The note on a trial; empty where there is none, or that of another trial or space."""
-    note: Mapping[str, Any] = trial.system_attrs.get(NOTE, {})
-    return note if (note.get("trial"), note.get("space")) == (trial.number, encoding.name()) else {}
 
 
 def _ends(running: dict[int, FrozenTrial], block: int) -> Iterator[Event]:
