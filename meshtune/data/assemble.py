@@ -28,7 +28,7 @@ from meshtune.data.split import Indices
 from meshtune.data.store import ORIGINAL_SIDES, SIDES, OriginalRow, SideArrays, join
 from meshtune.data.summary import SideSummary, SourceSummary, Summary
 from meshtune.data.tokens import Encoded, encode
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError, nearest, refuse
 
 EMPTY = "empty response"
 _Made = TypeVar("_Made")
@@ -127,8 +127,7 @@ def _of_each(sources: Sequence[Loaded], make: Callable[[Row | Conversation], _Ma
             except Refused as refused:
                 found.append(source.place.fault(row.line, str(refused)))
         faults += capped(found, source.place)
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
     return made
 
 
@@ -231,8 +230,7 @@ def _refuse_drops(sources: Sequence[Loaded], pool: Pool, longest: int) -> None:
             what = long if pool.dropped[index] == TOO_LONG else "the response is empty"
             found.append(source.place.fault(pool.row(index).line, f"{what} (`data.strict` is on: nothing is dropped)"))
         faults += capped(found, source.place)
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
 
 
 def _drop_twins(pool: Pool, sides: Sequence[str], column: str | None) -> None:
@@ -259,8 +257,7 @@ def _refuse_empty(sources: Sequence[Loaded], pool: Pool, longest: int) -> None:
             rows = np.count_nonzero(pool.source == number)
             what = f"keeps none of its {rows:,} rows ({reasons}; max_length {longest:,})"
             faults.append(source.place.fault(None, what))
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
 
 
 def _sides(data: DataConfig, pool: Pool, sides: Sequence[str], seed: int) -> dict[str, Indices]:

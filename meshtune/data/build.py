@@ -19,7 +19,7 @@ from meshtune.data.files import missing
 from meshtune.data.rows import Conversation
 from meshtune.data.sources import identity, load_all
 from meshtune.data.summary import Summary
-from meshtune.errors import Fault, InputError, StudyMismatch
+from meshtune.errors import Fault, InputError, StudyMismatch, refuse
 from meshtune.trial import DataRef
 
 # Settings that data of meshtune 0.1 do not name: they were made with these.
@@ -125,8 +125,7 @@ def check_there(data: DataConfig) -> None:
     for key, source in _by_key(data):
         if source.path is not None and not Path(source.path).exists():
             faults.append(replace(missing(Path(source.path)), key=f"{key}.path"))
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
 
 
 def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]:
@@ -144,8 +143,7 @@ def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]
             faults += (Fault(fault.message, fault.file, fault.line, key) for fault in error.faults)
         if source.share is not None:
             settings[f"{key}.share"] = source.share
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
     return settings
 
 

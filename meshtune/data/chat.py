@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from meshtune.data.rows import Conversation
 from meshtune.data.tokens import Rendered
-from meshtune.errors import Fault, InputError, nearest
+from meshtune.errors import Fault, InputError, nearest, refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -195,8 +195,7 @@ def _check_arguments(arguments: Mapping[str, Any], template: str) -> None:
             faults.append(Fault("is set by meshtune: remove it", key=key))
         elif name not in known:
             faults.append(Fault(f"the model's chat template reads no such argument.{nearest(name, known)}", key=key))
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
 
 
 def _is_empty(turn: Mapping[str, Any]) -> bool:

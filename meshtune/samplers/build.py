@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial
 
 from meshtune.config.sections import SamplerConfig
-from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest, need
+from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest, need, refuse
 from meshtune.samplers.allowed import Allows
 from meshtune.samplers.gp.sampler import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
@@ -196,8 +196,7 @@ def _check_options(name: str, made: Callable[..., Any], options: Mapping[str, An
         elif option not in known and not anything:
             words = f"it takes {', '.join(known)}" if known else "it takes none"
             faults.append(Fault(f"unknown to `{name}`: {words}.{nearest(option, known)}", key=f"{OPTIONS}.{option}"))
-    if faults:
-        raise InputError(faults)
+    refuse(faults)
     return anything or "seed" in parameters
 
 

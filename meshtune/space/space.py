@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from meshtune.errors import Fault, InputError
+from meshtune.errors import Fault, InputError, refuse
 
 Value = bool | int | float | str
 
@@ -129,8 +129,7 @@ class Space:
         for name, value in self.fixed.items():
             if name in values and not _same(values[name], value):
                 faults.append(Fault(f"{values[name]} is not {value}, at which the space fixes it", key=name))
-        if faults:
-            raise InputError(faults)
+        refuse(faults)
         return params
 
     def _reached(self, scale: float, values: Mapping[str, Any]) -> float:
