@@ -60,18 +60,7 @@ def tune(
             yield Stage(f"the data were made again, since {training.damage}")
         meter = meter_of(config, plan.processes)
         _refuse_too_large(study, plan)
-        sampler = build_sampler(
-            plan.sampler,
-            distributions(plan.space),
-            x0=plan.start,
-            block_size=plan.block_size,
-            seed=config.seed,
-            new_segment=new_segment,
-            warm_start=plan.warm_start.trials,
-            warm_start_values=plan.warm_start.values,
-            pruned="value" if plan.early is not None and plan.early.config.value == "predicted" else "failed",
-            allows=plan.goals.allows(plan.space),
-        )
+        sampler = _sampler(plan, config.seed, new_segment=new_segment)
         stack.callback(sampler.close)
         begun = config.storage is not None and (study.folder / EFFECTIVE).exists()
         with as_begun(study):
@@ -93,25 +82,40 @@ def tune(
         yield Opened(record, study.folder, plan.sampler.shown, slots, trials, price, plan.why_sampler, warned)
         if plan.warm_start.trials and not record.trials:
             yield Stage(str(plan.warm_start))
-        asked = _Asked(study.folder, stop)
+        stopping = _StopRequest(study.folder, stop)
         hours, threads = config.budget.trial_hours, plan.processes[0].threads
         timeout = None if hours is None else hours * 3600
-        runner = finals.Runner(worker, config.seed, threads, config.worker.attempts, asked, timeout, held.check)
+        runner = finals.Runner(worker, config.seed, threads, config.worker.attempts, stopping, timeout, held.check)
         account = energy.Account(record, meter)
         yield from _before(plan, record, runner, config.budget.trials)
         finished = yield from _search(study, plan, record, sampler, runner, account)
         if finished is not None and finished.complete:
-            asked.measuring = not config.replicates and plan.early is None
-            yield from _after(study, plan, record, runner, account, asked)
+            stopping.measuring = not config.replicates and plan.early is None
+            yield from _after(study, plan, record, runner, account)
             held.check()
-            if stopped := asked():
+            if stopped := stopping():
                 yield Finished(stopped.reason, complete=False)
             else:
                 record.note("finished", finished.reason)
         forget(study.folder)
 
 
-class _Asked:
+def _sampler(plan: Plan, seed: int, *, new_segment: bool) -> Sampler:
+    return build_sampler(
+        plan.sampler,
+        distributions(plan.space),
+        x0=plan.start,
+        block_size=plan.block_size,
+        seed=seed,
+        new_segment=new_segment,
+        warm_start=plan.warm_start.trials,
+        warm_start_values=plan.warm_start.values,
+        pruned="value" if plan.early is not None and plan.early.config.value == "predicted" else "failed",
+        allows=plan.goals.allows(plan.space),
+    )
+
+
+class _StopRequest:
     """Whether the run is asked to stop: by its caller, or by `meshtune stop`.
 
     Attributes:
@@ -169,7 +173,7 @@ def _search(
 
 
 def _after(
-    study: Located, plan: Plan, record: Record, runner: finals.Runner, account: energy.Account, asked: _Asked
+    study: Located, plan: Plan, record: Record, runner: finals.Runner, account: energy.Account
 ) -> Iterator[StudyEvent]:
     """What follows a search that used its budget: promotions, replicates, test rows, answers, the check in float32."""
     config, folder = study.config, study.folder
