@@ -44,7 +44,7 @@ from meshtune.training.memory.formula import Batch, batches_of, full_batch
 from meshtune.training.memory.packs import LEAST
 from meshtune.training.memory.shape import shape_of
 from meshtune.training.memory.speed import Speed
-from meshtune.training.models import check_model, resolve_device, resolve_precision
+from meshtune.training.models import check_model, in_its_type, resolve_device, resolve_precision
 from meshtune.training.recipe import Recipe, target_modules
 from meshtune.workers.planner import MOST, Packing, ProcessSpec, cpu_processes, packing, process_specs
 
@@ -114,6 +114,9 @@ def training_of(
         raise InputError("a study of LoRA hyperparameters needs `model` and `data`")
     model, sources = config.model, config.data
     device, precision, at = _place(config, model, elsewhere)
+    begun = None if recorded is None else recorded.get("model", {}).get("dtype", "auto")
+    parameters = shape_of(model).parameters if device == "cuda" and model.dtype == "auto" else 0
+    model = in_its_type(model, device, precision, parameters, begun)
     training = config.training.model_copy(update={"precision": precision})
     _check(config, model, sources, space, here=elsewhere is None)
     card = None if elsewhere is None else elsewhere.cards.card.memory

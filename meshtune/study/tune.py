@@ -72,7 +72,7 @@ def tune(
         if training is not None and training.largest_rank and "largest_rank" not in record.notes:
             record.note("largest_rank", training.largest_rank)
         environment.note_in(record, [place.device for place in plan.processes], plan.processes[0].threads)
-        write_effective(study)
+        write_effective(_as_loaded(study, plan))
         stack.callback(_tidy, record, study.folder / checkpoints.FOLDER)
         worker = build_worker(config.worker, plan.objective, plan.processes, study.folder)
         stack.callback(worker.close)
@@ -298,6 +298,13 @@ def _tidy(record: Record, folder: Path) -> None:
     checkpoints.tidy(folder, {trial.number for trial in record.pending})
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def _as_loaded(study: Located, plan: Plan) -> Located:
+    """With the base's type as it was decided: what reads the effective config later loads the same base."""
+    if plan.training is None:
+        return study
+    return dataclasses.replace(study, config=study.config.model_copy(update={"model": plan.training.spec.model}))
 
 
 def write_effective(study: Located) -> None:

@@ -1,8 +1,9 @@
 """The base model: any causal language model of Transformers by Hub id or folder, a GGUF file, or the embedded one.
 
-Weights are float32 unless the config says otherwise, so that losses of two machines can be compared; a GGUF file's are
-dequantized. A model whose weights are incomplete is refused, never filled up with random ones. Nothing is printed.
-Models spread over several devices are not handled here.
+Weights are float32 unless the config says otherwise, so that losses of two machines can be compared; but on a GPU a
+base from about 1B parameters up is bfloat16, which the record then holds. A GGUF file's are dequantized. A model whose
+weights are incomplete is refused, never filled up with random ones. Nothing is printed. Models spread over several
+devices are not handled here.
 
 Target modules: `all-linear` is every linear layer but the output head. Experts of a mixture are no linear layers:
 Transformers holds them as one weight a block. PEFT would leave them out for some models; for others it puts adapters of
@@ -60,6 +61,7 @@ from meshtune.errors import nearest
 if TYPE_CHECKING:
     from meshtune.config.sections import ModelConfig
 
+LARGE = 900 * 10**6  # parameters: what is called 1B has a little more or less
 HUB_SECONDS = 20.0  # in which the hub says anything, where it can be reached
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _CARD = """# SmolLM2-135M-Instruct, dequantized
@@ -347,6 +349,23 @@ def resolve_precision(precision: str, device: str) -> Precision:
             return "float16"
         case _:
             raise _no_precision(precision, "allowed are auto, float32, bfloat16 and float16")
+
+
+def in_its_type(
+    model: ModelConfig, device: str, precision: str, parameters: int, begun: str | None = None
+) -> ModelConfig:
+    """The model with the data type that `dtype: auto` means; `auto` still where that is float32.
+
+    That is bfloat16 for a large base on a GPU that trains in bfloat16: in float32 it would take three times the memory,
+    since products read a copy.
+
+    Args:
+        precision: of training. parameters: of the model. begun: the type that a study has which has begun.
+    """
+    if model.dtype != "auto":
+        return model
+    large = device == "cuda" and precision == "bfloat16" and begun is None and parameters >= LARGE
+    return model.model_copy(update={"dtype": begun or ("bfloat16" if large else "auto")})
 
 
 def exact(model: ModelConfig) -> ModelConfig:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from meshtune.errors import StudyMismatch
-from meshtune.plan.locate import locate
+from meshtune.plan.locate import existing, locate
 from meshtune.plan.plan import build
 from meshtune.record.log import Record
 from meshtune.study.check import check
+from meshtune.study.loop import Opened
 from meshtune.study.tune import tune
 from tests.test_kill_lora import lora_study
 
@@ -39,5 +40,23 @@ def test_what_was_recorded_stays(study: Path) -> None:
     again = build(located)
     assert again.fixed["training"]["pass_tokens"] == 512
     assert again.objective.spec["training"]["pass_tokens"] == 512
+    assert again.fixed["model"]["dtype"] == "auto"
     with pytest.raises(StudyMismatch, match="pass_tokens"):
         list(tune(locate(study, overrides=("training.pass_tokens=256",))))
+
+
+def test_the_type_that_a_large_base_had_on_a_gpu_stays(study: Path) -> None:
+    """Also where there is none now; and in the config that later commands read."""
+    located = locate(study, overrides=("budget.trials=1", "training.epochs=1", "data.test=0", "generation.rows=0"))
+    plan = build(located)
+    fixed = {**plan.fixed, "model": {**plan.fixed["model"], "dtype": "bfloat16"}, "validation_precision": "bfloat16"}
+    Record(located.url, located.folder.name, plan.space, fixed=fixed)
+    again = build(located)
+    assert again.fixed == fixed
+    assert again.objective.spec["model"]["dtype"] == "bfloat16"
+    events = tune(located)
+    assert any(isinstance(event, Opened) for event in events)
+    events.close()
+    begun = existing(located.folder).config.model
+    assert begun is not None
+    assert begun.dtype == "bfloat16"

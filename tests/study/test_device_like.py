@@ -43,8 +43,11 @@ def study_of(folder: Path, size: str, tokenizer: Path | None, model: str = "") -
 
 
 def test_an_8b_model_on_cards_that_are_not_here(tmp_path: Path, tiny_model_folder: Path) -> None:
-    """One H100, four A100 and one card of 24 GB: packs, memory with its parts, and hours; nothing is left behind."""
-    study = study_of(tmp_path, "8B", tiny_model_folder, ", dtype: bfloat16")
+    """One H100, four A100 and one card of 24 GB: packs, memory with its parts, and hours; nothing is left behind.
+
+    So large a base is bfloat16 there by itself.
+    """
+    study = study_of(tmp_path, "8B", tiny_model_folder)
     before = sorted(tmp_path.rglob("*"))
     text, facts = check(study, device_like=("H100", "4xA100", "24GB"))
     assert sorted(tmp_path.rglob("*")) == before

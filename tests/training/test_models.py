@@ -267,3 +267,24 @@ def test_loading_takes_no_more_memory_than_the_model_on_its_device(
     held, peak = map(int, told.stdout.split())
     assert 90e6 < held < 120e6
     assert peak <= most * held
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "parameters", "begun", "dtype"),
+    [
+        ("cuda", "bfloat16", 999_885_952, None, "bfloat16"),  # Gemma 3 1B
+        ("cuda", "bfloat16", 596_049_920, None, "auto"),
+        ("cuda", "float32", 8_030_261_248, None, "auto"),
+        ("cpu", "bfloat16", 8_030_261_248, None, "auto"),
+        ("cuda", "bfloat16", 8_030_261_248, "auto", "auto"),  # as earlier versions began it
+        ("cpu", "float32", 8_030_261_248, "bfloat16", "bfloat16"),
+    ],
+)
+def test_a_large_base_on_a_gpu_is_bfloat16(
+    device: str, precision: str, parameters: int, begun: str | None, dtype: str
+) -> None:
+    """Where nothing else is said."""
+    model = ModelConfig(name="x")
+    assert models.in_its_type(model, device, precision, parameters, begun).dtype == dtype
+    said = model.model_copy(update={"dtype": "float32"})
+    assert models.in_its_type(said, device, precision, parameters, begun) == said
