@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from meshtune.training.loss import GPU_TOKENS, Row
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
-from meshtune.training.memory.packs import LEAST, PackSetting
+from meshtune.training.memory.packs import CPU_SPARE, LEAST, PackSetting
 from meshtune.training.memory.shape import measure
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.flat_adapter import FlatAdapter
@@ -36,6 +36,15 @@ LLAMA_8B = LlamaConfig(
     num_key_value_heads=8,
 )
 
+LLAMA_70B = LlamaConfig(
+    vocab_size=128256,
+    hidden_size=8192,
+    intermediate_size=28672,
+    num_hidden_layers=80,
+    num_attention_heads=64,
+    num_key_value_heads=8,
+)
+
 
 def four_rows() -> list[Row]:
     """Four rows of 60 tokens, the last 35 of each trained."""
@@ -47,7 +56,7 @@ def setting_of(base: Any, dtype: str = "auto") -> PackSetting:
     return PackSetting(measure(base), Batch(4, 60, 140), "cpu", dtype)
 
 
-def really_kept(pack: PackedBase, adapter: FlatAdapter) -> int:
+def really_kept(pack: PackedBase, adapter: FlatAdapter, rows: list[Row] | None = None) -> int:
     """Bytes that autograd keeps for the backward pass, weights left out."""
     weights = [*pack.base.parameters(), adapter.weights, adapter.low, *(group._stacked for group in pack.groups)]
     left_out = {weight.untyped_storage().data_ptr() for weight in weights if weight is not None}
@@ -61,7 +70,7 @@ def really_kept(pack: PackedBase, adapter: FlatAdapter) -> int:
         return tensor
 
     alive: list[Any] = []
-    batch = lay_out([Portion(adapter, four_rows(), 1 / 140, 0)], pack.base.device)
+    batch = lay_out([Portion(adapter, rows or four_rows(), 1 / 140, 0)], pack.base.device)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         pack.losses(batch, train=True)
     return sum(kept.values())
@@ -211,21 +220,23 @@ from meshtune.training.models import load_model
 from meshtune.training.memory.packs import PackSetting
 from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import recipe
-from meshtune.training.memory.shape import measure
-from meshtune.training.steps import Trained
-from meshtune.training.loss import GPU_TOKENS
+from meshtune.training.memory.shape import measure, shape_of
 members, rows, length, rank, precision = *map(int, sys.argv[1:5]), sys.argv[5]
+few = "nf4" in sys.argv
 machine.use_threads(1)
-base = load_model(ModelConfig(name="embedded"), "cpu")
+base = load_model(ModelConfig(name="embedded", **({"quantization": "nf4", "dtype": "bfloat16"} if few else {})), "cpu")
 numbers = np.random.default_rng(0)
 lengths = [length, *numbers.integers(length // 3, length, 3 * rows - 1).tolist()]
 data = [(numbers.integers(3, 49000, n).astype(np.int32), np.arange(n) >= n // 2) for n in lengths]
 point = {"rank": rank, "alpha": rank, "dropout": 0.0, "learning_rate": 1e-4}
-made = [recipe(TrainingConfig(batch_size=rows, epochs=1, precision=precision), point, seed) for seed in range(members)]
+training = TrainingConfig(batch_size=rows, epochs=1, precision=precision, gradient_checkpointing=few)
+made = [recipe(training, point, seed) for seed in range(members)]
 machine.reset_peak("cpu")
 for event in train_pack(base, data, data[:1], made, at="best"):
     pass
-setting = PackSetting(measure(base), formula.batches_of(data, 0, 1)(rows), "cpu", "auto")
+of = ("bfloat16", "nf4") if few else ("auto", None)
+shape = shape_of(ModelConfig(name="embedded")) if few else measure(base)
+setting = PackSetting(shape, formula.batches_of(data, 0, 1)(rows), "cpu", *of)
 print(json.dumps([machine.peak("cpu"), setting.memory(made).total]))
 """
 
@@ -233,7 +244,14 @@ print(json.dumps([machine.peak("cpu"), setting.memory(made).total]))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize(
-    "setting", ["1 4 64 16 float32", "1 4 64 16 bfloat16", "4 4 64 16 bfloat16", "2 2 64 256 float32"]
+    "setting",
+    [
+        "1 4 64 16 float32",
+        "1 4 64 16 bfloat16",
+        "4 4 64 16 bfloat16",
+        "2 2 64 256 float32",
+        "4 4 64 16 bfloat16 nf4",  # with gradient checkpointing, as a large model on one GPU
+    ],
 )
 def test_measured_peaks_of_the_embedded_model(setting: str) -> None:
     """Of a process of its own, within a quarter."""
@@ -253,3 +271,43 @@ def test_padding_is_not_counted(make_recipe: Callable[..., Recipe]) -> None:
     assert (batch.rows, batch.length, batch.unpadded) == (16, 600, sum(lengths))
     setting = replace(setting_of(make(PACKABLE["llama"]())), batch=batch, device="cuda")
     assert setting.tokens([make_recipe()] * 3) == 3 * (sum(lengths) + 8)
+
+
+LONG = LlamaConfig(
+    vocab_size=128256,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=32768,
+)
+
+
+@pytest.mark.parametrize("length", [8192, 32768])
+def test_long_rows_and_a_large_vocabulary(make_recipe: Callable[..., Recipe], length: int) -> None:
+    """What is kept grows with the row and not with its square, nor with the vocabulary times the labels."""
+    base = make(LONG)
+    row = (np.full(length, 7, dtype=np.int32), np.arange(length) >= length - 700)  # two chunks of labels
+    setting = PackSetting(measure(base), full_batch(1, length), "cpu", "auto")
+    recipe = make_recipe()
+    with packed(base, torch.float32) as pack:
+        really = really_kept(pack, FlatAdapter(base, recipe, torch.float32), [row])
+    assert setting.kept(recipe) * length == pytest.approx(really, rel=0.05)
+    of_labels = replace(setting, batch=replace(setting.batch, labels=700)).memory([recipe]).activations
+    assert of_labels == setting.memory([recipe]).activations, "of the logits one chunk is there at a time"
+    chunk = 512 * 128256 * 4
+    assert setting.memory([recipe]).activations == pytest.approx(CPU_SPARE * (really + chunk), rel=0.05)
+
+
+def test_70b_in_four_bits_on_one_card_of_80_gb(make_recipe: Callable[..., Recipe]) -> None:
+    """Packs of 4 of rank 16 with checkpoints, rows of 4,096 tokens; of rank 64 not."""
+    with torch.device("meta"):
+        shape = measure(AutoModelForCausalLM.from_config(LLAMA_70B))
+    setting = PackSetting(shape, full_batch(1, 4096), "cuda", "bfloat16", "nf4")
+    given = {"precision": "bfloat16", "gradient_checkpointing": True, "batch_size": 1, "pass_tokens": 4096}
+    found = setting.memory([make_recipe(given, rank=16)] * 4)
+    assert found.total < 80 * 10**9 < setting.memory([make_recipe(given, rank=64)] * 4).total
+    assert 42e9 < found.base < 44e9
+    plain = {**given, "gradient_checkpointing": False}
+    assert setting.memory([make_recipe(plain, rank=16)]).total > 80 * 10**9
