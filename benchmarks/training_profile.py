@@ -24,7 +24,7 @@ from transformers import AutoConfig
 
 from meshtune.config.sections import ModelConfig
 from meshtune.training.models import load_model
-from meshtune.training.packed import adapters as layers
+from meshtune.training.packed import flat_adapter as layers
 from meshtune.training.packed.trainer import train_pack
 from meshtune.training.steps import Step
 

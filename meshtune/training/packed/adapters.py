@@ -21,38 +21,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.training.packed.flat_adapter import FlatAdapter, Pair, mask
+from meshtune.training.packed.flat_adapter import Pair, Span
+from meshtune.training.packed.grouped import Rows, Stacks, Use, has_grouped_mm
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.quantized import QuantizedLinear
-
-
-@dataclass(frozen=True)
-class Span:
-    """Rows `start` to `stop` of a pass, and whose they are (None: nobody's, the base alone).
-
-    `draw` is the number of the adapter's portion, which its dropout masks depend on; None: no dropout. Of a portion
-    that is computed in pieces, masks are drawn for all its `drawn` rows, of which `skipped` come before this piece.
-    """
-
-    adapter: FlatAdapter | None
-    start: int
-    stop: int
-    draw: int | None = None
-    skipped: int = 0
-    drawn: int | None = None
-
-    def mask(self, width: int, number: int, device: torch.device) -> torch.Tensor | None:
-        """(rows, width) of 1 and 0 for the module of that number, in bfloat16; None where nothing is dropped."""
-        if self.adapter is None or self.draw is None or self.adapter.rate <= 0:
-            return None
-        count, key = self.stop - self.start, (self.adapter.seed, self.draw, number)
-        if self.drawn is None:
-            return mask(count, width, self.adapter.rate, key, device)
-        found = mask(self.drawn, width, self.adapter.rate, key, device)[self.skipped : self.skipped + count]
-        return pad(found, (0, 0, 0, count - len(found)))  # as a copy; the last rows may be filler
 
 
 @dataclass
@@ -61,6 +35,7 @@ class Now:
 
     `lengths`: of the sequences, end to end; `starts`: of each, and the end of the last, on the device. `kind`: the type
     of the products. `attended`: calls of the attention, which took `path` at last.
+    `groups`: all there are. `grouped`: whether adapters are computed together; None: as suits the device.
     """
 
     spans: Sequence[Span] = ()
@@ -69,6 +44,26 @@ class Now:
     attended: int = 0
     starts: torch.Tensor | None = None
     path: str = ""
+    groups: list[Group] = field(default_factory=list)
+    grouped: bool | None = None
+    _stacks: Stacks = field(default_factory=Stacks)
+    _rows: Rows | None = None
+
+    def together(self, device: torch.device) -> bool:
+        """Whether adapters are computed together."""
+        return device.type != "cpu" if self.grouped is None else self.grouped
+
+    def use(self, group: Group, device: torch.device) -> Use | None:
+        """How the adapters of the spans are computed together on the layers of a group; None: one by one, or none."""
+        if not (self.together(device) and self.spans):
+            return None
+        if self._rows is None or self._rows.spans is not self.spans:
+            self._rows = Rows(self.spans, device)
+        stack = self._stacks.of(self._rows, self.kind, self.groups).get(group.place)
+        if stack is None:
+            return None
+        sizes = (stack.a.shape[-1], *(b.shape[-1] for b in stack.b))
+        return Use(self._rows, stack, apart=not has_grouped_mm(device, self.kind, sizes))
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,9 @@ class Group:
             outputs, inputs = weight_of(module).shape
             self.parts.append(Part(name, number, module, slice(begin, begin + outputs), outputs > inputs))
             begin += outputs
-        self.outputs = begin
+        self.outputs, self.place = begin, len(self.now.groups)
+        self.columns = [part.columns for part in self.parts]
+        self.now.groups.append(self)
         own = weight_of(self.parts[0].module)
         self.dtype = own.dtype
         self.dummy = torch.zeros((), device=own.device, requires_grad=True)
@@ -158,13 +155,12 @@ def is_linear(module: nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
-class _Use:
+class _One:
     """One adapter on one layer in one pass; `inner` and `mask` are where its tensors lie among the saved ones."""
 
     span: Span
     part: Part
     pair: Pair
-    factor: float
     inner: int
     mask: int | None
 
@@ -177,29 +173,14 @@ class _Product(torch.autograd.Function):
         now = group.now
         flat = rows.reshape(-1, rows.shape[-1]).to(now.kind)
         out = _base_product(group, flat)
-        saved: list[torch.Tensor] = [flat]
-        uses: list[_Use] = []
-        for span in now.spans:
-            if span.adapter is None:
-                continue
-            own = flat[span.start : span.stop]
-            for part in group.parts:
-                pair = span.adapter.pairs.get(part.name)
-                if pair is None:
-                    continue
-                a, b = pair.at(now.kind)
-                bits = span.mask(own.shape[1], part.number, own.device)
-                factor = span.adapter.scale / (1 if bits is None else span.adapter.kept)
-                kept, at = own, None
-                if bits is not None:
-                    kept, at = own * bits.to(now.kind), len(saved)
-                    saved.append(bits)
-                inner = (kept @ a.t()).mul_(factor)
-                out[span.start : span.stop, part.columns].addmm_(inner, b.t())
-                uses.append(_Use(span, part, pair, factor, len(saved), at))
-                saved.append(inner)
-        ctx.save_for_backward(*saved)
-        ctx.group, ctx.kind, ctx.uses = group, now.kind, uses
+        ctx.together, ctx.ones = now.use(group, flat.device), []
+        saved = []
+        if ctx.together is not None:
+            saved.append(ctx.together.forward(flat, out, group.columns))
+        elif not now.together(flat.device):
+            saved, ctx.ones = _one_by_one(group, flat, out)
+        ctx.save_for_backward(flat, *saved)
+        ctx.group, ctx.kind = group, now.kind
         ctx.shape, ctx.dtype = rows.shape, rows.dtype
         ctx.set_materialize_grads(False)
         shape = rows.shape[:-1]
@@ -210,13 +191,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[Any, ...]:
         group, kind = ctx.group, ctx.kind
-        flat, *_ = saved = ctx.saved_tensors
-        out = flat.new_empty(len(flat), group.outputs)
-        for part, grad in zip(group.parts, grads, strict=True):
-            if grad is None:
-                out[:, part.columns].zero_()
-            else:
-                out[:, part.columns].copy_(grad.reshape(len(flat), -1))
+        flat, *saved = ctx.saved_tensors
+        out = _gathered(grads, group, flat)
         below = None
         if ctx.needs_input_grad[1]:
             for columns, weight in group.blocks(kind):
@@ -224,21 +200,71 @@ class _Product(torch.autograd.Function):
                     below = out[:, columns] @ weight
                 else:
                     below.addmm_(out[:, columns], weight)
-        for use in ctx.uses:
-            rows = slice(use.span.start, use.span.stop)
-            a, b = use.pair.at(kind)
-            grad, inner, own = out[rows, use.part.columns], saved[use.inner], flat[rows]
-            bits = None if use.mask is None else saved[use.mask].to(kind)
-            _add_product(use.pair.grad_b, grad.t(), inner)
-            inner_grad = (grad @ b).mul_(use.factor)
-            _add_product(use.pair.grad_a, inner_grad.t(), own if bits is None else own * bits)
-            if below is None:
-                continue
-            if bits is None:
-                below[rows].addmm_(inner_grad, a)
-            else:
-                below[rows].addcmul_(inner_grad @ a, bits)
+        if ctx.together is not None:
+            ctx.together.backward(flat, saved[0], out, group.columns, below)
+        for one in ctx.ones:
+            _back(one, flat, saved, out, below)
         return None, None if below is None else below.view(ctx.shape).to(ctx.dtype), None
+
+
+def _one_by_one(group: Group, flat: torch.Tensor, out: torch.Tensor) -> tuple[list[torch.Tensor], list[_One]]:
+    """Add to the outputs what each adapter changes; gives tensors and notes for the backward pass.
+
+    Masks are kept: on a CPU, to draw them once more takes longer than memory is worth.
+    """
+    saved, ones = list[torch.Tensor](), list[_One]()
+    for span in group.now.spans:
+        if span.adapter is None:
+            continue
+        own = flat[span.start : span.stop]
+        for part in group.parts:
+            pair = span.adapter.pairs.get(part.name)
+            if pair is None:
+                continue
+            a, b = pair.at(flat.dtype)
+            bits = span.mask(own.shape[1], part.number)
+            kept, at = own, None
+            if bits is not None:
+                kept, at = own * bits.to(flat.dtype), len(saved)
+                saved.append(bits)
+            inner = (kept @ a.t()).mul_(span.factor)
+            out[span.start : span.stop, part.columns].addmm_(inner, b.t())
+            ones.append(_One(span, part, pair, len(saved), at))
+            saved.append(inner)
+    return saved, ones
+
+
+def _back(
+    one: _One, flat: torch.Tensor, saved: Sequence[torch.Tensor], out: torch.Tensor, below: torch.Tensor | None
+) -> None:
+    """Add one adapter's gradients on one layer to its own, and to that of the input."""
+    rows = slice(one.span.start, one.span.stop)
+    a, b = one.pair.at(flat.dtype)
+    grad, inner, own = out[rows, one.part.columns], saved[one.inner], flat[rows]
+    bits = None if one.mask is None else saved[one.mask].to(flat.dtype)
+    _add_product(one.pair.grad_b, grad.t(), inner)
+    inner_grad = (grad @ b).mul_(one.span.factor)
+    _add_product(one.pair.grad_a, inner_grad.t(), own if bits is None else own * bits)
+    if below is None:
+        return
+    if bits is None:
+        below[rows].addmm_(inner_grad, a)
+    else:
+        below[rows].addcmul_(inner_grad @ a, bits)
+
+
+def _gathered(grads: Sequence[torch.Tensor | None], group: Group, flat: torch.Tensor) -> torch.Tensor:
+    """The gradients of the outputs, (rows, all columns), in the type of the products."""
+    if all(grad is not None for grad in grads) and flat.device.type != "cpu":  # one launch
+        own = [grad.reshape(len(flat), -1) for grad in grads if grad is not None]
+        return own[0].to(flat.dtype) if len(own) == 1 else torch.cat(own, 1).to(flat.dtype)
+    out = flat.new_empty(len(flat), group.outputs)
+    for part, grad in zip(group.parts, grads, strict=True):
+        if grad is None:
+            out[:, part.columns].zero_()
+        else:
+            out[:, part.columns].copy_(grad.reshape(len(flat), -1))
+    return out
 
 
 def _base_product(group: Group, flat: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,9 @@
 It starts as PEFT starts it, and is given back as PEFT saves it. Products in bfloat16 read a copy, made once a step.
 
 Its dropout masks are a function of its seed, the pass and the module, whatever else is trained beside it. A mask has no
-history: a training that goes on, or a layer that is computed twice, draws the same one again. Sixteen bits decide about
-a value, four values a draw; so the rate is rounded to a 32768th. On a CPU the draws are NumPy's SFC64, which is the
-fastest there is; on a GPU they are the device's own, so that masks differ between the two. Not run on a GPU yet.
+history: a training that goes on, or a layer that is computed twice, draws the same one again. Fifteen bits decide about
+a value; so the rate is rounded to a 32768th. On a CPU four values share a draw of NumPy's SFC64, which is the fastest
+there is; a GPU computes each value's bits for itself (`grouped.py`), so that masks differ between the two.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.packed.unpackable import Unpackable
@@ -51,7 +52,8 @@ class FlatAdapter:
     Attributes:
         pairs: by the name of the module in the base. config: PEFT's, with the target modules resolved.
         scale: of the product B A, without what dropout needs. rate: of the dropout; a share of `kept` stays.
-        weights: the flat tensor, with `gradient` as its gradient; after every change call `refresh`.
+        weights: the flat tensor, with `gradient` as its gradient; after every change call `refresh`. On a GPU each B
+            lies in it transposed, since stacks of matrices then are filled in one launch; `plain` turns them back.
 
     Raises:
         InputError: the base lacks a target module.
@@ -66,15 +68,17 @@ class FlatAdapter:
         if other:
             raise Unpackable(f"PEFT trains `{other[0]}`, which is no matrix of a linear layer")
         self.shapes = {name: weight.shape for name, weight in start.items()}
-        flat = torch.cat([weight.flatten() for weight in start.values()]).float().to(base.device)
+        self.turned = base.device.type != "cpu"
+        flat = self.own(torch.cat([weight.flatten() for weight in start.values()]).float().to(base.device))
         self.weights = torch.nn.Parameter(flat)
         self.gradient = torch.zeros_like(flat)
         self.weights.grad = self.gradient
-        self.low = self.weights.detach() if kind == torch.float32 else flat.to(kind)
+        # On a GPU products read stacks, which are in their type.
+        self.low = self.weights.detach() if kind == torch.float32 or self.turned else flat.to(kind)
         self.scale = recipe.alpha / (math.sqrt(recipe.rank) if recipe.use_rslora else recipe.rank)
         self.rate, self.seed = recipe.dropout, recipe.seed
         self.kept = kept_share(recipe.dropout)
-        whole, low, gradient = (self._parts(x) for x in (self.weights.detach(), self.low, self.gradient))
+        whole, low, gradient = (self._parts(x, self.turned) for x in (self.weights.detach(), self.low, self.gradient))
         names = [name.removeprefix(_PREFIX).removesuffix(_A) for name in start if name.endswith(_A)]
         self.pairs = {
             name: Pair(*(part[_PREFIX + name + end] for part in (whole, low, gradient) for end in (_A, _B)))
@@ -90,39 +94,83 @@ class FlatAdapter:
         """Flat weights as copies on the CPU, named as PEFT's files name them."""
         return {name: part.to("cpu", copy=True).contiguous() for name, part in self._parts(flat).items()}
 
-    def _parts(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-        sizes = [shape.numel() for shape in self.shapes.values()]
-        parts = torch.split(flat, sizes)
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+    def plain(self, flat: torch.Tensor) -> torch.Tensor:
+        """A flat tensor of this adapter as it is kept on disk, with each B as it is."""
+        if not self.turned:
+            return flat
+        return torch.cat([part.reshape(-1) for part in self._parts(flat, True).values()])
+
+    def own(self, plain: torch.Tensor) -> torch.Tensor:
+        """The reverse of `plain`."""
+        if not self.turned:
+            return plain
+        parts = self._parts(plain).items()
+        return torch.cat([(part.t() if name.endswith(_B) else part).reshape(-1) for name, part in parts])
+
+    def _parts(self, flat: torch.Tensor, turned: bool = False) -> dict[str, torch.Tensor]:
+        parts = torch.split(flat, [shape.numel() for shape in self.shapes.values()])
+        return {
+            name: part.view(shape[::-1]).t() if turned and name.endswith(_B) else part.view(shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
 
-_BITS = 1 << 15
+@dataclass(frozen=True)
+class Span:
+    """Rows `start` to `stop` of a pass, and whose they are (None: nobody's, the base alone).
+
+    `draw` is the number of the adapter's portion, which its dropout masks depend on; None: no dropout. Of a portion
+    that is computed in pieces, masks are drawn for all its `drawn` rows, of which `skipped` come before this piece.
+    """
+
+    adapter: FlatAdapter | None
+    start: int
+    stop: int
+    draw: int | None = None
+    skipped: int = 0
+    drawn: int | None = None
+
+    @property
+    def drops(self) -> bool:
+        """Whether values are dropped."""
+        return self.adapter is not None and self.draw is not None and self.adapter.rate > 0
+
+    @property
+    def factor(self) -> float:
+        """Of the adapter's product; of what is left, where values are dropped."""
+        if self.adapter is None:
+            return 0.0
+        return self.adapter.scale / (self.adapter.kept if self.drops else 1)
+
+    def mask(self, width: int, number: int) -> torch.Tensor | None:
+        """On a CPU (rows, width) of 1 and 0 for the module of that number, in bfloat16; None: nothing is dropped."""
+        if self.adapter is None or not self.drops:
+            return None
+        count, key = self.stop - self.start, (self.adapter.seed, self.draw or 0, number)
+        if self.drawn is None:
+            return mask(count, width, self.adapter.rate, key)
+        found = mask(self.drawn, width, self.adapter.rate, key)[self.skipped : self.skipped + count]
+        return pad(found, (0, 0, 0, count - len(found)))  # as a copy; the last rows may be filler
+
+
+BITS = 1 << 15
 _ONE = 0x3F80  # 1.0 in bfloat16
 
 
 def kept_share(rate: float) -> float:
     """Which share of the values stays, exactly; what stays is divided by it."""
-    return _bound(rate) / _BITS
+    return bound(rate) / BITS
 
 
-def mask(rows: int, width: int, rate: float, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """(rows, width) of 1 and 0, in bfloat16; about `rate` of them are 0. The key, of whole numbers from 0, decides."""
-    bits = _draws((rows * width + 3) // 4, key, device).view(torch.int16)[: rows * width]
+def bound(rate: float) -> int:
+    """What a draw below `BITS` must be below, for its value to stay."""
+    return round((1 - rate) * BITS)
+
+
+def mask(rows: int, width: int, rate: float, key: tuple[int, ...]) -> torch.Tensor:
+    """On a CPU (rows, width) of 1 and 0, in bfloat16; about `rate` of them are 0. The key, whole numbers, decides."""
+    draws = np.random.SFC64(key).random_raw((rows * width + 3) // 4)
+    bits = torch.from_numpy(draws.view(np.int16))[: rows * width]
     # The sign of (draw - bound), spread over all bits, is all ones where the value stays.
-    bits.bitwise_and_(_BITS - 1).sub_(_bound(rate)).bitwise_right_shift_(15).bitwise_and_(_ONE)
+    bits.bitwise_and_(BITS - 1).sub_(bound(rate)).bitwise_right_shift_(15).bitwise_and_(_ONE)
     return bits.view(torch.bfloat16).view(rows, width)
-
-
-def _bound(rate: float) -> int:
-    return round((1 - rate) * _BITS)
-
-
-def _draws(count: int, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Whole numbers of 64 bits, of which the highest may be 0 in all."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.random.SFC64(key).random_raw(count).view(np.int64))
-    generator = None
-    if device.type != "meta":  # which has no values, but what is computed with them can be counted
-        generator = torch.Generator(device)
-        generator.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
-    return torch.empty(count, dtype=torch.int64, device=device).random_(generator=generator)

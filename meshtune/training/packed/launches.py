@@ -31,7 +31,7 @@ _KERNELS = {
             "_nested_tensor_from_mask record_stream"
         ),
         2: (
-            "_fused_rms_norm_backward native_layer_norm_backward _varlen_attn _log_softmax_backward_data "
+            "_grouped_mm _fused_rms_norm_backward native_layer_norm_backward _varlen_attn _log_softmax_backward_data "
             "slice_backward select_backward linalg_vector_norm _scaled_dot_product_efficient_attention_backward"
         ),
         5: "_varlen_attn_backward _flash_attention_backward _scaled_dot_product_flash_attention_backward",

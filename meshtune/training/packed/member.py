@@ -8,6 +8,7 @@ loss of a step is the mean over all its label tokens.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -140,7 +141,7 @@ class Member:
         if not math.isfinite(loss):
             raise Diverged(f"the validation loss after epoch {self.step // self.steps_an_epoch} was {loss}")
         if loss < self.loss or self.at == "last":
-            self.loss, self.best = loss, self.adapter.weights.detach().to("cpu", copy=True)
+            self.loss, self.best = loss, self.adapter.plain(self.adapter.weights.detach()).to("cpu", copy=True)
         training, self.epoch_loss, self.epoch_labels = self.epoch_loss / self.epoch_labels, 0.0, 0
         self.history.append(self.progress(training_loss=training, validation_loss=loss))
         return self.history[-1]
@@ -158,9 +159,9 @@ class Member:
     def snapshot(self) -> dict[str, Any]:
         """Everything that its next pass depends on, and what it has told."""
         return {
-            "weights": self.adapter.weights.detach(),
-            "gradient": self.adapter.gradient if self.done else None,
-            "optimizer": self.optimizer.state_dict(),
+            "weights": self.adapter.plain(self.adapter.weights.detach()),
+            "gradient": self.adapter.plain(self.adapter.gradient) if self.done else None,
+            "optimizer": _each(self.optimizer.state_dict(), self.adapter.plain),
             "schedule": self.schedule.state_dict(),
             "best": self.best,
             "history": [astuple(step) for step in self.history],
@@ -170,11 +171,11 @@ class Member:
     def restore(self, saved: dict[str, Any], earlier: float) -> None:
         """Go on from a snapshot, `earlier` seconds after the training began."""
         with torch.no_grad():
-            self.adapter.weights.copy_(saved["weights"])
+            self.adapter.weights.copy_(self.adapter.own(saved["weights"]))
             if saved["gradient"] is not None:
-                self.adapter.gradient.copy_(saved["gradient"])
+                self.adapter.gradient.copy_(self.adapter.own(saved["gradient"]))
         self.adapter.refresh()
-        self.optimizer.load_state_dict(saved["optimizer"])
+        self.optimizer.load_state_dict(_each(saved["optimizer"], self.adapter.own))
         self.schedule.load_state_dict(saved["schedule"])
         self.best, self.earlier = saved["best"], earlier
         self.history = [Step(*values) for values in saved["history"]]
@@ -209,3 +210,12 @@ class Member:
         self.schedule.step()
         adapter.gradient.zero_()
         adapter.refresh()
+
+
+def _each(state: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+    """An optimizer's state with its flat tensors changed."""
+    moments = {
+        number: {name: change(x) if name in ("exp_avg", "exp_avg_sq") else x for name, x in own.items()}
+        for number, own in state["state"].items()
+    }
+    return {**state, "state": moments}

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from meshtune.training.loss import Row
-from meshtune.training.packed.adapters import Span
-from meshtune.training.packed.flat_adapter import FlatAdapter
+from meshtune.training.packed.flat_adapter import FlatAdapter, Span
 
 CPU_TOKENS = 1024  # of a pass: products are at their peak from 300 rows, and more at once only costs memory
 GPU_TOKENS = 16384

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from meshtune.training.packed.adapters import Group, Now, Span
-from meshtune.training.packed.flat_adapter import FlatAdapter, kept_share, mask
+from meshtune.training.packed.adapters import Group, Now
+from meshtune.training.packed.flat_adapter import FlatAdapter, Span, kept_share, mask
 from meshtune.training.packed.label_head import CHUNK, head_losses
 from meshtune.training.packed.rows import Portion, lay_out, pieces
 from tests.training.architectures import PACKABLE, make
@@ -45,7 +45,7 @@ def naive(layers: Sequence[Any], spans: Sequence[Span], rows: torch.Tensor, weig
             own = rows[0, span.start : span.stop]
             if span.draw is not None and span.adapter.rate:
                 key = span.adapter.seed, span.draw, index
-                bits = mask(*own.shape, span.adapter.rate, key, own.device)
+                bits = mask(*own.shape, span.adapter.rate, key)
                 own = own * bits.float() / span.adapter.kept
             change = span.adapter.scale * own @ a.t() @ b.t()
             added = torch.zeros_like(outputs[index])
@@ -136,17 +136,16 @@ def test_an_adapter_starts_as_peft_starts_it(make_recipe: MakeRecipe) -> None:
 
 def test_masks() -> None:
     """Rates as asked, neighbours independent, the same for the same key, others for any other."""
-    cpu = torch.device("cpu")
-    drawn = mask(1000, 501, 0.1, (1, 2, 3), cpu).float()
+    drawn = mask(1000, 501, 0.1, (1, 2, 3)).float()
     assert drawn.unique().tolist() == [0, 1]
     assert drawn.mean().item() == pytest.approx(kept_share(0.1), abs=0.002)
     assert kept_share(0.1) == pytest.approx(0.9, abs=1e-4)
     for lag in range(1, 9):
         both = (drawn.flatten()[lag:] * drawn.flatten()[:-lag]).mean().item()
         assert both == pytest.approx(kept_share(0.1) ** 2, abs=0.003)
-    assert mask(1000, 501, 0.1, (1, 2, 3), cpu).float().equal(drawn)
+    assert mask(1000, 501, 0.1, (1, 2, 3)).float().equal(drawn)
     for key in ((0, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3)):
-        share = (mask(1000, 501, 0.1, key, cpu).float() * drawn).mean().item()
+        share = (mask(1000, 501, 0.1, key).float() * drawn).mean().item()
         assert share == pytest.approx(kept_share(0.1) ** 2, abs=0.003)
 
 
@@ -173,13 +172,13 @@ def test_pieces_of_a_portion_have_its_masks(base: Any, make_recipe: MakeRecipe, 
     rows = [(np.arange(length, dtype=np.int32), np.ones(length, dtype=np.bool_)) for length in (5, 9, 3, 7)]
     portion = Portion(adapter, rows, 0.1, draw=3)
     (span,) = lay_out([portion], device, multiple).spans
-    whole = span.mask(64, 2, device)
+    whole = span.mask(64, 2)
     assert whole is not None
     parts = pieces(portion, 12)
     assert [part.tokens for part in parts] == [5, 12, 7]
     begin = 0
     for part, own in zip(parts, lay_out(parts, device, multiple).spans, strict=True):
-        found = own.mask(64, 2, device)
+        found = own.mask(64, 2)
         assert found is not None
         assert len(found) == own.stop - own.start
         assert found[: part.tokens].equal(whole[begin : begin + part.tokens])

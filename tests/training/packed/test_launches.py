@@ -46,15 +46,17 @@ def counted(layers: int, rows: list[Row], dropout: float, low: torch.dtype, make
             group.dummy = torch.zeros((), device=META, requires_grad=True)
             group._stacked = None if group._stacked is None else group._stacked.to(META)
         batch = lay_out([Portion(adapter, rows, 0.1, 0) for adapter in adapters], META, 8)
-        return count(lambda: pack.losses(batch, train=True)[1].backward())  # type: ignore[no-untyped-call]
+        for _ in range(2):  # the first pass takes memory for stacks of matrices
+            found = count(lambda: pack.losses(batch, train=True)[1].backward())  # type: ignore[no-untyped-call]
+        return found
 
 
 # What a layer may launch, forward and backward. To be lowered, never raised; the aim: 150 with dropout, 100 without.
 BOUNDS = {
-    (torch.bfloat16, 0.1): 1126,
-    (torch.bfloat16, 0.0): 678,
-    (torch.float32, 0.1): 1113,
-    (torch.float32, 0.0): 553,
+    (torch.bfloat16, 0.1): 211,
+    (torch.bfloat16, 0.0): 211,
+    (torch.float32, 0.1): 165,
+    (torch.float32, 0.0): 173,
 }
 
 
