@@ -1,0 +1,48 @@
+"""CI's choice among the slow tests: what is touched first, never more than its time, and every slow file has a time."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tools.slow_tests import TIMES, chosen, times
+
+ROOT = Path(__file__).parents[1]
+KNOWN = times(TIMES.read_text(encoding="utf-8"))
+
+
+def test_every_file_of_slow_tests_has_a_time() -> None:
+    mark = "mark." + "slow"
+    slow = {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_*.py") if mark in path.read_text()}
+    assert slow == KNOWN.keys()
+
+
+def test_what_is_touched_comes_first_and_the_time_is_kept() -> None:
+    known = {"tests/plan/test_goals.py": 50, "tests/plan/test_forecast.py": 40, "tests/test_api.py": 5}
+    known |= {"tests/samplers/gp/test_resume.py": 10, "tests/samplers/mads/test_resume.py": 9}
+    assert chosen(known, ["meshtune/plan/goals.py"], 95) == [
+        "tests/plan/test_goals.py",
+        "tests/test_api.py",
+        "tests/plan/test_forecast.py",
+    ]
+    assert chosen(known, ["meshtune/plan/goals.py"], 60) == ["tests/plan/test_goals.py", "tests/test_api.py"]
+    assert chosen(known, ["tests/plan/test_forecast.py"], 40) == ["tests/plan/test_forecast.py"]
+    resumes = ["tests/samplers/gp/test_resume.py", "tests/samplers/mads/test_resume.py"]
+    assert chosen(known, ["meshtune/samplers/build.py"], 19) == ["tests/test_api.py", resumes[1]]
+    assert chosen(known, ["meshtune/samplers/gp/resume.py"], 10) == resumes[:1]
+    assert chosen(known, [], 1000) == []
+
+
+def test_the_program_prints_files_that_pytest_takes() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tools.slow_tests",
+        subprocess.run(
+            ["git", "hash-object", "-t", "tree", "/dev/null"], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.strip(),
+        "200",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    files = done.stdout.split()
+    assert sum(KNOWN[file] for file in files) <= 200
+    assert {line.split()[4] for line in done.stderr.splitlines()} == KNOWN.keys() - set(files)
