@@ -4,12 +4,14 @@ Counted as in `formula.py`, but as the packed trainer computes (the test counts 
 
 - the base: its weights as they were loaded, since validation is computed in them; where training computes in a lower
   type, a copy of all linear weights in that type too, once for the whole pack; of weights in few bits one at a time;
-- an adapter: weight, gradient and Adam's two moments in float32 (16 bytes a parameter), the copy that products of a
-  lower type read, and in the CPU's memory the best epoch's where there are several;
+- an adapter: weight, gradient and Adam's two moments in float32 (16 bytes a parameter). On a CPU also the copy
+  that products of a lower type read, and the best epoch's where there are several; on a GPU the stacks that products
+  read, in their type, in which every member has the largest rank;
 - a pass, whose tokens have a limit however many members there are. Per token a norm keeps its input, linear layers that
   read the same tensor keep it once, an attention query, key, value and output in float32 (on a GPU in the type of the
-  products), a feed-forward what it always keeps; an adapted layer `rank` values, with dropout a mask of 2 bytes each.
-  There is no padding and no attention mask, and of the logits one chunk of rows, but for models that scale or cap them.
+  products), a feed-forward what it always keeps; an adapted layer `rank` values, and in the CPU's
+  memory, with dropout, a mask of 2 bytes each. There is no padding and no attention mask, and of the logits one
+  chunk of rows, but for models that scale or cap them.
 
 The CUDA side follows from the same counts and has not been run. Errors are in docs/decisions/2026-11-25-pack-memory.md.
 """
@@ -67,7 +69,7 @@ class PackSetting:
         parameters = sum(self.parameters(recipe) for recipe in members)
         return Memory(
             base=self.base(members[0]),
-            adapter=sum(self.adapter(recipe) for recipe in members) - 12 * parameters,
+            adapter=sum(self.adapter(recipe) for recipe in members) - 12 * parameters + self._filling(members),
             optimizer=12 * parameters,
             activations=self.activations(members, self.tokens(members, pass_tokens)),
             overhead=CPU_OVERHEAD if self._on_cpu else GPU_OVERHEAD,
@@ -97,9 +99,16 @@ class PackSetting:
 
     def adapter(self, recipe: Recipe) -> int:
         """Bytes of one more member, but for the tokens that it brings to a pass."""
-        low = self._width(recipe) if self._width(recipe) < 4 else 0
+        low = self._width(recipe) if self._width(recipe) < 4 or not self._on_cpu else 0
         best = 4 if self._on_cpu else 0
         return self.parameters(recipe) * (16 + low + best)
+
+    def _filling(self, members: Sequence[Recipe]) -> int:
+        """Bytes of a GPU's stacks beyond what the members' own matrices take there."""
+        if self._on_cpu:
+            return 0
+        sizes = [self.parameters(recipe) for recipe in members]
+        return self._width(members[0]) * (len(sizes) * max(sizes) - sum(sizes))
 
     def tokens(self, members: Sequence[Recipe], pass_tokens: int | None = None) -> int:
         """Tokens of the largest pass: those of all members up to a limit, but of one member's portion at least."""
@@ -139,7 +148,7 @@ class PackSetting:
             values += width * (reading + writing) // 2
         inputs = 2 * shape.layers * shape.hidden + writing + sum(x.inputs for x in residual_writers(shape))
         values += width * (inputs + feed_forward(shape) + recipe.rank * len(targets))
-        return values + (2 * sum(x.inputs for x in targets) if recipe.dropout > 0 else 0)
+        return values + (2 * sum(x.inputs for x in targets) if recipe.dropout > 0 and self._on_cpu else 0)
 
     def _validation(self) -> int:
         """Bytes of a pass that measures: one layer's values in the base's type, and the logits."""

@@ -102,6 +102,35 @@ def test_what_a_pass_keeps(
     assert setting_of(base, dtype).kept(recipe) * TOKENS == pytest.approx(really, rel=within)
 
 
+def test_a_gpu_keeps_no_masks(make_recipe: Callable[..., Recipe]) -> None:
+    """Counted by the formula, and by autograd on the path that a GPU takes."""
+    base = make(PACKABLE["llama"]())
+    plain, dropped = make_recipe(rank=8), make_recipe(rank=8, dropout=0.1)
+    setting = replace(setting_of(base), device="cuda")
+    assert setting.kept(plain) == setting.kept(dropped)
+    with packed(base, torch.float32) as pack:
+        pack.now.grouped = True
+        pack.losses(lay_out([Portion(None, four_rows())], base.device), train=False)
+        sizes = [really_kept(pack, FlatAdapter(base, recipe, torch.float32)) for recipe in (plain, dropped)]
+    assert sizes[0] == sizes[1]
+
+
+def test_a_gpu_has_stacks_of_the_largest_rank(make_recipe: Callable[..., Recipe]) -> None:
+    """Each member's matrices have its rank."""
+    base = make(PACKABLE["llama"]())
+    few, many = make_recipe(rank=8), make_recipe(rank=24)
+    setting = replace(setting_of(base), device="cuda")
+    with packed(base, torch.float32) as pack:
+        pack.now.grouped = True
+        adapters = [FlatAdapter(base, recipe, torch.float32) for recipe in (few, many)]
+        pack.losses(lay_out([Portion(a, four_rows(), 0.1, 0) for a in adapters], base.device), train=True)
+        (found,) = (own for own in pack.now._stacks._sets.values() if len(own.adapters) == 2)
+        held = sum(x.nbytes for stack in found.stacks.values() for x in (stack.a, *stack.b))
+    counted = setting.memory([few, many])
+    sizes = [setting.parameters(recipe) for recipe in (few, many)]
+    assert counted.adapter + counted.optimizer - 16 * sum(sizes) == held
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt"])
 def test_weights(make_recipe: Callable[..., Recipe], name: str) -> None:
     """The base's copy for the whole pack, and an adapter's flat tensors."""
