@@ -65,7 +65,7 @@ def why_not_packed(base: Any, training: TrainingConfig, variants: Sequence[Mappi
                 check_packable(base, [recipe(training, {**_ANY, **variant}, 0)])
             except InputError:  # such a trial says it itself
                 continue
-        kind = torch.bfloat16 if training.precision == "bfloat16" else base.dtype
+        kind = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
         with packed(base, kind, checkpointing=training.gradient_checkpointing):
             return None
     except Unpackable as error:

@@ -130,7 +130,7 @@ class PackSetting:
         # A GPU's optimizer steps over all weights of an adapter at once, when the activations are gone.
         step = 0 if self._on_cpu else 4 * max(self.parameters(recipe) for recipe in members)
         spare = CPU_SPARE if self._on_cpu else GPU_SPARE
-        training = kept + max(self._head(tokens, self._width(first)), working)
+        training = kept + max(self._head(tokens, min(own, self._width(first))), working)
         return round(spare * max(training, self._validation(), step))
 
     def kept(self, recipe: Recipe) -> int:
@@ -165,8 +165,8 @@ class PackSetting:
         return min(labels, CHUNK) * self.shape.vocab * (4 + (width if width < 4 else 0))
 
     def _width(self, recipe: Recipe) -> int:
-        """Bytes of a value of the products of training."""
-        return 2 if recipe.precision == "bfloat16" else BYTES.get(self.dtype, 4)
+        """Bytes of a value of the adapters' products in training."""
+        return 2 if recipe.precision == "bfloat16" else 4
 
     @property
     def _on_cpu(self) -> bool:

@@ -34,7 +34,8 @@ class Now:
     """What the layers of a base compute at the moment; one object for all of them.
 
     `lengths`: of the sequences, end to end; `starts`: of each, and the end of the last, on the device. `kind`: the type
-    of the products. `attended`: calls of the attention, which took `path` at last.
+    of the products; those of the base are in its own, where that is lower. `attended`: calls of the attention, which
+    took `path` at last.
     `groups`: all there are. `grouped`: whether adapters are computed together; None: as suits the device.
     """
 
@@ -85,7 +86,8 @@ class Group:
         named: number, name and module of each. low: the type of the products of training. now: shared by all groups.
 
     In float32 the weights are the base's own. In a lower type one stacked copy serves all products of the group. Those
-    of a quantized base are written out once a pass and direction, for all adapters' rows.
+    of a quantized base are written out once a pass and direction, for all adapters' rows. A base in a lower type than
+    the products of adapters is multiplied in its own, as in PEFT's layers.
     """
 
     named: Sequence[tuple[int, str, Any]]
@@ -108,7 +110,7 @@ class Group:
         self.dtype = own.dtype
         self.dummy = torch.zeros((), device=own.device, requires_grad=True)
         self._stacked = None
-        if self.low != own.dtype and not isinstance(self.parts[0].module, QuantizedLinear):
+        if self.low.itemsize < own.dtype.itemsize and not isinstance(self.parts[0].module, QuantizedLinear):
             self._stacked = torch.cat([weight_of(part.module).detach().to(self.low) for part in self.parts])
 
     def blocks(self, kind: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -118,7 +120,8 @@ class Group:
             return
         for part in self.parts:
             quantized = isinstance(part.module, QuantizedLinear)
-            yield part.columns, part.module.dequantized(kind) if quantized else weight_of(part.module)
+            weight = part.module.dequantized(lower(kind, self.dtype)) if quantized else weight_of(part.module)
+            yield part.columns, weight
 
     def clear(self) -> None:
         """Forget outputs that nobody fetched."""
@@ -147,6 +150,11 @@ def weight_of(module: Any) -> torch.Tensor:
     """The weight as (outputs, inputs), also where it is kept transposed."""
     weight: torch.Tensor = module.weight
     return weight.t() if isinstance(module, Conv1D) else weight
+
+
+def lower(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    """That of two types which rounds more."""
+    return min(one, other, key=lambda kind: kind.itemsize)
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -185,7 +193,8 @@ class _Product(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         shape = rows.shape[:-1]
         return tuple(
-            out[:, part.columns].to(now.kind if part.wide else group.dtype).view(*shape, -1) for part in group.parts
+            out[:, part.columns].to(lower(now.kind, group.dtype) if part.wide else group.dtype).view(*shape, -1)
+            for part in group.parts
         )
 
     @staticmethod
@@ -197,9 +206,11 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             for columns, weight in group.blocks(kind):
                 if below is None:
-                    below = out[:, columns] @ weight
-                else:
+                    below = (out[:, columns].to(weight.dtype) @ weight).to(kind)
+                elif weight.dtype == kind:
                     below.addmm_(out[:, columns], weight)
+                else:
+                    below.add_(out[:, columns].to(weight.dtype) @ weight)
         if ctx.together is not None:
             ctx.together.backward(flat, saved[0], out, group.columns, below)
         for one in ctx.ones:
@@ -270,7 +281,10 @@ def _gathered(grads: Sequence[torch.Tensor | None], group: Group, flat: torch.Te
 def _base_product(group: Group, flat: torch.Tensor) -> torch.Tensor:
     out = flat.new_empty(len(flat), group.outputs)
     for columns, weight in group.blocks(flat.dtype):
-        torch.mm(flat, weight.t(), out=out[:, columns])
+        if weight.dtype == flat.dtype:
+            torch.mm(flat, weight.t(), out=out[:, columns])
+        else:
+            out[:, columns] = flat.to(weight.dtype) @ weight.t()
     for part in group.parts:
         if part.module.bias is not None:
             out[:, part.columns].add_(part.module.bias)

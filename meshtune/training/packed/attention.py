@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from meshtune.training.packed.adapters import Now
+from meshtune.training.packed.adapters import Now, lower
 from meshtune.training.packed.launches import launches
 from meshtune.training.packed.unpackable import Unpackable
 
@@ -94,7 +94,7 @@ def attention(now: Now) -> Callable[..., tuple[torch.Tensor, None]]:
         now.attended += 1
         window = sliding_window if sliding_window is not None and sliding_window < max(now.lengths) else None
         setting = Setting(tuple(now.lengths), now.starts, scaling, window, softcap)
-        kind = torch.float32 if query.device.type == "cpu" else now.kind
+        kind = torch.float32 if query.device.type == "cpu" else lower(now.kind, query.dtype)
         path = chosen(query.device, kind, query.shape[1], key.shape[1], query.shape[3], value.shape[3], softcap)
         now.path = path.__name__
         q, k, v = (x.squeeze(0).transpose(0, 1).to(kind) for x in (query, key, value))

@@ -64,9 +64,10 @@ class PackedBase:
     def losses(self, batch: Pass, *, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of each label, float32, and their sum weighted by shares, to be differentiated where `train`.
 
-        Training computes in `low`, else the model's own type is taken. Call `backward` before the next pass.
+        Training computes in `low`, measuring in float32; a base in a lower type is multiplied in its own. Call
+        `backward` before the next pass.
         """
-        kind = self.low if train else self.base.dtype
+        kind = self.low if train else torch.float32
         with torch.set_grad_enabled(train):
             if self.head is None:
                 logits = self._own_logits(batch, kind)
@@ -74,7 +75,7 @@ class PackedBase:
                 return losses.detach(), losses @ batch.shares
             hidden = self._hidden(batch, kind)[batch.before]
             weight = self.head.weight
-            if kind != weight.dtype:
+            if kind.itemsize < weight.dtype.itemsize:
                 if self._head_low is None:
                     self._head_low = weight.detach().to(kind)
                 weight = self._head_low

@@ -173,7 +173,7 @@ class TrainingPack:
         """As `train_pack` says."""
         first = recipes[0]
         self.most = min(self.limit, first.pass_tokens or self.limit)
-        self.kind = torch.bfloat16 if first.precision == "bfloat16" else self.base.dtype
+        self.kind = torch.bfloat16 if first.precision == "bfloat16" else torch.float32
         made_by = "" if checkpoint is None else self._identity(first)
         self.saves = Saves(checkpoint, made_by)
         with packed(self.base, self.kind, checkpointing=first.gradient_checkpointing) as pack:
@@ -275,7 +275,8 @@ class TrainingPack:
 
     def _backward(self, pack: PackedBase, together: Sequence[Portion]) -> Sequence[torch.Tensor]:
         """The losses of each portion's labels; their gradients are added to those of the adapters."""
-        batch = lay_out(together, self.base.device, 1 if self.kind == torch.float32 else LOW_MULTIPLE)
+        exact = self.kind == self.base.dtype == torch.float32
+        batch = lay_out(together, self.base.device, 1 if exact else LOW_MULTIPLE)
         losses, total = pack.losses(batch, train=True)
         total.backward()  # type: ignore[no-untyped-call]
         return torch.split(losses, list(batch.shared))

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from meshtune.training.checkpoints import new_adapter
 from meshtune.training.packed.adapters import Group, Now
 from meshtune.training.packed.flat_adapter import FlatAdapter, Span, kept_share, mask
 from meshtune.training.packed.label_head import CHUNK, head_losses
 from meshtune.training.packed.rows import Portion, lay_out, pieces
+from meshtune.training.trainer import lora_config
 from tests.training.architectures import PACKABLE, make
 from tests.training.packed.test_trainer import MakeRecipe
 
@@ -94,6 +96,38 @@ def test_outputs_and_gradients(make_recipe: MakeRecipe, draw: int | None, transp
             a, b = weights[at][name]
             torch.testing.assert_close(pair.grad_a, a.grad + 1)
             torch.testing.assert_close(pair.grad_b, b.grad + 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_over_a_base_in_bfloat16_adapters_are_float32(make_recipe: MakeRecipe, training: bool) -> None:
+    """As PEFT's layer computes them: where training's precision is so, and where they are only measured."""
+    base = make(PACKABLE["llama"](), torch.bfloat16)
+    name = "model.layers.0.self_attn.q_proj"
+    recipe = make_recipe(rank=16)
+    adapter = FlatAdapter(base, recipe, torch.float32 if training else torch.bfloat16)
+    with torch.no_grad():
+        adapter.weights.copy_(torch.randn_like(adapter.weights) / 10)
+    a, b = adapter.pairs[name].at(torch.float32)
+    rows = torch.randn(1, 9, 32).bfloat16().requires_grad_()
+    own = rows.detach().clone().requires_grad_()
+    with new_adapter(base, lora_config(base, recipe), 0) as peft, torch.enable_grad():
+        layer = peft.model.get_submodule(f"base_model.model.{name}")
+        with torch.no_grad():
+            layer.lora_A["default"].weight.copy_(a)
+            layer.lora_B["default"].weight.copy_(b)
+        expected = layer(own)
+        expected.float().square().sum().backward()
+        gradients = [layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad]
+    now = Now([Span(adapter, 0, 9, 0)], [9])
+    group = Group([(0, name, base.get_submodule(name))], torch.float32 if training else torch.bfloat16, now)
+    found = group.output(0, rows)
+    found.float().square().sum().backward()
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, rtol=0.004, atol=0)  # the last bit
+    assert rows.grad is not None
+    torch.testing.assert_close(rows.grad, own.grad, rtol=0.02, atol=0.1)
+    for ours, theirs in zip((adapter.pairs[name].grad_a, adapter.pairs[name].grad_b), gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_the_first_layer_needs_no_gradient_of_its_input(make_recipe: MakeRecipe) -> None:
