@@ -30,7 +30,7 @@ from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.quantized import Quantization, QuantizedLinear, check_quantizable, dequantize, quantize
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Trained
-from tests.training.architectures import PACKABLE, REFUSED, make
+from tests.training.architectures import MIXTURES, PACKABLE, make
 
 MakeRecipe = Callable[..., Recipe]
 BOTH = pytest.mark.parametrize("quantization", ["int8", "nf4"])
@@ -199,7 +199,7 @@ def test_start_weights_that_change_the_base(tiny_model_folder: Path, make_recipe
 
 def test_what_cannot_be_quantized(tiny_model_folder: Path) -> None:
     with pytest.raises(InputError, match="mixture of experts"):
-        quantize(make(REFUSED["mixtral"][0]()), "nf4", device="cpu", dtype=torch.float32)
+        quantize(make(MIXTURES["mixtral"]()), "nf4", device="cpu", dtype=torch.float32)
     base = make(PACKABLE["llama"]())
     base.is_quantized = True
     with pytest.raises(InputError, match="quantized as they are published"):
