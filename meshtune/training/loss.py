@@ -33,7 +33,7 @@ from meshtune.training import machine
 
 IGNORED = -100
 # Devices whose products can be given in another type; torch knows them since 2.8.
-_EXACT = ("cuda", "meta") if "dtype" in torch.ops.aten.mm.overloads() else ()
+_EXACT = ("cuda", "meta") if hasattr(torch.ops.aten.mm, "dtype") else ()
 
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]
 
