@@ -29,6 +29,7 @@ from meshtune.training import machine
 from meshtune.training.loss import alike, exact_head, forget_lengths
 from meshtune.training.packed.adapters import Group, Now, is_linear, weight_of
 from meshtune.training.packed.attention import attention
+from meshtune.training.packed.elementwise import replaced
 from meshtune.training.packed.flat_adapter import Pair
 from meshtune.training.packed.label_head import head_losses
 from meshtune.training.packed.mixers import Lanes, Mixer, apart, mixers, output_of
@@ -73,7 +74,7 @@ class PackedBase:
                 logits = self._own_logits(batch, kind)
                 losses = cross_entropy(logits.float(), batch.labels, reduction="none")
                 return losses.detach(), losses @ batch.shares
-            hidden = self._hidden(batch, kind)[batch.before]
+            hidden = self._hidden(batch, kind).index_select(0, batch.before)
             weight = self.head.weight
             if kind.itemsize < weight.dtype.itemsize:
                 if self._head_low is None:
@@ -84,7 +85,8 @@ class PackedBase:
     def row_losses(self, batch: Pass) -> list[tuple[float, int]]:
         """Per sequence the summed loss and the number of its labels, in the model's own type, without dropout."""
         losses, _ = self.losses(batch, train=False)
-        sums = [part.sum().item() for part in torch.split(losses, list(batch.counts))]
+        here = losses.cpu()  # all at once
+        sums = [part.sum().item() for part in torch.split(here, list(batch.counts))]
         return list(zip(sums, batch.counts, strict=True))
 
     def forget(self) -> None:
@@ -197,6 +199,7 @@ def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False) -> Itera
             if any("forward" in vars(part) for part in base.modules()):
                 raise Unpackable("another pack or hook has replaced the forward of its layers")
             alone = _alone(base)
+            undo.enter_context(replaced(base, pack.now))
             undo.enter_context(_attention(pack))
             pack.mixers = undo.enter_context(apart(mixers(base), pack.lanes))
             linears = [

@@ -8,10 +8,12 @@ loss of a step is the mean over all its label tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import get_scheduler
 
@@ -36,6 +38,7 @@ class Member:
     Attributes:
         step, steps: optimizer steps done and to be done. done: portions done of the step that comes.
         draws: portions done in all. tokens: of these. before: tokens before the step that was done last.
+        unread: the loss of the last portion, where it is still on the device.
         history: the first step, each rung, and each epoch's end. loss: of the epoch that counts.
     """
 
@@ -70,6 +73,8 @@ class Member:
         self.best: torch.Tensor | None = None
         self.history: list[Step] = []
         self.earlier = 0.0
+        self.unread: torch.Tensor | None = None
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
         self._cut()
 
     @property
@@ -101,17 +106,29 @@ class Member:
         self.adapter.gradient.zero_()
         self.tokens -= sum(len(tokens) for rows in self._portions[: self.done] for tokens, _ in rows)
         self.draws -= self.done
-        self.done, self.step_loss = 0, 0.0
+        self.done, self.step_loss, self.unread = 0, 0.0, None
 
     def took(self, losses: torch.Tensor) -> None:
-        """Note the losses of the labels of its portion, whose gradient is in the adapter."""
-        self.step_loss += losses.sum().item() / self._labels if self._labels else math.nan
+        """Note the losses of the labels of its portion, whose gradient is in the adapter; `read` brings them."""
+        self.unread = losses.sum()
         self.tokens += sum(len(tokens) for tokens, _ in self._portions[self.done])
         self.done += 1
         self.draws += 1
 
+    def update(self) -> None:
+        """Make the optimizer's step where its last portion is done, before its loss is known: `advance` looks at it."""
+        if self.done < len(self._portions):
+            return
+        adapter = self.adapter
+        if self.recipe.max_grad_norm > 0:
+            torch.nn.utils.clip_grad_norm_([adapter.weights], self.recipe.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        adapter.gradient.zero_()
+        adapter.refresh()
+
     def advance(self) -> Step:
-        """After each pass: make the optimizer's step once its last portion is done. Raises Diverged."""
+        """After each pass, updated and read: go on to the next step where the last portion is done. Raises Diverged."""
         loss = self.step_loss
         if not math.isfinite(loss):
             raise Diverged(f"the training loss of step {self.step + 1} was {loss}")
@@ -119,7 +136,6 @@ class Member:
             return self.progress()
         self.epoch_loss += loss * self._labels
         self.epoch_labels += self._labels
-        self._update()
         self.before = self.tokens - sum(len(tokens) for rows in self._portions for tokens, _ in rows)
         self.step, self.done, self.step_loss = self.step + 1, 0, 0.0
         step = self.progress(training_loss=loss)
@@ -195,21 +211,26 @@ class Member:
     def _cut(self) -> None:
         """The portions of the step that comes, and its labels; none after the last step."""
         epoch, step = divmod(self.step, self.steps_an_epoch)
-        order = epoch_order(len(self.rows), self.recipe.seed, epoch)[step * self.size : (step + 1) * self.size]
+        if self._order is None or self._order[0] != epoch:  # of a million rows it takes longer than a small step
+            self._order = epoch, epoch_order(len(self.rows), self.recipe.seed, epoch)
+        order = self._order[1][step * self.size : (step + 1) * self.size]
         rows: list[Row] = [] if self.step == self.steps else [self.rows[index] for index in order.tolist()]
         lengths = [len(tokens) for tokens, _ in rows]
         parts = in_portions(range(len(rows)), lengths, self.recipe.batch_size, self.limit, self.alike, self.padded)
         self._portions = [[rows[index] for index in part] for part in parts]
         self._labels = sum(int(trained[1:].sum()) for _, trained in rows)
 
-    def _update(self) -> None:
-        adapter = self.adapter
-        if self.recipe.max_grad_norm > 0:
-            torch.nn.utils.clip_grad_norm_([adapter.weights], self.recipe.max_grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
-        adapter.gradient.zero_()
-        adapter.refresh()
+    def _note(self, loss: float) -> None:
+        self.step_loss += loss / self._labels if self._labels else math.nan
+        self.unread = None
+
+
+def read(members: Iterable[Member]) -> None:
+    """Bring the losses of all portions that were taken from the device: the host waits for it here, once a pass."""
+    unread = [(member, member.unread) for member in members if member.unread is not None]
+    if unread:
+        for (member, _), loss in zip(unread, torch.stack([x for _, x in unread]).tolist(), strict=True):
+            member._note(loss)
 
 
 def _each(state: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ import torch
 from meshtune.training import machine, saved_state
 from meshtune.training.loss import RowLoss, RowSet, alike, batch_limit, mean_loss
 from meshtune.training.packed.base import PackedBase, packed
-from meshtune.training.packed.member import Member
+from meshtune.training.packed.member import Member, read
 from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.rows import LOW_MULTIPLE, Portion, gathered, in_portions, lay_out, pieces, token_limit
 from meshtune.training.packed.unpackable import check_packable
@@ -243,6 +243,9 @@ class TrainingPack:
             number = self._number(tight[0])
             due.remove(number)
             yield number, self._no_room(number, f"a row of {tight[0].tokens} tokens has no room, alone in a pass")
+        for member in self.members.values():
+            member.update()
+        read(self.members.values())
         for number, member in list(self.members.items()):
             try:
                 event: Step | Diverged = member.advance()
