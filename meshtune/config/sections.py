@@ -270,7 +270,9 @@ class WarmStartConfig(Section):
 class WorkerConfig(Section):
     """Where trials run."""
 
-    name: Literal["local"] = "local"
+    name: Literal["local", "ray"] = "local"
+    address: str | None = None  # ray: of the cluster; null: RAY_ADDRESS, else a cluster of this machine alone
+    accelerator: str | None = None  # ray: the nodes' kind of GPU, as Ray calls it (`H100`)
     processes: PositiveInt | None = None  # default: one a visible GPU; on a CPU one a core, as memory allows
     threads: PositiveInt | None = None  # CPU threads a process; default: cores over processes
     pack: Annotated[

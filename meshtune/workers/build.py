@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meshtune.config.sections import WorkerConfig
+from meshtune.errors import need
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.workers.interface import Worker
 from meshtune.workers.local import LocalWorker
@@ -17,3 +18,8 @@ def build(config: WorkerConfig, objective: ObjectiveSpec, processes: Sequence[Pr
     match config.name:
         case "local":
             return LocalWorker(objective, processes, folder)
+        case "ray":
+            need("trials on a Ray cluster", "ray", extras="ray")
+            from meshtune.workers.ray import RayWorker
+
+            return RayWorker(config, objective, processes, folder)

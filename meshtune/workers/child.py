@@ -36,8 +36,8 @@ Say = Callable[[str], None]
 def main() -> None:
     """Build the objective, then evaluate what comes until the pipe ends."""
     leave_signals_to_the_coordinator()
-    say = _say()
-    threading.Thread(target=_beat, args=(say,), daemon=True).start()
+    say = say_line()
+    threading.Thread(target=beat, args=(say,), daemon=True).start()
     line = sys.stdin.readline()
     if not line:
         return
@@ -55,7 +55,7 @@ def main() -> None:
     os._exit(0)  # the thread that waits for input would be in the interpreter's way
 
 
-def _say() -> Say:
+def say_line() -> Say:
     """What writes a line, whole also where two threads do."""
     out, lock = answers(), threading.Lock()
 
@@ -66,7 +66,7 @@ def _say() -> Say:
     return say
 
 
-def _beat(say: Say) -> None:
+def beat(say: Say) -> None:
     """Show that this process is at work, however long it loads; one that is frozen does not."""
     with contextlib.suppress(BrokenPipeError):  # nobody listens any more
         while True:

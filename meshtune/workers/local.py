@@ -133,6 +133,7 @@ class LocalWorker:
     Args:
         objective: what they evaluate. processes: what each is started with. folder: the study's; logs go to
             `<folder>/logs/`.
+        log: how the names of their logs begin.
         grace: seconds past a request's timeout before its process is killed. load: seconds for its first word.
         silence: seconds without a sign of life.
 
@@ -146,13 +147,14 @@ class LocalWorker:
         processes: Sequence[ProcessSpec],
         folder: Path,
         *,
+        log: str = "worker",
         grace: float = GRACE_SECONDS,
         load: float = LOAD_SECONDS,
         silence: float = SILENCE_SECONDS,
     ):
         self._objective = objective
         self._grace, self._load, self._silence = grace, load, silence
-        self._folder = folder
+        self._folder, self._log = folder, log
         self._clock = Clock()
         self._selector = selectors.DefaultSelector()
         self._failed_starts = 0
@@ -219,7 +221,7 @@ class LocalWorker:
     # -- inside
 
     def _start(self, spec: ProcessSpec, index: int) -> Process:
-        process = Process(spec, self._objective, self._folder / "logs" / f"worker-{index}.log", self._clock)
+        process = Process(spec, self._objective, self._folder / "logs" / f"{self._log}-{index}.log", self._clock)
         self._selector.register(process.child, selectors.EVENT_READ, process)
         return process
 

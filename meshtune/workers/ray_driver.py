@@ -1,0 +1,449 @@
+"""The program that speaks with a Ray cluster: `meshtune.workers.ray_driver --fd N`, a child of the coordinator.
+
+A program of its own, since Ray prints what it likes, takes signals for itself, and ends its process where the cluster's
+head is lost; the coordinator goes on. Ray Core, not Ray Tune: an actor on a node holds a process there
+(`remote_process.py`). Ray restarts no actor. Where one dies, does not answer, or its node is gone, its trials end as
+`crashed` with words, and a new actor is asked for, on whatever node there is. Answers of an actor that was given up are
+dropped. Where the number of processes is not given, nodes that join are used. All actors end with this program, and it
+ends with its input.
+
+Standard input brings JSON lines: first the worker's section and what is evaluated, then a list of requests at a time,
+or how many seconds what runs has to save itself. Descriptor N carries out events, and how many processes there are.
+Only text and bytes cross to actors. Whoever reaches the ports of a Ray cluster can run code on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from meshtune import _version
+from meshtune.config.sections import WorkerConfig
+from meshtune.errors import Fault, InputError, WorkerError
+from meshtune.objectives.build import ObjectiveSpec
+from meshtune.system.child_start import leave_signals_to_the_coordinator
+from meshtune.trial import Outcome, Request, from_json, to_json
+from meshtune.workers import remote_process
+from meshtune.workers.child import beat, said_to
+from meshtune.workers.planner import ProcessSpec
+
+LOOK_SECONDS = 0.2  # between looks at the input
+POLL_SECONDS = 5.0  # an actor answers so often at least
+SILENCE_SECONDS = remote_process.ORPHANED_SECONDS + 60.0  # past which one is given up: by then it has ended by itself
+START_SECONDS = 600.0  # for the first process
+SETTLE_SECONDS = 20.0  # for the others: a node may have left that Ray still counts
+GROW_SECONDS = 10.0  # between looks at what the cluster has
+FAILED_STARTS = 3  # processes that failed at their start one after the other, before the study is given up
+NAMESPACE = "meshtune"
+PROCESSES, FAULT, FAILED = "Processes", "Fault", "Failed"  # kinds of lines beside events
+
+
+class _Actor:
+    """What Ray runs on a node."""
+
+    def __init__(self, start: str):
+        fields = json.loads(start)
+        self._remote = remote_process.RemoteProcess(remote_process.Start(**{**fields, "paths": tuple(fields["paths"])}))
+
+    def hello(self) -> str:
+        return json.dumps(asdict(self._remote.hello()))
+
+    def keep_data(self, files: dict[str, bytes]) -> str:
+        self._remote.keep_data(files)
+        return self.hello()
+
+    def take(self, message: str, files: dict[str, bytes]) -> None:
+        self._remote.take(message, files)
+
+    def give(self, seconds: float) -> tuple[list[str], dict[str, bytes | None]]:
+        return self._remote.give(seconds)
+
+    def end(self) -> None:
+        self._remote.end()
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A process that was asked for.
+
+    Attributes:
+        answer: what is awaited of its actor, since `asked`. hello: what it said, once it can be used.
+    """
+
+    name: str
+    actor: Any
+    answer: Any
+    asked: float
+    hello: remote_process.Hello | None = None
+    running: dict[int, Request] = field(default_factory=dict)
+    suspended: bool = False
+
+
+class Processes:
+    """The processes of a cluster, and what runs in them.
+
+    Args:
+        config: the study's. objective: what is evaluated. spec: what each process is started with. count: so many are
+            wanted. folder: the study's. say: takes a line for the coordinator.
+
+    Raises:
+        InputError: no cluster answers, or none of its nodes has what a process needs; a node has another version of
+            meshtune, or does not see a file that the objective reads. WorkerError: no process comes to be.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        objective: ObjectiveSpec,
+        spec: ProcessSpec,
+        count: int,
+        folder: Path,
+        say: Callable[[str], None],
+    ):
+        self._config, self._objective, self._spec, self._folder, self._say = config, objective, spec, folder, say
+        connect(config, count, spec)
+        self._wanted = count
+        self._slots: list[_Slot] = []
+        self._queue: deque[list[Request]] = deque()
+        self._number = self._failed = 0
+        self._looked = -math.inf
+        self._begun = False
+        self._mark = f".seen-{uuid.uuid4().hex}"
+        (self._folder / self._mark).touch()
+        _refuse_without_node(config, self._spec)
+        self._grow()
+        self._await_first()
+        self._begun = True
+        self._say_count()
+
+    def submit(self, requests: list[Request]) -> None:
+        """Start requests together in one process, as soon as one is free."""
+        self._queue.append(requests)
+        self._hand_out()
+
+    def look(self, seconds: float) -> None:
+        """Say what has come, waiting up to `seconds` for the first. Raises InputError, WorkerError."""
+        self._grow()
+        self._look(seconds)
+        self._hand_out()
+
+    def suspend(self, seconds: float) -> None:
+        """Ask what runs to save where it is and to end; give it up after so many seconds and a moment."""
+        self._wanted = 0  # no process is replaced from here on
+        self._queue.clear()
+        busy = [slot for slot in self._slots if slot.running]
+        for slot in busy:
+            slot.actor.take.remote(json.dumps(seconds), {})
+        until = time.monotonic() + seconds + POLL_SECONDS
+        while any(slot in self._slots and not slot.suspended for slot in busy) and time.monotonic() < until:
+            self._look(0.2)
+
+    def close(self) -> None:
+        """End all processes, and the cluster where it was started for them."""
+        self._wanted = 0
+        ends = [slot.actor.end.remote() for slot in self._slots if slot.hello is not None]
+        with contextlib.suppress(RayError):
+            ray.wait(ends, num_returns=len(ends), timeout=10.0) if ends else None
+        (self._folder / self._mark).unlink(missing_ok=True)
+        ray.shutdown()
+
+    # -- inside
+
+    def _hand_out(self) -> None:
+        for slot in self._slots:
+            if self._queue and slot.hello is not None and not slot.running:
+                requests = self._queue.popleft()
+                slot.running = {request.trial: request for request in requests}
+                files = {} if slot.hello.shared else remote_process.needed(self._folder, requests)
+                slot.actor.take.remote(json.dumps([json.loads(to_json(request)) for request in requests]), files)
+
+    def _say_count(self) -> None:
+        there = sum(slot.hello is not None for slot in self._slots)
+        if self._begun:  # the first word is about all that are there
+            self._say(json.dumps({"kind": PROCESSES, "count": there}))
+
+    def _grow(self) -> None:
+        """Ask for processes that are missing; where their number is not given, as many as the cluster has room for."""
+        if self._wanted and self._config.processes is None and time.monotonic() - self._looked > GROW_SECONDS:
+            self._looked = time.monotonic()
+            self._wanted = max(1, processes_that_fit(self._config, self._spec.device, self._spec.threads))
+        while len(self._slots) < self._wanted:
+            self._number += 1
+            name = f"ray-{self._number}"
+            start = remote_process.Start(
+                objective=asdict(self._objective),
+                device=self._spec.device,
+                threads=self._spec.threads,
+                environment=dict(self._spec.environment),
+                folder=str(self._folder),
+                mark=self._mark,
+                paths=remote_process.reads(self._objective),
+                name=name,
+            )
+            actor = ray.remote(**_options(self._config, self._spec))(_Actor).remote(json.dumps(asdict(start)))
+            self._slots.append(_Slot(name, actor, actor.hello.remote(), time.monotonic()))
+
+    def _await_first(self) -> None:
+        """Wait for a process, and some seconds for the others that the cluster has room for. Raises WorkerError."""
+        begun = time.monotonic()
+        while True:
+            self._look(1.0)
+            self._grow()
+            waited, there = time.monotonic() - begun, sum(slot.hello is not None for slot in self._slots)
+            if there >= min(self._wanted, processes_that_fit(self._config, self._spec.device, self._spec.threads)):
+                return
+            if there and waited > SETTLE_SECONDS:
+                return
+            if waited > START_SECONDS:
+                why = f"no process came to be on the Ray cluster within {START_SECONDS:g} s"
+                raise WorkerError(f"{why}: see `ray status`")
+
+    def _look(self, seconds: float) -> None:
+        """Read what the processes answer, waiting so long for the first."""
+        slots = {slot.answer: slot for slot in self._slots if slot.answer is not None}
+        if not slots:
+            time.sleep(seconds)
+            return
+        ray.wait(list(slots), timeout=seconds)
+        done, _ = ray.wait(list(slots), num_returns=len(slots), timeout=0)
+        for answer in done:
+            slot = slots[answer]
+            try:
+                given = ray.get(answer)
+            except RayActorError as error:
+                self._lose(slot, f"the process on {self._where(slot)} is gone: {_first_line(error)}")
+            except RayError as error:
+                self._lose(slot, f"the process on {self._where(slot)} failed: {_first_line(error)}")
+            else:
+                self._take(slot, given)
+        for slot in list(self._slots):
+            if slot.answer is not None and slot.hello is not None and time.monotonic() - slot.asked > SILENCE_SECONDS:
+                self._lose(slot, f"the process on {self._where(slot)} gave no sign of life for {SILENCE_SECONDS:g} s")
+
+    def _take(self, slot: _Slot, given: Any) -> None:
+        """What a process answered: its hello, that it has the rows, or what came."""
+        if isinstance(given, str):
+            fields = json.loads(given)
+            hello = remote_process.Hello(**{**fields, "missing": tuple(fields["missing"])})
+            if not self._usable(slot, hello):
+                return
+            if not hello.data:
+                slot.answer = slot.actor.keep_data.remote(self._rows())
+                return
+            slot.hello = hello
+            self._failed = 0
+            self._say_count()
+        else:
+            lines, files = given
+            remote_process.put(self._folder, files)
+            for line in lines:
+                self._pass_on(slot, line)
+        slot.answer, slot.asked = slot.actor.give.remote(POLL_SECONDS), time.monotonic()
+
+    def _usable(self, slot: _Slot, hello: remote_process.Hello) -> bool:
+        """Whether a process can evaluate what is asked for. One that cannot keeps its node, so that none is put there.
+
+        Raises InputError where it is the first.
+        """
+        if (fault := _fault(hello)) is None:
+            return True
+        if all(other.hello is None for other in self._slots):
+            raise InputError(Fault(fault, key="worker"))
+        print(f"meshtune: a node of the Ray cluster is not used: {fault}", file=sys.stderr, flush=True)
+        slot.answer = None
+        return False
+
+    def _rows(self) -> dict[str, bytes]:
+        rows = Path(self._objective.spec["data"]["folder"])
+        return {path.relative_to(rows).as_posix(): path.read_bytes() for path in rows.rglob("*") if path.is_file()}
+
+    def _pass_on(self, slot: _Slot, line: str) -> None:
+        """Say an event, where it is of an attempt that runs here."""
+        if line == remote_process.SUSPENDED:
+            slot.suspended = True
+            return
+        event = from_json(line)
+        if isinstance(event, Request) or event.trial not in slot.running:
+            return
+        if event.attempt != slot.running[event.trial].attempt:
+            return
+        if isinstance(event, Outcome):
+            del slot.running[event.trial]
+        self._say(line)
+
+    def _lose(self, slot: _Slot, why: str) -> None:
+        self._slots.remove(slot)
+        with contextlib.suppress(Exception):
+            ray.kill(slot.actor)
+        if slot.hello is None:
+            self._failed += 1
+            if self._failed >= FAILED_STARTS:
+                raise WorkerError(f"processes on the Ray cluster keep failing at their start: {why}")
+        if self._wanted:  # else they were suspended, and stay pending
+            for outcome in remote_process.lost(list(slot.running.values()), why):
+                self._say(to_json(outcome))
+        self._say_count()
+
+    def _where(self, slot: _Slot) -> str:
+        return slot.hello.node if slot.hello is not None else "the Ray cluster"
+
+
+def connect(config: WorkerConfig, count: int, spec: ProcessSpec) -> None:
+    """Connect to the cluster, or start one on this machine.
+
+    Raises InputError where none answers at the address.
+    """
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    given: dict[str, Any] = {"address": address}
+    if address is None:
+        gpus = count if spec.device == "cuda" else 0
+        given = {"num_cpus": max(1, count) * (spec.threads or 1), "num_gpus": gpus, "include_dashboard": False}
+    try:
+        _knock(address)
+        ray.init(**given, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
+    except (OSError, RayError, RuntimeError, ValueError) as error:
+        what = f"no Ray cluster can be used at {address}: {_first_line(error)}. Start one with `ray start --head`"
+        what += ", give the address that it prints, or leave `address` out to start one on this machine"
+        raise InputError(Fault(what, key="worker.address")) from error
+    leave_signals_to_the_coordinator()  # Ray takes SIGTERM for itself
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError at once where nobody listens: Ray itself tries for minutes. ValueError for what is no address."""
+    if address is None or address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise ValueError("Ray Client (ray://) is not supported: run the study on a node of the cluster")
+    if not colon or not port.isdigit():
+        raise ValueError("an address is HOST:PORT, or auto")
+    socket.create_connection((host, int(port)), timeout=10.0).close()
+
+
+def processes_that_fit(config: WorkerConfig, device: str, threads: int | None) -> int:
+    """How many processes the nodes that are alive have room for, whatever runs on them now."""
+    if config.processes is not None:
+        return config.processes
+    return sum(_fit(config, node["Resources"], device, threads) for node in ray.nodes() if node["Alive"])
+
+
+def _fit(config: WorkerConfig, resources: dict[str, float], device: str, threads: int | None) -> int:
+    if device == "cuda":
+        return int(resources.get("GPU", 0))
+    return int(resources.get("CPU", 0) // (threads or 1))
+
+
+def _options(config: WorkerConfig, spec: ProcessSpec) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "num_cpus": 1 if spec.device == "cuda" else spec.threads or 1,
+        "num_gpus": 1 if spec.device == "cuda" else 0,
+        "max_restarts": 0,
+        "max_task_retries": 0,
+        "max_concurrency": 4,
+        "scheduling_strategy": "SPREAD",
+    }
+    if config.accelerator is not None:
+        options["label_selector"] = {"ray.io/accelerator-type": config.accelerator}
+    return options
+
+
+def _refuse_without_node(config: WorkerConfig, spec: ProcessSpec) -> None:
+    """Raise InputError where no node that is alive can hold a process."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    one = dataclasses.replace(spec)
+    if any(_fit(config, resources, one.device, one.threads) for resources in alive):
+        return
+    need = "a GPU" if spec.device == "cuda" else f"{spec.threads or 1} CPUs"
+    kind = "GPU" if spec.device == "cuda" else "CPU"
+    have = ", ".join(f"{resources.get(kind, 0):g}" for resources in alive)
+    raise InputError(Fault(f"a trial needs {need}; the nodes of the Ray cluster have {have} {kind}s", key="worker"))
+
+
+def _fault(hello: remote_process.Hello) -> str | None:
+    """Why a process cannot evaluate what this coordinator asks for."""
+    if hello.version != _version.__version__:
+        return f"{hello.node} has meshtune {hello.version}, this machine {_version.__version__}: install the same there"
+    if hello.missing:
+        what = f"{hello.node} does not see {', '.join(hello.missing)}: put it into a folder that all nodes share, or "
+        return what + "copy it to the same path there"
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def main() -> None:
+    """Hold the processes until the input ends."""
+    say = said_to(int(sys.argv[sys.argv.index("--fd") + 1]))
+    threading.Thread(target=beat, args=(say,), daemon=True).start()
+    line = sys.stdin.readline()
+    if not line:
+        return
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(inbox,), daemon=True).start()
+    start = json.loads(line)
+    leave_signals_to_the_coordinator()
+    try:
+        with contextlib.closing(_processes(start, say)) as there:
+            while (message := _next(inbox)) is not _ENDED:
+                match message:
+                    case None:
+                        there.look(LOOK_SECONDS)
+                    case list():
+                        requests = [from_json(json.dumps(fields)) for fields in message]
+                        there.submit([request for request in requests if isinstance(request, Request)])
+                    case seconds:
+                        there.suspend(float(seconds))
+                        break
+    except InputError as error:
+        fault = error.faults[0]
+        say(json.dumps({"kind": FAULT, "message": fault.message, "key": fault.key}))
+    except WorkerError as error:
+        say(json.dumps({"kind": FAILED, "message": str(error)}))
+
+
+_ENDED = object()
+
+
+def _read(inbox: queue.SimpleQueue[Any]) -> None:
+    for line in sys.stdin:
+        inbox.put(json.loads(line))
+    inbox.put(_ENDED)
+
+
+def _next(inbox: queue.SimpleQueue[Any]) -> Any:
+    try:
+        return inbox.get_nowait()
+    except queue.Empty:
+        return None
+
+
+def _processes(start: dict[str, Any], say: Callable[[str], None]) -> Processes:
+    config = WorkerConfig.model_validate_json(json.dumps(start["config"]))
+    spec = ProcessSpec(**start["process"])
+    return Processes(config, ObjectiveSpec(**start["objective"]), spec, start["count"], Path(start["folder"]), say)
+
+
+if __name__ == "__main__":
+    main()

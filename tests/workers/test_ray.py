@@ -1,0 +1,173 @@
+"""The Ray worker keeps the worker contract, outlives its nodes, and refuses what cannot run there."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from meshtune import _version
+from meshtune.config.sections import WorkerConfig
+from meshtune.errors import InputError
+from meshtune.testing.processes import descendants, gone
+from meshtune.testing.workers import WorkerContract, collect
+from meshtune.trial import Ending, Outcome, Request
+from meshtune.workers.interface import Worker
+from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.ray import RayWorker
+from tests.workers.test_local import program_pid, spec
+
+ray = pytest.importorskip("ray")  # the extra `ray`; CI has it
+from ray.cluster_utils import Cluster  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of one CPU each."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@contextlib.contextmanager
+def node_in_bubblewrap(cluster: Cluster, cpus: int, *changes: str) -> Iterator[None]:
+    """A node that sees this machine's files with some changes."""
+    ray = str(Path(sys.executable).parent / "ray")
+    command = ["bwrap", "--dev-bind", "/", "/", *changes, "--die-with-parent", ray, "start", "--block"]
+    command += [f"--address={cluster.address}", f"--num-cpus={cpus}"]
+    before = len(ray_nodes(cluster))
+    node = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        until = time.monotonic() + 60
+        while len(ray_nodes(cluster)) == before:
+            assert time.monotonic() < until, "the node did not join"
+            time.sleep(0.2)
+        yield
+    finally:
+        node.terminate()
+        node.wait()
+
+
+def ray_nodes(cluster: Cluster) -> list[str]:
+    """The nodes that are alive."""
+    found = cluster.global_state.node_table()
+    return [node["NodeID"] for node in found if node["Alive"]]
+
+
+def on(cluster: Cluster, folder: Path, count: int | None = 2, **config: object) -> RayWorker:
+    section = WorkerConfig(name="ray", address=cluster.address, processes=count, **config)
+    return RayWorker(section, spec(folder), [ProcessSpec("cpu", {}, 1)] * (count or 2), folder)
+
+
+class TestRay(WorkerContract):
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def make(self, folder: Path) -> Worker:
+        return on(self.cluster, folder)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:1", "refused"),
+        ("ray://127.0.0.1:10001", "Ray Client"),
+        ("here", "HOST:PORT"),
+    ],
+)
+def test_no_cluster_at_the_address_is_one_message(tmp_path: Path, address: str, why: str) -> None:
+    section = WorkerConfig(name="ray", address=address, processes=1)
+    with pytest.raises(
+        InputError, match=rf"worker.address: no Ray cluster can be used at {address}: .*{why}"
+    ) as caught:
+        RayWorker(section, spec(tmp_path), [ProcessSpec("cpu", {}, 1)], tmp_path)
+    assert "ray start --head" in str(caught.value)
+
+
+def test_what_no_node_has_is_one_message(cluster: Cluster, tmp_path: Path) -> None:
+    section = WorkerConfig(name="ray", address=cluster.address, processes=1)
+    with pytest.raises(InputError, match="a trial needs 8 CPUs; the nodes of the Ray cluster have 1, 1 CPUs"):
+        RayWorker(section, spec(tmp_path), [ProcessSpec("cpu", {}, 8)], tmp_path)
+    with pytest.raises(InputError, match="a trial needs a GPU; the nodes of the Ray cluster have 0, 0 GPUs"):
+        RayWorker(section, spec(tmp_path), [ProcessSpec("cuda", {}, 1)], tmp_path)
+
+
+def test_a_node_that_is_lost_costs_its_trials_an_attempt_and_a_new_one_is_used(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    lost = cluster.add_node(num_cpus=1)
+    worker = on(cluster, tmp_path, 3)
+    try:
+        for trial in range(3):
+            worker.submit([Request(trial, {"x": float(trial), "do": "sleep"}, seed=0)])
+        cluster.remove_node(lost, allow_graceful=False)
+        (outcome,) = collect(worker, 1)
+        assert outcome.ending is Ending.CRASHED
+        assert outcome.retry
+        assert "is gone" in outcome.message
+        assert worker.free() == 0
+        joined = cluster.add_node(num_cpus=1)
+        until = time.monotonic() + 60
+        while not worker.free() and time.monotonic() < until:
+            assert not any(isinstance(event, Outcome) for event in worker.events(0.5))
+        worker.submit([Request(outcome.trial, {"x": 3.0, "do": "answer"}, seed=0, attempt=2)])
+        assert [(one.attempt, one.loss) for one in collect(worker, 1)] == [(2, 9.0)]
+    finally:
+        worker.close()
+        cluster.remove_node(joined)
+
+
+def test_without_a_number_of_places_it_grows_with_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    worker = on(cluster, tmp_path, None)
+    joined = None
+    try:
+        assert worker.free() == 2
+        joined = cluster.add_node(num_cpus=1)
+        until = time.monotonic() + 60
+        while worker.free() < 3 and time.monotonic() < until:
+            worker.events(0.5)
+        assert worker.free() == 3
+    finally:
+        worker.close()
+        if joined is not None:
+            cluster.remove_node(joined)
+
+
+def test_a_driver_that_is_killed_is_started_again_and_what_ran_has_crashed(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshtune.workers.ray.PAUSES", (0.1,))
+    worker = on(cluster, tmp_path)
+    try:
+        assert worker._driver is not None
+        family = descendants(worker._driver.pid) | {worker._driver.pid}
+        worker.submit([Request(0, {"x": 1.0, "do": "sleep"}, seed=0)])
+        program = program_pid(tmp_path)
+        os.kill(worker._driver.pid, signal.SIGKILL)
+        (outcome,) = collect(worker, 1)
+        assert outcome.ending is Ending.CRASHED
+        assert "the program that speaks with the Ray cluster died" in outcome.message
+        assert gone({*family, program})
+        until = time.monotonic() + 60
+        while not worker.free() and time.monotonic() < until:
+            worker.events(0.5)
+        worker.submit([Request(0, {"x": 3.0, "do": "answer"}, seed=0, attempt=2)])
+        assert [one.loss for one in collect(worker, 1)] == [9.0]
+    finally:
+        worker.close()
+
+
+def test_a_node_with_another_version_is_refused_before_any_trial(cluster: Cluster, tmp_path: Path) -> None:
+    """The only node that has room for two threads has another file of the version in its place."""
+    (tmp_path / "version.py").write_text('__version__ = "0.0.9"\n')
+    with node_in_bubblewrap(cluster, 2, "--ro-bind", str(tmp_path / "version.py"), _version.__file__):
+        section = WorkerConfig(name="ray", address=cluster.address, processes=1)
+        with pytest.raises(InputError, match=r"worker: \S+ has meshtune 0.0.9, this machine .*: install the same"):
+            RayWorker(section, spec(tmp_path), [ProcessSpec("cpu", {}, 2)], tmp_path)
