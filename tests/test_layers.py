@@ -68,6 +68,7 @@ HEAVY = {
     "statsmodels": {"preference"},
     "krippendorff": {"preference"},
     "PyNomad": {"samplers"},
+    "ray": {"workers"},
     "nni": {"samplers"},
     "scipy": {"selection", "samplers", "stopping", "preference"},
     "bitsandbytes": {"training"},

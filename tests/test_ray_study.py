@@ -1,15 +1,19 @@
-"""A study on a Ray cluster has the record of one on this machine, also where a node does not see its folder."""
+"""A study on a Ray cluster has the record of one on this machine, whatever its nodes see and whether they stay."""
 
 import shutil
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ray.cluster_utils import Cluster
 
-from tests.kill import record_of, run
+from tests.kill import meshtune, record_of, run
 from tests.test_kill_lora import lora_study
 from tests.workers.test_ray import node_in_bubblewrap
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -19,39 +23,65 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()
 
 
-def on_ray(folder: Path, model: Path, address: str, trials: int) -> Path:
-    """The study of `lora_study`, shorter, and on the cluster."""
-    path = lora_study(folder, model)
-    text = path.read_text().replace("epochs: 3", "epochs: 2").replace("trials: 20", f"trials: {trials}")
-    text = text.replace("mads, block_size: 6", "random, block_size: 4")
-    path.write_text(text.replace("name: local, ", f"name: ray, address: '{address}', ").replace("pack: 3", "pack: 2"))
+@pytest.fixture(scope="module")
+def alone(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study on this machine."""
+    path = study(tmp_path_factory.mktemp("ray") / "alone", tiny_model_folder, "{name: local, processes: 2, threads: 1")
+    assert run(path).returncode == 0
     return path
 
 
-def on_this_machine(path: Path) -> None:
-    """Take the study away from the cluster."""
-    text = path.read_text()
-    start, end = text.index("name: ray"), text.index("processes: 2")
-    path.write_text(text[:start] + "name: local, " + text[end:])
+def study(folder: Path, model: Path, worker: str) -> Path:
+    """The study of `lora_study`, shorter, in packs of two."""
+    path = lora_study(folder, model)
+    text = path.read_text().replace("epochs: 3", "epochs: 2").replace("trials: 20", "trials: 12")
+    text = text.replace("mads, block_size: 6", "random, block_size: 4")
+    path.write_text(text[: text.index("worker: ")] + f"worker: {worker}, pack: 2, attempts: 10}}\n")
+    return path
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 def test_the_record_is_that_of_one_machine_though_a_node_does_not_see_the_folder(
-    cluster: Cluster, tiny_model_folder: Path, tmp_path: Path
+    alone: Path, cluster: Cluster, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = on_ray(tmp_path / "alone", tiny_model_folder, cluster.address, 8)
-    on_this_machine(alone)
-    assert run(alone).returncode == 0
-    path = on_ray(tmp_path / "spread", tiny_model_folder, cluster.address, 8)
-    (path.parent / "study").mkdir()
-    with node_in_bubblewrap(cluster, 1, "--tmpfs", str(path.parent / "study")):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of the node
+    path = study(tmp_path / "spread", tiny_model_folder, f"{{name: ray, address: '{cluster.address}'")
+    folder = path.parent / "study"
+    folder.mkdir()
+    with node_in_bubblewrap(cluster, 1, "--tmpfs", str(folder)):
         ended = run(path)
     assert ended.returncode == 0, ended.stderr
     assert record_of(path) == record_of(alone)
-    names = {entry.name for entry in (path.parent / "study").iterdir()}
-    assert names == {"adapters", "data", "evaluation", "logs", "study.db", "study.yaml"}
+    kept = list((tmp_path / "cache/meshtune/processes/data").iterdir())
+    assert len(kept) == 1  # the node had work
+    assert {entry.name for entry in folder.iterdir()} == {
+        "adapters", "data", "evaluation", "logs", "study.db", "study.yaml"
+    }  # fmt: skip
     for adapter in (alone.parent / "study" / "adapters").iterdir():
-        weights = "adapter_model.safetensors"
-        assert (path.parent / "study/adapters" / adapter.name / weights).read_bytes() == (
-            adapter / weights
-        ).read_bytes()
+        spread = folder / "adapters" / adapter.name / "adapter_model.safetensors"
+        assert spread.read_bytes() == (adapter / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_node_is_lost_inside_a_pack_and_another_joins(
+    alone: Path, cluster: Cluster, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    lost = cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+    path = study(tmp_path / "spread", tiny_model_folder, f"{{name: ray, address: '{cluster.address}', processes: 3")
+    running = subprocess.Popen(meshtune("tune", path), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    logs = path.parent / "study" / "logs"
+    wait_until(lambda: len(list(logs.glob("ray-*"))) >= 3)  # all three have a pack, and log what they do
+    cluster.remove_node(lost, allow_graceful=False)
+    before = set(logs.glob("ray-*"))
+    cluster.add_node(num_cpus=1)
+    _, errors = running.communicate(timeout=400)
+    assert running.returncode == 0, errors
+    assert set(logs.glob("ray-*")) - before, "the new node had no work"
+    assert record_of(path) == record_of(alone)
+
+
+def wait_until(true: object, seconds: float = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

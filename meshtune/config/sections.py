@@ -271,7 +271,7 @@ class WorkerConfig(Section):
     """Where trials run."""
 
     name: Literal["local", "ray"] = "local"
-    address: str | None = None  # ray: of the cluster; null: RAY_ADDRESS, else a cluster of this machine alone
+    address: str | None = None  # ray: of the cluster; null: the one that this machine belongs to, else one of its own
     accelerator: str | None = None  # ray: the nodes' kind of GPU, as Ray calls it (`H100`)
     processes: PositiveInt | None = None  # default: one a visible GPU; on a CPU one a core, as memory allows
     threads: PositiveInt | None = None  # CPU threads a process; default: cores over processes
@@ -280,6 +280,13 @@ class WorkerConfig(Section):
         Discriminator(lambda value: "<auto or a number of trials>" if isinstance(value, str) else "<number>"),
     ] = "auto"  # trials that a process trains together
     attempts: PositiveInt = 3
+
+    @model_validator(mode="after")
+    def _of_ray(self) -> Self:
+        given = [f"`{key}`" for key in ("address", "accelerator") if getattr(self, key) is not None]
+        if given and self.name != "ray":
+            raise ValueError(f"{' and '.join(given)} belong to a Ray cluster: write `name: ray`, or leave it out")
+        return self
 
 
 def _entry(value: Any) -> str:

@@ -23,6 +23,7 @@ from meshtune.plan.sampler import sampler_of
 from meshtune.plan.warm_start import WarmStart, warm_start
 from meshtune.space.space import Space
 from meshtune.stopping.decisions import EarlyStopping
+from meshtune.workers.build import nodes_of
 from meshtune.workers.planner import Packing, ProcessSpec, process_specs
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
     training = early = None
     if isinstance(config.objective, CommandObjectiveConfig):
         objective = _program(study, config.objective, space)
-        processes: Sequence[ProcessSpec] = process_specs(config.worker, "cpu")
+        processes: Sequence[ProcessSpec] = process_specs(config.worker, "cpu", nodes=nodes_of(config.worker))
         packing = Packing(len(processes))
     else:
         need_training()

@@ -46,6 +46,7 @@ from meshtune.training.memory.shape import shape_of
 from meshtune.training.memory.speed import Speed
 from meshtune.training.models import check_model, in_its_type, resolve_device, resolve_precision
 from meshtune.training.recipe import Recipe, target_modules
+from meshtune.workers.build import nodes_of
 from meshtune.workers.planner import MOST, Packing, ProcessSpec, cpu_processes, packing, process_specs
 
 
@@ -112,14 +113,15 @@ def training_of(
     config = study.config
     if config.model is None or config.data is None or not isinstance(config.objective, LoraObjectiveConfig):
         raise InputError("a study of LoRA hyperparameters needs `model` and `data`")
-    model, sources = config.model, config.data
-    device, precision, at = _place(config, model, elsewhere)
+    model, sources, at_epoch = config.model, config.data, config.objective.at
+    device, precision, at, card = _place(config, model, elsewhere)
     begun = None if recorded is None else recorded.get("model", {}).get("dtype", "auto")
     parameters = shape_of(model).parameters if device == "cuda" and model.dtype == "auto" else 0
     model = in_its_type(model, device, precision, parameters, begun)
+    if card is not None:  # as many processes as there are machines for
+        config = config.model_copy(update={"worker": config.worker.model_copy(update={"processes": len(at)})})
     training = config.training.model_copy(update={"precision": precision})
     _check(config, model, sources, space, here=elsewhere is None)
-    card = None if elsewhere is None else elsewhere.cards.card.memory
 
     def longest() -> int | None:
         return _longest_row(space, model, training, at, card)
@@ -140,7 +142,7 @@ def training_of(
         model=model,
         training=training,
         data=data.ref,
-        at=config.objective.at,
+        at=at_epoch,
         folder=str(study.folder),
         answers=answers,
         max_new_tokens=config.generation.max_new_tokens,
@@ -165,14 +167,24 @@ def training_of(
 
 def _place(
     config: StudyConfig, model: ModelConfig, elsewhere: Elsewhere | None
-) -> tuple[str, str, Sequence[ProcessSpec]]:
-    """The torch device, the precision of training there, and the processes."""
+) -> tuple[str, str, Sequence[ProcessSpec], int | None]:
+    """The torch device, the precision of training there, the processes, and, where that is not this machine, the bytes
+    of a card or those that all processes may take together.
+    """
     wanted = config.training.precision
-    if elsewhere is None:
+    on_gpus = "bfloat16" if wanted == "auto" else wanted
+    if elsewhere is not None:
+        gpus = [str(number) for number in range(elsewhere.cards.count)]
+        return "cuda", on_gpus, process_specs(config.worker, "cuda", gpus), elsewhere.cards.card.memory
+    nodes = nodes_of(config.worker)
+    if nodes is None:
         device = resolve_device(model)
-        return device, resolve_precision(wanted, device), process_specs(config.worker, device)
-    gpus = [str(number) for number in range(elsewhere.cards.count)]
-    return "cuda", "bfloat16" if wanted == "auto" else wanted, process_specs(config.worker, "cuda", gpus)
+        return device, resolve_precision(wanted, device), process_specs(config.worker, device), None
+    if nodes.gpus and model.device in ("auto", "cuda"):
+        gpus = [str(number) for number in range(nodes.gpus)]
+        return "cuda", on_gpus, process_specs(config.worker, "cuda", gpus), nodes.gpu_memory
+    at = process_specs(config.worker, "cpu", nodes=nodes)
+    return "cpu", resolve_precision(wanted, "cpu"), at, nodes.memory * (at[0].threads or 1) * len(at)
 
 
 def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space, here: bool) -> None:

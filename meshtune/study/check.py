@@ -149,6 +149,7 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     at = training.memory
     largest = forecast.largest_trial(plan, at)
     pack = plan.packing.sizes(plan.block_size)[0]
+    measure = measure and config.worker.name == "local"  # whose nodes may be faster than this machine
     tried = forecast.pilot(plan, training, at, config.seed, pack, meter) if measure else None
     if tried is not None and tried.at is not at:
         at, largest = tried.at, forecast.largest_trial(plan, tried.at)

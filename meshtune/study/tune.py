@@ -11,7 +11,7 @@ from pathlib import Path
 from meshtune.config import file, presets
 from meshtune.config.sections import StudyConfig
 from meshtune.data.summary import warnings
-from meshtune.errors import StorageError
+from meshtune.errors import Fault, InputError, StorageError
 from meshtune.objectives import checkpoints
 from meshtune.plan import energy, environment
 from meshtune.plan.budget import Budget, Stop, StopWhen
@@ -222,6 +222,11 @@ def meter_of(config: StudyConfig, places: Sequence[ProcessSpec]) -> energy.Meter
 
     Raises InputError where the budget needs it.
     """
+    if config.worker.name != "local":
+        if config.budget.kilowatt_hours is not None:
+            what = "the nodes of a cluster are not metered: give `hours` or `tokens` in its place"
+            raise InputError(Fault(what, key="budget.kilowatt_hours"))
+        return None
     gpus = [place.environment["CUDA_VISIBLE_DEVICES"] for place in places if place.device.startswith("cuda")]
     return energy.meter(gpus, needed=config.budget.kilowatt_hours is not None)
 

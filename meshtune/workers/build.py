@@ -10,7 +10,7 @@ from meshtune.errors import need
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.workers.interface import Worker
 from meshtune.workers.local import LocalWorker
-from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.planner import Nodes, ProcessSpec
 
 
 def build(config: WorkerConfig, objective: ObjectiveSpec, processes: Sequence[ProcessSpec], folder: Path) -> Worker:
@@ -23,3 +23,13 @@ def build(config: WorkerConfig, objective: ObjectiveSpec, processes: Sequence[Pr
             from meshtune.workers.ray import RayWorker
 
             return RayWorker(config, objective, processes, folder)
+
+
+def nodes_of(config: WorkerConfig) -> Nodes | None:
+    """What the nodes have on which trials will run; None where that is this machine alone. Raises InputError."""
+    if config.name != "ray":
+        return None
+    need("trials on a Ray cluster", "ray", extras="ray")
+    from meshtune.workers.ray import survey
+
+    return survey(config)

@@ -33,19 +33,44 @@ class ProcessSpec:
     threads: int | None
 
 
-def process_specs(config: WorkerConfig, device: str, gpus: Sequence[str] = ()) -> list[ProcessSpec]:
+@dataclass(frozen=True)
+class Nodes:
+    """What the nodes of a cluster have, those alone that the config's kind of GPU allows.
+
+    Attributes:
+        gpus: of all of them. gpu_memory: bytes of the smallest; None: not known. cpus: of each node.
+        memory: bytes that are free on the node that has the fewest a CPU, for each CPU of it.
+    """
+
+    gpus: int
+    gpu_memory: int | None
+    cpus: tuple[int, ...]
+    memory: int
+
+    def processes(self, threads: int) -> int:
+        """Processes of so many threads that the CPUs have room for."""
+        return sum(count // threads for count in self.cpus)
+
+
+def process_specs(
+    config: WorkerConfig, device: str, gpus: Sequence[str] = (), nodes: Nodes | None = None
+) -> list[ProcessSpec]:
     """The processes for a torch device kind (`cpu`, `cuda`, `mps`). CUDA_VISIBLE_DEVICES is respected.
 
-    `gpus`: names or numbers, where they are not those of this machine.
+    `gpus`: names or numbers, and `nodes`: that have the CPUs, where they are not this machine's.
 
     Not run on a GPU yet.
     """
     if device == "cuda":
         visible = gpus or visible_gpus() or ["0"]  # torch sees one where nvidia-smi does not: ROCm, and some containers
-        places = (visible[index % len(visible)] for index in range(config.processes or len(visible)))
-        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": gpu}, config.threads) for gpu in places]
-    count = config.processes or 1
-    threads = config.threads or max(1, cores() // count)
+        chosen = (visible[index % len(visible)] for index in range(config.processes or len(visible)))
+        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": gpu}, config.threads) for gpu in chosen]
+    if nodes is None:
+        count = config.processes or 1
+        threads = config.threads or max(1, cores() // count)
+    else:
+        threads = config.threads or 1
+        count = config.processes or max(1, nodes.processes(threads))
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     if count > 1:
         environment["OMP_WAIT_POLICY"] = "passive"  # thread pools that spin ruin each other

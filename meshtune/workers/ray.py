@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import selectors
 import subprocess
 import time
@@ -22,13 +21,34 @@ from meshtune.config.sections import WorkerConfig
 from meshtune.errors import Fault, InputError, Stopped, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import child_start
+from meshtune.system.children import Child
 from meshtune.trial import Event, Outcome, Request, from_json, to_json
-from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.planner import Nodes, ProcessSpec
 from meshtune.workers.remote_process import lost
 
 PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0, 60.0)  # seconds before it is started again
+END = "end"  # asks the driver to end
 SILENCE_SECONDS = 300.0  # without a sign of life it is taken for frozen
 END_SECONDS = 30.0
+
+
+def survey(config: WorkerConfig) -> Nodes | None:
+    """What the nodes of the cluster have now; None where there is none yet. Raises InputError, WorkerError."""
+    driver = Child(child_start.command("meshtune.workers.ray_driver"))
+    try:
+        driver.send({"survey": True, "config": config.model_dump(mode="json")})
+        while (lines := driver.read()) is not None:
+            for fields in map(json.loads, lines):
+                match fields["kind"]:
+                    case "Fault":
+                        raise InputError(Fault(fields["message"], key=fields["key"]))
+                    case "NoCluster":
+                        return None
+                    case "Nodes":
+                        return Nodes(fields["gpus"], fields["gpu_memory"], tuple(fields["cpus"]), fields["memory"])
+        raise WorkerError(f"the program that speaks with the Ray cluster died: {_words(driver)}")
+    finally:
+        driver.close()
 
 
 class RayWorker:
@@ -45,10 +65,13 @@ class RayWorker:
 
     def __init__(self, config: WorkerConfig, objective: ObjectiveSpec, processes: Sequence[ProcessSpec], folder: Path):
         self._folder = folder.absolute()
+        spec = processes[0]
+        # Which GPU a process sees is Ray's affair.
+        environment = {} if spec.device == "cuda" else dict(spec.environment)
         self._start_line = {
             "config": config.model_dump(mode="json"),
             "objective": asdict(objective),
-            "process": {**asdict(processes[0]), "environment": dict(processes[0].environment)},
+            "process": {"device": spec.device, "environment": environment, "threads": spec.threads},
             "count": len(processes),
             "folder": str(self._folder),
         }
@@ -58,13 +81,13 @@ class RayWorker:
         self._waiting: list[Event] = []
         self._packs: list[dict[int, Request]] = []
         self._deaths, self._again = 0, 0.0
-        self._suspended = False
+        self._suspended, self._why = False, ""
         self._start()
         try:
             while not self._there:
                 self._look(1.0)
                 if self._driver is None:
-                    raise WorkerError(f"the program that speaks with the Ray cluster died: {self._last_words()}")
+                    raise WorkerError(self._why)
         except BaseException:
             self.close()
             raise
@@ -106,9 +129,7 @@ class RayWorker:
         """End all processes, and the cluster where it was started for them."""
         if self._driver is None:
             return
-        assert self._driver.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._driver.stdin.close()
+        self._send(END)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._driver.wait(END_SECONDS)
         self._end()
@@ -116,27 +137,15 @@ class RayWorker:
     # -- inside
 
     def _start(self) -> None:
-        self._pipe, write = os.pipe()
-        with self._log.open("ab") as log:
-            self._driver: subprocess.Popen[bytes] | None = subprocess.Popen(
-                child_start.command("meshtune.workers.ray_driver", "--fd", str(write)),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=(write,),
-                start_new_session=True,  # keeps the terminal's Ctrl-C away
-            )
-        os.close(write)
-        self._selector.register(self._pipe, selectors.EVENT_READ)
-        self._text, self._heard, self._there = b"", time.monotonic(), 0
+        self._driver: Child | None = Child(child_start.command("meshtune.workers.ray_driver"), log=self._log)
+        self._selector.register(self._driver, selectors.EVENT_READ)
+        self._heard, self._there = time.monotonic(), 0
         self._send(self._start_line)
 
     def _send(self, message: object) -> None:
-        assert self._driver is not None
-        assert self._driver.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died: the end of its pipe says so
-            self._driver.stdin.write(json.dumps(message).encode() + b"\n")
-            self._driver.stdin.flush()
+        if self._driver is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has died: the end of its pipe says so
+                self._driver.send(message)
 
     def _look(self, seconds: float) -> None:
         """Read what the driver says, waiting so long for the first of it."""
@@ -148,13 +157,11 @@ class RayWorker:
                 self._driver.kill()  # the end of its pipe says so
             return
         self._heard = time.monotonic()
-        data = os.read(self._pipe, 1 << 20)
-        if not data:
+        lines = self._driver.read()
+        if lines is None:
             self._died()
-            return
-        *lines, self._text = (self._text + data).split(b"\n")
-        for line in lines:
-            self._read(json.loads(line), line.decode())
+        for line in lines or ():
+            self._read(json.loads(line), line)
 
     def _read(self, fields: dict[str, Any], line: str) -> None:
         match fields["kind"]:
@@ -179,10 +186,9 @@ class RayWorker:
 
     def _died(self) -> None:
         """The driver is gone, and with it what ran."""
-        self._end()
+        why = self._why = f"the program that speaks with the Ray cluster died: {self._end()}"
         if self._suspended:
             return
-        why = f"the program that speaks with the Ray cluster died: {self._last_words()}"
         for pack in self._packs:
             self._waiting += lost(list(pack.values()), why)
         self._packs = []
@@ -195,18 +201,16 @@ class RayWorker:
         if time.monotonic() >= self._again and not self._suspended:
             self._start()
 
-    def _end(self) -> None:
+    def _end(self) -> str:
+        """End the driver; its last words."""
         assert self._driver is not None
-        self._selector.unregister(self._pipe)
-        os.close(self._pipe)
-        if self._driver.poll() is None:
-            self._driver.kill()
-        self._driver.wait()
-        if self._driver.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self._driver.stdin.close()
+        self._selector.unregister(self._driver)
+        words = _words(self._driver)
+        self._driver.close()
         self._driver, self._there = None, 0
+        return words
 
-    def _last_words(self) -> str:
-        words = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
-        return f"its log {self._log} ends: {' | '.join(words)}" if words else f"its log {self._log} is empty"
+
+def _words(driver: Child) -> str:
+    words = driver.words()[-3:]
+    return f"its last words: {' | '.join(words)}" if words else "it said nothing"

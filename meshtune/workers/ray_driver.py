@@ -1,4 +1,4 @@
-"""The program that speaks with a Ray cluster: `meshtune.workers.ray_driver --fd N`, a child of the coordinator.
+"""The program that speaks with a Ray cluster: `meshtune.workers.ray_driver`, a child of the coordinator.
 
 A program of its own, since Ray prints what it likes, takes signals for itself, and ends its process where the cluster's
 head is lost; the coordinator goes on. Ray Core, not Ray Tune: an actor on a node holds a process there
@@ -8,19 +8,16 @@ dropped. Where the number of processes is not given, nodes that join are used. A
 ends with its input.
 
 Standard input brings JSON lines: first the worker's section and what is evaluated, then a list of requests at a time,
-or how many seconds what runs has to save itself. Descriptor N carries out events, and how many processes there are.
-Only text and bytes cross to actors. Whoever reaches the ports of a Ray cluster can run code on it.
+or how many seconds what runs has to save itself. What was standard output carries out events, and how many
+processes there are. Only text and bytes cross to actors. Whoever reaches the ports of a Ray cluster can run code on it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
-import os
 import queue
-import socket
 import sys
 import threading
 import time
@@ -31,8 +28,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.exceptions import RayActorError, RayError
 
@@ -43,8 +38,9 @@ from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system.child_start import leave_signals_to_the_coordinator
 from meshtune.trial import Outcome, Request, from_json, to_json
 from meshtune.workers import remote_process
-from meshtune.workers.child import beat, said_to
+from meshtune.workers.child import beat, say_line
 from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.ray_cluster import connect, first_line, processes_that_fit, refuse_without_node, survey
 
 LOOK_SECONDS = 0.2  # between looks at the input
 POLL_SECONDS = 5.0  # an actor answers so often at least
@@ -53,8 +49,13 @@ START_SECONDS = 600.0  # for the first process
 SETTLE_SECONDS = 20.0  # for the others: a node may have left that Ray still counts
 GROW_SECONDS = 10.0  # between looks at what the cluster has
 FAILED_STARTS = 3  # processes that failed at their start one after the other, before the study is given up
-NAMESPACE = "meshtune"
-PROCESSES, FAULT, FAILED = "Processes", "Fault", "Failed"  # kinds of lines beside events
+PROCESSES, NODES, NO_CLUSTER, FAULT, FAILED = (
+    "Processes",
+    "Nodes",
+    "NoCluster",
+    "Fault",
+    "Failed",
+)  # kinds of lines beside events
 
 
 class _Actor:
@@ -129,7 +130,7 @@ class Processes:
         self._begun = False
         self._mark = f".seen-{uuid.uuid4().hex}"
         (self._folder / self._mark).touch()
-        _refuse_without_node(config, self._spec)
+        refuse_without_node(config, self._spec)
         self._grow()
         self._await_first()
         self._begun = True
@@ -230,9 +231,9 @@ class Processes:
             try:
                 given = ray.get(answer)
             except RayActorError as error:
-                self._lose(slot, f"the process on {self._where(slot)} is gone: {_first_line(error)}")
+                self._lose(slot, f"the process on {self._where(slot)} is gone: {first_line(error)}")
             except RayError as error:
-                self._lose(slot, f"the process on {self._where(slot)} failed: {_first_line(error)}")
+                self._lose(slot, f"the process on {self._where(slot)} failed: {first_line(error)}")
             else:
                 self._take(slot, given)
         for slot in list(self._slots):
@@ -307,51 +308,6 @@ class Processes:
         return slot.hello.node if slot.hello is not None else "the Ray cluster"
 
 
-def connect(config: WorkerConfig, count: int, spec: ProcessSpec) -> None:
-    """Connect to the cluster, or start one on this machine.
-
-    Raises InputError where none answers at the address.
-    """
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    given: dict[str, Any] = {"address": address}
-    if address is None:
-        gpus = count if spec.device == "cuda" else 0
-        given = {"num_cpus": max(1, count) * (spec.threads or 1), "num_gpus": gpus, "include_dashboard": False}
-    try:
-        _knock(address)
-        ray.init(**given, namespace=NAMESPACE, log_to_driver=False, logging_level="error")
-    except (OSError, RayError, RuntimeError, ValueError) as error:
-        what = f"no Ray cluster can be used at {address}: {_first_line(error)}. Start one with `ray start --head`"
-        what += ", give the address that it prints, or leave `address` out to start one on this machine"
-        raise InputError(Fault(what, key="worker.address")) from error
-    leave_signals_to_the_coordinator()  # Ray takes SIGTERM for itself
-
-
-def _knock(address: str | None) -> None:
-    """Raise OSError at once where nobody listens: Ray itself tries for minutes. ValueError for what is no address."""
-    if address is None or address == "auto":
-        return
-    host, colon, port = address.rpartition(":")
-    if address.startswith("ray://"):
-        raise ValueError("Ray Client (ray://) is not supported: run the study on a node of the cluster")
-    if not colon or not port.isdigit():
-        raise ValueError("an address is HOST:PORT, or auto")
-    socket.create_connection((host, int(port)), timeout=10.0).close()
-
-
-def processes_that_fit(config: WorkerConfig, device: str, threads: int | None) -> int:
-    """How many processes the nodes that are alive have room for, whatever runs on them now."""
-    if config.processes is not None:
-        return config.processes
-    return sum(_fit(config, node["Resources"], device, threads) for node in ray.nodes() if node["Alive"])
-
-
-def _fit(config: WorkerConfig, resources: dict[str, float], device: str, threads: int | None) -> int:
-    if device == "cuda":
-        return int(resources.get("GPU", 0))
-    return int(resources.get("CPU", 0) // (threads or 1))
-
-
 def _options(config: WorkerConfig, spec: ProcessSpec) -> dict[str, Any]:
     options: dict[str, Any] = {
         "num_cpus": 1 if spec.device == "cuda" else spec.threads or 1,
@@ -366,18 +322,6 @@ def _options(config: WorkerConfig, spec: ProcessSpec) -> dict[str, Any]:
     return options
 
 
-def _refuse_without_node(config: WorkerConfig, spec: ProcessSpec) -> None:
-    """Raise InputError where no node that is alive can hold a process."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    one = dataclasses.replace(spec)
-    if any(_fit(config, resources, one.device, one.threads) for resources in alive):
-        return
-    need = "a GPU" if spec.device == "cuda" else f"{spec.threads or 1} CPUs"
-    kind = "GPU" if spec.device == "cuda" else "CPU"
-    have = ", ".join(f"{resources.get(kind, 0):g}" for resources in alive)
-    raise InputError(Fault(f"a trial needs {need}; the nodes of the Ray cluster have {have} {kind}s", key="worker"))
-
-
 def _fault(hello: remote_process.Hello) -> str | None:
     """Why a process cannot evaluate what this coordinator asks for."""
     if hello.version != _version.__version__:
@@ -388,14 +332,9 @@ def _fault(hello: remote_process.Hello) -> str | None:
     return None
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
-
-
 def main() -> None:
     """Hold the processes until the input ends."""
-    say = said_to(int(sys.argv[sys.argv.index("--fd") + 1]))
+    say = say_line()
     threading.Thread(target=beat, args=(say,), daemon=True).start()
     line = sys.stdin.readline()
     if not line:
@@ -405,11 +344,16 @@ def main() -> None:
     start = json.loads(line)
     leave_signals_to_the_coordinator()
     try:
+        if "survey" in start:
+            survey(WorkerConfig.model_validate_json(json.dumps(start["config"])), say)
+            return
         with contextlib.closing(_processes(start, say)) as there:
             while (message := _next(inbox)) is not _ENDED:
                 match message:
                     case None:
                         there.look(LOOK_SECONDS)
+                    case "end":
+                        break
                     case list():
                         requests = [from_json(json.dumps(fields)) for fields in message]
                         there.submit([request for request in requests if isinstance(request, Request)])

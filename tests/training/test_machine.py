@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from meshtune.system.machine import memory_available
 from meshtune.training import machine
 
 GIB = 1 << 30
@@ -29,14 +30,14 @@ def test_this_machine() -> None:
 
 
 def test_no_control_group(tmp_path: Path) -> None:
-    assert machine._cpu_available(system(tmp_path, {})) == 8 * GIB
+    assert memory_available(system(tmp_path, {})) == 8 * GIB
 
 
 @pytest.mark.parametrize("limit", ["max", str(100 * GIB)])
 def test_a_limit_that_does_not_bind(tmp_path: Path, limit: str) -> None:
     group = {"memory.max": limit, "memory.current": "5", "memory.stat": "inactive_file 0\n"}
     files = {f"sys/fs/cgroup/job/{name}": text for name, text in group.items()}
-    assert machine._cpu_available(system(tmp_path, {"proc/self/cgroup": "0::/job\n", **files})) == 8 * GIB
+    assert memory_available(system(tmp_path, {"proc/self/cgroup": "0::/job\n", **files})) == 8 * GIB
 
 
 def test_version_2_and_a_limit_above(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_version_2_and_a_limit_above(tmp_path: Path) -> None:
         "sys/fs/cgroup/job/step/memory.current": "0\n",
         "sys/fs/cgroup/job/step/memory.stat": "inactive_file 0\n",
     }
-    assert machine._cpu_available(system(tmp_path, files)) == int(2.5 * GIB)
+    assert memory_available(system(tmp_path, files)) == int(2.5 * GIB)
 
 
 def test_version_1_in_a_container(tmp_path: Path) -> None:
@@ -61,7 +62,7 @@ def test_version_1_in_a_container(tmp_path: Path) -> None:
         "sys/fs/cgroup/memory/memory.usage_in_bytes": str(GIB),
         "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 4096\n",
     }
-    assert machine._cpu_available(system(tmp_path, files)) == GIB + 4096
+    assert memory_available(system(tmp_path, files)) == GIB + 4096
 
 
 def test_a_gpu_as_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

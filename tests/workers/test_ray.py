@@ -19,7 +19,7 @@ from meshtune.testing.workers import WorkerContract, collect
 from meshtune.trial import Ending, Outcome, Request
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import ProcessSpec
-from meshtune.workers.ray import RayWorker
+from meshtune.workers.ray import RayWorker, survey
 from tests.workers.test_local import program_pid, spec
 
 ray = pytest.importorskip("ray")  # the extra `ray`; CI has it
@@ -91,6 +91,7 @@ def test_no_cluster_at_the_address_is_one_message(tmp_path: Path, address: str, 
     assert "ray start --head" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_no_node_has_is_one_message(cluster: Cluster, tmp_path: Path) -> None:
     section = WorkerConfig(name="ray", address=cluster.address, processes=1)
     with pytest.raises(InputError, match="a trial needs 8 CPUs; the nodes of the Ray cluster have 1, 1 CPUs"):
@@ -99,6 +100,17 @@ def test_what_no_node_has_is_one_message(cluster: Cluster, tmp_path: Path) -> No
         RayWorker(section, spec(tmp_path), [ProcessSpec("cuda", {}, 1)], tmp_path)
 
 
+@pytest.mark.slow
+def test_a_survey_says_what_the_nodes_have(cluster: Cluster) -> None:
+    found = survey(WorkerConfig(name="ray", address=cluster.address))
+    assert (found.gpus, found.gpu_memory, found.cpus) == (0, None, (1, 1))
+    assert found.memory > 2**26
+    assert (found.processes(1), found.processes(2)) == (2, 0)
+    with pytest.raises(InputError, match=r"worker.accelerator: no node of the Ray cluster has the accelerator H100"):
+        survey(WorkerConfig(name="ray", address=cluster.address, accelerator="H100"))
+
+
+@pytest.mark.slow
 def test_a_node_that_is_lost_costs_its_trials_an_attempt_and_a_new_one_is_used(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -124,6 +136,7 @@ def test_a_node_that_is_lost_costs_its_trials_an_attempt_and_a_new_one_is_used(
         cluster.remove_node(joined)
 
 
+@pytest.mark.slow
 def test_without_a_number_of_places_it_grows_with_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
     worker = on(cluster, tmp_path, None)
     joined = None
@@ -140,6 +153,7 @@ def test_without_a_number_of_places_it_grows_with_the_cluster(cluster: Cluster, 
             cluster.remove_node(joined)
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_is_started_again_and_what_ran_has_crashed(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +178,7 @@ def test_a_driver_that_is_killed_is_started_again_and_what_ran_has_crashed(
         worker.close()
 
 
+@pytest.mark.slow
 def test_a_node_with_another_version_is_refused_before_any_trial(cluster: Cluster, tmp_path: Path) -> None:
     """The only node that has room for two threads has another file of the version in its place."""
     (tmp_path / "version.py").write_text('__version__ = "0.0.9"\n')
