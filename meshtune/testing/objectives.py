@@ -77,8 +77,8 @@ class ObjectiveContract(ABC):
         events = objective.evaluate([self.good(0), self.good(1)])
         first = next(events)
         objective.suspend()
-        told = [event for event in (first, *events) if isinstance(event, Outcome)]
-        assert len(told) < 2
+        ended = [event for event in (first, *events) if isinstance(event, Outcome)]
+        assert len(ended) < 2
         both = [self.good(0), self.good(1)]
         again = [event for event in self.make(tmp_path).evaluate(both) if isinstance(event, Outcome)]
         whole = [event for event in self.make(tmp_path / "whole").evaluate(both) if isinstance(event, Outcome)]
@@ -102,65 +102,65 @@ class StoppingContract(ABC):
         """The outcome of a request alone, and of the same with two rungs at which it goes on in any case."""
         (plain,) = outcomes(self.make(folder / "plain"), [self.good(trial)])
         rungs = tuple((round(share * plain.tokens), None) for share in (0.4, 0.7))
-        (told,) = outcomes(self.make(folder / "rungs"), [replace(self.good(trial), thresholds=rungs)])
-        return plain, told
+        (with_rungs,) = outcomes(self.make(folder / "rungs"), [replace(self.good(trial), thresholds=rungs)])
+        return plain, with_rungs
 
-    def stopping(self, told: Outcome, trial: int = 0) -> Request:
+    def stopping(self, with_rungs: Outcome, trial: int = 0) -> Request:
         """A request that ends at the second of these rungs, whose loss is above its threshold by very little."""
-        (first, _), (second, loss) = told.rungs
+        (first, _), (second, loss) = with_rungs.rungs
         return replace(self.good(trial), thresholds=((first, 1e9), (second, loss - 1e-3)))
 
     def test_rungs_are_reported_and_change_nothing(self, tmp_path: Path) -> None:
         """Losses of two rungs, and otherwise the outcome of a request without any."""
-        plain, told = self.measured(tmp_path)
-        assert len(told.rungs) == 2
-        assert (told.ending, told.loss, told.losses) == (Ending.COMPLETE, plain.loss, plain.losses)
-        assert told.training_losses == plain.training_losses
-        assert (told.tokens, plain.rungs) == (plain.tokens, ())
+        plain, with_rungs = self.measured(tmp_path)
+        assert len(with_rungs.rungs) == 2
+        assert (with_rungs.ending, with_rungs.loss, with_rungs.losses) == (Ending.COMPLETE, plain.loss, plain.losses)
+        assert with_rungs.training_losses == plain.training_losses
+        assert (with_rungs.tokens, plain.rungs) == (plain.tokens, ())
 
     def test_it_ends_above_a_threshold_and_the_others_go_on(self, tmp_path: Path) -> None:
-        """With the loss of that rung, without an adapter, and with a progress that told it."""
-        plain, told = self.measured(tmp_path)
-        requests = [self.stopping(told), replace(self.good(1), thresholds=((told.rungs[0][0], None),))]
+        """With the loss of that rung, without an adapter, and with a progress that has it."""
+        plain, with_rungs = self.measured(tmp_path)
+        requests = [self.stopping(with_rungs), replace(self.good(1), thresholds=((with_rungs.rungs[0][0], None),))]
         events = list(self.make(tmp_path).evaluate(requests))
         stopped, other = sorted((e for e in events if isinstance(e, Outcome)), key=lambda outcome: outcome.trial)
         assert (stopped.ending, stopped.adapter) == (Ending.STOPPED_EARLY, None)
-        assert [tokens for tokens, _ in stopped.rungs] == [tokens for tokens, _ in told.rungs]
-        assert [loss for _, loss in stopped.rungs] == pytest.approx([loss for _, loss in told.rungs], abs=1e-4)
+        assert [tokens for tokens, _ in stopped.rungs] == [tokens for tokens, _ in with_rungs.rungs]
+        assert [loss for _, loss in stopped.rungs] == pytest.approx([loss for _, loss in with_rungs.rungs], abs=1e-4)
         assert stopped.loss == stopped.rungs[-1][1]
-        assert told.rungs[1][0] <= stopped.tokens < plain.tokens
+        assert with_rungs.rungs[1][0] <= stopped.tokens < plain.tokens
         assert other.ending is Ending.COMPLETE
-        assert [rung for rung, _ in other.rungs] == [told.rungs[0][0]]
+        assert [rung for rung, _ in other.rungs] == [with_rungs.rungs[0][0]]
         seen = [e.rung_loss for e in events if isinstance(e, Progress) and e.trial == 0 and e.rung_loss is not None]
         assert seen == [loss for _, loss in stopped.rungs]
         assert all(from_json(to_json(event)) == event for event in events)
 
     def test_promoted_it_ends_as_if_it_had_never_been_stopped(self, tmp_path: Path) -> None:
         """In another objective over the same folder; also where what it had kept is gone."""
-        _, told = self.measured(tmp_path)
-        request = self.stopping(told)
+        _, with_rungs = self.measured(tmp_path)
+        request = self.stopping(with_rungs)
         (stopped,) = outcomes(self.make(tmp_path), [request])
         assert stopped.ending is Ending.STOPPED_EARLY
         for _ in range(2):  # the first takes away what was kept
             (ended,) = outcomes(self.make(tmp_path), [replace(request, promote=True, attempt=2)])
-            assert (ended.ending, ended.loss, ended.losses) == (Ending.COMPLETE, told.loss, told.losses)
-            assert (ended.rungs, ended.training_losses) == (told.rungs, told.training_losses)
-            assert (ended.tokens, ended.adapter is None) == (told.tokens, told.adapter is None)
+            assert (ended.ending, ended.loss, ended.losses) == (Ending.COMPLETE, with_rungs.loss, with_rungs.losses)
+            assert (ended.rungs, ended.training_losses) == (with_rungs.rungs, with_rungs.training_losses)
+            assert (ended.tokens, ended.adapter is None) == (with_rungs.tokens, with_rungs.adapter is None)
 
     def test_stopped_and_promoted_in_pieces(self, tmp_path: Path) -> None:
-        """Suspended whenever something is told, and gone on with elsewhere."""
-        _, told = self.measured(tmp_path)
-        request = self.stopping(told)
+        """Suspended at each loss, and gone on with elsewhere."""
+        _, with_rungs = self.measured(tmp_path)
+        request = self.stopping(with_rungs)
         stopped = self.in_pieces(tmp_path, request)
-        assert (stopped.loss, stopped.rungs) == (told.rungs[-1][1], told.rungs)
+        assert (stopped.loss, stopped.rungs) == (with_rungs.rungs[-1][1], with_rungs.rungs)
         (again,) = outcomes(self.make(tmp_path), [request])  # as if the answer had been lost
         assert replace(again, seconds=0.0, peak_memory=0) == replace(stopped, seconds=0.0, peak_memory=0)
         ended = self.in_pieces(tmp_path, replace(request, promote=True, attempt=2))
-        assert (ended.ending, ended.loss, ended.losses) == (Ending.COMPLETE, told.loss, told.losses)
-        assert ended.rungs == told.rungs
+        assert (ended.ending, ended.loss, ended.losses) == (Ending.COMPLETE, with_rungs.loss, with_rungs.losses)
+        assert ended.rungs == with_rungs.rungs
 
     def in_pieces(self, folder: Path, request: Request) -> Outcome:
-        """The outcome of a request that is suspended at the first loss that it tells beyond those before."""
+        """The outcome of a request that is suspended at the first loss beyond those before."""
         known = 0
         while True:
             objective, found = self.make(folder), 0

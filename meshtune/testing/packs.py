@@ -47,7 +47,7 @@ class PackContract(OnTinyModel):
         return list(self.trainer()(base, *self.rows(), recipes, at="last", **given))
 
     def test_an_adapter_in_a_pack_is_the_one_that_is_trained_alone(self, base: Any) -> None:
-        """In the losses that it tells, and in its weights."""
+        """In its losses, and in its weights."""
         recipes = [self.recipe(point) for point in POINTS]
         together = self.run(base, recipes)
         for number, recipe_ in enumerate(recipes):
@@ -82,16 +82,16 @@ class PackContract(OnTinyModel):
         """In their order, the next as one ends; each as it is alone, and its rungs too."""
         rungs = rungs_at(self.rows(), self.epochs, 0.3)
         recipes = [self.recipe(point) for point in POINTS]
-        told = self.run(base, recipes, width=2, rungs=rungs)
+        events = self.run(base, recipes, width=2, rungs=rungs)
         begun, ended = set[int](), set[int]()
-        for number, event in told:
+        for number, event in events:
             assert number in begun or number == len(begun)
             begun.add(number)
             assert len(begun - ended) <= 2
             if isinstance(event, Trained):
                 ended.add(number)
         for number, recipe_ in enumerate(recipes):
-            packed, alone = of(told, number), of(self.run(base, [recipe_], rungs=rungs), 0)
+            packed, alone = of(events, number), of(self.run(base, [recipe_], rungs=rungs), 0)
             assert losses(packed) == pytest.approx(losses(alone), abs=self.loss_difference)
             assert at_rungs(packed) == pytest.approx(at_rungs(alone), abs=self.loss_difference)
             assert mean_difference(packed[-1], alone[-1]) <= self.weight_difference
@@ -100,16 +100,16 @@ class PackContract(OnTinyModel):
         """From a rung, with the state that it left with: to what it would have become; the others stay as they are."""
         rungs = rungs_at(self.rows(), self.epochs, 0.3, 0.7)
         recipes = [self.recipe(point) for point in POINTS[:3]]
-        changes, told = Changes(), list[PackEvent]()
+        changes, events = Changes(), list[PackEvent]()
         for number, event in self.trainer()(base, *self.rows(), recipes, at="last", rungs=rungs, changes=changes):
-            told.append((number, event))
+            events.append((number, event))
             if number == 1 and isinstance(event, Step) and event.rung is not None:
                 changes.keeping.add(1)
             if isinstance(event, Kept):
                 assert event.state is not None
                 write(tmp_path, event.made_by, event.state)
-        assert isinstance(of(told, 1)[-1], Kept)
-        assert len(at_rungs(of(told, 1))) == 1
+        assert isinstance(of(events, 1)[-1], Kept)
+        assert len(at_rungs(of(events, 1))) == 1
         checkpoint = Checkpoint(tmp_path, None, lambda: False)
         after = of(self.run(base, [recipes[1]], rungs=rungs, checkpoint=checkpoint), 0)
         assert isinstance(after[0], Step)
@@ -119,7 +119,7 @@ class PackContract(OnTinyModel):
         assert losses(after)[-3:] == pytest.approx(losses(of(never, 1))[-3:], abs=self.loss_difference)
         assert mean_difference(after[-1], of(never, 1)[-1]) <= self.weight_difference
         for number in (0, 2):
-            assert mean_difference(of(told, number)[-1], of(never, number)[-1]) <= self.weight_difference
+            assert mean_difference(of(events, number)[-1], of(never, number)[-1]) <= self.weight_difference
 
     def test_the_base_is_left_as_it_was(self, base: Any) -> None:
         """Bitwise, with its own modules and settings, after a whole pack and after one that was closed."""
@@ -145,7 +145,7 @@ def of(events: Sequence[PackEvent], number: int) -> list[Step | Trained | Diverg
 
 
 def losses(events: Sequence[Step | Trained | Diverged | NoRoom | Kept]) -> list[float]:
-    """All losses that were told, in their order, but for those at rungs."""
+    """All losses, in their order, but for those at rungs."""
     found: list[float] = []
     for event in events:
         if isinstance(event, Step):
@@ -156,7 +156,7 @@ def losses(events: Sequence[Step | Trained | Diverged | NoRoom | Kept]) -> list[
 
 
 def at_rungs(events: Sequence[Step | Trained | Diverged | NoRoom | Kept]) -> list[float]:
-    """All losses that were told at rungs, in their order."""
+    """All losses at rungs, in their order."""
     return [event.rung_loss for event in events if isinstance(event, Step) and event.rung_loss is not None]
 
 

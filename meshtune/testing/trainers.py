@@ -119,8 +119,8 @@ class TrainerContract(OnTinyModel):
         if not takes(self.trainer(), "rungs"):
             pytest.skip("it measures no rungs")
         rungs = rungs_at(self.rows(), self.epochs, 0.01, 0.02, 0.6)
-        told, plain = self.run(base, rungs=rungs), self.run(base)
-        found = [step for step in told if isinstance(step, Step) and step.rung_loss is not None]
+        with_rungs, plain = self.run(base, rungs=rungs), self.run(base)
+        found = [step for step in with_rungs if isinstance(step, Step) and step.rung_loss is not None]
         assert [step.rung for step in found] == list(rungs.tokens)
         assert found[0].rung_loss == found[1].rung_loss != found[2].rung_loss
         for step in found:
@@ -128,8 +128,8 @@ class TrainerContract(OnTinyModel):
             assert step.rung is not None
             before = max((s.tokens for s in plain if isinstance(s, Step) and s.step < step.step), default=0)
             assert before < step.rung <= step.tokens
-        assert losses(told) == losses(plain)
-        assert same(trained(told), trained(plain))
+        assert losses(with_rungs) == losses(plain)
+        assert same(trained(with_rungs), trained(plain))
 
     def test_stopped_at_a_rung_it_goes_on_from_there(self, base: Any, tmp_path: Path) -> None:
         """Asked to stop when it tells a rung; the next run tells that again, and ends as one that was never asked."""
@@ -137,27 +137,29 @@ class TrainerContract(OnTinyModel):
             pytest.skip("it measures no rungs, or takes no checkpoint")
         rungs = rungs_at(self.rows(), self.epochs, 0.2, 0.6, 0.8)
         training = TrainingConfig(batch_size=4, epochs=self.epochs, precision="float32")
-        told: list[Step | Trained] = []
-        checkpoint = Checkpoint(tmp_path, None, lambda: len(told) > 0 and getattr(told[-1], "rung", None) is not None)
+        before: list[Step | Trained] = []
+        checkpoint = Checkpoint(
+            tmp_path, None, lambda: len(before) > 0 and getattr(before[-1], "rung", None) is not None
+        )
         given = base, *self.rows(), recipe(training, POINT, 0)
         with pytest.raises(Suspended):
-            _collect(self.trainer()(*given, at="best", checkpoint=checkpoint, rungs=rungs), told)
+            _collect(self.trainer()(*given, at="best", checkpoint=checkpoint, rungs=rungs), before)
         resumed = self.run(base, rungs=rungs, checkpoint=Checkpoint(tmp_path, None, lambda: False))
         whole = self.run(base, rungs=rungs)
         assert isinstance(resumed[0], Step)
         assert resumed[0].earlier > 0
         rung_losses = [
             [(step.rung, step.rung_loss) for step in events if isinstance(step, Step) and step.rung is not None]
-            for events in (told, resumed, whole)
+            for events in (before, resumed, whole)
         ]
         assert rung_losses[0] == rung_losses[1][:1]
         assert rung_losses[1] == rung_losses[2]
         assert same(trained(resumed), trained(whole))
 
 
-def _collect(events: Iterator[Step | Trained], told: list[Step | Trained]) -> None:
+def _collect(events: Iterator[Step | Trained], into: list[Step | Trained]) -> None:
     for event in events:
-        told.append(event)
+        into.append(event)
 
 
 def trained(events: list[Step | Trained]) -> Trained:
@@ -178,6 +180,6 @@ def validation_losses(events: list[Step | Trained]) -> list[float]:
 
 
 def losses(events: list[Step | Trained]) -> list[tuple[float | None, float | None]]:
-    """What was told of training and validation."""
+    """Losses of training and validation, step by step."""
     steps = [step for step in events if isinstance(step, Step)]
     return [(s.training_loss, s.validation_loss) for s in steps if s.training_loss is not None]
