@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from meshtune.study.tune import tune
 from tests.evaluation import made
 from tests.kill import command_study, meshtune
 from tests.test_kill_lora import lora_study
+
+ROOT = Path(__file__).parents[2]
 
 
 def cache(home: Path, model: Path, *, weights: bool = True) -> None:
@@ -47,13 +50,26 @@ def cache_rows(home: Path, name: str, split: str, rows: list[dict[str, str]]) ->
     info.parent.rename(target / "0123456789abcdef")
 
 
+SEVERAL = """
+import json, sys
+from tests.kill import command
+for arguments in json.loads(sys.argv[1]):
+    done = command(*arguments)
+    print(json.dumps([done.returncode, done.stderr]))
+"""
+
+
 def call(*arguments: object, home: Path) -> "subprocess.CompletedProcess[str]":
     """The command on a machine without network, where such a one can be made."""
+    return alone_with(home, *meshtune(*arguments))
+
+
+def alone_with(home: Path, *program: str) -> "subprocess.CompletedProcess[str]":
     alone = ["unshare", "--net", "--map-root-user"]
     able = shutil.which("unshare") and not subprocess.run([*alone, "true"], capture_output=True, check=False).returncode
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "MESHTUNE_CACHE": str(home / "meshtune")}
-    command = [*(alone if able else []), *meshtune(*arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    command = [*(alone if able else []), *program]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
 
 
 def test_it_tokenizes_once_trains_nothing_and_opens_no_record(tiny_model_folder: Path, tmp_path: Path) -> None:
@@ -106,14 +122,15 @@ def test_a_command_needs_nothing_and_faults_are_found(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_here_or_only_in_part_is_one_message(tiny_model_folder: Path, tmp_path: Path) -> None:
     path = lora_study(tmp_path / "one", tiny_model_folder)
-    absent = call("prepare", path, "--set", "model=owner/absent", home=tmp_path / "home")
-    assert absent.returncode == 2
-    assert "`owner/absent` is not in the local cache" in absent.stderr
-    assert "Traceback" not in absent.stderr
     cache(tmp_path / "home", tiny_model_folder, weights=False)
-    part = call("prepare", path, "--set", "model=owner/tiny", home=tmp_path / "home")
-    assert part.returncode == 2, part.stderr
-    assert "of the model `owner/tiny` only a part is in the local cache" in part.stderr
+    asked = [["prepare", str(path), "--set", f"model=owner/{name}"] for name in ("absent", "tiny")]
+    done = alone_with(tmp_path / "home", sys.executable, "-c", SEVERAL, json.dumps(asked))
+    assert done.returncode == 0, done.stderr
+    absent, part = map(json.loads, done.stdout.splitlines())
+    assert absent[0] == part[0] == 2
+    assert "`owner/absent` is not in the local cache" in absent[1]
+    assert "of the model `owner/tiny` only a part is in the local cache" in part[1]
+    assert "Traceback" not in absent[1] + part[1]
     assert not (path.parent / "study").exists()
 
 
