@@ -7,10 +7,12 @@ read. It needs torch, Transformers and PEFT of about the versions that are pinne
 - speed: real tokens a second of packs of 1, 4, 8 and 16 against Trainer with PEFT, one adapter after the other (bf16,
   SDPA, rows grouped by length), in batches of 4 and 16, in turn, so many rounds as there is time for.
 - memory: what is predicted against the peak of torch's allocator, of packs and of the trainer `transformers`.
-One JSON line a result as soon as it is known, with the card's name; ratio above 1: ours is better (of losses and of
-memory: theirs, or measured, over ours, or predicted). The file of results holds them, and what was measured beneath.
+- launches: kernels of a pass of eight adapters, forward and backward, as the counter of the tests counts them, against
+  torch's profiler, and which attention was taken.
+One JSON line a result as soon as it is known, with the name of the card; ratio above 1: ours is better (of losses,
+memory and launches: theirs, or measured, over ours, or predicted). The file of results holds them.
 
-    python benchmarks/gpu.py [losses] [speed] [memory] [--shapes 135M 1B 8B] [--seconds 420] [--results FILE]
+    python benchmarks/gpu.py [losses] [speed] [memory] [launches] [--shapes 135M 1B 8B] [--seconds 420] [--results FILE]
     python benchmarks/gpu.py --device cpu --tiny
 
 A part begins nothing after its `--seconds`. Started again, it goes on: what the file of results holds is not measured
@@ -44,7 +46,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
     "1B": dict(hidden=2048, inner=8192, layers=16, heads=32, key_heads=8, words=128256, tied=True),
     "8B": dict(hidden=4096, inner=14336, layers=32, heads=32, key_heads=8, words=128256, tied=False),
 }
-PARTS = ("losses", "speed", "memory")
+PARTS = ("losses", "speed", "memory", "launches")
 FINISHED = 3  # rounds with which a race is not gone on with
 ROUNDS = 5
 AGAIN = 3  # the exit code of a child whose device may be broken
@@ -721,6 +723,64 @@ def _compare_memory(
     bench.compared("memory", what, mib(told), mib(line["peak"]), [line["peak"] / told], **more)
 
 
+# ---- launches
+
+
+def launches(bench: Bench, late: Callable[[], bool]) -> None:
+    adapters, batch = (2, 2) if bench.options.tiny else (8, 8)
+    for shape in bench.options.shapes:
+        for dtype in ("bfloat16", "float32"):
+            for dropout in (0.05, 0.0):
+                cell = f"launches {shape} {dtype} dropout {dropout}"
+                if late():
+                    return
+                if bench.results.of(cell) is not None:
+                    continue
+                work = functools.partial(_launches, bench, shape, dtype, dropout, adapters, batch)
+                line = bench.cell("launches", cell, work)
+                what = f"{shape} in {dtype}, {adapters} adapters x {batch} rows, dropout {dropout}: launches of a pass"
+                ours, theirs = line.get("counted"), line.get("profiled")
+                more = {name: line[name] for name in ("layers", "attention", "kernels") if name in line}
+                told = f"{what}, counted | by the profiler{': ' + line['fault'] if 'fault' in line else ''}"
+                bench.compared("launches", told, ours, theirs, [theirs / ours] if ours and theirs else (), **more)
+
+
+def _launches(bench: Bench, shape: str, dtype: str, dropout: float, adapters: int, batch: int) -> dict[str, Any]:
+    """Of one pass, after another by which what is compiled was compiled."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from meshtune.training.packed.base import packed
+    from meshtune.training.packed.flat_adapter import FlatAdapter
+    from meshtune.training.packed.launches import count
+    from meshtune.training.packed.rows import Portion, lay_out
+
+    base, kind = bench.base(shape, dtype), getattr(bench.torch, dtype)
+    rows = made_rows(batch, base.config.vocab_size, tiny=bench.options.tiny)
+    with packed(base, kind) as pack:
+        made = [FlatAdapter(base, made_recipe(batch, dtype, dropout=dropout, seed=n), kind) for n in range(adapters)]
+        laid = lay_out([Portion(adapter, rows, 0.01, 0) for adapter in made], base.device, 8)
+
+        def once() -> None:
+            pack.losses(laid, train=True)[1].backward()
+            bench.wait()
+
+        once()
+        counted = count(once)
+        line = {
+            "counted": counted.total,
+            "kernels": dict(counted.kernels.most_common(12)),
+            "layers": base.config.num_hidden_layers,
+            "attention": pack.now.path,
+        }
+        if bench.cuda:
+            once()
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+                once()
+            names = [x.name for x in seen.events() if x.device_type == bench.torch.autograd.DeviceType.CUDA]
+            line["profiled"] = len([name for name in names if not name.startswith("Memcpy HtoD")])
+        return line
+
+
 def mib(count: int) -> float:
     return round(count / 2**20, 1)
 
@@ -740,7 +800,7 @@ def child(options: Options) -> None:
         def late(begun: float = begun) -> bool:
             return now() - begun > options.seconds
 
-        {"losses": losses, "speed": speed, "memory": memory}[part](bench, late)
+        {"losses": losses, "speed": speed, "memory": memory, "launches": launches}[part](bench, late)
         if late():
             print(f"{part}: its {options.seconds:g} s are over; run it again to go on", file=sys.stderr)
 
