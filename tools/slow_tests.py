@@ -13,7 +13,8 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 
-TIMES = Path(__file__).parents[1] / "tests" / "slow.txt"
+ROOT = Path(__file__).parents[1]
+UNTIMED = 120  # seconds that a file counts as which nobody has timed
 EVERY_CHANGE = ("", "compatibility")  # folders of tests that bear on the whole
 
 
@@ -22,17 +23,19 @@ def main() -> None:
     base, seconds = sys.argv[1:]
     command = ["git", "diff", "--name-only", base, "HEAD", "--", "meshtune", "tests"]
     touched = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    known = times(TIMES.read_text(encoding="utf-8"))
+    known = times()
     files = chosen(known, touched, int(seconds))
     for file in sorted(known.keys() - set(files)):
         print(f"left to `make test-slow`: {file} ({known[file]} s)", file=sys.stderr)
     print(" ".join(files))
 
 
-def times(text: str) -> dict[str, int]:
-    """Seconds by file."""
-    lines = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
-    return {file: int(seconds) for seconds, file, *_ in lines}
+def times() -> dict[str, int]:
+    """Seconds by file that has slow tests."""
+    lines = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()
+    timed = {file: int(seconds) for seconds, file, *_ in (line.split() for line in lines if not line.startswith("#"))}
+    slow = [path for path in ROOT.glob("tests/**/test_*.py") if "pytest.mark.slow" in path.read_text(encoding="utf-8")]
+    return {name: timed.get(name, UNTIMED) for name in (path.relative_to(ROOT).as_posix() for path in slow)}
 
 
 def chosen(known: Mapping[str, int], touched: Collection[str], limit: int) -> list[str]:
