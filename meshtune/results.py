@@ -116,9 +116,9 @@ def score_frame(folder: Path) -> pandas.DataFrame:
     for row in table.rows:
         head = {"name": row.name, "rank": row.rank, "trial": row.trial, "loss": row.loss}
         values = {
-            name: told
+            name: value
             for column in table.columns
-            for name, told in (
+            for name, value in (
                 (column.name, row.scores.get(column.name)),
                 (f"{column.name}:se", row.errors.get(column.name)),
             )
@@ -131,8 +131,8 @@ def score_frame(folder: Path) -> pandas.DataFrame:
 
 def in_words(folder: Path, status: Values) -> str:
     """A study in a line: where it lives, where it stands, and what it found."""
-    told = status["trials"]["proposed"] - status["trials"]["pending"]
-    parts = [str(status["state"]), f"{told} trials"]
+    ended = status["trials"]["proposed"] - status["trials"]["pending"]
+    parts = [str(status["state"]), f"{ended} trials"]
     if best := status["best"]:
         parts.append(f"best {number(best['loss'])} (trial {best['trial']}: {point(best['hyperparameters'])})")
     if status["baseline"] is not None:

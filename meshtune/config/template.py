@@ -24,7 +24,7 @@ EMBEDDED_DATA = """    - {embedded: python-stdlib-describe, share: 0.7}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TemplateValues:
     """The values that differ between recipes; those of the first one are the defaults of the file."""
 
     title: str = "A study of LoRA hyperparameters."
@@ -51,7 +51,7 @@ class Recipe:
     worst: int = 0
 
 
-DEFAULT = Recipe()
+DEFAULT = TemplateValues()
 
 # A trial of rank 256 takes several times as long as one of rank 16 on a CPU, and gains nothing in so few steps.
 SMALL_SPACE = """
@@ -61,7 +61,7 @@ SMALL_SPACE = """
   step: {low: 1e-3, high: 1, log: true}"""
 
 # Small enough for minutes on two cores, and with steps enough that the losses move.
-QUICKSTART = Recipe(
+QUICKSTART = TemplateValues(
     title="The quickstart: a real search in minutes, on the embedded model and data.",
     rows="160",
     validation="32",
@@ -75,7 +75,7 @@ QUICKSTART = Recipe(
 
 # The authors train 128 sequences a step: 4 a device, on 4 GPUs, with 8 accumulation steps. A trial here has one
 # device, so 4 sequences x 32 steps of accumulation are the same step. Their split has no test rows (test: 0 is theirs).
-TRIBES = Recipe(
+TRIBES = TemplateValues(
     title="""The first round of Tribes et al., Hyperparameter Optimization for LLM Instruction-Tuning (2024).
 # Their second round: `space: tribes2024` (ranks to 512), `epochs: 2`, `trials: 100`; once with `sampler: tpe`.""",
     model="meta-llama/Llama-2-7b-hf",
@@ -151,7 +151,7 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def text(recipe: Recipe) -> str:
+def text(recipe: TemplateValues) -> str:
     """The commented study.yaml of a recipe: `study.yaml.j2`, with comments behind the recipe's values in one column."""
     written = (
         templates(Path(__file__).parent)

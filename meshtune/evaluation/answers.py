@@ -313,14 +313,14 @@ def sound(model: Any, tokenizer: Any) -> bool:
     )
     decoded = [_Given(ask.continuations[0]) for ask in asks]
     try:
-        told = Answerer(model, tokenizer)._together(Batch(16, asks), decoded)
+        together = Answerer(model, tokenizer)._together(Batch(16, asks), decoded)
     except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
         return False  # a model with another idea of a cache
     alone = Answerer(model, tokenizer, alone=True).answer(Batch(0, asks), Decoding(), lambda *_: False)
     close = CLOSE.get(model.dtype, 0.05)
     return all(
         abs(value - said.log_likelihoods[0]) <= close * max(1.0, abs(said.log_likelihoods[0]))
-        for said, likelihoods, given in zip(alone, told, decoded, strict=True)
+        for said, likelihoods, given in zip(alone, together, decoded, strict=True)
         for value in (likelihoods[0][0], sum(given.logs))
     )
 

@@ -119,9 +119,9 @@ def run(
                 with store.writing(at) as (known, writer):
                     asking = _Asking(Answerer(model, tokenizer, alone=alone), known, writer, at, report)
                     with _quiet():
-                        told = _evaluated(_Model(model, tokenizer, asking), found, name)
-                _write_samples(at.path.with_suffix(".samples.jsonl"), told["samples"])
-                results.setdefault(candidate.name, {})[name] = _result(told, name), _hash(told)
+                        output = _evaluated(_Model(model, tokenizer, asking), found, name)
+                _write_samples(at.path.with_suffix(".samples.jsonl"), output["samples"])
+                results.setdefault(candidate.name, {})[name] = _result(output, name), _hash(output)
     return results
 
 
@@ -286,15 +286,17 @@ def _evaluated(model: _Model, found: Tasks, name: str) -> dict[str, Any]:
         task.set_fewshot_seed(seed=SEED)
     chosen = found.chosen[name]
     samples = None if chosen is None else {key: list(numbers) for key, numbers in chosen.items()}
-    told: dict[str, Any] = evaluate(lm=model, task_dict=loaded, samples=samples, bootstrap_iters=1000, log_samples=True)
-    return told
+    output: dict[str, Any] = evaluate(
+        lm=model, task_dict=loaded, samples=samples, bootstrap_iters=1000, log_samples=True
+    )
+    return output
 
 
-def _result(told: Mapping[str, Any], name: str) -> Scores:
+def _result(output: Mapping[str, Any], name: str) -> Scores:
     """The scores of a task, or of a group: its own mean, or that of its tasks where the harness has none."""
-    tasks = {key: told["results"][key] for key in told["samples"]}
-    own = {**told.get("groups", {}), **told["results"]}.get(name, {})
-    metric, filtered = _metric(told, next(iter(tasks)))
+    tasks = {key: output["results"][key] for key in output["samples"]}
+    own = {**output.get("groups", {}), **output["results"]}.get(name, {})
+    metric, filtered = _metric(output, next(iter(tasks)))
     if other := [key for key, scores in tasks.items() if f"{metric},{filtered}" not in scores]:
         what = f"the tasks of `{name}` are scored by different metrics: `{other[0]}` has no `{metric}`"
         raise InputError(f"{what}; name them one by one")
@@ -311,7 +313,7 @@ def _result(told: Mapping[str, Any], name: str) -> Scores:
         known = [each for each in errors if isinstance(each, float)]
         error = sum(each**2 for each in known) ** 0.5 / len(errors) if len(known) == len(errors) else None
     # A document stands there once for each filter.
-    samples = [sample for of in told["samples"].values() for sample in of if sample["filter"] == filtered]
+    samples = [sample for of in output["samples"].values() for sample in of if sample["filter"] == filtered]
     choices = [_choices(sample) for sample in samples]
     return Scores(
         verdict=Score(value, error),
@@ -331,21 +333,21 @@ def _choices(sample: Mapping[str, Any]) -> int:
     return count // 2 if "acc_mutual_info" in sample["metrics"] else count
 
 
-def _metric(told: Mapping[str, Any], task: str) -> tuple[str, str]:
+def _metric(output: Mapping[str, Any], task: str) -> tuple[str, str]:
     """The first metric of a task that is better the higher it is, and its filter."""
-    higher = told["higher_is_better"][task]
-    for name in told["results"][task]:
+    higher = output["higher_is_better"][task]
+    for name in output["results"][task]:
         metric, _, filtered = name.partition(",")
         if filtered and not metric.endswith("_stderr") and higher.get(metric):
             return metric, filtered
     raise InputError(f"`{task}` has no metric that is better the higher it is")
 
 
-def _hash(told: Mapping[str, Any]) -> str:
+def _hash(output: Mapping[str, Any]) -> str:
     """A hash of what was asked: documents, prompts and targets of all tasks."""
     content = hashlib.sha256()
-    for name in sorted(told["samples"]):
-        for sample in told["samples"][name]:
+    for name in sorted(output["samples"]):
+        for sample in output["samples"][name]:
             content.update(
                 json.dumps([name, sample["doc_hash"], sample["prompt_hash"], sample["target_hash"]]).encode()
             )

@@ -193,9 +193,9 @@ def _ask(
 
 def _line(benchmark: Benchmark, ask: Ask, said: Said | None, judged: JudgedAnswer) -> store.Line:
     item = benchmark.items[ask.number]
-    told = None
+    likelihoods = None
     if said is not None and said.log_likelihoods:
-        told = dict(zip(item.choices or (item.gold,), said.log_likelihoods, strict=True))
+        likelihoods = dict(zip(item.choices or (item.gold,), said.log_likelihoods, strict=True))
     return {
         "item": item.id,
         "sample": ask.sample,
@@ -207,5 +207,5 @@ def _line(benchmark: Benchmark, ask: Ask, said: Said | None, judged: JudgedAnswe
         "correct": judged.correct,
         "scores": dict(judged.others),
         "reason": judged.reason,
-        "log_likelihoods": told,
+        "log_likelihoods": likelihoods,
     }

@@ -67,7 +67,7 @@ def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, 
     for k in ks:
         right = [sum(line["correct"] for line in answers[item.id]) for item in items]
         others[f"pass@{k}"] = _mean([pass_at(samples, count, k) for count in right])
-    told = [likelihood(benchmark, line) for line in first if line["log_likelihoods"] is not None]
+    likelihoods = [likelihood(benchmark, line) for line in first if line["log_likelihoods"] is not None]
     asked = sum(line["shots"] is not None for line in first)
     if benchmark.average == "micro":
         groups = {"": list(items)}
@@ -82,7 +82,7 @@ def score(benchmark: Benchmark, lines: Mapping[Key, Line], *, samples: int = 1, 
         verdict=Score(verdict, error),
         chance=benchmark.guessed,
         others=others,
-        likelihood=_mean(told) if told and len(told) == asked else None,
+        likelihood=_mean(likelihoods) if likelihoods and len(likelihoods) == asked else None,
         items=len(items),
         too_long=len(first) - asked,
         cut=sum(line["cut"] for line in first),

@@ -55,7 +55,7 @@ def scored(
     machine.use_threads(cores())
     base = load_model(model, resolve_device(model))
     named = identity_of_base(model)
-    told = harness.run(
+    found_scores = harness.run(
         base,
         load_tokenizer(model),
         asked,
@@ -64,12 +64,12 @@ def scored(
         report,
     )
     results = {
-        one.name: {name: result for name, (result, _) in told[candidate.name].items()}
+        one.name: {name: result for name, (result, _) in found_scores[candidate.name].items()}
         for one, candidate in zip(listed, asked, strict=True)
     }
     columns = []
     for name in found.names:
-        first, digest = told[asked[0].name][name]
+        first, digest = found_scores[asked[0].name][name]
         subset = "" if found.chosen[name] is None else f", chosen with seed {settings.seed}"
         measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
         columns.append(Column(name, name, first.items, measured, 100 * first.chance))

@@ -63,7 +63,7 @@ class Race:
     def of(self, name: str) -> Only:
         """The items that a candidate has answered."""
         gone = self.left.get(name)
-        return self.items if gone is None else {key: told[: gone.items[key]] for key, told in self.items.items()}
+        return self.items if gone is None else {key: numbers[: gone.items[key]] for key, numbers in self.items.items()}
 
     def note_of(self, benchmark: str) -> str:
         """Which items the scores of those that did not leave are of, for tables."""
@@ -89,7 +89,7 @@ class Race:
         """How it went, as plain values; of the items, how many."""
         left = {name: dataclasses.asdict(gone) for name, gone in self.left.items()}
         values = {key: value for key, value in dataclasses.asdict(self).items() if key != "ids"}
-        items = {name: len(told) for name, told in self.items.items()}
+        items = {name: len(numbers) for name, numbers in self.items.items()}
         return {**values, "items": items, "total": dict(self.total), "left": left}
 
 
@@ -98,15 +98,15 @@ def cannot_win(listed: Sequence[ListedCandidate]) -> dict[str, tuple[str, ...]]:
     found = {}
     for one in listed:
         if one.chosen is not None and one.chosen.trial is not None:
-            told = feasible.violations(one.chosen.record, one.chosen.trial)
-            found[one.name] = tuple(text for text, beyond in told.items() if beyond > 0)
+            beyond_by = feasible.violations(one.chosen.record, one.chosen.trial)
+            found[one.name] = tuple(text for text, beyond in beyond_by.items() if beyond > 0)
     return {name: texts for name, texts in found.items() if texts}
 
 
 def admitted(
     listed: Sequence[ListedCandidate], barred: Mapping[str, Sequence[str]], report: Report
 ) -> list[ListedCandidate]:
-    """Who is asked in a race: all but those in `barred`, which are told. A baseline is asked all the same."""
+    """Who is asked in a race: all but those in `barred`, of which it is said. A baseline is asked all the same."""
     for one in listed:
         if one.name in barred:
             then = "asked as what the others are compared with" if one.baseline else "not asked"

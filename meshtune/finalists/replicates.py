@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from meshtune.config.evaluation import EvaluationConfig, changed
-from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, Interrupted
 from meshtune.evaluation.benchmarks import registry
 from meshtune.export.chosen import ChosenPoint, pick
@@ -48,14 +47,6 @@ PLACE = Path("evaluation") / "replicates"  # in the study's folder: adapters, ch
 _OUTCOMES = "outcomes.json"
 
 
-@dataclass(frozen=True)
-class Replicated:
-    """What came of it. `failed`: by candidate, why it is not among those with several trainings."""
-
-    evidence: Evidence
-    failed: Mapping[str, str]
-
-
 def leading(decision: Decision, evidence: Evidence) -> list[str]:
     """Those that may be the best, four at most, and the baseline."""
     able = [one.name for one in decision.candidates if one.may_be_best and evidence.facts[one.name].left is None]
@@ -64,19 +55,23 @@ def leading(decision: Decision, evidence: Evidence) -> list[str]:
 
 
 def replicated(
-    study: Located, evidence: Evidence, names: Sequence[str], count: int, *, unsafe: bool, report: Report
-) -> Replicated:
-    """Train the candidates with so many other seeds, score them, and put the means in place of their scores.
+    study: Located, evidence: Evidence, decision: Decision, count: int, *, unsafe: bool, report: Report
+) -> tuple[Evidence, dict[str, str]]:
+    """Train the leading candidates with so many other seeds, score them, and put the means in place of their scores.
 
     Args:
-        evidence: of the study, item by item, with the settings that it was scored with. names: see `leading`.
+        evidence: of the study, item by item, with the settings that it was scored with. decision: by these scores.
+
+    Returns the evidence on the decision's benchmarks; and by candidate, why it is not among those with several
+    trainings.
 
     Raises InputError where the study was not scored in a way that can be repeated, or no candidate completes with all
     seeds; Interrupted; StudyBusy; WorkerError; StorageError.
     """
     if count < FEWEST:
         raise InputError(f"--replicates {count}: {FEWEST} other seeds at least are needed to show a spread")
-    settings = _settings(evidence)
+    evidence = evidence.only(decision.benchmarks)
+    settings, names = _settings(evidence), leading(decision, evidence)
     record = Record(study.url, study.name)
     chosen = {name: _point(study, record, evidence, name) for name in names}
     requests = {name: _requests(one, study.config.seed, count) for name, one in chosen.items()}
@@ -89,7 +84,7 @@ def replicated(
         answers = _scored(study, evidence, settings, whole, unsafe, report)
     once = [name for name in evidence.measured.names if name not in whole and _is_trained(evidence, name)]
     measured, seeds = with_trainings(evidence.measured, answers, once)
-    return Replicated(replace(evidence, measured=measured, seeds=seeds), failed)
+    return replace(evidence, measured=measured, seeds=seeds), failed
 
 
 def _settings(evidence: Evidence) -> EvaluationConfig:
@@ -206,23 +201,23 @@ def _as_stored(request: Request, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _holds(told: Mapping[str, Any] | None, request: Request, place: Path) -> bool:
+def _holds(ended: Mapping[str, Any] | None, request: Request, place: Path) -> bool:
     """Whether a training has ended as this request would be."""
-    if told is None or told["ending"] == Ending.CRASHED:
+    if ended is None or ended["ending"] == Ending.CRASHED:
         return False
     point = json.loads(json.dumps(dict(request.hyperparameters)))
-    if (told["seed"], told["hyperparameters"]) != (request.seed, point):
+    if (ended["seed"], ended["hyperparameters"]) != (request.seed, point):
         return False
-    return told["adapter"] is None or (place / told["adapter"] / "adapter_config.json").is_file()
+    return ended["adapter"] is None or (place / ended["adapter"] / "adapter_config.json").is_file()
 
 
 def _failure(requests: Sequence[Request], outcomes: Mapping[str, Mapping[str, Any]]) -> str:
     """Why a candidate has not all of its trainings; empty where it has."""
     found = [(one, outcomes[checkpoints.beside(one.trial)]) for one in requests]
     return "; ".join(
-        f"{checkpoints.beside(one.trial)} (seed {one.seed}) ended as {told['ending']}"
-        for one, told in found
-        if told["ending"] != Ending.COMPLETE
+        f"{checkpoints.beside(one.trial)} (seed {one.seed}) ended as {ended['ending']}"
+        for one, ended in found
+        if ended["ending"] != Ending.COMPLETE
     )
 
 
@@ -237,12 +232,14 @@ def _scored(
     """Points by candidate and benchmark, (trainings, items), the original's first."""
     from meshtune.evaluation.adapters import Candidate
 
+    if study.config.model is None:
+        raise InputError(f"{study.folder}: the study has no model")
     place = study.folder / PLACE / "adapters"
     names = {one.trial: checkpoints.beside(one.trial) for asked in requests.values() for one in asked}
     candidates = {number: Candidate(name, place / name) for number, name in names.items()}
     # Of all studies that it was scored with.
     guided = evidence.guided if evidence.guided is not None else searched_items([study.whole or study])
-    asking = BenchmarkScorer(_model(study), settings, study.folder / FOLDER, guided, unsafe, report)
+    asking = BenchmarkScorer(study.config.model, settings, study.folder / FOLDER, guided, unsafe, report)
     measures = {one.name: one for one in evidence.measured.measures}
     only = {}
     for benchmark in asking.benchmarks:
@@ -259,12 +256,6 @@ def _scored(
             for key, measure in measures.items()
         }
     return found
-
-
-def _model(study: Located) -> ModelConfig:
-    if study.config.model is None:
-        raise InputError(f"{study.folder}: the study has no model")
-    return study.config.model
 
 
 def _row(measure: Measure, row: int) -> Array:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.errors import Fault, InputError
-from meshtune.finalists import sentences as told
+from meshtune.finalists import sentences
 from meshtune.finalists.ask import Report
-from meshtune.finalists.replicates import leading, replicated
+from meshtune.finalists.replicates import replicated
 from meshtune.finalists.stored_scores import Evidence, of_file, of_study
-from meshtune.plan.locate import Located, existing
+from meshtune.plan.locate import existing
 from meshtune.record.log import Record
 from meshtune.report.sentences import recommendation
 from meshtune.selection import feasible
@@ -68,11 +68,10 @@ def select(
     Raises InputError with what is missing; StorageError where the decision cannot be written; of replicates also
     Interrupted, StudyBusy and WorkerError.
     """
-    kept: dict[str, list[feasible.Chance]] = {}
     if (path is None) == (scores is None):
         raise InputError("name a study, or a file of scores with `--scores`: one of the two")
-    study: Located | None = None
-    recommended = ""
+    kept: dict[str, list[feasible.Chance]] = {}
+    study, recommended = None, ""
     if scores is not None:
         if protocol is not None or common_items or folder is not None or replicates:
             what = "`--protocol`, `--common-items`, `--folder` and `--replicates`"
@@ -95,16 +94,17 @@ def select(
     if replicates and decision.chosen is None:
         say("nothing can be chosen, so nothing is trained with other seeds")
     elif replicates and study is not None:
-        evidence = evidence.only(decision.benchmarks)
-        done = replicated(study, evidence, leading(decision, evidence), replicates, unsafe=unsafe, report=say)
-        evidence, failed = done.evidence, done.failed
+        evidence, failed = replicated(study, evidence, decision, replicates, unsafe=unsafe, report=say)
         decision = replace(_decided(evidence, settings), left_out=decision.left_out)
-    said = told.sentences(decision, evidence.facts, evidence.titles)
-    notes = told.notes(decision, evidence.titles, race=evidence.race, failed=failed)
+    said = sentences.sentences(decision, evidence.facts, evidence.titles)
+    notes = sentences.notes(decision, evidence.titles, race=evidence.race, failed=failed)
     notes += [*evidence.notes, *feasible.notes(kept, decision.chosen), *filter(None, [recommended])]
-    values = {**told.as_values(decision, evidence.facts, said, notes), "scores": _scores(evidence)}
-    values["race"] = evidence.race
-    values["constraints"] = {name: [asdict(one) for one in each] for name, each in kept.items() if each}
+    values = {
+        **sentences.as_values(decision, evidence.facts, said, notes),
+        "scores": _scores(evidence),
+        "race": evidence.race,
+        "constraints": {name: [asdict(one) for one in each] for name, each in kept.items() if each},
+    }
     values = json.loads(json.dumps(values))
     if out is not None:
         _write(out, values)

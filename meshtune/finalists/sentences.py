@@ -70,7 +70,7 @@ def notes(
 
 
 def as_values(
-    decision: Decision, facts: Mapping[str, CandidateInfo], told: list[str], said: list[str]
+    decision: Decision, facts: Mapping[str, CandidateInfo], texts: list[str], said: list[str]
 ) -> dict[str, Any]:
     """Everything as plain JSON values."""
     values = dataclasses.asdict(decision)
@@ -80,7 +80,7 @@ def as_values(
         **values,
         "beyond_noise": decision.beyond_noise,
         "best_set": [one.name for one in decision.candidates if one.may_be_best],
-        "sentences": told,
+        "sentences": texts,
         "notes": said,
     }
 
@@ -190,10 +190,12 @@ def _proxy(decision: Decision, titles: Mapping[str, str]) -> str:
         return _list(shown)
 
     whole, top = decision.correlations, decision.correlations_top
-    told = over(whole)
-    if not told:
+    shown = over(whole)
+    if not shown:
         return "The validation loss cannot be compared with the scores: too few candidates, or all are alike."
-    text = f"Spearman's correlation of the rank by validation loss with the scores is {told} over {whole[0].candidates}"
+    text = (
+        f"Spearman's correlation of the rank by validation loss with the scores is {shown} over {whole[0].candidates}"
+    )
     last = whole
     if top and over(top):
         text += f", and {over(top)} among the {top[0].candidates} that can be chosen"

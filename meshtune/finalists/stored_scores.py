@@ -240,8 +240,8 @@ def _measure(
     macro = [one.name for one in registry.ALL if one.average == "macro"]
     of = groups if column.name in macro else None
     measure = of_answers(column.name, column.title, answers, groups=of, common=common, partial=partial)
-    told = {row.name: row.scores[column.name] for row in table.rows if row.left is None}
-    away = max(abs(measure.scores[place] - told[name]) for place, name in enumerate(answers) if name in told)
+    shown = {row.name: row.scores[column.name] for row in table.rows if row.left is None}
+    away = max(abs(measure.scores[place] - shown[name]) for place, name in enumerate(answers) if name in shown)
     if away > 1e-6 and not common:
         raise InputError(
             f"{column.title}: the stored answers are not those that its scores are of: run `meshtune evaluate` again"

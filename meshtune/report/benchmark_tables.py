@@ -113,8 +113,8 @@ def as_csv(table: ScoreTable) -> str:
         marks = [int(row.name in optimal), int(row.baseline)]
         writer.writerow([row.name, row.rank, row.trial, row.loss, row.left, *values, *marks])
     for name in META:
-        told = [getattr(column, name) for column in table.columns]
-        writer.writerow([name, "", "", "", "", *(value for each in told for value in (each, "")), "", ""])
+        values = [getattr(column, name) for column in table.columns]
+        writer.writerow([name, "", "", "", "", *(value for each in values for value in (each, "")), "", ""])
     writer.writerow(["protocol", table.protocol])
     return text.getvalue()
 
@@ -179,8 +179,8 @@ def _race(table: ScoreTable) -> list[str]:
 
 
 def _measured(table: ScoreTable) -> list[str]:
-    told = [f"{column.title}: {column.measured}." for column in table.verdicts if column.measured]
-    return [*([f"Protocol: {table.protocol}."] if table.protocol else []), *told]
+    lines = [f"{column.title}: {column.measured}." for column in table.verdicts if column.measured]
+    return [*([f"Protocol: {table.protocol}."] if table.protocol else []), *lines]
 
 
 def _same(baselines: Sequence[tuple[ScoreTable, Scored]]) -> bool:

@@ -73,8 +73,8 @@ def of_study(folder: Path) -> list[TextTable]:
     found = list[TextTable]()
     for path in _files(folder):
         table = replace(read(path), label=folder.name)
-        told = json.loads((path.parent / "scores.json").read_text(encoding="utf-8"))
-        found += [candidates(table, told.get("notes", ())), statistics([table], told["best"])]
+        stored = json.loads((path.parent / "scores.json").read_text(encoding="utf-8"))
+        found += [candidates(table, stored.get("notes", ())), statistics([table], stored["best"])]
     return found
 
 

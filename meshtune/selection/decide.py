@@ -163,15 +163,7 @@ def decide(
         raise InputError(f"no benchmark is left to choose by ({why}): score more items, or other benchmarks")
     check(settings.rule, benchmarks)
     ranked = sorted((name for name in measured.names if facts[name].rank is not None), key=lambda n: facts[n].rank or 0)
-    choosable = [name for name in ranked if settings.best is None or (facts[name].rank or 0) <= settings.best]
-    if choosable and not (choosable := [name for name in choosable if name not in settings.barred]):
-        raise InputError(
-            f"every candidate ({', '.join(settings.barred)}) violates a constraint of the study, so none can be chosen:"
-            " `meshtune status --trials` shows which; score others with `meshtune evaluate --trials`, or search with"
-            " looser constraints"
-        )
-    if not choosable:
-        raise InputError("there is no ranked candidate to choose from: score some trials")
+    choosable = _choosable(ranked, facts, settings)
     draws = resample(counted, settings.draws, settings.seed)
     if seeds is not None:
         draws = draws + seeds.draws(counted, settings.draws, settings.seed)
@@ -209,6 +201,20 @@ def decide(
     )
 
 
+def _choosable(ranked: Sequence[str], facts: dict[str, CandidateInfo], settings: Settings) -> list[str]:
+    """Those of the best by loss that violate no constraint. Raises InputError where there is none."""
+    best = [name for name in ranked if settings.best is None or (facts[name].rank or 0) <= settings.best]
+    if not best:
+        raise InputError("there is no ranked candidate to choose from: score some trials")
+    if not (found := [name for name in best if name not in settings.barred]):
+        raise InputError(
+            f"every candidate ({', '.join(settings.barred)}) violates a constraint of the study, so none can be chosen:"
+            " `meshtune status --trials` shows which; score others with `meshtune evaluate --trials`, or search with"
+            " looser constraints"
+        )
+    return found
+
+
 def _left_out(measured: Measured, silent: Sequence[str]) -> dict[str, str]:
     found = {}
     for measure in measured.measures:
@@ -240,7 +246,7 @@ def _standings(
         key=lambda n: (
             facts[eligible[n]].left is not None,
             -merit[n],
-            _number(facts[eligible[n]].cost, math.inf),
+            math.inf if (cost := facts[eligible[n]].cost) is None else cost,
             facts[eligible[n]].rank or 0,
         ),
     )
@@ -316,9 +322,3 @@ def _correlations(counted: Measured, names: Sequence[str], facts: dict[str, Cand
     rows = [counted.names.index(name) for name in names]
     order = [float(facts[name].rank or 0) for name in names]
     return tuple(correlation(m.name, order, list(m.scores[rows])) for m in counted.measures)
-
-
-def _number(value: float | None, other: float | None) -> float:
-    if value is not None:
-        return float(value)
-    return math.nan if other is None else float(other)

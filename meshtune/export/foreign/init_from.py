@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.config import file
-from meshtune.config.template import DEFAULT, Recipe, given, text, write
+from meshtune.config.template import DEFAULT, TemplateValues, given, text, write
 from meshtune.export import foreign
 from meshtune.export.foreign import Left, Read
 from meshtune.system import yaml_file
 
 TOOLS = {"axolotl": "Axolotl", "llamafactory": "LLaMA-Factory"}
-_OF_RECIPE = {  # these have a place in `Recipe`; all others are put into the text
+_OF_RECIPE = {  # these have a place in `TemplateValues`; all others are put into the text
     "data": ("mixture", "rows", "max_length", "prompt"),
     "training": ("epochs", "batch_size", "gradient_accumulation", "target_modules", "precision"),
 }
@@ -53,7 +53,7 @@ def text_from(path: Path, folder: Path, model: str | None, sources: str | None) 
         InputError: the file is of neither tool, or says what meshtune cannot train; see `foreign.read`.
     """
     read = foreign.read(path, data=sources is None)
-    written = text(_recipe(read, path, model, sources))
+    written = text(_template_values(read, path, model, sources))
     lines = written.splitlines()
     for section in ("data", "training", "baseline"):
         for key, value in read.values[section].items():
@@ -93,7 +93,7 @@ def _find(lines: Sequence[str], start: int, pattern: str) -> int:
     raise ValueError(f"no line of the text matches {pattern}")
 
 
-def _recipe(read: Read, path: Path, model: str | None, sources: str | None) -> Recipe:
+def _template_values(read: Read, path: Path, model: str | None, sources: str | None) -> TemplateValues:
     data, training = read.values["data"], read.values["training"]
     validation = data.get("validation", float(DEFAULT.validation))
     held = validation if isinstance(validation, float) else 0.0
