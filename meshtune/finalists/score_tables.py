@@ -17,7 +17,7 @@ from meshtune.selection.statistics import Mean
 if TYPE_CHECKING:
     from meshtune.evaluation.benchmarks.items import Benchmark
     from meshtune.evaluation.run import AnswerSettings
-    from meshtune.evaluation.scoring import Score, Scores
+    from meshtune.evaluation.scoring import Scores
 
 POINTS = 100.0
 
@@ -66,19 +66,15 @@ def table(
     """
     rows = []
     for one in listed:
-        own = means.get(one.name, {})
-        known: dict[str, Score | Mean] = {}
-        for column in columns:
-            score = own.get(column.name) or _score(results[one.name], column)
-            if score is not None and (column.verdict or math.isfinite(_value(score))):
-                known[column.name] = score
+        numbers = {column.name: _number(results[one.name], means.get(one.name, {}), column) for column in columns}
+        known = {name: number for name, number in numbers.items() if number is not None}
         outcome = one.chosen.outcome if one.chosen is not None else None
         rows.append(
             Scored(
                 one.name,
                 one.rank,
-                {name: _value(score) for name, score in known.items()},
-                {name: _error(score) for name, score in known.items()},
+                {name: value for name, (value, _) in known.items()},
+                {name: error for name, (_, error) in known.items()},
                 baseline=one.baseline,
                 trial=one.chosen.trial if one.chosen is not None else None,
                 loss=outcome.loss if outcome is not None else None,
@@ -150,26 +146,22 @@ def _names(tables: Sequence[ScoreTable]) -> list[str]:
     return found
 
 
-def _score(results: Mapping[str, Scores], column: Column) -> Score | None:
-    name, _, part = column.name.partition(":")
-    result = results[name]
-    if not part:
-        return _points(result.verdict)
-    if part != "likelihood":
-        return _points(result.others[part])
-    if result.likelihood is None:
+def _number(
+    results: Mapping[str, Scores], means: Mapping[str, Mean], column: Column
+) -> tuple[float, float | None] | None:
+    """What a candidate has in a column with its standard error; None where it has none, or no finite number."""
+    value: float
+    error: float | None
+    if (mean := means.get(column.name)) is not None:
+        value, error = mean.mean, mean.error
+    else:
+        name, _, part = column.name.partition(":")
+        result = results[name]
+        score = result.likelihood if part == "likelihood" else result.others[part] if part else result.verdict
+        if score is None:
+            return None
+        scale = 1.0 if part == "likelihood" and column.digits != 2 else POINTS  # nats stay as they are
+        value, error = scale * score.value, None if score.error is None else scale * score.error
+    if not column.verdict and not math.isfinite(value):
         return None
-    return _points(result.likelihood) if column.digits == 2 else result.likelihood
-
-
-def _value(score: Score | Mean) -> float:
-    return score.mean if isinstance(score, Mean) else score.value
-
-
-def _error(score: Score | Mean) -> float | None:
-    return None if score.error is None or not math.isfinite(score.error) else score.error
-
-
-def _points(score: Score) -> Score:
-    error = None if score.error is None else POINTS * score.error
-    return dataclasses.replace(score, value=POINTS * score.value, error=error)
+    return value, error if error is not None and math.isfinite(error) else None

@@ -52,15 +52,6 @@ class Field:
     chance: float = 0.0
 
 
-@dataclass(frozen=True)
-class Left:
-    """Who left after a round (from 1), with the chance to come out first that it then had."""
-
-    number: int
-    round: int
-    chance: float
-
-
 def order(name: str, groups: Sequence[str], seed: int) -> list[int]:
     """The numbers of a benchmark's items as they are asked: shuffled, each group spread evenly, one of each first.
 
