@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshtune.config.evaluation import EvaluationConfig
 from meshtune.config.sections import ModelConfig
@@ -114,16 +114,22 @@ class BenchmarkScorer:
     def _loaded(self) -> BenchmarkRunner:
         from meshtune.data.tokenizer import load_tokenizer, window
         from meshtune.evaluation import run
-        from meshtune.training import machine
-        from meshtune.training.models import load_model, resolve_device
 
         tokenizer = load_tokenizer(self._model)
-        self._report("loading the model")
-        machine.use_threads(cores())
-        base = load_model(self._model, resolve_device(self._model))
+        base = load_base(self._model, self._report)
         return run.BenchmarkRunner(
             base, tokenizer, window(self._model, tokenizer), self.benchmarks, self._answers, self.how
         )
+
+
+def load_base(model: ModelConfig, report: Report, purpose: str = "") -> Any:
+    """The base model on its device, for a `purpose` that is reported."""
+    from meshtune.training import machine
+    from meshtune.training.models import load_model, resolve_device
+
+    report(f"loading the model{purpose}")
+    machine.use_threads(cores())
+    return load_model(model, resolve_device(model))
 
 
 def candidate_of(listed: ListedCandidate, report: Report) -> Candidate:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from meshtune.config.evaluation import EvaluationConfig
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError
-from meshtune.finalists.candidates import ListedCandidate, adapter_of, file_name
+from meshtune.finalists.ask import Report, candidate_of, load_base
+from meshtune.finalists.candidates import ListedCandidate
 from meshtune.selection.candidates import Column
 from meshtune.space.goals import BENCHMARKS
-from meshtune.system.machine import cores
 
 if TYPE_CHECKING:
     from meshtune.evaluation.scoring import Scores
@@ -24,7 +24,7 @@ def scored(
     listed: Sequence[ListedCandidate],
     settings: EvaluationConfig,
     guided: Collection[str],
-    report: Callable[[Any], None],
+    report: Report,
 ) -> tuple[list[Column], dict[str, dict[str, Scores]]]:
     """Columns of the table, and results by candidate and task. Answers are stored in `answers`.
 
@@ -39,9 +39,6 @@ def scored(
     if settings.guided is not None:
         raise InputError(f"`guided` names items of {', '.join(BENCHMARKS)}: the harness's tasks know none of them")
     from meshtune.data.tokenizer import identity_of_base, load_tokenizer
-    from meshtune.evaluation.adapters import Candidate
-    from meshtune.training import machine
-    from meshtune.training.models import load_model, resolve_device
 
     if guided:
         names = ", ".join(guided)
@@ -50,10 +47,8 @@ def scored(
         report("the harness's tasks name their data themselves: `data` is not read")
     own_tasks = None if settings.tasks is None else Path(settings.tasks)
     found = harness.tasks(settings.benchmarks, own_tasks, settings.limit, settings.seed)
-    asked = [Candidate(file_name(one), adapter_of(one, report)) for one in listed]
-    report("loading the model")
-    machine.use_threads(cores())
-    base = load_model(model, resolve_device(model))
+    asked = [candidate_of(one, report) for one in listed]
+    base = load_base(model, report)
     named = identity_of_base(model)
     found_scores = harness.run(
         base,

@@ -6,27 +6,26 @@ asked now. Higher and lower are the metric's own affair: these columns take part
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from meshtune.config.sections import ModelConfig
 from meshtune.data import answers
-from meshtune.finalists.candidates import ListedCandidate, adapter_of, file_name
+from meshtune.finalists.ask import Report, candidate_of, load_base
+from meshtune.finalists.candidates import ListedCandidate, file_name
 from meshtune.objectives import metrics
 from meshtune.plan.locate import Located
 from meshtune.record.log import Record
 from meshtune.selection.candidates import Column
 from meshtune.selection.statistics import Mean
 from meshtune.study import finals
-from meshtune.system.machine import cores
 from meshtune.trial import DataRef
 
 ROWS = 64  # validation rows, where the config does not say
 
 
 def scored(
-    study: Located, model: ModelConfig, listed: Sequence[ListedCandidate], report: Callable[[Any], None]
+    study: Located, model: ModelConfig, listed: Sequence[ListedCandidate], report: Report
 ) -> tuple[list[Column], dict[str, dict[str, Mean]]]:
     """A column for each metric, named `metrics:<name>`, and its means by candidate; nothing where there are none.
 
@@ -55,17 +54,13 @@ def _answer(
     ref: DataRef,
     missing: Sequence[ListedCandidate],
     rows: int,
-    report: Callable[[Any], None],
+    report: Report,
 ) -> None:
-    from meshtune.evaluation.adapters import Candidate, check, on
+    from meshtune.evaluation.adapters import check, on
     from meshtune.objectives.answers import Answering
-    from meshtune.training import machine
-    from meshtune.training.models import load_model, resolve_device
 
-    candidates = [Candidate(file_name(one), adapter_of(one, report)) for one in missing]
-    report("loading the model for your metrics")
-    machine.use_threads(cores())
-    base = load_model(model, resolve_device(model))
+    candidates = [candidate_of(one, report) for one in missing]
+    base = load_base(model, report, " for your metrics")
     check(candidates, base)
     answering = Answering(model, ref, study.config.metrics, rows, study.config.generation.max_new_tokens)
     for one, candidate in zip(missing, candidates, strict=True):
