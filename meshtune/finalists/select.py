@@ -68,18 +68,13 @@ def select(
     Raises InputError with what is missing; StorageError where the decision cannot be written; of replicates also
     Interrupted, StudyBusy and WorkerError.
     """
-    if (path is None) == (scores is None):
-        raise InputError("name a study, or a file of scores with `--scores`: one of the two")
+    of_study_only = protocol is not None or common_items or folder is not None or replicates > 0
+    _check_source(path, scores, bool(items), of_study_only)
     kept: dict[str, list[feasible.Chance]] = {}
     study, recommended = None, ""
     if scores is not None:
-        if protocol is not None or common_items or folder is not None or replicates:
-            what = "`--protocol`, `--common-items`, `--folder` and `--replicates`"
-            raise InputError(f"{what} are of a study, not of a file of scores")
         evidence, out = of_file(scores, benchmarks, items or {}), None
     else:
-        if items:
-            raise InputError("`--items` is of a file of scores: a study knows its own")
         study = existing(path or Path(), folder=folder).latest
         evidence, out = of_study(study, protocol, benchmarks, common=common_items), study.folder / FOLDER
         _check_race(evidence, settings, benchmarks)
@@ -109,6 +104,17 @@ def select(
     if out is not None:
         _write(out, values)
     return Selected(decision, evidence, tuple(said), tuple(notes), values, out)
+
+
+def _check_source(path: Path | None, scores: Path | None, items: bool, of_study_only: bool) -> None:
+    """Refuse neither or both of a study and a file, and what is given of the other one."""
+    if (path is None) == (scores is None):
+        raise InputError("name a study, or a file of scores with `--scores`: one of the two")
+    if scores is not None and of_study_only:
+        what = "`--protocol`, `--common-items`, `--folder` and `--replicates`"
+        raise InputError(f"{what} are of a study, not of a file of scores")
+    if scores is None and items:
+        raise InputError("`--items` is of a file of scores: a study knows its own")
 
 
 def _decided(evidence: Evidence, settings: Settings) -> Decision:

@@ -155,12 +155,8 @@ def decide(
 
     Raises InputError where no benchmark says anything, the rule is unknown, or there is no candidate.
     """
-    left_out = _left_out(measured, silent)
-    counted = measured.only([measure.name for measure in measured.measures if measure.name not in left_out])
+    counted, left_out = _counted(measured, silent)
     benchmarks = [measure.name for measure in counted.measures]
-    if not benchmarks:
-        why = "; ".join(f"{name}: {text}" for name, text in left_out.items())
-        raise InputError(f"no benchmark is left to choose by ({why}): score more items, or other benchmarks")
     check(settings.rule, benchmarks)
     ranked = sorted((name for name in measured.names if facts[name].rank is not None), key=lambda n: facts[n].rank or 0)
     choosable = _choosable(ranked, facts, settings)
@@ -215,14 +211,18 @@ def _choosable(ranked: Sequence[str], facts: dict[str, CandidateInfo], settings:
     return found
 
 
-def _left_out(measured: Measured, silent: Sequence[str]) -> dict[str, str]:
+def _counted(measured: Measured, silent: Sequence[str]) -> tuple[Measured, dict[str, str]]:
+    """The benchmarks that say something, and why others do not. Raises InputError where none is left."""
     found = {}
     for measure in measured.measures:
         if measure.items is not None and measure.items < FEWEST_ITEMS:
             found[measure.name] = f"{measure.items} items are fewer than {FEWEST_ITEMS}"
         elif measure.name in silent:
             found[measure.name] = "no signal, no candidate is above chance by two standard errors"
-    return found
+    if len(found) == len(measured.measures):
+        why = "; ".join(f"{name}: {text}" for name, text in found.items())
+        raise InputError(f"no benchmark is left to choose by ({why}): score more items, or other benchmarks")
+    return measured.only([measure.name for measure in measured.measures if measure.name not in found]), found
 
 
 def _standings(
