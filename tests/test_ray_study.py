@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from tests.kill import meshtune, record_of, run
+from tests.kill import meshtune, record_of, run, run_apart
 from tests.test_kill_lora import lora_study
 from tests.workers.test_ray import node_in_bubblewrap
 
@@ -49,7 +49,7 @@ def test_the_record_is_that_of_one_machine_though_a_node_does_not_see_the_folder
     folder = path.parent / "study"
     folder.mkdir()
     with node_in_bubblewrap(cluster, 1, "--tmpfs", str(folder)):
-        ended = run(path)
+        ended = run_apart(path)
     assert ended.returncode == 0, ended.stderr
     assert record_of(path) == record_of(alone)
     kept = list((tmp_path / "cache/meshtune/processes/data").iterdir())
