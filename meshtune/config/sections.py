@@ -182,7 +182,10 @@ class TrainingConfig(Section):
     use_rslora: bool = False
     use_dora: bool = False
     init_lora_weights: Annotated[InitLoraWeights, PlainValidator(_init_lora_weights)] = True
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[
+        Annotated[bool, Tag("<true or false>")] | Annotated[Literal["auto"], Tag("<auto, true or false>")],
+        Discriminator(lambda value: "<auto, true or false>" if isinstance(value, str) else "<true or false>"),
+    ] = "auto"  # true: less memory, more time
     pass_tokens: PositiveInt | None = None  # that the packed trainer computes at once; null: by the device's memory
     precision: Precision = "auto"  # of the training's products
     keep_adapters: PositiveInt = 5

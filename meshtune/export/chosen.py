@@ -67,7 +67,17 @@ class ChosenPoint:
     @property
     def as_run(self) -> dict[str, Any]:
         """What the study's machine chose in this section."""
-        return {"precision": self.training["precision"], "pass_tokens": self.training.get("pass_tokens")}
+        return as_run(self.training)
+
+
+def as_run(training: Mapping[str, Any]) -> dict[str, Any]:
+    """What a study's machine chose, of the training section that stands in its record."""
+    again = training.get("gradient_checkpointing", False)
+    return {
+        "precision": training["precision"],
+        "pass_tokens": training.get("pass_tokens"),
+        "gradient_checkpointing": again,
+    }
 
 
 def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None) -> ChosenPoint:

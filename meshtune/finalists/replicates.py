@@ -18,7 +18,7 @@ import numpy as np
 from meshtune.config.evaluation import EvaluationConfig, changed
 from meshtune.errors import InputError, Interrupted
 from meshtune.evaluation.benchmarks import registry
-from meshtune.export.chosen import ChosenPoint, pick
+from meshtune.export.chosen import ChosenPoint, as_run, pick
 from meshtune.finalists.ask import BenchmarkScorer, Report, searched_items
 from meshtune.finalists.evaluate import FOLDER, alone, stored_on_interrupt
 from meshtune.finalists.stored_scores import Evidence
@@ -184,9 +184,8 @@ def _in_time(requests: Sequence[Request], sizes: Sequence[int]) -> list[Request]
 def _objective(plan: Plan, record: Record, place: Path) -> ObjectiveSpec:
     """The study's, with what its machine chose, and adapters in another folder; nothing is measured beside the loss."""
     spec, fixed = plan.objective.spec, record.notes["fixed"]["training"]
-    as_run = {"precision": fixed["precision"], "pass_tokens": fixed.get("pass_tokens")}
     return ObjectiveSpec(
-        "lora", {**spec, "folder": str(place), "measurements": None, "training": {**spec["training"], **as_run}}
+        "lora", {**spec, "folder": str(place), "measurements": None, "training": {**spec["training"], **as_run(fixed)}}
     )
 
 

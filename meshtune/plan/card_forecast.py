@@ -91,6 +91,8 @@ class CardForecast:
     def _pass_lines(self) -> Iterator[str]:
         if (tokens := self.at.training.pass_tokens) is not None and self.at.trainer == "packed":
             yield f"passes of {tokens:,} tokens"
+        if self.at.training.gradient_checkpointing is True:
+            yield "with gradient checkpointing: activations are computed again in the backward pass"
 
     def _time(self, config: StudyConfig, processes: int) -> str:
         assert self.expected is not None

@@ -233,8 +233,10 @@ def memory_line(found: Largest, at: Setting) -> str:
     line = f"{parts} = {gigabytes(found.memory.total)}; {there}"
     if at.trainer == "packed" and (tokens := at.training.pass_tokens) is not None and tokens < token_limit(at.device):
         line += f"\n           passes of {tokens:,} tokens, where {token_limit(at.device):,} would be faster"
-        if not at.training.gradient_checkpointing:
+        if at.training.gradient_checkpointing is not True:
             line += "; `training.gradient_checkpointing: true` takes less memory too, and more time"
+    if at.training.gradient_checkpointing is True:
+        line += "\n           with gradient checkpointing: activations are computed again in the backward pass"
     if found.close:
         line += "\n           warning: that is close; the largest trials may run out of memory"
     return line
@@ -246,6 +248,7 @@ def memory_facts(found: Largest, at: Setting) -> dict[str, Any]:
         "trainer": at.trainer,
         "pack": at.pack,
         "pass_tokens": at.training.pass_tokens,
+        "gradient_checkpointing": at.training.gradient_checkpointing is True,
         "hyperparameters": dict(found.hyperparameters),
         "batch": asdict(at.batch(at.batch_size(found.hyperparameters))),
         "predicted": found.memory.to_dict(),

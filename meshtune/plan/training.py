@@ -33,6 +33,7 @@ from meshtune.training.chosen_trainer import DECIDING, takes, trainer_of
 from meshtune.training.machine import available
 from meshtune.training.memory.cards import USUAL, Cards, named
 from meshtune.training.memory.check import (
+    POLL,
     Setting,
     fewer_tokens,
     largest,
@@ -132,6 +133,9 @@ def training_of(
     read = batches_of(Rows.open(data.ref, "train"), config.seed, _epochs(space, training))
     memory = _memory(space, model, training, at, read, baseline, card)
     speed = None if training.trainer.imported else _speed(space, baseline, data.summary, memory, elsewhere)
+    again = _checkpointing(space, config, memory, recorded, speed)
+    training = training.model_copy(update={"gradient_checkpointing": again})
+    memory = replace(memory, training=training)
     if not training.trainer.imported and (tokens := _pass_tokens(space, config, memory, recorded, speed)):
         training = training.model_copy(update={"pass_tokens": tokens})
         memory = replace(memory, training=training)
@@ -324,8 +328,12 @@ def _longest_row(
     """The longest row, in tokens, with which the largest trial fits; None where none does, or nothing is known."""
     if training.trainer.imported is not None:
         return None
-    if training.pass_tokens is None:  # of which as few are taken as memory wants: rows are worth more than speed
-        training = training.model_copy(update={"pass_tokens": LEAST})
+    least: dict[str, Any] = {}  # rows are worth more than speed
+    if training.pass_tokens is None:
+        least["pass_tokens"] = LEAST
+    if training.gradient_checkpointing == "auto":
+        least["gradient_checkpointing"] = True
+    training = training.model_copy(update=least)
     setting = _memory(space, model, training, at, lambda count: full_batch(count, 1), card=card)
     return largest_length(space, setting, LONGEST) or None
 
@@ -352,6 +360,54 @@ def _speed(
     return _UsualSpeed(memory.recipe(point), point, Speed(memory.packs(point), card, rows, labels))
 
 
+def _checkpointing(
+    space: Space,
+    config: StudyConfig,
+    memory: Setting,
+    recorded: Mapping[str, Any] | None,
+    usual: _UsualSpeed | None,
+) -> bool:
+    """Whether activations are computed again in the backward pass.
+
+    The config's word, or that of a study that has begun; else where the largest trial does not fit without, or where
+    the larger packs that fit are predicted to be so much faster that the second forward pass is paid for.
+    """
+    given = config.training.gradient_checkpointing
+    if given != "auto" or memory.training.trainer.imported is not None:
+        return given is True
+    if recorded is not None:
+        return bool(recorded.get("training", {}).get("gradient_checkpointing", False))
+    if memory.available is None:
+        return False
+    plain, again = (
+        _with_passes(space, config, replace(memory, training=training), usual)
+        for training in (memory.training.model_copy(update={"gradient_checkpointing": use}) for use in (False, True))
+    )
+    there = _whole(config, memory)
+    if there is not None and largest(space, plain).memory.total > there:
+        return largest(space, again).memory.total <= there
+    if usual is None or memory.trainer != "packed":
+        return False
+    rates = []
+    for setting in (plain, again):
+        together = min(_usual(setting, usual.point), POLL)
+        rates.append(usual.speed.training([setting.recipe(usual.point)] * together))
+    return rates[1] > rates[0]
+
+
+def _with_passes(space: Space, config: StudyConfig, memory: Setting, usual: _UsualSpeed | None) -> Setting:
+    """The setting with the pack that the config asks for, and the tokens of a pass that it would have."""
+    tokens = _pass_tokens(space, config, memory, None, usual)
+    pack = 1 if config.worker.pack == "auto" or memory.trainer != "packed" else config.worker.pack
+    return replace(memory, pack=pack, training=memory.training.model_copy(update={"pass_tokens": tokens}))
+
+
+def _whole(config: StudyConfig, memory: Setting) -> int | None:
+    """Bytes that one process may take, where their number follows from it."""
+    one_process = memory.device == "cpu" and config.worker.processes is None
+    return None if memory.available is None else memory.available * (memory.processes if one_process else 1)
+
+
 def _pass_tokens(
     space: Space,
     config: StudyConfig,
@@ -368,10 +424,8 @@ def _pass_tokens(
     if recorded is not None:
         known: int | None = recorded.get("training", {}).get("pass_tokens")
         return known
-    if memory.available is None:
+    if (there := _whole(config, memory)) is None:
         return None
-    one_process = memory.device == "cpu" and config.worker.processes is None
-    there = memory.available * (memory.processes if one_process else 1)
     pack = 1 if config.worker.pack == "auto" else config.worker.pack
     enough = None if usual is None else usual.speed.enough(usual.member)
     return fewer_tokens(space, replace(memory, pack=pack), there, enough)

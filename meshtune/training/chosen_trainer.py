@@ -66,7 +66,7 @@ def why_not_packed(base: Any, training: TrainingConfig, variants: Sequence[Mappi
             except InputError:  # such a trial says it itself
                 continue
         kind = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
-        with packed(base, kind, checkpointing=training.gradient_checkpointing):
+        with packed(base, kind, checkpointing=training.gradient_checkpointing is True):
             return None
     except Unpackable as error:
         return error.reason

@@ -77,6 +77,7 @@ def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: i
     values = {name: value for name, value in training.model_dump().items() if name in names}
     values |= {name: int(value) if name in WHOLE else value for name, value in hyperparameters.items()}
     values["target_modules"] = target_modules(values["target_modules"])
+    values["gradient_checkpointing"] = values["gradient_checkpointing"] is True  # a plan makes one of `auto`
     return Recipe(**values, seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""What is chosen for the machine of the first run and stays: tokens of a pass."""
+"""What is chosen for the machine of the first run and stays: tokens of a pass, gradient checkpointing."""
 
 from pathlib import Path
 
@@ -60,3 +60,14 @@ def test_the_type_that_a_large_base_had_on_a_gpu_stays(study: Path) -> None:
     begun = existing(located.folder).config.model
     assert begun is not None
     assert begun.dtype == "bfloat16"
+
+
+def test_checkpoints_that_were_recorded_stay(study: Path) -> None:
+    """Whatever there is room for now."""
+    located = locate(study)
+    plan = build(located)
+    fixed = {**plan.fixed, "training": {**plan.fixed["training"], "gradient_checkpointing": True}}
+    Record(located.url, located.folder.name, plan.space, fixed=fixed)
+    again = build(located)
+    assert again.fixed["training"]["gradient_checkpointing"] is True
+    assert again.objective.spec["training"]["gradient_checkpointing"] is True

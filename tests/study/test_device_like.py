@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,13 @@ from typer.testing import CliRunner
 
 from meshtune.cli.commands import app
 from meshtune.errors import InputError
+from meshtune.plan.locate import locate
+from meshtune.plan.plan import Plan, build
+from meshtune.plan.training import Elsewhere
 from meshtune.study.check import check
+from meshtune.training.memory.cards import Cards, cards
+from meshtune.training.memory.check import largest
+from meshtune.training.memory.packs import LEAST
 from tests.conftest import WORDS
 from tests.kill import command_study
 
@@ -60,11 +67,12 @@ def test_an_8b_model_on_cards_that_are_not_here(tmp_path: Path, tiny_model_folde
     assert small["advice"].startswith("the largest rank that fits is 64")
     assert small["fitting"]["256"] == 0 < small["fitting"]["64"] < small["fitting"]["4"]
     assert h100["fitting"]["256"] < h100["fitting"]["16"]
-    for each, cards in ((h100, 1), (a100, 4), (small, 1)):
+    assert not h100["memory"]["gradient_checkpointing"], "a second forward pass is not paid for"
+    for each, count in ((h100, 1), (a100, 4), (small, 1)):
         assert 0 < each["largest_pack"] <= each["memory"]["available"] == each["cards"]["memory"]
         assert each["time"]["hours"] > 0
         assert each["time"]["price"] == pytest.approx(2 * each["time"]["hours"])
-        assert (each["time"]["trials"], each["cards"]["count"]) == (40, cards)
+        assert (each["time"]["trials"], each["cards"]["count"]) == (40, count)
         assert each["time"]["assumed"]["share_of_peak"] == 0.4
     assert a100["time"]["hours"] < 4 * h100["time"]["hours"] < small["time"]["hours"]
     assert small["time"]["left_out"] > 0 == h100["time"]["left_out"]
@@ -82,11 +90,46 @@ def test_a_70b_model_in_few_bits(tmp_path: Path, tiny_model_folder: Path) -> Non
         "training.gradient_checkpointing=true",
         "space={rank: 16, learning_rate: {low: 1e-5, high: 1e-3}}",
     )
-    _, facts = check(study, device_like=("H100", "24GB"), overrides=given)
+    text, facts = check(study, device_like=("H100", "24GB"), overrides=given)
     large, small = facts["devices"]
     assert large["fitting"]["16"] >= 4
+    assert "with gradient checkpointing" in text
     assert large["time"]["hours"] > 0
     assert (small["fitting"], small["packs"], small["time"]) == ({"16": 0}, [], None)
+
+
+def test_checkpoints_where_nothing_fits_without_or_where_they_pay(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Not where there is room, nor where small passes are bound by products: a second forward pass takes time.
+
+    A fast card's passes of 256 tokens are bound by launches, so that larger ones pay for it.
+    """
+    study = study_of(tmp_path, "8B", tiny_model_folder, ", dtype: bfloat16")
+
+    def planned(memory: int, like: str = "L4") -> Plan:
+        card = replace(cards(like).card, memory=memory)
+        return build(locate(study), Elsewhere(Cards("a card", 1, card), tmp_path / f"{like}{memory}"))
+
+    def chosen(plan: Plan) -> bool:
+        again = plan.fixed["training"]["gradient_checkpointing"]
+        assert isinstance(again, bool)
+        return again
+
+    roomy = planned(80 * 10**9)
+    assert not chosen(roomy)
+    assert roomy.training is not None
+    at = roomy.training.memory
+
+    def needed(again: bool) -> int:
+        training = at.training.model_copy(update={"gradient_checkpointing": again, "pass_tokens": LEAST})
+        return largest(roomy.space, replace(at, training=training)).memory.total
+
+    assert needed(True) < needed(False)
+    assert not chosen(planned(needed(False)))
+    assert chosen(planned(needed(False), "H100"))
+    small = planned(needed(False) - 1)
+    assert chosen(small)
+    assert small.training is not None
+    assert small.training.data == roomy.training.data, "no row is dropped for it"
 
 
 def test_a_folder_with_a_configuration_alone(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def _ways(found: Largest, setting: Setting) -> Iterator[str]:
     if setting.quantization is None and fits(quantization="nf4"):
         yield "model.quantization: nf4"
     checkpoints = setting.training.model_copy(update={"gradient_checkpointing": True})
-    if not setting.training.gradient_checkpointing and fits(training=checkpoints):
+    if setting.training.gradient_checkpointing is not True and fits(training=checkpoints):
         yield "training.gradient_checkpointing: true"
     if smaller := _last(rows - 1, lambda size: fits(batch=lambda _: setting.batch(size))):
         key = "space.batch_size" if "batch_size" in point else "training.batch_size"
