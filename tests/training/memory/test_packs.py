@@ -340,3 +340,14 @@ def test_70b_in_four_bits_on_one_card_of_80_gb(make_recipe: Callable[..., Recipe
     assert 42e9 < found.base < 44e9
     plain = {**given, "gradient_checkpointing": False}
     assert setting.memory([make_recipe(plain, rank=16)]).total > 80 * 10**9
+
+
+def test_one_large_member_and_nine_smaller_ones(make_recipe: Callable[..., Recipe]) -> None:
+    """Ten of them fit at 8B on a card of 79 GiB, which has room for four of the largest."""
+    with torch.device("meta"):
+        shape = measure(AutoModelForCausalLM.from_config(LLAMA_8B))
+    setting = PackSetting(shape, full_batch(16, 1024), "cuda", "bfloat16")
+    given = {"precision": "bfloat16", "batch_size": 16, "pass_tokens": 2048}
+    large, small = (make_recipe(given, rank=rank, dropout=0.1) for rank in (256, 64))
+    assert setting.memory([large, *[small] * 9]).total < 79 << 30
+    assert setting.memory([large] * 4).total < 79 << 30 < setting.memory([large] * 5).total
