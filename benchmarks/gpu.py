@@ -1,7 +1,8 @@
 """The packed trainer on a GPU: whether it trains right, how fast, and in the memory foretold. For an hour with a card.
 
 Models are Llama shapes of 135M, 1B and 8B parameters with random weights: nothing is downloaded, and no tokenizer is
-read. It needs torch, Transformers and PEFT of about the versions that are pinned, not Optuna, pydantic or bitsandbytes.
+read. It needs torch, Transformers and PEFT of about the versions that are pinned. Parts that need more say so, and are
+left out where that is not installed.
 - losses: ten steps of a pack against Trainer with PEFT, adapter by adapter, in float32 and bf16; and the pack against
   itself, run once more and one adapter alone.
 - speed: real tokens a second of packs of 1, 4, 8 and 16 against Trainer with PEFT, one adapter after the other (bf16,
@@ -9,10 +10,11 @@ read. It needs torch, Transformers and PEFT of about the versions that are pinne
 - memory: what is predicted against the peak of torch's allocator, of packs and of the trainer `transformers`.
 - launches: kernels of a pass of eight adapters, forward and backward, as the counter of the tests counts them, against
   torch's profiler, and which attention was taken.
+- nf4, scoring, processes, kernels, study: see `gpu_more.py`.
 One JSON line a result as soon as it is known, with the name of the card; ratio above 1: ours is better (of losses,
 memory and launches: theirs, or measured, over ours, or predicted). The file of results holds them.
 
-    python benchmarks/gpu.py [losses] [speed] [memory] [launches] [--shapes 135M 1B 8B] [--seconds 420] [--results FILE]
+    python benchmarks/gpu.py [PART ...] [--shapes 135M 1B 8B] [--seconds 420] [--results FILE]
     python benchmarks/gpu.py --device cpu --tiny
 
 A part begins nothing after its `--seconds`. Started again, it goes on: what the file of results holds is not measured
@@ -46,7 +48,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
     "1B": dict(hidden=2048, inner=8192, layers=16, heads=32, key_heads=8, words=128256, tied=True),
     "8B": dict(hidden=4096, inner=14336, layers=32, heads=32, key_heads=8, words=128256, tied=False),
 }
-PARTS = ("losses", "speed", "memory", "launches")
+PARTS = ("losses", "speed", "memory", "launches", "nf4", "scoring", "processes", "kernels", "study")
 FINISHED = 3  # rounds with which a race is not gone on with
 ROUNDS = 5
 AGAIN = 3  # the exit code of a child whose device may be broken
@@ -166,16 +168,31 @@ class Bench:
         self.bytes = torch.cuda.get_device_properties(0).total_memory if self.cuda else 8 << 30
         self.results = Results(Path(options.results), card, options.call, options.retry)
         self._base: Any = None
-        self._key: tuple[str, str] | None = None
+        self._at = "", ""  # part and cell that are measured
+        self._key: tuple[str, str, str | None] | None = None
 
-    def base(self, shape: str, dtype: str) -> Any:
+    @classmethod
+    def of_device(cls, device: str, *, tiny: bool) -> Bench:
+        """For one measurement in a process of its own, which writes no results."""
+        return cls(Options((), (), device, 0.0, os.devnull, tiny, False, 0.0))
+
+    def base(self, shape: str, dtype: str, quantization: str | None = None) -> Any:
         """The model, frozen; the one before it is forgotten where it is another."""
-        if self._key != (shape, dtype):
-            self._base, self._key = None, None
-            self.machine.free(self.options.device)
+        if self._key != (shape, dtype, quantization):
+            self.forget()
             self._base = llama(shape, dtype, self.options.device)
-            self._key = shape, dtype
+            if quantization is not None:
+                from meshtune.training.quantized import quantize
+
+                kind = getattr(self.torch, dtype)
+                self._base = quantize(self._base, quantization, device=self.options.device, dtype=kind)
+            self._key = shape, dtype, quantization
         return self._base
+
+    def forget(self) -> None:
+        """Hold no model any more."""
+        self._base, self._key = None, None
+        self.machine.free(self.options.device)
 
     def wait(self) -> None:
         if self.cuda:
@@ -186,7 +203,8 @@ class Bench:
         known = self.results.of(cell)
         if known is not None:
             return known
-        self.results.add(part, {"cell": cell, "begun": True}, shown=False)
+        self._at = part, cell
+        self.alive()
         begun = time.monotonic()
         line: dict[str, Any] = {}
         broken = False
@@ -202,13 +220,17 @@ class Bench:
 
                 traceback.print_exc()
         if "fault" in line:  # here, where the error's frames no longer hold tensors; the base may not be as it was
-            self._base, self._key = None, None
-            self.machine.free(self.options.device)
+            self.forget()
         line = {"cell": cell, **line, "seconds": round(time.monotonic() - begun, 1)}
         self.results.add(part, line, shown="fault" in line)
         if broken:
             sys.exit(AGAIN)
         return line
+
+    def alive(self) -> None:
+        """What is measured now has begun, or takes long: whoever waits is patient again."""
+        part, cell = self._at
+        self.results.add(part, {"cell": cell, "begun": True}, shown=False)
 
     def compared(
         self, part: str, setting: str, ours: float | None, theirs: float | None, ratios: Sequence[float], **more: Any
@@ -422,6 +444,7 @@ class Clock:
     padded: int = 0
     begun: float = 0.0
     took: float = 0.0
+    gate: Callable[[], None] | None = None  # waited at between the warm-up and the first timed step
 
     def tick(self, real: int, padded: int) -> bool:
         """After each step; whether it was the last that is wanted."""
@@ -430,6 +453,8 @@ class Clock:
             self.real, self.padded = self.real + real, self.padded + padded
         elif self.steps == self.warm_up:
             self.bench.wait()
+            if self.gate is not None:
+                self.gate()
             self.begun = time.perf_counter()
         timed = self.steps - self.warm_up
         if timed < self.least or (timed < self.most and time.perf_counter() - self.begun < self.seconds):
@@ -529,16 +554,16 @@ def _round(bench: Bench, shape: str, batch: int, count: int) -> dict[str, Any]:
     if count:
         longest = full_batch(batch, max(len(tokens) for tokens, _ in rows))
         members = fitting(bench, shape, "bfloat16", [recipe] * count, longest)
-        _time_pack(base, rows, members, clock)
+        time_pack(base, rows, members, clock)
         more["pass_tokens"] = members[0].pass_tokens
     else:
-        _time_trainer(base, rows, recipe, clock)
+        time_trainer(base, rows, recipe, clock)
     line = clock.line(sum(weight.numel() for weight in base.parameters())) | more
     bench.machine.free(bench.options.device)
     return line
 
 
-def _time_pack(base: Any, rows: list[Any], recipes: Sequence[Any], clock: Clock) -> None:
+def time_pack(base: Any, rows: list[Any], recipes: Sequence[Any], clock: Clock) -> None:
     from meshtune.training.packed.trainer import train_pack
     from meshtune.training.steps import Step
 
@@ -552,8 +577,11 @@ def _time_pack(base: Any, rows: list[Any], recipes: Sequence[Any], clock: Clock)
     raise RuntimeError("there are no more rows")
 
 
-def _time_trainer(base: Any, rows: list[Any], recipe: Any, clock: Clock) -> None:
-    """Trainer and PEFT as they are set up by hand: padded, grouped by length, its own loss."""
+def time_trainer(base: Any, rows: list[Any], recipe: Any, clock: Clock, model: Any = None) -> None:
+    """Trainer and PEFT as they are set up by hand: padded, grouped by length, its own loss.
+
+    `model`: with an adapter that somebody else has put on the base.
+    """
     import tempfile
 
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -574,7 +602,8 @@ def _time_trainer(base: Any, rows: list[Any], recipe: Any, clock: Clock) -> None
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             control.should_training_stop = clock.tick(*batches[state.global_step - 1])
 
-    with tempfile.TemporaryDirectory() as folder, quiet(), adapted(base, lora_config(base, recipe), 0) as model:
+    own = adapted(base, lora_config(base, recipe), 0) if model is None else contextlib.nullcontext(model)
+    with tempfile.TemporaryDirectory() as folder, quiet(), own as model:
         arguments = TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=recipe.batch_size,
@@ -785,6 +814,14 @@ def mib(count: int) -> float:
     return round(count / 2**20, 1)
 
 
+def more() -> Any:
+    """The module with the further parts."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import gpu_more
+
+    return gpu_more
+
+
 def child(options: Options) -> None:
     """Measure what is not known yet, part by part."""
     bench = Bench(options)
@@ -800,7 +837,8 @@ def child(options: Options) -> None:
         def late(begun: float = begun) -> bool:
             return now() - begun > options.seconds
 
-        {"losses": losses, "speed": speed, "memory": memory, "launches": launches}[part](bench, late)
+        own = {"losses": losses, "speed": speed, "memory": memory, "launches": launches}
+        (own[part] if part in own else getattr(more(), part))(bench, late)
         if late():
             print(f"{part}: its {options.seconds:g} s are over; run it again to go on", file=sys.stderr)
 

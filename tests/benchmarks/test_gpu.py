@@ -2,6 +2,7 @@
 where it was, and no fault of one measurement is the end of the others. No speed is asserted."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -41,19 +42,21 @@ def run(folder: Path, *arguments: str) -> list[dict[str, Any]]:
 
 def test_it_runs_with_torch_transformers_and_peft_alone_and_goes_on(tmp_path: Path) -> None:
     results = tmp_path / "gpu.jsonl"
-    lines = run(tmp_path, "--results", str(results))
+    parts = ("losses", "speed", "memory", "launches", "nf4", "scoring", "kernels", "study")
+    lines = run(tmp_path, *parts, "--results", str(results))
     assert all(line["card"] == "CPU" for line in lines)
     named = [line for line in lines if "name" in line]
-    assert Counter(line["name"] for line in named) == {
-        "gpu_losses": 6,
-        "gpu_speed": 2,
-        "gpu_memory": 6,
-        "gpu_launches": 4,
-    }
-    assert {line["attention"] for line in named[-4:]} == {"by_sequence"}
-    for line in named[:-4]:  # but for launches, which a CPU has none of
+    counted = {"losses": 6, "speed": 2, "memory": 6, "launches": 4}
+    counted |= {"nf4": 1, "scoring": 1, "kernels": 2, "study": 1}
+    assert Counter(line["name"].removeprefix("gpu_") for line in named) == counted
+    launched = [line for line in named if line["name"] == "gpu_launches"]  # which a CPU has none of
+    assert {line["attention"] for line in launched} == {"by_sequence"}
+    for line in (line for line in named if line not in launched):
         assert {"ours", "theirs", "ratio", "low", "high", "setting"} <= line.keys()
-        assert line["low"] <= line["ratio"] <= line["high"]
+        if line["name"] in ("gpu_nf4", "gpu_kernels", "gpu_study"):
+            assert "is not installed" in line["setting"]
+        else:
+            assert line["low"] <= line["ratio"] <= line["high"]
     for line in named[:6]:
         bound = 1e-4 if "training in float32" in line["setting"] else 5e-3
         assert line["largest_difference"] < (1e-5 if "alone" in line["setting"] else bound)
@@ -124,3 +127,28 @@ def test_a_part_begins_nothing_after_its_time(gpu: Any, tmp_path: Path) -> None:
     results = tmp_path / "r.jsonl"
     gpu.child(gpu.Options(gpu.PARTS, ("tiny",), "cpu", -1.0, str(results), True, False, time.time()))
     assert "name" not in {name for line in results.read_text().splitlines() for name in json.loads(line)}
+
+
+def test_a_base_in_few_bits(gpu: Any, tmp_path: Path) -> None:
+    """Where bitsandbytes is installed; what is told is not told again."""
+    pytest.importorskip("bitsandbytes")
+    results = tmp_path / "r.jsonl"
+    options = gpu.Options(("nf4",), ("tiny",), "cpu", 60.0, str(results), True, False, time.time())
+    for _ in range(2):
+        gpu.child(options)
+    (line,) = [line for line in map(json.loads, results.read_text().splitlines()) if "name" in line]
+    assert line["ratio"] == pytest.approx(line["ours"] / line["theirs"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_processes_side_by_side_and_a_whole_study(tmp_path: Path) -> None:
+    """By `meshtune tune`, in packs and one by one, to the same losses."""
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "processes", "study", "--device", "cpu", "--tiny"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--results", str(tmp_path / "r.jsonl")], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    both, line = [line for line in map(json.loads, done.stdout.splitlines()) if "name" in line]
+    assert both["ratio"] == pytest.approx(both["ours"] / both["theirs"], rel=1e-3)
+    assert line["losses_ours"] == pytest.approx(line["losses_theirs"], abs=5e-3)
