@@ -240,7 +240,7 @@ def _kept(
     """Bytes that are kept for the backward pass, but for what belongs to the logits."""
     autocast = recipe.precision != "float32"
     width = 2 if autocast else base_bytes  # of what matrix products give
-    a_token = _base_kept(shape, width) + _adapter_kept(shape, recipe, targets, base_bytes, on_cpu)
+    a_token = _base_kept(shape, width) + _adapter_kept(shape, recipe, targets, base_bytes, on_cpu) + 4 * shape.mixed
     squares = shape.layers * batch.rows * batch.length**2
     kept = batch.rows * batch.length * a_token
     kept += squares * (width + (12 * shape.heads if shape.attention_dropout else 0))

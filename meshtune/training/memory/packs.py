@@ -147,7 +147,7 @@ class PackSetting:
         if width == attended:  # then a value is a view of a tensor that holds queries and keys too, before rotation
             values += width * (reading + writing) // 2
         inputs = 2 * shape.layers * shape.hidden + writing + sum(x.inputs for x in residual_writers(shape))
-        values += width * (inputs + feed_forward(shape) + recipe.rank * len(targets))
+        values += width * (inputs + feed_forward(shape) + recipe.rank * len(targets)) + 4 * shape.mixed
         return values + (2 * sum(x.inputs for x in targets) if recipe.dropout > 0 and self._on_cpu else 0)
 
     def _validation(self) -> int:

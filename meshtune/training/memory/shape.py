@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meshtune.config.sections import ModelConfig
 
 _ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
+_OF_LINEAR_ATTENTION, _OF_MAMBA = 7, 21  # values a channel of the convolution
 _SCALES = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # as configurations name them
 
 
@@ -51,7 +52,8 @@ class Shape:
         layers, heads, head_dim: of the attention. norms: width of every norm's input, in values a token.
         activation: the name of the feed-forward's function. attention_dropout: whether the base's attention drops, for
             which no fused kernel without a (length x length) matrix exists on every device. scaled_logits: whether
-            logits are scaled or capped behind the head.
+            logits are scaled or capped behind the head. mixed: float32 values a token that are kept beside all that, by
+            layers that mix tokens without attention, and by experts.
     """
 
     parameters: int
@@ -66,6 +68,7 @@ class Shape:
     activation: str
     attention_dropout: bool
     scaled_logits: bool = False
+    mixed: int = 0
 
     def targets(self, names: str | tuple[str, ...]) -> tuple[Linear, ...]:
         """The modules that `target_modules` means, as PEFT reads it: `all-linear` leaves out the head."""
@@ -141,7 +144,23 @@ def measure(model: Any) -> Shape:
         activation=next((str(getattr(config, name)) for name in _ACTIVATIONS if getattr(config, name, None)), ""),
         attention_dropout=any((getattr(config, name, 0) or 0) > 0 for name in ("attention_dropout", "attn_pdrop")),
         scaled_logits=any(getattr(config, name, None) not in (None, 1.0) for name in _SCALES),
+        mixed=sum(_mixed(part, config) for part in model.modules()),
     )
+
+
+def _mixed(part: Any, config: Any) -> int:
+    """Values a token that a token mixer or the experts of a layer keep, but for their linear layers; measured on a CPU.
+
+    Short convolutions keep next to nothing, linear attention and Mamba several times what goes through theirs. Of
+    Mamba, whose code pads to 256 tokens, shorter rows take more. Experts keep four tensors of their inner width.
+    """
+    own = dict(part.named_parameters(recurse=False))
+    through = sum(child.in_channels for child in part.children() if isinstance(child, nn.Conv1d))
+    if through and own:
+        return through * (_OF_MAMBA if "D" in own else _OF_LINEAR_ATTENTION)
+    down = [weight for name, weight in own.items() if "down" in name and weight.dim() == 3]
+    chosen = getattr(config, "num_experts_per_tok", None) or 1
+    return sum(4 * chosen * weight.numel() // (len(weight) * config.hidden_size) for weight in down)
 
 
 def _key_heads(config: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, Lfm2Config, LlamaConfig, Qwen3_5TextConfig, Qwen3MoeConfig
 
 from meshtune.training.loss import GPU_TOKENS, Row
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
@@ -22,7 +22,7 @@ from meshtune.training.packed.rows import CPU_TOKENS, Pass, Portion, lay_out
 from meshtune.training.packed.trainer import PassLimit, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Trained
-from tests.training.architectures import PACKABLE, make
+from tests.training.architectures import NOT_EXPERTS, PACKABLE, make
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # PEFT, of GPT-2's transposed linears
 
@@ -100,6 +100,38 @@ def test_what_a_pass_keeps(
     with packed(base, kind) as pack:
         really = really_kept(pack, FlatAdapter(base, recipe, kind))
     assert setting_of(base, dtype).kept(recipe) * TOKENS == pytest.approx(really, rel=within)
+
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": 256,
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+_DELTA: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+}
+HYBRIDS: dict[str, Any] = {
+    "qwen3.5": Qwen3_5TextConfig(**_SMALL, **_DELTA, head_dim=32),
+    "lfm2": Lfm2Config(**_SMALL, layer_types=["full_attention", "conv"], block_auto_adjust_ff_dim=False),
+    "qwen3-moe": Qwen3MoeConfig(**_SMALL, head_dim=32, num_experts=8, num_experts_per_tok=4, moe_intermediate_size=64),
+}
+
+
+@pytest.mark.parametrize("name", HYBRIDS)
+def test_what_hybrid_models_and_experts_keep(make_recipe: Callable[..., Recipe], name: str) -> None:
+    """As above; without their own part the formula has .6 of it."""
+    base = make(HYBRIDS[name])
+    recipe = make_recipe(target_modules=NOT_EXPERTS) if name == "qwen3-moe" else make_recipe()
+    with packed(base, torch.float32) as pack:
+        really = really_kept(pack, FlatAdapter(base, recipe, torch.float32))
+    assert setting_of(base).kept(recipe) * TOKENS == pytest.approx(really, rel=0.12)
 
 
 def test_a_gpu_keeps_no_masks(make_recipe: Callable[..., Recipe]) -> None:
