@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -70,6 +71,14 @@ def test_a_layer_keeps_to_its_launches(low: torch.dtype, dropout: float, make_re
     layer = two.kernels - one.kernels
     assert layer.total() <= BOUNDS[low, dropout], layer
     assert not two.waits
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float32])
+def test_launches_do_not_grow_with_rows(low: torch.dtype, make_recipe: Any) -> None:
+    """Of rows with one label each: the head takes labels in chunks."""
+    rows = [(tokens, np.arange(len(tokens)) == len(tokens) - 1) for tokens, _ in make_rows(8, 1)]
+    few, many = (counted(1, some, 0.1, low, make_recipe) for some in (rows[:2], rows))
+    assert few.kernels == many.kernels
 
 
 class Reads(TorchFunctionMode):
