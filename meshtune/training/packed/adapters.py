@@ -192,9 +192,11 @@ class _Product(torch.autograd.Function):
         ctx.shape, ctx.dtype = rows.shape, rows.dtype
         ctx.set_materialize_grads(False)
         shape = rows.shape[:-1]
+        # What writes to the residual stream is added to it in the base's own type. The others need no copy on a GPU.
+        inner = flat.device.type != "cpu" and len(group.parts) > 1
+        kinds = [lower(now.kind, group.dtype) if part.wide or inner else group.dtype for part in group.parts]
         return tuple(
-            out[:, part.columns].to(lower(now.kind, group.dtype) if part.wide else group.dtype).view(*shape, -1)
-            for part in group.parts
+            out[:, part.columns].to(kind).view(*shape, -1) for part, kind in zip(group.parts, kinds, strict=True)
         )
 
     @staticmethod
