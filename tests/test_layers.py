@@ -69,6 +69,7 @@ HEAVY = {
     "krippendorff": {"preference"},
     "PyNomad": {"samplers"},
     "ray": {"workers"},
+    "submitit": {"workers"},
     "nni": {"samplers"},
     "scipy": {"selection", "samplers", "stopping", "preference"},
     "bitsandbytes": {"training"},

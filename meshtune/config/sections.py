@@ -273,9 +273,11 @@ class WarmStartConfig(Section):
 class WorkerConfig(Section):
     """Where trials run."""
 
-    name: Literal["local", "ray"] = "local"
+    name: Literal["local", "ray", "slurm"] = "local"
     address: str | None = None  # ray: of the cluster; null: the one that this machine belongs to, else one of its own
-    accelerator: str | None = None  # ray: the nodes' kind of GPU, as Ray calls it (`H100`)
+    accelerator: str | None = None  # the nodes' kind of GPU: as Ray calls it; with SLURM, as `check --device-like`
+    slurm: dict[str, Scalar] = Field(default_factory=dict)  # what sbatch is asked for: partition, time (minutes), ..
+    cluster: Literal["slurm", "local"] = "slurm"  # submitit's name of where jobs run; local: on this machine, to try it
     processes: PositiveInt | None = None  # default: one a visible GPU; on a CPU one a core, as memory allows
     threads: PositiveInt | None = None  # CPU threads a process; default: cores over processes
     pack: Annotated[
@@ -285,10 +287,23 @@ class WorkerConfig(Section):
     attempts: PositiveInt = 3
 
     @model_validator(mode="after")
-    def _of_ray(self) -> Self:
-        given = [f"`{key}`" for key in ("address", "accelerator") if getattr(self, key) is not None]
-        if given and self.name != "ray":
-            raise ValueError(f"{' and '.join(given)} belong to a Ray cluster: write `name: ray`, or leave it out")
+    def _of_their_worker(self) -> Self:
+        belong = {"address": ("ray",), "accelerator": ("ray", "slurm"), "slurm": ("slurm",), "cluster": ("slurm",)}
+        unset = WorkerConfig.model_construct()
+        faults = [
+            f"`{key}` is read where `name` is {' or '.join(names)}, not {self.name}"
+            for key, names in belong.items()
+            if self.name not in names and getattr(self, key) != getattr(unset, key)
+        ]
+        if self.name == "slurm" and self.processes is None:
+            faults.append("`name: slurm` needs `processes`: how many jobs there shall be, each for a trial or pack")
+        gpu = {"gres", "gpus_per_node", "gpus_per_task"} & self.slurm.keys()
+        if gpu and self.accelerator is None:
+            faults.append(
+                "`slurm` asks for GPUs; say which by `accelerator`, such as H100 or 24GB: memory is planned by it"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from meshtune.config.sections import WorkerConfig
 from meshtune.errors import need
 from meshtune.objectives.build import ObjectiveSpec
+from meshtune.system.machine import memory_available
+from meshtune.training.memory.cards import cards
 from meshtune.workers.interface import Worker
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import Nodes, ProcessSpec
@@ -23,13 +25,25 @@ def build(config: WorkerConfig, objective: ObjectiveSpec, processes: Sequence[Pr
             from meshtune.workers.ray import RayWorker
 
             return RayWorker(config, objective, processes, folder)
+        case "slurm":
+            need("trials on SLURM's nodes", "submitit", extras="slurm")
+            from meshtune.workers.slurm import SlurmWorker
+
+            return SlurmWorker(config, objective, processes, folder)
 
 
 def nodes_of(config: WorkerConfig) -> Nodes | None:
     """What the nodes have on which trials will run; None where that is this machine alone. Raises InputError."""
-    if config.name != "ray":
-        return None
-    need("trials on a Ray cluster", "ray", extras="ray")
-    from meshtune.workers.ray import survey
+    match config.name:
+        case "ray":
+            need("trials on a Ray cluster", "ray", extras="ray")
+            from meshtune.workers.ray import survey
 
-    return survey(config)
+            return survey(config)
+        case "slurm":  # what the jobs will get
+            count, threads = config.processes or 1, config.threads or 1
+            card = None if config.accelerator is None else cards(config.accelerator).card.memory
+            memory = (memory_available() or 0) // threads  # SLURM is not asked: as on this machine
+            return Nodes(count if card else 0, card, (threads,) * count, memory)
+        case _:
+            return None

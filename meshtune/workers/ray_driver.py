@@ -31,7 +31,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from meshtune import _version
 from meshtune.config.sections import WorkerConfig
 from meshtune.errors import Fault, InputError, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
@@ -265,7 +264,7 @@ class Processes:
 
         Raises InputError where it is the first.
         """
-        if (fault := _fault(hello)) is None:
+        if (fault := remote_process.fault(hello)) is None:
             return True
         if all(other.hello is None for other in self._slots):
             raise InputError(Fault(fault, key="worker"))
@@ -320,16 +319,6 @@ def _options(config: WorkerConfig, spec: ProcessSpec) -> dict[str, Any]:
     if config.accelerator is not None:
         options["label_selector"] = {"ray.io/accelerator-type": config.accelerator}
     return options
-
-
-def _fault(hello: remote_process.Hello) -> str | None:
-    """Why a process cannot evaluate what this coordinator asks for."""
-    if hello.version != _version.__version__:
-        return f"{hello.node} has meshtune {hello.version}, this machine {_version.__version__}: install the same there"
-    if hello.missing:
-        what = f"{hello.node} does not see {', '.join(hello.missing)}: put it into a folder that all nodes share, or "
-        return what + "copy it to the same path there"
-    return None
 
 
 def main() -> None:

@@ -281,3 +281,13 @@ class RemoteProcess:
 def lost(requests: Sequence[Request], why: str) -> list[Outcome]:
     """The outcomes of what ran in a process that is lost."""
     return [Outcome(request.trial, request.attempt, Ending.CRASHED, message=why) for request in requests]
+
+
+def fault(hello: Hello) -> str | None:
+    """Why a process cannot evaluate what this coordinator asks for; None where it can."""
+    if hello.version != _version.__version__:
+        return f"{hello.node} has meshtune {hello.version}, this machine {_version.__version__}: install the same there"
+    if hello.missing:
+        what = f"{hello.node} does not see {', '.join(hello.missing)}: put it into a folder that all nodes share, or "
+        return what + "copy it to the same path there"
+    return None

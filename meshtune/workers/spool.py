@@ -1,11 +1,11 @@
 """Trials by files that coordinator and processes both see: `<study>/spool/`. No process need reach another's network.
 
-A file is there whole (it is renamed into its place), or it only grows by whole lines; no file is locked. Of each process
-there is a folder `<name>/`: `hello.json` says what it is, `in/000001.json` and so on are what it is given, `out.jsonl`
+A file is there whole (it is renamed into its place), or it only grows by whole lines; no file is locked. Each process
+has a folder `<name>/`: `hello.json` says what it is, `in/000001.json` and so on are what it is given, `out.jsonl` is
 what it says, a sign of life included, and `end` asks it to end. `start.json` says what is evaluated, and in which
-session: a coordinator that starts begins a new one, and processes of an older one join it, so that what waits in a
-batch system's queue for an hour is not given up because the coordinator was started again. `beat` is the coordinator's
-own sign of life: without it processes save what runs, and end after a while.
+session: a coordinator that starts begins a new one, and processes of an older one join it. So nothing that has waited
+in a batch system's queue is lost where the coordinator is started again. `beat` is the coordinator's own sign of life:
+without it processes save what runs, and end after a while.
 
 `SpoolWorker` is the coordinator's side, `main` the program of a process: `meshtune.workers.spool --spool FOLDER`.
 """
@@ -27,7 +27,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from meshtune import _version
 from meshtune.errors import Fault, InputError, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import whole_file
@@ -252,13 +251,15 @@ def _start(spool: Path) -> dict[str, Any] | None:
 
 
 def _name() -> str:
-    job = os.environ.get("SLURM_JOB_ID")
-    where = f"{job}.{os.environ.get('SLURM_PROCID', '0')}" if job else socket.gethostname().partition(".")[0]
-    return f"{where}-{os.getpid()}"
+    """Of this process: its job, as submitit numbers it, its rank in it, and its own number."""
+    of = os.environ.get
+    array, task = of("SLURM_ARRAY_JOB_ID"), of("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array and task else of("SLURM_JOB_ID") or of("SUBMITIT_LOCAL_JOB_ID")
+    return f"{job or socket.gethostname().partition('.')[0]}.{of('SLURM_PROCID', '0')}-{os.getpid()}"
 
 
 def _take_part(spool: Path, session: str, start: dict[str, Any]) -> bool:
-    """Evaluate what this session gives, until it asks for the end (True), or another begins, or it is silent (False)."""
+    """Evaluate what this session gives. True: it asked for the end; False: it is silent, or another has begun."""
     name = _name()
     folder = spool / name
     shutil.rmtree(folder, ignore_errors=True)
