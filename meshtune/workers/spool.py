@@ -17,6 +17,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -40,8 +41,9 @@ BEAT_SECONDS = 10.0
 LOOK_SECONDS = 0.2
 SILENCE_SECONDS = remote_process.ORPHANED_SECONDS + 120.0  # network disks show a change up to a minute late
 WAIT_SECONDS = 3600.0  # that a process waits for a coordinator
+LEAVE_SECONDS = 20.0  # that what runs has to save itself after a signal: SLURM kills 30 seconds after the first
 SAVE_SECONDS = 60.0  # that what runs has to save itself, once the coordinator is gone
-BEAT = '{"kind": "Beat"}'
+BEAT, LEFT = '{"kind": "Beat"}', '{"kind": "Left"}'
 
 
 @dataclass(eq=False)
@@ -147,9 +149,9 @@ class SpoolWorker:
         for hello in self.spool.glob("*/hello.json"):
             if hello.parent.name not in self._processes and hello.parent.name not in self._refused:
                 self._welcome(hello)
-        for process in list(self._processes.values()):
+        for name, process in list(self._processes.items()):
             self._read(process)
-            if time.monotonic() - process.heard > SILENCE_SECONDS:
+            if name in self._processes and time.monotonic() - process.heard > SILENCE_SECONDS:
                 self.lose(process, f"gave no sign of life for {SILENCE_SECONDS:g} s")
 
     def lose(self, process: _Process, why: str) -> None:
@@ -199,6 +201,9 @@ class SpoolWorker:
         if whole:
             process.heard = time.monotonic()
         for line in whole.decode().splitlines():
+            if line == LEFT:
+                self.lose(process, "was asked to end by its batch system")
+                return
             self._pass_on(process, line)
 
     def _pass_on(self, process: _Process, line: str) -> None:
@@ -228,16 +233,19 @@ class SpoolWorker:
 def main() -> None:
     """Take part in a spool's sessions until one asks for the end, or none comes for an hour."""
     leave_signals_to_the_coordinator()
+    leaving = threading.Event()
+    for kind in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):  # the job's end is near, or it is preempted
+        signal.signal(kind, lambda *_: leaving.set())
     spool = Path(sys.argv[sys.argv.index("--spool") + 1])
     waiting = time.monotonic()
     session = ""
-    while time.monotonic() - waiting < WAIT_SECONDS:
+    while time.monotonic() - waiting < WAIT_SECONDS and not leaving.is_set():
         start = _start(spool)
         if start is None or start["session"] == session:
             time.sleep(1.0)
             continue
         session = start.pop("session")
-        if _take_part(spool, session, start):
+        if _take_part(spool, session, start, leaving):
             return
         waiting = time.monotonic()
 
@@ -258,8 +266,11 @@ def _name() -> str:
     return f"{job or socket.gethostname().partition('.')[0]}.{of('SLURM_PROCID', '0')}-{os.getpid()}"
 
 
-def _take_part(spool: Path, session: str, start: dict[str, Any]) -> bool:
-    """Evaluate what this session gives. True: it asked for the end; False: it is silent, or another has begun."""
+def _take_part(spool: Path, session: str, start: dict[str, Any], leaving: threading.Event) -> bool:
+    """Evaluate what this session gives. True: the end; False: the session is silent, or another has begun.
+
+    What runs when the process is `leaving` saves where it is, for the attempt that will go on from there.
+    """
     name = _name()
     folder = spool / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -283,6 +294,11 @@ def _take_part(spool: Path, session: str, start: dict[str, Any]) -> bool:
                 out.write("".join(line + "\n" for line in lines))
                 out.flush()
                 os.fsync(out.fileno())
+            if leaving.is_set():
+                process.take(json.dumps(LEAVE_SECONDS))
+                process.give(LEAVE_SECONDS)
+                out.write(LEFT + "\n")
+                return True
             if (folder / "end").exists() or not folder.exists():
                 return (folder / "end").exists()
             with contextlib.suppress(OSError):
