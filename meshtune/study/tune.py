@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meshtune.config import file, presets
 from meshtune.config.sections import StudyConfig
@@ -20,6 +21,7 @@ from meshtune.plan.plan import Plan, build
 from meshtune.plan.sampler import REASON
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
+from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.interface import Sampler
 from meshtune.selection.recommended import recommended
@@ -30,10 +32,14 @@ from meshtune.study.replicates import NOISE, replicate
 from meshtune.study.stop import forget, requested
 from meshtune.system import storage_url, whole_file
 from meshtune.system.lease import elsewhere, lease
-from meshtune.trial import Outcome
+from meshtune.trial import Ending, Outcome
 from meshtune.workers.build import build as build_worker
 from meshtune.workers.planner import Packing, ProcessSpec
 
+if TYPE_CHECKING:
+    from meshtune.training.memory.check import Setting
+
+LEAST_SHARE = 0.5  # of predicted activations that are counted, however little was measured
 STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
 
 
@@ -203,7 +209,31 @@ def _after(
 def _packing(plan: Plan, record: Record) -> Packing:
     """How blocks are cut into packs, as far as it is known whether there can be any."""
     packs = plan.packing
-    return Packing(packs.processes, uneven=packs.uneven) if record.why_not_packed else packs
+    if record.why_not_packed:
+        return Packing(packs.processes, uneven=packs.uneven)
+    training = plan.training
+    if training is None or packs.fits is None or not training.memory.device.startswith("cuda"):
+        return packs
+    memory = training.memory
+    return dataclasses.replace(packs, fits=lambda points: memory.fit_together(points, measured(record, memory)))
+
+
+def measured(record: Record, memory: Setting) -> float:
+    """How many times the predicted activations the packs of the record took on a GPU, the one that took most; 1 before
+    any has ended. It moves the sizes of packs alone, which are recorded, and never a point.
+
+    Packs in which memory ran out went on in smaller passes, and say nothing of whole ones.
+    """
+    members: dict[int, list[RecordedTrial]] = {}
+    for trial in record.trials:
+        members.setdefault(trial.pack, []).append(trial)
+    found = []
+    for pack in members.values():
+        outcomes = [trial.outcome for trial in pack if trial.outcome is not None]
+        peaks = [one.peak_memory for one in outcomes if one.peak_memory and one.ending is Ending.COMPLETE]
+        if len(peaks) == len(pack) and not any(one.pass_tokens for one in outcomes):
+            found.append(memory.activations_of([trial.hyperparameters for trial in pack], max(peaks)))
+    return max(LEAST_SHARE, *found) if found else 1.0
 
 
 def _budget(config: StudyConfig, record: Record) -> Budget:

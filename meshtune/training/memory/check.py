@@ -81,9 +81,17 @@ class Setting:
         packs = max((self.packs(point) for point in points), key=lambda packs: packs.batch.unpadded)
         return packs.memory([self.recipe(point) for point in points])
 
-    def fit_together(self, points: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether these trials fit in one pack."""
-        return self.available is None or self.pack_memory(points).total <= self.available
+    def fit_together(self, points: Sequence[Mapping[str, Any]], activations: float = 1.0) -> bool:
+        """Whether these trials fit in one pack, where activations take so many times what is predicted."""
+        if self.available is None:
+            return True
+        memory = self.pack_memory(points)
+        return memory.total + (activations - 1) * memory.activations <= self.available
+
+    def activations_of(self, points: Sequence[Mapping[str, Any]], peak: int) -> float:
+        """How many times the predicted activations the pack of these trials took; `peak`: bytes, without overhead."""
+        memory = self.pack_memory(points)
+        return (peak - memory.base - memory.adapter - memory.optimizer) / memory.activations
 
     def recipe(self, hyperparameters: Mapping[str, Any]) -> Recipe:
         """Of the trial with these hyperparameters."""
