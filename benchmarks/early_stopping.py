@@ -15,7 +15,7 @@ the baseline and the one that has the target ended at the first rung. And the sh
 one is finished or promoted that is within the deviation of the best of all, had they been finished.
 
     python benchmarks/early_stopping.py [--quick] [--seeds 25 50] [--searches mads-2 tpe-1] [--processes 2]
-    python benchmarks/early_stopping.py --rule curve --rungs .15 .3 --keep .2 --told failed   # others than the default
+    python benchmarks/early_stopping.py --rule curve --rungs .15 .3 --keep .2 --value failed   # others than the default
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     for name, section in EarlyStoppingConfig.model_fields.items():
         if name != "rows":
-            kind = {"rule": str, "told": str, "startup": int, "promote": int}.get(name, float)
+            kind = {"rule": str, "value": str, "startup": int, "promote": int}.get(name, float)
             parser.add_argument(f"--{name}", type=kind, nargs="+" if name == "rungs" else None, default=section.default)
     arguments = parser.parse_args()
     chosen = {name: getattr(arguments, name) for name in EarlyStoppingConfig.model_fields if name != "rows"}

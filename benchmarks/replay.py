@@ -163,9 +163,10 @@ def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise
     early = None if search.stopping is None else EarlyStopping(search.stopping, EPOCHS, EPOCH_TOKENS)
     shares = () if search.stopping is None else search.stopping.rungs
     start = SPACE.encode(presets.RECOMMENDED_BASELINE)
-    told: Literal["value", "failed"] = "value" if search.stopping and search.stopping.told == "predicted" else "failed"
+    predicted = search.stopping is not None and search.stopping.value == "predicted"
+    pruned: Literal["value", "failed"] = "value" if predicted else "failed"
     config = SamplerConfig(name=search.sampler)
-    sampler = build(config, log.space, x0=start, block_size=search.block, seed=seed, pruned=told)
+    sampler = build(config, log.space, x0=start, block_size=search.block, seed=seed, pruned=pruned)
 
     def answer() -> None:
         for trial in list(log.trials[len(log.finished) :]):

@@ -29,7 +29,9 @@ SOURCES = {embedded.DESCRIBE: 0.7, embedded.SIGNATURE: 0.3}
 SYSTEM = "Python"
 ROWS, VALIDATION, MAX_LENGTH, DATA_SEED = 52, 16, 56, 0
 MODEL = ModelConfig(name="embedded")
-TRAINING = TrainingConfig(epochs=2, batch_size=2, lr_scheduler="cosine", precision="bfloat16")
+TRAINING = TrainingConfig(
+    epochs=2, batch_size=2, lr_scheduler="cosine", precision="bfloat16", gradient_checkpointing=False
+)
 DESCRIBED = {
     "trainer",
     "epochs",

@@ -69,7 +69,7 @@ class Answers:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "told"),
+    ("sampler", "value"),
     [
         ("mads", "predicted"),
         ("mads", "failed"),
@@ -79,13 +79,13 @@ class Answers:
     ],
 )
 def test_a_replay_is_what_the_loop_does(
-    surrogate: Any, tmp_path: Path, sampler: Literal["mads", "tpe", "batch-gp"], told: Literal["predicted", "failed"]
+    surrogate: Any, tmp_path: Path, sampler: Literal["mads", "tpe", "batch-gp"], value: Literal["predicted", "failed"]
 ) -> None:
     """Same points, thresholds, stops and tokens as the record has after a run of the real loop."""
     from replay import EPOCH_TOKENS, EPOCHS, Course, Search, replayed
 
     rungs = (0.15, 0.3, 0.5)
-    config = EarlyStoppingConfig(rule="asha", rungs=rungs, startup=3, told=told)
+    config = EarlyStoppingConfig(rule="asha", rungs=rungs, startup=3, value=value)
     spent = replayed(Search(sampler, 2, config), surrogate, seed=1, trials=16)
 
     space, early = recommended(), EarlyStopping(config, EPOCHS, EPOCH_TOKENS)
@@ -97,7 +97,7 @@ def test_a_replay_is_what_the_loop_does(
         x0=start,
         block_size=2,
         seed=1,
-        pruned="value" if told == "predicted" else "failed",
+        pruned="value" if value == "predicted" else "failed",
     )
     thresholds = early.measured(RECOMMENDED_BASELINE)
     record.enqueue(RECOMMENDED_BASELINE, origin="baseline", seed=1, thresholds=thresholds)
@@ -114,12 +114,12 @@ def test_a_replay_is_what_the_loop_does(
     assert len(early.promising(record)) == len(spent.promoted)
 
 
-@pytest.mark.parametrize("told", ["predicted", "failed"])
-def test_early_stopping_does_not_starve_batch_gp(surrogate: Any, told: Literal["predicted", "failed"]) -> None:
+@pytest.mark.parametrize("value", ["predicted", "failed"])
+def test_early_stopping_does_not_starve_batch_gp(surrogate: Any, value: Literal["predicted", "failed"]) -> None:
     """On real curves one trial in six ends by itself, and a good one is found; this seed had 1 of 40, at 3.207."""
     from replay import Search, replayed
 
-    spent = replayed(Search("batch-gp", 1, EarlyStoppingConfig(told=told)), surrogate, seed=2, trials=40)
+    spent = replayed(Search("batch-gp", 1, EarlyStoppingConfig(value=value)), surrogate, seed=2, trials=40)
     assert sum(spent.finished) >= 7
     assert spent.best < 3.15
 

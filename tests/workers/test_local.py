@@ -92,9 +92,9 @@ def test_what_ended_while_it_was_suspended_is_not_lost(tmp_path: Path) -> None:
     worker = local(tmp_path, 1)
     try:
         children = worker.pids
-        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0)])
         while not worker._children[0].ready:
             worker.events(0.05)
+        worker.submit([Request(0, {"x": 3, "do": "answer"}, seed=0)])
         assert gone([program_pid(tmp_path)])
         worker._selector.select(20)  # the outcome is on its way and nobody has read it
         worker.suspend(20)
