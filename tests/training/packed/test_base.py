@@ -37,7 +37,7 @@ def test_losses_are_those_of_the_untouched_model(name: str, train_rows: list[Row
     tokens, trained = rows[0]
     leaked = row_losses(base, [((tokens + 1) % 256, trained), *rows[1:]])
     assert leaked[1:] == pytest.approx(expected[1:], rel=1e-6)
-    assert leaked[0] != pytest.approx(expected[0], rel=1e-3)
+    assert leaked[0] != pytest.approx(expected[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", REFUSED)
