@@ -73,12 +73,12 @@ def test_a_study_keeps_what_it_knows_and_goes_on_without_the_other(
     later: Path, finished: Path, earlier: Path, tmp_path: Path
 ) -> None:
     events = list(tune(locate(later, overrides=("budget.trials=4",))))
-    said = [event.text for event in events if isinstance(event, Stage) and "known" in event.text]
+    said = [event.text for event in events if isinstance(event, Stage) and "earlier trials" in event.text]
     assert len(said) == 1
     assert said[0].startswith(f"{counts(earlier)['complete']} earlier trials of round1 are used from the start")
     shutil.rmtree(tmp_path / "round1")
     assert check(later)[1]["warm_start"]["complete"] == counts(earlier)["complete"]
-    assert not [event for event in tune(locate(later)) if isinstance(event, Stage) and "known" in event.text]
+    assert not [event for event in tune(locate(later)) if isinstance(event, Stage) and "earlier trials" in event.text]
     assert record_of(later) == record_of(finished)
     told = status(later, trials=True)
     assert len(told["all"]) == told["trials"]["proposed"] == 6  # known points are no trials
