@@ -101,7 +101,11 @@ def _elsewhere(study: Located, device_like: Sequence[str]) -> tuple[str, dict[st
             lines += _counted_with(study)
             values = _facts(study, plan)
         lines += ["", *(f"{label:<10} {text}" for label, text in found.lines(study.config, len(plan.processes)))]
-        facts.append(found.facts())
+        allowed = plan.goals.allowed_share  # predicted memory depends on the card
+        lines += (
+            [] if allowed is None else [f"{'goals':<10} {100 * allowed[0]:.3g} % of the space's points keep them there"]
+        )
+        facts.append({**found.facts(), "allowed_share": None if allowed is None else allowed[0]})
     return "\n".join(lines), {**values, "devices": facts}
 
 

@@ -157,3 +157,12 @@ def test_the_command_line(tmp_path: Path, tiny_model_folder: Path) -> None:
 def test_a_program_is_not_planned_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--device-like: memory and time of a program"):
         check(command_study(tmp_path, trials=3), device_like=("H100",))
+
+
+def test_goals_on_predicted_memory_are_counted_for_each_card(tmp_path: Path, tiny_model_folder: Path) -> None:
+    study = study_of(tmp_path, "8B", tiny_model_folder)
+    study.write_text(study.read_text() + "constraints: [predicted_memory <= 36 GiB]\n")
+    text, facts = check(study, device_like=("H100", "24GB"))
+    large, small = (device["allowed_share"] for device in facts["devices"])
+    assert 0 < large < small <= 1  # smaller passes take less memory
+    assert f"goals      {100 * large:.3g} % of the space's points keep them there" in text
