@@ -35,7 +35,7 @@ from meshtune.config.sections import WorkerConfig
 from meshtune.errors import Fault, InputError, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system.child_start import leave_signals_to_the_coordinator
-from meshtune.trial import Outcome, Request, from_json, to_json
+from meshtune.trial import Request, from_json, to_json
 from meshtune.workers import remote_process
 from meshtune.workers.child import beat, say_line
 from meshtune.workers.planner import ProcessSpec
@@ -61,8 +61,7 @@ class _Actor:
     """What Ray runs on a node."""
 
     def __init__(self, start: str):
-        fields = json.loads(start)
-        self._remote = remote_process.RemoteProcess(remote_process.Start(**{**fields, "paths": tuple(fields["paths"])}))
+        self._remote = remote_process.RemoteProcess(remote_process.start_from(json.loads(start)))
 
     def hello(self) -> str:
         return json.dumps(asdict(self._remote.hello()))
@@ -189,17 +188,8 @@ class Processes:
         while len(self._slots) < self._wanted:
             self._number += 1
             name = f"ray-{self._number}"
-            start = remote_process.Start(
-                objective=asdict(self._objective),
-                device=self._spec.device,
-                threads=self._spec.threads,
-                environment=dict(self._spec.environment),
-                folder=str(self._folder),
-                mark=self._mark,
-                paths=remote_process.reads(self._objective),
-                name=name,
-            )
-            actor = ray.remote(**_options(self._config, self._spec))(_Actor).remote(json.dumps(asdict(start)))
+            start = remote_process.start_of(self._objective, self._spec, self._folder, self._mark, name)
+            actor = ray.remote(**_options(self._config, self._spec))(_Actor).remote(json.dumps(start))
             self._slots.append(_Slot(name, actor, actor.hello.remote(), time.monotonic()))
 
     def _await_first(self) -> None:
@@ -242,8 +232,7 @@ class Processes:
     def _take(self, slot: _Slot, given: Any) -> None:
         """What a process answered: its hello, that it has the rows, or what came."""
         if isinstance(given, str):
-            fields = json.loads(given)
-            hello = remote_process.Hello(**{**fields, "missing": tuple(fields["missing"])})
+            hello = remote_process.hello_from(json.loads(given))
             if not self._usable(slot, hello):
                 return
             if not hello.data:
@@ -281,14 +270,8 @@ class Processes:
         if line == remote_process.SUSPENDED:
             slot.suspended = True
             return
-        event = from_json(line)
-        if isinstance(event, Request) or event.trial not in slot.running:
-            return
-        if event.attempt != slot.running[event.trial].attempt:
-            return
-        if isinstance(event, Outcome):
-            del slot.running[event.trial]
-        self._say(line)
+        if remote_process.event_of(line, slot.running) is not None:
+            self._say(line)
 
     def _lose(self, slot: _Slot, why: str) -> None:
         self._slots.remove(slot)

@@ -21,14 +21,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from meshtune import _version
 from meshtune.objectives import checkpoints, measurement_files
 from meshtune.objectives.build import ObjectiveSpec
-from meshtune.trial import Ending, Outcome, Request, from_json, to_json
+from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import ProcessSpec
 
@@ -75,6 +75,33 @@ class Hello:
     shared: bool
     missing: tuple[str, ...]
     data: bool
+
+
+def start_of(objective: ObjectiveSpec, spec: ProcessSpec, folder: Path, mark: str, name: str = "") -> dict[str, Any]:
+    """A `Start` as it crosses; `start_from` reads it."""
+    paths = reads(objective)
+    start = Start(asdict(objective), spec.device, spec.threads, dict(spec.environment), str(folder), mark, paths, name)
+    return asdict(start)
+
+
+def start_from(fields: Mapping[str, Any]) -> Start:
+    """What `start_of` made, out of JSON's lists."""
+    return Start(**{**fields, "paths": tuple(fields["paths"])})
+
+
+def hello_from(fields: Mapping[str, Any]) -> Hello:
+    """A `Hello` that crossed, out of JSON's lists."""
+    return Hello(**{**fields, "missing": tuple(fields["missing"])})
+
+
+def event_of(line: str, running: dict[int, Request]) -> Event | None:
+    """The event of a line, where it is of an attempt that runs there; what has ended is taken out of `running`."""
+    event = from_json(line)
+    if isinstance(event, Request) or event.trial not in running or event.attempt != running[event.trial].attempt:
+        return None
+    if isinstance(event, Outcome):
+        del running[event.trial]
+    return event
 
 
 def reads(objective: ObjectiveSpec) -> tuple[str, ...]:

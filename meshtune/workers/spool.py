@@ -32,7 +32,7 @@ from meshtune.errors import Fault, InputError, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import whole_file
 from meshtune.system.child_start import leave_signals_to_the_coordinator
-from meshtune.trial import Event, Outcome, Request, from_json, to_json
+from meshtune.trial import Event, Request, to_json
 from meshtune.workers import remote_process
 from meshtune.workers.planner import ProcessSpec
 
@@ -84,17 +84,8 @@ class SpoolWorker:
         mark = self.spool / "mark"
         mark.touch()
         self._beat()
-        start = remote_process.Start(
-            objective=asdict(objective),
-            device=spec.device,
-            threads=spec.threads,
-            environment=dict(spec.environment),
-            folder=str(self._folder),
-            mark=str(mark.relative_to(self._folder)),
-            paths=remote_process.reads(objective),
-            name="",
-        )
-        whole_file.write(self.spool / "start.json", json.dumps({"session": self._session, **asdict(start)}))
+        start = remote_process.start_of(objective, spec, self._folder, str(mark.relative_to(self._folder)))
+        whole_file.write(self.spool / "start.json", json.dumps({"session": self._session, **start}))
         self._beating = threading.Thread(target=self._beat_on, daemon=True)
         self._beating.start()
 
@@ -170,7 +161,7 @@ class SpoolWorker:
         fields = json.loads(path.read_text(encoding="utf-8"))
         if fields.pop("session") != self._session:
             return
-        hello = remote_process.Hello(**{**fields, "missing": tuple(fields["missing"])})
+        hello = remote_process.hello_from(fields)
         if (fault := self._fault(hello)) is None:
             self._processes[path.parent.name] = _Process(path.parent, hello, time.monotonic())
             return
@@ -212,14 +203,8 @@ class SpoolWorker:
         if line == remote_process.SUSPENDED:
             process.suspended = True
             return
-        event = from_json(line)
-        if isinstance(event, Request) or event.trial not in process.running:
-            return
-        if event.attempt != process.running[event.trial].attempt:
-            return
-        if isinstance(event, Outcome):
-            del process.running[event.trial]
-        self._waiting.append(event)
+        if (event := remote_process.event_of(line, process.running)) is not None:
+            self._waiting.append(event)
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):
@@ -275,8 +260,7 @@ def _take_part(spool: Path, session: str, start: dict[str, Any], leaving: thread
     folder = spool / name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "in").mkdir(parents=True)
-    fields = {**start, "paths": tuple(start["paths"]), "name": name}
-    process = remote_process.RemoteProcess(remote_process.Start(**fields))
+    process = remote_process.RemoteProcess(remote_process.start_from({**start, "name": name}))
     out = (folder / "out.jsonl").open("a", encoding="utf-8")
     try:
         hello = {"session": session, **asdict(process.hello())}
