@@ -120,7 +120,8 @@ class SpoolWorker:
         for process in busy:
             self._give(process, seconds)
         until = time.monotonic() + seconds + 2 * BEAT_SECONDS
-        while not all(process.suspended for process in busy) and time.monotonic() < until:
+        # One that has left meanwhile says no more.
+        while any(p.folder.name in self._processes and not p.suspended for p in busy) and time.monotonic() < until:
             self.look()
             time.sleep(LOOK_SECONDS)
         self.close()
@@ -280,8 +281,8 @@ def _take_part(spool: Path, session: str, start: dict[str, Any], leaving: thread
                 os.fsync(out.fileno())
             if leaving.is_set():
                 process.take(json.dumps(LEAVE_SECONDS))
-                process.give(LEAVE_SECONDS)
-                out.write(LEFT + "\n")
+                lines, _ = process.give(LEAVE_SECONDS)  # what ended by itself meanwhile is not lost
+                out.write("".join(line + "\n" for line in (*lines, LEFT)))
                 return True
             if (folder / "end").exists() or not folder.exists():
                 return (folder / "end").exists()
