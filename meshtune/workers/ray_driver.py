@@ -281,10 +281,10 @@ class Processes:
             self._failed += 1
             if self._failed >= FAILED_STARTS:
                 raise WorkerError(f"processes on the Ray cluster keep failing at their start: {why}")
+        self._say_count()  # first: what has crashed may be given to a process at once
         if self._wanted:  # else they were suspended, and stay pending
             for outcome in remote_process.lost(list(slot.running.values()), why):
                 self._say(to_json(outcome))
-        self._say_count()
 
     def _where(self, slot: _Slot) -> str:
         return slot.hello.node if slot.hello is not None else "the Ray cluster"
