@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.metadata
 import importlib.util
+import json
+import shutil
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -85,8 +89,25 @@ def noting(faults: list[Fault]) -> Iterator[None]:
 
 
 def extra(names: str) -> str:
-    """The line that installs an extra: in a clone, since no package index has meshtune yet."""
-    return f"pip install '.[{names}]' in your clone of meshtune"
+    """The line that installs an extra where meshtune itself came from: a clone, a file, or a package index."""
+    try:
+        origin = json.loads(importlib.metadata.distribution("meshtune").read_text("direct_url.json") or "{}")
+    except importlib.metadata.PackageNotFoundError:  # run out of a folder
+        origin = {"dir_info": {}}
+    if "dir_info" in origin:
+        return f"pip install '.[{names}]' in your clone of meshtune"
+    file = origin.get("url", "")
+    return install(f"'meshtune[{names}] @ {file}'" if file else f"'meshtune[{names}]'")
+
+
+def install(what: str) -> str:
+    """The line that installs `what` into the environment that runs now: that of pipx or uvx may be nobody's `pip`."""
+    pip, python = shutil.which("pip"), Path(sys.executable)
+    if pip and Path(pip).parent == python.parent:
+        return f"pip install {what}"
+    if importlib.util.find_spec("pip"):
+        return f"{python} -m pip install {what}"
+    return f"uv pip install --python {python} {what}"
 
 
 def together(makes: Iterable[Callable[[], T]]) -> list[T]:

@@ -8,7 +8,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
+import typer
+import yaml
 
 import meshtune
 from meshtune.cli.commands import app
@@ -46,6 +49,27 @@ def test_the_changelog_has_the_codes_version() -> None:
 def test_the_version_is_written_once() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "meshtune/_version.py"
+
+
+def test_the_citation_is_of_the_released_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == meshtune.__version__
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{cited['version']}] - {cited['date-released']}" in changelog
+    assert {"cff-version", "message", "title", "authors", "license"} <= cited.keys()
+
+
+def test_what_agents_read_names_files_and_targets_that_exist() -> None:
+    for name in ("AGENTS.md", "llms.txt"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        linked = re.findall(r"\]\(([^)#]+)", text) + re.findall(r"`((?:meshtune|tests)/[^`]*)`", text)
+        assert linked
+        assert not [path for path in linked if not (ROOT / path).exists()], name
+        made = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+        assert set(re.findall(r"`make ([a-z-]+)", text)) <= made
+        commands = set(typer.main.get_command(app).list_commands(click.Context(typer.main.get_command(app))))
+        listed = re.findall(r"Main commands: (.*?)\. `meshtune", text)
+        assert {word.split()[-1] for words in listed for word in re.findall(r"`([^`]+)`", words)} <= commands
 
 
 def test_constraints_pin_every_dependency_to_one_version() -> None:

@@ -8,12 +8,15 @@ from typing import Any
 
 from meshtune.cli.watch import watch
 from meshtune.config.template import init
+from meshtune.data.embedded import embedded_gguf
+from meshtune.errors import need_training, together
 from meshtune.report.write import report
 from meshtune.study.check import check
 
 
 def quickstart(folder: Path, *, as_json: bool = False) -> dict[str, Any]:
     """Write the study (where it is not there yet), check it, and run or continue it; returns its status."""
+    together([need_training, embedded_gguf])
     path = folder / "study.yaml"
     if not path.exists():
         init(folder, "quickstart", None, None)

