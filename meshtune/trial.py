@@ -142,6 +142,7 @@ class Outcome:
         extra: further small numbers by name, as an objective reports them.
         retry: of a crash: whether another attempt may end otherwise; False where the input is at fault.
         pass_tokens: of a pass in the end, at most, where memory has run out with more; None: it never did.
+        lost: of a crash: whether it was lost with its node, job or cluster, which says little about the trial itself.
     """
 
     trial: int
@@ -160,6 +161,7 @@ class Outcome:
     extra: Mapping[str, float] = field(default_factory=dict)
     retry: bool = True
     pass_tokens: int | None = None
+    lost: bool = False
 
     def __post_init__(self) -> None:
         """Others' words are made safe here: they are stored, and shown on terminals."""

@@ -14,6 +14,7 @@ from meshtune.config.sections import CommandObjectiveConfig
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.plan.locate import EFFECTIVE, Located, locate, seen_from_here, typed
 from meshtune.report.sentences import (
+    crash_lines,
     goal_lines,
     harm,
     load_lines,
@@ -94,6 +95,11 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         if status["order_checked"]:
             say(console, float32_check.sentence(status["order_checked"]))
         say(console, _next(status))
+    for text in (crashed := crash_lines(status)):
+        say(console, text, style="yellow")
+    if crashed:
+        folder = typed(Path(status["folder"]))
+        say(console, f"    logs: {folder}/logs; points of all trials: `meshtune status {folder} --trials`")
 
 
 def _next(status: dict[str, Any]) -> str:

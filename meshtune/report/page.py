@@ -24,7 +24,7 @@ from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
 from meshtune.report.groups import Compared, comparable, grouped
 from meshtune.report.public import hidden, hidden_config
-from meshtune.report.sentences import agreement, harm, load_lines, loss_name, recommendation, usage
+from meshtune.report.sentences import agreement, crash_lines, harm, load_lines, loss_name, recommendation, usage
 from meshtune.report.trials import Status, complete, failed
 from meshtune.study import float32_check
 from meshtune.system import yaml_file
@@ -90,6 +90,7 @@ def study_page(facts: StudyContent, *, csv: str, public: bool = False) -> str:
         bounds=bounds,
         wider=wider_space(status, bounds) if bounds else "",
         endings=endings if "endings" in pictures else [],
+        crashed=[] if public else crash_lines(status),
         rows=[] if public else answered.side_by_side(facts.answers),
         head=head,
         trials=rows,

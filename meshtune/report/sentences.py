@@ -13,6 +13,8 @@ from typing import Any
 from meshtune.data.summary import FEW
 from meshtune.system.text import duration, number, point
 
+CRASHES = 5  # that are told of one by one
+
 
 def verdict(status: Mapping[str, Any]) -> str:
     """By how much the best beats the baseline on the test rows, or that it does not; and what its replicates say."""
@@ -88,6 +90,20 @@ def harm(status: Mapping[str, Any]) -> str:
     trials = "trial" if complete == 1 else "trials"
     which = f"{count} of {complete} complete {trials} {'is' if count == 1 else 'are'} worse than the untuned model"
     return f"{which}: lower the upper bound of the learning rate or of the scale (alpha / rank)"
+
+
+def crash_lines(status: Mapping[str, Any]) -> list[str]:
+    """A line a trial that was given up since it crashed in every attempt, the first few; none where there are none."""
+    crashed = status.get("crashed", ())
+    lines = []
+    for each in crashed[:CRASHES]:
+        count = each["attempts"]
+        how = f"in {count} attempts" if count > 1 else "in its one attempt"
+        words = each["message"] or "it left no words"
+        lines.append(f"trial {each['trial']} crashed {how} and was given up: {words}")
+    if more := len(crashed) - CRASHES:
+        lines += [f"and {more} more trials crashed"] if more > 0 else []
+    return lines
 
 
 def without_feasible(status: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from meshtune.record.trials import RecordedTrial
 from meshtune.selection.recommended import recommended
 from meshtune.selection.statistics import Difference, Mean, mean_interval, paired_difference
 from meshtune.study.loop import WAIT_SECONDS, Retried, Running, StudyEvent
+from meshtune.study.packs import LOSSES
 from meshtune.system import whole_file
 from meshtune.trial import Ending, Outcome, Progress, Request
 from meshtune.workers.interface import Worker
@@ -85,6 +87,7 @@ class Runner:
         """
         queue = [list(pack) for pack in _cut(requests, sizes or [1] * len(requests))]
         running: dict[int, Request] = {}
+        crashes = Counter[int]()
         while queue or running:
             if stopping := self.stop():
                 queue.clear()
@@ -102,7 +105,9 @@ class Runner:
                     yield Running(event)
                     continue
                 request = running.pop(event.trial)
-                if event.ending is Ending.CRASHED and event.retry and event.attempt < self.attempts:
+                crashes[event.trial] += event.ending is Ending.CRASHED and not event.lost
+                again = crashes[event.trial] < self.attempts and event.attempt < LOSSES * self.attempts
+                if event.ending is Ending.CRASHED and event.retry and again:
                     queue.append([dataclasses.replace(request, attempt=event.attempt + 1)])
                     yield Retried(event)
                 elif event.ending is Ending.COMPLETE or any_ending:

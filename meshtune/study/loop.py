@@ -127,8 +127,9 @@ def run(
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
     Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
-    would come again, end a trial as `crashed`. `early` says where trials are stopped, and what value
-    samplers get of them. `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far.
+    would come again, end a trial as `crashed`; one that was lost with its node hardly counts (`packs.py`). `early` says
+    where trials are stopped, and what value samplers get of them. `timeout` is that of a trial trained alone.
+    `joules()`: what the study has taken so far.
     `holding()` raises where the study is no longer ours to write to; it is asked before anything is recorded.
     """
     begun = time.monotonic() - record.elapsed
@@ -179,8 +180,8 @@ def run(
                     yield Running(event)
                 continue
             crashed = pending and event.ending is Ending.CRASHED and event.retry
-            again = crashed and (event.attempt < attempts or grace is not None)
-            packs.answered(event.trial, again=again, attempts=attempts)
+            again = crashed and (grace is not None or packs.may_again(event, attempts))
+            packs.answered(event, again=again, attempts=attempts)
             if again:
                 yield Retried(event)
                 continue

@@ -2,7 +2,8 @@
 
 A pack is evaluated with the same members each time, those that have ended already among them, since its losses may
 depend on them by their last digits; what such a member answers again is discarded by the record. The last attempt of a
-pack that keeps crashing is one trial at a time, so that the one at fault takes no others with it.
+pack that keeps crashing is one trial at a time, so that the one at fault takes no others with it. What was lost
+with its node says little about its trials, and is tried more often.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
-from meshtune.trial import Request
+from meshtune.trial import Outcome, Request
+
+LOSSES = 5  # times `attempts`: what was lost with its node that often is given up, since it may be what takes it down
 
 
 @dataclass
@@ -21,14 +24,18 @@ class Pack:
 
     Attributes:
         number: that they have in the record. attempt: how often they are tried, this time included.
+        crashes: attempts before this one in which one of them crashed by itself, and was not lost with its node.
         awaited: trials without an answer in this attempt. crashed: trials that crashed in it and are tried again.
+        at_fault: whether one of those crashed by itself.
     """
 
     number: int
     trials: list[int]
     attempt: int = 1
+    crashes: int = 0
     awaited: set[int] = field(default_factory=set)
     crashed: list[int] = field(default_factory=list)
+    at_fault: bool = False
 
     def requests(
         self, record: Record, threads: int | None, timeout: float | None, width: int | None = None
@@ -73,20 +80,26 @@ class Packs:
         self._running.update(dict.fromkeys(pack.trials, pack))
         return pack
 
-    def answered(self, trial: int, *, again: bool, attempts: int) -> None:
+    def may_again(self, outcome: Outcome, attempts: int) -> bool:
+        """Whether a running trial that has crashed may be tried again."""
+        crashes = self._running[outcome.trial].crashes + (not outcome.lost)
+        return crashes < attempts and outcome.attempt < LOSSES * attempts
+
+    def answered(self, outcome: Outcome, *, again: bool, attempts: int) -> None:
         """A running trial has ended. Where it shall be tried `again`, its pack waits once the last of it has ended."""
-        pack = self._running.pop(trial)
-        pack.awaited.discard(trial)
+        pack = self._running.pop(outcome.trial)
+        pack.awaited.discard(outcome.trial)
         if again:
-            pack.crashed.append(trial)
+            pack.crashed.append(outcome.trial)
+            pack.at_fault |= not outcome.lost
         if pack.awaited or not pack.crashed:
             return
-        attempt = pack.attempt + 1
-        if attempt >= attempts and len(pack.trials) > 1:
-            alone = [Pack(trial, [trial], attempt) for trial in sorted(pack.crashed)]
+        attempt, crashes = pack.attempt + 1, pack.crashes + pack.at_fault
+        if crashes + 1 >= attempts and pack.at_fault and len(pack.trials) > 1:
+            alone = [Pack(trial, [trial], attempt, crashes) for trial in sorted(pack.crashed)]
             self.waiting.extendleft(reversed(alone))
         else:
-            self.waiting.appendleft(Pack(pack.number, pack.trials, attempt))
+            self.waiting.appendleft(Pack(pack.number, pack.trials, attempt, crashes))
 
     def abandon(self) -> None:
         """What runs was suspended: it is nobody's any more."""

@@ -123,6 +123,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `order_checked`: whether the finalists' order holds in float32 (`float32_check.checked`); None: that is not asked.
     `objectives`, `constraints`, `quantities` and `pareto`: see `_goals`; best, recommended, baseline, untuned and
     trials have their `quantities` too.
+    `crashed`: of each trial that was given up its number, `attempts` and `message`.
     `worse_than_untuned`: numbers of the complete trials whose loss is above the untuned model's; trials have it too.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
     order.
@@ -165,6 +166,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         **_made_with(record),
         "worse_than_untuned": [t.number for t in record.complete if worse_than_untuned(record.notes, t)],
         "order_checked": float32_check.checked(record, study.folder),
+        "crashed": [_crash(trial) for trial in record.trials if trial.final and trial.final.ending is Ending.CRASHED],
     }
     if found:
         trial = record.trials[found.number]
@@ -258,6 +260,12 @@ def _trial(trial: RecordedTrial) -> dict[str, Any]:
         "order": trial.order,
         "elapsed": trial.elapsed if outcome else None,
     }
+
+
+def _crash(trial: RecordedTrial) -> dict[str, Any]:
+    assert trial.final is not None
+    again = {"would_again": True} if not trial.final.retry else {}
+    return {"trial": trial.number, "attempts": trial.final.attempt, "message": trial.final.message, **again}
 
 
 def _goals(record: Record) -> dict[str, Any]:

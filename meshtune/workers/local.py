@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from meshtune.errors import WorkerError
@@ -102,8 +102,14 @@ class Process:
                 self.deadline = math.inf if timeout is None else self._clock.now + timeout + grace
             if isinstance(event, Outcome):
                 del self.running[event.trial]
+                event = self._with_log(event)
             found.append(event)
         return found
+
+    def _with_log(self, outcome: Outcome) -> Outcome:
+        """A crash says where its traceback stands."""
+        told = outcome.ending is not Ending.CRASHED or not outcome.retry or str(self.log.parent) in outcome.message
+        return outcome if told else replace(outcome, message=f"{outcome.message} (see {self.log})")
 
     def overdue(self, silence: float, load: float) -> tuple[Ending, str] | None:
         """How what runs has ended, where the process is frozen or runs past what it was given."""

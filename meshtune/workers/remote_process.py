@@ -307,7 +307,7 @@ class RemoteProcess:
 
 def lost(requests: Sequence[Request], why: str) -> list[Outcome]:
     """The outcomes of what ran in a process that is lost."""
-    return [Outcome(request.trial, request.attempt, Ending.CRASHED, message=why) for request in requests]
+    return [Outcome(one.trial, one.attempt, Ending.CRASHED, message=why, lost=True) for one in requests]
 
 
 def fault(hello: Hello) -> str | None:

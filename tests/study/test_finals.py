@@ -50,17 +50,18 @@ def test_packs_are_submitted_together_and_what_crashes_in_one_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("retry", "attempts", "error", "words"),
+    ("retry", "lost", "attempts", "error", "words"),
     [
-        (True, 3, MeshtuneError, "measuring on the test rows ended as crashed: boom. The evaluation failed"),
-        (False, 1, InputError, "measuring on the test rows: boom$"),
+        (True, False, 3, MeshtuneError, "measuring on the test rows ended as crashed: boom. The evaluation failed"),
+        (True, True, 15, MeshtuneError, "measuring on the test rows ended as crashed: boom. The evaluation failed"),
+        (False, False, 1, InputError, "measuring on the test rows: boom$"),
     ],
 )
 def test_a_crash_is_tried_again_where_that_may_help(
-    retry: bool, attempts: int, error: type[MeshtuneError], words: str
+    retry: bool, lost: bool, attempts: int, error: type[MeshtuneError], words: str
 ) -> None:
     def crashing(request: Request) -> Outcome:
-        return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom", retry=retry)
+        return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom", retry=retry, lost=lost)
 
     worker = AtOnce(crashing)
     with pytest.raises(error, match=words) as caught:

@@ -140,6 +140,25 @@ def test_a_crash_is_tried_again_and_then_told(tmp_path: Path) -> None:
     assert endings == [Ending.COMPLETE, Ending.CRASHED, Ending.COMPLETE, Ending.COMPLETE]
 
 
+@pytest.mark.parametrize("pack", [1, 4])
+def test_what_is_lost_with_its_node_costs_no_attempt_until_it_is_suspected(tmp_path: Path, pack: int) -> None:
+    """Nodes that vanish cost nobody a trial; but one that takes each node down with it ends too."""
+
+    def lost(request: Request) -> Outcome:
+        if request.trial == 3 or (request.trial == 1 and request.attempt < 9):
+            return Outcome(request.trial, request.attempt, Ending.CRASHED, message="its node is gone", lost=True)
+        if request.trial == 1 and request.attempt < 11:
+            return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom")
+        return squared(request)
+
+    record, worker = opened(tmp_path), AtOnce(lost)
+    events_of(record, worker, sampler("random"), Budget(trials=4), attempts=3, pack=pack)
+    ended = [(trial.outcome.ending, trial.outcome.attempt) for trial in record.trials if trial.outcome is not None]
+    assert ended[1] == (Ending.COMPLETE, 11)
+    assert ended[3] == (Ending.CRASHED, 15)
+    assert [trial.outcome for trial in opened(tmp_path).finished] == [trial.outcome for trial in record.finished]
+
+
 def test_a_crash_that_would_come_again_is_told_at_once(tmp_path: Path) -> None:
     def crashing(request: Request) -> Outcome:
         return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom", retry=False)
