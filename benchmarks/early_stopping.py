@@ -12,7 +12,9 @@ Prints JSON lines, a deviation and a setting each: medians of tokens to target, 
 over seeds of their paired ratio theirs / ours (above 1: ours is better; 0 where ours has not found it by 400 trials),
 with its quartiles. Beside each the same for a search that knows more than it can: the full one, had all its trials but
 the baseline and the one that has the target ended at the first rung. And the share of seeds in which, after 100 trials,
-one is finished or promoted that is within the deviation of the best of all, had they been finished.
+one is finished or promoted that is within the deviation of the best of all, had they been finished. And of each search
+the tokens for an equal number of trials, promotions included, with the share of tokens that is `saved` and what it
+costs in loss: by how much the best one is higher than the full search's, mean over seeds and its standard error.
 
     python benchmarks/early_stopping.py [--quick] [--seeds 25 50] [--searches mads-2 tpe-1] [--processes 2]
     python benchmarks/early_stopping.py --rule curve --rungs .15 .3 --keep .2 --value failed   # others than the default
@@ -81,6 +83,20 @@ def one(job: tuple[Side, int, int]) -> Spent:
 
 
 @dataclass(frozen=True)
+class Equal:
+    """Of an equal number of trials: tokens of both in whole trainings, and by how much the best loss is higher."""
+
+    ours: float
+    theirs: float
+    cost: float
+
+    @classmethod
+    def of(cls, spent: Spent, whole: Spent) -> Equal:
+        """One search and its full one."""
+        return cls(spent.total / WHOLE, whole.total / WHOLE, spent.best - whole.best)
+
+
+@dataclass(frozen=True)
 class Compared:
     """One search of one seed: tokens to target, beside those of the full one and of the one that knows; whether it kept
     a leader."""
@@ -89,6 +105,7 @@ class Compared:
     theirs: float
     knowing: float
     kept: bool
+    equal: Equal
 
 
 def raced(
@@ -118,7 +135,7 @@ def compared(spent: Spent, longer: Spent, whole: Spent, deviation: float) -> Com
     first = _surrogates[0].tokens[0]
     knowing = 1.0 if theirs == 1 else 2 + first * (theirs - 2)
     ours = min(spent.reached(target), longer.reached(target)) / WHOLE
-    return Compared(ours, theirs, knowing, spent.keeps_a_leader(deviation))
+    return Compared(ours, theirs, knowing, spent.keeps_a_leader(deviation), Equal.of(spent, whole))
 
 
 def lines(
@@ -140,9 +157,21 @@ def lines(
                 yield line([x.knowing for x in each], theirs, f"to within {name}: {full}")
             kept = statistics.mean(x.kept for x in each)
             yield line([kept], None, f"share of searches that finish or promote one within {name}: {what}")
+            if place == 0:
+                yield saved([x.equal for x in each], f"an equal number of trials: {what} | full fidelity")
         for pruner_name in PRUNERS if alone in by_side else ():
             mine, others = ([x.ours for x in by_side[side]] for side in (alone, pruner_name))
             yield line(mine, others, f"to within {name}: tpe, blocks of 1, {how} | tpe with Optuna's {pruner_name}")
+
+
+def saved(each: Sequence[Equal], setting: str) -> dict[str, Any]:
+    """Share of tokens saved for an equal number of trials, with what it cost in loss."""
+    costs = [x.cost for x in each]
+    made = line([x.ours for x in each], [x.theirs for x in each], setting)
+    made["saved"] = round(1 - sum(x.ours for x in each) / sum(x.theirs for x in each), 3)
+    made["cost"] = round(statistics.mean(costs), 4)
+    made["cost_error"] = round(statistics.stdev(costs) / math.sqrt(len(costs)), 4) if len(costs) > 1 else None
+    return made
 
 
 def line(ours: Sequence[float], theirs: Sequence[float] | None, setting: str) -> dict[str, Any]:

@@ -126,6 +126,11 @@ class Spent:
         self.finished.append(finished)
 
     @property
+    def total(self) -> int:
+        """Tokens in all, with what was trained on after the search."""
+        return self.tokens[-1] + sum(tokens for tokens, _ in self.promoted)
+
+    @property
     def best(self) -> float:
         """Of what was finished or promoted."""
         done = [loss for loss, finished in zip(self.loss, self.finished, strict=True) if finished]

@@ -181,19 +181,25 @@ def test_a_table_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
 
 
 def test_lines() -> None:
-    """Three for each search of ours, two for each of Optuna's and one against ours; for either deviation."""
+    """Three for each search of ours, two for each of Optuna's and one against ours, for either deviation; and one."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, str(ROOT / "benchmarks" / "early_stopping.py"), "--quick"]
     done = subprocess.run(program, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert {line["name"] for line in lines} == {"early_stopping"}
-    assert len({line["setting"] for line in lines}) == len(lines) == 24
+    assert len({line["setting"] for line in lines}) == len(lines) == 28
     for line in lines:
         if line["ratio"] is None:
             assert 0 <= line["ours"] <= 1
         else:
             assert 0 <= line["low"] <= line["ratio"] <= line["high"]
+    equal = [line for line in lines if "saved" in line]
+    assert len(equal) == 4
+    for line in equal:
+        assert "equal number of trials" in line["setting"]
+        assert 0 <= line["saved"] < 1
+        assert line["cost"] > -0.1
 
 
 def test_what_a_search_spent() -> None:
@@ -208,6 +214,7 @@ def test_what_a_search_spent() -> None:
     assert not spent.keeps_a_leader(0.1)
     promoted = dataclasses.replace(spent, promoted=[(80, 2.0)])
     assert promoted.reached(2.0) == 300
+    assert (spent.total, promoted.total) == (220, 300)
     assert promoted.keeps_a_leader(0.1)
 
 
