@@ -7,15 +7,23 @@ the working folder comes last, so that a user's own module is found in it. Stand
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import runpy
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 PACKAGE = Path(__file__).resolve().parents[1]
+BEAT = "Beat"  # the kind of a line that is a sign of life
+BEAT_SECONDS = 5.0
+Say = Callable[[str], None]
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")  # a batch system may send them to all of a job
 
 
@@ -43,6 +51,25 @@ def answers() -> TextIO:
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return out
+
+
+def say_line() -> Say:
+    """What writes a line, whole also where two threads do."""
+    out, lock = answers(), threading.Lock()
+
+    def say(line: str) -> None:
+        with lock:
+            print(line, file=out, flush=True)
+
+    return say
+
+
+def beat(say: Say) -> None:
+    """Show that this process is at work, however long it loads; one that is frozen does not."""
+    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
+        while True:
+            time.sleep(BEAT_SECONDS)
+            say(json.dumps({"kind": BEAT}))
 
 
 def main() -> None:

@@ -65,6 +65,11 @@ class Child:
         """The program's process number."""
         return self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether the program has ended."""
+        return self._process.poll() is not None
+
     def fileno(self) -> int:
         """Of what it says, for a selector."""
         return self._in.fileno()

@@ -30,6 +30,10 @@ _WORDS = re.compile(
 _LOST = re.compile(r"\b(CUDA|HIP|cuDNN) error\b|Triton Error \[", re.I)
 
 
+class RankLost(RuntimeError):
+    """A process that computes a share of a trial is gone, or failed: this one cannot go on without it."""
+
+
 def why_no_cuda() -> str | None:
     """What keeps torch from this machine's NVIDIA GPUs, and what to do; None where it has them, or there are none."""
     if torch.cuda.is_available() or not (gpus := nvidia_gpus()):
@@ -80,6 +84,8 @@ def free(device: str) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the error, or what it was raised from, says that memory ran out."""
+    if isinstance(error, RankLost):  # whose words may tell of memory too
+        return False
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError | OSError) and _WORDS.search(str(error)):
@@ -88,7 +94,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether a GPU failed otherwise than for want of memory: nothing more can be computed on it in this process."""
+    """Whether nothing more can be computed in this process: a GPU failed otherwise than for want of memory, or another
+    process of the trial is gone.
+    """
+    if isinstance(error, RankLost):
+        return True
     if is_out_of_memory(error):
         return False
     kind: type[BaseException] | None = getattr(torch, "AcceleratorError", None)  # since torch 2.8

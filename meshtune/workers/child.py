@@ -9,28 +9,21 @@ after telling an error that leaves its GPU unusable.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import os
 import queue
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable
 
 from meshtune.objectives.build import Objective, ObjectiveSpec, build
-from meshtune.system.child_start import answers, leave_signals_to_the_coordinator
+from meshtune.system.child_start import Say, beat, leave_signals_to_the_coordinator, say_line
 from meshtune.trial import Ending, Outcome, Request, from_json, to_json
 
 READY = "Ready"  # kinds of lines beside events: it has built the objective
-BEAT = "Beat"  # it lives
 LOST = "Lost"  # it ends, and its `message` says why
-BEAT_SECONDS = 5.0
 SUSPEND = "suspend"
-
-Say = Callable[[str], None]
 
 
 def main() -> None:
@@ -53,25 +46,6 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)  # the thread that waits for input would be in the interpreter's way
-
-
-def say_line() -> Say:
-    """What writes a line, whole also where two threads do."""
-    out, lock = answers(), threading.Lock()
-
-    def say(line: str) -> None:
-        with lock:
-            print(line, file=out, flush=True)
-
-    return say
-
-
-def beat(say: Say) -> None:
-    """Show that this process is at work, however long it loads; one that is frozen does not."""
-    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
-        while True:
-            time.sleep(BEAT_SECONDS)
-            say(json.dumps({"kind": BEAT}))
 
 
 def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None]) -> None:

@@ -22,9 +22,10 @@ from pathlib import Path
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import child_start
+from meshtune.system.child_start import BEAT
 from meshtune.system.children import Child
 from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
-from meshtune.workers.child import BEAT, LOST, READY, SUSPEND
+from meshtune.workers.child import LOST, READY, SUSPEND
 from meshtune.workers.planner import ProcessSpec
 
 START_ATTEMPTS = 3

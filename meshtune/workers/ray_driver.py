@@ -34,10 +34,9 @@ from ray.exceptions import RayActorError, RayError
 from meshtune.config.sections import WorkerConfig
 from meshtune.errors import Fault, InputError, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
-from meshtune.system.child_start import leave_signals_to_the_coordinator
+from meshtune.system.child_start import beat, leave_signals_to_the_coordinator, say_line
 from meshtune.trial import Request, from_json, to_json
 from meshtune.workers import remote_process
-from meshtune.workers.child import beat, say_line
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.ray_cluster import connect, first_line, processes_that_fit, refuse_without_node, survey
 

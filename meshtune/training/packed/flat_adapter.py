@@ -52,7 +52,8 @@ class FlatAdapter:
     Attributes:
         pairs: by the name of the module in the base. config: PEFT's, with the target modules resolved.
         scale: of the product B A, without what dropout needs. rate: of the dropout; a share of `kept` stays.
-        weights: the flat tensor, with `gradient` as its gradient; after every change call `refresh`. On a GPU each B
+        weights: the flat tensor, with `gradient` as its gradient; after every change call `refresh`, which counts them
+            in `changes`. On a GPU each B
             lies in it transposed, since stacks of matrices then are filled in one launch; `plain` turns them back.
 
     Raises:
@@ -78,6 +79,7 @@ class FlatAdapter:
         self.scale = recipe.alpha / (math.sqrt(recipe.rank) if recipe.use_rslora else recipe.rank)
         self.rate, self.seed = recipe.dropout, recipe.seed
         self.kept = kept_share(recipe.dropout)
+        self.changes = 0
         whole, low, gradient = (self._parts(x, self.turned) for x in (self.weights.detach(), self.low, self.gradient))
         names = [name.removeprefix(_PREFIX).removesuffix(_A) for name in start if name.endswith(_A)]
         self.pairs = {
@@ -87,6 +89,7 @@ class FlatAdapter:
 
     def refresh(self) -> None:
         """Let the products see the weights as they are now."""
+        self.changes += 1
         if self.low.dtype != torch.float32:
             self.low.copy_(self.weights.detach())
 

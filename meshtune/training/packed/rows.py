@@ -159,10 +159,33 @@ def pieces(portion: Portion, limit: int, alike: float = math.inf, padded: bool =
     if portion.tokens <= limit:
         return [portion]
     lengths = [len(tokens) for tokens, _ in portion.rows]
-    found, before = [], 0
-    for part in in_portions(range(len(lengths)), lengths, len(lengths), limit, alike, padded):
-        rows = [portion.rows[row] for row in part]
-        found.append(replace(portion, rows=rows, before=before, whole=portion.tokens))
+    return _cut(portion, in_portions(range(len(lengths)), lengths, len(lengths), limit, alike, padded))
+
+
+def shares(portions: Sequence[Portion], count: int) -> list[list[Portion]]:
+    """Portions shared among so many processes, about as many tokens each: cut at rows, in their order."""
+    if count == 1:
+        return [list(portions)]
+    total, begun = sum(portion.tokens for portion in portions), 0
+    found: list[list[Portion]] = [[] for _ in range(count)]
+    for portion in portions:
+        parts: list[list[int]] = [[] for _ in range(count)]
+        for row, (tokens, _) in enumerate(portion.rows):
+            parts[(2 * begun + len(tokens)) * count // (2 * total)].append(row)  # where its middle lies
+            begun += len(tokens)
+        used = [rank for rank in range(count) if parts[rank]]
+        pieces_of_it = [portion] if len(used) == 1 else _cut(portion, [parts[rank] for rank in used])
+        for rank, piece in zip(used, pieces_of_it, strict=True):
+            found[rank].append(piece)
+    return found
+
+
+def _cut(portion: Portion, parts: Sequence[Sequence[int]]) -> list[Portion]:
+    """A portion, or a piece of one, in pieces: the numbers of the rows of each, in their order."""
+    whole = portion.tokens if portion.whole is None else portion.whole
+    found, before = [], portion.before
+    for part in parts:
+        found.append(replace(portion, rows=[portion.rows[row] for row in part], before=before, whole=whole))
         before += found[-1].tokens
     return found
 

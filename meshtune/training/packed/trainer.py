@@ -12,6 +12,9 @@ Memory that runs out costs a step: the steps of those in that pass begin anew, i
 hold from there on. A portion is cut for that at its rows, with the masks that it has as a whole, and the loss of a step
 stays the mean over all its labels. An adapter of which a single row does not fit, alone in a pass, ends with `NoRoom`.
 
+Where a trial has several devices, the rows of each pass are shared by their processes (`ranks.py`). This one plans and
+decides as it does alone; sums are then rounded in another order.
+
 `TrainingPack` is a pack while it runs: who is in it, its passes, its validations, and its state as a whole. Whoever is
 due is validated together. What is said at a rung may make its adapter leave before anything else is computed for it;
 what has left, or ended, makes room for the next before the next pass.
@@ -21,20 +24,23 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, TypeVar, Unpack
+from itertools import zip_longest
+from typing import Any, Literal, Unpack
 
 import torch
 
-from meshtune.training import machine, saved_state
+from meshtune.training import saved_state
 from meshtune.training.loss import RowLoss, RowSet, alike, batch_limit, mean_loss
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.member import Member, read
 from meshtune.training.packed.mixers import mixers
-from meshtune.training.packed.rows import LOW_MULTIPLE, Portion, gathered, in_portions, lay_out, pieces, token_limit
+from meshtune.training.packed.passes import backward, measured, roomy
+from meshtune.training.packed.ranks import Ranks
+from meshtune.training.packed.rows import Portion, gathered, in_portions, pieces, shares, token_limit
 from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe
 from meshtune.training.saved_state import Saves
@@ -65,6 +71,7 @@ def train_pack(
     changes: Changes | None = None,
     width: int | None = None,
     limit: PassLimit | None = None,
+    ranks: Ranks | None = None,
 ) -> Events:
     """Train adapters over the base together: pairs of an adapter's number and what it says.
 
@@ -78,7 +85,8 @@ def train_pack(
         recipes: one an adapter, of one precision. at: the epoch that counts. rungs: of all. changes: what may be
             changed meanwhile. width: adapters trained at once; as one ends or leaves, the next begins. None: all.
             Where there is no room for another one, it is as many as there are.
-        limit: of a pass. Results depend on neither of these two, but for rounding.
+        limit: of a pass. ranks: other processes that share the rows; None: there are none. Results depend on none of
+            these three, but for rounding.
 
     Raises:
         InputError: the model lacks a target module.
@@ -88,7 +96,8 @@ def train_pack(
     for recipe in recipes:
         lora_config(base, recipe)
     check_packable(base, recipes)
-    pack = TrainingPack(base, train_rows, validation_rows, at, rungs, changes or Changes(), width, limit or PassLimit())
+    own = changes or Changes(), width, limit or PassLimit(), ranks
+    pack = TrainingPack(base, train_rows, validation_rows, at, rungs, *own)
     return pack.events(list(recipes), checkpoint)
 
 
@@ -119,7 +128,6 @@ class Kept:
 
 PackEvent = tuple[int, Step | Trained | Diverged | NoRoom | Kept]
 Events = Generator[PackEvent, None, None]
-T = TypeVar("T")
 
 
 @dataclass
@@ -158,9 +166,10 @@ class TrainingPack:
         changes: Changes,
         width: int | None,
         pass_limit: PassLimit,
+        ranks: Ranks | None,
     ):
         self.base, self.train_rows, self.validation_rows, self.at = base, train_rows, validation_rows, at
-        self.rungs, self.changes, self.width = rungs, changes, width
+        self.rungs, self.changes, self.width, self.ranks = rungs, changes, width, ranks
         self.limit = token_limit(base.device)  # of a portion, on which masks depend
         self.pass_limit, self.most = pass_limit, self.limit
         self.measured_limit = batch_limit(base.device)
@@ -176,7 +185,9 @@ class TrainingPack:
         self.kind = torch.bfloat16 if first.precision == "bfloat16" else torch.float32
         made_by = "" if checkpoint is None else self._identity(first)
         self.saves = Saves(checkpoint, made_by)
-        with packed(self.base, self.kind, checkpointing=first.gradient_checkpointing) as pack:
+        again = first.gradient_checkpointing
+        others = contextlib.nullcontext() if self.ranks is None else self.ranks.packing(self.kind, again)
+        with others, packed(self.base, self.kind, checkpointing=again) as pack:
             saved = None if checkpoint is None else _read(checkpoint, made_by, recipes)
             if saved is not None:
                 yield from self._restore(saved, recipes)
@@ -204,6 +215,9 @@ class TrainingPack:
         rungs = () if self.rungs is None else self.rungs.tokens
         limit = min(self.limit, recipe.pass_tokens or self.limit)
         member = Member(self.base, recipe, self.train_rows, self.at, self.kind, limit, rungs)
+        if self.ranks is not None:
+            self.ranks.keep(list(self.members))
+            self.ranks.hold(len(self.states), member.adapter, recipe)
         self.members[len(self.states)] = member
         self.states.append({"recipe": repr(recipe), "ending": None})
         return member
@@ -219,7 +233,7 @@ class TrainingPack:
             self._end(number, {"ending": "left"})
         while self.waiting and (not self.members or self.width is None or len(self.members) < self.width):
             recipe = self.waiting[0]
-            if self._roomy(partial(self._add, recipe)) is not None:
+            if roomy(partial(self._add, recipe), self.base.device) is not None:
                 self.waiting.pop(0)
             elif self.members:
                 self.width = len(self.members)
@@ -243,6 +257,8 @@ class TrainingPack:
             number = self._number(tight[0])
             due.remove(number)
             yield number, self._no_room(number, f"a row of {tight[0].tokens} tokens has no room, alone in a pass")
+        if self.ranks is not None:
+            self.ranks.sum_gradients(list(self.members))
         for member in self.members.values():
             member.update()
         read(self.members.values())
@@ -258,43 +274,58 @@ class TrainingPack:
 
         Gives the pass that had no room, if there was one; the steps of those in it begin anew.
         """
-        parts = {number: pieces(self.members[number].portion(), self.tokens, self.alike, self.padded) for number in due}
+        parts = [
+            [piece for portion in share for piece in pieces(portion, self.tokens, self.alike, self.padded)]
+            for share in shares([self.members[number].portion() for number in due], self.count)
+        ]
+        left = Counter(self._number(part) for share in parts for part in share)
         found: dict[int, list[torch.Tensor]] = {number: [] for number in due}
-        for together in gathered(
-            [part for own in parts.values() for part in own], self.tokens, self.alike, self.padded
-        ):
-            losses = self._roomy(partial(self._backward, pack, together), pack)
-            if losses is None:
-                for number in {self._number(part) for part in together}:
-                    self.members[number].restart()
-                return together
-            for part, own in zip(together, losses, strict=True):
-                number = self._number(part)
-                found[number].append(own)
-                if len(found[number]) == len(parts[number]):
-                    self.members[number].took(torch.cat(found[number]))
-                    due.remove(number)
+        for passes in zip_longest(*(gathered(x, self.tokens, self.alike, self.padded) for x in parts), fillvalue=()):
+            tight = []
+            for together, losses in zip(passes, self._each(pack, passes, train=True), strict=True):
+                if losses is None:
+                    tight.append(list(together))
+                    continue
+                for part, own in zip(together, losses, strict=True):
+                    found[self._number(part)].append(own)
+            if tight:
+                half_done = {number for number in due if 0 < len(found[number]) < left[number]}
+                self._restart({self._number(part) for together in tight for part in together} | half_done)
+            for number in [number for number in due if len(found[number]) == left[number]]:
+                self.members[number].took(torch.cat(found[number]))
+                due.remove(number)
+            if tight:
+                return tight[0]
         return []
 
-    def _backward(self, pack: PackedBase, together: Sequence[Portion]) -> Sequence[torch.Tensor]:
-        """The losses of each portion's labels; their gradients are added to those of the adapters."""
-        exact = self.kind == self.base.dtype == torch.float32
-        batch = lay_out(together, self.base.device, 1 if exact else LOW_MULTIPLE)
-        losses, total = pack.losses(batch, train=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        return torch.split(losses, list(batch.shared))
+    @property
+    def count(self) -> int:
+        """Processes that share the rows."""
+        return 1 if self.ranks is None else self.ranks.count
 
-    def _roomy(self, work: Callable[[], T], pack: PackedBase | None = None) -> T | None:
-        """What it gives; None where memory ran out, when all that it had is free again."""
-        try:
-            return work()
-        except Exception as error:
-            if not machine.is_out_of_memory(error):
-                raise
-        if pack is not None:
-            pack.forget()
-        machine.free(str(self.base.device))  # here, where the error's frames hold no tensors any more
-        return None
+    def _each(self, pack: PackedBase, passes: Sequence[Sequence[Portion]], *, train: bool) -> list[Any]:
+        """What passes give, one a process: the losses of each portion's labels, or of each row; None: it has no room.
+
+        The other processes tell the sum of a portion's losses, which is all that is wanted.
+        """
+        if self.ranks is not None:
+            others = [[(self._number(part), part) for part in together] for together in passes[1:]]
+            self.ranks.begin(others, train=train)
+        work = partial(backward if train else measured, pack, passes[0])
+        own: Any = roomy(work, self.base.device, pack) if passes[0] else ()
+        if self.ranks is None:
+            return [own]
+        given: list[Any] = self.ranks.results()[: len(passes) - 1]
+        if train:
+            given = [x if x is None else torch.tensor(x, device=self.base.device).unbind() for x in given]
+            given = [x if x is None else [loss[None] for loss in x] for x in given]
+        return [own, *given]
+
+    def _restart(self, numbers: set[int]) -> None:
+        for number in numbers:
+            self.members[number].restart()
+        if self.ranks is not None:
+            self.ranks.restart(sorted(numbers))
 
     def _number(self, portion: Portion) -> int:
         return next(number for number, member in self.members.items() if member.adapter is portion.adapter)
@@ -344,19 +375,24 @@ class TrainingPack:
         wanted = list(_portions(members, rows, self.measured_limit, self.alike, self.padded))
         passes = deque(gathered(wanted, self.measured_limit, self.alike, self.padded))
         while passes:
-            together = passes[0]
-            for number in sorted({self._number(portion) for portion in together}):
+            now = [passes.popleft() for _ in range(min(len(passes), self.count))]
+            for number in sorted({self._number(portion) for together in now for portion in together}):
                 yield number, members[number].progress()
             if self.saves.stopping:
                 self._save()
                 raise Suspended
-            found = self._roomy(partial(self._row_losses, pack, together), pack)
-            if found is not None:
+            tight = []
+            for together, found in zip(now, self._each(pack, now, train=False), strict=True):
+                if found is None:
+                    tight.append(together)
+                    continue
                 each = iter(found)
-                for portion in passes.popleft():
+                for portion in together:
                     losses[self._number(portion)] += [next(each) for _ in portion.rows]
+            if not tight:
                 continue
-            rest = [portion for those in passes for portion in those]
+            rest = [portion for those in (*tight, *passes) for portion in those]
+            together = tight[0]
             if len(together) > 1 or len(together[0].rows) > 1:
                 self.measured_limit = _half(together, "measuring")
                 rest = [
@@ -369,9 +405,6 @@ class TrainingPack:
                 yield number, self._no_room(number, f"a row of {together[0].tokens} tokens has no room to be measured")
             passes = deque(gathered(rest, self.measured_limit, self.alike, self.padded))
         return {number: mean_loss(found) for number, found in losses.items()}
-
-    def _row_losses(self, pack: PackedBase, together: Sequence[Portion]) -> list[RowLoss]:
-        return pack.row_losses(lay_out(together, self.base.device))
 
     def _no_room(self, number: int, message: str) -> NoRoom:
         self._end(number, {"ending": "no_room", "message": message}, self.members.get(number))

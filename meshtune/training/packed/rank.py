@@ -1,0 +1,132 @@
+"""The program that computes a share of a pack's rows: `meshtune.training.packed.rank`. See `ranks.py`.
+
+Standard input brings JSON lines, each of which is answered by one on what was standard output: how it went, and what it
+gave. It ends at once when its input ends, so it never outlives rank 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from meshtune.config.sections import ModelConfig
+from meshtune.system.child_start import beat, leave_signals_to_the_coordinator, say_line
+from meshtune.training import machine
+from meshtune.training.models import load_model
+from meshtune.training.packed.base import PackedBase, packed
+from meshtune.training.packed.flat_adapter import FlatAdapter
+from meshtune.training.packed.passes import backward, measured, roomy
+from meshtune.training.packed.ranks import DONE, FAILED, NO_ROOM, READY, collective, group_of, portion_from
+from meshtune.training.recipe import Recipe
+
+
+class Rank:
+    """A process that follows rank 0: the base, and the adapters of the pack that runs, by their numbers."""
+
+    def __init__(self, base: Any, group: Any):
+        self.base, self.group = base, group
+        self.adapters: dict[int, FlatAdapter] = {}
+        self.pack: PackedBase | None = None
+        self._undo = contextlib.ExitStack()
+
+    def follow(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what a message says; the answer."""
+        match message["do"]:
+            case "open":
+                kind = getattr(torch, message["kind"])
+                self._undo = contextlib.ExitStack()
+                self.pack = self._undo.enter_context(packed(self.base, kind, checkpointing=message["checkpointing"]))
+            case "close":
+                self.adapters, self.pack = {}, None
+                self._undo.close()
+                machine.free(str(self.base.device))
+            case "hold":
+                if roomy(partial(self._hold, message), self.base.device) is None:
+                    return {"kind": NO_ROOM}
+            case "drop":
+                for number in message["numbers"]:
+                    self.adapters.pop(number, None)
+            case "restart":
+                for number in message["numbers"]:
+                    self.adapters[number].gradient.zero_()
+            case "pass":
+                return self._pass(message)
+            case "sum":
+                for number in message["numbers"]:
+                    gradient = self.adapters[number].gradient
+                    collective(self.group, "reduce", gradient)
+                    gradient.zero_()
+            case other:
+                raise ValueError(f"unknown message: {other!r}")
+        return {"kind": DONE}
+
+    def _hold(self, message: Mapping[str, Any]) -> bool:
+        fields = dict(message["recipe"])
+        if isinstance(fields["target_modules"], list):
+            fields["target_modules"] = tuple(fields["target_modules"])
+        assert self.pack is not None
+        self.adapters[message["number"]] = FlatAdapter(self.base, Recipe(**fields), self.pack.low)
+        return True
+
+    def _pass(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        pack = self.pack
+        assert pack is not None
+        for number in message["weights"]:
+            collective(self.group, "broadcast", self.adapters[number].weights.detach())
+            self.adapters[number].refresh()
+        together = [portion_from(fields, self.adapters[fields["number"]]) for fields in message["portions"]]
+        if not together:
+            return {"kind": DONE, "found": []}
+        found: list[Any] | None
+        if message["train"]:
+            losses = roomy(partial(backward, pack, together), self.base.device, pack)
+            found = None if losses is None else torch.stack([own.sum() for own in losses]).tolist()
+        else:
+            found = roomy(partial(measured, pack, together), self.base.device, pack)
+        return {"kind": NO_ROOM} if found is None else {"kind": DONE, "found": found}
+
+
+def main() -> None:
+    """Load the base, then follow rank 0 until the pipe ends."""
+    leave_signals_to_the_coordinator()
+    say = say_line()
+    threading.Thread(target=beat, args=(say,), daemon=True).start()
+    line = sys.stdin.readline()
+    if not line:
+        return
+    start = json.loads(line)
+    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(inbox,), daemon=True).start()
+    try:
+        machine.use_threads(start["threads"])
+        if start["device"].startswith("cuda"):
+            torch.cuda.set_device(start["device"])
+        base = load_model(ModelConfig(**start["model"]), start["device"])
+        say(json.dumps({"kind": READY}))
+        rank = Rank(base, group_of(start["device"], start["rank"], start["count"], Path(start["store"])))
+        while True:
+            say(json.dumps(rank.follow(inbox.get())))
+    except Exception as error:  # rank 0 ends the group, and says why
+        traceback.print_exc()
+        say(json.dumps({"kind": FAILED, "message": f"{type(error).__name__}: {error}"}))
+
+
+def _read(inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        inbox.put(json.loads(line))
+    os._exit(0)  # rank 0 is gone: nobody waits for what runs here
+
+
+if __name__ == "__main__":
+    main()

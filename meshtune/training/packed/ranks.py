@@ -1,0 +1,230 @@
+"""A trial over several devices: other processes of this machine that hold the base too, and share a pack's rows.
+
+The process that a study's worker started is rank 0, and does all that it does on one device: it plans passes, steps
+optimizers, measures, saves and decides. The others, `rank.py`, are programs that follow it: they hold copies of the
+adapters' weights, compute passes that it hands them, and know nothing of trials. So ranks cannot disagree. What it
+asks for and what they answer are JSON lines on their pipes; weights go to them, and gradients come back summed, by
+torch.distributed: NCCL between GPUs, gloo over this machine's loopback otherwise. Before a gradient is summed all have
+answered, so that none waits for one that has no room, or is gone.
+
+A rank that dies, or gives no sign of life for minutes, raises `RankLost`: the whole group ends with this process, and
+what it trained is another attempt's affair. Ranks end when their pipe ends. They are all on one machine. With NCCL not
+run yet.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from meshtune.config.sections import ModelConfig
+from meshtune.system import child_start
+from meshtune.system.child_start import BEAT
+from meshtune.system.children import Child
+from meshtune.training.loss import Row
+from meshtune.training.machine import RankLost
+from meshtune.training.packed.flat_adapter import FlatAdapter
+from meshtune.training.packed.rows import Portion
+from meshtune.training.recipe import Recipe
+
+SILENCE_SECONDS = 300.0  # without a sign of life, as a worker's process has
+GROUP_MINUTES = 30  # that a collective may take
+READY, DONE, NO_ROOM, FAILED = "Ready", "Done", "NoRoom", "Failed"  # kinds of answers
+
+
+class Ranks:
+    """The other processes of a trial, which rank 0 holds; they load the base while it does so itself.
+
+    Args:
+        model: the base, as all load it. device: of rank 0, as torch names it. threads: of each. count: of all ranks.
+    """
+
+    def __init__(self, model: ModelConfig, device: str, threads: int | None, count: int):
+        self.count = count
+        self._device = device
+        self._folder = Path(tempfile.mkdtemp(prefix="meshtune-ranks-"))
+        self._group: Any = None
+        self._held: dict[int, FlatAdapter] = {}
+        self._sent: dict[int, int] = {}  # the state of the weights that they have
+        self._awaited: list[Child] = []
+        command = child_start.command("meshtune.training.packed.rank")
+        self._children = [Child(command) for _ in range(1, count)]
+        fixed = {"model": model.model_dump(mode="json"), "threads": threads, "count": count}
+        for rank, child in enumerate(self._children, start=1):
+            of_rank = device if torch.device(device).type == "cpu" else f"{torch.device(device).type}:{rank}"
+            self._send(child, {**fixed, "device": of_rank, "rank": rank, "store": str(self._folder / "store")})
+
+    @property
+    def pids(self) -> list[int]:
+        """The others' process numbers."""
+        return [child.pid for child in self._children]
+
+    @contextlib.contextmanager
+    def packing(self, kind: torch.dtype, checkpointing: bool) -> Iterator[None]:
+        """While a pack runs: they pack their bases meanwhile."""
+        if self._group is None:
+            self.answers()  # they have loaded the base
+            self._group = group_of(self._device, 0, self.count, self._folder / "store")
+        self._tell({"do": "open", "kind": str(kind).removeprefix("torch."), "checkpointing": checkpointing})
+        try:
+            yield
+        finally:
+            self._held, self._sent = {}, {}
+            if not any(child.hung or child.ended for child in self._children):
+                self._tell({"do": "close"})
+
+    def hold(self, number: int, adapter: FlatAdapter, recipe: Recipe) -> None:
+        """Have them make an adapter. Raises MemoryError where one of them has no room for it."""
+        self._tell({"do": "hold", "number": number, "recipe": asdict(recipe)})
+        self._held[number] = adapter
+        if any(answer["kind"] == NO_ROOM for answer in self.answers()):
+            del self._held[number]
+            self._tell({"do": "drop", "numbers": [number]})
+            raise MemoryError("a device of the trial has no room for the adapter")
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Have them forget all other adapters."""
+        if gone := [number for number in self._held if number not in numbers]:
+            self._tell({"do": "drop", "numbers": gone})
+            for number in gone:
+                self._held.pop(number)
+                self._sent.pop(number, None)
+
+    def begin(self, passes: Sequence[Sequence[tuple[int, Portion]]], *, train: bool) -> None:
+        """Hand each of the others its pass, portions with their adapters' numbers; `results` brings what it gave."""
+        used = {number for together in passes for number, _ in together}
+        stale = [number for number in sorted(used) if self._sent.get(number) != self._held[number].changes]
+        idle: list[Sequence[tuple[int, Portion]]] = [()] * (self.count - 1 - len(passes))
+        given = [[sent(number, portion) for number, portion in together] for together in (*passes, *idle)]
+        self._tell(*({"do": "pass", "train": train, "weights": stale, "portions": portions} for portions in given))
+        for number in stale:
+            adapter = self._held[number]
+            self._collective("broadcast", adapter.weights.detach())
+            self._sent[number] = adapter.changes
+
+    def results(self) -> list[list[Any] | None]:
+        """What each pass gave: the sum of each portion's losses, or of each row its loss; None: it had no room."""
+        return [None if answer["kind"] == NO_ROOM else answer["found"] for answer in self.answers()]
+
+    def restart(self, numbers: Sequence[int]) -> None:
+        """Have them forget the gradients of these adapters."""
+        self._tell({"do": "restart", "numbers": list(numbers)})
+
+    def sum_gradients(self, numbers: Sequence[int]) -> None:
+        """Bring what they have of these adapters' gradients here, and add it to what is here."""
+        if not numbers:
+            return
+        self._tell({"do": "sum", "numbers": list(numbers)})
+        for number in numbers:
+            self._collective("reduce", self._held[number].gradient)
+
+    def answers(self) -> list[dict[str, Any]]:
+        """What they answer to what they were told last; nothing where they have answered. Raises RankLost."""
+        waiting, self._awaited = self._awaited, []
+        found = [self._answer(child) for child in waiting]
+        for rank, answer in enumerate(found, start=1):
+            if answer["kind"] == FAILED:
+                raise RankLost(f"rank {rank} of {self.count} failed: {answer['message']}")
+        return found
+
+    def close(self) -> None:
+        """End them."""
+        for child in self._children:
+            child.close()
+        self._group = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- inside
+
+    def _tell(self, *messages: Mapping[str, Any]) -> None:
+        """A message to each, or one to all, once they have answered the one before."""
+        self.answers()
+        each = messages if len(messages) > 1 else messages * len(self._children)
+        for child, message in zip(self._children, each, strict=True):
+            self._send(child, message)
+
+    def _send(self, child: Child, message: Mapping[str, Any]) -> None:
+        try:
+            child.send(message)
+        except OSError:
+            self._lose(child)
+        self._awaited.append(child)
+
+    def _answer(self, child: Child) -> dict[str, Any]:
+        while (line := child.receive(SILENCE_SECONDS)).endswith(b"\n"):
+            answer: dict[str, Any] = json.loads(line)
+            if answer["kind"] != BEAT:
+                return answer
+        self._lose(child)
+
+    def _collective(self, name: str, tensor: torch.Tensor) -> None:
+        try:
+            collective(self._group, name, tensor)
+        except RuntimeError as error:
+            gone = next((child for child in self._children if child.ended), None)
+            if gone is None:
+                raise RankLost(f"the {self.count} processes of the trial lost touch: {error}") from error
+            self._lose(gone)
+
+    def _lose(self, child: Child) -> NoReturn:
+        code, words = child.kill(), child.words()[-3:]
+        rank = self._children.index(child) + 1
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        if child.hung:
+            how = f"gave no sign of life for {SILENCE_SECONDS:g} s"
+        said = f"; its last words: {' | '.join(words)}" if words else ""
+        raise RankLost(f"rank {rank} of {self.count}, a process of the trial, {how}{said}")
+
+
+def group_of(device: str, rank: int, count: int, store: Path) -> Any:
+    """The group of all ranks, which waits for all of them. It is not torch's default one, which others look for."""
+    group: Any = dist
+    shared, longest = group.FileStore(str(store), count), datetime.timedelta(minutes=GROUP_MINUTES)
+    if torch.device(device).type == "cuda":
+        return group.ProcessGroupNCCL(shared, rank, count, longest)
+    gloo = group.ProcessGroupGloo
+    options = gloo._Options()
+    options._devices = [gloo.create_device(hostname="127.0.0.1")]  # nobody else reaches it
+    options._timeout = longest
+    return gloo(shared, rank, count, options)
+
+
+def collective(group: Any, name: str, tensor: torch.Tensor) -> None:
+    """`broadcast` from rank 0, or `reduce` to it. Raises RuntimeError where another rank is gone."""
+    if name == "broadcast":
+        group.broadcast([tensor], dist.BroadcastOptions()).wait()
+    else:
+        group.reduce([tensor], dist.ReduceOptions()).wait()
+
+
+def sent(number: int, portion: Portion) -> dict[str, Any]:
+    """A portion of an adapter of that number as it crosses; `portion_from` reads it."""
+    rows = [[_text(tokens.astype(np.int32)), _text(trained.astype(np.bool_))] for tokens, trained in portion.rows]
+    fields = {"share": portion.share, "draw": portion.draw, "before": portion.before, "whole": portion.whole}
+    return {"number": number, "rows": rows, **fields}
+
+
+def portion_from(fields: Mapping[str, Any], adapter: FlatAdapter) -> Portion:
+    """A portion that was sent."""
+    rows: list[Row] = [(_array(tokens, np.int32), _array(trained, np.bool_)) for tokens, trained in fields["rows"]]
+    return Portion(adapter, rows, fields["share"], fields["draw"], fields["before"], fields["whole"])
+
+
+def _text(array: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def _array(text: str, kind: Any) -> np.ndarray[Any, Any]:
+    return np.frombuffer(base64.b64decode(text), dtype=kind).copy()
