@@ -55,6 +55,10 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
     if own and not _searched(own):
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
     found += _of_warm_start(values.get("warm_start"), values.get("sampler", "auto"))
+    worker = values.get("worker")
+    if is_command(values.get("objective")) and isinstance(worker, Mapping) and "devices_per_trial" in worker:
+        text = "a program chooses its devices itself: leave it out"
+        found.append((("worker", "devices_per_trial"), text))
     storage = values.get("storage")
     if isinstance(storage, str) and (wrong := storage_url.fault(storage)):
         found.append((("storage",), wrong))

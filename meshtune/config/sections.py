@@ -280,6 +280,7 @@ class WorkerConfig(Section):
     cluster: Literal["slurm", "local"] = "slurm"  # submitit's name of where jobs run; local: on this machine, to try it
     processes: PositiveInt | None = None  # default: one a visible GPU; on a CPU one a core, as memory allows
     threads: PositiveInt | None = None  # CPU threads a process; default: cores over processes
+    devices_per_trial: PositiveInt = 1  # that share the rows of a trial or pack; on a CPU processes of so many threads
     pack: Annotated[
         Annotated[PositiveInt, Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto or a number of trials>")],
         Discriminator(lambda value: "<auto or a number of trials>" if isinstance(value, str) else "<number>"),
@@ -301,6 +302,11 @@ class WorkerConfig(Section):
         if gpu and self.accelerator is None:
             faults.append(
                 "`slurm` asks for GPUs; say which by `accelerator`, such as H100 or 24GB: memory is planned by it"
+            )
+        asked = [str(self.slurm[key]).rpartition(":")[2] for key in sorted(gpu)]
+        if any(count.isdigit() and int(count) < self.devices_per_trial for count in asked):
+            faults.append(
+                f"`slurm` asks for {' and '.join(asked)} GPUs a job, and a trial takes {self.devices_per_trial} of them"
             )
         if faults:
             raise ValueError("; ".join(faults))

@@ -35,13 +35,17 @@ class ObjectiveSpec:
     spec: dict[str, Any]
 
 
-def build(spec: ObjectiveSpec, *, device: str, threads: int | None) -> Objective:
-    """The objective, in the process that evaluates it. `device` is a torch device such as `cpu` or `cuda`."""
+def build(spec: ObjectiveSpec, *, device: str, threads: int | None, devices: int = 1) -> Objective:
+    """The objective, in the process that evaluates it.
+
+    `device` is a torch device such as `cpu` or `cuda`, of which `devices` share the rows of what is trained.
+    """
     match spec.kind:
         case "lora":
             from meshtune.objectives.lora import LoraObjective, LoraSpec
 
-            return LoraObjective(LoraSpec.model_validate_json(json.dumps(spec.spec)), device=device, threads=threads)
+            lora = LoraSpec.model_validate_json(json.dumps(spec.spec))
+            return LoraObjective(lora, device=device, threads=threads, devices=devices)
         case "command":
             from meshtune.objectives.command import CommandObjective, CommandSpec
 

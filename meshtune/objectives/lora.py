@@ -33,6 +33,7 @@ from meshtune.training.checkpoints import attached
 from meshtune.training.chosen_trainer import reference, why_not_packed
 from meshtune.training.loss import mean_loss, row_losses
 from meshtune.training.models import exact, load_model, resolve_precision
+from meshtune.training.packed.ranks import Ranks
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Suspended
 from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
@@ -61,16 +62,19 @@ class LoraSpec(Section):
 
 
 class LoraObjective:
-    """Trains and measures adapters over one base, on one device.
+    """Trains and measures adapters over one base, on one device; packs on several, where asked to.
 
     Args:
         spec: see there. device: a torch device. threads: CPU threads where a request names none; None: torch's choice.
+        devices: that share the rows of a pack; what is measured alone, and what cannot be packed, takes the first.
     """
 
-    def __init__(self, spec: LoraSpec, device: str, threads: int | None):
+    def __init__(self, spec: LoraSpec, device: str, threads: int | None, devices: int = 1):
         self.spec = spec
         self.device = device
         self.threads = threads
+        self.devices = devices
+        self._ranks: Ranks | None = None
         self._base: Any = None
         self._loaded = spec.model  # what the base is
         self._trainings: Trainings | None = None
@@ -103,6 +107,7 @@ class LoraObjective:
             wanted = exact(self.spec.model) if request.measure == "float32" else self.spec.model
             if self._base is None or wanted != self._loaded:
                 self._base = self._trainings = self._measurer = None  # there may be no room for two
+                self._end_ranks()
                 machine.free(self.device)
                 self._base, self._loaded = load_model(wanted, self.device), wanted
             if self._trainings is None and request.measure != "float32":
@@ -132,7 +137,19 @@ class LoraObjective:
             device=self.device,
             stopping=self._suspended.is_set,
             measurer=self._measurer,
+            ranks=self._ranks_there,
         )
+
+    def _ranks_there(self) -> Ranks | None:
+        """The processes that share the rows of packs, started for the first of these; None: this one is alone."""
+        if self._ranks is None and self.devices > 1:
+            self._ranks = Ranks(self._loaded, self.device, self.threads, self.devices)
+        return self._ranks
+
+    def _end_ranks(self) -> None:
+        if self._ranks is not None:
+            self._ranks.close()
+        self._ranks = None
 
     def _measure(self, request: Request) -> Iterator[Progress | Outcome]:
         attempt = Attempt(request)

@@ -33,6 +33,7 @@ from meshtune.training import machine, saved_state
 from meshtune.training.checkpoints import save_adapter
 from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
 from meshtune.training.loss import Selected, rung_rows
+from meshtune.training.packed.ranks import Ranks
 from meshtune.training.packed.trainer import Changes, Kept, train_pack
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
@@ -53,6 +54,7 @@ class Trainings:
         training: with a resolved precision, and the trainer that is used. data: the rows. at: the epoch that counts.
         rung_rows: validation rows that are measured at rungs. folder: the study's. device: of the base.
         stopping: whether to save and stop. measurer: of quantities beside the loss, but not of replicates; None: none.
+        ranks: the processes that share the rows of a pack.
     """
 
     base: Any
@@ -64,6 +66,7 @@ class Trainings:
     device: str
     stopping: Callable[[], bool]
     measurer: Measurer | None = None
+    ranks: Callable[[], Ranks | None] = lambda: None
 
     def events(self, requests: Sequence[Request]) -> Events:
         """As the objective seam says."""
@@ -164,7 +167,7 @@ class Trainings:
         rungs = self._rungs([attempt.request for attempt, _ in members])
         limit = members[0][0].limit
         given: dict[str, Any] = {"checkpoint": checkpoint, "rungs": rungs, "changes": changes, "width": width}
-        given["limit"] = limit
+        given |= {"limit": limit, "ranks": self.ranks()}
         events = train_pack(self.base, *self._rows(), [made for _, made in members], at=self.at, **given)
         with contextlib.closing(events):
             for number, event in events:

@@ -134,7 +134,8 @@ def pilot(plan: Plan, training: TrainingPlan, at: Setting, seed: int, pack: int,
             largest_trial(plan, at)
         together = pack if at.trainer == "packed" else None
         begun, before = time.monotonic(), meter.joules() if meter is not None else 0.0
-        with busy(len(plan.processes) - 1 if at.device == "cpu" else 0, threads):
+        computing = sum(place.devices for place in plan.processes)
+        with busy(computing - 1 if at.device == "cpu" else 0, threads):
             measured = measure(base, *rows, point, threads=threads, pack=together)
         watts = None if meter is None else (meter.joules() - before) / (time.monotonic() - begun)
         return Tried(measured, point, loaded, at, watts)

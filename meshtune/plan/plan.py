@@ -106,11 +106,14 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
 
 
 def _refuse_packs(config: StudyConfig) -> None:
-    """Refuse a size of packs where there can be none."""
+    """Refuse a size of packs, or devices that share their rows, where there can be none."""
     packed = not is_command(config.objective) and config.training.trainer.name == "packed"
     if config.worker.pack not in ("auto", 1) and not packed:
         what = f"{config.worker.pack} trials together can only be had with `training.trainer: packed`; write auto"
         raise InputError(Fault(what, key="worker.pack"))
+    if config.worker.devices_per_trial > 1 and config.training.trainer.name == "transformers":
+        what = "the trainer `transformers` trains on one device; write 1, or `training.trainer: packed`"
+        raise InputError(Fault(what, key="worker.devices_per_trial"))
 
 
 def _points(config: StudyConfig, recorded: Mapping[str, Any] | None) -> tuple[Space, Mapping[str, Any] | None]:

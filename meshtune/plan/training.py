@@ -188,7 +188,8 @@ def _place(
         gpus = [str(number) for number in range(nodes.gpus)]
         return "cuda", on_gpus, process_specs(config.worker, "cuda", gpus), nodes.gpu_memory
     at = process_specs(config.worker, "cpu", nodes=nodes)
-    return "cpu", resolve_precision(wanted, "cpu"), at, nodes.memory * (at[0].threads or 1) * len(at)
+    cpus = (at[0].threads or 1) * at[0].devices * len(at)
+    return "cpu", resolve_precision(wanted, "cpu"), at, nodes.memory * cpus
 
 
 def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space, here: bool) -> None:
@@ -306,7 +307,8 @@ def _memory(
     unpackable = unpackable_space(space, training, baseline) if trainer == "packed" else None
     device = at[0].device
     gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in at)
-    sharing = len(at) if device != "cuda" else max(gpus.values())
+    # Of a CPU each device of a trial is a process too, with a base of its own.
+    sharing = len(at) * at[0].devices if device != "cuda" else max(gpus.values())
     there = card or available(device, [name for name in gpus if name])
     return Setting(
         shape=shape_of(model),
@@ -316,6 +318,7 @@ def _memory(
         batch=batch,
         available=None if there is None else there // sharing,
         processes=sharing,
+        devices=1 if device == "cuda" else at[0].devices,
         trainer=trainer if unpackable is None else "transformers",
         unpackable=unpackable,
         quantization=model.quantization,
@@ -443,12 +446,13 @@ def _processes_and_packs(
     """As many processes, and packs, as this machine has room for, and the memory of trials in these; what the config
     says stands.
     """
-    top, device, sharing = largest(space, memory), memory.device, memory.processes
+    top, device, sharing, each = largest(space, memory), memory.device, memory.processes, memory.devices
     whole = None if memory.available is None else memory.available * sharing
     uneven = config.early_stopping.rule != "none"
     if device == "cpu" and config.worker.processes is None:
-        sharing = cpu_processes(cores(), available=whole, needed=top.memory.total)
-        at = process_specs(config.worker.model_copy(update={"processes": sharing}), device)
+        count = cpu_processes(max(1, cores() // each), available=whole, needed=top.memory.total * each)
+        at = process_specs(config.worker.model_copy(update={"processes": count}), device)
+        sharing = count * each
     share = None if whole is None else whole // sharing  # each process may take it at the same time
     memory = replace(memory, processes=sharing, available=share)
     if config.worker.pack != "auto":

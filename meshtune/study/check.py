@@ -181,6 +181,8 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     searched = any(dimension.name == "rank" for dimension in plan.space.dimensions)
     rank = tried.point.rank if searched else None
     lines.append(("time", forecast.time_line(measured, expected, config.budget, processes, after, rank)))
+    if plan.processes[0].devices > 1:
+        lines.append(("", "measured on one device of a trial: those that share its rows make that shorter"))
     if at.device == "cpu" and expected.hours > forecast.LONG:
         lines += [("", text) for text in forecast.sooner(config, measured, training.data, processes, expected.hours)]
     if config.early_stopping.rule != "none":
@@ -199,7 +201,9 @@ def _facts(study: Located, plan: Plan) -> dict[str, Any]:
         "sampler": {"name": plan.sampler.shown, "why": plan.why_sampler},
         "warm_start": dict(plan.warm_start.facts) or None,
         "allowed_share": None if share is None else share[0],
-        "processes": [{"device": place.device, "threads": place.threads} for place in plan.processes],
+        "processes": [
+            {"device": place.device, "threads": place.threads, "devices": place.devices} for place in plan.processes
+        ],
     }
 
 
@@ -248,7 +252,9 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True) -
     place = plan.processes[0]
     threads = f" with {place.threads} thread{'s' if place.threads > 1 else ''}" if place.threads else ""
     at_once = plan.packing.at_once(plan.block_size)
+    devices = f", {place.devices} devices a trial" if place.devices > 1 else ""
     where = f"; {at_once} at once on {place.device}{threads}" if here else ""  # which each card has its own of
+    where += devices
     lines.append(f"sampler    {plan.sampler.shown}{where}")
     if plan.why_sampler:
         lines.append(f"           {plan.why_sampler}")

@@ -44,6 +44,7 @@ def nodes_of(config: WorkerConfig) -> Nodes | None:
             count, threads = config.processes or 1, config.threads or 1
             card = None if config.accelerator is None else cards(config.accelerator).card.memory
             memory = (memory_available() or 0) // threads  # SLURM is not asked: as on this machine
-            return Nodes(count if card else 0, card, (threads,) * count, memory)
+            each = config.devices_per_trial
+            return Nodes(count * each if card else 0, card, (threads * each,) * count, memory)
         case _:
             return None

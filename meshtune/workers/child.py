@@ -4,7 +4,7 @@ Standard input brings JSON lines: first how to build the objective, then a list 
 it to save what runs and to end.
 What was standard output carries out progress and outcomes, one line each, and a sign of life now and then. What
 libraries print goes to the log. The program ends at once when its input ends, so it never outlives its coordinator, and
-after telling an error that leaves its GPU unusable.
+after telling an error that leaves its GPU unusable, or that another process of its trial is gone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def main() -> None:
         return
     start = json.loads(line)
     work: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
-    objective = build(ObjectiveSpec(**start["objective"]), device=start["device"], threads=start["threads"])
+    at = {"device": start["device"], "threads": start["threads"], "devices": start["devices"]}
+    objective = build(ObjectiveSpec(**start["objective"]), **at)
     gc.collect()
     gc.freeze()  # what is imported stays; to look through it again after each pack takes a third of a second
     threading.Thread(target=_read, args=(objective, work), daemon=True).start()
@@ -70,19 +71,23 @@ def _evaluate(objective: Objective, requests: list[Request], say: Say) -> None:
     except Exception as error:  # an objective must not raise: what it was asked for has crashed
         traceback.print_exc()
         message = f"{type(error).__name__}: {error}"
-        if _lost(error):
+        if lost := _lost(error):
+            message = f"{lost}: {error}"
             say(json.dumps({"kind": LOST, "message": message}))
             os._exit(1)
         for request in awaited.values():
             say(to_json(Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)))
 
 
-def _lost(error: Exception) -> bool:
+def _lost(error: Exception) -> str | None:
+    """What is lost, so that nothing more can be computed here."""
     if "torch" not in sys.modules:  # then no error is one of a GPU, and the child of a program need not load it
-        return False
-    from meshtune.training.machine import is_device_lost
+        return None
+    from meshtune.training.machine import RankLost, is_device_lost
 
-    return is_device_lost(error)
+    if isinstance(error, RankLost):
+        return "a device of the trial was lost"
+    return f"the GPU failed: {type(error).__name__}" if is_device_lost(error) else None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 What is submitted as one runs together in one process. One that dies gives its trials the ending `crashed` (with its
 log's last words) and is replaced. So is one that does not end what it was given in time, counted from its first word
-about it, that says no word about it for an hour, or that gives no sign of life for minutes. Processes see one GPU each
-(CUDA_VISIBLE_DEVICES), live in sessions of their own, and end with the coordinator.
+about it, that says no word about it for an hour, or that gives no sign of life for minutes. Processes see one GPU
+each, or those of their trial (CUDA_VISIBLE_DEVICES), live in sessions of their own, and end with the coordinator.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class Process:
         self.begun = False  # whether it has said anything about what runs
         self.deadline = math.inf
         self.heard = clock.now  # when it gave a sign of life
-        device, threads = process_spec.device, process_spec.threads
-        self.send({"objective": asdict(objective), "device": device, "threads": threads})
+        fixed = {name: getattr(process_spec, name) for name in ("device", "threads", "devices")}
+        self.send({"objective": asdict(objective), **fixed})
 
     def send(self, message: object) -> None:
         """A line to it."""
@@ -127,7 +127,7 @@ class Process:
         """How it died, once its pipe has ended, with the last words of its log."""
         code = self.child.wait()
         if self.lost:
-            return f"the GPU failed, and the process was replaced: {self.lost}; see its log {self.log}"
+            return f"{self.lost}; the process was replaced; see its log {self.log}"
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         words = " | ".join(self.child.words()[-3:])
         message = f"the worker process {how}" + (" (out of memory?)" if code == -9 else "")

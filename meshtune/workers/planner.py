@@ -1,6 +1,7 @@
 """Which processes a machine gets, and in which packs a block of trials is spread over them.
 
-One process a visible GPU; on a CPU as many as are asked for, or have room, which share the cores.
+One process a visible GPU; on a CPU as many as are asked for, or have room, which share the cores. Where a trial takes
+several devices, one process a group of them, in their order; those that are left over stand idle.
 
 A GPU that one small batch starves gains by every trial that is packed with it, so there a pack is as large as memory
 allows, by what its own members take. A CPU's core is at its peak from some hundred rows a product: there trials are
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshtune.config.sections import WorkerConfig
+from meshtune.errors import Fault, InputError
 from meshtune.system.machine import cores, visible_gpus
 
 BLOCK = 8  # trials of a block where nothing says otherwise: a MADS poll in four dimensions
@@ -26,11 +28,17 @@ PEAK_TOKENS = 300  # rows of a product from which a core is at its peak (measure
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """What a process is started with: a torch device, the environment that makes it the only one seen, CPU threads."""
+    """What a process is started with.
+
+    Attributes:
+        device: as torch names it. environment: that makes its devices the only ones seen. threads: of a CPU, for each
+            device. devices: that share the rows of what it trains.
+    """
 
     device: str
     environment: Mapping[str, str]
     threads: int | None
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,21 +68,37 @@ def process_specs(
     `gpus`: names or numbers, and `nodes`: that have the CPUs, where they are not this machine's.
 
     Not run on a GPU yet.
+
+    Raises:
+        InputError: there are fewer devices than a trial is to take.
     """
+    each = config.devices_per_trial
     if device == "cuda":
         visible = gpus or visible_gpus() or ["0"]  # torch sees one where nvidia-smi does not: ROCm, and some containers
-        chosen = (visible[index % len(visible)] for index in range(config.processes or len(visible)))
-        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": gpu}, config.threads) for gpu in chosen]
+        refuse_fewer(each, len(visible), "GPU")
+        groups = [",".join(visible[first : first + each]) for first in range(0, len(visible) - each + 1, each)]
+        chosen = (groups[index % len(groups)] for index in range(config.processes or len(groups)))
+        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": group}, config.threads, each) for group in chosen]
+    if device == "mps":
+        refuse_fewer(each, 1, "device of this kind")
     if nodes is None:
         count = config.processes or 1
-        threads = config.threads or max(1, cores() // count)
+        threads = config.threads or max(1, cores() // (count * each))
     else:
         threads = config.threads or 1
-        count = config.processes or max(1, nodes.processes(threads))
+        count = config.processes or max(1, nodes.processes(threads * each))
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
-    if count > 1:
+    if count * each > 1:
         environment["OMP_WAIT_POLICY"] = "passive"  # thread pools that spin ruin each other
-    return [ProcessSpec(device, environment, threads)] * count
+    return [ProcessSpec(device, environment, threads, each)] * count
+
+
+def refuse_fewer(wanted: int, there: int, kind: str) -> None:
+    """Raise InputError where a trial is to take more devices than a machine has."""
+    if wanted > there:
+        has = f"there is 1 {kind}" if there == 1 else f"there are {there} {kind}s"
+        what = f"a trial is to take {wanted} devices, and {has}: give at most {max(1, there)}"
+        raise InputError(Fault(what, key="worker.devices_per_trial"))
 
 
 Points = Sequence[Mapping[str, Any]]

@@ -13,7 +13,7 @@ import selectors
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class RayWorker:
         self._start_line = {
             "config": config.model_dump(mode="json"),
             "objective": asdict(objective),
-            "process": {"device": spec.device, "environment": environment, "threads": spec.threads},
+            "process": asdict(replace(spec, environment=environment)),
             "count": len(processes),
             "folder": str(self._folder),
         }

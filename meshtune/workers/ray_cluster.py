@@ -19,7 +19,7 @@ from meshtune.config.sections import WorkerConfig
 from meshtune.errors import Fault, InputError
 from meshtune.system.child_start import leave_signals_to_the_coordinator
 from meshtune.system.machine import memory_available, query_gpus
-from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.planner import ProcessSpec, refuse_fewer
 
 NAMESPACE = "meshtune"
 NODES, NO_CLUSTER = "Nodes", "NoCluster"  # kinds of lines
@@ -31,8 +31,9 @@ def connect(config: WorkerConfig, count: int, spec: ProcessSpec, *, start: bool 
     Raises InputError where none answers at the address.
     """
     address = config.address or os.environ.get("RAY_ADDRESS")
-    gpus = count if spec.device == "cuda" else 0
-    alone = {"num_cpus": max(1, count) * (spec.threads or 1), "num_gpus": gpus, "include_dashboard": False}
+    devices = max(1, count) * spec.devices
+    gpus = devices if spec.device == "cuda" else 0
+    alone = {"num_cpus": devices * (spec.threads or 1), "num_gpus": gpus, "include_dashboard": False}
     try:
         _knock(address)
         try:
@@ -86,7 +87,10 @@ def survey(config: WorkerConfig, say: Callable[[str], None]) -> None:
     cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes]
     shares = [memory // count for (memory, _), count in zip(found, cpus, strict=True) if count]
     memories = [size for _, sizes in found for size in sizes]
-    gpus = sum(int(node["Resources"].get("GPU", 0)) for node in nodes)
+    each = [int(node["Resources"].get("GPU", 0)) for node in nodes]
+    if any(each):  # a trial's are on one node
+        refuse_fewer(config.devices_per_trial, max(each), "GPU on the node that has most")
+    gpus = sum(count - count % config.devices_per_trial for count in each)
     fields = {"gpus": gpus, "gpu_memory": min(memories, default=None), "cpus": cpus, "memory": min(shares, default=0)}
     say(json.dumps({"kind": NODES, **fields}))
 
@@ -100,27 +104,26 @@ def _memory() -> tuple[int, list[int]]:
     return memory_available() or 0, [int(line.split()[0]) * 2**20 for line in query_gpus("memory.total")]
 
 
-def processes_that_fit(config: WorkerConfig, device: str, threads: int | None) -> int:
+def processes_that_fit(config: WorkerConfig, spec: ProcessSpec) -> int:
     """How many processes the nodes that are alive have room for, whatever runs on them now."""
     if config.processes is not None:
         return config.processes
-    return sum(
-        _fit(node["Resources"], device, threads) for node in ray.nodes() if node["Alive"] and _of_kind(config, node)
-    )
+    return sum(_fit(node["Resources"], spec) for node in ray.nodes() if node["Alive"] and _of_kind(config, node))
 
 
-def _fit(resources: dict[str, float], device: str, threads: int | None) -> int:
-    if device == "cuda":
-        return int(resources.get("GPU", 0))
-    return int(resources.get("CPU", 0) // (threads or 1))
+def _fit(resources: dict[str, float], spec: ProcessSpec) -> int:
+    if spec.device == "cuda":
+        return int(resources.get("GPU", 0)) // spec.devices
+    return int(resources.get("CPU", 0) // ((spec.threads or 1) * spec.devices))
 
 
 def refuse_without_node(config: WorkerConfig, spec: ProcessSpec) -> None:
     """Raise InputError where no node that is alive can hold a process."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(_fit(resources, spec.device, spec.threads) for resources in alive):
+    if any(_fit(resources, spec) for resources in alive):
         return
-    need = "a GPU" if spec.device == "cuda" else f"{spec.threads or 1} CPUs"
+    gpus = "a GPU" if spec.devices == 1 else f"{spec.devices} GPUs of one node"
+    need = gpus if spec.device == "cuda" else f"{(spec.threads or 1) * spec.devices} CPUs"
     kind = "GPU" if spec.device == "cuda" else "CPU"
     have = ", ".join(f"{resources.get(kind, 0):g}" for resources in alive)
     raise InputError(Fault(f"a trial needs {need}; the nodes of the Ray cluster have {have} {kind}s", key="worker"))

@@ -183,7 +183,7 @@ class Processes:
         """Ask for processes that are missing; where their number is not given, as many as the cluster has room for."""
         if self._wanted and self._config.processes is None and time.monotonic() - self._looked > GROW_SECONDS:
             self._looked = time.monotonic()
-            self._wanted = max(1, processes_that_fit(self._config, self._spec.device, self._spec.threads))
+            self._wanted = max(1, processes_that_fit(self._config, self._spec))
         while len(self._slots) < self._wanted:
             self._number += 1
             name = f"ray-{self._number}"
@@ -198,7 +198,7 @@ class Processes:
             self._look(1.0)
             self._grow()
             waited, there = time.monotonic() - begun, sum(slot.hello is not None for slot in self._slots)
-            if there >= min(self._wanted, processes_that_fit(self._config, self._spec.device, self._spec.threads)):
+            if there >= min(self._wanted, processes_that_fit(self._config, self._spec)):
                 return
             if there and waited > SETTLE_SECONDS:
                 return
@@ -291,8 +291,9 @@ class Processes:
 
 def _options(config: WorkerConfig, spec: ProcessSpec) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "num_cpus": 1 if spec.device == "cuda" else spec.threads or 1,
-        "num_gpus": 1 if spec.device == "cuda" else 0,
+        # Of one actor, so all on one node.
+        "num_cpus": spec.devices * (1 if spec.device == "cuda" else spec.threads or 1),
+        "num_gpus": spec.devices if spec.device == "cuda" else 0,
         "max_restarts": 0,
         "max_task_retries": 0,
         "max_concurrency": 4,

@@ -48,6 +48,7 @@ class Start:
         objective: kind and spec. device, threads: of its process. environment: that makes its device the only one seen.
         folder: the study's, as the coordinator sees it. mark: a file in it that only those see who share it.
         paths: that the objective reads beside the study's folder. name: of the process in messages and logs.
+        devices: that share the rows of what it trains.
     """
 
     objective: dict[str, Any]
@@ -58,6 +59,7 @@ class Start:
     mark: str
     paths: tuple[str, ...]
     name: str
+    devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,8 @@ class Hello:
 def start_of(objective: ObjectiveSpec, spec: ProcessSpec, folder: Path, mark: str, name: str = "") -> dict[str, Any]:
     """A `Start` as it crosses; `start_from` reads it."""
     paths = reads(objective)
-    start = Start(asdict(objective), spec.device, spec.threads, dict(spec.environment), str(folder), mark, paths, name)
-    return asdict(start)
+    environment, at = dict(spec.environment), str(folder)
+    return asdict(Start(asdict(objective), spec.device, spec.threads, environment, at, mark, paths, name, spec.devices))
 
 
 def start_from(fields: Mapping[str, Any]) -> Start:
@@ -252,7 +254,8 @@ class RemoteProcess:
                 self._known.update({name: stamp for name, stamp in self._stamps().items() if name in files})
             content = json.loads(message)
             if self._worker is None:
-                spec = ProcessSpec(self._start.device, self._start.environment, self._start.threads)
+                start = self._start
+                spec = ProcessSpec(start.device, start.environment, start.threads, start.devices)
                 self._worker = LocalWorker(self._spec, [spec], self.folder, log=self._start.name)
             if not isinstance(content, list):
                 self._worker.suspend(float(content))

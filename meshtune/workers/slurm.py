@@ -124,9 +124,10 @@ class SlurmWorker(SpoolWorker):
 
 def _executor(config: WorkerConfig, spec: ProcessSpec, logs: Path) -> submitit.AutoExecutor:
     asked = {"time": START_MINUTES, **config.slurm}
-    parameters: dict[str, Any] = {"timeout_min": int(asked.pop("time")), "cpus_per_task": spec.threads or 1}
+    cpus = 1 if spec.device == "cuda" else spec.devices
+    parameters: dict[str, Any] = {"timeout_min": int(asked.pop("time")), "cpus_per_task": (spec.threads or 1) * cpus}
     if spec.device == "cuda" and not {"gres", "gpus_per_node", "gpus_per_task"} & asked.keys():
-        parameters["gpus_per_node"] = 1
+        parameters["gpus_per_node"] = spec.devices
     logs.mkdir(parents=True, exist_ok=True)
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=config.cluster)

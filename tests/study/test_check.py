@@ -61,6 +61,21 @@ def test_all_files_that_are_missing_are_named_at_once(study: Path) -> None:
     assert str(caught.value.faults[1]).endswith("there is no such file. Did you mean `rows.json`?")
 
 
+def test_devices_of_a_trial(study: Path) -> None:
+    """On a CPU they are processes, each of which holds the base; a program, and what shares nothing, have none."""
+    lines, facts = check(study, overrides=("worker.devices_per_trial=2", "worker.threads=1"), measure=False)
+    assert "2 at once on cpu with 1 thread, 2 devices a trial" in lines
+    assert "for each of 4 processes" in lines
+    assert facts["processes"] == [{"device": "cpu", "threads": 1, "devices": 2}] * 2
+    with pytest.raises(InputError, match="worker.devices_per_trial: the trainer `transformers` trains on one device"):
+        check(study, overrides=("worker.devices_per_trial=2", "training.trainer=transformers"), measure=False)
+    with pytest.raises(InputError, match="`slurm` asks for 1 GPUs a job, and a trial takes 2 of them"):
+        worker = "{name: slurm, processes: 1, accelerator: A100, slurm: {gres: 'gpu:1'}, devices_per_trial: 2}"
+        check(study, overrides=(f"worker={worker}",), measure=False)
+    with pytest.raises(InputError, match="worker.devices_per_trial: a program chooses its devices itself"):
+        check(command_study(study.parent / "command"), overrides=("worker.devices_per_trial=2",), measure=False)
+
+
 def test_memory_and_time(study: Path) -> None:
     """Lines for people, the same as plain values, and nothing but the prepared data left behind."""
     lines, facts = check(study)

@@ -38,6 +38,20 @@ def test_both_trainers_find_the_same_losses(tiny_model_folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
+def test_devices_of_a_trial_change_no_loss(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Nor points, nor packs; the key may change while a study runs."""
+    one, _ = trials(lora_study(tmp_path / "one", tiny_model_folder), 6)
+    shared = lora_study(tmp_path / "two", tiny_model_folder)
+    trials(shared, 3, "worker.devices_per_trial=2", "worker.threads=1")
+    two, _ = trials(shared, 6, "worker.devices_per_trial=3", "worker.threads=1")
+    assert [trial["pack"] for trial in two] == [0, 0, 0, 3, 3, 3]
+    for trial, other in zip(one, two, strict=True):
+        assert trial["hyperparameters"] == other["hyperparameters"]
+        assert trial["losses"] == pytest.approx(other["losses"], abs=1e-4)
+        assert (trial["ending"], trial["tokens"], trial["pack"]) == (other["ending"], other["tokens"], other["pack"])
+
+
+@pytest.mark.slow
 def test_what_cannot_be_packed_is_trained_alone_and_the_user_reads_why(tiny_model_folder: Path, tmp_path: Path) -> None:
     """Known before the first trial is proposed."""
     found, said = trials(lora_study(tmp_path / "dora", tiny_model_folder), 2, "training.use_dora=true")

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import strategies as st
 
 from meshtune.config.sections import WorkerConfig
+from meshtune.errors import InputError
 from meshtune.system.machine import visible_gpus
-from meshtune.workers.planner import BLOCK, MOST, Packing, cpu_processes, packing, process_specs
+from meshtune.workers.planner import BLOCK, MOST, Nodes, Packing, cpu_processes, packing, process_specs
 
 GIB = 1 << 30
 
@@ -152,6 +153,28 @@ def test_processes_on_gpus_respect_what_is_visible(monkeypatch: pytest.MonkeyPat
     assert [p.environment["CUDA_VISIBLE_DEVICES"] for p in process_specs(WorkerConfig(), "cuda")] == ["2", "3", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
+
+
+def test_devices_of_a_trial_are_groups_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,7")
+
+    def groups(**section: int) -> list[str]:
+        specs = process_specs(WorkerConfig(**section), "cuda")
+        assert {spec.devices for spec in specs} == {section["devices_per_trial"]}
+        return [spec.environment["CUDA_VISIBLE_DEVICES"] for spec in specs]
+
+    assert groups(devices_per_trial=2) == ["0,1", "2,3"]
+    assert groups(devices_per_trial=2, processes=3) == ["0,1", "2,3", "0,1"]
+    assert groups(devices_per_trial=5) == ["0,1,2,3,7"]
+    with pytest.raises(InputError, match=r"devices_per_trial: a trial is to take 6 devices, and there are 5 GPUs: giv"):
+        groups(devices_per_trial=6)
+    with pytest.raises(InputError, match="there is 1 device of this kind: give at most 1"):
+        process_specs(WorkerConfig(devices_per_trial=2), "mps")
+    monkeypatch.setattr("meshtune.workers.planner.cores", lambda: 8)
+    (one, other) = process_specs(WorkerConfig(devices_per_trial=2, processes=2), "cpu")
+    assert (one.threads, one.devices) == (other.threads, other.devices) == (2, 2)
+    nodes = Nodes(0, None, (5, 2), GIB)
+    assert len(process_specs(WorkerConfig(devices_per_trial=2), "cpu", nodes=nodes)) == 3
 
 
 def test_a_gpu_that_only_torch_sees_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

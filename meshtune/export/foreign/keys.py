@@ -54,7 +54,7 @@ the end of a turn follows from the chat template
     eot_tokens
 AdamW has its usual constants
     adam_beta adam_epsilon optim_args
-a trial is trained on one device
+several devices of a trial hold the whole model each (worker.devices_per_trial)
     deepspeed fsdp ddp device_map ray_ tensor_parallel context_parallel sequence_parallel expert_parallel
 files, logs and progress are meshtune's own
     output_dir overwrite_ logging_ log_level save eval per_device_eval_batch_size predict_with_generate do_eval

@@ -38,6 +38,7 @@ class Setting:
         dtype, quantization: the base's, as in the config.
         batch: the largest micro-batch by batch size: `memory.batches_of(rows, ..)`, or `full_batch` of a length.
         available: bytes for each process, or None where that is not known. processes: that share the device.
+        devices: of a CPU, processes of a trial, each of which holds the base.
         trainer: that will train, `packed` or `transformers`. unpackable: why `packed`, which was asked for, will not.
         pack: how many trials go into a pack.
     """
@@ -49,6 +50,7 @@ class Setting:
     batch: Callable[[int], Batch]
     available: int | None
     processes: int = 1
+    devices: int = 1
     trainer: str = "transformers"
     unpackable: str | None = None
     pack: int = 1
@@ -283,7 +285,7 @@ def _ways(found: Largest, setting: Setting) -> Iterator[str]:
     if shorter := _last(length - 1, lambda size: fits(batch=lambda given: _shorter(setting.batch(given), size))):
         yield f"data.max_length: {shorter}"
     if found.available is not None and setting.processes > 1:
-        at_once = found.available * setting.processes // found.memory.total
+        at_once = found.available * setting.processes // (found.memory.total * setting.devices)
         if at_once:
             yield f"worker.processes: {at_once}"
     if setting.pack > 1 and (fewer := _last(setting.pack - 1, lambda count: fits(pack=count))):
