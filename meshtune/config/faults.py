@@ -56,7 +56,7 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
     found += _of_warm_start(values.get("warm_start"), values.get("sampler", "auto"))
     worker = values.get("worker")
-    if is_command(values.get("objective")) and isinstance(worker, Mapping) and "devices_per_trial" in worker:
+    if is_command(values.get("objective")) and isinstance(worker, Mapping) and worker.get("devices_per_trial", 1) != 1:
         text = "a program chooses its devices itself: leave it out"
         found.append((("worker", "devices_per_trial"), text))
     storage = values.get("storage")
