@@ -236,12 +236,13 @@ class SamplerConfig(MayImport):
 
     name: SamplerName = "auto"
     block_size: PositiveInt | None = None
+    asynchronous: bool = False  # true: a process that is free gets its next points while others still run
     options: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What of it cannot change once the study has begun; which Python runs NNI may."""
-        dumped = self.model_dump(mode="json", exclude={"block_size"})
+        """What of it cannot change once the study has begun; which Python runs NNI may, and when it is asked."""
+        dumped = self.model_dump(mode="json", exclude={"block_size", "asynchronous"})
         if self.name == "nni-tpe":
             dumped["options"].pop("python", None)
         return dumped

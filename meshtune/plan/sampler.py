@@ -44,6 +44,7 @@ def sampler_of(
             trials=config.budget.trials,
             dimension=len(space.dimensions),
             block_size=block_size,
+            asynchronous=section.asynchronous,
             start=start is not None,
             objectives=len(goals.goals.objectives),
             constraints=len(goals.goals.measured),
@@ -51,4 +52,4 @@ def sampler_of(
         )
         choice = choose(situation)
         name, options, reason = choice.name, {}, choice.reason
-    return SamplerConfig(name=name, options=options, block_size=section.block_size), reason
+    return section.model_copy(update={"name": name, "options": options}), reason

@@ -24,7 +24,8 @@ class Situation:
 
     Attributes:
         trials: of the budget; None where it is another one. dimension: hyperparameters that are searched.
-        block_size: trials proposed together. start: whether the baseline lies in the space.
+        block_size: trials proposed together. asynchronous: whether none of them waits for the others.
+        start: whether the baseline lies in the space.
         objectives, constraints: how many; of the constraints those that only a trial can tell.
         nomad: whether PyNomad is installed.
     """
@@ -32,6 +33,7 @@ class Situation:
     trials: int | None
     dimension: int
     block_size: int
+    asynchronous: bool = False
     start: bool = True
     objectives: int = 1
     constraints: int = 0
@@ -70,6 +72,8 @@ def _several(study: Situation) -> Choice:
         found = f"{what} tpe came closer to the best trade-offs than mads ({MEASURED_BLOCK} trials at once)"
         return Choice("tpe", found + _beyond(study))
     found = f"{what} mads and tpe came about as close to the best trade-offs, one trial at a time"
+    if study.asynchronous and study.block_size > 1:
+        return Choice("tpe", f"{found}, and mads waits for the last trial of a block" + _beyond(study))
     if study.nomad:
         return Choice("mads", found + _beyond(study))
     return Choice("tpe", f"{found}, and mads needs PyNomad, which is not installed" + _beyond(study))

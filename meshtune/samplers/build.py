@@ -16,7 +16,7 @@ from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest, nee
 from meshtune.samplers.allowed import Allows
 from meshtune.samplers.gp.sampler import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
-from meshtune.samplers.interface import Sampler
+from meshtune.samplers.interface import BlockSampler, Sampler
 from meshtune.samplers.mads.sampler import MadsSampler
 from meshtune.samplers.nni.sampler import NniTPESampler
 from meshtune.samplers.optuna_samplers import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
@@ -44,7 +44,7 @@ def build(
     pruned: Pruned = "failed",
     allows: Allows | None = None,
 ) -> Sampler:
-    """The sampler of the config over these distributions.
+    """The sampler of the config over these distributions; where that is `asynchronous`, so is every one that can be.
 
     `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp`, `tpe` and `nni-tpe`
     can use; their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for the
@@ -73,10 +73,12 @@ def build(
 
         return built
 
+    lies = config.asynchronous and "constant_liar" not in options  # so that points keep away from pending ones
+    liar: dict[str, Any] = {"constant_liar": True} if lies else {}
     makers: dict[str, Callable[[], Sampler]] = {
         "mads": lambda: MadsSampler(**started, pruned=pruned, new_segment=new_segment, **options),
         "batch-gp": lambda: BatchGPSampler(**started, pruned="value" if pruned == "value" else "left_out", **options),
-        "tpe": rebuilt(lambda s, _: TPESampler(seed=s, **options)),
+        "tpe": rebuilt(lambda s, _: TPESampler(seed=s, **liar, **options)),
         "nni-tpe": lambda: NniTPESampler(**ours, earlier_trials=warm_start, allows=allows, **options),
         "nsga2": rebuilt(lambda s, _: ForgetfulNSGAII(seed=s, **options)),
         "random": rebuilt(lambda s, _: RandomSampler(seed=s, **options)),
@@ -86,18 +88,26 @@ def build(
     }
     match config.name:
         case "import":
-            return _imported(config.imported or "", options, ours, x0=x0, allows=allows)
+            made = _imported(config.imported or "", options, ours, x0=x0, allows=allows)
         case "grid":
-            return _grid(config, ours, allows)
+            made = _grid(config, ours, allows)
         case "auto":
             raise InputError("the sampler `auto` stands for another one, which must be chosen before it is built")
-        case "mads":
-            _refuse_gone(options)
-    _check_installed(config.name)
+        case name:
+            made = _named(name, options, makers[name])
+    if config.asynchronous and isinstance(made, BlockSampler | RebuiltSampler):
+        made.asynchronous = True
+    return made
+
+
+def _named(name: SamplerName, options: Mapping[str, Any], make: Callable[[], Sampler]) -> Sampler:
+    if name == "mads":
+        _refuse_gone(options)
+    _check_installed(name)
     try:
-        return makers[config.name]()
+        return make()
     except (TypeError, ValueError) as error:
-        raise InputError(f"sampler.options of `{config.name}`: {error}") from error
+        raise InputError(f"sampler.options of `{name}`: {error}") from error
 
 
 def _check_installed(name: SamplerName) -> None:

@@ -27,7 +27,13 @@ class Sampler(BaseSampler):
     """A sampler for the loop; everything else is Optuna's. `meshtune.testing.samplers` holds its contract.
 
     Proposals depend on the study's trials and the sampler's arguments alone, so that a fresh sampler continues a study.
+
+    Attributes:
+        asynchronous: the next point waits for any trial of the last `block_size`, and not for all of a block. A sampler
+            whose blocks are answered as a whole, such as MADS, leaves it False.
     """
+
+    asynchronous: bool = False
 
     @abstractmethod
     def available(self, study: Study) -> int:
@@ -44,6 +50,7 @@ class Sampler(BaseSampler):
 class BlockSampler(Sampler):
     """A sampler whose blocks are ranges of trial numbers: a block opens when all trials before it have ended.
 
+    With `asynchronous` there are none, and the size is that of what may be pending.
     A parameter outside its search space is drawn at random. Copies and pickles have a lock of their own.
 
     Args:
@@ -64,7 +71,7 @@ class BlockSampler(Sampler):
         0 with trials pending: wait for them. 0 with none pending: the space is exhausted.
         """
         trials = study.get_trials(deepcopy=False)
-        free = left_in_block(trials, self._block_size)
+        free = left_in_block(trials, self._block_size, asynchronous=self.asynchronous)
         return min(free, self._left(study, trials)) if free else 0
 
     def _left(self, study: Study, trials: Sequence[FrozenTrial]) -> int:
@@ -91,11 +98,14 @@ class BlockSampler(Sampler):
         self.__dict__.update(state, _lock=threading.RLock())
 
 
-def left_in_block(trials: Sequence[FrozenTrial], block_size: int) -> int:
+def left_in_block(trials: Sequence[FrozenTrial], block_size: int, *, asynchronous: bool = False) -> int:
     """What can be proposed without waiting where blocks are ranges of trial numbers: a block opens when all before it
-    have ended. Trials that are enqueued and that nobody has asked for do not count yet.
+    have ended. `asynchronous`: at most `block_size` trials are pending, whichever they are. Trials that are enqueued
+    and that nobody has asked for do not count yet.
     """
     begun = [trial for trial in trials if trial.state is not TrialState.WAITING]
+    if asynchronous:
+        return max(0, block_size - sum(not trial.state.is_finished() for trial in begun))
     in_block = len(begun) % block_size
     if in_block == 0 and not all(trial.state.is_finished() for trial in begun):
         return 0

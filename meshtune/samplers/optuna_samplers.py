@@ -73,7 +73,7 @@ class RebuiltSampler(Sampler):
 
     def available(self, study: Study) -> int:
         """Points of the open block that can be proposed without waiting; these samplers are never exhausted."""
-        return left_in_block(study.get_trials(deepcopy=False), self._block_size)
+        return left_in_block(study.get_trials(deepcopy=False), self._block_size, asynchronous=self.asynchronous)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """As the sampler built for this trial prepares it: some note on the trial what they will propose."""

@@ -71,12 +71,12 @@ def _of_rounds(study: Located, found: Sequence[tuple[str, dict[str, Any]]]) -> t
 def _of_one(study: Located, measure: bool, show: int) -> tuple[str, dict[str, Any]]:
     plan = build(study)
     meter = meter_of(study.config, plan.processes)
-    _try_sampler(study, plan)
+    asynchronous = _try_sampler(study, plan)
     expected = _forecast(study, plan, measure, meter)
     facts = {**_facts(study, plan), **expected.facts}
     if show and plan.training is not None:
         facts["rows"] = _rows(plan.training, show)
-    return _lines(study, plan, expected), facts
+    return _lines(study, plan, expected, asynchronous=asynchronous), facts
 
 
 def _elsewhere(study: Located, device_like: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -117,14 +117,14 @@ def _counted_with(study: Located) -> list[str]:
     return ["tokens     counted by the embedded model's tokenizer, since the model's folder has none: a rough count"]
 
 
-def _try_sampler(study: Located, plan: Plan) -> None:
-    """Build the sampler, for its faults alone."""
+def _try_sampler(study: Located, plan: Plan) -> bool:
+    """Build the sampler, for its faults alone, and whether it is asynchronous."""
     from meshtune.record.distributions import distributions
     from meshtune.samplers.build import build
 
     config = study.config
     space = distributions(plan.space)
-    build(
+    made = build(
         plan.sampler,
         space,
         x0=plan.start,
@@ -133,7 +133,9 @@ def _try_sampler(study: Located, plan: Plan) -> None:
         warm_start=plan.warm_start.trials,
         warm_start_values=plan.warm_start.values,
         allows=plan.goals.allows(plan.space),
-    ).close()
+    )
+    made.close()
+    return made.asynchronous
 
 
 def _rows(training: TrainingPlan, count: int) -> list[list[tuple[str, bool]]]:
@@ -220,7 +222,7 @@ def _storage(study: Located) -> list[str]:
     return lines
 
 
-def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True) -> str:
+def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *, asynchronous: bool = False) -> str:
     config = study.config
     lines = [f"{study.source}: no faults", f"folder     {study.folder}", *_storage(study)]
     if config.model is not None and plan.training is not None:
@@ -258,6 +260,8 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True) -
     lines.append(f"sampler    {plan.sampler.shown}{where}")
     if plan.why_sampler:
         lines.append(f"           {plan.why_sampler}")
+    if config.sampler.asynchronous and here:
+        lines.append(f"           {_asynchronous(plan) if asynchronous else _waits(plan)}")
     if plan.warm_start.trials:
         lines.append(f"warm start {plan.warm_start}")
     elif config.warm_start is not None:
@@ -275,6 +279,19 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True) -
         lines.append(f"replicates {config.replicates} of the best point with other seeds, at the end")
     lines += (f"{label:<11}{text}" for label, text in expected.lines)
     return "\n".join(lines)
+
+
+def _asynchronous(plan: Plan) -> str:
+    trials = plan.packing.share(plan.block_size)
+    next_ones = "its next trial" if trials == 1 else f"its next {trials} trials"
+    return f"asynchronous: a process that is free gets {next_ones} at once; at most {plan.block_size} are pending"
+
+
+def _waits(plan: Plan) -> str:
+    return (
+        f"`asynchronous` changes nothing: {plan.sampler.shown} proposes its next block when all trials of the last one"
+        " have ended, and processes wait for the slowest of them. batch-gp and tpe do not wait"
+    )
 
 
 def _training(training: TrainingPlan) -> str:

@@ -3,15 +3,16 @@
 `run` is a generator of events; whoever reads them shows them, and whoever closes it abandons what runs: its proposals
 stay in the record and the next run evaluates them. A block is proposed as a whole before any of it is submitted, so
 that points never depend on the order in which answers arrive inside it; it is cut into packs, which are submitted each
-as one. Asked to stop, it lets running trials finish,
-or suspends them: they stay pending, and the next run takes them up where they saved themselves.
+as one. Asynchronously there are no blocks: a process that is free gets a pack of new points, made from the trials that
+have ended so far and those that are pending; the record says which those were. Asked to stop, it lets running trials
+finish, or suspends them: they stay pending, and the next run takes them up where they saved themselves.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -102,10 +103,26 @@ class Finished:
 StudyEvent = Opened | Stage | Proposed | Started | Running | TrialFinished | Promoted | Retried | Finished
 
 
-def _packs(packing: Packing, begun: Sequence[RecordedTrial], next_trial: int, points: Points) -> list[int]:
-    """The packs of the next points of a block, of which some trials are there."""
-    block = [*(trial.hyperparameters for trial in begun), *points]
-    return packing.numbers(next_trial - len(begun), block, [trial.pack for trial in begun])[len(begun) :]
+def _cut(record: Record, packing: Packing, *, whole: bool) -> Callable[[Points], list[int]]:
+    """The packs of the next points: of a `whole` block, of which some trials may be there, else for one process."""
+    begun = record.trials[len(record.trials) - record.open_block :] if whole else []
+    first, packing = len(record.trials) - len(begun), packing if whole else replace(packing, processes=1)
+
+    def packs(points: Points) -> list[int]:
+        block = [*(trial.hyperparameters for trial in begun), *points]
+        return packing.numbers(first, block, [trial.pack for trial in begun])[len(begun) :]
+
+    return packs
+
+
+def _at_once(count: int, share: int, packs: Packs, worker: Worker) -> int:
+    """How many of the points that could be proposed are proposed now: those of one pack.
+
+    Where no process is free for it, a pack is made ahead if it is a whole one, so that it need not wait for its points.
+    """
+    idle = worker.free() > len(packs.waiting)
+    whole = count >= share or not (packs.waiting or packs.running)
+    return min(count, share) if idle or whole else 0
 
 
 def run(
@@ -116,6 +133,7 @@ def run(
     *,
     seed: int,
     packing: Packing = ALONE,
+    share: int = 1,
     early: EarlyStopping | None = None,
     attempts: int = 3,
     threads: int | None = None,
@@ -127,14 +145,15 @@ def run(
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
     Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
-    would come again, end a trial as `crashed`; one that was lost with its node hardly counts (`packs.py`). `early` says
-    where trials are stopped, and what value samplers get of them. `timeout` is that of a trial trained alone.
-    `joules()`: what the study has taken so far.
+    would come again, end a trial as `crashed`; one that was lost with its node hardly counts (`packs.py`). `share`:
+    points that a free process gets where the sampler is asynchronous. `early` says where trials are stopped, and what
+    value samplers get of them. `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far.
     `holding()` raises where the study is no longer ours to write to; it is asked before anything is recorded.
     """
     begun = time.monotonic() - record.elapsed
     packs = Packs(record)
     while True:
+        count = 0
         limit = budget.reached(
             proposed=len(record.trials),
             elapsed=time.monotonic() - begun,
@@ -146,11 +165,12 @@ def run(
         if (stopping := stop()) and not used:  # what was asked while the last trials ran ends nothing early
             limit = Limit(stopping.reason, hold=True)
         if limit is None:
-            count = 0
             if not record.awaits_baseline:  # against which trials are judged: its block is its own
                 count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
+            if sampler.asynchronous:
+                count = _at_once(count, share, packs, worker)
             thresholds = no_rungs if early is None else partial(early.thresholds, record)
-            cut = partial(_packs, packing, record.trials[len(record.trials) - record.open_block :], len(record.trials))
+            cut = _cut(record, packing, whole=not sampler.asynchronous)
             for trial in record.propose_block(sampler, count, seed=seed, packs=cut, thresholds=thresholds):
                 packs.add(trial)
                 yield Proposed(trial)
@@ -171,7 +191,8 @@ def run(
         if grace is not None:
             yield Stage(f"suspending {packs.running} running {'trial' if packs.running == 1 else 'trials'}")
             worker.suspend(grace)
-        arrived = worker.events(WAIT_SECONDS if grace is None else 0)
+        more = sampler.asynchronous and count > 0  # another process may be free
+        arrived = worker.events(WAIT_SECONDS if grace is None and not more else 0)
         holding()
         for event in arrived:
             pending = record.trials[event.trial].outcome is None  # else it runs again for its pack's sake

@@ -155,6 +155,7 @@ def _search(
         _budget(config, record),
         seed=runner.seed,
         packing=_packing(plan, record),
+        share=plan.packing.share(plan.block_size),
         early=plan.early,
         attempts=runner.attempts,
         threads=runner.threads,

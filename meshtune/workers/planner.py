@@ -196,6 +196,10 @@ class Packing:
             return found
         return [*begun, *self.numbers(first + len(begun), points[len(begun) :])]
 
+    def share(self, count: int) -> int:
+        """Trials of a usual block of `count` that a process gets when it is free, where no process waits for others."""
+        return self.most if self.exact else max(1, min(self.expected, count // self.processes))
+
     def at_once(self, count: int) -> int:
         """Trials of a usual block of `count` that run at once."""
         return sum(min(size, self.expected) for size in self.sizes(count)[: self.processes])

@@ -188,6 +188,17 @@ def test_a_program_has_no_such_lines(tmp_path: Path) -> None:
     assert "memory" not in lines
 
 
+def test_it_says_who_waits_for_whom(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(
+        "objective: {command: [echo, '{x}']}\nspace: {x: {low: 0, high: 1}}\nworker: {processes: 3}\n"
+    )
+    free, waits = "asynchronous: a process that is free gets its next trial at once; at most 3", "changes nothing: mads"
+    for name, words in (("batch-gp", free), ("mads", waits)):
+        text, _ = check(tmp_path / "study.yaml", overrides=(f"sampler={{name: {name}, asynchronous: true}}",))
+        assert words in text
+        assert words not in check(tmp_path / "study.yaml", overrides=(f"sampler={{name: {name}}}",))[0]
+
+
 def test_the_command_line(study: Path) -> None:
     """`--json` is one object."""
     done = CliRunner().invoke(app, ["check", str(study), "--json", "--no-measure"])

@@ -417,3 +417,115 @@ def test_kilowatt_hours_end_it(tmp_path: Path) -> None:
     loop = run(record, made, AtOnce(), Budget(kilowatt_hours=1.0), seed=0, joules=lambda: next(joules))
     assert list(loop)[-1] == Finished("1 kilowatt-hours are spent", complete=True)
     made.close()
+
+
+class OneByOne(AtOnce):
+    """The packs end one at a time, in an order of its own: the shorter ones first."""
+
+    def __init__(self, places: int = 3, seconds: Callable[[int], float] = lambda trial: 1.0 + trial * 7 % 5):
+        super().__init__(places=places)
+        self.seconds, self.now = seconds, 0.0
+        self.ends: dict[int, float] = {}  # of a running pack, by its first trial
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        super().submit(requests)
+        self.ends[requests[0].trial] = self.now + max(self.seconds(request.trial) for request in requests)
+
+    def events(self, timeout: float) -> list[Event]:
+        if not timeout or not self.running:  # it is not waited for: there may be more to submit
+            return []
+        pack = min(self.running, key=lambda pack: self.ends[pack[0].trial])
+        self.running.remove(pack)
+        self.now = self.ends.pop(pack[0].trial)
+        return [self.answer(request) for request in pack]
+
+
+def without_blocks(name: str = "batch-gp", block_size: int = 3) -> Sampler:
+    config = SamplerConfig(name=name, asynchronous=True)  # type: ignore[arg-type]
+    return build(config, distributions(SPACE), x0={"x": 0.5, "k": 1}, block_size=block_size, seed=0)
+
+
+def asynchronously(
+    record: Record, worker: AtOnce, made: Sampler, trials: int, packing: Packing, share: int = 1
+) -> list[StudyEvent]:
+    events = list(run(record, made, worker, Budget(trials=trials), seed=0, packing=packing, share=share))
+    made.close()
+    return events
+
+
+def test_asynchronously_a_free_process_gets_its_next_trial_while_others_run(tmp_path: Path) -> None:
+    """A straggler of many times the others' length holds none of them; in blocks it holds all."""
+    ended = {}
+    for name in ("random", "mads"):  # of which `mads` proposes whole blocks, whatever it is told
+        (tmp_path / name).mkdir()
+        record, worker = opened(tmp_path / name), OneByOne(seconds=lambda trial: 50.0 if trial == 1 else 1.0)
+        asynchronously(record, worker, without_blocks(name), 40, Packing(3))
+        assert len(record.finished) == 40
+        ended[name] = [trial.number for trial in record.finished].index(1)
+        assert {trial.seen for trial in record.trials[:3]} == {0}
+    assert ended["mads"] == 2
+    assert ended["random"] == 39
+
+
+def test_asynchronously_no_more_are_pending_than_a_block_has(tmp_path: Path) -> None:
+    """And with a block that is larger than the processes one is proposed ahead."""
+    for block_size in (3, 5):
+        (tmp_path / str(block_size)).mkdir()
+        record = opened(tmp_path / str(block_size))
+        asynchronously(record, OneByOne(), without_blocks("random", block_size), 20, Packing(3))
+        assert [trial.number - trial.seen for trial in record.trials][block_size:] == [block_size - 1] * (
+            20 - block_size
+        )
+
+
+@pytest.mark.parametrize("name", ["batch-gp", "tpe", "random", "qmc", "nsga2", "cma-es", "nni-tpe"])
+def test_an_asynchronous_study_follows_exactly_from_its_record(tmp_path: Path, name: str) -> None:
+    """Each proposal from what it had seen and what was pending, by a fresh sampler on a record that is opened anew."""
+    pytest.importorskip({"cma-es": "cmaes", "nni-tpe": "nni"}.get(name, "optuna"))
+    whole = opened(tmp_path)
+    asynchronously(whole, OneByOne(), without_blocks(name), 22, Packing(3))
+    outcomes = [trial.outcome for trial in whole.finished]
+    assert [trial.number for trial in whole.finished] != list(range(22))
+    (tmp_path / "again").mkdir()
+    for trial in whole.trials:
+        again, made = opened(tmp_path / "again"), without_blocks(name)
+        for outcome in outcomes[len(again.finished) : trial.seen]:
+            assert outcome is not None
+            again.tell(outcome, elapsed=0)
+        assert made.available(again.mirror) > 0
+        assert again.propose(made, seed=0).params == trial.params
+        made.close()
+
+
+def test_asynchronously_a_killed_study_goes_on_and_ends_with_every_trial_once(tmp_path: Path) -> None:
+    worker = OneByOne()
+    for stop_after in (2, 7, 11):
+        record = opened(tmp_path)
+        loop = run(record, without_blocks(), worker, Budget(trials=16), seed=0, packing=Packing(3))
+        for event in loop:
+            if isinstance(event, TrialFinished) and len(record.finished) == stop_after:
+                break
+        loop.close()  # type: ignore[attr-defined]
+        worker = OneByOne()
+    record = opened(tmp_path)
+    assert asynchronously(record, worker, without_blocks(), 16, Packing(3))[-1] == Finished("16 trials are done", True)
+    assert len({trial.params["x"] for trial in record.trials}) == 16
+
+
+def test_asynchronously_a_free_process_gets_a_pack(tmp_path: Path) -> None:
+    """Which is not filled up once it runs, and is made for one process alone."""
+    packing = Packing(2, 3, exact=True)
+    record, worker = opened(tmp_path), OneByOne(places=2)
+    asynchronously(record, worker, without_blocks("random", 6), 14, packing, packing.share(6))
+    assert members(worker) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12, 13]]
+    assert [trial.seen for trial in record.trials] == [0] * 6 + [3] * 3 + [6] * 3 + [9] * 2
+
+
+def test_asynchronously_a_spent_space_ends_it(tmp_path: Path) -> None:
+    space = presets.build({"x": (0.0, 1.0), "k": Interval(low=0, high=2, integer=True)}, lora=False)
+    record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={})
+    config = SamplerConfig(name="batch-gp", asynchronous=True)
+    made = build(config, distributions(space), x0=None, block_size=4, seed=0)
+    events = asynchronously(record, OneByOne(), made, 50, Packing(4))
+    assert len(record.finished) == 6
+    assert events[-1] == Finished("the space is exhausted: every point of it was tried", complete=True)

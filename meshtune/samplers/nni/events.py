@@ -1,7 +1,7 @@
 """A study as NNI's tuner meets it: the search space, and what happened in which order.
 
 What the events mean stands in `nni_process.py`. Their order follows from the record alone: trials in the order of their
-numbers, and how they ended when the next block begins.
+numbers, and how they ended when the next block begins; asynchronously, before the next proposal, whose note says which.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from optuna.trial import FrozenTrial, TrialState
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.interface import given_params, note_of
 
-NOTE = "nni_tpe"  # Optuna's system attribute of what NNI proposed: {"trial", "space", "block", "asked", "point"}
+# Optuna's system attribute of what NNI proposed: {"trial", "space", "block", "asked", "point"}; asynchronously in place
+# of the block `ended`: the trials that had, and that NNI had not known of
+NOTE = "nni_tpe"
 CHOICES = 10  # so many whole numbers at most are a `choice`, as the paper's authors wrote ranks and dropouts
 Event = list[Any]
 
@@ -39,8 +41,10 @@ def described(encoding: Encoding) -> dict[str, dict[str, Any]]:
     return space
 
 
-def events(begun: Sequence[FrozenTrial], encoding: Encoding, block: int) -> list[Event]:
-    """What happened to the trials that have begun, before the block that follows the first `block` of them."""
+def events(begun: Sequence[FrozenTrial], encoding: Encoding, block: int) -> tuple[list[Event], list[int]]:
+    """What happened to the trials that have begun, before the block that follows the first `block` of them; and the
+    numbers of those whose end NNI learns of last.
+    """
     found: list[Event] = []
     running: dict[int, FrozenTrial] = {}  # by place, as NNI sees it
     for place, trial in enumerate(begun):
@@ -49,11 +53,12 @@ def events(begun: Sequence[FrozenTrial], encoding: Encoding, block: int) -> list
         if point is None:
             continue
         if note:
-            found += _ends(running, note["block"])
+            found += _ends(running, note.get("block", 0), note.get("ended", ()))
             found += [["ask", trial.number, None]] * note["asked"]
         found.append(["take", trial.number, point])
         running[place] = trial
-    return found + list(_ends(running, block))
+    last = list(_ends(running, block))
+    return found + last, [number for _, number, _ in last]
 
 
 def earlier(trials: Sequence[FrozenTrial], encoding: Encoding) -> list[Event]:
@@ -65,10 +70,13 @@ def earlier(trials: Sequence[FrozenTrial], encoding: Encoding) -> list[Event]:
     return found
 
 
-def _ends(running: dict[int, FrozenTrial], block: int) -> Iterator[Event]:
-    """How those ended that began before a block; they run no longer."""
-    for place in [place for place, trial in running.items() if place < block and trial.state.is_finished()]:
-        trial = running.pop(place)
+def _ends(running: dict[int, FrozenTrial], block: int, ended: Sequence[int] = ()) -> Iterator[Event]:
+    """How those ended that began before a block, and others by their numbers; they run no longer."""
+    known = [(place, trial) for place, trial in running.items() if place < block or trial.number in ended]
+    for place, trial in known:
+        if not trial.state.is_finished():
+            continue
+        del running[place]
         yield _end(trial, trial.number)
 
 

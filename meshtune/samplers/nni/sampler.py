@@ -2,7 +2,8 @@
 
 It differs from Optuna's TPE, see docs/nni-tpe.md. As in NNI one stream of random numbers runs through all proposals; a
 fresh sampler replays what the record holds. NNI learns nothing of a block before the next one begins, so that points do
-not depend on the order in which answers arrive. Several objectives are refused.
+not depend on the order in which answers arrive; asynchronously a trial's note says what NNI had learned. Several
+objectives are refused.
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ class NniTPESampler(BlockSampler):
             return {}
         trials = study.get_trials(deepcopy=False)
         begun = [other for other in trials if other.state is not TrialState.WAITING and other.number < trial.number]
-        block = len(begun) - len(begun) % self._block_size
-        past = self._earlier + events(begun, encoding, block)
+        block = len(begun) - (0 if self.asynchronous else len(begun) % self._block_size)
+        known, ended = events(begun, encoding, block)
+        past = self._earlier + known
         asked, point = 0, None
         while point is None and asked < TRIES:
             asked += 1
@@ -126,8 +128,8 @@ class NniTPESampler(BlockSampler):
                 break
             point = found if self._allows is None or self._allows(encoding.decode(found)) else None
         point = point or self._other(begun, trial.number)
-        note: dict[str, Any] = {"trial": trial.number, "space": encoding.name(), "block": block, "asked": asked}
-        note["point"] = list(point)
+        when: dict[str, Any] = {"ended": ended} if self.asynchronous else {"block": block}
+        note = {"trial": trial.number, "space": encoding.name(), **when, "asked": asked, "point": list(point)}
         study._storage.set_trial_system_attr(trial._trial_id, NOTE, note)
         return encoding.decode(point)
 

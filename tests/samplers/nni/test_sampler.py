@@ -243,8 +243,8 @@ def test_endings_are_told_at_the_end_of_their_block() -> None:
     ]
     added = [["take", number, point] for number in (0, 1, 2, 3, 5)]
     ends = [["tell", 0, 1.5], ["forget", 1, None], ["tell", 2, 2.0], ["bad", 3, None]]
-    assert events(trials, encoding, 6) == [*added, *ends]
-    assert events(trials, encoding, 2) == [*added, *ends[:2]]
+    assert events(trials, encoding, 6) == ([*added, *ends], [end[1] for end in ends])
+    assert events(trials, encoding, 2)[0] == [*added, *ends[:2]]
     assert earlier(trials[:2], encoding) == [
         ["take", -1, point],
         ["tell", -1, 1.5],
