@@ -48,3 +48,11 @@ def test_what_was_measured_is_not_called_unmeasured() -> None:
 def test_it_is_no_sampler_itself() -> None:
     with pytest.raises(InputError, match="must be chosen"):
         build(SamplerConfig(name="auto"), MIXED, x0=None, block_size=1, seed=0)
+
+
+def test_of_several_objectives_asynchronously_it_is_one_that_waits_for_no_block() -> None:
+    study = Situation(trials=60, dimension=4, block_size=4, objectives=2)
+    assert choose(study).name == "mads"
+    choice = choose(replace(study, asynchronous=True))
+    assert choice.name == "tpe"
+    assert "waits for the last trial of a block" in choice.reason
