@@ -170,7 +170,7 @@ class TrainingConfig(Section):
     epochs: PositiveInt = 2
     batch_size: PositiveInt = 16
     gradient_accumulation: PositiveInt = 1
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "cosine"
+    lr_scheduler: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     weight_decay: Annotated[Real, Field(ge=0)] = 0.0
     max_grad_norm: PositiveReal = 1.0

@@ -63,7 +63,7 @@ LORA: Mapping[str, Number | Words] = {
     "step": Number(0),  # learning rate x alpha
     "weight_decay": Number(0, low_belongs=True),
     "warmup_ratio": Number(0, 1, low_belongs=True),
-    "lr_scheduler": Words(("constant", "linear", "cosine")),
+    "lr_scheduler": Words(("constant", "linear", "cosine", "wsd")),
     "target_modules": Words(),  # all-linear, or names joined by commas
     "use_rslora": Words((True, False)),
     "use_dora": Words((True, False)),

@@ -5,6 +5,7 @@ Both trainers read it. Values only: nothing is trained here, and torch is not lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from meshtune.config.sections import TrainingConfig
 
 REQUIRED = ("rank", "alpha", "dropout", "learning_rate")
+DECAY = 0.2  # of the steps in which `wsd` lets its rate fall, the last ones
 KNOWN = tuple(name for name in LORA if name not in ("scale", "step"))  # which are decoded before they come here
 
 
@@ -26,7 +28,7 @@ class Recipe:
     Attributes:
         alpha: the adapter's product is scaled by alpha / rank (rsLoRA: alpha / sqrt(rank)).
         batch_size: rows of a micro-batch; `gradient_accumulation` of them make an optimizer step.
-        lr_scheduler: `constant`, `linear` or `cosine`, after `warmup_ratio` of the steps of linear warm-up.
+        lr_scheduler: `constant`, `linear`, `cosine` or `wsd`, after `warmup_ratio` of the steps of linear warm-up.
         use_rslora, use_dora, init_lora_weights: as PEFT's `LoraConfig` names them.
         target_modules: `all-linear` (the output head excepted) or names of modules.
         seed: of the adapter's start, the dropout masks and the order of the rows.
@@ -87,3 +89,27 @@ def target_modules(value: Any) -> str | tuple[str, ...]:
         return "all-linear"
     names = value.split(",") if isinstance(value, str) else value
     return tuple(name.strip() for name in names if name.strip())
+
+
+def schedule(recipe: Recipe, steps: int) -> tuple[str, dict[str, Any]]:
+    """The schedule of so many steps as Transformers names it, and its arguments beside the warm-up and the steps.
+
+    `wsd` (warm-up, stable, decay) stays at its rate until the last `DECAY` of the steps, in which it falls in a line.
+    """
+    match recipe.lr_scheduler:
+        case "constant":
+            return "constant_with_warmup", {}  # Transformers' own `constant` knows no warm-up
+        case "wsd":
+            return "warmup_stable_decay", {"num_decay_steps": decay_steps(recipe, steps), "decay_type": "linear"}
+        case name:
+            return name, {}
+
+
+def warmup_steps(recipe: Recipe, steps: int) -> int:
+    """Of so many."""
+    return math.ceil(recipe.warmup_ratio * steps)
+
+
+def decay_steps(recipe: Recipe, steps: int) -> int:
+    """Of so many with `wsd`: after the warm-up at least."""
+    return min(math.ceil(DECAY * steps), steps - warmup_steps(recipe, steps))

@@ -36,7 +36,7 @@ from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row_losses
 from meshtune.training.models import check_targets, quiet, targeted
 from meshtune.training.quantized import QuantizedLinear
-from meshtune.training.recipe import Recipe
+from meshtune.training.recipe import Recipe, schedule
 from meshtune.training.saved_state import Saves
 from meshtune.training.start_weights import CHANGING, Adapter, as_saved
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained, in_thread
@@ -72,7 +72,7 @@ def train(
     def work(emit: Emit) -> None:
         made_by = "" if checkpoint is None else saved_state.identity(recipe, at, train_rows, validation_rows)
         with new_adapter(base, config, recipe.seed) as adapter, quiet(), tempfile.TemporaryDirectory() as folder:
-            arguments = _arguments(recipe, base.device, folder)
+            arguments = _arguments(recipe, len(train_rows), base.device, folder)
             trainer = ResumableTrainer(adapter.model, arguments, train_rows)
             saves = Saves(checkpoint, made_by)
             progress = Progress(trainer, adapter, validation_rows, at, emit, saves, rungs)
@@ -130,7 +130,9 @@ def _check_start(base: Any, recipe: Recipe) -> None:
         raise InputError(Fault(f"{message}; write another, such as true", key="init_lora_weights"))
 
 
-def _arguments(recipe: Recipe, device: torch.device, folder: str) -> TrainingArguments:
+def _arguments(recipe: Recipe, rows: int, device: torch.device, folder: str) -> TrainingArguments:
+    steps = recipe.epochs * math.ceil(rows / (recipe.batch_size * recipe.gradient_accumulation))
+    scheduler, given = schedule(recipe, steps)
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=recipe.epochs,
@@ -139,9 +141,9 @@ def _arguments(recipe: Recipe, device: torch.device, folder: str) -> TrainingArg
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
-        # Trainer's `constant` knows no warm-up; below 1 the steps are a share of all steps.
-        lr_scheduler_type="constant_with_warmup" if recipe.lr_scheduler == "constant" else recipe.lr_scheduler,
-        warmup_steps=recipe.warmup_ratio,
+        lr_scheduler_type=scheduler,
+        lr_scheduler_kwargs=given,
+        warmup_steps=recipe.warmup_ratio,  # below 1 they are a share of all steps
         optim="adamw_torch",
         bf16=recipe.precision == "bfloat16",
         fp16=recipe.precision == "float16",

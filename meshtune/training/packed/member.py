@@ -22,7 +22,7 @@ from meshtune.training.loss import Row, RowSet, alike
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.rows import Portion, in_portions
-from meshtune.training.recipe import Recipe
+from meshtune.training.recipe import Recipe, schedule, warmup_steps
 from meshtune.training.steps import Diverged, Step, Trained
 
 _COUNTS = ("step", "done", "draws", "tokens", "before", "step_loss", "epoch_loss", "epoch_labels", "loss")
@@ -61,12 +61,9 @@ class Member:
         self.size = recipe.batch_size * recipe.gradient_accumulation
         self.steps_an_epoch = math.ceil(len(rows) / self.size)
         self.steps = recipe.epochs * self.steps_an_epoch
-        self.schedule = get_scheduler(
-            "constant_with_warmup" if recipe.lr_scheduler == "constant" else recipe.lr_scheduler,
-            self.optimizer,
-            num_warmup_steps=math.ceil(recipe.warmup_ratio * self.steps),
-            num_training_steps=self.steps,
-        )
+        name, arguments = schedule(recipe, self.steps)
+        warmup = warmup_steps(recipe, self.steps)
+        self.schedule = get_scheduler(name, self.optimizer, warmup, self.steps, arguments)
         self.step = self.done = self.draws = self.tokens = self.before = 0
         self.step_loss, self.epoch_loss, self.epoch_labels = 0.0, 0.0, 0
         self.loss = math.inf
