@@ -81,6 +81,7 @@ def _of_point(chosen: ChosenPoint) -> foreign.ForeignStudy:
         "test_loss": chosen.test_loss,
         "precision": chosen.training["precision"],
         "prompt": summary.prompt,
+        "train_rows": summary.train.rows,
         "formats": dict(zip((source.name for source in sources), mixed, strict=True)),
     }
     known = {key: value for key, value in facts.items() if value is not None}

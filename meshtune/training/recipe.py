@@ -105,6 +105,11 @@ def schedule(recipe: Recipe, steps: int) -> tuple[str, dict[str, Any]]:
             return name, {}
 
 
+def steps_of(recipe: Recipe, rows: int) -> int:
+    """Optimizer steps of so many rows."""
+    return recipe.epochs * math.ceil(rows / (recipe.batch_size * recipe.gradient_accumulation))
+
+
 def warmup_steps(recipe: Recipe, steps: int) -> int:
     """Of so many."""
     return math.ceil(recipe.warmup_ratio * steps)

@@ -36,7 +36,7 @@ from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row_losses
 from meshtune.training.models import check_targets, quiet, targeted
 from meshtune.training.quantized import QuantizedLinear
-from meshtune.training.recipe import Recipe, schedule
+from meshtune.training.recipe import Recipe, schedule, steps_of
 from meshtune.training.saved_state import Saves
 from meshtune.training.start_weights import CHANGING, Adapter, as_saved
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained, in_thread
@@ -131,8 +131,7 @@ def _check_start(base: Any, recipe: Recipe) -> None:
 
 
 def _arguments(recipe: Recipe, rows: int, device: torch.device, folder: str) -> TrainingArguments:
-    steps = recipe.epochs * math.ceil(rows / (recipe.batch_size * recipe.gradient_accumulation))
-    scheduler, given = schedule(recipe, steps)
+    scheduler, given = schedule(recipe, steps_of(recipe, rows))
     return TrainingArguments(
         output_dir=folder,
         num_train_epochs=recipe.epochs,

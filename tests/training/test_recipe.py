@@ -4,7 +4,7 @@ import pytest
 
 from meshtune.config.sections import TrainingConfig
 from meshtune.errors import InputError
-from meshtune.training.recipe import recipe
+from meshtune.training.recipe import decay_steps, recipe, warmup_steps
 
 LORA = {"rank": 16, "alpha": 32.0, "dropout": 0.05, "learning_rate": 2e-4}
 
@@ -16,6 +16,13 @@ def test_hyperparameters_take_the_place_of_the_section() -> None:
     assert (made.rank, made.alpha, made.dropout, made.learning_rate) == (16, 32.0, 0.05, 2e-4)
     assert (made.epochs, made.batch_size, made.weight_decay) == (1, 8, 0.1)
     assert (made.lr_scheduler, made.use_rslora, made.target_modules, made.seed) == ("linear", True, "all-linear", 7)
+
+
+@pytest.mark.parametrize(("warmup", "steps", "expected"), [(0.03, 252, (8, 51)), (0.9, 10, (9, 1)), (0.0, 1, (0, 1))])
+def test_the_decay_comes_after_the_warm_up(warmup: float, steps: int, expected: tuple[int, int]) -> None:
+    """It has a fifth of the steps, or what the warm-up leaves."""
+    made = recipe(TrainingConfig(lr_scheduler="wsd", warmup_ratio=warmup), LORA, seed=0)
+    assert (warmup_steps(made, steps), decay_steps(made, steps)) == expected
 
 
 def test_target_modules_as_one_text() -> None:

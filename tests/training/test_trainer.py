@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_cosine_schedule_with_warmup
 
 from meshtune.data.store import epoch_order
@@ -50,7 +51,12 @@ def plain_loop(base: Any, rows: list[Row], recipe: Recipe) -> tuple[list[float],
         optimizer = torch.optim.AdamW(trainable, recipe.learning_rate, weight_decay=recipe.weight_decay)
         size = recipe.batch_size * recipe.gradient_accumulation
         steps = recipe.epochs * math.ceil(len(rows) / size)
-        schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(recipe.warmup_ratio * steps), steps)
+        warmup = math.ceil(recipe.warmup_ratio * steps)
+        if recipe.lr_scheduler == "wsd":
+            decay = math.ceil(0.2 * steps)
+            schedule = LambdaLR(optimizer, lambda done: min(done / warmup, 1, (steps - done) / decay))
+        else:
+            schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
         for epoch in range(recipe.epochs):
             order = epoch_order(len(rows), recipe.seed, epoch)
             for start in range(0, len(rows), size):
@@ -71,11 +77,13 @@ def plain_loop(base: Any, rows: list[Row], recipe: Recipe) -> tuple[list[float],
         return told, tensors(model)
 
 
+@pytest.mark.parametrize("scheduler", ["cosine", "wsd"])
 def test_equals_a_plain_loop(
-    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, scheduler: str
 ) -> None:
     """Order of rows, weighting over micro-batches, schedule, warm-up, clipping, decay: all as written there."""
-    recipe = make_recipe({"max_grad_norm": 0.5, "warmup_ratio": 0.3}, weight_decay=0.1, epochs=3)
+    given = {"max_grad_norm": 0.5, "warmup_ratio": 0.3, "lr_scheduler": scheduler}
+    recipe = make_recipe(given, weight_decay=0.1, epochs=3)
     expected, weights = plain_loop(base, train_rows, recipe)
     steps, trained = run(base, train_rows, validation_rows, recipe, at="last")
     told = [step.training_loss for step in steps if step.training_loss is not None and step.validation_loss is None]

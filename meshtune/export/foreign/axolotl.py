@@ -58,7 +58,7 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     values |= {"train_on_inputs": study.data.train_on == "everything"}
     values |= {"micro_batch_size": recipe.batch_size, "gradient_accumulation_steps": recipe.gradient_accumulation}
     values |= {"num_epochs": recipe.epochs, "optimizer": "adamw_torch", "learning_rate": recipe.learning_rate}
-    values |= {"lr_scheduler": say.scheduler(study), "warmup_ratio": recipe.warmup_ratio}
+    values |= {**say.scheduler(study, notes, "lr_scheduler"), "warmup_ratio": recipe.warmup_ratio}
     values |= {"weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
     bf16: bool | str = "auto" if recipe.precision == "auto" else recipe.precision == "bfloat16"
     values |= {"bf16": bf16, "fp16": recipe.precision == "float16"}

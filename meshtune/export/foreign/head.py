@@ -10,6 +10,7 @@ from typing import Any
 from meshtune._version import __version__
 from meshtune.config.sections import RowsFile
 from meshtune.export.foreign.training import ForeignStudy
+from meshtune.training.recipe import DECAY, schedule, steps_of, warmup_steps
 
 WIDTH = 100
 
@@ -48,10 +49,26 @@ def targets(study: ForeignStudy) -> list[str] | None:
     return None if isinstance(modules, str) else list(modules)
 
 
-def scheduler(study: ForeignStudy) -> str:
-    """The scheduler by the name of Transformers, whose `constant` knows no warm-up."""
-    recipe = study.recipe
-    return "constant_with_warmup" if recipe.lr_scheduler == "constant" and recipe.warmup_ratio else recipe.lr_scheduler
+def scheduler(study: ForeignStudy, notes: list[str], key: str = "lr_scheduler_type", tool: str = "") -> dict[str, Any]:
+    """The scheduler by the name of Transformers, whose `constant` knows no warm-up, and its arguments, if it has any.
+
+    The decay of `wsd` is a number of steps there. Where the rows are not known, nor so the steps, a note says how many.
+    """
+    recipe, rows = study.recipe, study.facts.get("train_rows")
+    if recipe.lr_scheduler == "constant" and not recipe.warmup_ratio:
+        return {key: "constant"}
+    steps = steps_of(recipe, rows) if rows else 100
+    name, arguments = schedule(recipe, steps)
+    if recipe.lr_scheduler != "wsd":
+        return {key: name}
+    counted = f"those of {rows:,} training rows" if rows else "an example, for the number of rows is not known"
+    notes.append(
+        f"lr_scheduler_kwargs: the rate falls in the last {100 * DECAY:g} % of the steps, which must be given as a "
+        f"number; these are {counted}. Where there are more or fewer than {steps:,} steps, change what is given."
+    )
+    if tool == "LLaMA-Factory":  # it takes a third of the steps for stable ones where they are not given
+        arguments["num_stable_steps"] = steps - warmup_steps(recipe, steps) - arguments["num_decay_steps"]
+    return {key: name, "lr_scheduler_kwargs": arguments}
 
 
 def mixed_precision(study: ForeignStudy, notes: list[str]) -> tuple[bool, bool]:
@@ -62,12 +79,14 @@ def mixed_precision(study: ForeignStudy, notes: list[str]) -> tuple[bool, bool]:
     return precision in ("auto", "bfloat16"), precision == "float16"
 
 
-def trainer(study: ForeignStudy, notes: list[str], warmup: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def trainer(
+    study: ForeignStudy, notes: list[str], warmup: Mapping[str, Any] | None = None, tool: str = ""
+) -> dict[str, Any]:
     """Arguments of Transformers' trainer: batches, epochs, the optimizer and its schedule, with `warmup`, precision."""
     recipe = study.recipe
     values: dict[str, Any] = {"per_device_train_batch_size": recipe.batch_size}
     values |= {"gradient_accumulation_steps": recipe.gradient_accumulation, "num_train_epochs": recipe.epochs}
-    values |= {"optim": "adamw_torch", "learning_rate": recipe.learning_rate, "lr_scheduler_type": scheduler(study)}
+    values |= {"optim": "adamw_torch", "learning_rate": recipe.learning_rate, **scheduler(study, notes, tool=tool)}
     values |= {**(warmup or {}), "weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
     bf16, fp16 = mixed_precision(study, notes)
     return {**values, "bf16": bf16, "fp16": fp16}

@@ -18,11 +18,18 @@ from typing import Any
 from meshtune.errors import Fault
 from meshtune.space.hyperparameters import LORA, Number
 from meshtune.system.yaml_file import Document, Place
+from meshtune.training.recipe import DECAY
 
 DEFAULT_WARMUP = 0.03
 _SECRET = re.compile(r"(key|token|secret|password|webhook_url)$")  # such values are not printed
 _COUNT = LORA["epochs"]
-_SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
+_SCHEDULERS = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant",
+    "constant_with_warmup": "constant",
+    "warmup_stable_decay": "wsd",
+}
 _ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf")
 
 NO_COUNTERPART = "no counterpart in study.yaml"
@@ -213,7 +220,11 @@ def schedule(keys: Keys, key: str, *, default: str, default_warmup: float) -> di
     name = str(keys.take(key, default))
     scheduler = _SCHEDULERS.get(name, "cosine")
     if name not in _SCHEDULERS:
-        keys.leave(key, "the schedulers of meshtune are constant, linear and cosine: cosine is taken")
+        keys.leave(key, "the schedulers of meshtune are constant, linear, cosine and wsd: cosine is taken")
+    if scheduler == "wsd" and keys.take("lr_scheduler_kwargs") is not None:
+        keys.leave(
+            "lr_scheduler_kwargs", f"the rate of `wsd` falls in a line, in the last {100 * DECAY:g} % of the steps"
+        )
     ratio = keys.hyperparameter("warmup_ratio", "warmup_ratio", default_warmup)
     steps = _number(keys.take("warmup_steps"))
     if steps is not None and isinstance(steps, int | float) and 0 <= steps < 1:

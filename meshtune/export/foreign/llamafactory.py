@@ -42,7 +42,7 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     values |= {"mask_history": True} if data.train_on == "last" else {}
     own = study.validation_rows is not None
     values |= {"eval_dataset": _VALIDATION} if own else {"val_size": study.validation_size}
-    values |= say.trainer(study, notes, {"warmup_ratio": recipe.warmup_ratio})
+    values |= say.trainer(study, notes, {"warmup_ratio": recipe.warmup_ratio}, "LLaMA-Factory")
     values |= {"disable_gradient_checkpointing": not recipe.gradient_checkpointing}
     values |= {"seed": recipe.seed, "eval_strategy": "epoch", "save_strategy": "epoch", "output_dir": "outputs"}
     return values, notes

@@ -55,7 +55,7 @@ class ForeignStudy:
         max_length: in tokens; meshtune drops rows that are longer.
         prompt: `chat` (the model's own template) or `alpaca`.
         facts: where it comes from: `study` (name), `trial` (number), `loss`, `baseline_loss`, `untuned_loss`,
-            `test_loss`, `epoch` (from 1, whose adapter was kept); each may be missing, or None.
+            `test_loss`, `epoch` (from 1, whose adapter was kept), `train_rows`; each may be missing, or None.
     """
 
     model: ModelConfig

@@ -11,6 +11,7 @@ from typing import Any
 
 from meshtune.export.foreign import head as say
 from meshtune.export.foreign.training import ForeignStudy
+from meshtune.training.recipe import DECAY
 
 SCRIPT = Path(__file__).with_name("unsloth_train.py.j2")
 # Unsloth takes names, not `all-linear`; these are its own default.
@@ -39,6 +40,8 @@ def write(study: ForeignStudy) -> tuple[str, list[str]]:
     lora |= {"init_lora_weights": start, "use_gradient_checkpointing": recipe.gradient_checkpointing}
     lora |= {"random_state": recipe.seed, **({"use_dora": True} if recipe.use_dora else {})}
     training = say.trainer(study, notes) | {"seed": recipe.seed, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    if training.pop("lr_scheduler_kwargs", None):  # the script counts its steps itself
+        notes[:] = [note for note in notes if not note.startswith("lr_scheduler_kwargs")]
     training |= {"output_dir": "outputs", "report_to": "none"}
     sources = [
         {"load": (source.kind, source.path), "format": source.format}
@@ -54,6 +57,7 @@ def write(study: ForeignStudy) -> tuple[str, list[str]]:
         "VALIDATION": study.validation_size,
         "MAX_LENGTH": study.max_length,
         "WARMUP_RATIO": recipe.warmup_ratio,
+        "DECAY": DECAY if recipe.lr_scheduler == "wsd" else None,
         "PROMPT": study.prompt,
         "TRAIN_ON": study.data.train_on,
         "TEMPLATE_ARGUMENTS": dict(study.data.template_arguments),

@@ -130,7 +130,7 @@ trainings = st.fixed_dictionaries(
         "epochs": st.integers(1, 9),
         "batch_size": st.integers(1, 64),
         "gradient_accumulation": st.integers(1, 64),
-        "lr_scheduler": st.sampled_from(["constant", "linear", "cosine"]),
+        "lr_scheduler": st.sampled_from(["constant", "linear", "cosine", "wsd"]),
         "warmup_ratio": st.sampled_from([0.0, 0.03, 0.5]) | st.floats(0, 0.99),
         "weight_decay": st.floats(0, 1),
         "max_grad_norm": st.floats(0.01, 10),

@@ -3,12 +3,15 @@
 import ast
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import get_scheduler
 
 from meshtune.errors import InputError
 from meshtune.export import foreign
@@ -167,6 +170,38 @@ def test_what_the_study_moves_takes_the_place_of_its_training_section() -> None:
     assert (values["weight_decay"], values["lora_target_modules"]) == (0.01, ["q_proj", "v_proj"])
     assert values["lr_scheduler_type"] == "constant"
     assert written("trl", training={"lr_scheduler": "constant"})["lr_scheduler_type"] == "constant_with_warmup"
+
+
+@pytest.mark.parametrize("tool", ["axolotl", "llamafactory", "trl"])
+def test_warmup_stable_decay_in_steps(tool: str) -> None:
+    """1,000 rows, two epochs, batches of 16: 126 steps, of which 4 warm up and 26 decay."""
+    given = {"training": {"lr_scheduler": "wsd"}, "facts": {**FACTS, "train_rows": 1000}}
+    values = written(tool, **given)
+    name = "lr_scheduler" if tool == "axolotl" else "lr_scheduler_type"
+    assert values[name] == "warmup_stable_decay"
+    stable = {"num_stable_steps": 96} if tool == "llamafactory" else {}
+    assert values["lr_scheduler_kwargs"] == {"num_decay_steps": 26, "decay_type": "linear", **stable}
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    with warnings.catch_warnings(action="ignore"):  # Transformers says which of two numbers it takes
+        made = get_scheduler(values[name], optimizer, 4, 126, values["lr_scheduler_kwargs"])
+    rates = []
+    for _ in range(126):
+        rates.append(made.get_last_lr()[0])
+        optimizer.step()
+        made.step()
+    assert (rates[99], rates[100], rates[125]) == (1.0, 1.0, pytest.approx(1 / 26))
+    assert "1,000 training rows" in " ".join(foreign.notes(tool, study(**given)))
+    unknown = foreign.notes(tool, study(training={"lr_scheduler": "wsd"}))
+    assert "an example, for the number of rows is not known" in " ".join(unknown)
+
+
+def test_the_unsloth_script_counts_the_steps_of_the_decay() -> None:
+    for scheduler, decay in (("wsd", 0.2), ("cosine", None)):
+        found = study(training={"lr_scheduler": scheduler})
+        constants = script(foreign.settings("unsloth", found))
+        assert constants["DECAY"] == decay
+        assert "lr_scheduler_kwargs" not in constants["TRAINING"]
+        assert "lr_scheduler_kwargs" not in " ".join(foreign.notes("unsloth", found))
 
 
 @pytest.mark.parametrize("tool", ["axolotl", "llamafactory", "trl"])

@@ -74,6 +74,19 @@ def test_a_pack_of_eight(base: Any, train_rows: list[Row], validation_rows: list
     assert_equal_alone(base, train_rows, validation_rows, eight(make_recipe, epochs=4))
 
 
+@pytest.mark.parametrize("scheduler", ["constant", "linear", "wsd"])
+def test_every_schedule_is_that_of_the_transformers_trainer(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, scheduler: str
+) -> None:
+    """At a rate at which a step of another rate would show; a cosine is measured above."""
+    given = {"epochs": 3, "warmup_ratio": 0.2, "gradient_accumulation": 1, "lr_scheduler": scheduler}
+    recipe = make_recipe(given, learning_rate=1e-2)
+    sides = train_rows[:14], validation_rows
+    ours, theirs = (list(which(base, *sides, recipe, at="last")) for which in (train, trainer.train))
+    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
+    assert mean_difference(ours[-1], theirs[-1]) <= 1e-5
+
+
 @pytest.mark.parametrize("name", ["qwen3.5", "lfm2", "qwen3-moe"])
 def test_a_pack_over_a_hybrid_model_or_experts(
     name: str, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
@@ -139,6 +152,7 @@ def test_members_of_different_batches_step_by_themselves(
         make_recipe({"gradient_accumulation": 1, "epochs": 2}, batch_size=3),
         make_recipe({"gradient_accumulation": 3, "epochs": 1, "lr_scheduler": "constant"}, batch_size=2, dropout=0.1),
         make_recipe({"epochs": 3, "lr_scheduler": "linear"}, seed=4, dropout=0.1),
+        make_recipe({"epochs": 4, "lr_scheduler": "wsd", "gradient_accumulation": 1}, seed=2),
     ]
     assert_equal_alone(base, train_rows, validation_rows, recipes)
 
