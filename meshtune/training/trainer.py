@@ -37,6 +37,7 @@ from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row
 from meshtune.training.models import check_targets, quiet, targeted
 from meshtune.training.quantized import QuantizedLinear
 from meshtune.training.recipe import Recipe, schedule, steps_of
+from meshtune.training.running_average import RunningAverage, averages
 from meshtune.training.saved_state import Saves
 from meshtune.training.start_weights import CHANGING, Adapter, as_saved
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained, in_thread
@@ -75,7 +76,7 @@ def train(
             arguments = _arguments(recipe, len(train_rows), base.device, folder)
             trainer = ResumableTrainer(adapter.model, arguments, train_rows)
             saves = Saves(checkpoint, made_by)
-            progress = Progress(trainer, adapter, validation_rows, at, emit, saves, rungs)
+            progress = Progress(trainer, adapter, recipe, validation_rows, at, emit, saves, rungs)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(progress)
             saved = None if checkpoint is None else saved_state.read(checkpoint.folder, made_by)
@@ -263,18 +264,21 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         self,
         trainer: ResumableTrainer,
         adapter: Adapter,
+        recipe: Recipe,
         validation_rows: RowSet,
         at: str,
         emit: Emit,
         saves: Saves,
         rungs: Rungs | None,
     ):
-        self.trainer, self.adapter, self.rows, self.at = trainer, adapter, validation_rows, at
+        self.trainer, self.adapter, self.recipe, self.rows, self.at = trainer, adapter, recipe, validation_rows, at
         self.emit, self.saves, self.rungs = emit, saves, rungs
         self.epoch_loss, self.epoch_labels = 0.0, 0
         self.loss = math.inf
         self.weights: dict[str, torch.Tensor] = {}
         self.history: list[Step] = []  # the first step, each rung, and each epoch's end
+        self.average: RunningAverage | None = None
+        self.saved_average: list[torch.Tensor] | None = None
         self.before = self.after = 0  # tokens, of the optimizer step that was done last
 
     def snapshot(self) -> dict[str, Any]:
@@ -285,6 +289,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
             "loss": self.loss,
             "weights": self.weights,
             "history": [astuple(step) for step in self.history],
+            "average": None if self.average is None else self.average.values,
             "tokens": (self.before, self.after),
             "seconds": self.saves.seconds,
         }
@@ -295,10 +300,15 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         self.loss, self.weights = saved["loss"], saved["weights"]
         self.history = [Step(*values) for values in saved["history"]]
         self.before, self.after = saved["tokens"]
+        self.saved_average = saved.get("average")
         self.saves.earlier = saved["seconds"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """After a resume: tell the history again, and measure what is due."""
+        """Begin the average; after a resume tell the history again, and measure what is due."""
+        if self.rungs is not None and averages(self.recipe, self.rungs.tokens):
+            self.average = RunningAverage(self.recipe, state.max_steps, list(self.trainer.trainable().values()))
+            for value, saved in zip(self.average.values, self.saved_average or [], strict=False):
+                value.copy_(saved)
         if not self.history:
             return
         for step in self.history:
@@ -321,6 +331,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         if not self.history:
             self.history.append(step)
         self.before, self.after = self.after, trainer.tokens
+        if self.average is not None:
+            self.average.move(state.global_step)
         self._measure_rungs()
         self.saves.where_due(self._save)
 
@@ -345,10 +357,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         due = [rung for rung in tokens if self.before < rung <= self.after and rung not in measured]
         if self.rungs is None or not due:
             return
-        with self._measuring(), as_saved(self.adapter):
-            loss = self._measured(
-                self.rungs.rows, f"the loss of the rungs' rows after step {self.trainer.state.global_step}"
-            )
+        step = self.trainer.state.global_step
+        average = contextlib.nullcontext() if self.average is None else self.average.in_place(step)
+        with self._measuring(), average, as_saved(self.adapter):
+            loss = self._measured(self.rungs.rows, f"the loss of the rungs' rows after step {step}")
         self.history += [replace(self._standing(), rung_loss=loss, rung=rung) for rung in due]
         for step in self.history[-len(due) :]:
             self.emit(step)

@@ -334,7 +334,10 @@ class TrainingPack:
         """Those that reached a rung, then those at an epoch's end, together; those whose last it was end."""
         at_rung = {number: member for number, member in self._staying() if member.rungs_due}
         if self.rungs is not None and at_rung:
-            losses = yield from self._losses(pack, at_rung, self.rungs.rows)
+            with self._saving(), contextlib.ExitStack() as measured_as:
+                for member in at_rung.values():
+                    measured_as.enter_context(member.at_rung())
+                losses = yield from self._losses(pack, at_rung, self.rungs.rows)
             for number, loss in losses.items():
                 member = at_rung[number]
                 try:
@@ -347,7 +350,8 @@ class TrainingPack:
         due = {number: member for number, member in self._staying() if member.validation_due}
         if not due:
             return
-        losses = yield from self._losses(pack, due, self.validation_rows)
+        with self._saving():
+            losses = yield from self._losses(pack, due, self.validation_rows)
         for number, loss in losses.items():
             member = due[number]
             try:
@@ -360,6 +364,15 @@ class TrainingPack:
                 self._end(number, {"ending": "trained", "loss": trained.loss, "best": member.best}, member)
                 yield number, trained
 
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """What is asked to stop meanwhile saves the state from before."""
+        try:
+            yield
+        except Suspended:
+            self._save()
+            raise
+
     def _staying(self) -> list[tuple[int, Member]]:
         leaving = self.changes.leaving | self.changes.keeping
         return [(number, member) for number, member in self.members.items() if number not in leaving]
@@ -367,10 +380,7 @@ class TrainingPack:
     def _losses(
         self, pack: PackedBase, members: dict[int, Member], rows: RowSet
     ) -> Generator[PackEvent, None, dict[int, float]]:
-        """The mean loss of each over some rows, but of those that end.
-
-        Raises Suspended, with the state saved as it is.
-        """
+        """The mean loss of each over some rows, but of those that end. Raises Suspended."""
         losses: dict[int, list[RowLoss]] = {number: [] for number in members}
         wanted = list(_portions(members, rows, self.measured_limit, self.alike, self.padded))
         passes = deque(gathered(wanted, self.measured_limit, self.alike, self.padded))
@@ -379,7 +389,6 @@ class TrainingPack:
             for number in sorted({self._number(portion) for together in now for portion in together}):
                 yield number, members[number].progress()
             if self.saves.stopping:
-                self._save()
                 raise Suspended
             tight = []
             for together, found in zip(now, self._each(pack, now, train=False), strict=True):
