@@ -3,7 +3,7 @@
 It may be killed at any time and started again, in another clone too: what stands in a table is not made again. The
 tasks advance together, one pack each in turn. `tasks.py` says what is trained, and where a curve is measured.
 
-    python benchmarks/curves/make.py [--workers 1] [--tasks embedded,alpaca-libre,dolly-hh] [--minutes 30]
+    python benchmarks/curves/make.py [--workers 1] [--tasks embedded,alpaca-libre,dolly-hh] [--minutes 30] [--pack 4]
         [--data ../shared/data] [--tables benchmarks/curves]
 
 The first line of a table says how it was made: `task`, `model`, `data` (fingerprint of the prepared rows), `rows`,
@@ -58,7 +58,6 @@ from meshtune.training.recipe import DECAY, Recipe, recipe, warmup_steps
 HERE = Path(__file__).parent
 FOLDER = cache_folder() / "benchmark-curves-252"
 DATA = HERE.parents[2] / "shared" / "data"
-PACK = 4  # trainings over one base at once: its copy in bfloat16 is made once for all of them
 _TOLD = ("torch", "transformers", "numpy")
 _MAY_DIFFER = ("versions", "processor", "python")
 
@@ -341,16 +340,16 @@ def drive(jobs: Iterator[Job], lock: threading.Lock, end: float) -> None:
             print(f"{time.strftime('%H:%M:%S')} {table.stem} {pack}", file=sys.stderr, flush=True)
 
 
-def jobs(names: Sequence[str], tables: Path, data: Path) -> Iterator[Job]:
+def jobs(names: Sequence[str], tables: Path, data: Path, pack: int) -> Iterator[Job]:
     """What is left to do: a pack of each task in turn."""
     each = []
     for name in names:
         made = tasks.rows(tasks.TASKS[name], FOLDER, data)
         table = tables / f"{name}-252.jsonl"
         each.append((table, made, read(table, header(tasks.TASKS[name], made))))
-    for number in range(len(list(tasks.packs(PACK)))):
+    for together in tasks.packs(pack):
         for table, made, done in each:
-            left = [training for training in list(tasks.packs(PACK))[number] if training not in done]
+            left = [training for training in together if training not in done]
             if left:
                 yield table, made, left
 
@@ -361,6 +360,7 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(tasks.TASKS), help="names with commas between")
     parser.add_argument("--tables", type=Path, default=HERE, help="folder of the tables")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the two tasks' instruction files")
+    parser.add_argument("--pack", type=int, default=4, help="trainings at once over one base")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no pack after so many")
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -368,7 +368,7 @@ def main() -> None:
         with contextlib.suppress(BrokenPipeError):
             work()
         return
-    left = jobs(arguments.tasks.split(","), arguments.tables, arguments.data)
+    left = jobs(arguments.tasks.split(","), arguments.tables, arguments.data, arguments.pack)
     lock, end = threading.Lock(), time.monotonic() + 60 * arguments.minutes
     threads = [threading.Thread(target=drive, args=(left, lock, end)) for _ in range(arguments.workers)]
     for thread in threads:

@@ -58,7 +58,7 @@ class RunningAverage:
 
     def _exchange(self) -> None:
         for value, weight in zip(self.values, self.weights, strict=True):
-            pieces = (tensor.view(-1).split(_PIECE) for tensor in (value, weight))
+            pieces = (torch.split(tensor.view(-1), _PIECE) for tensor in (value, weight))
             for average, own in zip(*pieces, strict=True):
                 kept = own.clone()
                 own.copy_(average)
