@@ -32,6 +32,7 @@ ROOMS = [
     {"evaluation"},
     {"training"},
     {"data"},
+    {"priors"},
     {"record"},
     {"config"},
     {"space"},
@@ -71,7 +72,7 @@ HEAVY = {
     "ray": {"workers"},
     "submitit": {"workers"},
     "nni": {"samplers"},
-    "scipy": {"selection", "samplers", "stopping", "preference"},
+    "scipy": {"selection", "samplers", "stopping", "preference", "priors"},
     "bitsandbytes": {"training"},
     "rich": {"cli", "api"},
     "typer": {"cli"},
@@ -96,6 +97,8 @@ NOT_FOR_HELP = (
 )
 # Words that were coined here and that docs/glossary.md replaces by the field's.
 COINED = {"told", "guided", "guides", "judging", "spending", "spent", "sureness", "afterwards", "originals", "asked"}
+
+ADVICE = ["advise", "--hidden-size", "4096", "--family", "llama", "--rows", "10000", "--batch-size", "16"]
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -193,7 +196,7 @@ def test_names_are_the_fields_words() -> None:
     assert not coined, "docs/glossary.md has the words to use instead:\n" + "\n".join(coined)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["tune", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["tune", "--help"], ["--version"], ADVICE, [*ADVICE, "--json"]])
 def test_help_is_light(arguments: list[str]) -> None:
     code = "import sys\nsys.argv = ['meshtune', *sys.argv[1:]]\nfrom meshtune.cli.commands import app\n"
     code += "app(standalone_mode=False)\nprint('LOADED', *sys.modules)\n"

@@ -14,6 +14,8 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from meshtune.cli import prefer
+from meshtune.cli.advise import advise
+from meshtune.cli.contribute import contribute
 from meshtune.cli.evaluate import evaluate
 from meshtune.cli.options import Folder, Json, JsonLines, Set, Study, TimeLimit, Trial
 from meshtune.cli.select import select
@@ -53,6 +55,9 @@ def init(
         if left:
             typer.echo("\n".join(["not carried over:", *(f"- {key}" for key in left)]), err=True)
     typer.echo(f"wrote {path}\nnext: meshtune check {path}", err=True)
+
+
+app.command()(advise)
 
 
 @app.command()
@@ -265,6 +270,7 @@ def report(
 
 app.command()(evaluate)
 app.command()(select)
+app.command()(contribute)
 
 
 @app.command()

@@ -1,0 +1,122 @@
+"""Advice: what it says where much is known, little, and nothing; and what it refuses."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from meshtune import priors
+from meshtune.cli.commands import app
+from meshtune.errors import InputError
+from meshtune.priors import advice, advise, effects, runs
+from tools.fit_priors import table
+
+ROOT = Path(__file__).parents[2]
+SIZES: dict[str, Any] = {"rows": 99_840, "steps": 780, "batch_size": 128}
+
+
+def test_of_a_strange_family_the_start_is_the_constant() -> None:
+    found = advise(hidden_size=4096, family="llama", **SIZES)
+    assert found.start == {"rank": 128, "alpha": 32, "dropout": 0.0, "learning_rate": 3e-4}
+    assert "none of this family" in found.rests_on
+    assert "outside" not in found.rests_on
+
+
+def test_of_a_known_generation_the_model_decides_and_is_surer() -> None:
+    known, strange = (advise(hidden_size=4096, family=family, **SIZES) for family in ("qwen3", "llama"))
+    assert known.start["learning_rate"] > 5e-4  # the best of the grids of qwen3 have 1e-3
+    assert advise(hidden_size=4096, family="qwen3.5", **SIZES).start["learning_rate"] < 5e-4
+    assert known.gain[2] < strange.gain[2] / 2
+    assert known.trials <= strange.trials
+    assert "10 of qwen3" in known.rests_on
+
+
+def test_the_json_has_exactly_the_promised_keys() -> None:
+    found = advise(hidden_size=4096, family="llama", rows=10_000, steps=500, batch_size=16).to_json()
+    assert list(found) == ["start", "portfolio", "expected_gain", "trials", "rests_on"]
+    assert list(found["expected_gain"]) == ["mean", "low", "high"]
+    assert 0 <= found["expected_gain"]["low"] < found["expected_gain"]["mean"] < found["expected_gain"]["high"] < 1
+    assert len(found["portfolio"]) == advice.PORTFOLIO
+    points = [found["start"], *found["portfolio"]]
+    assert len({json.dumps(point) for point in points}) == len(points)
+    assert all(list(point) == ["rank", "alpha", "dropout", "learning_rate"] for point in points)
+
+
+@pytest.mark.parametrize(("most", "rank"), [(512, 128), (100, 64), (16, 16), (4, 4), (3, 3), (1, 1)])
+def test_the_largest_rank_bounds_all_points(most: int, rank: int) -> None:
+    found = advise(hidden_size=4096, family="llama", max_rank=most, **SIZES)
+    assert found.start["rank"] == rank
+    assert all(point["rank"] <= rank for point in found.portfolio)
+
+
+def test_shorter_trainings_start_at_higher_rates() -> None:
+    found = [advise(hidden_size=4096, family="llama", steps=n, batch_size=128) for n in (780, 200, 25, 5)]
+    starts = [each.start["learning_rate"] for each in found]
+    assert starts[0] < starts[1] < starts[2] == starts[3]  # not beyond what is known
+
+
+def test_outside_of_what_is_known_it_says_so_and_is_less_sure() -> None:
+    inside, outside = (advise(hidden_size=4096, family="qwen3", steps=n, batch_size=128) for n in (780, 50_000))
+    assert outside.start["learning_rate"] == 3e-4
+    assert "outside what is known: steps 50,000, known 25 to 780" in outside.rests_on
+    assert outside.gain[2] - outside.gain[1] > inside.gain[2] - inside.gain[1]
+    many = advise(hidden_size=4096, family="llama", rows=100, steps=780, batch_size=64)
+    assert "passes over the rows 499" in many.rests_on
+
+
+def test_what_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(InputError) as raised:
+        advise(hidden_size=0, family="lama", rows=10, batch_size=16, steps=-1, max_rank=0)
+    assert [fault.key for fault in raised.value.faults] == ["hidden_size", "steps", "max_rank", "family", "batch_size"]
+    with pytest.raises(InputError, match="hidden_size: is needed"):
+        advise(family="llama")
+
+
+def test_a_teams_own_runs_count(tmp_path: Path) -> None:
+    shape: effects.Effects = (-0.9, -3.5, 1.0, 0.05, 0.002)  # its best rates are ten times higher
+    task = {
+        "model": "ours",
+        "family": "llama",
+        "hidden_size": 4096,
+        "data": "d",
+        "source": "s",
+        "licence": "l",
+        **SIZES,
+    }
+    rates = [3e-4, 1e-3, 3e-3, 1e-2]
+    task["runs"] = [
+        {**{"rank": rank, "alpha": 32, "dropout": 0.0, "learning_rate": rate}, "loss": 2 + value}
+        for rank in (16, 128)
+        for rate in rates
+        for value in [effects.relative_loss(shape, 32 * rate, rank)]
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text(f"{json.dumps(task)}\n{json.dumps({**task, 'model': 'ours, too'})}\n")
+    found = advise(hidden_size=4096, family="llama", priors=[path], **SIZES)
+    assert found.start["learning_rate"] > 2e-3
+    assert "2 of llama" in found.rests_on
+    path.write_text("{}")
+    with pytest.raises(InputError, match="runs: is missing"):
+        advise(hidden_size=4096, family="llama", priors=[path], **SIZES)
+
+
+def test_the_shipped_model_is_that_of_the_shipped_table() -> None:
+    written = json.loads(advice.SHIPPED.read_text(encoding="utf-8"))
+    assert written["provenance"]["sha256"] == hashlib.sha256(runs.SHIPPED.read_bytes()).hexdigest()
+    fitted = table(runs.read(runs.SHIPPED))
+    for facts in ({"family": "llama", "hidden_size": 4096}, {"family": "qwen3", "hidden_size": 2048}):
+        ours, theirs = (advice.expected(each, runs.Facts(**facts, **SIZES)) for each in (advice.shipped(), fitted))
+        assert ours.means == pytest.approx(theirs.means, abs=0.02)
+
+
+def test_what_the_readme_shows_is_what_it_prints() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\$ meshtune (advise .*)\n((?:(?![`$]).+\n)+)", text, re.MULTILINE)
+    assert len(shown) == 2
+    for command, printed in shown:
+        assert CliRunner().invoke(app, command.split()).output == printed
+    assert priors.advise is advise
