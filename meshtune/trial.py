@@ -18,6 +18,13 @@ from meshtune.plain_text import clean
 Thresholds = tuple[tuple[int, float | None], ...]
 
 
+class Verdict(StrEnum):
+    """What becomes of a trial at a rung."""
+
+    GOES_ON = "goes_on"
+    STOPS = "stops"  # with its state kept, from which it could go on
+
+
 class Ending(StrEnum):
     """How a trial ended. The sentence of each member (`Ending.advice`) says what it means and what to change."""
 
@@ -76,6 +83,9 @@ class Request:
         timeout: seconds after which the evaluation ends as `timed_out`, or None; a pack has its members' together.
         thresholds: (tokens, loss) pairs, the rungs of early stopping: after so many tokens the loss of some validation
             rows is measured, and a higher one than this ends the trial; None: it goes on whatever it is.
+        asks: whether it waits at each rung until it is decided what becomes of it; else its thresholds decide.
+        decided: (tokens, verdict) pairs of what was decided before, which is not asked again.
+        joins: (trial, tokens) of the rung after which it joined a pack that ran; None: it began with its pack.
         promote: whether the trial was stopped early and shall go on from there to its end, past all thresholds.
         width: trials of its pack that are trained at once, as one leaves the next joins; None: all.
         pass_tokens: of a pass of the packed trainer at most, since memory ran out with more; None: as suits the device.
@@ -94,6 +104,9 @@ class Request:
     threads: int | None = None
     timeout: float | None = None
     thresholds: Thresholds = ()
+    asks: bool = False
+    decided: tuple[tuple[int, Verdict], ...] = ()
+    joins: tuple[int, int] | None = None
     promote: bool = False
     width: int | None = None
     pass_tokens: int | None = None
@@ -121,6 +134,29 @@ class Progress:
     training_loss: float | None = None
     validation_loss: float | None = None
     rung_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Members of a pack stand at a rung, and wait until it is decided what becomes of them, but not for ever.
+
+    Attributes:
+        pack, attempt: of the first request that was submitted with them; they are the pack's name until it has ended.
+        losses: (trial, tokens, loss) of each rung of each that waits.
+    """
+
+    pack: int
+    attempt: int
+    losses: tuple[tuple[int, int, float], ...]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer to a `Rung`: the pack's name, and (trial, tokens, verdict) of each rung of each that waits."""
+
+    pack: int
+    attempt: int
+    verdicts: tuple[tuple[int, int, Verdict], ...]
 
 
 @dataclass(frozen=True)
@@ -168,23 +204,31 @@ class Outcome:
         object.__setattr__(self, "message", clean(self.message))
 
 
-Event = Progress | Outcome
+Event = Progress | Rung | Outcome
 
 
-def to_json(value: Request | Event) -> str:
+def to_json(value: Request | Decision | Event) -> str:
     """One line of JSON that says which kind of value it holds. Not-a-number is not allowed to cross."""
     return json.dumps({"kind": type(value).__name__, **dataclasses.asdict(value)}, allow_nan=False)
 
 
-def from_json(line: str) -> Request | Event:
+def from_json(line: str) -> Request | Decision | Event:
     """The value that `to_json` wrote. Raises ValueError on anything else."""
     fields = json.loads(line)
     match fields.pop("kind", None):
         case "Request":
             fields["thresholds"] = thresholds(fields["thresholds"])
+            fields["decided"] = tuple((int(tokens), Verdict(verdict)) for tokens, verdict in fields["decided"])
+            fields["joins"] = None if fields["joins"] is None else tuple(fields["joins"])
             return Request(**fields)
         case "Progress":
             return Progress(**fields)
+        case "Rung":
+            losses = tuple((int(trial), int(tokens), float(loss)) for trial, tokens, loss in fields.pop("losses"))
+            return Rung(**fields, losses=losses)
+        case "Decision":
+            verdicts = tuple((int(trial), int(tokens), Verdict(which)) for trial, tokens, which in fields["verdicts"])
+            return Decision(fields["pack"], fields["attempt"], verdicts)
         case "Outcome":
             return outcome(fields)
         case other:

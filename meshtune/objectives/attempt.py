@@ -16,7 +16,7 @@ from meshtune.training import machine
 from meshtune.training.packed.trainer import PassLimit
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.steps import Diverged, Step, Suspended, in_thread
-from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.trial import Ending, Outcome, Progress, Request, Verdict
 
 PROGRESS_SECONDS = 0.5  # at most one progress in this time, but where a loss was measured
 LAST_STEPS = 10  # whose mean training loss a progress reports
@@ -63,7 +63,10 @@ class Attempt:
     """One attempt. Any ending holds what it has reported so far.
 
     Attributes:
-        stopped: whether the loss at a rung was above its threshold. Then only further rungs of that step count.
+        stopped: whether it ends at a rung. Then only further rungs of that step count.
+        asking: tokens of rungs of which it is to be decided what becomes of it there.
+        late: those of which that was not decided in time.
+        waited: seconds for decisions, which its timeout does not count.
         limit: of its passes, as they are cut where memory runs out.
     """
 
@@ -83,6 +86,9 @@ class Attempt:
         self.training_losses: list[float] = []
         self.rungs: list[tuple[int, float]] = []
         self.stopped = False
+        self.asking: list[int] = []
+        self.late: list[int] = []
+        self.waited = 0.0
         self.earlier = 0.0  # seconds, before the checkpoint from which it went on
         self._last: deque[float] = deque(maxlen=LAST_STEPS)
         self._reported = -PROGRESS_SECONDS
@@ -125,7 +131,7 @@ class Attempt:
     def check_time(self) -> None:
         """Raises TimedOut once the request's timeout is over."""
         # A promoted trial's time begins anew: before it was stopped, it shared its pack's.
-        used = self.seconds - self.earlier if self.request.promote else self.seconds
+        used = self.seconds - self.waited - (self.earlier if self.request.promote else 0.0)
         if self.request.timeout is not None and used > self.request.timeout:
             raise TimedOut(f"not finished after {self.request.timeout:g} s")
 
@@ -158,7 +164,18 @@ class Attempt:
         if rung in thresholds:
             self.rungs.append((rung, loss))
             threshold = thresholds[rung]
-            self.stopped |= threshold is not None and loss > threshold and not self.request.promote
+            if self.request.promote:
+                return
+            self.stopped |= threshold is not None and loss > threshold
+            if self.request.asks:
+                self.asking.append(rung)
+
+    def follow(self, verdict_of: Callable[[int, int], Verdict | None]) -> None:
+        """End where it was decided that it does; `verdict_of` a trial after so many tokens."""
+        if rungs := self.late + self.asking:
+            verdicts = {rung: verdict_of(self.request.trial, rung) for rung in rungs}
+            self.stopped |= Verdict.STOPS in verdicts.values()
+            self.late, self.asking = [rung for rung in rungs if verdicts[rung] is None], []
 
     def ended(self, ending: Ending, **fields: Any) -> Outcome:
         """The outcome, with everything reported so far."""

@@ -32,6 +32,11 @@ def name_of(trials: Sequence[int]) -> str:
     return str(trials[0]) if len(trials) == 1 else f"{trials[0]}-{trials[-1]}"
 
 
+def of_pack(requests: Sequence[Request]) -> str:
+    """The folder of the checkpoint of a pack, which stays the same when others join it."""
+    return name_of([request.trial for request in requests if request.joins is None] or [requests[0].trial])
+
+
 def replicate(trial: int | None, index: int) -> int:
     """The number of a request that trains a trial's point once more: below 0, and of no other such training.
 

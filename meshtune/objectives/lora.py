@@ -24,6 +24,7 @@ from meshtune.data.store import Rows, Side
 from meshtune.errors import InputError
 from meshtune.objectives.answers import Answering
 from meshtune.objectives.attempt import Attempt, Failure, failure_of
+from meshtune.objectives.decisions import Decisions
 from meshtune.objectives.measurement_files import UNTUNED
 from meshtune.objectives.measurements import MeasurementSpec
 from meshtune.objectives.measuring import Measurer
@@ -36,7 +37,7 @@ from meshtune.training.models import exact, load_model, resolve_precision
 from meshtune.training.packed.ranks import Ranks
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Suspended
-from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
+from meshtune.trial import DataRef, Decision, Ending, Event, Outcome, Progress, Request
 
 
 class LoraSpec(Section):
@@ -81,12 +82,21 @@ class LoraObjective:
         self._measurer: Measurer | None = None
         self._why_not_packed: str | None = None
         self._suspended = threading.Event()
+        self._decisions = Decisions()
 
     def suspend(self) -> None:
         """As the objective seam says."""
         self._suspended.set()
 
-    def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:
+    def decide(self, decision: Decision) -> None:
+        """As the objective seam says."""
+        self._decisions.decide(decision)
+
+    def join(self, pack: int, request: Request) -> bool:
+        """As the objective seam says."""
+        return self._decisions.join(pack, request)
+
+    def evaluate(self, requests: Sequence[Request]) -> Iterator[Event]:
         """As the objective seam says."""
         for request in requests:
             if request.measure is not None and not self._suspended.is_set():
@@ -138,6 +148,7 @@ class LoraObjective:
             stopping=self._suspended.is_set,
             measurer=self._measurer,
             ranks=self._ranks_there,
+            decisions=self._decisions,
         )
 
     def _ranks_there(self) -> Ranks | None:

@@ -8,6 +8,9 @@ A training saves itself in `<folder>/checkpoints/`, a pack as a whole, and the s
 takes its checkpoint away, but for a crash, after which the next attempt goes on. A trial that is stopped early leaves
 its state in `<folder>/stopped/<trial>`; promoted, it goes on from there, alone.
 
+Where requests ask, a pack waits at a rung, until all that stand there know what becomes of them. What joins a pack
+begins before its next pass. Repeated from the beginning it begins where it had: after the rung that its request names.
+
 Quantities beside the loss are measured of what is complete. The base is free of a pack only when all of it has ended,
 so its outcomes wait for that. They are kept in the folder of its checkpoint meanwhile: an interruption goes on with
 measuring, and trains nothing again.
@@ -20,7 +23,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,21 +31,23 @@ from meshtune.config.sections import TrainingConfig
 from meshtune.data.store import Rows
 from meshtune.objectives import checkpoints
 from meshtune.objectives.attempt import Attempt, Failure, failure_of
+from meshtune.objectives.decisions import Decisions
 from meshtune.objectives.measuring import Measurer
 from meshtune.training import machine, saved_state
 from meshtune.training.checkpoints import save_adapter
 from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
 from meshtune.training.loss import Selected, rung_rows
 from meshtune.training.packed.ranks import Ranks
-from meshtune.training.packed.trainer import Changes, Kept, train_pack
+from meshtune.training.packed.trainer import Changes, Kept, Measured, train_pack
+from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Checkpoint, Diverged, NoRoom, Rungs, Step, Suspended, Trained
 from meshtune.training.trainer import lora_config
-from meshtune.trial import DataRef, Ending, Outcome, Progress, Request
+from meshtune.trial import DataRef, Ending, Event, Outcome, Progress, Request, Rung
 
-Events = Iterator[Progress | Outcome]
-Members = Sequence[tuple[Attempt, Recipe]]
+Events = Iterator[Event]
+Members = list[tuple[Attempt, Recipe]]
 _LEFT = Failure(Ending.TIMED_OUT, "it had left its pack before the interruption")
 
 
@@ -55,6 +60,7 @@ class Trainings:
         rung_rows: validation rows that are measured at rungs. folder: the study's. device: of the base.
         stopping: whether to save and stop. measurer: of quantities beside the loss, but not of replicates; None: none.
         ranks: the processes that share the rows of a pack.
+        decisions: what is said of the pack while it trains.
     """
 
     base: Any
@@ -67,9 +73,16 @@ class Trainings:
     stopping: Callable[[], bool]
     measurer: Measurer | None = None
     ranks: Callable[[], Ranks | None] = lambda: None
+    decisions: Decisions = field(default_factory=Decisions)
 
     def events(self, requests: Sequence[Request]) -> Events:
         """As the objective seam says."""
+        self.decisions.begin(requests)
+        while requests:
+            yield from self._trained_as_they_are(requests)
+            requests = self.decisions.end()  # what joined too late
+
+    def _trained_as_they_are(self, requests: Sequence[Request]) -> Events:
         attempts = [Attempt(request) for request in requests]
         alone = attempts
         if self.training.trainer.name == "packed":
@@ -88,17 +101,23 @@ class Trainings:
         machine.reset_peak(self.device)
         members = []
         for attempt in attempts:
-            attempt.begin()
-            yield attempt.progress()  # the worker's clock starts with the first word
-            try:
-                made = self._recipe(attempt.request)
-                lora_config(self.base, made)  # finds what is wrong with this one alone
-            except Exception as error:
-                yield attempt.failed(failure_of(error))
-            else:
+            made = yield from self._begun(attempt)
+            if made is not None:
                 members.append((attempt, made))
         if members:
             yield from self._pack(members, members[0][0].request.width)
+
+    def _begun(self, attempt: Attempt) -> Generator[Progress | Outcome, None, Recipe | None]:
+        """How it is trained; None where that cannot be, which is told."""
+        attempt.begin()
+        yield attempt.progress()  # the worker's clock starts with the first word
+        try:
+            made = self._recipe(attempt.request)
+            lora_config(self.base, made)  # finds what is wrong with this one alone
+        except Exception as error:
+            yield attempt.failed(failure_of(error))
+            return None
+        return made
 
     def _pack(self, members: Members, width: int | None) -> Events:
         requests = [attempt.request for attempt, _ in members]
@@ -161,17 +180,21 @@ class Trainings:
     ) -> Events:
         """Train a pack; takes out of `waiting` what has ended, and tells it, or puts it to `ended` to be measured.
 
-        What had no room beside the others goes on waiting, and its number is put to `tight`.
+        What had no room beside the others goes on waiting, and its number is put to `tight`. What joins is put to
+        `members` and to `waiting`.
         """
-        changes = Changes()
-        rungs = self._rungs([attempt.request for attempt, _ in members])
-        limit = members[0][0].limit
+        changes = Changes(held={number for number, (attempt, _) in waiting.items() if attempt.request.joins})
+        rungs, limit = self._rungs([attempt.request for attempt, _ in members]), members[0][0].limit
         given: dict[str, Any] = {"checkpoint": checkpoint, "rungs": rungs, "changes": changes, "width": width}
         given |= {"limit": limit, "ranks": self.ranks()}
         events = train_pack(self.base, *self._rows(), [made for _, made in members], at=self.at, **given)
         with contextlib.closing(events):
             for number, event in events:
-                if number not in waiting:  # it has timed out, and leaves after this pass
+                if isinstance(event, Measured):
+                    yield from self._decided([attempt for attempt, _ in waiting.values()])
+                yield from self._joined(members, waiting, changes)
+                changes.keeping |= {number for number, (attempt, _) in waiting.items() if attempt.stopped}
+                if number not in waiting:  # it has timed out, and leaves after this pass; or this is about all
                     continue
                 attempt, _ = waiting[number]
                 attempt.limit = limit
@@ -179,20 +202,14 @@ class Trainings:
                     tight.append(number)
                     continue
                 try:
-                    match event:
-                        case Step():
-                            yield from attempt.note(event)
-                            if attempt.stopped:
-                                changes.keeping.add(number)
-                            continue
-                        case Trained():
-                            outcome = self._complete(attempt, event)
-                        case Kept():
-                            if event.state is not None:  # else it was written before an interruption
-                                saved_state.write(self._kept(attempt.request), event.made_by, event.state)
-                            outcome = self._stopped(attempt)
-                        case Diverged() | NoRoom():
-                            raise event
+                    if isinstance(event, Step):
+                        yield from attempt.note(event)
+                        if attempt.late and not attempt.asking:
+                            attempt.follow(self.decisions.of)
+                        if attempt.stopped:
+                            changes.keeping.add(number)
+                        continue
+                    outcome = self._ended(attempt, event)
                 except Exception as error:  # this one's alone
                     outcome = attempt.failed(failure_of(error))
                     changes.leaving.add(number)
@@ -201,6 +218,58 @@ class Trainings:
                     yield outcome
                 else:
                     ended.append((attempt, outcome))
+
+    def _ended(self, attempt: Attempt, event: Trained | Kept | Diverged | NoRoom | Measured) -> Outcome:
+        """The outcome of a member that has ended; raises what it ended with."""
+        match event:
+            case Trained():
+                return self._complete(attempt, event)
+            case Kept():
+                if event.state is not None:  # else it was written before an interruption
+                    saved_state.write(self._kept(attempt.request), event.made_by, event.state)
+                return self._stopped(attempt)
+            case Diverged() | NoRoom():
+                raise event
+        raise TypeError(f"not an end: {event!r}")
+
+    def _joined(self, members: Members, waiting: dict[int, tuple[Attempt, Recipe]], changes: Changes) -> Events:
+        """Take in what has joined, and let begin what had joined before, once its pack is as far as it was then."""
+        for request in self.decisions.joined():
+            attempt = Attempt(request)
+            made = yield from self._begun(attempt)
+            if made is None:
+                continue
+            try:
+                check_packable(self.base, [members[0][1], made])
+            except Exception as error:
+                yield attempt.failed(failure_of(error))
+                continue
+            waiting[len(members)] = (attempt, made)
+            members.append((attempt, made))
+            changes.joining.append((made, tuple(tokens for tokens, _ in request.thresholds)))
+        if changes.held:
+            reached = {(attempt.request.trial, tokens) for attempt, _ in members for tokens, _ in attempt.rungs}
+            changes.held -= {n for n in changes.held if members[n][0].request.joins in reached}
+
+    def _decided(self, attempts: Sequence[Attempt]) -> Generator[Rung, None, None]:
+        """Have it decided what becomes of those that have just reached a rung, while nothing is computed."""
+        losses = [
+            (attempt.request.trial, tokens, loss)
+            for attempt in attempts
+            for tokens, loss in attempt.rungs
+            if tokens in attempt.asking and self.decisions.of(attempt.request.trial, tokens) is None
+        ]
+        if losses:
+            begun = time.monotonic()
+            yield Rung(*self.decisions.pack, tuple(losses))
+            answered = self.decisions.wait([(trial, tokens) for trial, tokens, _ in losses], self.stopping)
+            if not answered and not self.stopping():
+                trials = ", ".join(str(trial) for trial in dict.fromkeys(trial for trial, *_ in losses))
+                say(f"nothing was decided in time of what stands at a rung, so it goes on: {trials}")
+            for attempt in attempts:
+                attempt.waited += time.monotonic() - begun
+        for attempt in attempts:
+            attempt.follow(self.decisions.of)
 
     # -- alone
 
@@ -219,7 +288,7 @@ class Trainings:
         except Exception as error:
             ended = [(attempt, attempt.failed(failure_of(error)))]
         machine.free(self.device)
-        last: Progress | Outcome | None = None
+        last: Event | None = None
         try:
             with contextlib.closing(self._outcomes(ended, checkpoint)) as events:
                 for last in events:
@@ -230,7 +299,7 @@ class Trainings:
             if isinstance(last, Outcome) and last.ending is not Ending.CRASHED:
                 checkpoints.forget(checkpoint.folder)
 
-    def _steps(self, attempt: Attempt, checkpoint: Checkpoint) -> Generator[Progress, None, Outcome]:
+    def _steps(self, attempt: Attempt, checkpoint: Checkpoint) -> Generator[Progress | Rung, None, Outcome]:
         train_with = trainer_of(self.training)
         resumes = takes(train_with, "checkpoint")
         given: dict[str, Any] = {}
@@ -247,6 +316,7 @@ class Trainings:
                     if not resumes and self.stopping():
                         raise Suspended
                     yield from attempt.note(step)
+                    yield from self._decided([attempt])
                     if attempt.stopped and not resumes:
                         return self._stopped(attempt)
         except Suspended:
@@ -343,7 +413,7 @@ class Trainings:
         return self.folder / checkpoints.STOPPED / checkpoints.name_of([request.trial])
 
     def _checkpoint(self, requests: Sequence[Request]) -> Checkpoint:
-        folder = self.folder / checkpoints.FOLDER / checkpoints.name_of([request.trial for request in requests])
+        folder = self.folder / checkpoints.FOLDER / checkpoints.of_pack(requests)
         if requests[0].promote:
             kept = self._kept(requests[0])
             if kept.is_dir():

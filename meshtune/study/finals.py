@@ -24,7 +24,7 @@ from meshtune.selection.statistics import Difference, Mean, mean_interval, paire
 from meshtune.study.loop import WAIT_SECONDS, Retried, Running, StudyEvent
 from meshtune.study.packs import LOSSES
 from meshtune.system import whole_file
-from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.trial import Ending, Outcome, Progress, Request, Rung
 from meshtune.workers.interface import Worker
 
 UNTUNED, BASELINE, TRAINER = -1, -2, -3  # request numbers of what is no trial
@@ -103,6 +103,8 @@ class Runner:
             for event in self.worker.events(WAIT_SECONDS if grace is None else 0):
                 if isinstance(event, Progress):
                     yield Running(event)
+                    continue
+                if isinstance(event, Rung):  # nothing of these asks
                     continue
                 request = running.pop(event.trial)
                 crashes[event.trial] += event.ending is Ending.CRASHED and not event.lost

@@ -22,7 +22,7 @@ from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.interface import Sampler
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.packs import Packs
-from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.trial import Ending, Outcome, Progress, Request, Rung
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import Packing, Points
 
@@ -195,6 +195,8 @@ def run(
         arrived = worker.events(WAIT_SECONDS if grace is None and not more else 0)
         holding()
         for event in arrived:
+            if isinstance(event, Rung):
+                continue
             pending = record.trials[event.trial].outcome is None  # else it runs again for its pack's sake
             if isinstance(event, Progress):
                 if pending:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
-from meshtune.objectives.build import Objective
-from meshtune.trial import Ending, Outcome, Progress, Request, from_json, to_json
+from meshtune.objectives.build import Asking, Objective
+from meshtune.trial import Decision, Ending, Outcome, Progress, Request, Rung, Verdict, from_json, to_json
 
 
 class ObjectiveContract(ABC):
@@ -159,6 +160,100 @@ class StoppingContract(ABC):
         assert (ended.ending, ended.loss, ended.losses) == (Ending.COMPLETE, with_rungs.loss, with_rungs.losses)
         assert ended.rungs == with_rungs.rungs
 
+    # -- where it asks
+
+    def asking(self, with_rungs: Outcome, *trials: int) -> list[Request]:
+        """Requests that ask at these rungs."""
+        rungs = tuple((tokens, None) for tokens, _ in with_rungs.rungs)
+        return [replace(self.good(trial), thresholds=rungs, asks=True) for trial in trials]
+
+    def test_asked_it_waits_and_does_what_is_decided(self, tmp_path: Path) -> None:
+        """As by thresholds that say the same; repeated with what was decided it asks nothing."""
+        _, with_rungs = self.measured(tmp_path)
+        (first, _), (second, _) = with_rungs.rungs
+        requests = self.asking(with_rungs, 0, 1)
+        at = [replace(requests[0], asks=False, thresholds=((first, None), (second, -1e9)))]
+        wanted = outcomes(self.make(tmp_path / "wanted"), [*at, replace(requests[1], asks=False)])
+        verdicts = {(0, first): Verdict.GOES_ON, (0, second): Verdict.STOPS}
+        found, rungs = decided(self.make(tmp_path / "asked"), requests, verdicts)
+        assert plain(found) == plain(wanted)
+        assert sorted((trial, tokens) for rung in rungs for trial, tokens, _ in rung.losses) == [
+            (trial, tokens) for trial in (0, 1) for tokens in (first, second)
+        ]
+        assert {(rung.pack, rung.attempt) for rung in rungs} == {(0, 1)}
+        assert all(from_json(to_json(rung)) == rung for rung in rungs)
+        known = {trial: tuple((t, v) for (n, t), v in verdicts.items() if n == trial) for trial in (0, 1)}
+        known[1] = ((first, Verdict.GOES_ON), (second, Verdict.GOES_ON))
+        again = [replace(each, attempt=2, decided=known[each.trial]) for each in requests]
+        repeated, rungs = decided(self.make(tmp_path / "again"), again, {})
+        assert [replace(each, attempt=1) for each in plain(repeated)] == plain(wanted)
+        assert rungs == []
+
+    def test_without_an_answer_it_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An answer to another attempt is none; one that comes late is followed then."""
+        monkeypatch.setattr("meshtune.objectives.decisions.DECISION_SECONDS", 0.0)
+        plain_, with_rungs = self.measured(tmp_path)
+        (request,) = self.asking(with_rungs, 0)
+        late: list[Rung] = []
+        objective, ended = self.make(tmp_path / "asked"), list[Outcome]()
+        assert isinstance(objective, Asking)
+        for event in objective.evaluate([request]):
+            if isinstance(event, Rung):
+                objective.decide(answer(replace(event, attempt=event.attempt + 1), {}, otherwise=Verdict.STOPS))
+                if late:
+                    objective.decide(answer(late[0], {}, otherwise=Verdict.STOPS))
+                late.append(event)
+            elif isinstance(event, Outcome):
+                ended.append(event)
+        (outcome,) = ended
+        assert (outcome.ending, outcome.rungs) == (Ending.STOPPED_EARLY, with_rungs.rungs)
+        assert with_rungs.rungs[1][0] <= outcome.tokens <= plain_.tokens
+        objective.decide(answer(late[1], {}))  # to what is over
+        assert not objective.join(0, self.good(5))
+
+    def test_what_joins_has_an_outcome_of_its_own(self, tmp_path: Path) -> None:
+        """At a rung, in the place of one that stops; repeated from the beginning it joins at the same place."""
+        _, with_rungs = self.measured(tmp_path)
+        first = with_rungs.rungs[0][0]
+        requests = self.asking(with_rungs, 0, 1)
+        joiner = replace(self.good(7), joins=(0, first))
+        verdicts = {(0, first): Verdict.STOPS}
+        found, _ = decided(self.make(tmp_path / "asked"), requests, verdicts, joins={(0, first): joiner})
+        ended = {outcome.trial: outcome for outcome in found}
+        assert {trial: outcome.ending for trial, outcome in ended.items()} == {
+            0: Ending.STOPPED_EARLY,
+            1: Ending.COMPLETE,
+            7: Ending.COMPLETE,
+        }
+        assert len(found) == 3
+        assert ended[7].loss == pytest.approx(with_rungs.loss, abs=1e-4)
+        again, _ = decided(self.make(tmp_path / "again"), [*requests, joiner], verdicts)
+        assert sorted(plain(again), key=lambda outcome: outcome.trial) == sorted(
+            plain(found), key=lambda outcome: outcome.trial
+        )
+
+    def test_suspended_while_it_waits(self, tmp_path: Path) -> None:
+        """Gone on with elsewhere it asks again, and ends as one that was not."""
+        _, with_rungs = self.measured(tmp_path)
+        requests = self.asking(with_rungs, 0, 1)
+        verdicts = {(1, with_rungs.rungs[1][0]): Verdict.STOPS}
+        whole, rungs = decided(self.make(tmp_path / "whole"), requests, verdicts)
+        objective, asked, ended = self.make(tmp_path / "asked"), 0, list[Outcome]()
+        assert isinstance(objective, Asking)
+        for event in objective.evaluate(requests):
+            ended += [event] if isinstance(event, Outcome) else []
+            if isinstance(event, Rung):
+                asked += 1
+                if asked == len(rungs):
+                    objective.suspend()
+                else:
+                    objective.decide(answer(event, verdicts))
+        assert len(ended) < 2
+        again, _ = decided(self.make(tmp_path / "asked"), requests, verdicts)
+        assert sorted(plain(again), key=lambda outcome: outcome.trial) == sorted(
+            plain(whole), key=lambda outcome: outcome.trial
+        )
+
     def in_pieces(self, folder: Path, request: Request) -> Outcome:
         """The outcome of a request that is suspended at the first loss beyond those before."""
         known = 0
@@ -167,7 +262,8 @@ class StoppingContract(ABC):
             for event in objective.evaluate([request]):
                 if isinstance(event, Outcome):
                     return event
-                found += event.rung_loss is not None or event.validation_loss is not None
+                if isinstance(event, Progress):
+                    found += event.rung_loss is not None or event.validation_loss is not None
                 if found > known:
                     objective.suspend()
             assert found > known
@@ -177,3 +273,35 @@ class StoppingContract(ABC):
 def outcomes(objective: Objective, requests: Sequence[Request]) -> list[Outcome]:
     """The outcomes alone, as they come."""
     return [event for event in objective.evaluate(requests) if isinstance(event, Outcome)]
+
+
+def answer(rung: Rung, verdicts: Mapping[tuple[int, int], Verdict], otherwise: Verdict = Verdict.GOES_ON) -> Decision:
+    """The answer to a rung: the verdict of each (trial, tokens)."""
+    found = ((trial, tokens, verdicts.get((trial, tokens), otherwise)) for trial, tokens, _ in rung.losses)
+    return Decision(rung.pack, rung.attempt, tuple(found))
+
+
+def decided(
+    objective: Objective,
+    requests: Sequence[Request],
+    verdicts: Mapping[tuple[int, int], Verdict],
+    joins: Mapping[tuple[int, int], Request] = MappingProxyType({}),
+) -> tuple[list[Outcome], list[Rung]]:
+    """The outcomes, and the rungs that were asked about; what joins does so before the answer."""
+    assert isinstance(objective, Asking)
+    ended, rungs = list[Outcome](), list[Rung]()
+    for event in objective.evaluate(requests):
+        if isinstance(event, Outcome):
+            ended.append(event)
+        if isinstance(event, Rung):
+            rungs.append(event)
+            for trial, tokens, _ in event.losses:
+                if (trial, tokens) in joins:
+                    assert objective.join(event.pack, joins[trial, tokens])
+            objective.decide(answer(event, verdicts))
+    return ended, rungs
+
+
+def plain(found: Sequence[Outcome]) -> list[Outcome]:
+    """Without what comes from the clock, and from what else the process has done."""
+    return [replace(outcome, seconds=0.0, peak_memory=None) for outcome in found]

@@ -11,7 +11,7 @@ import pytest
 
 from meshtune.config.sections import TrainingConfig
 from meshtune.testing.trainers import OnTinyModel, rungs_at
-from meshtune.training.packed.trainer import Changes, Kept, PackEvent
+from meshtune.training.packed.trainer import Changes, Kept, Measured, PackEvent
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import write
 from meshtune.training.steps import Checkpoint, Diverged, NoRoom, Step, Trained
@@ -141,10 +141,10 @@ class PackContract(OnTinyModel):
 
 def of(events: Sequence[PackEvent], number: int) -> list[Step | Trained | Diverged | NoRoom | Kept]:
     """What one adapter of a pack says."""
-    return [event for owner, event in events if owner == number]
+    return [event for owner, event in events if owner == number and not isinstance(event, Measured)]
 
 
-def losses(events: Sequence[Step | Trained | Diverged | NoRoom | Kept]) -> list[float]:
+def losses(events: Sequence[object]) -> list[float]:
     """All losses, in their order, but for those at rungs."""
     found: list[float] = []
     for event in events:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.trial import Decision, Ending, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
 
 
@@ -77,6 +79,67 @@ class WorkerContract(ABC):
     def test_with_nothing_running_nothing_comes(self, worker: Worker) -> None:
         """And `events` returns."""
         assert worker.events(0.1) == []
+
+
+class DecidingContract(ABC):
+    """Subclass it and make a worker over an objective that asks at rungs, and requests that it trains as one pack."""
+
+    @abstractmethod
+    def make(self, folder: Path) -> Worker:
+        """A worker with a free place."""
+
+    @abstractmethod
+    def request(self, trial: int) -> Request:
+        """A request that completes, of 8 tokens and more, in five optimizer steps or more."""
+
+    def asking(self, trial: int, **fields: Any) -> Request:
+        """A request that asks after its first step."""
+        return replace(self.request(trial), thresholds=((1, None),), asks=True, **fields)
+
+    def test_what_is_decided_at_a_rung_is_done(self, tmp_path: Path) -> None:
+        """One stops, one goes on, one joins; what is said to another attempt, or once all has ended, is dropped."""
+        worker = self.make(tmp_path)
+        try:
+            worker.submit([self.asking(3, attempt=2), self.asking(4, attempt=2)])
+            assert worker.free() == 0
+            rung = rung_of(worker)
+            assert (rung.pack, rung.attempt) == (3, 2)
+            assert [(trial, tokens) for trial, tokens, _ in rung.losses] == [(3, 1), (4, 1)]
+            verdicts = ((3, 1, Verdict.STOPS), (4, 1, Verdict.GOES_ON))
+            turned = ((3, 1, Verdict.GOES_ON), (4, 1, Verdict.STOPS))
+            worker.decide(Decision(3, 1, turned))  # of an attempt that is over
+            worker.decide(Decision(4, 2, turned))  # of another pack
+            assert not worker.join(3, self.request(7))
+            assert worker.join(3, replace(self.request(7), attempt=2, joins=(3, 1)))
+            worker.decide(Decision(3, 2, verdicts))
+            ended = {outcome.trial: outcome for outcome in collect(worker, 3, seconds=180.0)}
+            assert {trial: outcome.ending for trial, outcome in ended.items()} == {
+                3: Ending.STOPPED_EARLY,
+                4: Ending.COMPLETE,
+                7: Ending.COMPLETE,
+            }
+            assert {outcome.attempt for outcome in ended.values()} == {2}
+            assert ended[3].tokens < ended[4].tokens == ended[7].tokens
+            assert worker.free() == 1
+            worker.decide(Decision(3, 2, verdicts))
+            assert not worker.join(3, replace(self.request(8), attempt=2))
+            assert worker.events(0.5) == []
+            worker.submit([self.asking(3, attempt=3, decided=((1, Verdict.STOPS),))])  # nothing is asked again
+            (again,) = collect(worker, 1, seconds=180.0)
+            assert (again.ending, again.rungs) == (Ending.STOPPED_EARLY, ended[3].rungs)
+        finally:
+            worker.close()
+
+
+def rung_of(worker: Worker, seconds: float = 180.0) -> Rung:
+    """The next rung that is asked about."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for event in worker.events(0.5):
+            assert not isinstance(event, Outcome), event
+            if isinstance(event, Rung):
+                return event
+    raise AssertionError("nothing was asked")
 
 
 def collect(worker: Worker, count: int, seconds: float = 60.0) -> list[Outcome]:

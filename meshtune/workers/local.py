@@ -24,9 +24,10 @@ from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import child_start
 from meshtune.system.child_start import BEAT
 from meshtune.system.children import Child
-from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
+from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request, to_json
 from meshtune.workers.child import LOST, READY, SUSPEND
 from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.running import Running, deciding, joining
 
 START_ATTEMPTS = 3
 GRACE_SECONDS = 60.0  # past a request's timeout: the objective should have ended it by itself
@@ -61,7 +62,7 @@ class Process:
         self.child = Child(command, log=log, environment=process_spec.environment)
         self.ready = False
         self.lost = ""  # why it ends, as it says itself
-        self.running: dict[int, Request] = {}
+        self.running = Running()
         self.begun = False  # whether it has said anything about what runs
         self.deadline = math.inf
         self.heard = clock.now  # when it gave a sign of life
@@ -75,10 +76,19 @@ class Process:
 
     def begin(self, requests: Sequence[Request], load: float) -> None:
         """Give it requests; `load`: seconds for its first word."""
-        self.running = {request.trial: request for request in requests}
+        self.running = Running(requests)
         self.begun, self.heard = False, self._clock.now
         self.deadline = self._clock.now + load
         self.send([json.loads(to_json(request)) for request in requests])
+
+    def join(self, pack: int, request: Request, grace: float) -> bool:
+        """Give it one more request beside what runs; False: that attempt of the pack is over."""
+        if not self.running.join(pack, request):
+            return False
+        if self.begun and request.timeout is not None:
+            self.deadline = max(self.deadline, self._clock.now + request.timeout + grace)
+        self.send(joining(pack, request))
+        return True
 
     def read(self, grace: float) -> list[Event] | None:
         """The events that it gives, of requests that run; None where its pipe has ended."""
@@ -94,17 +104,14 @@ class Process:
                 self.lost = json.loads(line)["message"]
             if kind in (READY, BEAT, LOST):
                 continue
-            event = from_json(line)
-            if isinstance(event, Request) or event.trial not in self.running:
+            timeout = next((request.timeout for request in self.running.requests.values()), None)  # all have the same
+            event = self.running.event(line)
+            if event is None:
                 continue
-            if not self.begun:  # its clock has just started
-                timeout = self.running[event.trial].timeout
+            if not self.begun and isinstance(event, Progress | Outcome):  # its clock has just started
                 self.begun = True
                 self.deadline = math.inf if timeout is None else self._clock.now + timeout + grace
-            if isinstance(event, Outcome):
-                del self.running[event.trial]
-                event = self._with_log(event)
-            found.append(event)
+            found.append(self._with_log(event) if isinstance(event, Outcome) else event)
         return found
 
     def _with_log(self, outcome: Outcome) -> Outcome:
@@ -203,6 +210,16 @@ class LocalWorker:
         self._waiting.clear()
         return events
 
+    def decide(self, decision: Decision) -> None:
+        """Tell what waits at a rung; what is over hears nothing."""
+        for process in self._children:
+            if process.running.is_pack(decision.pack, decision.attempt):
+                process.send(deciding(decision))
+
+    def join(self, pack: int, request: Request) -> bool:
+        """Have one more evaluated with a pack that runs; False: that attempt of it is over."""
+        return any(process.join(pack, request, self._grace) for process in self._children)
+
     def suspend(self, seconds: float) -> None:
         """Ask what runs to save where it is and to end; kill it after so many seconds.
 
@@ -248,7 +265,8 @@ class LocalWorker:
         self._replace(process, Ending.CRASHED, message)
 
     def _replace(self, process: Process, ending: Ending, message: str) -> None:
-        self._waiting += (Outcome(one.trial, one.attempt, ending, message=message) for one in process.running.values())
+        ended = process.running.requests.values()
+        self._waiting += (Outcome(one.trial, one.attempt, ending, message=message) for one in ended)
         self._kill(process)
         index = self._children.index(process)
         self._children[index] = self._start(process.spec, index)

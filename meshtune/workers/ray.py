@@ -22,9 +22,10 @@ from meshtune.errors import Fault, InputError, Stopped, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import child_start
 from meshtune.system.children import Child
-from meshtune.trial import Event, Outcome, Request, from_json, to_json
+from meshtune.trial import Decision, Event, Request, to_json
 from meshtune.workers.planner import Nodes, ProcessSpec
 from meshtune.workers.remote_process import lost
+from meshtune.workers.running import Running, deciding, joining
 
 PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0, 60.0)  # seconds before it is started again
 END = "end"  # asks the driver to end
@@ -79,7 +80,7 @@ class RayWorker:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._selector = selectors.DefaultSelector()
         self._waiting: list[Event] = []
-        self._packs: list[dict[int, Request]] = []
+        self._packs: list[Running] = []
         self._deaths, self._again = 0, 0.0
         self._suspended, self._why = False, ""
         self._start()
@@ -100,7 +101,7 @@ class RayWorker:
         """Start requests together in one process."""
         if not self.free():
             raise WorkerError("requests were submitted while no process was free")
-        self._packs.append({request.trial: request for request in requests})
+        self._packs.append(Running(requests))
         self._send([json.loads(to_json(request)) for request in requests])
 
     def events(self, timeout: float) -> list[Event]:
@@ -115,6 +116,18 @@ class RayWorker:
                 break
         events, self._waiting = self._waiting, []
         return events
+
+    def decide(self, decision: Decision) -> None:
+        """Tell what waits at a rung; what is over hears nothing."""
+        if any(pack.is_pack(decision.pack, decision.attempt) for pack in self._packs):
+            self._send(deciding(decision))
+
+    def join(self, pack: int, request: Request) -> bool:
+        """Have one more evaluated with a pack that runs; False: that attempt of it is over."""
+        runs = any(running.join(pack, request) for running in self._packs)
+        if runs:
+            self._send(joining(pack, request))
+        return runs
 
     def suspend(self, seconds: float) -> None:
         """Ask what runs to save where it is and to end; give it up after so many seconds."""
@@ -175,14 +188,10 @@ class RayWorker:
             case "Failed":
                 raise WorkerError(fields["message"])
             case _:
-                event = from_json(line)
-                pack = next((pack for pack in self._packs if event.trial in pack), None)
-                if isinstance(event, Request) or pack is None or pack[event.trial].attempt != event.attempt:
-                    return
-                if isinstance(event, Outcome):
-                    del pack[event.trial]
+                event = next((event for pack in self._packs if (event := pack.event(line)) is not None), None)
+                if event is not None:
                     self._packs = [pack for pack in self._packs if pack]
-                self._waiting.append(event)
+                    self._waiting.append(event)
 
     def _died(self) -> None:
         """The driver is gone, and with it what ran."""
@@ -190,7 +199,7 @@ class RayWorker:
         if self._suspended:
             return
         for pack in self._packs:
-            self._waiting += lost(list(pack.values()), why)
+            self._waiting += lost(pack, why)
         self._packs = []
         if self._deaths >= len(PAUSES):
             raise Stopped(f"{why}. Once the cluster is there again, run the same again")

@@ -8,8 +8,9 @@ dropped. Where the number of processes is not given, nodes that join are used. A
 ends with its input.
 
 Standard input brings JSON lines: first the worker's section and what is evaluated, then a list of requests at a time,
-or how many seconds what runs has to save itself. What was standard output carries out events, and how many
-processes there are. Only text and bytes cross to actors. Whoever reaches the ports of a Ray cluster can run code on it.
+a message to what runs, or how many seconds that has to save itself. What was standard output carries out events, and
+how many processes there are. Only text and bytes cross to actors. Whoever reaches the ports of a Ray cluster can run
+code on it.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ from meshtune.config.sections import WorkerConfig
 from meshtune.errors import Fault, InputError, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system.child_start import beat, leave_signals_to_the_coordinator, say_line
-from meshtune.trial import Request, from_json, to_json
+from meshtune.trial import Decision, Request, from_json, to_json
 from meshtune.workers import remote_process
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.ray_cluster import connect, first_line, processes_that_fit, refuse_without_node, survey
+from meshtune.workers.running import Running, addressed, pack_of
 
 LOOK_SECONDS = 0.2  # between looks at the input
 POLL_SECONDS = 5.0  # an actor answers so often at least
@@ -92,7 +94,7 @@ class _Slot:
     answer: Any
     asked: float
     hello: remote_process.Hello | None = None
-    running: dict[int, Request] = field(default_factory=dict)
+    running: Running = field(default_factory=Running)
     suspended: bool = False
 
 
@@ -121,7 +123,7 @@ class Processes:
         connect(config, count, spec)
         self._wanted = count
         self._slots: list[_Slot] = []
-        self._queue: deque[list[Request]] = deque()
+        self._queue: deque[Running] = deque()
         self._number = self._failed = 0
         self._looked = -math.inf
         self._begun = False
@@ -135,8 +137,28 @@ class Processes:
 
     def submit(self, requests: list[Request]) -> None:
         """Start requests together in one process, as soon as one is free."""
-        self._queue.append(requests)
+        self._queue.append(Running(requests))
         self._hand_out()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Pass a message on to what runs, or is about to."""
+        name, said = pack_of(message), addressed(message)
+        queued = next((pack for pack in self._queue if pack.is_pack(*name)), None)
+        slot = next((slot for slot in self._slots if slot.running.is_pack(*name)), None)
+        if isinstance(said, Decision):
+            if slot is not None:
+                slot.actor.take.remote(json.dumps(message), {})
+            return
+        pack, request = said
+        if queued is not None:
+            queued.join(pack, request)
+        elif slot is not None and slot.hello is not None:
+            slot.running.join(pack, request)
+            files = {} if slot.hello.shared else remote_process.needed(self._folder, [request])
+            slot.actor.take.remote(json.dumps(message), files)
+        else:
+            for outcome in remote_process.lost(Running([request]), "the process that it was to join is gone"):
+                self._say(to_json(outcome))
 
     def look(self, seconds: float) -> None:
         """Say what has come, waiting up to `seconds` for the first. Raises InputError, WorkerError."""
@@ -169,8 +191,8 @@ class Processes:
     def _hand_out(self) -> None:
         for slot in self._slots:
             if self._queue and slot.hello is not None and not slot.running:
-                requests = self._queue.popleft()
-                slot.running = {request.trial: request for request in requests}
+                slot.running = self._queue.popleft()
+                requests = list(slot.running.requests.values())
                 files = {} if slot.hello.shared else remote_process.needed(self._folder, requests)
                 slot.actor.take.remote(json.dumps([json.loads(to_json(request)) for request in requests]), files)
 
@@ -269,7 +291,7 @@ class Processes:
         if line == remote_process.SUSPENDED:
             slot.suspended = True
             return
-        if remote_process.event_of(line, slot.running) is not None:
+        if slot.running.event(line) is not None:
             self._say(line)
 
     def _lose(self, slot: _Slot, why: str) -> None:
@@ -282,7 +304,7 @@ class Processes:
                 raise WorkerError(f"processes on the Ray cluster keep failing at their start: {why}")
         self._say_count()  # first: what has crashed may be given to a process at once
         if self._wanted:  # else they were suspended, and stay pending
-            for outcome in remote_process.lost(list(slot.running.values()), why):
+            for outcome in remote_process.lost(slot.running, why):
                 self._say(to_json(outcome))
 
     def _where(self, slot: _Slot) -> str:
@@ -329,6 +351,8 @@ def main() -> None:
                     case list():
                         requests = [from_json(json.dumps(fields)) for fields in message]
                         there.submit([request for request in requests if isinstance(request, Request)])
+                    case dict():
+                        there.tell(message)
                     case seconds:
                         there.suspend(float(seconds))
                         break

@@ -28,9 +28,10 @@ from typing import Any
 from meshtune import _version
 from meshtune.objectives import checkpoints, measurement_files
 from meshtune.objectives.build import ObjectiveSpec
-from meshtune.trial import Ending, Event, Outcome, Request, from_json, to_json
+from meshtune.trial import Decision, Ending, Outcome, Request, from_json, to_json
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.running import Running, addressed
 
 ORPHANED_SECONDS = 300.0
 LOOK_SECONDS = 0.1  # between looks at what came from the coordinator, while something runs
@@ -96,16 +97,6 @@ def hello_from(fields: Mapping[str, Any]) -> Hello:
     return Hello(**{**fields, "missing": tuple(fields["missing"])})
 
 
-def event_of(line: str, running: dict[int, Request]) -> Event | None:
-    """The event of a line, where it is of an attempt that runs there; what has ended is taken out of `running`."""
-    event = from_json(line)
-    if isinstance(event, Request) or event.trial not in running or event.attempt != running[event.trial].attempt:
-        return None
-    if isinstance(event, Outcome):
-        del running[event.trial]
-    return event
-
-
 def reads(objective: ObjectiveSpec) -> tuple[str, ...]:
     """Absolute paths in an objective's spec, the study's folder left out: a process must see them where they are."""
     own = {objective.spec.get("folder"), (objective.spec.get("data") or {}).get("folder")}
@@ -124,7 +115,7 @@ def needed(folder: Path, requests: Sequence[Request]) -> dict[str, bytes]:
     trained = [request.trial for request in requests if request.measure is None]
     parts = [f"{checkpoints.STOPPED}/{trial}" for trial in trained] + [measurement_files.FOLDER]
     if trained:
-        parts.append(f"{checkpoints.FOLDER}/{checkpoints.name_of(trained)}")
+        parts.append(f"{checkpoints.FOLDER}/{checkpoints.of_pack([each for each in requests if each.measure is None])}")
         parts += [f"{checkpoints.FOLDER}/{checkpoints.name_of([trial])}" for trial in trained]
     parts += [request.adapter for request in requests if request.adapter is not None]
     return {name: (folder / name).read_bytes() for part in dict.fromkeys(parts) for name in _files(folder, part)}
@@ -181,7 +172,7 @@ class RemoteProcess:
         self._known = self._stamps()
         self._worker: LocalWorker | None = None
         self._inbox: queue.SimpleQueue[tuple[str, Files]] = queue.SimpleQueue()
-        self._running: dict[int, Request] = {}
+        self._running = Running()
         self._suspended = False
         self._heard = time.monotonic()
         self._ended = threading.Event()
@@ -215,7 +206,9 @@ class RemoteProcess:
             shutil.rmtree(aside, ignore_errors=True)
 
     def take(self, message: str, files: Files | None = None) -> None:
-        """A message from the coordinator: a JSON list of requests, or how many seconds what runs has to save itself."""
+        """A message from the coordinator: a JSON list of requests; one to what runs, as `running.py` makes them; or how
+        many seconds what runs has to save itself.
+        """
         self._inbox.put((message, files or {}))
 
     def give(self, seconds: float) -> tuple[list[str], dict[str, bytes | None]]:
@@ -257,17 +250,30 @@ class RemoteProcess:
                 start = self._start
                 spec = ProcessSpec(start.device, start.environment, start.threads, start.devices)
                 self._worker = LocalWorker(self._spec, [spec], self.folder, log=self._start.name)
-            if not isinstance(content, list):
-                self._worker.suspend(float(content))
-                self._suspended = True
-                continue
-            requests = [from_json(json.dumps(fields)) for fields in content]
-            self._running = {request.trial: request for request in requests if isinstance(request, Request)}
-            self._worker.submit(list(self._running.values()))
+            match content:
+                case list():
+                    requests = [from_json(json.dumps(fields)) for fields in content]
+                    self._running = Running([request for request in requests if isinstance(request, Request)])
+                    self._worker.submit(list(self._running.requests.values()))
+                case dict():
+                    self._pass_on(self._worker, content)
+                case seconds:
+                    self._worker.suspend(float(seconds))
+                    self._suspended = True
+
+    def _pass_on(self, worker: LocalWorker, content: dict[str, Any]) -> None:
+        """A message to what runs."""
+        match addressed(content):
+            case Decision() as decision:
+                worker.decide(decision)
+            case pack, request:
+                if not self._running.join(pack, request) or not worker.join(pack, request):
+                    self._running = Running([request])  # the pack has just ended
+                    worker.submit([request])
 
     def _line(self, event: Any) -> str:
         if isinstance(event, Outcome):
-            self._running.pop(event.trial, None)
+            self._running.requests.pop(event.trial, None)
         return to_json(event)
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
@@ -308,9 +314,10 @@ class RemoteProcess:
                 os._exit(1)  # the process that trains ends with its pipe
 
 
-def lost(requests: Sequence[Request], why: str) -> list[Outcome]:
+def lost(running: Running, why: str) -> list[Outcome]:
     """The outcomes of what ran in a process that is lost."""
-    return [Outcome(one.trial, one.attempt, Ending.CRASHED, message=why, lost=True) for one in requests]
+    ended = running.requests.values()
+    return [Outcome(one.trial, one.attempt, Ending.CRASHED, message=why, lost=True) for one in ended]
 
 
 def fault(hello: Hello) -> str | None:

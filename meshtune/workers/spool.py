@@ -32,9 +32,10 @@ from meshtune.errors import Fault, InputError, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import whole_file
 from meshtune.system.child_start import leave_signals_to_the_coordinator
-from meshtune.trial import Event, Request, to_json
+from meshtune.trial import Decision, Event, Request, to_json
 from meshtune.workers import remote_process
 from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.running import Running, deciding, joining
 
 FOLDER = "spool"  # in the study's folder
 BEAT_SECONDS = 10.0
@@ -55,7 +56,7 @@ class _Process:
     heard: float
     read: int = 0
     given: int = 0
-    running: dict[int, Request] = field(default_factory=dict)
+    running: Running = field(default_factory=Running)
     suspended: bool = False
 
 
@@ -98,7 +99,7 @@ class SpoolWorker:
         process = next((process for process in self._processes.values() if not process.running), None)
         if process is None:
             raise WorkerError("requests were submitted while no process was free")
-        process.running = {request.trial: request for request in requests}
+        process.running = Running(requests)
         process.heard = time.monotonic()
         self._give(process, [json.loads(to_json(request)) for request in requests])
 
@@ -112,6 +113,20 @@ class SpoolWorker:
             time.sleep(min(LOOK_SECONDS, max(0.0, until - time.monotonic())))
         events, self._waiting = self._waiting, []
         return events
+
+    def decide(self, decision: Decision) -> None:
+        """Tell what waits at a rung; what is over hears nothing."""
+        for process in self._processes.values():
+            if process.running.is_pack(decision.pack, decision.attempt):
+                self._give(process, deciding(decision))
+
+    def join(self, pack: int, request: Request) -> bool:
+        """Have one more evaluated with a pack that runs; False: that attempt of it is over."""
+        for process in self._processes.values():
+            if process.running.join(pack, request):
+                self._give(process, joining(pack, request))
+                return True
+        return False
 
     def suspend(self, seconds: float) -> None:
         """Ask what runs to save where it is and to end; give it up after so many seconds and a moment."""
@@ -154,7 +169,7 @@ class SpoolWorker:
             (process.folder / "end").touch()
         if not self._stopping:
             words = f"the process on {process.hello.node} {why}"
-            self._waiting += remote_process.lost(list(process.running.values()), words)
+            self._waiting += remote_process.lost(process.running, words)
 
     # -- inside
 
@@ -204,7 +219,7 @@ class SpoolWorker:
         if line == remote_process.SUSPENDED:
             process.suspended = True
             return
-        if (event := remote_process.event_of(line, process.running)) is not None:
+        if (event := process.running.event(line)) is not None:
             self._waiting.append(event)
 
     def _beat(self) -> None:

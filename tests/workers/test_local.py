@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
+from meshtune.objectives.lora import LoraSpec
 from meshtune.testing.processes import gone
-from meshtune.testing.workers import WorkerContract, collect
-from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.testing.workers import DecidingContract, WorkerContract, collect, rung_of
+from meshtune.trial import DataRef, Decision, Ending, Outcome, Progress, Request, Verdict
 from meshtune.workers.interface import Worker
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import ProcessSpec
@@ -39,6 +41,45 @@ def spec(folder: Path) -> ObjectiveSpec:
 
 def local(folder: Path, count: int = 2, **seconds: float) -> LocalWorker:
     return LocalWorker(spec(folder), [ProcessSpec("cpu", {}, 1)] * count, folder, **seconds)
+
+
+class TrainingContract(DecidingContract):
+    """Over trainings of the tiny model."""
+
+    @pytest.fixture(autouse=True)
+    def _tiny(self, tiny_model_folder: Path, tiny_data: DataRef) -> None:
+        self.model, self.data = tiny_model_folder, tiny_data
+
+    def objective(self, folder: Path) -> ObjectiveSpec:
+        training = TrainingConfig(batch_size=8, precision="float32", epochs=1)
+        model = ModelConfig(name=str(self.model))
+        spec = LoraSpec(model=model, training=training, data=self.data, at="last", folder=str(folder), rung_rows=5)
+        return ObjectiveSpec("lora", spec.model_dump(mode="json"))
+
+    def request(self, trial: int) -> Request:
+        return Request(trial, {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 0.01}, seed=0, threads=1)
+
+
+class TestDeciding(TrainingContract):
+    def make(self, folder: Path) -> LocalWorker:
+        return LocalWorker(self.objective(folder), [ProcessSpec("cpu", {}, 1)], folder)
+
+    @pytest.mark.slow
+    def test_a_process_is_killed_while_it_waits(self, tmp_path: Path) -> None:
+        """All that ran has crashed, what had joined too; late words are dropped."""
+        worker = self.make(tmp_path)
+        try:
+            worker.submit([self.asking(0), self.asking(1)])
+            rung = rung_of(worker)
+            assert worker.join(0, self.request(2))
+            os.kill(worker.pids[0], signal.SIGKILL)
+            crashed = collect(worker, 3)
+            assert [(each.trial, each.ending) for each in crashed] == [(n, Ending.CRASHED) for n in range(3)]
+            worker.decide(Decision(rung.pack, rung.attempt, ((0, 1, Verdict.STOPS),)))
+            assert not worker.join(0, self.request(2))
+            assert worker.free() == 1
+        finally:
+            worker.close()
 
 
 class TestLocal(WorkerContract):

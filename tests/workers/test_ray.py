@@ -20,7 +20,7 @@ from meshtune.trial import Ending, Outcome, Request
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.ray import RayWorker, survey
-from tests.workers.test_local import program_pid, spec
+from tests.workers.test_local import TrainingContract, program_pid, spec
 
 ray = pytest.importorskip("ray")  # the extra `ray`; CI has it
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -72,6 +72,17 @@ class TestRay(WorkerContract):
 
     def make(self, folder: Path) -> Worker:
         return on(self.cluster, folder)
+
+
+@pytest.mark.slow
+class TestDeciding(TrainingContract):
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def make(self, folder: Path) -> Worker:
+        section = WorkerConfig(name="ray", address=self.cluster.address, processes=1)
+        return RayWorker(section, self.objective(folder), [ProcessSpec("cpu", {}, 1)], folder)
 
 
 @pytest.mark.parametrize(

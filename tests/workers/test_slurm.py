@@ -17,7 +17,7 @@ from meshtune.workers import slurm
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.slurm import SlurmWorker
-from tests.workers.test_local import program_pid, spec
+from tests.workers.test_local import TrainingContract, program_pid, spec
 
 SECTION = WorkerConfig(name="slurm", cluster="local", processes=2)
 
@@ -34,6 +34,12 @@ def jobs(folder: Path, count: int = 2, objective: ObjectiveSpec | None = None) -
 class TestSlurm(WorkerContract):
     def make(self, folder: Path) -> Worker:
         return jobs(folder)
+
+
+@pytest.mark.slow
+class TestDeciding(TrainingContract):
+    def make(self, folder: Path) -> Worker:
+        return jobs(folder, 1, self.objective(folder))
 
 
 def test_a_job_that_ends_is_submitted_again_and_its_trial_is_another_attempt(

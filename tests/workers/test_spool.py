@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system import child_start
 from meshtune.testing.processes import gone
 from meshtune.testing.workers import WorkerContract, collect
@@ -16,7 +17,7 @@ from meshtune.trial import Ending, Request
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.spool import SpoolWorker
-from tests.workers.test_local import program_pid, spec
+from tests.workers.test_local import TrainingContract, program_pid, spec
 
 
 def process(folder: Path) -> subprocess.Popen[bytes]:
@@ -33,8 +34,10 @@ def started() -> Iterator[list[subprocess.Popen[bytes]]]:
         one.wait()
 
 
-def spool(folder: Path, started: list[subprocess.Popen[bytes]], count: int = 2) -> SpoolWorker:
-    worker = SpoolWorker(spec(folder), ProcessSpec("cpu", {}, 1), folder)
+def spool(
+    folder: Path, started: list[subprocess.Popen[bytes]], count: int = 2, objective: ObjectiveSpec | None = None
+) -> SpoolWorker:
+    worker = SpoolWorker(objective or spec(folder), ProcessSpec("cpu", {}, 1), folder)
     started += [process(folder) for _ in range(count)]
     until = time.monotonic() + 60
     while worker.free() < count:
@@ -50,6 +53,16 @@ class TestSpool(WorkerContract):
 
     def make(self, folder: Path) -> Worker:
         return spool(folder, self.started)
+
+
+@pytest.mark.slow
+class TestDeciding(TrainingContract):
+    @pytest.fixture(autouse=True)
+    def _started(self, started: list[subprocess.Popen[bytes]]) -> None:
+        self.started = started
+
+    def make(self, folder: Path) -> Worker:
+        return spool(folder, self.started, 1, self.objective(folder))
 
 
 def test_a_process_that_is_killed_is_given_up_and_another_takes_its_place(

@@ -20,7 +20,7 @@ from meshtune.data.store import epoch_order
 from meshtune.training import machine
 from meshtune.training.loss import Row, RowSet, batch_limit
 from meshtune.training.memory.formula import Batch
-from meshtune.training.packed.trainer import Kept, train_pack
+from meshtune.training.packed.trainer import Kept, Measured, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, NoRoom, Step, Trained
 from meshtune.training.trainer import train as train_with_transformers
@@ -109,7 +109,7 @@ def _packs_of(members: int) -> Train:
             for number, event in events:
                 if isinstance(event, Diverged | NoRoom):
                     raise event
-                if number == members - 1 and not isinstance(event, Kept):
+                if number == members - 1 and not isinstance(event, Kept | Measured):
                     yield event
 
     return train

@@ -16,8 +16,9 @@ Where a trial has several devices, the rows of each pass are shared by their pro
 decides as it does alone; sums are then rounded in another order.
 
 `TrainingPack` is a pack while it runs: who is in it, its passes, its validations, and its state as a whole. Whoever is
-due is validated together. What is said at a rung may make its adapter leave before anything else is computed for it;
-what has left, or ended, makes room for the next before the next pass.
+due is validated together. What is said at a rung may make its adapter leave before anything else is computed for it:
+once all that stand at one have said so, `Measured` comes, and whoever iterates decides. What has left, or ended, makes
+room for the next before the next pass, and so does what joins meanwhile.
 """
 
 from __future__ import annotations
@@ -126,7 +127,13 @@ class Kept:
     state: dict[str, Any] | None
 
 
-PackEvent = tuple[int, Step | Trained | Diverged | NoRoom | Kept]
+@dataclass(frozen=True)
+class Measured:
+    """All that stand at a rung have said so; nothing else is computed before the next event is asked for."""
+
+
+ALL = -1  # the number that `Measured` comes with
+PackEvent = tuple[int, Step | Trained | Diverged | NoRoom | Kept | Measured]
 Events = Generator[PackEvent, None, None]
 
 
@@ -147,10 +154,14 @@ class Changes:
     Attributes:
         leaving: numbers of adapters that end without a result, and without another word.
         keeping: numbers of adapters that end with `Kept`.
+        joining: recipes of further adapters, with the tokens of their rungs; their numbers follow on the others'.
+        held: numbers of adapters that do not begin yet, while others train.
     """
 
     leaving: set[int] = field(default_factory=set)
     keeping: set[int] = field(default_factory=set)
+    joining: deque[tuple[Recipe, tuple[int, ...]]] = field(default_factory=deque)
+    held: set[int] = field(default_factory=set)
 
 
 class TrainingPack:
@@ -193,7 +204,7 @@ class TrainingPack:
                 yield from self._restore(saved, recipes)
             self.waiting = recipes[len(self.states) :]
             yield from self._validate(pack)
-            while self.members or self.waiting:
+            while self.members or self.waiting or self.changes.joining:
                 yield from self._change()
                 yield from self._pass(pack)
                 yield from self._validate(pack)
@@ -231,7 +242,10 @@ class TrainingPack:
             yield number, Kept(self._identity(member.recipe), {"members": [state], "seconds": self.saves.seconds})
         for number in self.changes.leaving & self.members.keys():
             self._end(number, {"ending": "left"})
+        self._take_in()
         while self.waiting and (not self.members or self.width is None or len(self.members) < self.width):
+            if self.members and len(self.states) in self.changes.held:
+                break
             recipe = self.waiting[0]
             if roomy(partial(self._add, recipe), self.base.device) is not None:
                 self.waiting.pop(0)
@@ -242,6 +256,14 @@ class TrainingPack:
                 self.waiting.pop(0)
                 self.states.append({"recipe": repr(recipe), "ending": None})
                 yield len(self.states) - 1, self._no_room(len(self.states) - 1, "there is no room for its weights")
+
+    def _take_in(self) -> None:
+        """What joins waits behind the others."""
+        while self.changes.joining:
+            recipe, tokens = self.changes.joining.popleft()
+            self.waiting.append(recipe)
+            if self.rungs is not None:
+                self.rungs = replace(self.rungs, tokens=tuple(sorted({*self.rungs.tokens, *tokens})))
 
     def _pass(self, pack: PackedBase) -> Events:
         """A portion of each member, and the optimizer's step where it was the last of its step."""
@@ -347,6 +369,7 @@ class TrainingPack:
                     continue
                 for step in steps:
                     yield number, step
+            yield ALL, Measured()
         due = {number: member for number, member in self._staying() if member.validation_due}
         if not due:
             return
@@ -462,6 +485,8 @@ class TrainingPack:
             elif ending == "trained" and member is not None:
                 member.loss, member.best = state["loss"], state["best"]
                 yield number, member.trained()
+        if self.rungs is not None:
+            yield ALL, Measured()  # what had been told at rungs may have had no answer
 
 
 def _read(checkpoint: Checkpoint, made_by: str, recipes: list[Recipe]) -> dict[str, Any] | None:
