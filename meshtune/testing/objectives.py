@@ -167,7 +167,7 @@ class StoppingContract(ABC):
         rungs = tuple((tokens, None) for tokens, _ in with_rungs.rungs)
         return [replace(self.good(trial), thresholds=rungs, asks=True) for trial in trials]
 
-    def test_asked_it_waits_and_follows_the_decision(self, tmp_path: Path) -> None:
+    def test_what_is_decided_at_a_rung_is_done(self, tmp_path: Path) -> None:
         """As by thresholds that say the same; repeated with what was decided it asks nothing."""
         _, with_rungs = self.measured(tmp_path)
         (first, _), (second, _) = with_rungs.rungs
