@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from meshtune.errors import InputError
 from meshtune.training import machine
-from meshtune.training.packed.trainer import PassLimit
+from meshtune.training.packed.changes import PassLimit
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.steps import Diverged, Step, Suspended, in_thread
 from meshtune.trial import Ending, Outcome, Progress, Request, Verdict

@@ -37,8 +37,9 @@ from meshtune.training import machine, saved_state
 from meshtune.training.checkpoints import save_adapter
 from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
 from meshtune.training.loss import Selected, rung_rows
+from meshtune.training.packed.changes import Changes, Kept, Measured
 from meshtune.training.packed.ranks import Ranks
-from meshtune.training.packed.trainer import Changes, Kept, Measured, train_pack
+from meshtune.training.packed.trainer import train_pack
 from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say

@@ -11,7 +11,8 @@ import pytest
 
 from meshtune.config.sections import TrainingConfig
 from meshtune.testing.trainers import OnTinyModel, rungs_at
-from meshtune.training.packed.trainer import Changes, Kept, Measured, PackEvent
+from meshtune.training.packed.changes import Changes, Kept, Measured
+from meshtune.training.packed.trainer import PackEvent
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import write
 from meshtune.training.steps import Checkpoint, Diverged, NoRoom, Step, Trained

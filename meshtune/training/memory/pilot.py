@@ -20,7 +20,8 @@ from meshtune.data.store import epoch_order
 from meshtune.training import machine
 from meshtune.training.loss import Row, RowSet, batch_limit
 from meshtune.training.memory.formula import Batch
-from meshtune.training.packed.trainer import Kept, Measured, train_pack
+from meshtune.training.packed.changes import Kept, Measured
+from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, NoRoom, Step, Trained
 from meshtune.training.trainer import train as train_with_transformers

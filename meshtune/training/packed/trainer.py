@@ -27,7 +27,7 @@ import contextlib
 import math
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any, Literal, Unpack
@@ -37,6 +37,7 @@ import torch
 from meshtune.training import saved_state
 from meshtune.training.loss import RowLoss, RowSet, alike, batch_limit, mean_loss
 from meshtune.training.packed.base import PackedBase, packed
+from meshtune.training.packed.changes import ALL, Changes, Kept, Measured, PassLimit
 from meshtune.training.packed.member import Member, read
 from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.passes import backward, measured, roomy
@@ -114,54 +115,8 @@ def _alone(events: Events) -> Generator[Step | Trained, None, None]:
                     return
 
 
-@dataclass(frozen=True)
-class Kept:
-    """The end of an adapter that left with its state, and that state as one of a pack of this adapter alone.
-
-    Attributes:
-        made_by, state: for `saved_state.write`; the tensors are the training's own. A pack that had gone on from a
-            checkpoint in which the adapter had left tells it again without a state: None.
-    """
-
-    made_by: str
-    state: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """All that stand at a rung have said so; nothing else is computed before the next event is asked for."""
-
-
-ALL = -1  # the number that `Measured` comes with
 PackEvent = tuple[int, Step | Trained | Diverged | NoRoom | Kept | Measured]
 Events = Generator[PackEvent, None, None]
-
-
-@dataclass
-class PassLimit:
-    """Tokens of a pass at most, which only a single row exceeds; None: what suits the device.
-
-    A pack lowers it where memory runs out.
-    """
-
-    tokens: int | None = None
-
-
-@dataclass
-class Changes:
-    """What a caller wants changed in a pack that runs; looked at before each pass, and before an epoch is validated.
-
-    Attributes:
-        leaving: numbers of adapters that end without a result, and without another word.
-        keeping: numbers of adapters that end with `Kept`.
-        joining: recipes of further adapters, with the tokens of their rungs; their numbers follow on the others'.
-        held: numbers of adapters that do not begin yet, while others train.
-    """
-
-    leaving: set[int] = field(default_factory=set)
-    keeping: set[int] = field(default_factory=set)
-    joining: deque[tuple[Recipe, tuple[int, ...]]] = field(default_factory=deque)
-    held: set[int] = field(default_factory=set)
 
 
 class TrainingPack:

@@ -17,10 +17,11 @@ from meshtune.training.memory.formula import Batch, batches_of, full_batch
 from meshtune.training.memory.packs import CPU_SPARE, LEAST, PackSetting
 from meshtune.training.memory.shape import measure
 from meshtune.training.packed.base import PackedBase, packed
+from meshtune.training.packed.changes import PassLimit
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.member import Member
 from meshtune.training.packed.rows import CPU_TOKENS, Pass, Portion, lay_out
-from meshtune.training.packed.trainer import PassLimit, train_pack
+from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Trained
 from tests.training.architectures import NOT_EXPERTS, PACKABLE, make

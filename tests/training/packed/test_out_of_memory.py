@@ -12,7 +12,8 @@ import torch
 
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training.loss import Row
-from meshtune.training.packed.trainer import PackEvent, PassLimit, train, train_pack
+from meshtune.training.packed.changes import PassLimit
+from meshtune.training.packed.trainer import PackEvent, train, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, NoRoom, Step, Suspended, Trained
 

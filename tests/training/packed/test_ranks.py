@@ -16,11 +16,12 @@ from meshtune.testing.packs import at_rungs, losses, mean_difference, of
 from meshtune.testing.trainers import rungs_at
 from meshtune.training.loss import Row
 from meshtune.training.machine import RankLost, is_device_lost, is_out_of_memory
+from meshtune.training.packed.changes import Changes, PassLimit
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rank import Rank
 from meshtune.training.packed.ranks import DONE, NO_ROOM, Ranks, sent
 from meshtune.training.packed.rows import Portion, pieces, shares
-from meshtune.training.packed.trainer import Changes, PackEvent, PassLimit, train_pack
+from meshtune.training.packed.trainer import PackEvent, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Trained
 from tests.training.conftest import make_rows

@@ -15,9 +15,10 @@ from meshtune.testing.trainers import rungs_at
 from meshtune.training import saved_state, trainer
 from meshtune.training.loss import Row, mean_loss
 from meshtune.training.packed.base import packed
+from meshtune.training.packed.changes import Changes, Kept
 from meshtune.training.packed.member import Member, read
 from meshtune.training.packed.rows import Portion, lay_out
-from meshtune.training.packed.trainer import Changes, Kept, PackEvent, train, train_pack
+from meshtune.training.packed.trainer import PackEvent, train, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Train, Trained
 

@@ -16,7 +16,8 @@ from meshtune.training import trainer
 from meshtune.training.loss import Row
 from meshtune.training.models import load_model
 from meshtune.training.packed import rows as packed_rows
-from meshtune.training.packed.trainer import Changes, train, train_pack
+from meshtune.training.packed.changes import Changes
+from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
