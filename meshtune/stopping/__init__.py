@@ -1,1 +1,1 @@
-"""Early stopping: the rules, and their use in a study."""
+"""Early stopping: the rules, their use in a study, and a model of points and curves."""
