@@ -272,6 +272,9 @@ def _resolve_paths(values: dict[str, Any], folder: Path, *, of_round: bool = Fal
         for section, last in _holding(values, key.split(".")):
             if isinstance(section[last], str) and is_path(section[last]):
                 section[last] = os.path.abspath(folder / os.path.expanduser(section[last]))
+    if isinstance(priors := values.get("priors"), list):
+        own_runs = (os.path.abspath(folder / os.path.expanduser(p)) if isinstance(p, str) else p for p in priors)
+        values["priors"] = list(own_runs)
     rounds = values.get("rounds")
     for own in rounds if isinstance(rounds, list) else ():
         if isinstance(own, dict):

@@ -367,6 +367,7 @@ class StudyConfig(Section):
         Discriminator(lambda value: "<preset>" if isinstance(value, str) else "<mapping>"),
     ] = "recommended"
     baseline: dict[str, Scalar] | None = None
+    priors: tuple[str, ...] = ()  # files of a team's own LoRA runs, which the advice counts in; see docs/priors.md
     sampler: Annotated[SamplerConfig, BeforeValidator(named_or_imported)] = SamplerConfig()
     warm_start: Annotated[WarmStartConfig, BeforeValidator(of_study)] | None = None
     budget: BudgetConfig = BudgetConfig()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from meshtune.config import file, presets
 from meshtune.config.sections import is_command
 from meshtune.errors import InputError, need_training
+from meshtune.plan.advice import advice_for
 from meshtune.plan.energy import Meter
 from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Plan, build
@@ -194,12 +195,14 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
 
 def _facts(study: Located, plan: Plan) -> dict[str, Any]:
     share = plan.goals.allowed_share
+    advice = advice_for(study.config, plan.space, plan.training)
     return {
         "config": file.shown(study.config, exclude_none=True),
         "folder": str(study.folder),
         "fixed": dict(plan.fixed),
         "baseline": None if plan.baseline is None else dict(plan.baseline),
         "baseline_in_space": plan.start is not None,
+        "advice": None if advice is None else advice.to_json(),
         "sampler": {"name": plan.sampler.shown, "why": plan.why_sampler},
         "warm_start": dict(plan.warm_start.facts) or None,
         "allowed_share": None if share is None else share[0],
@@ -248,6 +251,9 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
             what = "not evaluated" if plan.objective.kind == "command" else "trained beside the trials"
             where = f"outside {outside}: {what}"
         lines.append(f"baseline   {point(plan.baseline)} ({where})")
+    if (known := advice_for(config, plan.space, plan.training)) is not None:
+        lines += [f"advice     {point(known.start)}", f"           to gain: {known.to_gain()}"]
+        lines.append(f"           rests on: {known.rests_on}")
     lines += (f"{label:<11}{text}".rstrip() for label, text in plan.goals.lines())
     if plan.training is not None and plan.training.measurements is not None:
         lines += ("           on " + text for text in plan.training.measurements.chosen.lines())

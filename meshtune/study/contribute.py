@@ -42,7 +42,7 @@ def contribute(
     if len(trials) < FEWEST_RUNS:
         what = f"{study.folder} has {len(trials)} complete trials that can be compared, and at least {FEWEST_RUNS}"
         raise InputError(f"{what} are needed: let it run on")
-    runs = [Run(*(trial.hyperparameters[key] for key in POINT), trial.loss) for trial in trials]
+    runs = [Run(**{key: trial.hyperparameters[key] for key in POINT}, loss=trial.loss) for trial in trials]
     summary = load(study.folder / "data").summary
     name = study.config.model.name
     size, family = model_facts(name)

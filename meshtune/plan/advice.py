@@ -1,0 +1,55 @@
+"""What is known of a study's hyperparameters before its first trial, by its model, its data and its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from meshtune.config.sections import StudyConfig
+from meshtune.errors import InputError
+from meshtune.priors import Advice, advise
+from meshtune.priors.model_facts import model_facts
+from meshtune.space.space import Space
+
+if TYPE_CHECKING:
+    from meshtune.plan.training import TrainingPlan
+
+
+def advice_for(config: StudyConfig, space: Space, training: TrainingPlan | None) -> Advice | None:
+    """The advice, with ranks of the space; None where nothing is known.
+
+    That is where a program is the objective, adapters are not on all linear layers or scaled otherwise, or the model
+    has no config here. Raises InputError that holds every fault of `priors`.
+    """
+    keys = config.training
+    if (
+        training is None
+        or config.model is None
+        or keys.target_modules != "all-linear"
+        or keys.use_rslora
+        or keys.use_dora
+    ):
+        return None
+    try:
+        hidden_size, family = model_facts(config.model.name)
+    except InputError:  # such as a .gguf file
+        return None
+    rows, batch_size = training.data.train.rows, keys.batch_size * keys.gradient_accumulation
+    return advise(
+        hidden_size=hidden_size,
+        family=family,
+        rows=rows,
+        steps=-(-rows // batch_size) * keys.epochs,
+        batch_size=min(batch_size, rows),
+        max_rank=largest_rank(space),
+        priors=[Path(path) for path in config.priors],
+    )
+
+
+def largest_rank(space: Space) -> int | None:
+    """Of a space; None where it has none."""
+    for dimension in space.dimensions:
+        if dimension.name == "rank":
+            return int(max(dimension.values) if dimension.values else dimension.decode(dimension.parameter.high))
+    rank = space.fixed.get("rank")
+    return rank if isinstance(rank, int) else None

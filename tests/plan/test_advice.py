@@ -1,0 +1,51 @@
+"""The advice for a study, by its model, data and training."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from meshtune.config import file
+from meshtune.errors import InputError
+from meshtune.plan.advice import advice_for, largest_rank
+from meshtune.plan.locate import locate
+from meshtune.plan.plan import build
+from meshtune.study.check import check
+from tests.priors.test_runs import TASK
+from tests.test_kill_lora import lora_study
+
+
+def test_check_prints_it_with_ranks_of_the_space(tiny_model_folder: Path, tmp_path: Path) -> None:
+    path = lora_study(tmp_path / "lora", tiny_model_folder)
+    lines, facts = check(path, measure=False)
+    advice = facts["advice"]
+    assert advice["start"]["rank"] == 16
+    assert "hidden size 32, known 576 to 7,168" in advice["rests_on"]
+    assert f"rests on: {advice['rests_on']}" in lines
+    assert lines.index("\nbaseline ") < lines.index("\nadvice ") < lines.index("\nsampler ")
+
+
+def test_files_of_ones_own_lie_beside_the_study_and_their_faults_are_said(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    path = lora_study(tmp_path / "lora", tiny_model_folder)
+    path.write_text(path.read_text() + "priors: [ours.jsonl]\n")
+    ours = path.with_name("ours.jsonl")
+    assert file.read(path).priors == (str(ours),)
+    ours.write_text(json.dumps({**TASK, "family": "llama"}) + "\n")
+    plan = build(study := locate(path))
+    found = advice_for(study.config, plan.space, plan.training)
+    assert found is not None
+    assert "1 of llama" in found.rests_on
+    ours.write_text("{}\n[]\n")
+    with pytest.raises(InputError) as raised:
+        check(path, measure=False)
+    assert {fault.line for fault in raised.value.faults} == {1, 2}
+
+
+@pytest.mark.parametrize("override", ["training.use_rslora=true", "training.target_modules=[q_proj]"])
+def test_there_is_none_for_adapters_of_another_kind(override: str, tiny_model_folder: Path, tmp_path: Path) -> None:
+    study = locate(lora_study(tmp_path / "lora", tiny_model_folder), overrides=(override,))
+    plan = build(study)
+    assert advice_for(study.config, plan.space, plan.training) is None
+    assert largest_rank(plan.space) == 16
