@@ -13,6 +13,8 @@ import os
 import pickle
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from meshtune.training.steps import Checkpoint, Suspended
 
 LAYOUT = 2
 FILE = "state.pt"
+OTHERS = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, NotImplementedError)  # of a damaged file
 
 
 def identity(recipe: Recipe, at: str, *sides: RowSet) -> str:
@@ -70,10 +73,13 @@ def read(folder: Path, made_by: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as parts:  # as torch writes it, which does not compare its sums when it reads
+            if part := parts.testzip():
+                raise ValueError(f"{part} was changed")
         values = torch.load(path, map_location="cpu", weights_only=True)
         found = values.pop("identity")
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, pickle.UnpicklingError) as error:
-        say(f"the checkpoint {path} is damaged, and the training starts over: {type(error).__name__}")
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, *OTHERS) as error:
+        say(f"the checkpoint {path} is damaged, and the training starts over ({type(error).__name__}: {error})")
         return None
     if found != made_by:
         say(f"the checkpoint {path} is of another recipe, other rows or other versions: the training starts over")

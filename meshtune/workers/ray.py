@@ -2,7 +2,8 @@
 
 The cluster is spoken with by a program of its own, `ray_driver.py`, which says what that means for deaths and late
 answers. Where it dies itself, as it does with the cluster's head, what ran has crashed, and it is started again, with
-growing pauses, for some minutes; after that the study stops, and the same command continues it.
+growing pauses, for some minutes; a cluster that cannot be reached meanwhile may be back the next time. After that the
+study stops, and the same command continues it.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ class RayWorker:
         self._waiting: list[Event] = []
         self._packs: list[Running] = []
         self._deaths, self._again = 0, 0.0
-        self._suspended, self._why = False, ""
+        self._suspended, self._why, self._said = False, "", ""
+        self._begun, self._own = False, True  # whether there were processes; whether the cluster may be our own
         self._start()
         try:
             while not self._there:
@@ -153,7 +155,7 @@ class RayWorker:
         self._driver: Child | None = Child(child_start.command("meshtune.workers.ray_driver"), log=self._log)
         self._selector.register(self._driver, selectors.EVENT_READ)
         self._heard, self._there = time.monotonic(), 0
-        self._send(self._start_line)
+        self._send({**self._start_line, "start": self._own})
 
     def _send(self, message: object) -> None:
         if self._driver is not None:
@@ -181,8 +183,11 @@ class RayWorker:
             case "Beat":
                 return
             case "Processes":
-                self._there = fields["count"]
+                self._there, self._own = fields["count"], fields["own"]
+                self._begun = True
                 self._deaths = 0
+            case "Fault" if self._begun:  # it was fine before: the cluster is away, and the driver ends
+                self._said = fields["message"]
             case "Fault":
                 raise InputError(Fault(fields["message"], key=fields["key"]))
             case "Failed":
@@ -195,14 +200,19 @@ class RayWorker:
 
     def _died(self) -> None:
         """The driver is gone, and with it what ran."""
-        why = self._why = f"the program that speaks with the Ray cluster died: {self._end()}"
+        words = self._end()
+        why = self._why = self._said or f"the program that speaks with the Ray cluster died: {words}"
+        self._said = ""
         if self._suspended:
             return
         for pack in self._packs:
             self._waiting += lost(pack, why)
         self._packs = []
         if self._deaths >= len(PAUSES):
-            raise Stopped(f"{why}. Once the cluster is there again, run the same again")
+            raise Stopped(
+                f"the Ray cluster is lost, and did not come back in {sum(PAUSES) / 60:.0f} minutes ({why}). Everything"
+                " finished is saved. Once the cluster is there again, run the same again"
+            )
         self._again = time.monotonic() + PAUSES[self._deaths]
         self._deaths += 1
 

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # processes without a GPU see none as it is
@@ -25,8 +25,10 @@ NAMESPACE = "meshtune"
 NODES, NO_CLUSTER = "Nodes", "NoCluster"  # kinds of lines
 
 
-def connect(config: WorkerConfig, count: int, spec: ProcessSpec, *, start: bool = True) -> bool:
-    """Connect to the cluster, or start one on this machine; False where there is none and none shall be started.
+def connect(
+    config: WorkerConfig, count: int, spec: ProcessSpec, *, start: bool = True
+) -> Literal["joined", "started"] | None:
+    """Connect to the cluster, or start one on this machine; None where there is none and none shall be started.
 
     Raises InputError where none answers at the address.
     """
@@ -34,6 +36,7 @@ def connect(config: WorkerConfig, count: int, spec: ProcessSpec, *, start: bool 
     devices = max(1, count) * spec.devices
     gpus = devices if spec.device == "cuda" else 0
     alone = {"num_cpus": devices * (spec.threads or 1), "num_gpus": gpus, "include_dashboard": False}
+    how: Literal["joined", "started"] = "joined"
     try:
         _knock(address)
         try:
@@ -42,14 +45,15 @@ def connect(config: WorkerConfig, count: int, spec: ProcessSpec, *, start: bool 
             if address is not None:
                 raise
             if not start:
-                return False
+                return None
             _init(address="local", **alone)
+            how = "started"
     except (OSError, RayError, RuntimeError, ValueError) as error:
         what = f"no Ray cluster can be used at {address}: {first_line(error)}. Start one with `ray start --head`"
         what += ", give the address that it prints, or leave `address` out to start one on this machine"
         raise InputError(Fault(what, key="worker.address")) from error
     leave_signals_to_the_coordinator()  # Ray takes SIGTERM for itself
-    return True
+    return how
 
 
 def _init(**given: Any) -> None:

@@ -103,7 +103,8 @@ class Processes:
 
     Args:
         config: the study's. objective: what is evaluated. spec: what each process is started with. count: so many are
-            wanted. folder: the study's. say: takes a line for the coordinator.
+            wanted. folder: the study's. start: whether a cluster may be started on this machine, where there is none.
+        say: takes a line for the coordinator.
 
     Raises:
         InputError: no cluster answers, or none of its nodes has what a process needs; a node has another version of
@@ -117,10 +118,14 @@ class Processes:
         spec: ProcessSpec,
         count: int,
         folder: Path,
+        start: bool,
         say: Callable[[str], None],
     ):
         self._config, self._objective, self._spec, self._folder, self._say = config, objective, spec, folder, say
-        connect(config, count, spec)
+        how = connect(config, count, spec, start=start)
+        if how is None:
+            raise InputError(Fault("the Ray cluster is gone", key="worker"))
+        self._own = how == "started"
         self._wanted = count
         self._slots: list[_Slot] = []
         self._queue: deque[Running] = deque()
@@ -199,7 +204,7 @@ class Processes:
     def _say_count(self) -> None:
         there = sum(slot.hello is not None for slot in self._slots)
         if self._begun:  # the first word is about all that are there
-            self._say(json.dumps({"kind": PROCESSES, "count": there}))
+            self._say(json.dumps({"kind": PROCESSES, "count": there, "own": self._own}))
 
     def _grow(self) -> None:
         """Ask for processes that are missing; where their number is not given, as many as the cluster has room for."""
@@ -382,7 +387,8 @@ def _next(inbox: queue.SimpleQueue[Any]) -> Any:
 def _processes(start: dict[str, Any], say: Callable[[str], None]) -> Processes:
     config = WorkerConfig.model_validate_json(json.dumps(start["config"]))
     spec = ProcessSpec(**start["process"])
-    return Processes(config, ObjectiveSpec(**start["objective"]), spec, start["count"], Path(start["folder"]), say)
+    given = start["count"], Path(start["folder"]), start["start"]
+    return Processes(config, ObjectiveSpec(**start["objective"]), spec, *given, say)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import pytest
 
 from meshtune import _version
 from meshtune.config.sections import WorkerConfig
-from meshtune.errors import InputError
+from meshtune.errors import InputError, Stopped
 from meshtune.testing.processes import descendants, gone
 from meshtune.testing.workers import WorkerContract, collect
 from meshtune.trial import Ending, Outcome, Request
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.ray import RayWorker, survey
+from tests.ray_nodes import RayNodes, until
 from tests.workers.test_local import TrainingContract, program_pid, spec
 
 ray = pytest.importorskip("ray")  # the extra `ray`; CI has it
@@ -197,3 +198,36 @@ def test_a_node_with_another_version_is_refused_before_any_trial(cluster: Cluste
         section = WorkerConfig(name="ray", address=cluster.address, processes=1)
         with pytest.raises(InputError, match=r"worker: \S+ has meshtune 0.0.9, this machine .*: install the same"):
             RayWorker(section, spec(tmp_path), [ProcessSpec("cpu", {}, 2)], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_head_that_is_lost_is_waited_for_and_in_the_end_the_study_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it cannot be reached the first times; one that stays away is no fault of the input."""
+    monkeypatch.setattr("meshtune.workers.ray.PAUSES", (0.5,) * 200)
+    nodes = RayNodes()
+    try:
+        section = WorkerConfig(name="ray", address=nodes.address, processes=1)
+        worker = RayWorker(section, spec(tmp_path), [ProcessSpec("cpu", {}, 1)], tmp_path)
+        try:
+            worker.submit([Request(0, {"x": 1.0, "do": "sleep"}, seed=0)])
+            program_pid(tmp_path)
+            nodes.kill()
+            (outcome,) = collect(worker, 1, seconds=180)
+            assert (outcome.ending, outcome.lost, outcome.retry) == (Ending.CRASHED, True, True)
+            until(lambda: worker.events(0.2) == [] and worker._deaths >= 3)
+            assert worker._why.startswith(f"no Ray cluster can be used at {nodes.address}")
+            nodes.start()
+            until(lambda: worker.events(0.2) == [] and worker.free() == 1)
+            worker.submit([Request(0, {"x": 3.0, "do": "answer"}, seed=0, attempt=2)])
+            assert [one.loss for one in collect(worker, 1)] == [9.0]
+            monkeypatch.setattr("meshtune.workers.ray.PAUSES", (0.1,))
+            nodes.kill()
+            with pytest.raises(Stopped, match=r"the Ray cluster is lost, .* run the same again") as stopped:
+                until(lambda: worker.events(0.5) != [])
+            assert stopped.value.exit_code == 75
+        finally:
+            worker.close()
+    finally:
+        nodes.kill()
