@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import struct
 import sys
 import time
 import zipfile
@@ -29,7 +30,7 @@ from meshtune.training.steps import Checkpoint, Suspended
 
 LAYOUT = 2
 FILE = "state.pt"
-OTHERS = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, NotImplementedError)  # of a damaged file
+OTHERS = (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error)  # of a damaged file
 
 
 def identity(recipe: Recipe, at: str, *sides: RowSet) -> str:
@@ -74,8 +75,8 @@ def read(folder: Path, made_by: str) -> dict[str, Any] | None:
         return None
     try:
         with zipfile.ZipFile(path) as parts:  # as torch writes it, which does not compare its sums when it reads
-            if part := parts.testzip():
-                raise ValueError(f"{part} was changed")
+            if (part := parts.testzip()) or any(each.external_attr for each in parts.infolist()):
+                raise ValueError(f"{part or 'its list of parts'} was changed")
         values = torch.load(path, map_location="cpu", weights_only=True)
         found = values.pop("identity")
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, *OTHERS) as error:
