@@ -2,28 +2,32 @@
 
 A proposal is durable, in one transaction, before it is submitted; a tell is durable with its order and exact value, and
 never changes. `mirror` is an in-memory Optuna study of the same trials: samplers read and fill it, and only what the
-record then writes counts. optuna-dashboard opens the storage as it is. One writer: see `meshtune.system.lease`.
+record then writes counts. optuna-dashboard opens the storage as it is. One writer: see `meshtune.system.lease`
+and, where hosts without a common folder share a database, `meshtune.record.lease`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from meshtune.errors import InputError, MeshtuneError, SamplerError, last_words
+from meshtune.errors import InputError, MeshtuneError, SamplerError, StorageError, last_words
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
 from meshtune.record.scoring import awaits, ranked, references, scored_outcome
-from meshtune.record.storage import create_aside, loaded, open_storage, quiet, storage_errors
+from meshtune.record.storage import NumberTaken, create_aside, lasting, loaded, open_storage, quiet, storage_errors
 from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import goals
 from meshtune.space.goals import Goals, Quantities
@@ -54,6 +58,7 @@ class Record:
         fixed: the study's fixed keys; None opens an existing study whatever they are (to read).
         known: the goals' quantities of a point that are known before training, by its hyperparameters.
         begun: the study is there already, and a new one is not made in its place.
+        fence: asked in each transaction, at its end; what it raises keeps the transaction from being written.
 
     Raises:
         StudyMismatch: the study was made with other fixed keys (all are listed).
@@ -69,6 +74,7 @@ class Record:
         known: Callable[[Mapping[str, Any]], Quantities] = nothing_known,
         *,
         begun: bool = False,
+        fence: Callable[[sqlalchemy.Connection], None] | None = None,
     ):
         self.space = space
         self._known = known
@@ -76,7 +82,9 @@ class Record:
         with storage_errors(url), quiet():
             if fixed is not None and not begun:
                 create_aside(url, name, {"fixed": json.loads(json.dumps(fixed))}, directions)
-            storage = open_storage(url)
+            storage = self._backend = open_storage(url)
+            if fence is not None:
+                sqlalchemy.event.listen(storage.engine, "commit", fence)
             if fixed is None or begun:
                 self._study = loaded(storage, url, name)
             else:
@@ -264,8 +272,7 @@ class Record:
         )
         # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
         with storage_errors():
-            self._storage.set_trial_user_attr(self._ids[trial.number], "outcome", written_tell(finished))
-            self._finish(self._study, self._ids[trial.number], finished)
+            lasting(lambda: self._write_tell(finished))
         self._finish(self.mirror, self._mirror_id(trial.number), finished)
         self.trials[trial.number] = finished
         return finished
@@ -281,7 +288,7 @@ class Record:
     def note(self, key: str, value: Any) -> None:
         """Make a small fact about the study durable."""
         with storage_errors():
-            self._study.set_user_attr(key, value)
+            lasting(lambda: self._study.set_user_attr(key, value))
         self.notes[key] = value
 
     @property
@@ -340,13 +347,42 @@ class Record:
         )
         written = as_written(template, self._required_space()) if self._decoded else template
         with storage_errors():
-            trial_id = self._storage.create_new_trial(self._study._study_id, template_trial=written)
+            trial_id = lasting(lambda: self._write_proposal(len(self.trials), written))
         if mirrored is None:
             self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
         trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen, pack, thresholds)
         self.trials.append(trial)
         self._ids.append(trial_id)
         return trial
+
+    def _write_proposal(self, number: int, written: FrozenTrial) -> int:
+        """Make a trial under its number; the id in the storage. It may be there: the answer was lost, not the write."""
+        self._backend.next_number = number
+        try:
+            return self._storage.create_new_trial(self._study._study_id, template_trial=written)
+        except NumberTaken as error:
+            with contextlib.suppress(KeyError):
+                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+                found = self._storage.get_trial(trial_id).user_attrs
+                if json.dumps(found, sort_keys=True) == json.dumps(written.user_attrs, sort_keys=True):
+                    return trial_id
+            raise self._another_writes() from error
+
+    def _write_tell(self, finished: RecordedTrial) -> None:
+        trial_id, tell = self._ids[finished.number], written_tell(finished)
+        try:
+            self._storage.set_trial_user_attr(trial_id, "outcome", tell)
+            self._finish(self._study, trial_id, finished)
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            # It may be there: the answer was lost, not the write.
+            if json.dumps(self._storage.get_trial(trial_id).user_attrs.get("outcome")) != json.dumps(tell):
+                raise self._another_writes() from error
+
+    def _another_writes(self) -> StorageError:
+        return StorageError(
+            f"the storage's study `{self._study.study_name}` holds other trials than this run made: another program"
+            " writes to it. End that, and run the same command again"
+        )
 
     def _with_known(self, trial: RecordedTrial, outcome: Outcome) -> Outcome:
         """The outcome with what was known of the point before, so that all quantities stand in one place."""
@@ -363,9 +399,10 @@ class Record:
         state = _STATES.get(outcome.ending, TrialState.COMPLETE)
         if state is not TrialState.FAIL:  # on all of them: Optuna's samplers want the same constraints on every trial
             written = optuna.Trial(study, trial_id)
-            written.set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
-            for each in self.guidance.measured:
-                written.set_constraint(each.text, trial.violations.get(each.text, 0.0))
+            with warnings.catch_warnings(action="ignore"):  # of one that was set before the connection broke
+                written.set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
+                for each in self.guidance.measured:
+                    written.set_constraint(each.text, trial.violations.get(each.text, 0.0))
         values = None if state is TrialState.FAIL or trial.value is None else [trial.value, *trial.other_values]
         storage.set_trial_state_values(trial_id, state, values)
 

@@ -1,4 +1,9 @@
-"""Opens Optuna storages, and turns their errors into one message that says what to do."""
+"""Opens Optuna storages, and turns their errors into one message that says what to do.
+
+A server may restart, be cut off, or let a write wait for too long, at any time. Each operation begins with a connection
+that answers, and one that may be done twice is done again (`lasting`). Nothing waits for ever: the server's own limits
+hold, or ours where it has none. Not noticed is a server that is frozen with its connections open; it is waited for.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +11,127 @@ import contextlib
 import logging
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from meshtune.errors import Fault, InputError, MissingExtra, StorageError, StorageLost, extra
 from meshtune.system.storage_url import shown
 
 PATIENCE_SECONDS = 300.0  # for a server that restarts
-LONGEST_PAUSE = 30.0  # between attempts to connect
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # between attempts
+LIMITS = {  # of a server that has none: no operation takes a second, and another's lock is waited for with a word
+    "statement_timeout": "60s",
+    "lock_timeout": "30s",
+    "idle_in_transaction_session_timeout": "60s",  # of a coordinator that was frozen in the middle of a write
+}
+# A server that is cut off is noticed in a minute: by itself the system tries for a quarter of an hour, or for ever.
+_LINK = {"connect_timeout": 10, "tcp_user_timeout": 60_000, "keepalives_idle": 30, "keepalives_interval": 10}
+_AGAIN = {  # PostgreSQL's states that another attempt may not meet
+    "40001": "another transaction was in the way",
+    "40P01": "another transaction was in the way",
+    "53300": "it has no connection left",
+    "55P03": "another session holds a lock",
+    "57014": "it took longer than the server allows",
+    "57P03": "it is starting or stopping",
+}
 
+T = TypeVar("T")
 _logger = logging.getLogger(__name__)
 
 _FILE = "sqlite:///"
 
 
-def open_storage(url: str) -> optuna.storages.RDBStorage:
+class NumberTaken(Exception):
+    """A trial of that number is there already."""
+
+
+class StudyStorage(optuna.storages.RDBStorage):
+    """Optuna's storage, in which a new trial gets the number that its record gives it, or is not made.
+
+    Optuna repeats the making of a trial where a connection broke, also where the server had made it already.
+
+    Attributes:
+        next_number: the only one that a new trial may get; None: any.
+    """
+
+    next_number: int | None = None
+
+    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
+        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
+        if self.next_number is not None and trial.number != self.next_number:
+            raise NumberTaken  # the session is rolled back
+        return trial
+
+
+def open_storage(url: str) -> StudyStorage:
     """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server.
 
     No connection is left open: a SQLite file's ends with its operation, a server's once nothing holds the storage.
     A server that was there and restarts is waited for. Raises StorageLost where it does not come back, and InputError
     where the URL is none of a database that can be had here.
     """
+    arguments = _engine_arguments(_parsed(url))
     try:
-        sqlalchemy.make_url(url).get_dialect()
+        storage = StudyStorage(url, engine_kwargs=arguments)
+    except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):  # another study makes the tables just now
+        time.sleep(1.0)
+        storage = StudyStorage(url, engine_kwargs=arguments)
+    if not url.startswith("sqlite"):
+        weakref.finalize(storage, storage.engine.dispose)
+        _attend(storage.engine)
+    return storage
+
+
+def connections(url: str) -> sqlalchemy.Engine:
+    """PostgreSQL's connections for statements of our own, each ended with its use."""
+    arguments = {"connect_args": _engine_arguments(_parsed(url))["connect_args"], "poolclass": sqlalchemy.NullPool}
+    engine = sqlalchemy.create_engine(url, **arguments)
+    sqlalchemy.event.listen(engine, "connect", _limited)
+    return engine
+
+
+def _parsed(url: str) -> sqlalchemy.URL:
+    try:
+        parsed = sqlalchemy.make_url(url)
+        parsed.get_dialect()
+        return parsed
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: of a port
         what = f"`{shown(url)}` is no URL of a database; one such as postgresql://user@host/name is needed"
         raise InputError(Fault(what, key="storage")) from error
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=_engine_arguments(url))
-    if not url.startswith("sqlite"):
-        weakref.finalize(storage, storage.engine.dispose)
-        sqlalchemy.event.listen(storage.engine, "do_connect", _connected)
-    return storage
+
+
+def _attend(engine: sqlalchemy.Engine) -> None:
+    """Wait for a server that restarts, and let nothing wait for ever there."""
+    sqlalchemy.event.listen(engine, "do_connect", _connected)
+    if engine.name == "postgresql":
+        sqlalchemy.event.listen(engine, "connect", _limited)
+        engine.dispose()  # what was connected before has no limits
+
+
+def _limited(connection: Any, _: Any) -> None:
+    """Give a new connection the limits that neither its URL nor its server sets."""
+    cursor = connection.cursor()
+    for name, limit in LIMITS.items():
+        cursor.execute(f"SELECT set_config('{name}', '{limit}', false) WHERE current_setting('{name}') = '0'")
+    cursor.close()
+    connection.commit()
 
 
 def _connected(dialect: Any, _: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
     """A new connection, in place of one that was lost. Each operation begins with one that answers."""
-    waited, pause = 0.0, 1.0
+    waited, pause = 0.0, FIRST_PAUSE
     while True:
         try:
             return dialect.connect(*arguments, **named)
         except dialect.loaded_dbapi.OperationalError as error:
-            words = str(error).strip().splitlines()[-1]
+            words = str(error).strip().splitlines()[0]
             if waited >= PATIENCE_SECONDS:
                 raise StorageLost(
                     f"the study's database has not answered for {waited / 60:.0f} minutes ({words}). What was"
@@ -105,10 +184,42 @@ def _damaged(url: str, why: str) -> str:
     )
 
 
-def _engine_arguments(url: str) -> dict[str, Any]:
-    if url.startswith("sqlite"):
+def _engine_arguments(url: sqlalchemy.URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.NullPool}
-    return {"pool_pre_ping": True}
+    libpq = url.get_driver_name() in ("psycopg", "psycopg2")
+    link = {name: value for name, value in _LINK.items() if name not in url.query} if libpq else {}
+    return {"connect_args": link, "pool_pre_ping": True}
+
+
+def lasting(write: Callable[[], T]) -> T:
+    """What `write` gives, which may be done twice: it is done again where the database went away in the middle of it,
+    or let it wait for too long. Raises as `storage_errors` expects it, once that has lasted for minutes.
+    """
+    waited, pause = 0.0, FIRST_PAUSE
+    while True:
+        try:
+            return write()
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+            why = _passing(error)
+            if why is None or waited >= PATIENCE_SECONDS:
+                raise
+        _logger.warning(f"the study's database did not take a write ({why}); it is written again")
+        time.sleep(pause)
+        waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
+
+
+def _passing(error: BaseException) -> str | None:
+    """What is in the way for a while only; None where another attempt would meet it again."""
+    for each in (error, error.__cause__):
+        if isinstance(each, sqlalchemy.exc.DBAPIError):
+            words = str(each.orig).strip().splitlines()[0]
+            state = getattr(each.orig, "sqlstate", None) or getattr(each.orig, "pgcode", None)
+            if each.connection_invalidated:
+                return f"the connection was lost: {words}"
+            if state in _AGAIN or "database is locked" in words:
+                return f"{_AGAIN.get(state or '', 'another program holds it')}: {words}"
+    return None
 
 
 @contextlib.contextmanager
@@ -124,10 +235,10 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
         cause = str(error.__cause__ or error).splitlines()[0]
         if "not a database" in cause or "malformed" in cause:
             raise StorageError(_damaged(url, cause)) from error
-        if any(isinstance(e, sqlalchemy.exc.DBAPIError) and e.connection_invalidated for e in (error, error.__cause__)):
+        if why := _passing(error):
             raise StorageLost(
-                f"{shown(url)}: the database went away in the middle of a write ({cause}). What was recorded is"
-                " safe; once it is up, run the same command again."
+                f"{shown(url)}: the database went away, or did not answer in time ({why}). What was recorded is safe;"
+                " once it is up, run the same command again."
             ) from error
         raise StorageError(
             f"{shown(url)}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database"

@@ -19,6 +19,7 @@ from meshtune.plan.budget import Budget, Stop, StopWhen
 from meshtune.plan.locate import EFFECTIVE, Located, as_begun
 from meshtune.plan.plan import Plan, build
 from meshtune.plan.sampler import REASON
+from meshtune.record import lease as in_database
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
@@ -54,9 +55,7 @@ def tune(
     config = study.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(made_folder(study.folder))
-        if other := elsewhere(study.folder):
-            yield Stage(f"waiting for a sign of life of process {other.pid} on {other.host}, which held the study")
-        held = stack.enter_context(lease(study.folder))
+        holding, fence = yield from _hold(study, stack)
         forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
         with as_begun(study):
@@ -70,7 +69,8 @@ def tune(
         stack.callback(sampler.close)
         begun = config.storage is not None and (study.folder / EFFECTIVE).exists()
         with as_begun(study):
-            record = Record(study.url, study.name, plan.space, plan.fixed, plan.goals.known, begun=begun)
+            known = plan.goals.known
+            record = Record(study.url, study.name, plan.space, plan.fixed, known, begun=begun, fence=fence)
         if plan.why_sampler and not record.trials:
             record.note(REASON, plan.why_sampler)
         if plan.warm_start.trials:
@@ -91,19 +91,43 @@ def tune(
         stopping = _StopRequest(study.folder, stop)
         hours, threads = config.budget.trial_hours, plan.processes[0].threads
         timeout = None if hours is None else hours * 3600
-        runner = finals.Runner(worker, config.seed, threads, config.worker.attempts, stopping, timeout, held.check)
+        runner = finals.Runner(worker, config.seed, threads, config.worker.attempts, stopping, timeout, holding)
         account = energy.Account(record, meter)
         yield from _before(plan, record, runner, config.budget.trials)
         finished = yield from _search(study, plan, record, sampler, runner, account)
         if finished is not None and finished.complete:
             stopping.measuring = not config.replicates and plan.early is None
             yield from _after(study, plan, record, runner, account)
-            held.check()
+            holding()
             if stopped := stopping():
                 yield Finished(stopped.reason, complete=False)
             else:
                 record.note("finished", finished.reason)
         forget(study.folder)
+
+
+def _hold(
+    study: Located, stack: contextlib.ExitStack
+) -> Generator[Stage, None, tuple[Callable[[], None], Callable[..., None] | None]]:
+    """Take the study's leases, to be given back by `stack`: that in its folder, and that in its database, which hosts
+    without a common folder share. Returns the look at them, and the fence of the record's transactions.
+    """
+    waiting = "waiting for a sign of life of process {0.pid} on {0.host}, which held the study"
+    if other := elsewhere(study.folder):
+        yield Stage(waiting.format(other))
+    held = stack.enter_context(lease(study.folder))
+    if not study.url.startswith("postgresql"):
+        return held.check, None
+    shared = in_database.Lease(study.url, study.name)
+    if other := shared.elsewhere():
+        yield Stage(waiting.format(other))
+    stack.enter_context(shared.held())
+
+    def check() -> None:
+        held.check()
+        shared.check()
+
+    return check, shared.fence
 
 
 def _sampler(plan: Plan, seed: int, *, new_segment: bool) -> Sampler:

@@ -100,8 +100,8 @@ def holder(folder: Path) -> Holder | None:
     held = _read(path)
     if held is None:
         return None
-    if _same_table(held):
-        return held if _start_of(held.pid) == held.start else None
+    if same_table(held):
+        return held if lives(held) else None
     with contextlib.suppress(FileNotFoundError):
         return held if abs(time.time() - path.stat().st_mtime) < STALE_SECONDS else None
     return None
@@ -110,7 +110,7 @@ def holder(folder: Path) -> Holder | None:
 def elsewhere(folder: Path) -> Holder | None:
     """The holder in a lease whose life our process table cannot tell: taking it may take minutes."""
     held = _read(folder / NAME)
-    return held if held is not None and not _same_table(held) else None
+    return held if held is not None and not same_table(held) else None
 
 
 @contextlib.contextmanager
@@ -118,7 +118,7 @@ def lease(folder: Path, *, beat: float = BEAT_SECONDS, stale: float = STALE_SECO
     """Hold the study in `folder`; the holder touches the lease every `beat` seconds, and one that did not for `stale`
     seconds is taken for dead. Raises StudyBusy where another living coordinator holds it.
     """
-    me = Holder(platform.node(), os.getpid(), _start_of(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S"), _table())
+    me = this_process()
     _take(folder, folder / NAME, me, stale)
     held = Lease(folder / NAME, me)
     ended = threading.Event()
@@ -177,8 +177,8 @@ def _created(path: Path, content: bytes) -> bool:
 def _lives(path: Path, stale: float) -> bool:
     """Whether the lease's holder lives. Of one that our process table does not know, a touch is waited for."""
     held = _read(path)
-    if held is not None and _same_table(held):
-        return _start_of(held.pid) == held.start
+    if held is not None and same_table(held):
+        return lives(held)
     before = _touched(path)
     began = time.monotonic()
     while before is not None:
@@ -232,7 +232,18 @@ def _read(path: Path) -> Holder | None:
         return None
 
 
-def _same_table(held: Holder) -> bool:
+def this_process() -> Holder:
+    """This process as a holder."""
+    return Holder(platform.node(), os.getpid(), _start_of(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S"), _table())
+
+
+def lives(held: Holder) -> bool:
+    """Whether a holder of our process table lives."""
+    return _start_of(held.pid) == held.start
+
+
+def same_table(held: Holder) -> bool:
+    """Whether our process table tells whether a holder lives."""
     return held.host == platform.node() and held.table == _table()
 
 

@@ -169,7 +169,7 @@ def test_one_that_does_not_come_back_ends_the_run_for_now(tmp_path: Path, monkey
         study.set_user_attr("again", 3)
         assert study.user_attrs == {"again": 3}
         with (
-            pytest.raises(StorageLost, match=r"went away in the middle .* run the same command again"),
+            pytest.raises(StorageLost, match=r"database went away, .* run the same command again"),
             storage.storage_errors(),
             opened_once.engine.connect() as connection,
         ):
