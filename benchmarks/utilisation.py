@@ -121,7 +121,7 @@ class Simulated:
 
     def __init__(self, devices: int, hours: Callable[[Request], float], answer: Callable[[Request], Outcome]):
         self.devices, self.hours, self.answer = devices, hours, answer
-        self.now = 0.0
+        self.now = self.last = 0.0
         self.spans: list[tuple[float, float]] = []
         self._running: list[tuple[float, int, Request, bool]] = []
         self._chance = random.Random(devices)
@@ -141,6 +141,7 @@ class Simulated:
         hours, dies = self.hours(request), self._chance.random() < CRASHES
         end = self.now + hours * (self._chance.random() if dies else 1.0)
         self.spans.append((self.now, end))
+        self.last = self.now if request.attempt == 1 else self.last
         heapq.heappush(self._running, (end, request.trial, request, dies))
 
     def events(self, timeout: float) -> list[Event]:
@@ -159,9 +160,9 @@ class Simulated:
 
     @property
     def utilisation(self) -> float:
-        """Until the last attempt has begun."""
-        last = max(begin for begin, _ in self.spans)
-        return sum(min(end, last) - begin for begin, end in self.spans) / (last * self.devices) if last else 1.0
+        """Until the last trial has begun."""
+        busy = sum(max(0.0, min(end, self.last) - begin) for begin, end in self.spans)
+        return busy / (self.last * self.devices)
 
 
 def searched(folder: Path, side: Side, devices: int, worker: Any, trials: int, seed: int) -> Iterator[Any]:
@@ -219,14 +220,16 @@ def one(side: Side, devices: int, cost: str, surface: Surface, seed: int, trials
     }
 
 
-def simulate(devices: Sequence[int], seeds: int, costs: Sequence[str], surfaces: int, out: Path | None) -> None:
+def simulate(
+    devices: Sequence[int], seeds: int, costs: Sequence[str], surfaces: int, sides: Sequence[Side], out: Path | None
+) -> None:
     """Every side on the same surfaces, seeds and times; one line a search, then the table."""
     lines = []
     for count in devices:
         for cost in costs:
             for seed in range(seeds):
                 for surface in QUICK[:surfaces]:
-                    for side in SIDES:
+                    for side in sides:
                         line = one(side, count, cost, surface, seed, TRIALS[count])
                         lines.append(line)
                         if out is not None:
@@ -256,8 +259,10 @@ def table(lines: Sequence[Mapping[str, Any]]) -> None:
         busy = f"{100 * np.median(values):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
         reach = " ".join("never" if each == NEVER else f"{each:.1f}" for each in (np.median(hours[side]), soon, late))
         print(f"{side:<32}{busy:>24}{reach:>28}{_count(needed[side]):>8}{np.mean(own[side]):>15.3f}")
-    theirs = used[str(Side("mads"))]
+    theirs = used.get(str(Side("mads")))
     for side in (str(Side("batch-gp", asynchronous=True)), str(Side("batch-gp"))):
+        if theirs is None or side not in used:
+            continue
         low, high = interval(used[side] / theirs)
         setting = f"simulated, {first['devices']} devices, {COSTS[first['cost']]}: {side} | mads, in blocks"
         printed(float(np.median(used[side])), float(np.median(theirs)), low, high, setting)
@@ -285,25 +290,27 @@ def printed(ours: float, theirs: float, low: float, high: float, setting: str) -
 def order(devices: Sequence[int], blocks: int) -> None:
     """Utilisation of blocks whose trials, or packs of four, are given out as they were proposed, or the longest first.
 
-    What is predicted: the mean time of a rank, times the epochs. A pack takes the sum of its members' times; `balanced`
-    each next member by predicted time goes to the pack that has least.
+    What is predicted: the mean time of a rank, times the epochs. A pack takes the sum of its members' times, as where
+    the device has no idle units; `balanced`: each next trial by predicted time goes to the pack that has least.
     """
     means = {rank: float(np.mean(times)) for rank, times in measured().items()}
     for cost in COSTS:
         for count in devices:
             for per_device, pack in ((1, 1), (2, 1), (4, 1), (4, 4), (8, 4)):
                 used = np.array([_of_block(cost, means, count, per_device, pack, seed) for seed in range(blocks)])
-                ratios = used[:, 1] / used[:, 0]
-                draws = np.random.default_rng(0).choice(ratios, (1000, blocks)).mean(axis=1)
-                setting = f"simulated, {count} devices, blocks of {per_device * count}, packs of {pack}, {COSTS[cost]}"
-                setting += ": longest first, packs balanced | as proposed"
-                low, high = np.quantile(draws, (0.025, 0.975))
-                printed(float(used[:, 1].mean()), float(used[:, 0].mean()), float(low), float(high), setting)
+                where = f"simulated, {count} devices, blocks of {per_device * count}, packs of {pack}, {COSTS[cost]}"
+                for column, what in ((1, "longest first"), (2, "longest first, packs balanced")):
+                    if column == 1 or pack > 1:
+                        ratios = used[:, column] / used[:, 0]
+                        draws = np.random.default_rng(0).choice(ratios, (1000, blocks)).mean(axis=1)
+                        low, high = np.quantile(draws, (0.025, 0.975))
+                        ours, theirs = used.mean(axis=0)[[column, 0]]
+                        printed(ours, theirs, float(low), float(high), f"{where}: {what} | as proposed")
 
 
 def _of_block(
     cost: str, means: Mapping[int, float], devices: int, per_device: int, pack: int, seed: int
-) -> tuple[float, float]:
+) -> tuple[float, float, float]:
     chance = random.Random(seed)
     trials = []
     for _ in range(devices * per_device):
@@ -314,8 +321,11 @@ def _of_block(
     for trial in sorted(trials, reverse=True):
         room = [members for members in balanced if len(members) < pack]
         min(room, key=lambda members: sum(predicted for predicted, _ in members)).append(trial)
-    balanced.sort(key=lambda members: -sum(predicted for predicted, _ in members))
-    return _used(as_proposed, devices), _used(balanced, devices)
+
+    def longest(packs: list[list[tuple[float, float]]]) -> list[list[tuple[float, float]]]:
+        return sorted(packs, key=lambda members: -sum(predicted for predicted, _ in members))
+
+    return tuple(_used(packs, devices) for packs in (as_proposed, longest(as_proposed), longest(balanced)))
 
 
 def _used(packs: Sequence[Sequence[tuple[float, float]]], devices: int) -> float:
@@ -444,15 +454,20 @@ def slept(folder: Path, side: Side, trials: int, seconds: float, seed: int, bloc
     places = [ProcessSpec("cpu", {"OMP_NUM_THREADS": "1"}, 1)] * 4
     worker = LocalWorker(ObjectiveSpec("command", {**options, "also": ["begun", "ended"]}), places, folder)
     _warm(worker)
-    starts, spans = [], []
+    submitted: dict[int, float] = {}
+    starts, spans, waits = [], [], []
     made = Side(side.sampler, side.asynchronous, block // 4)
     for event in searched(folder, made, 4, worker, trials, seed):
         if isinstance(event, Started):
             starts.append(time.time())
+            submitted[event.request.trial] = starts[-1]
         elif isinstance(event, TrialFinished) and event.trial.outcome is not None:
             extra = event.trial.outcome.extra
             spans.append((extra["begun"], extra["ended"]))
+            waits.append((extra["begun"] - submitted[event.trial.number], time.time() - extra["ended"]))
     began, last, end = starts[0], starts[-1], max(ended for _, ended in spans)
+    start, tell = np.mean(waits, axis=0)
+    print(f"a trial's program starts in {start:.2f} s, its answer is in the record after {tell:.2f} s", flush=True)
     until = sum(max(0.0, min(ended, last) - begun) for begun, ended in spans) / (4 * (last - began))
     return until, sum(ended - begun for begun, ended in spans) / (4 * (end - began))
 
@@ -490,13 +505,14 @@ def main() -> None:
     simulated.add_argument("--seeds", type=int, default=3)
     simulated.add_argument("--cost", nargs="+", default=list(COSTS), choices=list(COSTS))
     simulated.add_argument("--surfaces", type=int, default=len(QUICK))
+    simulated.add_argument("--sides", type=int, nargs="+", default=list(range(len(SIDES))), help="numbers of SIDES")
     simulated.add_argument("--out", type=Path)
     drawn = parts.add_parser("plot")
     drawn.add_argument("table", type=Path)
     drawn.add_argument("picture", type=Path)
     ordered = parts.add_parser("order")
     ordered.add_argument("--devices", type=int, nargs="+", default=[2, 8, 64])
-    ordered.add_argument("--blocks", type=int, default=400)
+    ordered.add_argument("--blocks", type=int, default=100)
     real = parts.add_parser("workers")
     real.add_argument("--rounds", type=int, default=3)
     real.add_argument("--trials", type=int, default=40)
@@ -504,7 +520,8 @@ def main() -> None:
     given = parser.parse_args()
     match given.what:
         case "simulate":
-            simulate(given.devices, given.seeds, given.cost, given.surfaces, given.out)
+            sides = [SIDES[number] for number in given.sides]
+            simulate(given.devices, given.seeds, given.cost, given.surfaces, sides, given.out)
         case "plot":
             plot(given.table, given.picture)
         case "order":

@@ -119,7 +119,10 @@ def _at_once(count: int, share: int, packs: Packs, worker: Worker) -> int:
     """How many of the points that could be proposed are proposed now: those of one pack.
 
     Where no process is free for it, a pack is made ahead if it is a whole one, so that it need not wait for its points.
+    One that was made ahead is submitted before the next is made.
     """
+    if packs.waiting and worker.free():
+        return 0
     idle = worker.free() > len(packs.waiting)
     whole = count >= share or not (packs.waiting or packs.running)
     return min(count, share) if idle or whole else 0
@@ -153,7 +156,7 @@ def run(
     begun = time.monotonic() - record.elapsed
     packs = Packs(record)
     while True:
-        count = 0
+        count, started = 0, False
         limit = budget.reached(
             proposed=len(record.trials),
             elapsed=time.monotonic() - begun,
@@ -181,6 +184,7 @@ def run(
             width = packing.width([record.trials[number].hyperparameters for number in pack.trials])
             requests = pack.requests(record, threads, timeout, width)
             worker.submit(requests)
+            started = True
             yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
         if limit and not packs.running and (limit.hold or not packs.waiting):
             if limit.hold:
@@ -191,7 +195,7 @@ def run(
         if grace is not None:
             yield Stage(f"suspending {packs.running} running {'trial' if packs.running == 1 else 'trials'}")
             worker.suspend(grace)
-        more = sampler.asynchronous and count > 0  # another process may be free
+        more = sampler.asynchronous and (count > 0 or started)  # another process may be free, or a pack made ahead
         arrived = worker.events(WAIT_SECONDS if grace is None and not more else 0)
         holding()
         for event in arrived:

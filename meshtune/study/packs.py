@@ -3,7 +3,8 @@
 A pack is evaluated with the same members each time, those that have ended already among them, since its losses may
 depend on them by their last digits; what such a member answers again is discarded by the record. The last attempt of a
 pack that keeps crashing is one trial at a time, so that the one at fault takes no others with it. What was lost
-with its node says little about its trials, and is tried more often.
+with its node says little about its trials, and is tried more often. Of packs that wait the longest comes first, by
+its epochs and ranks, so that none of the last ones to start keeps a whole block waiting.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
 from meshtune.trial import Outcome, Request
+from meshtune.workers.planner import as_number
 
 LOSSES = 5  # times `attempts`: what was lost with its node that often is given up, since it may be what takes it down
 
@@ -55,6 +57,7 @@ class Packs:
     """Begins with the packs of the record's pending trials."""
 
     def __init__(self, record: Record):
+        self._record = record
         self.waiting: deque[Pack] = deque()
         self._running: dict[int, Pack] = {}
         for number in dict.fromkeys(trial.pack for trial in record.pending):
@@ -74,8 +77,9 @@ class Packs:
         self.waiting.append(Pack(trial.pack, [trial.number]))
 
     def start(self) -> Pack:
-        """The next pack, which runs from here on."""
-        pack = self.waiting.popleft()
+        """The next pack, which runs from here on: one that is tried again, else the longest."""
+        pack = max(self.waiting, key=lambda pack: (pack.attempt, *self._cost(pack)))  # of equal ones the first
+        self.waiting.remove(pack)
         pack.awaited = set(pack.trials)
         self._running.update(dict.fromkeys(pack.trials, pack))
         return pack
@@ -100,6 +104,12 @@ class Packs:
             self.waiting.extendleft(reversed(alone))
         else:
             self.waiting.appendleft(Pack(pack.number, pack.trials, attempt, crashes))
+
+    def _cost(self, pack: Pack) -> tuple[float, float]:
+        """Of training, to have an order: epochs, then ranks."""
+        points = [self._record.trials[number].hyperparameters for number in pack.trials]
+        epochs, ranks = ([as_number(point.get(name)) for point in points] for name in ("epochs", "rank"))
+        return sum(epochs), sum(ranks)
 
     def abandon(self) -> None:
         """What runs was suspended: it is nobody's any more."""

@@ -247,8 +247,12 @@ def _even(count: int, number: int) -> list[int]:
 
 def _weight(point: Mapping[str, Any]) -> float:
     """What memory grows with most, to have an order."""
-    rank = point.get("rank", 0)
-    return float(rank) if isinstance(rank, int | float) else 0.0
+    return as_number(point.get("rank"))
+
+
+def as_number(value: Any) -> float:
+    """Of a hyperparameter; 0 where it is none."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def packing(

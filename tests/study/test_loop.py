@@ -453,6 +453,28 @@ def asynchronously(
     return events
 
 
+def test_of_a_block_the_longest_trials_start_first(tmp_path: Path) -> None:
+    """What is tried again comes before them; points and packs are as they were."""
+    space = presets.build({"x": Interval(low=-1, high=1), "epochs": Interval(low=1, high=4, integer=True)}, lora=False)
+    record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={})
+    crashed = []
+
+    def once(request: Request) -> Outcome:
+        if not crashed:
+            crashed.append(request.trial)
+            return Outcome(request.trial, request.attempt, Ending.CRASHED, message="boom")
+        return squared(request)
+
+    made = build(SamplerConfig(name="random"), distributions(space), x0=None, block_size=8, seed=0)
+    worker = AtOnce(once, places=1)
+    events = events_of(record, worker, made, Budget(trials=8))
+    assert [e.trial.number for e in events if isinstance(e, Proposed)] == list(range(8))
+    epochs = [int(request.hyperparameters["epochs"]) for request in worker.submitted]
+    assert worker.submitted[0].trial == worker.submitted[1].trial
+    assert epochs == sorted(epochs, reverse=True)
+    assert len(set(epochs)) > 1
+
+
 def test_asynchronously_a_free_process_gets_its_next_trial_while_others_run(tmp_path: Path) -> None:
     """A straggler of many times the others' length holds none of them; in blocks it holds all."""
     ended = {}
