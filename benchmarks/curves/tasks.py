@@ -124,11 +124,11 @@ def packs(size: int) -> Iterator[list[Training]]:
     """All trainings of a task in packs of one schedule and one seed, the most useful first."""
     kinds = (("wsd", POINTS, 0), ("cosine", COSINE, 0), ("wsd", BOTH_SEEDS, 1))
     for schedule, points, seed in kinds:
-        trainings = [(schedule, point, seed) for point in (*range(points), setting.BASELINE)]
+        trainings = [(schedule, point, seed) for point in (setting.BASELINE, *range(points))]
         yield from (trainings[at : at + size] for at in range(0, len(trainings), size))
 
 
 def cooled(training: Training) -> bool:
     """Whether coolings branch off from a training."""
     schedule, point, seed = training
-    return schedule == "wsd" and seed == 0 and 0 <= point < COOLED
+    return schedule == "wsd" and seed == 0 and point < COOLED
