@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from meshtune.config import goals
 from meshtune.config.budget import of_rule
-from meshtune.config.presets import PRESETS
+from meshtune.config.presets import BASELINES, PRESETS
 from meshtune.config.sections import PLACEHOLDERS, StudyConfig, is_command
 from meshtune.errors import nearest
 from meshtune.space import hyperparameters
@@ -44,6 +44,13 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
     """Faults that join sections: what the objective needs, and the names and values of hyperparameters."""
     space, baseline = values.get("space", "recommended"), values.get("baseline", {})
     own, given = (section if isinstance(section, Mapping) else {} for section in (space, baseline))
+    if isinstance(baseline, str) and (is_command(values.get("objective")) or baseline not in BASELINES):
+        words = (
+            "a mapping such as {x: 1}"
+            if is_command(values.get("objective"))
+            else f"{', '.join(BASELINES)}, or a mapping"
+        )
+        return [(("baseline",), f"`{baseline}` is not allowed; {words} is.{nearest(baseline, BASELINES)}")]
     if is_command(values.get("objective")):
         found = _of_command(space, own, given)
     else:

@@ -24,6 +24,7 @@ Section = str | Mapping[str, Interval | tuple[Value, ...] | Value]
 TRIBES = {"tribes2024": 512, "tribes2024-128": 128}  # the paper's presets, with the highest rank of each
 PRESETS = ("recommended", *TRIBES)
 RECOMMENDED_BASELINE = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "learning_rate": 2e-4}
+BASELINES = ("common", "advised")  # words for it: the one of the preset, and what `meshtune advise` says
 TRIBES_BASELINE = {"rank": 8, "alpha": 32, "dropout": 0.1, "learning_rate": 1e-5}
 
 

@@ -366,7 +366,13 @@ class StudyConfig(Section):
         Annotated[str, Tag("<preset>")] | Annotated[dict[str, Entry], Field(min_length=1), Tag("<mapping>")],
         Discriminator(lambda value: "<preset>" if isinstance(value, str) else "<mapping>"),
     ] = "recommended"
-    baseline: dict[str, Scalar] | None = None
+    baseline: (
+        Annotated[
+            Annotated[str, Tag("<word>")] | Annotated[dict[str, Scalar], Tag("<mapping>")],
+            Discriminator(lambda value: "<word>" if isinstance(value, str) else "<mapping>"),
+        ]
+        | None
+    ) = None  # common (null) and advised are its words
     priors: tuple[str, ...] = ()  # files of a team's own LoRA runs, which the advice counts in; see docs/priors.md
     sampler: Annotated[SamplerConfig, BeforeValidator(named_or_imported)] = SamplerConfig()
     warm_start: Annotated[WarmStartConfig, BeforeValidator(of_study)] | None = None

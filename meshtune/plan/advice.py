@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from meshtune.config.sections import StudyConfig
-from meshtune.errors import InputError
+from meshtune.errors import Fault, InputError
 from meshtune.priors import Advice, advise
 from meshtune.priors.model_facts import model_facts
 from meshtune.space.space import Space
@@ -44,6 +44,25 @@ def advice_for(config: StudyConfig, space: Space, training: TrainingPlan | None)
         max_rank=largest_rank(space),
         priors=[Path(path) for path in config.priors],
     )
+
+
+def advised(config: StudyConfig, space: Space, training: TrainingPlan) -> dict[str, Any]:
+    """The advice's start, as far as the space leaves it open; where it fixes alpha, the rate moves with it.
+
+    Raises InputError where nothing is known.
+    """
+    found = advice_for(config, space, training)
+    if found is None:
+        what = "nothing is known of this model, or of adapters of this kind: write common, or a point of your own"
+        raise InputError(Fault(f"`advised`: {what}", key="baseline"))
+    start = {name: value for name, value in found.start.items() if name not in space.fixed}
+    if "alpha" in space.fixed or "scale" in space.fixed:
+        product = found.start["learning_rate"] * found.start["alpha"]
+        start = {name: value for name, value in start.items() if name not in ("alpha", "learning_rate")}
+        start |= {} if {"learning_rate", "step"} & space.fixed.keys() else {"step": product}
+    elif "step" in space.fixed:
+        del start["learning_rate"]
+    return start
 
 
 def largest_rank(space: Space) -> int | None:

@@ -17,6 +17,7 @@ from meshtune.config.sections import CommandObjectiveConfig, SamplerConfig, Stud
 from meshtune.errors import Fault, InputError, need_training
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.plan import fixed_keys
+from meshtune.plan.advice import advised
 from meshtune.plan.goals import PlannedGoals, goals_of, measured_quantities
 from meshtune.plan.locate import Located
 from meshtune.plan.sampler import sampler_of
@@ -81,6 +82,9 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
         from meshtune.plan.training import training_of
 
         training, processes, packing = training_of(study, space, baseline, recorded, elsewhere)
+        if config.baseline == "advised":
+            given = (recorded or {}).get("baseline") or advised(config, space, training)
+            baseline = presets.baseline(config.space, given, lora=True, training=config.training)
         objective = ObjectiveSpec("lora", training.spec.model_dump(mode="json"))
         early = _early_stopping(config, training)
     goals = goals_of(config, space, None if training is None else training.memory)
@@ -121,8 +125,9 @@ def _points(config: StudyConfig, recorded: Mapping[str, Any] | None) -> tuple[Sp
     lora = not is_command(config.objective)
     whole = presets.alpha_is_whole(recorded)
     space = presets.build(config.space, lora=lora, whole_alpha=whole)
-    training = config.training
-    return space, presets.baseline(config.space, config.baseline, lora=lora, training=training, whole_alpha=whole)
+    # What is advised depends on the data, which are not there yet: until then the common one stands for it.
+    given = None if isinstance(config.baseline, str) else config.baseline
+    return space, presets.baseline(config.space, given, lora=lora, training=config.training, whole_alpha=whole)
 
 
 def _program(study: Located, section: CommandObjectiveConfig, space: Space) -> ObjectiveSpec:

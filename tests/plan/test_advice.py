@@ -10,6 +10,7 @@ from meshtune.errors import InputError
 from meshtune.plan.advice import advice_for, largest_rank
 from meshtune.plan.locate import locate
 from meshtune.plan.plan import build
+from meshtune.record.log import Record
 from meshtune.study.check import check
 from tests.priors.test_runs import TASK
 from tests.test_kill_lora import lora_study
@@ -49,3 +50,51 @@ def test_there_is_none_for_adapters_of_another_kind(override: str, tiny_model_fo
     plan = build(study)
     assert advice_for(study.config, plan.space, plan.training) is None
     assert largest_rank(plan.space) == 16
+
+
+def test_the_advised_baseline_is_its_start_and_stays_on_a_resume(tiny_model_folder: Path, tmp_path: Path) -> None:
+    path = lora_study(tmp_path / "lora", tiny_model_folder)
+    path.write_text(
+        path.read_text().replace("baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}", "baseline: advised")
+    )
+    study = locate(path)
+    plan = build(study)
+    found = advice_for(study.config, plan.space, plan.training)
+    assert found is not None
+    assert plan.baseline == found.start == plan.fixed["baseline"]
+    assert plan.start is not None
+    other = {**plan.fixed, "baseline": {**found.start, "learning_rate": 5e-4}}
+    study.folder.mkdir(exist_ok=True)
+    Record(study.url, study.name, plan.space, fixed=other)
+    assert build(locate(path)).baseline == other["baseline"]
+
+
+def test_what_the_space_fixes_stays_and_the_rate_moves_with_alpha(tiny_model_folder: Path, tmp_path: Path) -> None:
+    path = lora_study(tmp_path / "lora", tiny_model_folder)
+    text = path.read_text().replace("baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}", "baseline: advised")
+    path.write_text(text.replace("space: {rank", "space: {alpha: 16, rank"))
+    study = locate(path)
+    plan = build(study)
+    found = advice_for(study.config, plan.space, plan.training)
+    assert found is not None
+    assert plan.baseline is not None
+    assert plan.baseline["alpha"] == 16
+    assert plan.baseline["learning_rate"] == pytest.approx(2 * found.start["learning_rate"])
+
+
+@pytest.mark.parametrize(
+    ("word", "override", "said"),
+    [
+        ("adviced", "seed=0", "Did you mean `advised`"),
+        ("advised", "training.use_rslora=true", "nothing is known"),
+    ],
+)
+def test_another_word_or_nothing_known_is_a_fault(
+    word: str, override: str, said: str, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    path = lora_study(tmp_path / "lora", tiny_model_folder)
+    path.write_text(
+        path.read_text().replace("baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}", f"baseline: {word}")
+    )
+    with pytest.raises(InputError, match=said):
+        build(locate(path, overrides=(override,)))
