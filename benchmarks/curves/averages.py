@@ -135,9 +135,8 @@ def report(title: str, samples: list[Sample]) -> None:
     setting += f", difference {more[0]:+.3f} to {more[1]:+.3f}"
     values = {"name": "residual deviation of the average's loss against the weights'", "ours": ours, "theirs": theirs}
     values |= {"ratio": gain(samples), "low": low, "high": high}
-    print(
-        json.dumps({key: x if isinstance(x, str) else round(x, 4) for key, x in values.items()} | {"setting": setting})
-    )
+    told = {key: x if isinstance(x, str) else round(x, 4) if np.isfinite(x) else None for key, x in values.items()}
+    print(json.dumps({**told, "setting": setting}))
 
 
 def samples(tables: list[Path], every: bool) -> Iterator[tuple[str, list[Sample]]]:
