@@ -156,13 +156,19 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     at = training.memory
     largest = forecast.largest_trial(plan, at)
     pack = plan.packing.sizes(plan.block_size)[0]
-    measure = measure and config.worker.name == "local"  # whose nodes may be faster than this machine
-    tried = forecast.pilot(plan, training, at, config.seed, pack, meter) if measure else None
+    elsewhere = measure and config.worker.name != "local"
+    tried = forecast.pilot(plan, training, at, config.seed, pack, meter) if measure and not elsewhere else None
     if tried is not None and tried.at is not at:
         at, largest = tried.at, forecast.largest_trial(plan, tried.at)
     memory = forecast.memory_facts(largest, at)
     lines = [] if at.unpackable is None else [("trainer", forecast.trainer_line(at.unpackable))]
     lines.append(("memory", forecast.memory_line(largest, at)))
+    if elsewhere:
+        lines.append(
+            ("time", f"not measured: with `name: {config.worker.name}` trials run on other machines, which may be")
+        )
+        lines.append(("", "faster or slower than this one. For a forecast, run this on one of them, with"))
+        lines.append(("", "--set 'worker={name: local}'"))
     if tried is None:
         return _Forecast(tuple(lines), {"memory": memory, "time": None})
     measured = tried.measured

@@ -3,7 +3,8 @@
 The coordinator talks to it through whatever carries lines (an actor of Ray, files that both see), and it holds a local
 worker of one process: what that guarantees of deaths, timeouts and frozen processes holds here too. Where the study's
 folder is not seen from this machine, a folder of its own stands in for it, and its files cross as bytes: what is needed
-comes with the requests, what changed goes ahead of the events. Rows are kept in the user's cache by their fingerprint.
+comes with the requests, what changed goes ahead of the events. Rows are kept in the user's cache by their fingerprint,
+until nobody has used them for a month.
 
 It ends itself once its coordinator has been silent for `ORPHANED_SECONDS`, which is before the coordinator gives its
 trials to another: no two work on one trial, whatever link was cut. Nothing here decides or records.
@@ -11,6 +12,7 @@ trials to another: no two work on one trial, whatever link was cut. Nothing here
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -34,6 +36,7 @@ from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.running import Running, addressed
 
 ORPHANED_SECONDS = 300.0
+UNUSED_SECONDS = 30 * 86400.0  # after which rows, and what a killed process left, are taken out of the cache
 LOOK_SECONDS = 0.1  # between looks at what came from the coordinator, while something runs
 DATA, LOGS = "data", "logs"  # folders of a study that do not cross with events
 SUSPENDED = '{"kind": "Suspended"}'  # the line after the last event of what was suspended
@@ -168,6 +171,8 @@ class RemoteProcess:
             cache.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix="study-", dir=cache))
             self._spec = self._moved(folder, cache)
+            _touch(self._data)
+            _drop_unused(cache)
         self.folder, self.shared = folder, shared
         self._known = self._stamps()
         self._worker: LocalWorker | None = None
@@ -310,6 +315,8 @@ class RemoteProcess:
     def _watch(self) -> None:
         """End with a coordinator that is silent: it takes this process for lost soon."""
         while not self._ended.wait(5.0):
+            if not self.shared:
+                _touch(self.folder, self._data)
             if time.monotonic() - self._heard > ORPHANED_SECONDS:
                 os._exit(1)  # the process that trains ends with its pipe
 
@@ -318,6 +325,21 @@ def lost(running: Running, why: str) -> list[Outcome]:
     """The outcomes of what ran in a process that is lost."""
     ended = running.requests.values()
     return [Outcome(one.trial, one.attempt, Ending.CRASHED, message=why, lost=True) for one in ended]
+
+
+def _touch(*used: Path | None) -> None:
+    for path in used:
+        if path is not None:
+            with contextlib.suppress(OSError):  # not there yet, or the disk is away
+                os.utime(path)
+
+
+def _drop_unused(cache: Path) -> None:
+    """Take out of the cache what no process has used for long: rows, and folders of processes that were killed."""
+    for path in [*(cache / DATA).glob("*"), *cache.glob("study-*"), *cache.glob(".data-*")]:
+        with contextlib.suppress(OSError):  # another process may be about the same
+            if time.time() - path.stat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def fault(hello: Hello) -> str | None:

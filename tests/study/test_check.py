@@ -103,6 +103,14 @@ def test_memory_and_time(study: Path) -> None:
     assert [path.name for path in (study.parent / "study").iterdir()] == ["data"]
 
 
+def test_the_time_of_other_machines_is_not_guessed_here(study: Path) -> None:
+    lines, facts = check(study, overrides=("worker={name: slurm, processes: 2}",))
+    assert "\ntime       not measured: with `name: slurm` trials run on other machines" in lines
+    assert "--set 'worker={name: local}'" in lines
+    assert facts["time"] is None
+    assert "\ntime " in check(study, overrides=("worker={name: local}",))[0]  # what is said works
+
+
 def test_packs_that_are_asked_for(study: Path) -> None:
     """A pack must fit whole, and is what is measured."""
     alone = check(study, measure=False)[1]["memory"]["predicted"]
