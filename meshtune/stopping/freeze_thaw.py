@@ -27,7 +27,7 @@ Nothing here reads a record or draws without a seed. A trial that diverged has n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, cast
@@ -102,11 +102,11 @@ class Logarithm:
     def __call__(self, losses: Array) -> Array:
         """As the model sees losses; those far below all others are seen as just above the floor."""
         above = np.maximum((losses - self.floor) / self.unit, 1e-3)
-        return cast("Array", (np.log(above) - self.shift) / self.scale)
+        return (np.log(above) - self.shift) / self.scale
 
     def back(self, seen: Array) -> Array:
         """The losses."""
-        return cast("Array", self.floor + self.unit * np.exp(self.shift + self.scale * seen))
+        return self.floor + self.unit * np.exp(self.shift + self.scale * seen)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Halves(NamedTuple):
     def products(self, other: Halves) -> Array:
         """(c, d): rows' K^-1 other rows."""
         white = self.white.reshape(-1, self.white.shape[2]).T @ other.white.reshape(-1, other.white.shape[2])
-        return cast("Array", white - self.within.T @ other.within + self.solved.T @ other.solved)
+        return white - self.within.T @ other.within + self.solved.T @ other.solved
 
     def squares(self) -> Array:
         """(c,): the diagonal of the products with themselves."""
@@ -207,7 +207,7 @@ class Factor:
         self._lower: list[Array] = []
         self.span, self.inside = np.zeros((n, size, 2)), np.zeros((n, 2, 2))  # Q and U of each trial
         for members, at in curves.patterns:
-            lower = np.linalg.cholesky(self.own[np.ix_(at, at)])
+            lower = cast("Array", np.linalg.cholesky(self.own[np.ix_(at, at)]))
             span, inside = np.linalg.qr(solve_triangular(lower, self.decay[at], lower=True))
             self._lower.append(lower)
             self.span[members, : len(at), : span.shape[1]] = span
@@ -321,7 +321,7 @@ class Factor:
         return np.array(found)
 
 
-def _slope(function, shares: Array, bend: float) -> Array:
+def _slope(function: Callable[[Array, float], Array], shares: Array, bend: float) -> Array:
     """By the logarithm of the bend."""
     step = 1e-5
     return (function(shares, bend * math.exp(step)) - function(shares, bend * math.exp(-step))) / (2 * step)
@@ -434,7 +434,7 @@ class Model:
 def _kernel(one: Array, other: Array, columns: Indices, parameters: Parameters) -> Array:
     """Covariances of ends."""
     squares = np.tensordot(parameters.lengths**-2, _squares(one, other, columns), 1)
-    return cast("Array", parameters.end * matern(squares)[0])
+    return parameters.end * matern(squares)[0]
 
 
 def fit(

@@ -1,0 +1,81 @@
+"""The benchmark of the model of points and curves: its searches spend what they say, its lines hold together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks_are_modules() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        yield
+
+
+@pytest.fixture(scope="module")
+def surrogate() -> Any:
+    from learning_curves import Surrogate, Table
+
+    return Surrogate(Table.read())
+
+
+@pytest.mark.parametrize("side", ["freeze-thaw", "asha", "median", "SuccessiveHalving", "Hyperband"])
+def test_a_search_spends_less_than_whole_trainings_and_ends(surrogate: Any, side: str) -> None:
+    import freeze_thaw
+    from replay import WHOLE
+
+    spent = freeze_thaw.searched(side, surrogate, block=4, seed=1, trials=12, noise=0.0)
+    assert len(spent.loss) == 12
+    assert 1 <= sum(spent.finished) <= 12
+    assert WHOLE <= spent.total < 12 * WHOLE
+    assert spent.tokens == sorted(spent.tokens)
+
+
+def test_a_replay_is_the_same_every_time(surrogate: Any) -> None:
+    import freeze_thaw
+
+    one, again = (freeze_thaw.thawed(surrogate, 4, seed=2, trials=12, noise=0.0) for _ in range(2))
+    assert one == again
+
+
+def test_lines_of_a_cell(surrogate: Any) -> None:
+    import freeze_thaw
+
+    lines = list(freeze_thaw.replays(surrogate, "task", 4, ["SuccessiveHalving"], [0, 1], trials=10, noise=0.0))
+    assert [("knowing" in line, "saved" in line) for line in lines] == [(True, False), (True, False), (False, True)]
+    assert all({"name", "ours", "theirs", "ratio", "low", "high", "setting"} <= line.keys() for line in lines)
+
+
+def test_predictions_are_within_their_intervals() -> None:
+    """By rung, of the stored table: the later, the nearer."""
+    import freeze_thaw
+    from learning_curves import TABLE
+
+    lines = list(freeze_thaw.calibration(TABLE, repeats=6))
+    assert len(lines) == 5
+    assert lines[-1]["ours"] < lines[0]["ours"]
+    assert sum(line["within_95"] * line["predictions"] for line in lines) / 120 > 0.8
+
+
+def test_a_long_table_is_read(tmp_path: Path) -> None:
+    """Curves of wsd by their running average, where there is one; cosine, the baseline and what diverged not."""
+    import freeze_thaw
+
+    params = {"rank_log2": 4, "scale_log2": 1.0, "dropout_index": 0, "step": 0.01}
+    whole = {"schedule": "wsd", "point": 0, "seed": 1, "params": params, "ending": "complete"}
+    whole |= {"losses": [3.0, 2.5, 2.0], "averaged": [None, 2.4, None]}
+    lines = [{"task": "dolly-hh", "shares": [0.1, 0.5, 1.0]}, whole, whole | {"schedule": "cosine"}]
+    lines += [whole | {"point": -1}, whole | {"ending": "diverged"}]
+    path = tmp_path / "table.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    task, shares, curves = freeze_thaw.curves_of(path)
+    assert (task, shares) == ("dolly-hh, wsd", (0.1, 0.5, 1.0))
+    assert [(seed, curve) for seed, _, curve in curves] == [(1, [(0.1, 3.0), (0.5, 2.4), (1.0, 2.0)])]
+    assert list(freeze_thaw.calibration(path)) == []
