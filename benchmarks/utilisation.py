@@ -50,6 +50,7 @@ from meshtune.objectives.build import ObjectiveSpec
 from meshtune.plan.budget import Budget
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
+from meshtune.record.storage import quiet
 from meshtune.samplers.build import build
 from meshtune.study.loop import Started, TrialFinished, run
 from meshtune.trial import Ending, Event, Outcome, Request
@@ -169,7 +170,8 @@ def searched(folder: Path, side: Side, devices: int, worker: Any, trials: int, s
     """A whole search by the loop, its events."""
     record = Record(f"sqlite:///{folder / 'study.db'}", "study", SPACE, fixed={})
     if isinstance(worker, Simulated):  # what SQLite takes is `trial_overhead.py`'s affair
-        record._study = optuna.create_study()
+        with quiet():
+            record._study = optuna.create_study()
         record._storage = record._study._storage
     config = SamplerConfig(name=side.sampler, asynchronous=side.asynchronous)  # type: ignore[arg-type]
     made = build(config, distributions(SPACE), x0=START, block_size=devices * side.block, seed=seed)
@@ -257,7 +259,9 @@ def table(lines: Sequence[Mapping[str, Any]]) -> None:
         low, high = interval(values)
         soon, late = interval(hours[side])
         busy = f"{100 * np.median(values):.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-        reach = " ".join("never" if each == NEVER else f"{each:.1f}" for each in (np.median(hours[side]), soon, late))
+        reach = " ".join(
+            "never" if each >= NEVER / 4 else f"{each:.1f}" for each in (np.median(hours[side]), soon, late)
+        )
         print(f"{side:<32}{busy:>24}{reach:>28}{_count(needed[side]):>8}{np.mean(own[side]):>15.3f}")
     theirs = used.get(str(Side("mads")))
     for side in (str(Side("batch-gp", asynchronous=True)), str(Side("batch-gp"))):
@@ -269,7 +273,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _count(values: np.ndarray) -> str:
-    return "-" if np.median(values) == NEVER else f"{np.median(values):.0f}"
+    return "-" if np.median(values) >= NEVER / 4 else f"{np.median(values):.0f}"
 
 
 def printed(ours: float, theirs: float, low: float, high: float, setting: str) -> None:
@@ -340,7 +344,7 @@ def _used(packs: Sequence[Sequence[tuple[float, float]]], devices: int) -> float
 
 KINDS = {"batch-gp, asynchronous": "one", "mads, in blocks": "two", "tpe, asynchronous": "three"}
 DASHED = {"batch-gp, in blocks": "5 3", "tpe, in blocks": "1.5 3", "random, asynchronous": "8 3 2 3"}
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 472, 300, 56, 160, 40, 44
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 500, 300, 56, 190, 40, 44
 
 
 def plot(table_file: Path, picture: Path) -> None:
@@ -373,8 +377,8 @@ def panel(title: str, lines: Sequence[Mapping[str, Any]], key: str) -> list[str]
     by = {count: grouped([line for line in lines if line["devices"] == count], key) for count in devices}
     percent = key == "utilisation"
     shown = [np.median(by[count][side]) for count in devices for side in (*KINDS, *DASHED) if side in by[count]]
-    finite = [value for value in shown if value < NEVER]
-    low, high = (0.4, 1.0) if percent else (math.log10(min(finite) * 0.7), math.log10(max(finite) * 1.4))
+    finite = [value for value in shown if value < NEVER / 4]
+    low, high = (0.0, 1.0) if percent else (math.log10(min(finite) * 0.7), math.log10(max(finite) * 1.4))
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def x(count: float) -> float:
@@ -384,7 +388,7 @@ def panel(title: str, lines: Sequence[Mapping[str, Any]], key: str) -> list[str]
         at = value if percent else math.log10(value)
         return TOP + height * (high - min(max(at, low), high)) / (high - low)
 
-    ticks = (0.4, 0.6, 0.8, 1.0) if percent else [t for t in (3, 10, 30, 100) if low <= math.log10(t) <= high]
+    ticks = (0.0, 0.25, 0.5, 0.75, 1.0) if percent else [t for t in (3, 10, 30, 100) if low <= math.log10(t) <= high]
     parts = [f'<text class="title" x="{LEFT - 40}" y="18">{escape(title)}</text>', '<g class="faint">']
     for tick in ticks:
         name = f"{100 * tick:.0f} %" if percent else f"{tick} h"
@@ -401,13 +405,13 @@ def panel(title: str, lines: Sequence[Mapping[str, Any]], key: str) -> list[str]
     ends = []
     for place, side in enumerate((*DASHED, *KINDS)):
         kind, dash = KINDS.get(side, ""), DASHED.get(side, "")
-        there = [count for count in devices if side in by[count] and np.median(by[count][side]) < NEVER]
+        there = [count for count in devices if side in by[count] and np.median(by[count][side]) < NEVER / 4]
         points = " ".join(f"{x(count):.1f},{y(float(np.median(by[count][side]))):.1f}" for count in there)
         parts.append(f'<polyline class="side {kind}" stroke-dasharray="{dash}" points="{points}"/>')
         for count in there:
             least, most = interval(by[count][side])
             at = x(count) + 2.2 * (place - 3)
-            if most < NEVER:
+            if most < NEVER / 4:
                 bar = f'x1="{at:.1f}" x2="{at:.1f}" y1="{y(least):.1f}" y2="{y(most):.1f}"'
                 parts.append(f'<line class="bar {kind}" {bar}/>')
         if there:

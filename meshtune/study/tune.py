@@ -171,15 +171,15 @@ def _search(
         yield Stage(f"warning: {text}")
     if record.notes.get("finished"):
         record.note("finished", None)
-    finished = None
+    finished, packing = None, _packing(plan, record)
     events = run(
         record,
         sampler,
         runner.worker,
         _budget(config, record),
         seed=runner.seed,
-        packing=_packing(plan, record),
-        share=plan.packing.share(plan.block_size),
+        packing=packing,
+        share=packing.share(plan.block_size),
         early=plan.early,
         attempts=runner.attempts,
         threads=runner.threads,
