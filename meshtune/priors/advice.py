@@ -161,7 +161,7 @@ def advice(table: Table, facts: Facts, *, max_rank: int | None = None) -> Advice
     """The advice of a table."""
     ranks = tuple(rank for rank in RANKS if rank <= (max_rank or MAX_RANK)) or (max_rank or MAX_RANK,)
     predicted = expected(table, facts)
-    alike = sum(known.facts.family == facts.family for known in table.known)
+    alike = sum(known.facts.family == facts.family != "other" for known in table.known)
     points = candidates(predicted, ranks)
     draws = predicted.draws(DRAWS)
     if alike >= OF_ONE_GENERATION and not _far(table, facts):

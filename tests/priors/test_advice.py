@@ -99,6 +99,8 @@ def test_a_teams_own_runs_count(tmp_path: Path) -> None:
     found = advise(hidden_size=4096, family="llama", priors=[path], **SIZES)
     assert found.start["learning_rate"] > 2e-3
     assert "2 of llama" in found.rests_on
+    path.write_text("".join(json.dumps({**task, "family": "other"}) + "\n" for _ in range(2)))
+    assert "none of this family" in advise(hidden_size=4096, family="other", priors=[path], **SIZES).rests_on
     path.write_text("{}")
     with pytest.raises(InputError, match="runs: is missing"):
         advise(hidden_size=4096, family="llama", priors=[path], **SIZES)
