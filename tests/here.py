@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from meshtune.objectives.build import ObjectiveSpec, build
-from meshtune.trial import Event, Request
+from meshtune.objectives.build import Asking, ObjectiveSpec, build
+from meshtune.trial import Decision, Event, Request, Rung
 
 
 class Here:
@@ -18,17 +18,30 @@ class Here:
 
     def __init__(self, _: Any, objective: ObjectiveSpec, *__: Any):
         self._objective = build(objective, device="cpu", threads=1)
-        self._waiting: list[Sequence[Request]] = []
+        self._running: Iterator[Event] | None = None
 
     def free(self) -> int:
-        return 1 - len(self._waiting)
+        return 1 if self._running is None else 0
 
     def submit(self, requests: Sequence[Request]) -> None:
-        self._waiting.append(requests)
+        self._running = self._objective.evaluate(requests)
 
     def events(self, timeout: float) -> list[Event]:
-        waiting, self._waiting = self._waiting, []
-        return [event for requests in waiting for event in self._objective.evaluate(requests)]
+        """All up to the next question, or to the end."""
+        found: list[Event] = []
+        for event in self._running or ():
+            found.append(event)
+            if isinstance(event, Rung):
+                return found
+        self._running = None
+        return found
+
+    def decide(self, decision: Decision) -> None:
+        assert isinstance(self._objective, Asking)
+        self._objective.decide(decision)
+
+    def join(self, pack: int, request: Request) -> bool:
+        return isinstance(self._objective, Asking) and self._objective.join(pack, request)
 
     def suspend(self, seconds: float) -> None:
         raise AssertionError("nobody stops it")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from meshtune.record.log import Record
 from meshtune.testing.processes import gone
 from tests.conftest import WORDS
 from tests.kill import command, kill_at_random, record_of, run, run_apart
@@ -76,6 +77,36 @@ def test_three_kills_leave_the_record_of_an_uninterrupted_study(
     ours, theirs = status_of(killed), status_of(whole)
     for name in ("best", "baseline", "untuned", "best_against_baseline"):
         assert ours[name] == theirs[name]
+
+
+def test_kills_of_a_study_that_decides_at_rungs(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """In one process, in which packs of three stop each other: the record of an undisturbed study, and its decisions."""
+    paths = []
+    for name in ("calm", "killed"):
+        path = lora_study(tmp_path / name, tiny_model_folder)
+        text = (
+            path.read_text(encoding="utf-8").replace("processes: 2", "processes: 1").replace("trials: 20", "trials: 14")
+        )
+        path.write_text(text + "early_stopping: {rule: asha, rungs: [0.2, 0.4, 0.6], rows: 10, promote: 1}\n")
+        paths.append(path)
+    calm, killed = paths
+    assert run_apart(calm).returncode == 0
+
+    def wait(chance: random.Random) -> float:
+        return chance.uniform(6.0, 10.0)
+
+    for victim, family in kill_at_random(killed, 3, seed=3, wait=wait):
+        assert gone(family), f"processes outlived the kill of the {victim}"
+    assert run_apart(killed).returncode == 0
+    assert record_of(killed) == record_of(calm)
+    assert decided_in(killed) == decided_in(calm)
+    assert "stops" in str(decided_in(calm))
+
+
+def decided_in(path: Path) -> dict[str, object]:
+    """The notes of what was decided at rungs."""
+    notes = Record(f"sqlite:///{path.parent / 'study' / 'study.db'}", "study").notes
+    return {key: value for key, value in notes.items() if key.startswith("decided")}
 
 
 def test_the_best_adapter_in_plain_peft_has_the_recorded_loss(whole: Path) -> None:

@@ -24,6 +24,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.errors import InputError, MeshtuneError, SamplerError, StorageError, last_words
+from meshtune.record import decisions
+from meshtune.record.decisions import Decided
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
 from meshtune.record.scoring import awaits, ranked, references, scored_outcome
@@ -97,6 +99,7 @@ class Record:
                 self._check_fixed(fixed)
             self.guidance = goals.of_fixed(self.notes.get("fixed") or {})
             self.mirror = optuna.create_study(directions=_directions(self.guidance))
+            self.decided = {(each.trial, each.tokens): each for each in decisions.read(self.notes)}
             self.trials: list[RecordedTrial] = []
             self._ids: list[int] = []
             self._described = space_of(self.notes)
@@ -276,6 +279,12 @@ class Record:
         self._finish(self.mirror, self._mirror_id(trial.number), finished)
         self.trials[trial.number] = finished
         return finished
+
+    def decide(self, decided: Sequence[Decided]) -> None:
+        """Make durable what becomes of trials at rungs, before anything is done about it."""
+        number = sum(key.startswith(f"{decisions.DECIDED}:") for key in self.notes)
+        self.note(f"{decisions.DECIDED}:{number}", decisions.noted(decided))
+        self.decided.update({(each.trial, each.tokens): each for each in decided})
 
     def promote(self, outcome: Outcome) -> RecordedTrial:
         """Make durable how a trial ended that had been stopped early and was trained on: no sampler learns of it."""

@@ -1,8 +1,10 @@
 """Early stopping in a study: which trials are compared, and what the rules of `meshtune.stopping.rules` say of them.
 
 Only trials of one schedule are compared: those that train on the same tokens in the same way, whatever is adapted. A
-decision is made from the record as it is when the trial is proposed, and written with the proposal: neither the pack
-nor the order in which answers arrive inside a block changes it, and a replay is exact.
+decision is made when a trial stands at a rung, from all that has been measured by then: trials that have ended, those
+that run, and those that stand there with it, whatever their pack. It is in the record before the trial hears of it, so
+that one that is trained again takes the same way. In studies of earlier versions it was made when the trial was
+proposed, and written with the proposal; they go on so.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from typing import Any
 
 from meshtune.config.budget import FEWEST_FINISHED, EarlyStoppingConfig
 from meshtune.config.sections import TrainingConfig
+from meshtune.record.decisions import IN_PACK, Decided
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
 from meshtune.stopping.rules import Curve, Rule, Stopping
-from meshtune.trial import Ending, Outcome, Thresholds
+from meshtune.trial import Ending, Outcome, Rung, Thresholds, Verdict
 
 DEFAULT: Rule = "asha"  # docs/decisions/2026-11-26-early-stopping.md
 SCHEDULE = ("epochs", "batch_size", "warmup_ratio", "lr_scheduler")  # hyperparameters that may make it another one
@@ -84,8 +87,41 @@ class EarlyStopping:
         """Rungs at which nothing is decided."""
         return tuple((tokens, None) for tokens in self.rungs(hyperparameters))
 
+    def proposed(self, record: Record, hyperparameters: Mapping[str, Any]) -> Thresholds:
+        """The rungs of a trial that is proposed now."""
+        inside = record.notes.get(IN_PACK)
+        return self.measured(hyperparameters) if inside else self.thresholds(record, hyperparameters)
+
+    def decide(self, record: Record, rung: Rung) -> list[Decided]:
+        """What becomes of the trials that stand at a rung; of those alone of which nothing is decided yet."""
+        new = {
+            (trial, tokens): loss
+            for trial, tokens, loss in sorted(rung.losses)
+            if (trial, tokens) not in record.decided and record.trials[trial].outcome is None
+        }
+        running = {key: each.loss for key, each in record.decided.items() if record.trials[key[0]].outcome is None}
+        running |= new
+        found = []
+        for (number, tokens), loss in new.items():
+            hyperparameters = record.trials[number].hyperparameters
+            rungs, rules = self.rungs(hyperparameters), self._rules(hyperparameters)
+            finished = _curves(_alike(record.finished, hyperparameters), rungs)
+            others = _running(record, running, hyperparameters, rungs)
+            own = others.pop(number, Curve(()))
+            losses = rules.thresholds([*finished, *others.values(), own])
+            threshold = dict(zip(rungs, losses, strict=True)).get(tokens)
+            if threshold is None or loss <= threshold:
+                found.append(Decided(number, tokens, loss, Verdict.GOES_ON))
+                continue
+            value = None
+            if self.config.value == "predicted" and own.rungs:
+                until = Curve(own.rungs[: rungs.index(tokens) + 1])
+                value = rules.predicted_value([*finished, *others.values()], until)
+            found.append(Decided(number, tokens, loss, Verdict.STOPS, value))
+        return found
+
     def thresholds(self, record: Record, hyperparameters: Mapping[str, Any]) -> Thresholds:
-        """Of a trial that is proposed now."""
+        """Of a trial that is proposed now, in a study of an earlier version."""
         rungs = self.rungs(hyperparameters)
         losses = self._rules(hyperparameters).thresholds(_curves(_alike(record.finished, hyperparameters), rungs))
         return tuple(zip(rungs, losses, strict=True))
@@ -95,6 +131,10 @@ class EarlyStopping:
         if outcome.ending is not Ending.STOPPED_EARLY or self.config.value == "failed":
             return None
         trial = record.trials[outcome.trial]
+        decided = [record.decided.get((outcome.trial, tokens)) for tokens, _ in outcome.rungs]
+        for each in decided:
+            if each is not None and each.verdict is Verdict.STOPS:
+                return each.value
         before = record.finished[: trial.seen]  # as it was proposed: order of arrival in a block decides nothing
         rungs = self.rungs(trial.hyperparameters)
         if not (losses := _losses(outcome, rungs)):
@@ -163,9 +203,24 @@ def _curves(trials: Sequence[RecordedTrial], rungs: Sequence[int]) -> list[Curve
     ]
 
 
+def _running(
+    record: Record, losses: Mapping[tuple[int, int], float], hyperparameters: Mapping[str, Any], rungs: Sequence[int]
+) -> dict[int, Curve]:
+    """Curves of the same schedule so far, by trial, of losses by trial and tokens."""
+    schedule = _schedule(hyperparameters)
+    measured: dict[int, dict[int, float]] = {}
+    for (trial, tokens), loss in sorted(losses.items()):
+        if _schedule(record.trials[trial].hyperparameters) == schedule:
+            measured.setdefault(trial, {})[tokens] = loss
+    return {trial: Curve(_in_a_row(found, rungs)) for trial, found in measured.items()}
+
+
 def _losses(outcome: Outcome, rungs: Sequence[int]) -> tuple[float, ...]:
     """At these rungs, as far as it came. Earlier versions measured some more, which are left out."""
-    measured = dict(outcome.rungs)
+    return _in_a_row(dict(outcome.rungs), rungs)
+
+
+def _in_a_row(measured: Mapping[int, float], rungs: Sequence[int]) -> tuple[float, ...]:
     return tuple(measured[tokens] for tokens in itertools.takewhile(measured.__contains__, rungs))
 
 

@@ -1,7 +1,7 @@
 """Early-stopping rules: the curves of a study's trials in, thresholds and predictions out.
 
 A trial is measured at rungs, fixed shares of its training, and ends at one where its loss is above the threshold there.
-Thresholds are fixed when a trial is proposed, so that it needs nobody's answer on the way. Every result is the same to
+Who asks gives the curves as they are at that moment, unfinished ones among them. Every result is the same to
 the last bit whatever the order of the curves, and no scale is assumed: where all losses are moved or multiplied, so are
 the thresholds. Losses may be infinite, never not-a-number. All curves are of one schedule (same rows, same epochs);
 nothing here reads a record or knows of tokens.
@@ -77,7 +77,7 @@ class Stopping:
         """Per rung the loss above which a trial ends there, finite; None: it goes on whatever its loss.
 
         Args:
-            curves: of the trials that have ended.
+            curves: of the trials that have ended, and of those that run, as far as they are.
             noise: of `curve`, added to the best loss, since the lowest of many is a lucky one: the deviation between
                 seeds. None: what the losses at the last rung leave open of those at the end.
         """

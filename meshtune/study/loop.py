@@ -22,7 +22,7 @@ from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.interface import Sampler
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.packs import Packs
-from meshtune.trial import Ending, Outcome, Progress, Request, Rung
+from meshtune.trial import Decision, Ending, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import Packing, Points
 
@@ -128,6 +128,17 @@ def _at_once(count: int, share: int, packs: Packs, worker: Worker) -> int:
     return min(count, share) if idle or whole else 0
 
 
+def _decision(record: Record, early: EarlyStopping, rung: Rung) -> Decision:
+    """What becomes of trials at a rung, in the record before anybody hears of it; as it stands there, if it does."""
+    if decided := early.decide(record, rung):
+        record.decide(decided)
+    verdicts = []
+    for trial, tokens, _ in rung.losses:
+        known = record.decided.get((trial, tokens))  # else it has ended, and runs again for its pack's sake
+        verdicts.append((trial, tokens, Verdict.GOES_ON if known is None else known.verdict))
+    return Decision(rung.pack, rung.attempt, tuple(verdicts))
+
+
 def run(
     record: Record,
     sampler: Sampler,
@@ -172,7 +183,7 @@ def run(
                 count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
             if sampler.asynchronous:
                 count = _at_once(count, share, packs, worker)
-            thresholds = no_rungs if early is None else partial(early.thresholds, record)
+            thresholds = no_rungs if early is None else partial(early.proposed, record)
             cut = _cut(record, packing, whole=not sampler.asynchronous)
             for trial in record.propose_block(sampler, count, seed=seed, packs=cut, thresholds=thresholds):
                 packs.add(trial)
@@ -200,6 +211,8 @@ def run(
         holding()
         for event in arrived:
             if isinstance(event, Rung):
+                if early is not None and grace is None:  # else it is suspended, and asks again
+                    worker.decide(_decision(record, early, event))
                 continue
             pending = record.trials[event.trial].outcome is None  # else it runs again for its pack's sake
             if isinstance(event, Progress):

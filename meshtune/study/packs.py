@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from meshtune.record.decisions import IN_PACK
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
 from meshtune.trial import Outcome, Request
@@ -49,8 +51,15 @@ class Pack:
         allowed = None if timeout is None else timeout * len(self.trials)
         trials = [record.trials[number] for number in self.trials]
         requests = [trial.request(threads, allowed) for trial in trials]
-        tokens = record.pass_tokens
-        return [replace(request, attempt=self.attempt, width=width, pass_tokens=tokens) for request in requests]
+        shared: dict[str, Any] = {"attempt": self.attempt, "width": width, "pass_tokens": record.pass_tokens}
+        return [replace(request, **shared, **_asking(record, request)) for request in requests]
+
+
+def _asking(record: Record, request: Request) -> dict[str, Any]:
+    """Whether a request asks at its rungs, with what is decided already; the baseline is trained to its end."""
+    asks = bool(record.notes.get(IN_PACK)) and record.trials[request.trial].origin == "search"
+    known = (record.decided.get((request.trial, tokens)) for tokens, _ in request.thresholds)
+    return {"asks": asks, "decided": tuple((each.tokens, each.verdict) for each in known if each is not None)}
 
 
 class Packs:

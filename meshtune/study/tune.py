@@ -20,6 +20,7 @@ from meshtune.plan.locate import EFFECTIVE, Located, as_begun
 from meshtune.plan.plan import Plan, build
 from meshtune.plan.sampler import REASON
 from meshtune.record import lease as in_database
+from meshtune.record.decisions import IN_PACK
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
@@ -78,6 +79,8 @@ def tune(
         if training is not None and training.largest_rank and "largest_rank" not in record.notes:
             record.note("largest_rank", training.largest_rank)
         environment.note_in(record, [place.device for place in plan.processes], plan.processes[0].threads)
+        if plan.early is not None and not record.trials:
+            record.note(IN_PACK, True)
         write_effective(_as_loaded(study, plan))
         stack.callback(_tidy, record, study.folder / checkpoints.FOLDER)
         worker = build_worker(config.worker, plan.objective, plan.processes, study.folder)

@@ -141,8 +141,7 @@ class Packing:
         A larger block costs a search some of its steps: its points are proposed without knowing each other's losses.
         Samplers wait for all of a block before they propose the next, so several starved devices are only filled by a
         block that holds a pack for each: as many trials as predicted speed gains by, up to a share of the search. Nor
-        does a larger block pay where trials are stopped early: at what loss is fixed when they are proposed, so that a
-        block knows nothing of itself (docs/decisions/2026-12-01-early-stopping-batch-gp.md).
+        are blocks larger where trials are stopped early (docs/decisions/2026-12-01-early-stopping-batch-gp.md).
         """
         if self.exact:
             return self.processes * self.most

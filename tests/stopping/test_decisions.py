@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,11 @@ def stopped_of(record: Record) -> list[RecordedTrial]:
     return [trial for trial in record.trials if trial.outcome and trial.outcome.ending is Ending.STOPPED_EARLY]
 
 
-def log_of(record: Record) -> list[tuple[Any, ...]]:
-    return [(t.params, t.block, t.pack, t.seen, t.thresholds, t.value, t.order, t.outcome) for t in record.trials]
+def log_of(record: Record, *, attempts: bool = True) -> list[tuple[Any, ...]]:
+    """`attempts`: their numbers too."""
+    outcomes = [t.outcome if attempts or t.outcome is None else replace(t.outcome, attempt=1) for t in record.trials]
+    log = [(t.params, t.block, t.pack, t.seen, t.thresholds, t.value, t.order) for t in record.trials]
+    return [(*trial, outcome) for trial, outcome in zip(log, outcomes, strict=True)]
 
 
 @pytest.mark.parametrize("rule", ["median", "asha", "curve"])

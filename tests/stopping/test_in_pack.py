@@ -1,0 +1,223 @@
+"""Early stopping inside a pack: what has been measured by then decides, and is in the record before it is followed."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from meshtune.config.sections import SamplerConfig
+from meshtune.plan.budget import Budget
+from meshtune.record.decisions import IN_PACK
+from meshtune.record.distributions import distributions
+from meshtune.record.log import Record
+from meshtune.samplers.build import build
+from meshtune.stopping.decisions import EarlyStopping
+from meshtune.study.loop import run
+from meshtune.trial import Decision, Ending, Event, Outcome, Request, Rung, Verdict
+from meshtune.workers.planner import Packing
+from tests.stopping.test_decisions import SPACE, START, TOKENS, early, log_of, loss_at, opened, stopped_of
+
+
+class Killed(Exception):
+    """The coordinator is gone."""
+
+
+class Pack:
+    """Trials of one pack, trained in step along their curves."""
+
+    def __init__(self, requests: Sequence[Request]):
+        self.name = (requests[0].trial, requests[0].attempt)
+        self.left = {request.trial: request for request in requests}
+        self.verdicts = {(r.trial, tokens): verdict for r in requests for tokens, verdict in r.decided}
+        self.rungs = [tokens for tokens, _ in requests[0].thresholds]
+        self.at, self.killed = 0, False
+
+    def events(self) -> list[Event]:
+        """What is said up to the next question, or to the end."""
+        said: list[Event] = []
+        if self.killed:
+            return [self.ended(trial, Ending.CRASHED, None) for trial in [*self.left]]
+        while self.left and self.at < len(self.rungs):
+            tokens = self.rungs[self.at]
+            losses = {trial: loss_at(r.hyperparameters, tokens / TOKENS) for trial, r in self.left.items()}
+            asked = [t for t, r in self.left.items() if r.asks and (t, tokens) not in self.verdicts]
+            if asked:
+                return [*said, Rung(*self.name, tuple((trial, tokens, losses[trial]) for trial in asked))]
+            self.at += 1
+            for trial in [t for t in self.left if self.verdicts.get((t, tokens)) is Verdict.STOPS]:
+                said.append(self.ended(trial, Ending.STOPPED_EARLY, losses[trial], tokens))
+        return said + [self.ended(t, Ending.COMPLETE, loss_at(self.left[t].hyperparameters, 1)) for t in [*self.left]]
+
+    def ended(self, trial: int, ending: Ending, loss: float | None, tokens: int = TOKENS) -> Outcome:
+        request = self.left.pop(trial)
+        rungs = [rung for rung in self.rungs if rung <= tokens]
+        measured = tuple((rung, loss_at(request.hyperparameters, rung / TOKENS)) for rung in rungs)
+        return Outcome(trial, request.attempt, ending, loss, rungs=measured, tokens=tokens)
+
+
+class AtRungs:
+    """Runs such packs. At the `number`-th question something is killed.
+
+    `how`: "unsent": the coordinator, before the answer is sent; "sent": after that, before anything is done about it;
+    "worker": the process, while it waits.
+    """
+
+    def __init__(self, places: int = 1, number: int = -1, how: str = ""):
+        self.places, self.number, self.how = places, number, how
+        self.packs: list[Pack] = []
+        self.asked: list[Rung] = []
+
+    def free(self) -> int:
+        return self.places - len(self.packs)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        self.packs.append(Pack(requests))
+
+    def events(self, timeout: float) -> list[Event]:
+        said: list[Event] = []
+        for pack in [*self.packs]:
+            said += pack.events()
+            if not pack.left:
+                self.packs.remove(pack)
+        self.asked += [event for event in said if isinstance(event, Rung)]
+        return said
+
+    def decide(self, decision: Decision) -> None:
+        self.number -= 1
+        if self.number == -1 and self.how in ("unsent", "sent"):
+            raise Killed
+        for pack in self.packs:
+            if pack.name == (decision.pack, decision.attempt):
+                pack.killed = self.number == -1 and self.how == "worker"
+                pack.verdicts.update({(trial, tokens): verdict for trial, tokens, verdict in decision.verdicts})
+
+    def join(self, pack: int, request: Request) -> bool:
+        raise AssertionError("nothing joins here")
+
+    def suspend(self, seconds: float) -> None:
+        raise AssertionError("nobody stops it")
+
+    def close(self) -> None:
+        pass
+
+
+def searched(
+    folder: Path, trials: int, worker: AtRungs, *, sampler: str = "tpe", rules: EarlyStopping | None = None
+) -> Record:
+    """A study in blocks of 8 in one pack a process, run to so many trials, or gone on with."""
+    record, rules = opened(folder), rules or early(rule="asha")
+    if not record.trials:
+        record.note(IN_PACK, True)
+        record.enqueue(START, origin="baseline", seed=0, thresholds=rules.measured(START))
+    made = build(
+        SamplerConfig(name=sampler),  # type: ignore[arg-type]
+        distributions(SPACE),
+        x0=START,
+        block_size=8,
+        seed=0,
+        pruned="value",
+    )
+    packing = Packing(worker.places, 8, uneven=True)
+    try:
+        list(run(record, made, worker, Budget(trials), seed=0, packing=packing, early=rules))
+    finally:
+        made.close()
+    return record
+
+
+@pytest.mark.parametrize(
+    ("rule", "sampler"), [("asha", "batch-gp"), ("asha", "tpe"), ("median", "tpe"), ("curve", "tpe")]
+)
+def test_a_block_that_is_one_pack_is_stopped_by_what_it_measures(tmp_path: Path, rule: str, sampler: str) -> None:
+    """None before three have finished; each with a value that a sampler can use."""
+    record = searched(tmp_path, 25, AtRungs(), rules=early(rule=rule), sampler=sampler)
+    stopped = stopped_of(record)
+    assert len(stopped) >= 3
+    assert record.tokens < 0.95 * 25 * TOKENS
+    assert all(trial.value is not None and math.isfinite(trial.value) for trial in stopped)
+    assert 0 not in {trial.block for trial in stopped}, "the first block finishes: before it nothing had"
+    best = math.inf
+    for trial in record.finished:
+        best = min(best, trial.loss)
+        assert trial.value is not None
+        assert trial.value >= best or trial not in stopped
+    assert record.trials[0].outcome is not None
+    assert record.trials[0].outcome.ending is Ending.COMPLETE
+    assert all(loss is None for trial in record.trials for _, loss in trial.thresholds)
+
+
+def test_members_are_compared_with_each_other(tmp_path: Path) -> None:
+    """Four at a rung that none was at before, of which the better half goes on; what is decided is decided once."""
+    record = opened(tmp_path)
+    rules = early(rule="asha", keep=0.5)
+    record.note(IN_PACK, True)
+    for number in range(7):
+        record.enqueue({"x": number / 10, "y": 0.0}, origin="search", seed=0)
+    for number in range(3):
+        record.tell(Outcome(number, 1, Ending.COMPLETE, 2.0, (2.0,), rungs=((150, 5.0),)), elapsed=0.0)
+    rung = Rung(3, 1, ((3, 100, 1.4), (4, 100, 1.1), (5, 100, 1.2), (6, 100, 1.3)))
+    decided = rules.decide(record, rung)
+    stops = {each.trial for each in decided if each.verdict is Verdict.STOPS}
+    assert stops == {3, 6}
+    record.decide(decided)
+    assert rules.decide(record, rung) == []
+    assert Record(f"sqlite:///{tmp_path / 'study.db'}", "study", SPACE, fixed={}).decided == record.decided
+    later = rules.decide(record, Rung(7, 1, ((4, 100, 9.0), (5, 150, 4.0))))
+    assert [(each.trial, each.tokens, each.verdict) for each in later] == [(5, 150, Verdict.GOES_ON)]
+
+
+def test_fewer_than_three_finished_stop_nothing(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    for number in range(6):
+        record.enqueue({"x": number / 10, "y": 0.0}, origin="search", seed=0)
+    for number in range(2):
+        record.tell(Outcome(number, 1, Ending.COMPLETE, 2.0, (2.0,), rungs=((100, 1.0),)), elapsed=0.0)
+    decided = early(rule="asha", startup=1).decide(record, Rung(2, 1, ((2, 100, 9.0), (3, 100, 8.0))))
+    assert [each.verdict for each in decided] == [Verdict.GOES_ON, Verdict.GOES_ON]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("batch-gp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["unsent", "sent", "worker"])
+def test_killed_at_any_question_a_study_has_the_record_of_an_undisturbed_one(
+    tmp_path: Path, sampler: str, how: str
+) -> None:
+    (tmp_path / "whole").mkdir()
+    worker = AtRungs()
+    whole = searched(tmp_path / "whole", 17, worker, sampler=sampler)
+    for number in range(1, len(worker.asked), 5):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            record = searched(folder, 17, AtRungs(number=number, how=how), sampler=sampler)
+        except Killed:
+            record = searched(folder, 17, AtRungs(), sampler=sampler)
+        assert log_of(record, attempts=False) == log_of(whole, attempts=False)
+        assert record.decided == whole.decided
+
+
+def test_with_several_processes_it_goes_on_from_its_own_order(tmp_path: Path) -> None:
+    """Killed at a question, what was decided stands, and no trial is decided about twice."""
+    with pytest.raises(Killed):
+        searched(tmp_path, 33, AtRungs(2, number=9, how="unsent"))
+    before = dict(opened(tmp_path).decided)
+    worker = AtRungs(2)
+    record = searched(tmp_path, 33, worker)
+    assert {key: record.decided[key] for key in before} == before
+    asked = [(trial, tokens) for rung in worker.asked for trial, tokens, _ in rung.losses]
+    assert not set(asked) & before.keys()
+    assert len(asked) == len(set(asked))
+    for trial in stopped_of(record):
+        assert trial.outcome is not None
+        last = record.decided[trial.number, trial.outcome.rungs[-1][0]]
+        assert (last.verdict, last.value) == (Verdict.STOPS, trial.value)
+
+
+def test_a_study_of_an_earlier_version_goes_on_with_thresholds(tmp_path: Path) -> None:
+    """It has no note: what it began with is what it goes on with, and nothing of it asks."""
+    record, rules = opened(tmp_path), early(rule="asha")
+    record.enqueue(START, origin="baseline", seed=0, thresholds=rules.measured(START))
+    worker = AtRungs()
+    record = searched(tmp_path, 17, worker)
+    assert worker.asked == []
+    assert record.trials[-1].thresholds[0][1] is not None
