@@ -80,7 +80,7 @@ def test_three_kills_leave_the_record_of_an_uninterrupted_study(
 
 
 def test_kills_of_a_study_that_decides_at_rungs(tiny_model_folder: Path, tmp_path: Path) -> None:
-    """In one process, in which packs of three stop each other: the record of an undisturbed study, and its decisions."""
+    """In one process, in which packs of three stop each other: record and decisions of an undisturbed study."""
     paths = []
     for name in ("calm", "killed"):
         path = lora_study(tmp_path / name, tiny_model_folder)
