@@ -308,6 +308,7 @@ def work() -> None:
             curve.seconds = (time.process_time() - begun) / len(curves)
             print(json.dumps(curve.line()), file=answers)
         print(file=answers, flush=True)
+        del bench, curves, curve  # the next pack needs their memory
 
 
 Job = tuple[Path, PreparedData, list[tasks.Training]]
