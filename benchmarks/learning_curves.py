@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Table:
-    """What `curves/make.py` made.
+    """What `curves/make_short.py` made.
 
     Attributes:
         fractions: at which rungs were asked for, and the epochs' ends; the last is 1.
