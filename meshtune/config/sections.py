@@ -282,6 +282,7 @@ class WorkerConfig(Section):
     processes: PositiveInt | None = None  # default: one a visible GPU; on a CPU one a core, as memory allows
     threads: PositiveInt | None = None  # CPU threads a process; default: cores over processes
     devices_per_trial: PositiveInt = 1  # that share the rows of a trial or pack; on a CPU processes of so many threads
+    shard_model: bool = False  # whether the base's layers are cut over the devices of a trial (FSDP2)
     pack: Annotated[
         Annotated[PositiveInt, Tag("<number>")] | Annotated[Literal["auto"], Tag("<auto or a number of trials>")],
         Discriminator(lambda value: "<auto or a number of trials>" if isinstance(value, str) else "<number>"),
@@ -304,6 +305,8 @@ class WorkerConfig(Section):
             faults.append(
                 "`slurm` asks for GPUs; say which by `accelerator`, such as H100 or 24GB: memory is planned by it"
             )
+        if self.shard_model and self.devices_per_trial == 1:
+            faults.append("`shard_model` cuts the base over several devices: give `devices_per_trial: 2` or more")
         asked = [str(self.slurm[key]).rpartition(":")[2] for key in sorted(gpu)]
         if any(count.isdigit() and int(count) < self.devices_per_trial for count in asked):
             faults.append(

@@ -51,17 +51,20 @@ class ObjectiveSpec:
     spec: dict[str, Any]
 
 
-def build(spec: ObjectiveSpec, *, device: str, threads: int | None, devices: int = 1) -> Objective:
+def build(
+    spec: ObjectiveSpec, *, device: str, threads: int | None, devices: int = 1, sharded: bool = False
+) -> Objective:
     """The objective, in the process that evaluates it.
 
-    `device` is a torch device such as `cpu` or `cuda`, of which `devices` share the rows of what is trained.
+    `device` is a torch device such as `cpu` or `cuda`, of which `devices` share the rows of what is trained, and
+    where `sharded` the base's layers too.
     """
     match spec.kind:
         case "lora":
             from meshtune.objectives.lora import LoraObjective, LoraSpec
 
             lora = LoraSpec.model_validate_json(json.dumps(spec.spec))
-            return LoraObjective(lora, device=device, threads=threads, devices=devices)
+            return LoraObjective(lora, device=device, threads=threads, devices=devices, sharded=sharded)
         case "command":
             from meshtune.objectives.command import CommandObjective, CommandSpec
 

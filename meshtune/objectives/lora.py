@@ -21,7 +21,7 @@ from meshtune.config.sections import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.config.values import Scalar, Section
 from meshtune.data import answers
 from meshtune.data.store import Rows, Side
-from meshtune.errors import InputError
+from meshtune.errors import Fault, InputError
 from meshtune.objectives.answers import Answering
 from meshtune.objectives.attempt import Attempt, Failure, failure_of
 from meshtune.objectives.decisions import Decisions
@@ -68,13 +68,14 @@ class LoraObjective:
     Args:
         spec: see there. device: a torch device. threads: CPU threads where a request names none; None: torch's choice.
         devices: that share the rows of a pack; what is measured alone, and what cannot be packed, takes the first.
+        sharded: whether the base's layers are cut over them; then what is measured takes them all.
     """
 
-    def __init__(self, spec: LoraSpec, device: str, threads: int | None, devices: int = 1):
+    def __init__(self, spec: LoraSpec, device: str, threads: int | None, devices: int = 1, sharded: bool = False):
         self.spec = spec
         self.device = device
         self.threads = threads
-        self.devices = devices
+        self.devices, self.sharded = devices, sharded
         self._ranks: Ranks | None = None
         self._base: Any = None
         self._loaded = spec.model  # what the base is
@@ -119,7 +120,9 @@ class LoraObjective:
                 self._base = self._trainings = self._measurer = None  # there may be no room for two
                 self._end_ranks()
                 machine.free(self.device)
-                self._base, self._loaded = load_model(wanted, self.device), wanted
+                self._loaded = wanted
+                cut = self.sharded and wanted == self.spec.model
+                self._base = self._cut() if cut else load_model(wanted, self.device)
             if self._trainings is None and request.measure != "float32":
                 self._trainings = self._made()
         except Exception as error:
@@ -133,7 +136,11 @@ class LoraObjective:
         precision = resolve_precision(spec.training.precision, self.device)
         training = spec.training.model_copy(update={"precision": precision})
         if training.trainer.name == "packed":
-            self._why_not_packed = why_not_packed(self._base, training, spec.variants)
+            cut_over = self._ranks_there() if self.sharded else None
+            self._why_not_packed = why_not_packed(self._base, training, spec.variants, cut_over)
+            if self._why_not_packed is not None and self.sharded:
+                what = f"the model cannot be packed, since {self._why_not_packed}: leave it out"
+                raise InputError(Fault(what, key="worker.shard_model"))
             if self._why_not_packed is not None:
                 say(f"trained by the trainer `transformers`: it cannot be packed, since {self._why_not_packed}")
                 training = reference(training)
@@ -154,8 +161,16 @@ class LoraObjective:
     def _ranks_there(self) -> Ranks | None:
         """The processes that share the rows of packs, started for the first of these; None: this one is alone."""
         if self._ranks is None and self.devices > 1:
-            self._ranks = Ranks(self._loaded, self.device, self.threads, self.devices)
+            own = self._loaded, self.device, self.threads, self.devices
+            self._ranks = Ranks(*own, shared_base=self.sharded)
         return self._ranks
+
+    def _cut(self) -> Any:
+        """The base, its layers cut over all devices."""
+        ranks, base = self._ranks_there(), load_model(self._loaded, "cpu")
+        assert ranks is not None
+        ranks.shard(base)
+        return base
 
     def _end_ranks(self) -> None:
         if self._ranks is not None:

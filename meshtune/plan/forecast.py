@@ -266,7 +266,7 @@ def measured_memory(tried: Tried) -> dict[str, Any] | None:
         return None
     batch = measured.largest
     if at.trainer == "packed":
-        packs = PackSetting(at.shape, batch, at.device, at.dtype, at.quantization)
+        packs = PackSetting(at.shape, batch, at.device, at.dtype, at.quantization, at.shards)
         predicted = packs.memory([point] * measured.pack)
     else:
         predicted = formula.of_recipe(

@@ -118,6 +118,9 @@ def _refuse_packs(config: StudyConfig) -> None:
     if config.worker.devices_per_trial > 1 and config.training.trainer.name == "transformers":
         what = "the trainer `transformers` trains on one device; write 1, or `training.trainer: packed`"
         raise InputError(Fault(what, key="worker.devices_per_trial"))
+    if config.worker.shard_model and not packed:
+        what = "a base that is cut over devices is trained with `training.trainer: packed`"
+        raise InputError(Fault(what, key="worker.shard_model"))
 
 
 def _points(config: StudyConfig, recorded: Mapping[str, Any] | None) -> tuple[Space, Mapping[str, Any] | None]:

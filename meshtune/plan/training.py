@@ -121,6 +121,8 @@ def training_of(
     model = in_its_type(model, device, precision, parameters, begun)
     if card is not None:  # as many processes as there are machines for
         config = config.model_copy(update={"worker": config.worker.model_copy(update={"processes": len(at)})})
+    if config.worker.shard_model:
+        _refuse_to_shard(model, precision)
     training = config.training.model_copy(update={"precision": precision})
     _check(config, model, sources, space, here=elsewhere is None)
 
@@ -190,6 +192,19 @@ def _place(
     at = process_specs(config.worker, "cpu", nodes=nodes)
     cpus = (at[0].threads or 1) * at[0].devices * len(at)
     return "cpu", resolve_precision(wanted, "cpu"), at, nodes.memory * cpus
+
+
+def _refuse_to_shard(model: ModelConfig, precision: str) -> None:
+    """Refuse a base of which each device would hold another copy, or that cannot be cut."""
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    what = None
+    if model.quantization is not None:
+        what = "a base with `model.quantization` is not cut over devices: leave one of them out"
+    elif dtype != precision:
+        what = f"the base is {dtype} and trained in {precision}, so that each device would hold a whole rounded copy"
+        what += f": write `model.dtype: {precision}`, or `training.precision: {dtype}`"
+    if what is not None:
+        raise InputError(Fault(what, key="worker.shard_model"))
 
 
 def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space, here: bool) -> None:
@@ -319,6 +334,7 @@ def _memory(
         available=None if there is None else there // sharing,
         processes=sharing,
         devices=1 if device == "cuda" else at[0].devices,
+        shards=at[0].devices if at[0].sharded else 1,
         trainer=trainer if unpackable is None else "transformers",
         unpackable=unpackable,
         quantization=model.quantization,

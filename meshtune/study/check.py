@@ -157,7 +157,8 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     largest = forecast.largest_trial(plan, at)
     pack = plan.packing.sizes(plan.block_size)[0]
     elsewhere = measure and config.worker.name != "local"
-    tried = forecast.pilot(plan, training, at, config.seed, pack, meter) if measure and not elsewhere else None
+    measure = measure and not elsewhere and not config.worker.shard_model  # one device has no room for the whole base
+    tried = forecast.pilot(plan, training, at, config.seed, pack, meter) if measure else None
     if tried is not None and tried.at is not at:
         at, largest = tried.at, forecast.largest_trial(plan, tried.at)
     memory = forecast.memory_facts(largest, at)
@@ -267,6 +268,7 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
     threads = f" with {place.threads} thread{'s' if place.threads > 1 else ''}" if place.threads else ""
     at_once = plan.packing.at_once(plan.block_size)
     devices = f", {place.devices} devices a trial" if place.devices > 1 else ""
+    devices += ", the base's layers cut over them" if place.sharded else ""
     where = f"; {at_once} at once on {place.device}{threads}" if here else ""  # which each card has its own of
     where += devices
     lines.append(f"sampler    {plan.sampler.shown}{where}")

@@ -22,6 +22,7 @@ from meshtune.training import trainer
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.packed import trainer as packed_trainer
 from meshtune.training.packed.base import packed
+from meshtune.training.packed.ranks import Ranks
 from meshtune.training.packed.unpackable import Unpackable, check_packable
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
@@ -51,13 +52,16 @@ def reference(training: TrainingConfig) -> TrainingConfig:
     return training.model_copy(update={"trainer": TrainerConfig(name="transformers")})
 
 
-def why_not_packed(base: Any, training: TrainingConfig, variants: Sequence[Mapping[str, Any]]) -> str | None:
+def why_not_packed(
+    base: Any, training: TrainingConfig, variants: Sequence[Mapping[str, Any]], ranks: Ranks | None = None
+) -> str | None:
     """What keeps the trials of a study from packs, as the rest of a sentence; None: nothing does.
 
     One that cannot be packed keeps all of them, so that all are trained alike.
 
     Args:
         training: with a resolved precision. variants: of the `DECIDING` hyperparameters, all that the study may hold.
+        ranks: processes over which its layers are cut, which must try it too.
     """
     try:
         for variant in variants:
@@ -66,7 +70,9 @@ def why_not_packed(base: Any, training: TrainingConfig, variants: Sequence[Mappi
             except InputError:  # such a trial says it itself
                 continue
         kind = torch.bfloat16 if training.precision == "bfloat16" else torch.float32
-        with packed(base, kind, checkpointing=training.gradient_checkpointing is True):
+        again = training.gradient_checkpointing is True
+        others = contextlib.nullcontext() if ranks is None else ranks.packing(kind, again)
+        with others, packed(base, kind, checkpointing=again, lockstep=ranks is not None):
             return None
     except Unpackable as error:
         return error.reason

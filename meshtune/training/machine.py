@@ -27,7 +27,8 @@ _WORDS = re.compile(
     r"can't allocate memory|not enough memory|out of memory|_STATUS_ALLOC_FAILED|Cannot allocate memory", re.I
 )
 
-_LOST = re.compile(r"\b(CUDA|HIP|cuDNN) error\b|Triton Error \[", re.I)
+_LOST = re.compile(r"\b(CUDA|HIP|cuDNN|NCCL) error\b|Triton Error \[|\bgloo\b|Connection closed by peer", re.I)
+_APART = re.compile(r"\bNCCL\b|\bgloo\b|Connection closed by peer", re.I)
 
 
 class RankLost(RuntimeError):
@@ -91,6 +92,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError | OSError) and _WORDS.search(str(error)):
         return True
     return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+
+
+def is_group_lost(error: BaseException) -> bool:
+    """Whether another process of the trial is gone, or cannot be reached."""
+    if isinstance(error, RankLost) or (isinstance(error, RuntimeError) and _APART.search(str(error))):
+        return True
+    return error.__cause__ is not None and is_group_lost(error.__cause__)
 
 
 def is_device_lost(error: BaseException) -> bool:

@@ -37,7 +37,7 @@ def main() -> None:
         return
     start = json.loads(line)
     work: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
-    at = {"device": start["device"], "threads": start["threads"], "devices": start["devices"]}
+    at = {name: start[name] for name in ("device", "threads", "devices", "sharded")}
     objective = build(ObjectiveSpec(**start["objective"]), **at)
     gc.collect()
     gc.freeze()  # what is imported stays; to look through it again after each pack takes a third of a second
@@ -107,9 +107,9 @@ def _lost(error: Exception) -> str | None:
     """What is lost, so that nothing more can be computed here."""
     if "torch" not in sys.modules:  # then no error is one of a GPU, and the child of a program need not load it
         return None
-    from meshtune.training.machine import RankLost, is_device_lost
+    from meshtune.training.machine import is_device_lost, is_group_lost
 
-    if isinstance(error, RankLost):
+    if is_group_lost(error):
         return "a device of the trial was lost"
     return f"the GPU failed: {type(error).__name__}" if is_device_lost(error) else None
 

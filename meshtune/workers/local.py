@@ -66,7 +66,7 @@ class Process:
         self.begun = False  # whether it has said anything about what runs
         self.deadline = math.inf
         self.heard = clock.now  # when it gave a sign of life
-        fixed = {name: getattr(process_spec, name) for name in ("device", "threads", "devices")}
+        fixed = {name: getattr(process_spec, name) for name in ("device", "threads", "devices", "sharded")}
         self.send({"objective": asdict(objective), **fixed})
 
     def send(self, message: object) -> None:

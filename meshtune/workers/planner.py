@@ -32,13 +32,14 @@ class ProcessSpec:
 
     Attributes:
         device: as torch names it. environment: that makes its devices the only ones seen. threads: of a CPU, for each
-            device. devices: that share the rows of what it trains.
+            device. devices: that share the rows of what it trains. sharded: whether they share the base's layers too.
     """
 
     device: str
     environment: Mapping[str, str]
     threads: int | None
     devices: int = 1
+    sharded: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,13 @@ def process_specs(
     Raises:
         InputError: there are fewer devices than a trial is to take.
     """
-    each = config.devices_per_trial
+    each, sharded = config.devices_per_trial, config.shard_model
     if device == "cuda":
         visible = gpus or visible_gpus() or ["0"]  # torch sees one where nvidia-smi does not: ROCm, and some containers
         refuse_fewer(each, len(visible), "GPU")
         groups = [",".join(visible[first : first + each]) for first in range(0, len(visible) - each + 1, each)]
         chosen = (groups[index % len(groups)] for index in range(config.processes or len(groups)))
-        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": group}, config.threads, each) for group in chosen]
+        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": group}, config.threads, each, sharded) for group in chosen]
     if device == "mps":
         refuse_fewer(each, 1, "device of this kind")
     if nodes is None:
@@ -90,7 +91,7 @@ def process_specs(
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
     if count * each > 1:
         environment["OMP_WAIT_POLICY"] = "passive"  # thread pools that spin ruin each other
-    return [ProcessSpec(device, environment, threads, each)] * count
+    return [ProcessSpec(device, environment, threads, each, sharded)] * count
 
 
 def refuse_fewer(wanted: int, there: int, kind: str) -> None:

@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -52,7 +52,7 @@ class Start:
         objective: kind and spec. device, threads: of its process. environment: that makes its device the only one seen.
         folder: the study's, as the coordinator sees it. mark: a file in it that only those see who share it.
         paths: that the objective reads beside the study's folder. name: of the process in messages and logs.
-        devices: that share the rows of what it trains.
+        devices: that share the rows of what it trains. sharded: whether they share the base's layers too.
     """
 
     objective: dict[str, Any]
@@ -64,6 +64,7 @@ class Start:
     paths: tuple[str, ...]
     name: str
     devices: int = 1
+    sharded: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,9 @@ class Hello:
 def start_of(objective: ObjectiveSpec, spec: ProcessSpec, folder: Path, mark: str, name: str = "") -> dict[str, Any]:
     """A `Start` as it crosses; `start_from` reads it."""
     paths = reads(objective)
-    environment, at = dict(spec.environment), str(folder)
-    return asdict(Start(asdict(objective), spec.device, spec.threads, environment, at, mark, paths, name, spec.devices))
+    process = asdict(replace(spec, environment=dict(spec.environment)))
+    start = Start(objective=asdict(objective), folder=str(folder), mark=mark, paths=paths, name=name, **process)
+    return asdict(start)
 
 
 def start_from(fields: Mapping[str, Any]) -> Start:
@@ -253,7 +255,7 @@ class RemoteProcess:
             content = json.loads(message)
             if self._worker is None:
                 start = self._start
-                spec = ProcessSpec(start.device, start.environment, start.threads, start.devices)
+                spec = ProcessSpec(start.device, start.environment, start.threads, start.devices, start.sharded)
                 self._worker = LocalWorker(self._spec, [spec], self.folder, log=self._start.name)
             match content:
                 case list():

@@ -93,3 +93,34 @@ def test_they_end_with_the_process_that_holds_them(make: MakeSpec, tmp_path: Pat
         assert gone(others)
     finally:
         worker.close()
+
+
+@pytest.mark.slow
+def test_a_base_that_is_cut_over_devices(make: MakeSpec, tmp_path: Path) -> None:
+    """The untuned model, a pack, test rows by its adapter, answers, and another pack, all in one process with another:
+    as on one device.
+    """
+    (tmp_path / "alone").mkdir()
+    alone, cut = (make(folder, epochs=2).model_copy(update={"answers": 2}) for folder in (tmp_path / "alone", tmp_path))
+    later = [Request(2, {**POINTS[0], "rank": 8}, seed=0)]
+    measured = [Request(-2, {}, 0, measure=what, adapter="adapters/0") for what in ("test", "answers")]
+    given = [[Request(-1, {}, 0, measure="validation")], PACK, measured[:1], measured[1:], later]
+    one = LoraObjective(alone, "cpu", 1)
+    wanted = [event for requests in given for event in one.evaluate(requests) if isinstance(event, Outcome)]
+    spec = ObjectiveSpec("lora", cut.model_dump(mode="json"))
+    place = ProcessSpec("cpu", {"OMP_NUM_THREADS": "1"}, 1, devices=2, sharded=True)
+    worker = LocalWorker(spec, [place], tmp_path)
+    try:
+        found = []
+        for requests in given:
+            worker.submit(requests)
+            found += sorted(collect(worker, len(requests), seconds=400), key=lambda outcome: outcome.trial)
+    finally:
+        worker.close()
+    for outcome, other in zip(found, wanted, strict=True):
+        assert outcome.ending is Ending.COMPLETE, outcome.message
+        assert (outcome.trial, outcome.tokens) == (other.trial, other.tokens)
+        assert outcome.loss == pytest.approx(other.loss, abs=1e-4)
+        assert outcome.losses == pytest.approx(other.losses, abs=1e-4)
+    files = [next((folder / "answers").iterdir()) for folder in (tmp_path, tmp_path / "alone")]
+    assert files[0].read_text() == files[1].read_text()

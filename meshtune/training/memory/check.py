@@ -38,7 +38,7 @@ class Setting:
         dtype, quantization: the base's, as in the config.
         batch: the largest micro-batch by batch size: `memory.batches_of(rows, ..)`, or `full_batch` of a length.
         available: bytes for each process, or None where that is not known. processes: that share the device.
-        devices: of a CPU, processes of a trial, each of which holds the base.
+        devices: of a CPU, processes of a trial, each of which holds the base. shards: devices over which it is cut.
         trainer: that will train, `packed` or `transformers`. unpackable: why `packed`, which was asked for, will not.
         pack: how many trials go into a pack.
     """
@@ -51,6 +51,7 @@ class Setting:
     available: int | None
     processes: int = 1
     devices: int = 1
+    shards: int = 1
     trainer: str = "transformers"
     unpackable: str | None = None
     pack: int = 1
@@ -74,7 +75,7 @@ class Setting:
     def packs(self, hyperparameters: Mapping[str, Any]) -> PackSetting:
         """What decides the memory of packs whose members have the batches of these hyperparameters."""
         batch = self.batch(self.batch_size(hyperparameters))
-        return PackSetting(self.shape, batch, self.device, self.dtype, self.quantization)
+        return PackSetting(self.shape, batch, self.device, self.dtype, self.quantization, self.shards)
 
     def pack_memory(self, points: Sequence[Mapping[str, Any]]) -> Memory:
         """Of the trials with these hyperparameters in one pack; the largest batch of any of them stands for all."""

@@ -51,7 +51,7 @@ class PackSetting:
 
     Attributes:
         batch: the largest micro-batch of a member. device: as torch names it.
-        dtype, quantization: of the base (`auto` is float32).
+        dtype, quantization: of the base (`auto` is float32). shards: devices over which its layers are cut.
     """
 
     shape: Shape
@@ -59,6 +59,7 @@ class PackSetting:
     device: str
     dtype: str
     quantization: str | None = None
+    shards: int = 1
 
     def memory(self, members: Sequence[Recipe], pass_tokens: int | None = None) -> Memory:
         """Of a pack at its peak.
@@ -96,7 +97,12 @@ class PackSetting:
         read = [x for x in shape.linears if not x.lookup and (self.quantization is None or x.name == shape.head)]
         copied = sum(x.inputs * x.outputs for x in read) if low < own else 0
         written = written_out(shape, own, self.quantization)  # by validation, in the base's type
-        return of_base(shape, self.dtype, self.quantization) + low * copied + written
+        whole = of_base(shape, self.dtype, self.quantization) + low * copied + written
+        if self.shards == 1:
+            return whole
+        # A part of each layer, and one that is gathered while the next one is.
+        cut = own * sum(x.inputs * x.outputs for x in read if x.name != shape.head)
+        return whole - cut + cut // self.shards + 2 * cut // max(1, shape.layers)
 
     def adapter(self, recipe: Recipe) -> int:
         """Bytes of one more member, but for the tokens that it brings to a pass."""

@@ -37,6 +37,7 @@ class Now:
     of the products; those of the base are in its own, where that is lower. `attended`: calls of the attention, which
     took `path` at last.
     `groups`: all there are. `grouped`: whether adapters are computed together; None: as suits the device.
+    `lockstep`: whether gradients pass through all layers, whoever is adapted there: other processes wait for that.
     """
 
     spans: Sequence[Span] = ()
@@ -47,6 +48,7 @@ class Now:
     path: str = ""
     groups: list[Group] = field(default_factory=list)
     grouped: bool | None = None
+    lockstep: bool = False
     _stacks: Stacks = field(default_factory=Stacks)
     _rows: Rows | None = None
 
@@ -133,7 +135,7 @@ class Group:
         if rows is not self._input or index not in self._outputs:
             if rows.numel() // rows.shape[-1] != sum(self.now.lengths):
                 raise Unpackable(f"`{self.parts[index].name}` is given other rows than the tokens of the batch")
-            adapted = any(
+            adapted = self.now.lockstep or any(
                 span.adapter is not None and any(part.name in span.adapter.pairs for part in self.parts)
                 for span in self.now.spans
             )

@@ -183,17 +183,19 @@ class _MadeUp:
 
 
 @contextlib.contextmanager
-def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False) -> Iterator[PackedBase]:
+def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False, lockstep: bool = False) -> Iterator[PackedBase]:
     """The base, packed and checked; afterwards as it was.
 
     Args:
         low: the type of the products of training; other than the base's own, their weights are copied.
         checkpointing: whether layers forget their activations and compute them again in the backward pass.
+        lockstep: whether its layers are cut over processes that do the same at the same time (`sharded.py`).
 
     Raises:
         Unpackable: the check failed, or the model is not of the kind that is expected.
     """
     pack = PackedBase(base, low)
+    pack.now.lockstep = lockstep
     with contextlib.ExitStack() as undo:
         try:
             if any("forward" in vars(part) for part in base.modules()):
@@ -219,7 +221,7 @@ def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False) -> Itera
                 undo.enter_context(_checkpointed(base))
             pack.check_gradient()
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            if machine.is_out_of_memory(error):
+            if machine.is_out_of_memory(error) or machine.is_device_lost(error):
                 raise
             raise Unpackable(f"the model cannot be run so: {type(error).__name__}: {error}") from error
         yield pack

@@ -24,18 +24,33 @@ from meshtune.config.sections import ModelConfig
 from meshtune.system.child_start import beat, leave_signals_to_the_coordinator, say_line
 from meshtune.training import machine
 from meshtune.training.models import load_model
+from meshtune.training.packed import sharded
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.passes import backward, measured, roomy
-from meshtune.training.packed.ranks import DONE, FAILED, NO_ROOM, READY, collective, group_of, portion_from
+from meshtune.training.packed.ranks import (
+    DONE,
+    FAILED,
+    LESS,
+    LONGEST,
+    NO_ROOM,
+    READY,
+    collective,
+    group_of,
+    portion_from,
+)
+from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.recipe import Recipe
 
 
 class Rank:
-    """A process that follows rank 0: the base, and the adapters of the pack that runs, by their numbers."""
+    """A process that follows rank 0: the base, and the adapters of the pack that runs, by their numbers.
 
-    def __init__(self, base: Any, group: Any):
-        self.base, self.group = base, group
+    `lockstep`: whether the base's layers are cut over all processes.
+    """
+
+    def __init__(self, base: Any, group: Any, lockstep: bool = False):
+        self.base, self.group, self.lockstep = base, group, lockstep
         self.adapters: dict[int, FlatAdapter] = {}
         self.pack: PackedBase | None = None
         self._undo = contextlib.ExitStack()
@@ -44,9 +59,13 @@ class Rank:
         """Do what a message says; the answer."""
         match message["do"]:
             case "open":
-                kind = getattr(torch, message["kind"])
+                kind, again = getattr(torch, message["kind"]), message["checkpointing"]
                 self._undo = contextlib.ExitStack()
-                self.pack = self._undo.enter_context(packed(self.base, kind, checkpointing=message["checkpointing"]))
+                with contextlib.suppress(Unpackable):  # which rank 0 finds too, and says
+                    made = packed(self.base, kind, checkpointing=again, lockstep=self.lockstep)
+                    self.pack = self._undo.enter_context(made)
+            case "forward":
+                sharded.step(self.base)
             case "close":
                 self.adapters, self.pack = {}, None
                 self._undo.close()
@@ -86,15 +105,19 @@ class Rank:
             collective(self.group, "broadcast", self.adapters[number].weights.detach())
             self.adapters[number].refresh()
         together = [portion_from(fields, self.adapters[fields["number"]]) for fields in message["portions"]]
-        if not together:
-            return {"kind": DONE, "found": []}
+        if empty := not together:
+            if not self.lockstep:
+                return {"kind": DONE, "found": []}
+            together = [sharded.EMPTY]
         found: list[Any] | None
         if message["train"]:
             losses = roomy(partial(backward, pack, together), self.base.device, pack)
             found = None if losses is None else torch.stack([own.sum() for own in losses]).tolist()
         else:
             found = roomy(partial(measured, pack, together), self.base.device, pack)
-        return {"kind": NO_ROOM} if found is None else {"kind": DONE, "found": found}
+        if found is None and self.lockstep:
+            raise MemoryError(f"memory ran out: {LESS}")
+        return {"kind": NO_ROOM} if found is None else {"kind": DONE, "found": [] if empty else found}
 
 
 def main() -> None:
@@ -112,14 +135,20 @@ def main() -> None:
         machine.use_threads(start["threads"])
         if start["device"].startswith("cuda"):
             torch.cuda.set_device(start["device"])
-        base = load_model(ModelConfig(**start["model"]), start["device"])
+        lockstep, own = start["sharded"], (start["device"], start["rank"], start["count"], Path(start["store"]))
+        base = load_model(ModelConfig(**start["model"]), "cpu" if lockstep else start["device"])
         say(json.dumps({"kind": READY}))
-        rank = Rank(base, group_of(start["device"], start["rank"], start["count"], Path(start["store"])))
+        group = sharded.join(*own, LONGEST) if lockstep else group_of(*own)
+        if lockstep:
+            sharded.shard(base, start["device"], start["count"])
+        rank = Rank(base, group, lockstep)
         while True:
             say(json.dumps(rank.follow(inbox.get())))
     except Exception as error:  # rank 0 ends the group, and says why
         traceback.print_exc()
         say(json.dumps({"kind": FAILED, "message": f"{type(error).__name__}: {error}"}))
+        sys.stderr.flush()
+        os._exit(1)  # whoever waits for it in the middle of a pass is told by that
 
 
 def _read(inbox: queue.SimpleQueue[dict[str, Any]]) -> None:

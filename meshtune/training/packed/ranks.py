@@ -10,6 +10,9 @@ answered, so that none waits for one that has no room, or is gone.
 A rank that dies, or gives no sign of life for minutes, raises `RankLost`: the whole group ends with this process, and
 what it trained is another attempt's affair. Ranks end when their pipe ends. They are all on one machine. With NCCL not
 run yet.
+
+Where the base's layers are cut over them (`sharded.py`), they compute in lockstep: a pass each in every round, empty
+where there are no rows, and one token where rank 0 measures alone.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import contextlib
 import datetime
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -35,12 +39,16 @@ from meshtune.system.child_start import BEAT
 from meshtune.system.children import Child
 from meshtune.training.loss import Row
 from meshtune.training.machine import RankLost
+from meshtune.training.packed import sharded
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rows import Portion
+from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.recipe import Recipe
+from meshtune.training.steps import Suspended
 
 SILENCE_SECONDS = 300.0  # without a sign of life, as a worker's process has
-GROUP_MINUTES = 30  # that a collective may take
+LONGEST = datetime.timedelta(minutes=30)  # that a collective may take
+LESS = "lower training.pass_tokens, training.batch_size or data.max_length"
 READY, DONE, NO_ROOM, FAILED = "Ready", "Done", "NoRoom", "Failed"  # kinds of answers
 
 
@@ -49,10 +57,12 @@ class Ranks:
 
     Args:
         model: the base, as all load it. device: of rank 0, as torch names it. threads: of each. count: of all ranks.
+        shared_base: whether its layers are cut over all of them; then call `shard` before all else.
     """
 
-    def __init__(self, model: ModelConfig, device: str, threads: int | None, count: int):
-        self.count = count
+    def __init__(self, model: ModelConfig, device: str, threads: int | None, count: int, *, shared_base: bool = False):
+        self.count, self.sharded = count, shared_base
+        self._packing = self._measuring = False
         self._device = device
         self._folder = Path(tempfile.mkdtemp(prefix="meshtune-ranks-"))
         self._group: Any = None
@@ -61,7 +71,7 @@ class Ranks:
         self._awaited: list[Child] = []
         command = child_start.command("meshtune.training.packed.rank")
         self._children = [Child(command) for _ in range(1, count)]
-        fixed = {"model": model.model_dump(mode="json"), "threads": threads, "count": count}
+        fixed = {"model": model.model_dump(mode="json"), "threads": threads, "count": count, "sharded": shared_base}
         for rank, child in enumerate(self._children, start=1):
             of_rank = device if torch.device(device).type == "cpu" else f"{torch.device(device).type}:{rank}"
             self._send(child, {**fixed, "device": of_rank, "rank": rank, "store": str(self._folder / "store")})
@@ -71,6 +81,14 @@ class Ranks:
         """The others' process numbers."""
         return [child.pid for child in self._children]
 
+    def shard(self, base: Any) -> None:
+        """Cut rank 0's base, which is on the CPU, as they cut theirs. Raises InputError, RankLost."""
+        self.answers()  # they have loaded it
+        self._group = sharded.join(self._device, 0, self.count, self._folder / "store", LONGEST)
+        sharded.shard(base, self._device, self.count)
+        base.base_model.register_forward_pre_hook(lambda *_: self._mirror(True))
+        base.base_model.register_forward_hook(lambda *_: self._mirror(False))
+
     @contextlib.contextmanager
     def packing(self, kind: torch.dtype, checkpointing: bool) -> Iterator[None]:
         """While a pack runs: they pack their bases meanwhile."""
@@ -78,11 +96,18 @@ class Ranks:
             self.answers()  # they have loaded the base
             self._group = group_of(self._device, 0, self.count, self._folder / "store")
         self._tell({"do": "open", "kind": str(kind).removeprefix("torch."), "checkpointing": checkpointing})
+        self._packing = True
         try:
             yield
+        except (RankLost, Unpackable, Suspended):
+            raise
+        except Exception as error:
+            if self.sharded:  # the others wait in the middle of a pass
+                raise RankLost(f"rank 0 of {self.count} failed: {type(error).__name__}: {error}") from None
+            raise
         finally:
-            self._held, self._sent = {}, {}
-            if not any(child.hung or child.ended for child in self._children):
+            self._held, self._sent, self._packing = {}, {}, False
+            if not isinstance(sys.exc_info()[1], RankLost):
                 self._tell({"do": "close"})
 
     def hold(self, number: int, adapter: FlatAdapter, recipe: Recipe) -> None:
@@ -118,6 +143,11 @@ class Ranks:
         """What each pass gave: the sum of each portion's losses, or of each row its loss; None: it had no room."""
         return [None if answer["kind"] == NO_ROOM else answer["found"] for answer in self.answers()]
 
+    def no_room(self) -> None:
+        """Memory ran out in a pass here. Raises RankLost where the others are in the middle of theirs."""
+        if self.sharded:
+            raise RankLost(f"memory ran out on the first of {self.count} devices: {LESS}")
+
     def restart(self, numbers: Sequence[int]) -> None:
         """Have them forget the gradients of these adapters."""
         self._tell({"do": "restart", "numbers": list(numbers)})
@@ -143,10 +173,22 @@ class Ranks:
         """End them."""
         for child in self._children:
             child.close()
+        if self.sharded and self._group is not None:
+            dist.destroy_process_group()
         self._group = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- inside
+
+    def _mirror(self, begins: bool) -> None:
+        """Outside of packs: have them run the model while it runs here."""
+        if self._packing:
+            return
+        if begins and self._measuring:  # the last time it did not come to its end, and they are still in it
+            raise RankLost(f"memory ran out on the first of {self.count} devices while it measured: {LESS}")
+        self._measuring = begins
+        if begins:
+            self._tell({"do": "forward"})
 
     def _tell(self, *messages: Mapping[str, Any]) -> None:
         """A message to each, or one to all, once they have answered the one before."""
@@ -191,13 +233,13 @@ class Ranks:
 def group_of(device: str, rank: int, count: int, store: Path) -> Any:
     """The group of all ranks, which waits for all of them. It is not torch's default one, which others look for."""
     group: Any = dist
-    shared, longest = group.FileStore(str(store), count), datetime.timedelta(minutes=GROUP_MINUTES)
+    shared = group.FileStore(str(store), count)
     if torch.device(device).type == "cuda":
-        return group.ProcessGroupNCCL(shared, rank, count, longest)
+        return group.ProcessGroupNCCL(shared, rank, count, LONGEST)
     gloo = group.ProcessGroupGloo
     options = gloo._Options()
     options._devices = [gloo.create_device(hostname="127.0.0.1")]  # nobody else reaches it
-    options._timeout = longest
+    options._timeout = LONGEST
     return gloo(shared, rank, count, options)
 
 

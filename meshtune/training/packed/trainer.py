@@ -43,6 +43,7 @@ from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.passes import backward, measured, roomy
 from meshtune.training.packed.ranks import Ranks
 from meshtune.training.packed.rows import Portion, gathered, in_portions, pieces, shares, token_limit
+from meshtune.training.packed.sharded import EMPTY
 from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe
 from meshtune.training.saved_state import Saves
@@ -153,7 +154,8 @@ class TrainingPack:
         self.saves = Saves(checkpoint, made_by)
         again = first.gradient_checkpointing
         others = contextlib.nullcontext() if self.ranks is None else self.ranks.packing(self.kind, again)
-        with others, packed(self.base, self.kind, checkpointing=again) as pack:
+        lockstep = self.ranks is not None and self.ranks.sharded
+        with others, packed(self.base, self.kind, checkpointing=again, lockstep=lockstep) as pack:
             saved = None if checkpoint is None else _read(checkpoint, made_by, recipes)
             if saved is not None:
                 yield from self._restore(saved, recipes)
@@ -288,10 +290,15 @@ class TrainingPack:
         if self.ranks is not None:
             others = [[(self._number(part), part) for part in together] for together in passes[1:]]
             self.ranks.begin(others, train=train)
-        work = partial(backward if train else measured, pack, passes[0])
-        own: Any = roomy(work, self.base.device, pack) if passes[0] else ()
+        empty = not passes[0]
+        work = partial(backward if train else measured, pack, [EMPTY] if empty else passes[0])
+        lockstep = self.ranks is not None and self.ranks.sharded
+        own: Any = roomy(work, self.base.device, pack) if lockstep or not empty else ()
         if self.ranks is None:
             return [own]
+        if own is None:
+            self.ranks.no_room()
+        own = () if empty else own
         given: list[Any] = self.ranks.results()[: len(passes) - 1]
         if train:
             given = [x if x is None else torch.tensor(x, device=self.base.device).unbind() for x in given]

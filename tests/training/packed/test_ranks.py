@@ -4,18 +4,21 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from meshtune.config.sections import ModelConfig
+from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig
+from meshtune.data.build import prepare
+from meshtune.data.store import Rows
 from meshtune.testing.packs import at_rungs, losses, mean_difference, of
 from meshtune.testing.trainers import rungs_at
 from meshtune.training.loss import Row
 from meshtune.training.machine import RankLost, is_device_lost, is_out_of_memory
+from meshtune.training.models import load_model
 from meshtune.training.packed.changes import Changes, PassLimit
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rank import Rank
@@ -78,6 +81,26 @@ def test_losses_are_those_of_one_process(
         found = list(train_pack(base, *sides, recipes, **given, ranks=ranks_of(count)))
         assert_same(found, wanted, range(len(recipes)))
         assert [type(event) for _, event in found] == [type(event) for _, event in wanted]
+
+
+@pytest.mark.slow
+def test_losses_of_the_embedded_model(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """All 30 layers, in two processes: three adapters, ten steps of two rows, and the shortest rows to validate."""
+    sources = tuple(SourceConfig(embedded=name) for name in ("python-stdlib-describe", "python-stdlib-signature"))
+    model = ModelConfig(name="embedded")
+    data = prepare(DataConfig(sources=sources, validation=20, test=0), model, 0, tmp_path).ref
+    train, validation = (sorted(Rows.open(data, side), key=lambda row: len(row[0])) for side in ("train", "validation"))
+    recipes = pack(make_recipe, epochs=1, gradient_accumulation=1)
+    recipes = [replace(one, batch_size=2) for one in recipes]
+    sides = train[:20], validation[:5]
+    base = load_model(model, "cpu")
+    wanted = list(train_pack(base, *sides, recipes, at="last"))
+    ranks = Ranks(model, "cpu", 1, 2)
+    try:
+        found = list(train_pack(base, *sides, recipes, at="last", ranks=ranks))
+    finally:
+        ranks.close()
+    assert_same(found, wanted)
 
 
 def test_in_bfloat16(
