@@ -69,6 +69,16 @@ def test_devices_of_a_trial(study: Path) -> None:
     assert facts["processes"] == [{"device": "cpu", "threads": 1, "devices": 2}] * 2
     with pytest.raises(InputError, match=r"worker\.devices_per_trial: the trainer `transformers` trains on"):
         check(study, overrides=("worker.devices_per_trial=2", "training.trainer=transformers"), measure=False)
+    same = ("training.precision=float32", "worker.shard_model=true")
+    cut, cut_facts = check(study, overrides=("worker.devices_per_trial=2", "worker.threads=1", *same))
+    assert "2 devices a trial, the base's layers cut over them" in cut
+    base = [each["memory"]["predicted"]["base"] for each in (facts, cut_facts)]
+    assert base[0] / 2 < base[1] < base[0]  # embedding and head are whole on each, and so is a layer of the two
+    with pytest.raises(InputError, match="shard_model` cuts the base over several devices: give `devices_per_trial: 2"):
+        check(study, overrides=same, measure=False)
+    low = ("worker.devices_per_trial=2", "worker.shard_model=true", "training.precision=bfloat16")
+    with pytest.raises(InputError, match=r"the base is float32 and trained in bfloat16.*`model\.dtype: bfloat16`"):
+        check(study, overrides=low, measure=False)
     worker = "{name: slurm, processes: 1, accelerator: A100, slurm: {gres: 'gpu:1'}, devices_per_trial: 2}"
     with pytest.raises(InputError, match="`slurm` asks for 1 GPUs a job, and a trial takes 2 of them"):
         check(study, overrides=(f"worker={worker}",), measure=False)

@@ -69,13 +69,13 @@ def assert_same(found: list[PackEvent], wanted: list[PackEvent], numbers: Any = 
 def test_losses_are_those_of_one_process(
     base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, ranks_of: Any, count: int
 ) -> None:
-    """With rungs, and one that waits for a place; masks are the same, or the losses of those with dropout would differ.
+    """With rungs, running averages, and one that waits for a place. Masks are the same, or losses would differ.
 
     One pack after the other in the same processes.
     """
     sides = train_rows, validation_rows
     rungs = rungs_at(sides, 2, 0.3)
-    for recipes in (pack(make_recipe), pack(make_recipe, gradient_checkpointing=True)[:2]):
+    for recipes in (pack(make_recipe), pack(make_recipe, gradient_checkpointing=True, lr_scheduler="wsd")[:2]):
         given: dict[str, Any] = {"at": "last", "rungs": rungs, "width": 2}
         wanted = list(train_pack(base, *sides, recipes, **given))
         found = list(train_pack(base, *sides, recipes, **given, ranks=ranks_of(count)))
