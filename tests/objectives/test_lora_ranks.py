@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from meshtune.config.sections import ModelConfig, TrainingConfig
+from meshtune.data import answers
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.objectives.lora import LoraObjective, LoraSpec
 from meshtune.testing.processes import alive, descendants, gone
@@ -122,5 +123,5 @@ def test_a_base_that_is_cut_over_devices(make: MakeSpec, tmp_path: Path) -> None
         assert (outcome.trial, outcome.tokens) == (other.trial, other.tokens)
         assert outcome.loss == pytest.approx(other.loss, abs=1e-4)
         assert outcome.losses == pytest.approx(other.losses, abs=1e-4)
-    files = [next((folder / "answers").iterdir()) for folder in (tmp_path, tmp_path / "alone")]
-    assert files[0].read_text() == files[1].read_text()
+    files = [folder / answers.file_of("adapters/0") for folder in (tmp_path, tmp_path / "alone")]
+    assert answers.read(files[0]) == answers.read(files[1])
