@@ -39,6 +39,7 @@ from meshtune.training.memory.check import (
     largest,
     largest_length,
     no_exact_room,
+    refuse_to_shard,
     unpackable_space,
 )
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
@@ -121,8 +122,7 @@ def training_of(
     model = in_its_type(model, device, precision, parameters, begun)
     if card is not None:  # as many processes as there are machines for
         config = config.model_copy(update={"worker": config.worker.model_copy(update={"processes": len(at)})})
-    if config.worker.shard_model:
-        _refuse_to_shard(model, precision)
+    refuse_to_shard(config.worker, model, precision)
     training = config.training.model_copy(update={"precision": precision})
     _check(config, model, sources, space, here=elsewhere is None)
 
@@ -190,21 +190,7 @@ def _place(
         gpus = [str(number) for number in range(nodes.gpus)]
         return "cuda", on_gpus, process_specs(config.worker, "cuda", gpus), nodes.gpu_memory
     at = process_specs(config.worker, "cpu", nodes=nodes)
-    cpus = (at[0].threads or 1) * at[0].devices * len(at)
-    return "cpu", resolve_precision(wanted, "cpu"), at, nodes.memory * cpus
-
-
-def _refuse_to_shard(model: ModelConfig, precision: str) -> None:
-    """Refuse a base of which each device would hold another copy, or that cannot be cut."""
-    dtype = "float32" if model.dtype == "auto" else model.dtype
-    what = None
-    if model.quantization is not None:
-        what = "a base with `model.quantization` is not cut over devices: leave one of them out"
-    elif dtype != precision:
-        what = f"the base is {dtype} and trained in {precision}, so that each device would hold a whole rounded copy"
-        what += f": write `model.dtype: {precision}`, or `training.precision: {dtype}`"
-    if what is not None:
-        raise InputError(Fault(what, key="worker.shard_model"))
+    return "cpu", resolve_precision(wanted, "cpu"), at, nodes.memory * sum((p.threads or 1) * p.devices for p in at)
 
 
 def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space, here: bool) -> None:
@@ -322,7 +308,6 @@ def _memory(
     unpackable = unpackable_space(space, training, baseline) if trainer == "packed" else None
     device = at[0].device
     gpus = Counter(place.environment.get("CUDA_VISIBLE_DEVICES", "") for place in at)
-    # Of a CPU each device of a trial is a process too, with a base of its own.
     sharing = len(at) * at[0].devices if device != "cuda" else max(gpus.values())
     there = card or available(device, [name for name in gpus if name])
     return Setting(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from meshtune.config.sections import TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig, WorkerConfig
 from meshtune.errors import Fault, InputError
 from meshtune.space.hyperparameters import WHOLE
 from meshtune.space.space import Dimension, Space
@@ -38,7 +38,7 @@ class Setting:
         dtype, quantization: the base's, as in the config.
         batch: the largest micro-batch by batch size: `memory.batches_of(rows, ..)`, or `full_batch` of a length.
         available: bytes for each process, or None where that is not known. processes: that share the device.
-        devices: of a CPU, processes of a trial, each of which holds the base. shards: devices over which it is cut.
+        devices: of a CPU, processes of a trial, each with a base of its own. shards: devices over which it is cut.
         trainer: that will train, `packed` or `transformers`. unpackable: why `packed`, which was asked for, will not.
         pack: how many trials go into a pack.
     """
@@ -191,6 +191,24 @@ def no_exact_room(shape: Shape, device: str, available: int | None) -> str | Non
         return None
     there = f"this {'CPU' if device == 'cpu' else 'GPU'} has {gigabytes(available)} a process"
     return f"that needs about {gigabytes(needed)}, and {there}"
+
+
+def refuse_to_shard(worker: WorkerConfig, model: ModelConfig, precision: str) -> None:
+    """Refuse a base of which each device would hold another copy, or that cannot be cut over several.
+
+    `precision`: of training, resolved. Raises InputError.
+    """
+    dtype = "float32" if model.dtype == "auto" else model.dtype
+    what = None
+    if not worker.shard_model:
+        return
+    if model.quantization is not None:
+        what = "a base with `model.quantization` is not cut over devices: leave one of them out"
+    elif dtype != precision:
+        what = f"the base is {dtype} and trained in {precision}, so that each device would hold a whole rounded copy"
+        what += f": write `model.dtype: {precision}`, or `training.precision: {dtype}`"
+    if what is not None:
+        raise InputError(Fault(what, key="worker.shard_model"))
 
 
 def describe(memory: Memory, rank: int, pack: int = 1) -> str:
