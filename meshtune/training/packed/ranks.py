@@ -24,6 +24,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -215,10 +216,17 @@ class Ranks:
         try:
             collective(self._group, name, tensor)
         except RuntimeError as error:
-            gone = next((child for child in self._children if child.ended), None)
-            if gone is None:
+            if (gone := self._gone()) is None:
                 raise RankLost(f"the {self.count} processes of the trial lost touch: {error}") from error
             self._lose(gone)
+
+    def _gone(self) -> Child | None:
+        """A process that has ended, rather one that was killed than one that ended for want of that; waits for it."""
+        for _ in range(100):  # the end of a connection may be seen before the end of its process
+            if ended := [child for child in self._children if child.ended]:
+                return min(ended, key=lambda child: child.wait() >= 0)
+            time.sleep(0.1)
+        return None
 
     def _lose(self, child: Child) -> NoReturn:
         code, words = child.kill(), child.words()[-3:]
