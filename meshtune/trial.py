@@ -178,6 +178,7 @@ class Outcome:
         extra: further small numbers by name, as an objective reports them.
         retry: of a crash: whether another attempt may end otherwise; False where the input is at fault.
         pass_tokens: of a pass in the end, at most, where memory has run out with more; None: it never did.
+        no_room: of a crash: whether a file could not be written, as on a full disk: nothing of it is the trial's fault.
         lost: of a crash: whether it was lost with its node, job or cluster, which says little about the trial itself.
     """
 
@@ -198,6 +199,7 @@ class Outcome:
     retry: bool = True
     pass_tokens: int | None = None
     lost: bool = False
+    no_room: bool = False
 
     def __post_init__(self) -> None:
         """Others' words are made safe here: they are stored, and shown on terminals."""

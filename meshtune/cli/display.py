@@ -276,7 +276,9 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
             return dataclasses.asdict(progress)
         case TrialFinished(trial) | Promoted(trial) if trial.final is not None:
             outcome = dataclasses.asdict(trial.final)
-            return {name: value for name, value in outcome.items() if name not in ("row_losses", "retry", "lost")}
+            return {
+                name: value for name, value in outcome.items() if name not in ("row_losses", "retry", "lost", "no_room")
+            }
         case Retried(outcome):
             return {"trial": outcome.trial, "attempt": outcome.attempt, "message": outcome.message}
         case Finished(reason, complete):

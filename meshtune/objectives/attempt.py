@@ -8,10 +8,11 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from meshtune.errors import InputError
+from meshtune.system.whole_file import no_room
 from meshtune.training import machine
 from meshtune.training.packed.changes import PassLimit
 from meshtune.training.packed.unpackable import Unpackable
@@ -34,6 +35,7 @@ class Failure:
     ending: Ending
     message: str
     retry: bool = True
+    no_room: bool = False
 
 
 def failure_of(error: Exception) -> Failure:
@@ -56,7 +58,7 @@ def failure_of(error: Exception) -> Failure:
     if machine.is_out_of_memory(error):
         return Failure(Ending.OUT_OF_MEMORY, message)
     traceback.print_exception(error)
-    return Failure(Ending.CRASHED, message)
+    return Failure(Ending.CRASHED, message, no_room=no_room(error))
 
 
 class Attempt:
@@ -194,4 +196,5 @@ class Attempt:
 
     def failed(self, failure: Failure) -> Outcome:
         """The outcome of an evaluation that failed."""
-        return self.ended(failure.ending, message=failure.message, retry=failure.retry)
+        ended = self.ended(failure.ending, message=failure.message, retry=failure.retry)
+        return replace(ended, no_room=failure.no_room)

@@ -109,7 +109,7 @@ def written_tell(trial: RecordedTrial) -> dict[str, Any]:
     """How a trial ended as plain values, under the keys that records have always had."""
     assert trial.outcome is not None
     tell = {**dataclasses.asdict(trial.outcome), "order": trial.order, "told": trial.value, "elapsed": trial.elapsed}
-    for name, usual in (("pass_tokens", None), ("lost", False)):
+    for name, usual in (("pass_tokens", None), ("lost", False), ("no_room", False)):
         if tell[name] == usual:
             del tell[name]
     tell |= {"told_also": list(trial.other_values)} if trial.other_values else {}

@@ -22,7 +22,7 @@ from meshtune.record.trials import RecordedTrial
 from meshtune.selection.recommended import recommended
 from meshtune.selection.statistics import Difference, Mean, mean_interval, paired_difference
 from meshtune.study.loop import WAIT_SECONDS, Retried, Running, StudyEvent
-from meshtune.study.packs import LOSSES
+from meshtune.study.packs import LOSSES, full_disk
 from meshtune.system import whole_file
 from meshtune.trial import Ending, Outcome, Progress, Request, Rung
 from meshtune.workers.interface import Worker
@@ -107,6 +107,8 @@ class Runner:
                 if isinstance(event, Rung):  # nothing of these asks
                     continue
                 request = running.pop(event.trial)
+                if event.no_room:
+                    raise full_disk(event)
                 crashes[event.trial] += event.ending is Ending.CRASHED and not event.lost
                 again = crashes[event.trial] < self.attempts and event.attempt < LOSSES * self.attempts
                 if event.ending is Ending.CRASHED and event.retry and again:

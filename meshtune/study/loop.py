@@ -21,7 +21,7 @@ from meshtune.record.log import Record, no_rungs
 from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.interface import Sampler
 from meshtune.stopping.decisions import EarlyStopping
-from meshtune.study.packs import Packs
+from meshtune.study.packs import Packs, full_disk
 from meshtune.trial import Decision, Ending, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import Packing, Points
@@ -220,6 +220,8 @@ def run(
                     yield Running(event)
                 continue
             crashed = pending and event.ending is Ending.CRASHED and event.retry
+            if crashed and event.no_room:
+                raise full_disk(event)
             again = crashed and (grace is not None or packs.may_again(event, attempts))
             packs.answered(event, again=again, attempts=attempts)
             if again:

@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from meshtune.errors import StorageError
 from meshtune.record.decisions import IN_PACK
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
@@ -20,6 +21,14 @@ from meshtune.trial import Outcome, Request
 from meshtune.workers.planner import as_number
 
 LOSSES = 5  # times `attempts`: what was lost with its node that often is given up, since it may be what takes it down
+
+
+def full_disk(outcome: Outcome) -> StorageError:
+    """What ends a run in which a trial could not write its files: it stays pending, and costs no attempt."""
+    return StorageError(
+        f"trial {outcome.trial}: {outcome.message.rstrip('.')}. Is the disk full, or its folder not writable?"
+        " Everything finished is saved, and the trial is evaluated again: make room, and run the same again."
+    )
 
 
 @dataclass

@@ -133,7 +133,7 @@ class Interrupts:
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """A moment (seconds since 1970) at which this run is stopped, how long suspending may take then, and why."""
+    """A moment (by `running_clock`) at which this run is stopped, how long suspending may take then, and why."""
 
     moment: float
     grace: float
@@ -141,11 +141,19 @@ class TimeLimit:
 
     def stop(self) -> Stop | None:
         """The request to stop, once the moment has come."""
-        return Stop(self.reason, self.grace) if time.time() >= self.moment else None
+        return Stop(self.reason, self.grace) if running_clock() >= self.moment else None
 
     def left(self) -> float:
         """Seconds that suspending may take from now on, where it begins now."""
-        return max(0.0, self.moment - time.time()) + self.grace
+        return max(0.0, self.moment - running_clock()) + self.grace
+
+
+def running_clock() -> float:
+    """Seconds that nobody can set, those in which the machine slept included (Linux; elsewhere it may leave them out).
+
+    The time of day may jump, by an administrator's hand or where a machine had the wrong one.
+    """
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def time_limit(text: str | None, environment: Mapping[str, str]) -> TimeLimit | None:
@@ -153,13 +161,14 @@ def time_limit(text: str | None, environment: Mapping[str, str]) -> TimeLimit | 
 
     Raises InputError on a text that is no length of time.
     """
-    now = time.time()
+    now = running_clock()
     limits = []
     if text is not None:
         limits.append(_limit(now, now + seconds(text), f"the time limit of {text} is near"))
     end = _epoch(environment.get("SLURM_JOB_END_TIME"))
-    if end is not None and end > now:  # else it was inherited from a job that has ended, as by a terminal multiplexer
-        limits.append(_limit(now, end, "the end of the SLURM job is near"))
+    left = -1.0 if end is None else end - time.time()
+    if left > 0:  # else it was inherited from a job that has ended, as by a terminal multiplexer
+        limits.append(_limit(now, now + left, "the end of the SLURM job is near"))
     return min(limits, key=lambda limit: limit.moment, default=None)
 
 

@@ -218,6 +218,11 @@ def _remove_dead(path: Path, dead: bytes | None, mine: Path) -> None:
 
 def _busy(folder: Path, other: Holder | None) -> StudyBusy:
     who = f"process {other.pid} on {other.host}, running since {other.since}" if other else "another process"
+    if other is not None and _same_table(other) and _stands_still(other.pid):
+        return StudyBusy(
+            f"{folder}: the study is held by {who}, which stands still (SIGSTOP, or Ctrl-Z in its terminal). Let it go"
+            f" on with `kill -CONT {other.pid}`, or end it with `kill -KILL {other.pid}`: nothing recorded is lost."
+        )
     return StudyBusy(
         f"{folder}: the study is held by {who}. Wait for it, or end it with `meshtune stop {folder}`;"
         " `meshtune status` shows where it stands."
@@ -254,6 +259,14 @@ def _table() -> str:
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip())
         parts.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(parts)
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether a process was stopped by a signal (Linux)."""
+    with contextlib.suppress(OSError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[0] in "Tt"
+    return False
 
 
 def _start_of(pid: int) -> str:

@@ -19,6 +19,7 @@ import traceback
 
 from meshtune.objectives.build import Asking, Objective, ObjectiveSpec, build
 from meshtune.system.child_start import Say, beat, leave_signals_to_the_coordinator, say_line
+from meshtune.system.whole_file import no_room
 from meshtune.trial import Decision, Ending, Outcome, Request, from_json, to_json
 from meshtune.workers.running import addressed
 
@@ -100,7 +101,8 @@ def _evaluate(objective: Objective, requests: list[Request], awaited: dict[int, 
             os._exit(1)
         for request in list(awaited.values()):
             del awaited[request.trial]
-            say(to_json(Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)))
+            crashed = Outcome(request.trial, request.attempt, Ending.CRASHED, message=message, no_room=no_room(error))
+            say(to_json(crashed))
 
 
 def _lost(error: Exception) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from meshtune.errors import InputError
-from meshtune.study.signals import seconds, time_limit
+from meshtune.study.signals import running_clock, seconds, time_limit
 from meshtune.testing.processes import descendants, gone
 from tests.kill import command_study, meshtune, record_of, run
 
@@ -104,10 +104,21 @@ def test_what_is_none_is_refused_with_what_is(text: str) -> None:
 def test_the_margin_grows_with_the_time_that_there_is(text: str, margin: float) -> None:
     limit = time_limit(text, {})
     assert limit is not None
-    assert limit.moment == pytest.approx(time.time() + seconds(text) - margin, abs=1)
+    assert limit.moment == pytest.approx(running_clock() + seconds(text) - margin, abs=60)
     assert 0 < limit.grace < margin
     assert limit.stop() is None
     assert limit.left() == pytest.approx(seconds(text) - 0.1 * margin, abs=1)
+
+
+@pytest.mark.parametrize("jump", [-86400.0, 86400.0])
+def test_a_clock_that_is_set_moves_no_limit(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    now = time.time()
+    limits = [time_limit("1h", {}), time_limit(None, {"SLURM_JOB_END_TIME": str(int(now + 3600))})]
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    for limit in limits:
+        assert limit is not None
+        assert limit.stop() is None
+        assert limit.left() == pytest.approx(3600, abs=120)
 
 
 def test_the_earlier_end_counts_and_one_that_is_over_does_not() -> None:

@@ -26,6 +26,13 @@ def test_a_second_one_is_refused_by_name_and_a_dead_one_is_replaced(tmp_path: Pa
     assert other.stdout.readline() == "held\n"
     with pytest.raises(StudyBusy, match=f"process {other.pid} on {platform.node()}, running since"), lease(tmp_path):
         pass
+    other.send_signal(signal.SIGSTOP)
+    os.waitpid(other.pid, os.WUNTRACED)
+    with (
+        pytest.raises(StudyBusy, match=rf"stands still \(.* `kill -CONT {other.pid}`, or end it with"),
+        lease(tmp_path),
+    ):
+        pass
     other.kill()
     other.wait()
     other.stdout.close()
