@@ -218,7 +218,7 @@ def _remove_dead(path: Path, dead: bytes | None, mine: Path) -> None:
 
 def _busy(folder: Path, other: Holder | None) -> StudyBusy:
     who = f"process {other.pid} on {other.host}, running since {other.since}" if other else "another process"
-    if other is not None and _same_table(other) and _stands_still(other.pid):
+    if other is not None and same_table(other) and _stands_still(other.pid):
         return StudyBusy(
             f"{folder}: the study is held by {who}, which stands still (SIGSTOP, or Ctrl-Z in its terminal). Let it go"
             f" on with `kill -CONT {other.pid}`, or end it with `kill -KILL {other.pid}`: nothing recorded is lost."

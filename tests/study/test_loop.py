@@ -8,7 +8,7 @@ import pytest
 
 from meshtune.config import presets
 from meshtune.config.sections import Interval, SamplerConfig
-from meshtune.errors import LeaseLost
+from meshtune.errors import LeaseLost, StorageError
 from meshtune.plan.budget import Budget, Stop, StopWhen
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
@@ -157,6 +157,20 @@ def test_what_is_lost_with_its_node_costs_no_attempt_until_it_is_suspected(tmp_p
     assert ended[1] == (Ending.COMPLETE, 11)
     assert ended[3] == (Ending.CRASHED, 15)
     assert [trial.outcome for trial in opened(tmp_path).finished] == [trial.outcome for trial in record.finished]
+
+
+def test_a_full_disk_ends_the_run_and_costs_no_trial(tmp_path: Path) -> None:
+    def full(request: Request) -> Outcome:
+        if request.trial == 1:
+            return Outcome(1, request.attempt, Ending.CRASHED, message="No space left on device", no_room=True)
+        return squared(request)
+
+    with pytest.raises(StorageError, match=r"^trial 1: No space left on device\. Is the disk full"):
+        events_of(opened(tmp_path), AtOnce(full), sampler("random"), Budget(trials=4), attempts=1)
+    record = opened(tmp_path)
+    assert 1 in [trial.number for trial in record.pending]
+    events_of(record, AtOnce(), sampler("random"), Budget(trials=4))
+    assert {trial.outcome.ending for trial in record.trials if trial.outcome is not None} == {Ending.COMPLETE}
 
 
 def test_a_crash_that_would_come_again_is_told_at_once(tmp_path: Path) -> None:
