@@ -208,8 +208,10 @@ def report(rows: list[dict[str, Any]]) -> dict[str, float]:
             printed("coordinator", found[kind], statistics.median(other), ratios, setting)
             busy = [pair for row in here for pair in row["busy"]]
             ratios = [pair[1] / pair[0] for pair in busy]
-            medians = [statistics.median(pair[which] for pair in busy) for which in (0, 1)]
-            printed("coordinator_processor", *medians, ratios, f"{setting}, of the coordinator's processor")
+            mine_busy, their_busy = (statistics.median(pair[which] for pair in busy) for which in (0, 1))
+            printed(
+                "coordinator_processor", mine_busy, their_busy, ratios, f"{setting}, of the coordinator's processor"
+            )
             memory = [row["memory"] for row in here]
             ours_mb, theirs_mb = (statistics.median(pair[which] for pair in memory) / 2**20 for which in (0, 1))
             ratios = [pair[1] / pair[0] for pair in memory]

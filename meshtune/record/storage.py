@@ -111,11 +111,10 @@ def _attend(engine: sqlalchemy.Engine) -> None:
     """Wait for a server that restarts, and let nothing wait for ever there."""
     sqlalchemy.event.listen(engine, "do_connect", _connected)
     if engine.name == "postgresql":
-        sqlalchemy.event.listen(engine, "connect", _limited)
         engine.dispose()  # what was connected before has no limits
 
 
-def _limited(connection: Any, _: Any) -> None:
+def _limited(connection: Any, _: Any = None) -> None:
     """Give a new connection the limits that neither its URL nor its server sets."""
     cursor = connection.cursor()
     for name, limit in LIMITS.items():
@@ -129,7 +128,10 @@ def _connected(dialect: Any, _: Any, arguments: Sequence[Any], named: Mapping[st
     waited, pause = 0.0, FIRST_PAUSE
     while True:
         try:
-            return dialect.connect(*arguments, **named)
+            connection = dialect.connect(*arguments, **named)
+            if dialect.name == "postgresql":
+                _limited(connection)  # here: a server that ends now is waited for too
+            return connection
         except dialect.loaded_dbapi.OperationalError as error:
             words = str(error).strip().splitlines()[0]
             if waited >= PATIENCE_SECONDS:
