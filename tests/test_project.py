@@ -86,6 +86,7 @@ def test_constraints_pin_every_dependency_to_one_version() -> None:
 def test_every_package_that_is_imported_is_declared() -> None:
     """What another package brings along may go with its next version."""
     spelled = {"yaml": "pyyaml", "PyNomad": "pynomadbbo", "pynvml": "nvidia-ml-py", "markdown_it": "markdown-it-py"}
+    spelled |= {"mlflow": "mlflow-skinny"}
     extras = PROJECT["project"]["optional-dependencies"].values()
     declared = {name_of(r) for group in (PROJECT["project"]["dependencies"], *extras) for r in group}
     for path in (ROOT / "meshtune").rglob("*.py"):
@@ -142,7 +143,17 @@ def test_nothing_is_left_to_do_later() -> None:
         "docs/nni-tpe.md",
         *(
             f"docs/{page}.md"
-            for page in ("data", "python", "cluster", "samplers", "spending", "early-stopping", "guided-search")
+            for page in (
+                "data",
+                "python",
+                "cluster",
+                "trackers",
+                "coming-from",
+                "samplers",
+                "spending",
+                "early-stopping",
+                "guided-search",
+            )
         ),
     ],
 )

@@ -166,6 +166,27 @@ def stop(
 
 
 @app.command()
+def mirror(
+    study: Study,
+    to: Annotated[list[str] | None, typer.Option(help="A tracker: mlflow, trackio, wandb or tensorboard.")] = None,
+) -> None:
+    """Show trackers the trials that they have not seen yet; at any time, also after the study's end."""
+    from meshtune.config.sections import Tracker
+    from meshtune.plan.locate import existing
+    from meshtune.study.mirrors.outbox import PACKAGES
+    from meshtune.study.mirrors.outbox import mirror as run
+
+    wanted: list[Tracker] = []
+    for name in to or ():
+        tracker = next((known for known in PACKAGES if known == name), None)
+        if tracker is None:
+            raise InputError(f"`--to {name}` is not allowed; known trackers: {', '.join(PACKAGES)}")
+        wanted.append(tracker)
+    for shown, tracker, sent in run(existing(study), wanted):
+        typer.echo(f"{shown}: {tracker}: {sent} trials sent" if sent else f"{shown}: {tracker}: has all trials")
+
+
+@app.command()
 def prepare(study: Study, folder: Folder = None, override: Set = None, as_json: Json = False) -> None:
     """Fetch the model and the data, and tokenize: for compute nodes without network."""
     from meshtune.study.prepare import prepare as run

@@ -34,11 +34,13 @@ from meshtune.config.values import (
     named,
     named_or_imported,
     of_study,
+    of_trackers,
     share_or_rows,
 )
 from meshtune.space import hyperparameters
 from meshtune.space.samplers import SamplerName
 
+Tracker = Literal["mlflow", "trackio", "wandb", "tensorboard"]
 Format = Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response", "messages", "sharegpt"]
 PLACEHOLDERS = ("trial", "seed", "folder")  # what a command may be given beside its hyperparameters
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -331,6 +333,13 @@ class MetricConfig(Section):
     direction: Literal["maximize", "minimize"] = "maximize"
 
 
+class ReportToConfig(Section):
+    """Trackers that mirror the study: see `meshtune.study.mirrors`. None of it changes a trial."""
+
+    trackers: tuple[Tracker, ...] = ()
+    artifacts: bool = False  # of MLflow and W&B: the adapters that are kept
+
+
 class GenerationConfig(Section):
     """The answers that untuned, baseline and best give to validation rows at the end, greedily decoded."""
 
@@ -388,6 +397,7 @@ class StudyConfig(Section):
     generation: GenerationConfig = GenerationConfig()
     rounds: tuple[dict[str, Any], ...] = ()  # changes of the above, a study each; see `meshtune.config.rounds`
     evaluation: EvaluationConfig = EvaluationConfig()
+    report_to: Annotated[ReportToConfig, BeforeValidator(of_trackers)] = ReportToConfig()
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     folder: str | None = None
     storage: str | None = None

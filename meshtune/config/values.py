@@ -40,6 +40,15 @@ def of_study(value: Any) -> Any:
     return {"study": value} if isinstance(value, str) else value
 
 
+def of_trackers(value: Any) -> Any:
+    """`report_to: [mlflow]` is short for `report_to: {trackers: [mlflow]}`, and so is `report_to: mlflow`."""
+    value = [value] if isinstance(value, str) else value
+    value = {"trackers": value} if isinstance(value, list | tuple) else value
+    if isinstance(value, Mapping) and isinstance(value.get("trackers"), list):
+        value = {**value, "trackers": tuple(value["trackers"])}
+    return value
+
+
 def named_or_imported(value: Any) -> Any:
     """As `named`; `{import: module:Name}` is short for `{name: import, import: module:Name}`."""
     value = named(value)

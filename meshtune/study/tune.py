@@ -29,6 +29,8 @@ from meshtune.samplers.interface import Sampler
 from meshtune.selection.recommended import recommended
 from meshtune.study import finals, float32_check
 from meshtune.study.loop import Finished, Opened, Promoted, Stage, StudyEvent, TrialFinished, run
+from meshtune.study.mirrors import outbox
+from meshtune.study.mirrors.follow import Followers
 from meshtune.study.promotion import promote
 from meshtune.study.replicates import NOISE, replicate
 from meshtune.study.stop import forget, requested
@@ -56,6 +58,7 @@ def tune(
     config = study.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(made_folder(study.folder))
+        outbox.check(config.report_to.trackers)
         holding, fence = yield from _hold(study, stack)
         forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
@@ -88,6 +91,8 @@ def tune(
         trials, price = config.budget.trials, config.budget.price_per_hour
         slots = _packing(plan, record).at_once(plan.block_size)
         warned = () if training is None else tuple(warnings(training.data.to_dict()))
+        followers = Followers(study, config.report_to)
+        stack.callback(followers.close)
         yield Opened(record, study.folder, plan.sampler.shown, slots, trials, price, plan.why_sampler, warned)
         if plan.warm_start.trials and not record.trials:
             yield Stage(str(plan.warm_start))
@@ -106,6 +111,7 @@ def tune(
                 yield Finished(stopped.reason, complete=False)
             else:
                 record.note("finished", finished.reason)
+        yield from map(Stage, followers.finish())
         forget(study.folder)
 
 

@@ -1,0 +1,1 @@
+"""Trackers as mirrors of a study: they read its record, and are never in its way."""
