@@ -16,6 +16,7 @@ import queue
 import sys
 import threading
 import traceback
+from typing import Any
 
 from meshtune.objectives.build import Asking, Objective, ObjectiveSpec, build
 from meshtune.system.child_start import Say, beat, leave_signals_to_the_coordinator, say_line
@@ -43,7 +44,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what is imported stays; to look through it again after each pack takes a third of a second
     awaited: dict[int, Request] = {}
-    threading.Thread(target=_read, args=(objective, work, awaited), daemon=True).start()
+    threading.Thread(target=_heard, args=(objective, work, awaited), daemon=True).start()
     say(json.dumps({"kind": READY}))
     while (requests := work.get()) is not None:
         awaited.update({request.trial: request for request in requests})
@@ -51,6 +52,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)  # the thread that waits for input would be in the interpreter's way
+
+
+def _heard(*given: Any) -> None:
+    """End with the input, or with a line that cannot be read: a process that hears nothing must not stay."""
+    try:
+        _read(*given)
+    except Exception:
+        traceback.print_exc()
+    os._exit(1)
 
 
 def _read(objective: Objective, work: queue.SimpleQueue[list[Request] | None], awaited: dict[int, Request]) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.errors import WorkerError
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.objectives.lora import LoraSpec
+from meshtune.system import child_start
+from meshtune.system.children import Child
 from meshtune.testing.processes import gone
 from meshtune.testing.workers import DecidingContract, WorkerContract, collect, rung_of
 from meshtune.trial import DataRef, Decision, Ending, Outcome, Progress, Request, Verdict
@@ -240,3 +243,14 @@ def test_a_process_that_cannot_start_is_an_error_with_its_last_words(tmp_path: P
             collect(worker, 1)
     finally:
         worker.close()
+
+
+def test_a_process_ends_at_a_line_that_it_cannot_read(tmp_path: Path) -> None:
+    """Such as one of another version: else it would stay when its coordinator has gone."""
+    child = Child(child_start.command("meshtune.workers.child"), log=tmp_path / "log")
+    start = {"objective": asdict(spec(tmp_path)), "device": "cpu", "threads": 1, "devices": 1, "sharded": False}
+    child.send(start)
+    child.send({"kind": "of another version"})
+    assert child.wait() == 1
+    assert "of another version" in (tmp_path / "log").read_text()
+    child.close()
