@@ -185,6 +185,8 @@ def run(
                 count = _at_once(count, share, packs, worker)
             thresholds = no_rungs if early is None else partial(early.proposed, record)
             cut = _cut(record, packing, whole=not sampler.asynchronous)
+            if count:
+                holding()
             for trial in record.propose_block(sampler, count, seed=seed, packs=cut, thresholds=thresholds):
                 packs.add(trial)
                 yield Proposed(trial)

@@ -225,7 +225,7 @@ def test_a_suspension_tells_what_ended_in_time_and_keeps_the_rest_pending(tmp_pa
     assert [request.trial for request in second.submitted] == list(range(1, 8))
 
 
-def test_nothing_is_told_where_another_holds_the_study(tmp_path: Path) -> None:
+def test_nothing_is_proposed_or_told_where_another_holds_the_study(tmp_path: Path) -> None:
     record = opened(tmp_path)
 
     def lost() -> None:
@@ -233,7 +233,16 @@ def test_nothing_is_told_where_another_holds_the_study(tmp_path: Path) -> None:
 
     with pytest.raises(LeaseLost):
         list(run(record, sampler("random"), AtOnce(), Budget(trials=8), seed=0, holding=lost))
-    assert not opened(tmp_path).finished
+    assert not opened(tmp_path).trials
+    asked = iter([None] * 2)  # before the first block, and before the first answers
+
+    def lost_later() -> None:
+        if next(asked, lost) is lost:
+            lost()
+
+    with pytest.raises(LeaseLost):
+        list(run(record, sampler("random", 1), AtOnce(places=1), Budget(trials=8), seed=0, holding=lost_later))
+    assert len(opened(tmp_path).trials) == len(opened(tmp_path).finished) == 1
 
 
 def test_tokens_and_hours_end_it(tmp_path: Path) -> None:
