@@ -1,7 +1,8 @@
 """A search replayed on learning curves: what meshtune's loop would do, without training anything, in memory.
 
 `EarlyStopping` decides and tells as in a study, from a log that has of the record what it reads; samplers are built as
-a study builds them and see the trials as the record writes them (its test holds the two against each other). Optuna's
+a study builds them and see the trials as the record writes them (its test holds the two against each other). A block is
+a pack: its trials reach each rung together, and what is decided there sees all of them. Optuna's
 pruners get the same curves one rung at a time, from its own TPE, one trial after the other.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,16 +23,21 @@ from optuna.trial import TrialState
 from meshtune.config import presets
 from meshtune.config.budget import EarlyStoppingConfig
 from meshtune.config.sections import SamplerConfig
+from meshtune.record.decisions import IN_PACK, Decided
 from meshtune.record.distributions import distributions
 from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.build import build
 from meshtune.stopping.decisions import EarlyStopping
-from meshtune.trial import Ending, Outcome, Thresholds
+from meshtune.trial import Ending, Outcome, Rung, Thresholds, Verdict
 
 EPOCH_TOKENS = 100_000  # of a made-up training: shares of it are told apart to a thousandth of a percent
 EPOCHS = 2
 WHOLE = EPOCHS * EPOCH_TOKENS
 SPACE = presets.recommended()
+
+
+# What a pack says, and what it is told of those that stand at a rung.
+Trained = Generator[Rung | Outcome, Mapping[int, Verdict] | None, None]
 
 
 @dataclass(frozen=True)
@@ -61,16 +67,27 @@ class Course:
         """Tokens that a trial has trained on when it is measured at a rung: a step goes past it."""
         return round(WHOLE * self.surrogate.tokens[self.surrogate.fractions.index(share)])
 
-    def outcome(self, trial: RecordedTrial, shares: tuple[float, ...]) -> Outcome:
-        """Of a trial with thresholds at these rungs."""
-        reached: list[tuple[int, float]] = []
-        for share, (tokens, threshold) in zip(shares, trial.thresholds, strict=True):
-            reached.append((tokens, self.at(trial.params, share)))
-            if threshold is not None and reached[-1][1] > threshold:
-                ending, loss, spent = Ending.STOPPED_EARLY, reached[-1][1], self.spent(share)
-                return Outcome(trial.number, 1, ending, loss=loss, rungs=tuple(reached), tokens=spent)
-        loss = self.final(trial.params)
-        return Outcome(trial.number, 1, Ending.COMPLETE, loss=loss, rungs=tuple(reached), tokens=WHOLE)
+    def pack(self, trials: Sequence[RecordedTrial], shares: tuple[float, ...]) -> Trained:
+        """Trials that train together: at each rung those that search wait for what is decided of them."""
+        reached: dict[int, list[tuple[int, float]]] = {trial.number: [] for trial in trials}
+        going = list(trials)
+        for index, share in enumerate(shares):
+            waiting = [trial for trial in going if trial.thresholds]
+            for trial in waiting:
+                reached[trial.number].append((trial.thresholds[index][0], self.at(trial.params, share)))
+            asking = [trial.number for trial in waiting if trial.origin == "search"]
+            verdicts: Mapping[int, Verdict] = {}
+            if asking:
+                verdicts = yield Rung(trials[0].number, 1, tuple((n, *reached[n][-1]) for n in asking))
+            for trial in waiting:
+                if verdicts.get(trial.number) is Verdict.STOPS:
+                    going.remove(trial)
+                    rungs, spent = tuple(reached[trial.number]), self.spent(share)
+                    end = Ending.STOPPED_EARLY
+                    yield Outcome(trial.number, 1, end, loss=rungs[-1][1], rungs=rungs, tokens=spent)
+        for trial in going:
+            rungs, loss = tuple(reached[trial.number]), self.final(trial.params)
+            yield Outcome(trial.number, 1, Ending.COMPLETE, loss=loss, rungs=rungs, tokens=WHOLE)
 
 
 class Log:
@@ -81,7 +98,8 @@ class Log:
         self.mirror = optuna.create_study()
         self.trials: list[RecordedTrial] = []
         self.finished: list[RecordedTrial] = []
-        self.notes: dict[str, Any] = {} if noise is None else {"seed_noise": {"deviation": noise}}
+        self.notes: dict[str, Any] = {IN_PACK: True} | ({} if noise is None else {"seed_noise": {"deviation": noise}})
+        self.decided: dict[tuple[int, int], Decided] = {}
 
     def ask(self, sampler: Any) -> dict[str, Any]:
         self.mirror.sampler = sampler
@@ -89,7 +107,8 @@ class Log:
 
     def add(self, params: Mapping[str, Any], thresholds: Thresholds) -> None:
         number, seen = len(self.trials), len(self.finished)
-        trial = RecordedTrial(number, params, SPACE.decode(params), "search", 0, 0, seen, thresholds=thresholds)
+        origin = "search" if number else "baseline"
+        trial = RecordedTrial(number, params, SPACE.decode(params), origin, 0, 0, seen, thresholds=thresholds)
         self.trials.append(trial)
 
     def tell(self, outcome: Outcome, value: float | None) -> None:
@@ -174,10 +193,19 @@ def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise
     sampler = build(config, log.space, x0=start, block_size=search.block, seed=seed, pruned=pruned)
 
     def answer() -> None:
-        for trial in list(log.trials[len(log.finished) :]):
-            outcome = course.outcome(trial, shares if trial.thresholds else ())
-            log.tell(outcome, None if early is None else early.value(log, outcome))  # type: ignore[arg-type]
-            spent.add(outcome.tokens, course.final(trial.params), outcome.ending is Ending.COMPLETE)
+        pack = course.pack(log.trials[len(log.finished) :], shares)
+        event = next(pack, None)
+        while event is not None:
+            if isinstance(event, Rung):
+                assert early is not None
+                decided = early.decide(log, event)  # type: ignore[arg-type]
+                log.decided |= {(each.trial, each.tokens): each for each in decided}
+                event = pack.send({each.trial: each.verdict for each in decided})
+                continue
+            log.tell(event, None if early is None else early.value(log, event))  # type: ignore[arg-type]
+            final = course.final(log.trials[event.trial].params)
+            spent.add(event.tokens, final, event.ending is Ending.COMPLETE)
+            event = next(pack, None)
 
     try:
         log.mirror.enqueue_trial(start)
@@ -186,7 +214,7 @@ def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise
         while len(log.finished) < trials:
             for _ in range(min(sampler.available(log.mirror), trials - len(log.trials))):
                 params = log.ask(sampler)
-                log.add(params, () if early is None else early.thresholds(log, SPACE.decode(params)))  # type: ignore[arg-type]
+                log.add(params, () if early is None else early.proposed(log, SPACE.decode(params)))  # type: ignore[arg-type]
             answer()
     finally:
         sampler.close()

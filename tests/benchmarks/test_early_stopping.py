@@ -18,11 +18,12 @@ from meshtune.config.budget import EarlyStoppingConfig
 from meshtune.config.presets import RECOMMENDED_BASELINE, recommended
 from meshtune.config.sections import SamplerConfig
 from meshtune.plan.budget import Budget
+from meshtune.record.decisions import IN_PACK
 from meshtune.record.log import Record
 from meshtune.samplers.build import build
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.loop import run
-from meshtune.trial import Event, Request
+from meshtune.trial import Decision, Event, Request, Verdict
 from meshtune.workers.planner import Packing
 
 ROOT = Path(__file__).parents[2]
@@ -48,24 +49,36 @@ class Answers:
 
     def __init__(self, course: Any, record: Record, rungs: tuple[float, ...]):
         self.course, self.record, self.rungs = course, record, rungs
-        self.waiting: list[Request] = []
+        self.pack: Any = None
+        self.told: dict[int, Verdict] | None = None
 
     def submit(self, requests: Sequence[Request]) -> None:
-        self.waiting += requests
+        assert all(request.asks == (request.trial > 0) for request in requests)
+        self.pack, self.told = self.course.pack([self.record.trials[each.trial] for each in requests], self.rungs), None
 
     def free(self) -> int:
-        return 0 if self.waiting else 1
+        return int(self.pack is None)
 
     def events(self, timeout: float) -> list[Event]:
-        trials = [self.record.trials[request.trial] for request in self.waiting]
-        self.waiting = []
-        return [self.course.outcome(trial, self.rungs if trial.thresholds else ()) for trial in trials]
+        try:
+            event: Event = self.pack.send(self.told)
+        except StopIteration:
+            self.pack = None
+            return []
+        self.told = None
+        return [event]
+
+    def decide(self, decision: Decision) -> None:
+        self.told = {trial: verdict for trial, _, verdict in decision.verdicts}
+
+    def join(self, pack: int, request: Request) -> bool:
+        raise AssertionError("nothing joins")
 
     def suspend(self, seconds: float) -> None:
         raise AssertionError("nothing is suspended")
 
     def close(self) -> None:
-        self.waiting = []
+        self.pack = None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,7 @@ class Answers:
 def test_a_replay_is_what_the_loop_does(
     surrogate: Any, tmp_path: Path, sampler: Literal["mads", "tpe", "batch-gp"], value: Literal["predicted", "failed"]
 ) -> None:
-    """Same points, thresholds, stops and tokens as the record has after a run of the real loop."""
+    """Same points, decisions, stops and tokens as the record has after a run of the real loop."""
     from replay import EPOCH_TOKENS, EPOCHS, Course, Search, replayed
 
     rungs = (0.15, 0.3, 0.5)
@@ -91,6 +104,7 @@ def test_a_replay_is_what_the_loop_does(
     space, early = recommended(), EarlyStopping(config, EPOCHS, EPOCH_TOKENS)
     record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={})
     start = space.encode(RECOMMENDED_BASELINE)
+    record.note(IN_PACK, True)
     made = build(
         SamplerConfig(name=sampler),
         record.distributions,
@@ -102,7 +116,7 @@ def test_a_replay_is_what_the_loop_does(
     thresholds = early.measured(RECOMMENDED_BASELINE)
     record.enqueue(RECOMMENDED_BASELINE, origin="baseline", seed=1, thresholds=thresholds)
     worker = Answers(Course(surrogate, 1), record, rungs)
-    for _ in run(record, made, worker, Budget(trials=16), seed=1, packing=Packing(1), early=early):
+    for _ in run(record, made, worker, Budget(trials=16), seed=1, packing=Packing(1, most=2, exact=True), early=early):
         pass
     made.close()
     outcomes = [trial.outcome for trial in record.finished]
@@ -168,7 +182,7 @@ def test_the_surrogate_is_near_the_table(surrogate: Any) -> None:
 
 
 def test_a_table_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
-    import make
+    import make_short as make
 
     table, said = tmp_path / "table.jsonl", {"data": "abc", "versions": {"torch": "1"}}
     assert make.read(table, said) == set()
@@ -221,7 +235,7 @@ def test_what_a_search_spent() -> None:
 @pytest.mark.slow
 def test_a_training_of_the_table(tmp_path: Path) -> None:
     """The first pack, from the embedded model and data; where the data are the table's, so are the curves."""
-    program = [sys.executable, str(ROOT / "benchmarks" / "curves" / "make.py"), "--workers", "1", "--first", "4"]
+    program = [sys.executable, str(ROOT / "benchmarks" / "curves" / "make_short.py"), "--workers", "1", "--first", "4"]
     made = tmp_path / "table.jsonl"
     subprocess.run([*program, "--table", str(made), "--data", str(tmp_path / "data")], check=True)
     from learning_curves import Table

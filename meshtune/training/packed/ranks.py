@@ -28,13 +28,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from meshtune.config.sections import ModelConfig
 from meshtune.system import child_start
 from meshtune.system.child_start import BEAT
 from meshtune.system.children import Child
@@ -46,6 +45,9 @@ from meshtune.training.packed.rows import Portion
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Suspended
+
+if TYPE_CHECKING:
+    from meshtune.config.sections import ModelConfig  # a pack of one device needs none of config
 
 SILENCE_SECONDS = 300.0  # without a sign of life, as a worker's process has
 LONGEST = datetime.timedelta(minutes=30)  # that a collective may take
