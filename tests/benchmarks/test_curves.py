@@ -20,6 +20,9 @@ from tests.training.conftest import make_rows
 CURVES = Path(__file__).parents[2] / "benchmarks" / "curves"
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module", autouse=True)
 def benchmarks_are_modules() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:

@@ -24,6 +24,9 @@ POINTS = [{"rank": 4, "alpha": 8, "dropout": 0.1, "learning_rate": rate} for rat
 PACK = [Request(number, point, seed=0) for number, point in enumerate(POINTS)]
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def make(tiny_model_folder: Path, tiny_data: DataRef, tmp_path: Path) -> MakeSpec:
     """Makes specs of the tiny model."""

@@ -172,6 +172,7 @@ def runs_of(folder: Path) -> list[str]:
     return sorted((folder / "finished.log").read_text().split())
 
 
+@pytest.mark.slow
 def test_two_studies_go_on_through_a_restart_while_others_read(tmp_path: Path) -> None:
     with server() as database:
         restarted(tmp_path, database, restarts=1, trials=12)

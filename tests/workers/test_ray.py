@@ -66,6 +66,7 @@ def on(cluster: Cluster, folder: Path, count: int | None = 2, **config: object) 
     return RayWorker(section, spec(folder), [ProcessSpec("cpu", {}, 1)] * (count or 2), folder)
 
 
+@pytest.mark.slow
 class TestRay(WorkerContract):
     @pytest.fixture(autouse=True)
     def _cluster(self, cluster: Cluster) -> None:

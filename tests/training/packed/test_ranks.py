@@ -65,7 +65,7 @@ def assert_same(found: list[PackEvent], wanted: list[PackEvent], numbers: Any = 
         assert mean_difference(one[-1], other[-1]) <= 1e-5
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_losses_are_those_of_one_process(
     base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, ranks_of: Any, count: int
 ) -> None:
@@ -220,6 +220,7 @@ def test_another_process_says_that_it_has_no_room(base: Any, make_recipe: MakeRe
     assert rank.follow({"do": "close"}) == {"kind": DONE}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_group(
     base: Any,
     train_rows: list[Row],

@@ -57,7 +57,7 @@ def packs(make_recipe: MakeRecipe) -> list[list[Recipe]]:
     return [found[0], found[1][1:2]]
 
 
-@pytest.mark.parametrize("cut", [2, 4], indirect=True)
+@pytest.mark.parametrize("cut", [2, pytest.param(4, marks=pytest.mark.slow)], indirect=True)
 def test_losses_are_those_of_a_whole_base(
     base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, cut: Cut, tmp_path: Path
 ) -> None:
