@@ -59,7 +59,6 @@ HERE = Path(__file__).parent
 FOLDER = cache_folder() / "benchmark-curves-252"
 DATA = HERE.parents[2] / "shared" / "data"
 _TOLD = ("torch", "transformers", "numpy")
-_MAY_DIFFER = ("versions", "processor", "python")
 
 
 def header(task: tasks.Task, data: PreparedData) -> dict[str, Any]:
@@ -96,20 +95,9 @@ def header(task: tasks.Task, data: PreparedData) -> dict[str, Any]:
 
 
 def read(table: Path, said: dict[str, Any]) -> set[tasks.Training]:
-    """What a table holds, after cutting off a line that was not finished. Begins it where there is none."""
-    lines = table.read_bytes().split(b"\n") if table.exists() else [b""]
-    if lines[-1]:
-        with table.open("r+b") as file:
-            file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-    if len(lines) == 1:
-        with table.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(said) + "\n")
-        return set()
-    there = json.loads(lines[0])
-    differing = [key for key in said if key not in _MAY_DIFFER and there.get(key) != said[key]]
-    if differing:
-        raise SystemExit(f"{table} was made with another {', '.join(differing)}: give another folder with --tables")
-    return {(line["schedule"], line["point"], line["seed"]) for line in map(json.loads, lines[1:-1])}
+    """What a table holds. Begins it where there is none."""
+    lines = setting.lines(table, said, "give another folder with --tables")
+    return {(line["schedule"], line["point"], line["seed"]) for line in lines}
 
 
 class Curve:

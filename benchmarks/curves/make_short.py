@@ -33,7 +33,6 @@ TABLE = Path(__file__).with_name("embedded.jsonl")
 DATA = cache_folder() / "benchmark-curves"
 PACK = 4  # trainings over one base at once: its copy in bfloat16 is made once for all of them
 _TOLD = ("torch", "transformers", "numpy")
-_MAY_DIFFER = ("versions", "processor", "python")
 
 
 def header(data: PreparedData) -> dict[str, Any]:
@@ -62,20 +61,9 @@ def header(data: PreparedData) -> dict[str, Any]:
 
 
 def read(table: Path, said: dict[str, Any]) -> set[tuple[int, int]]:
-    """What the table holds, after cutting off a line that was not finished. Begins it where there is none."""
-    lines = table.read_bytes().split(b"\n") if table.exists() else [b""]
-    if lines[-1]:
-        with table.open("r+b") as file:
-            file.truncate(sum(len(line) + 1 for line in lines[:-1]))
-    if len(lines) == 1:
-        with table.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(said) + "\n")
-        return set()
-    there = json.loads(lines[0])
-    differing = [key for key in said if key not in _MAY_DIFFER and there.get(key) != said[key]]
-    if differing:
-        raise SystemExit(f"{table} was made with another {', '.join(differing)}: name another with --table")
-    return {(line["point"], line["seed"]) for line in map(json.loads, lines[1:-1])}
+    """What the table holds. Begins it where there is none."""
+    lines = setting.lines(table, said, "name another with --table")
+    return {(line["point"], line["seed"]) for line in lines}
 
 
 def work(folder: str, fingerprint: str) -> None:

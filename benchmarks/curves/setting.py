@@ -52,6 +52,7 @@ FRACTIONS = (0.1, 0.15, 0.3, 0.7)  # of the tokens; an epoch's end is measured o
 POINTS, BOTH_SEEDS, REPEATS = 150, 100, 20  # points in all, those with two seeds, further seeds of the baseline
 SOBOL_SEED = 6
 BASELINE = -1  # its number as a point
+_MAY_DIFFER = ("versions", "processor", "python")  # of what a table says of itself, where it is continued
 
 
 def sources(folder: Path) -> list[dict[str, Any]]:
@@ -113,6 +114,26 @@ def parameters(point: int) -> dict[str, Any]:
 def rungs(total: int) -> tuple[int, ...]:
     """Tokens after which a curve is measured, of so many in all."""
     return tuple(round(share * total) for share in FRACTIONS)
+
+
+def lines(table: Path, said: dict[str, Any], otherwise: str) -> list[dict[str, Any]]:
+    """The trainings of a table, after cutting off a line that was not finished. Begins it where there is none.
+
+    Ends the program, with what to do `otherwise`, where it was not made as is `said`.
+    """
+    found = table.read_bytes().split(b"\n") if table.exists() else [b""]
+    if found[-1]:
+        with table.open("r+b") as file:
+            file.truncate(sum(len(line) + 1 for line in found[:-1]))
+    if len(found) == 1:
+        with table.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(said) + "\n")
+        return []
+    there = json.loads(found[0])
+    differing = [key for key in said if key not in _MAY_DIFFER and there.get(key) != said[key]]
+    if differing:
+        raise SystemExit(f"{table} was made with another {', '.join(differing)}: {otherwise}")
+    return [json.loads(line) for line in found[1:-1]]
 
 
 def _messages(name: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 PACKAGE = Path(__file__).resolve().parents[1]
 BEAT = "Beat"  # the kind of a line that is a sign of life
@@ -70,6 +70,18 @@ def beat(say: Say) -> None:
         while True:
             time.sleep(BEAT_SECONDS)
             say(json.dumps({"kind": BEAT}))
+
+
+def begin() -> tuple[Say, Any] | None:
+    """What a worker's program does first: leave signals alone, show that it lives, and read its first line.
+
+    Gives what writes answers, and that line's value; None: the input has ended already.
+    """
+    leave_signals_to_the_coordinator()
+    say = say_line()
+    threading.Thread(target=beat, args=(say,), daemon=True).start()
+    line = sys.stdin.readline()
+    return (say, json.loads(line)) if line else None
 
 
 def main() -> None:

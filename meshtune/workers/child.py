@@ -19,7 +19,7 @@ import traceback
 from typing import Any
 
 from meshtune.objectives.build import Asking, Objective, ObjectiveSpec, build
-from meshtune.system.child_start import Say, beat, leave_signals_to_the_coordinator, say_line
+from meshtune.system.child_start import Say, begin
 from meshtune.system.whole_file import no_room
 from meshtune.trial import Decision, Ending, Outcome, Request, from_json, to_json
 from meshtune.workers.running import addressed
@@ -31,13 +31,10 @@ SUSPEND = "suspend"
 
 def main() -> None:
     """Build the objective, then evaluate what comes until the pipe ends."""
-    leave_signals_to_the_coordinator()
-    say = say_line()
-    threading.Thread(target=beat, args=(say,), daemon=True).start()
-    line = sys.stdin.readline()
-    if not line:
+    begun = begin()
+    if begun is None:
         return
-    start = json.loads(line)
+    say, start = begun
     work: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
     at = {name: start[name] for name in ("device", "threads", "devices", "sharded")}
     objective = build(ObjectiveSpec(**start["objective"]), **at)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from meshtune.config.sections import ModelConfig
-from meshtune.system.child_start import beat, leave_signals_to_the_coordinator, say_line
+from meshtune.system.child_start import begin
 from meshtune.training import machine
 from meshtune.training.models import load_model
 from meshtune.training.packed import sharded
@@ -122,13 +122,10 @@ class Rank:
 
 def main() -> None:
     """Load the base, then follow rank 0 until the pipe ends."""
-    leave_signals_to_the_coordinator()
-    say = say_line()
-    threading.Thread(target=beat, args=(say,), daemon=True).start()
-    line = sys.stdin.readline()
-    if not line:
+    begun = begin()
+    if begun is None:
         return
-    start = json.loads(line)
+    say, start = begun
     inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(inbox,), daemon=True).start()
     try:
