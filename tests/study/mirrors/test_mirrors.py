@@ -213,13 +213,15 @@ def server_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of MLflow, in an environment of its own: the study needs its client only."""
     from importlib.metadata import version
 
+    from uv import find_uv_bin
+
     folder = tmp_path_factory.mktemp("mlflow") / "env"
     for arguments in (
         ["venv", "--quiet", folder],
         ["pip", "install", "--quiet", "--python", folder / "bin" / "python"],
     ):
         wanted = [f"mlflow=={version('mlflow-skinny')}"] if arguments[0] == "pip" else []
-        subprocess.run(["uv", *arguments, *wanted], check=True)
+        subprocess.run([find_uv_bin(), *arguments, *wanted], check=True)
     return folder / "bin" / "mlflow"
 
 
