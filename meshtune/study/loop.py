@@ -11,8 +11,8 @@ finish, or suspends them: they stay pending, and the next run takes them up wher
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.interface import Sampler
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.packs import Packs, full_disk
-from meshtune.trial import Decision, Ending, Outcome, Progress, Request, Rung, Verdict
+from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import Packing, Points
 
@@ -139,6 +139,131 @@ def _decision(record: Record, early: EarlyStopping, rung: Rung) -> Decision:
     return Decision(rung.pack, rung.attempt, tuple(verdicts))
 
 
+@dataclass
+class _Search:
+    """A search while it runs; its fields are what `run` was given.
+
+    Attributes:
+        packs: that wait and run. begun: on the clock, when the search would have begun had it never been interrupted.
+    """
+
+    record: Record
+    sampler: Sampler
+    worker: Worker
+    budget: Budget
+    seed: int
+    packing: Packing
+    share: int
+    early: EarlyStopping | None
+    attempts: int
+    threads: int | None
+    timeout: float | None
+    joules: Callable[[], float]
+    holding: Callable[[], None]
+    packs: Packs = field(init=False)
+    begun: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begun = time.monotonic() - self.record.elapsed
+        self.packs = Packs(self.record)
+
+    def events(self, stop: Callable[[], Stop | None]) -> Iterator[StudyEvent]:
+        """The loop itself: propose, submit, wait for what comes and record it."""
+        packs = self.packs
+        while True:
+            limit, count = self.reached(), 0
+            used = limit is not None and not packs.waiting and not packs.running
+            if (stopping := stop()) and not used:  # what was asked while the last trials ran ends nothing early
+                limit = Limit(stopping.reason, hold=True)
+            if limit is None:
+                count = yield from self.propose()
+                if not (count or packs.waiting or packs.running):
+                    limit = Limit("the space is exhausted: every point of it was tried", hold=True)
+            started = yield from self.submit(limit)
+            if limit and not packs.running and (limit.hold or not packs.waiting):
+                if limit.hold:
+                    self.record.note("elapsed", self.elapsed)
+                yield Finished(limit.reason, complete=used or not stopping)
+                return
+            grace = stopping.seconds if stopping else None
+            if grace is not None:
+                yield Stage(f"suspending {packs.running} running {'trial' if packs.running == 1 else 'trials'}")
+                self.worker.suspend(grace)
+            more = self.sampler.asynchronous and (count > 0 or started)  # a process may be free, or a pack made ahead
+            arrived = self.worker.events(WAIT_SECONDS if grace is None and not more else 0)
+            self.holding()
+            for event in arrived:
+                yield from self.hear(event, suspended=grace is not None)
+            if grace is not None:
+                packs.abandon()  # what was suspended stays pending
+
+    @property
+    def elapsed(self) -> float:
+        """Search seconds, those of earlier runs included."""
+        return time.monotonic() - self.begun
+
+    def reached(self) -> Limit | None:
+        """The limit of the budget that is reached."""
+        return self.budget.reached(
+            proposed=len(self.record.trials),
+            elapsed=self.elapsed,
+            tokens=self.record.tokens,
+            joules=self.joules(),
+            losses=[trial.loss_in_search for trial in self.record.finished],
+        )
+
+    def propose(self) -> Generator[StudyEvent, None, int]:
+        """Record what may be proposed now, and let it wait in packs; gives how many trials it is."""
+        record, sampler, count = self.record, self.sampler, 0
+        if not record.awaits_baseline:  # against which trials are judged: its block is its own
+            count = min(sampler.available(record.mirror), self.budget.trials_left(len(record.trials)))
+        if sampler.asynchronous:
+            count = _at_once(count, self.share, self.packs, self.worker)
+        thresholds = no_rungs if self.early is None else partial(self.early.proposed, record)
+        cut = _cut(record, self.packing, whole=not sampler.asynchronous)
+        if count:
+            self.holding()
+        for trial in record.propose_block(sampler, count, seed=self.seed, packs=cut, thresholds=thresholds):
+            self.packs.add(trial)
+            yield Proposed(trial)
+        return count
+
+    def submit(self, limit: Limit | None) -> Generator[StudyEvent, None, bool]:
+        """Start packs while a process is free, unless `limit` holds them; gives whether any was."""
+        record, started = self.record, False
+        while self.packs.waiting and self.worker.free() and not (limit and limit.hold):
+            pack = self.packs.start()
+            width = self.packing.width([record.trials[number].hyperparameters for number in pack.trials])
+            requests = pack.requests(record, self.threads, self.timeout, width)
+            self.worker.submit(requests)
+            started = True
+            yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
+        return started
+
+    def hear(self, event: Event, *, suspended: bool) -> Iterator[StudyEvent]:
+        """Answer a question, pass a progress on, or record how a trial ended."""
+        if isinstance(event, Rung):
+            if self.early is not None and not suspended:  # else it asks again once it goes on
+                self.worker.decide(_decision(self.record, self.early, event))
+            return
+        pending = self.record.trials[event.trial].outcome is None  # else it runs again for its pack's sake
+        if isinstance(event, Progress):
+            if pending:
+                yield Running(event)
+            return
+        crashed = pending and event.ending is Ending.CRASHED and event.retry
+        if crashed and event.no_room:
+            raise full_disk(event)
+        again = crashed and (suspended or self.packs.may_again(event, self.attempts))
+        self.packs.answered(event, again=again, attempts=self.attempts)
+        if again:
+            yield Retried(event)
+            return
+        value = None if self.early is None or not pending else self.early.value(self.record, event)
+        if finished := self.record.tell(event, elapsed=self.elapsed, value=value):
+            yield TrialFinished(finished)
+
+
 def run(
     record: Record,
     sampler: Sampler,
@@ -164,73 +289,5 @@ def run(
     value samplers get of them. `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far.
     `holding()` raises where the study is no longer ours to write to; it is asked before anything is recorded.
     """
-    begun = time.monotonic() - record.elapsed
-    packs = Packs(record)
-    while True:
-        count, started = 0, False
-        limit = budget.reached(
-            proposed=len(record.trials),
-            elapsed=time.monotonic() - begun,
-            tokens=record.tokens,
-            joules=joules(),
-            losses=[trial.loss_in_search for trial in record.finished],
-        )
-        used = limit is not None and not packs.waiting and not packs.running
-        if (stopping := stop()) and not used:  # what was asked while the last trials ran ends nothing early
-            limit = Limit(stopping.reason, hold=True)
-        if limit is None:
-            if not record.awaits_baseline:  # against which trials are judged: its block is its own
-                count = min(sampler.available(record.mirror), budget.trials_left(len(record.trials)))
-            if sampler.asynchronous:
-                count = _at_once(count, share, packs, worker)
-            thresholds = no_rungs if early is None else partial(early.proposed, record)
-            cut = _cut(record, packing, whole=not sampler.asynchronous)
-            if count:
-                holding()
-            for trial in record.propose_block(sampler, count, seed=seed, packs=cut, thresholds=thresholds):
-                packs.add(trial)
-                yield Proposed(trial)
-            if not (count or packs.waiting or packs.running):
-                limit = Limit("the space is exhausted: every point of it was tried", hold=True)
-        while packs.waiting and worker.free() and not (limit and limit.hold):
-            pack = packs.start()
-            width = packing.width([record.trials[number].hyperparameters for number in pack.trials])
-            requests = pack.requests(record, threads, timeout, width)
-            worker.submit(requests)
-            started = True
-            yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
-        if limit and not packs.running and (limit.hold or not packs.waiting):
-            if limit.hold:
-                record.note("elapsed", time.monotonic() - begun)
-            yield Finished(limit.reason, complete=used or not stopping)
-            return
-        grace = stopping.seconds if stopping else None
-        if grace is not None:
-            yield Stage(f"suspending {packs.running} running {'trial' if packs.running == 1 else 'trials'}")
-            worker.suspend(grace)
-        more = sampler.asynchronous and (count > 0 or started)  # another process may be free, or a pack made ahead
-        arrived = worker.events(WAIT_SECONDS if grace is None and not more else 0)
-        holding()
-        for event in arrived:
-            if isinstance(event, Rung):
-                if early is not None and grace is None:  # else it is suspended, and asks again
-                    worker.decide(_decision(record, early, event))
-                continue
-            pending = record.trials[event.trial].outcome is None  # else it runs again for its pack's sake
-            if isinstance(event, Progress):
-                if pending:
-                    yield Running(event)
-                continue
-            crashed = pending and event.ending is Ending.CRASHED and event.retry
-            if crashed and event.no_room:
-                raise full_disk(event)
-            again = crashed and (grace is not None or packs.may_again(event, attempts))
-            packs.answered(event, again=again, attempts=attempts)
-            if again:
-                yield Retried(event)
-                continue
-            value = None if early is None or not pending else early.value(record, event)
-            if finished := record.tell(event, elapsed=time.monotonic() - begun, value=value):
-                yield TrialFinished(finished)
-        if grace is not None:
-            packs.abandon()  # what was suspended stays pending
+    parts = (record, sampler, worker, budget, seed, packing, share, early, attempts, threads, timeout, joules, holding)
+    yield from _Search(*parts).events(stop)
