@@ -586,10 +586,10 @@ def time_trainer(base: Any, rows: list[Any], recipe: Any, clock: Clock, model: A
 
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+    from meshtune.training.adapter_config import lora_config
     from meshtune.training.checkpoints import adapted
     from meshtune.training.loss import collate
     from meshtune.training.models import quiet
-    from meshtune.training.trainer import lora_config
 
     batches: list[tuple[int, int]] = []  # Trainer fetches one ahead, so that they are counted where they are made
 

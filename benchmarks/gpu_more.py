@@ -146,9 +146,9 @@ def _scored_together(bench: Bench, shape: str) -> dict[str, Any]:
 
 
 def _scored_alone(bench: Bench, shape: str) -> dict[str, Any]:
+    from meshtune.training.adapter_config import lora_config
     from meshtune.training.checkpoints import adapted
     from meshtune.training.loss import row_losses
-    from meshtune.training.trainer import lora_config
 
     base = bench.base(shape, "bfloat16")
     rows = _rows(bench, base)[: 8 if bench.options.tiny else 400]

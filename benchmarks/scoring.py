@@ -36,10 +36,10 @@ from meshtune.evaluation.answers import Answerer, Decoding, sizes
 from meshtune.evaluation.benchmarks import mmlu
 from meshtune.evaluation.benchmarks.items import Benchmark
 from meshtune.system.machine import cores
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
-from meshtune.training.trainer import lora_config
 
 BATCHES = (1, 4, 8, 16)  # of HFLM; the fastest one is taken
 TRIED = 16  # items that they are tried on

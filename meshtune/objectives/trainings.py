@@ -34,6 +34,7 @@ from meshtune.objectives.attempt import Attempt, Failure, failure_of
 from meshtune.objectives.decisions import Decisions
 from meshtune.objectives.measuring import Measurer
 from meshtune.training import machine, saved_state
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import save_adapter
 from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
 from meshtune.training.loss import Selected, rung_rows
@@ -44,7 +45,6 @@ from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Checkpoint, Diverged, NoRoom, Rungs, Step, Suspended, Trained
-from meshtune.training.trainer import lora_config
 from meshtune.trial import DataRef, Ending, Event, Outcome, Progress, Request, Rung
 
 Events = Iterator[Event]

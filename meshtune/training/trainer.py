@@ -25,21 +25,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.pytorch_utils import Conv1D
 
 from meshtune.data.store import epoch_order
-from meshtune.errors import Fault, InputError
 from meshtune.training import saved_state
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row_losses
-from meshtune.training.models import check_targets, quiet, targeted
-from meshtune.training.quantized import QuantizedLinear
+from meshtune.training.models import quiet
 from meshtune.training.recipe import Recipe, schedule, steps_of
 from meshtune.training.running_average import RunningAverage, averages
 from meshtune.training.saved_state import Saves
-from meshtune.training.start_weights import CHANGING, Adapter, as_saved
+from meshtune.training.start_weights import Adapter, as_saved
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained, in_thread
 
 TRAINER_STATE = "trainer_state.json"  # where Trainer looks for the step to go on from
@@ -93,42 +90,6 @@ def train(
             emit(Trained(progress.loss, progress.weights, adapter.saved_config))
 
     return in_thread(work)
-
-
-def lora_config(base: Any, recipe: Recipe) -> LoraConfig:
-    """PEFT's configuration of a recipe. Raises InputError where the model lacks a target module."""
-    targets = recipe.target_modules
-    check_targets(base, targets)
-    _check_start(base, recipe)
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=recipe.rank,
-        lora_alpha=int(recipe.alpha) if recipe.alpha == int(recipe.alpha) else recipe.alpha,
-        lora_dropout=recipe.dropout,
-        use_rslora=recipe.use_rslora,
-        use_dora=recipe.use_dora,
-        init_lora_weights=recipe.init_lora_weights,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-    )
-
-
-def _check_start(base: Any, recipe: Recipe) -> None:
-    """What PEFT's start weights cannot do, before it fails inside, or goes wrong without a word."""
-    start = recipe.init_lora_weights
-    message = None
-    if start == "orthogonal" and recipe.rank % 2:
-        message = f"`orthogonal` needs an even rank, not {recipe.rank}"
-    elif start in CHANGING:
-        parts = targeted(base, recipe.target_modules)
-        if any(isinstance(part, QuantizedLinear) for _, part in parts):
-            message = f"`{start}` changes the base's weights, which `model.quantization` keeps in few bits"
-        if start == "olora" and any(isinstance(part, Conv1D) for _, part in parts):
-            message = "`olora` cannot be had for a model with transposed weights (Conv1D), such as GPT-2"
-        embeddings = base.get_input_embeddings().weight
-        if any(part.weight is embeddings for _, part in parts):
-            message = f"`{start}` changes the output head, which is the embedding too: name other target modules"
-    if message is not None:
-        raise InputError(Fault(f"{message}; write another, such as true", key="init_lora_weights"))
 
 
 def _arguments(recipe: Recipe, rows: int, device: torch.device, folder: str) -> TrainingArguments:

@@ -12,10 +12,10 @@ from meshtune.data.tokenizer import load_tokenizer
 from meshtune.evaluation.adapters import Candidate
 from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import Benchmark
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
-from meshtune.training.trainer import lora_config
 from tests.evaluation import made
 
 

@@ -18,10 +18,10 @@ from meshtune.evaluation.benchmarks import registry
 from meshtune.evaluation.benchmarks.items import PROBABILITY, Benchmark
 from meshtune.evaluation.run import AnswerSettings, BenchmarkRunner, place_of
 from meshtune.evaluation.scoring import Scores
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter, save_adapter, tensors
 from meshtune.training.models import load_model
 from meshtune.training.recipe import recipe
-from meshtune.training.trainer import lora_config
 from tests.evaluation import made
 
 MODEL = ModelConfig(name="embedded")

@@ -31,7 +31,7 @@ import torch
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import collate, label_losses
 from meshtune.training.steps import Diverged, Step, Trained
-from meshtune.training.trainer import lora_config
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.loss import mean_loss, row_losses
 
 

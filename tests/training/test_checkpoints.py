@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from meshtune.errors import InputError, StorageError
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import adapted, attached, save_adapter, tensors
 from meshtune.training.recipe import Recipe
-from meshtune.training.trainer import lora_config
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -18,6 +18,7 @@ from meshtune.data.store import Rows
 from meshtune.errors import InputError, MissingExtra
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import chosen_trainer, trainer
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.loss import Row, mean_loss, row_losses
 from meshtune.training.memory import formula
@@ -194,7 +195,7 @@ def test_other_adapters_by_the_transformers_trainer(
 def test_start_weights_that_change_the_base(tiny_model_folder: Path, make_recipe: MakeRecipe, start: str) -> None:
     base = quantized(tiny_model_folder, "nf4")
     with pytest.raises(InputError, match="keeps in few bits; write another"):
-        trainer.lora_config(base, make_recipe({"init_lora_weights": start}))
+        lora_config(base, make_recipe({"init_lora_weights": start}))
 
 
 def test_what_cannot_be_quantized(tiny_model_folder: Path) -> None:

@@ -10,13 +10,14 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import attached, new_adapter, save_adapter
 from meshtune.training.loss import Row, mean_loss, row_losses
 from meshtune.training.models import load_model
 from meshtune.training.recipe import Recipe
 from meshtune.training.start_weights import as_saved
 from meshtune.training.steps import Trained
-from meshtune.training.trainer import lora_config, train
+from meshtune.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
 KINDS = [

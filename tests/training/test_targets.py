@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from meshtune.errors import InputError
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.models import check_targets, targeted
-from meshtune.training.trainer import lora_config
 from tests.training.test_start_weights import MakeRecipe
 
 TINY = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}

@@ -13,11 +13,12 @@ from transformers import get_cosine_schedule_with_warmup
 
 from meshtune.data.store import epoch_order
 from meshtune.errors import InputError
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import adapted, attached, save_adapter, tensors
 from meshtune.training.loss import Row, mean_loss, row_losses
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, Step, Trained
-from meshtune.training.trainer import lora_config, train
+from meshtune.training.trainer import train
 
 MakeRecipe = Callable[..., Recipe]
 Weights = dict[str, torch.Tensor]

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.recipe import Recipe
-from meshtune.training.trainer import lora_config
 
 _PREFIX, _A, _B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 

@@ -35,6 +35,7 @@ from typing import Any, Literal, Unpack
 import torch
 
 from meshtune.training import saved_state
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.loss import RowLoss, RowSet, alike, batch_limit, mean_loss
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.changes import ALL, Changes, Kept, Measured, PassLimit
@@ -48,7 +49,6 @@ from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe
 from meshtune.training.saved_state import Saves
 from meshtune.training.steps import Checkpoint, Diverged, Given, NoRoom, Rungs, Step, Suspended, Trained
-from meshtune.training.trainer import lora_config
 
 
 def train(

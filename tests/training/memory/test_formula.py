@@ -20,12 +20,12 @@ from transformers import (
 from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.data.store import epoch_order
 from meshtune.errors import InputError
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import adapted
 from meshtune.training.loss import IGNORED, Row, collate, label_losses
 from meshtune.training.memory import formula
 from meshtune.training.memory.shape import measure, shape_of
 from meshtune.training.recipe import Recipe
-from meshtune.training.trainer import lora_config
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # PEFT, of GPT-2's transposed linears
 

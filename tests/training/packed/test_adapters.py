@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter
 from meshtune.training.packed.adapters import Group, Now
 from meshtune.training.packed.flat_adapter import FlatAdapter, Span, kept_share, mask
 from meshtune.training.packed.label_head import CHUNK, head_losses
 from meshtune.training.packed.rows import Portion, lay_out, pieces
-from meshtune.training.trainer import lora_config
 from tests.training.architectures import PACKABLE, make
 from tests.training.packed.test_trainer import MakeRecipe
 
