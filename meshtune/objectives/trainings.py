@@ -35,7 +35,7 @@ from meshtune.objectives.decisions import Decisions
 from meshtune.objectives.measuring import Measurer
 from meshtune.training import machine, saved_state
 from meshtune.training.adapter_config import lora_config
-from meshtune.training.checkpoints import save_adapter
+from meshtune.training.checkpoints import is_whole, save_adapter
 from meshtune.training.chosen_trainer import stepwise, takes, trainer_of
 from meshtune.training.loss import Selected, rung_rows
 from meshtune.training.packed.changes import Changes, Kept, Measured
@@ -335,7 +335,7 @@ class Trainings:
         if self.measurer is None:
             return []
         known = checkpoints.trained(checkpoint.folder, [attempt.request for attempt in attempts])
-        if any(outcome.adapter and not (self.folder / outcome.adapter).is_dir() for outcome in known.values()):
+        if any(outcome.adapter and not is_whole(self.folder / outcome.adapter) for outcome in known.values()):
             return []
         return [(attempt, known[attempt.request.trial]) for attempt in attempts if known]
 

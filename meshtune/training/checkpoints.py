@@ -3,6 +3,9 @@
 A folder that has an adapter's name is complete: it is written aside and renamed into place. The base is exactly what
 it was once an adapter is taken off it again, also where start weights changed its own (`start_weights.py`).
 
+The header of the weights holds a sum of them and of PEFT's configuration, which others pass over: what was damaged on a
+disk or on its way is not used. Adapters without one, of earlier versions or other programs, are taken as they are.
+
 To be used elsewhere an adapter needs more than its weights: a base that its configuration names, and a tokenizer. The
 chat template travels with the tokenizer, so that an adapter is asked as it was trained.
 """
@@ -10,6 +13,7 @@ chat template travels with the tokenizer, so that an adapter is asked as it was 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +28,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.save_and_load import load_peft_weights
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.errors import Fault, InputError, StorageError
@@ -33,6 +37,11 @@ from meshtune.training.start_weights import Adapter, base_weights, put_back, sta
 
 if TYPE_CHECKING:
     from meshtune.config.sections import ModelConfig
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+BASE = ("base_model_name_or_path", "revision")  # in the configuration: which model an adapter is for
+SUM = "sha256"  # in the header of the weights
 
 
 @contextlib.contextmanager
@@ -69,6 +78,7 @@ def saved(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of a saved adapter, on the CPU. Raises OSError or ValueError where there is no whole one."""
     try:
         weights: dict[str, torch.Tensor] = load_peft_weights(str(folder), device="cpu")
+        _compare_sum(folder)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     return weights
@@ -82,6 +92,48 @@ def check_whole(folder: Path) -> None:
     except (OSError, ValueError) as error:
         advice = "remove the folder, and train it again, with `meshtune train STUDY OUT --trial NUMBER` say"
         raise InputError(Fault(f"its adapter is damaged ({error}): {advice}", folder)) from error
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether there is an adapter that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return bool(saved(folder))
+    return False
+
+
+def _compare_sum(folder: Path) -> None:
+    """Raise ValueError where an adapter is not what was written, as far as it says what that was."""
+    if not (folder / WEIGHTS).is_file():  # another program's, in PEFT's other format
+        return
+    header, content = _parts((folder / WEIGHTS).read_bytes())
+    told = (header.get("__metadata__") or {}).get(SUM)
+    if told is not None and told != _sum(folder, header, content):
+        raise ValueError(f"{WEIGHTS} or {CONFIG} was changed after meshtune wrote them, their sum differs")
+
+
+def _parts(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header of a safetensors file, which is JSON behind its length, and what follows."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header: dict[str, Any] = json.loads(data[8:end])
+    return header, data[end:]
+
+
+def _sum(folder: Path, header: Mapping[str, Any], content: bytes) -> str:
+    """Of weights and configuration, without what may change: the base is called by another name elsewhere."""
+    weights = {name: where for name, where in header.items() if name != "__metadata__"}
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    settings = {name: value for name, value in config.items() if name not in (*BASE, "inference_mode")}
+    told = json.dumps([weights, settings], sort_keys=True).encode()
+    return hashlib.sha256(told + hashlib.sha256(content).digest()).hexdigest()
+
+
+def _with_sum(folder: Path, data: bytes) -> bytes:
+    """A safetensors file whose header holds the sum."""
+    header, content = _parts(data)
+    header["__metadata__"][SUM] = _sum(folder, header, content)
+    words = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
+    words += b" " * (-len(words) % 8)  # the format's alignment
+    return len(words).to_bytes(8, "little") + words + content
 
 
 def tensors(model: Any) -> dict[str, torch.Tensor]:
@@ -107,8 +159,8 @@ def save_adapter(folder: Path, weights: Mapping[str, torch.Tensor], config: Lora
             if stale.exists():
                 shutil.rmtree(stale)
         aside.mkdir(parents=True)
-        save_file(dict(weights), aside / "adapter_model.safetensors", metadata={"format": "pt"})
         config.save_pretrained(str(aside))
+        (aside / WEIGHTS).write_bytes(_with_sum(aside, save(dict(weights), metadata={"format": "pt"})))
         if folder.exists():
             os.rename(folder, aside.with_suffix(".old"))
         os.rename(aside, folder)
@@ -144,10 +196,6 @@ def _take_off(base: Any) -> None:
         if isinstance(part, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
             setattr(base.get_submodule(parent), child, part.get_base_layer())
-
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 
 
 def base_of(model: ModelConfig) -> str:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +202,20 @@ def test_interrupted_while_it_measures_it_trains_nothing_again(make: Make, train
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     assert not any((Path(spec.folder) / checkpoints.FOLDER).iterdir())
     shutil.rmtree(spec.folder)
-    for outcome, other in zip(resumed, outcomes(spec, *requests), strict=True):
+    undisturbed = outcomes(spec, *requests)
+    for outcome, other in zip(resumed, undisturbed, strict=True):
         assert outcome.ending is Ending.COMPLETE, outcome.message
         assert (outcome.loss, outcome.losses, outcome.extra) == (other.loss, other.losses, other.extra)
         assert outcome.extra.keys() == set(quantities)
+    kept = Path(spec.folder) / checkpoints.FOLDER / checkpoints.of_pack(requests)
+    checkpoints.keep_trained(kept, [replace(one, extra={}) for one in undisturbed])
+    path = next(iter(weights))
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    again = outcomes(spec, *requests)
+    assert [(one.loss, one.extra) for one in again] == [(one.loss, one.extra) for one in undisturbed]
+    assert path.read_bytes()[-1] == damaged[-1] ^ 1, "what was damaged meanwhile is trained again"
 
 
 def test_what_it_is_measured_on_is_chosen_once(make: Make, tmp_path: Path, benchmarks: Path) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from meshtune.config.sections import ModelConfig
 from meshtune.errors import InputError, StorageError
 from meshtune.training.adapter_config import lora_config
-from meshtune.training.checkpoints import adapted, attached, save_adapter, tensors
+from meshtune.training.checkpoints import adapted, attached, is_whole, name_base, save_adapter, saved, tensors
 from meshtune.training.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -68,6 +70,50 @@ def test_a_damaged_adapter_is_not_put_on_the_base(
     with pytest.raises(InputError, match=r"adapter is damaged .*train it again"), attached(base, tmp_path / "3"):
         pass
     assert not hasattr(base, "peft_config")
+
+
+def test_a_flipped_bit_is_found_wherever_it_counts(base: Any, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """In the weights, in their header, and in the configuration: what still loads is what was saved."""
+    folder = tmp_path / "3"
+    weights = save(base, folder, make_recipe(rank=1))
+    scale = {key: json.loads((folder / "adapter_config.json").read_text())[key] for key in ("r", "lora_alpha")}
+    refused = 0
+    for name, apart in (("adapter_model.safetensors", 397), ("adapter_config.json", 67)):
+        path = folder / name
+        whole = path.read_bytes()
+        for bit in range(0, 8 * len(whole), apart):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            try:
+                read = saved(folder)
+            except ValueError:
+                refused += 1
+                continue
+            assert read.keys() == weights.keys(), bit
+            assert all(torch.equal(read[key], weights[key]) for key in weights), bit
+            config = json.loads((folder / "adapter_config.json").read_text())
+            assert {key: config[key] for key in scale} == scale, bit
+        path.write_bytes(whole)
+    assert refused > 50
+    assert is_whole(folder)
+
+
+def test_adapters_without_a_sum_and_those_whose_base_was_renamed_open(
+    base: Any, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """Of earlier versions, and of PEFT itself; and an exported one, whose base is called by another name."""
+    weights = save(base, tmp_path / "3", make_recipe())
+    name_base(tmp_path / "3", ModelConfig(name="another/name", revision="abc"))
+    assert is_whole(tmp_path / "3")
+    with safe_open(tmp_path / "3" / "adapter_model.safetensors", "pt") as file:
+        assert file.metadata().keys() == {"format", "sha256"}
+    with attached(base, tmp_path / "3") as model:
+        model.save_pretrained(str(tmp_path / "by PEFT"), save_embedding_layers=False)
+    save_file(dict(weights), tmp_path / "3" / "adapter_model.safetensors", metadata={"format": "pt"})
+    for name in ("3", "by PEFT"):
+        with attached(base, tmp_path / name):
+            pass
 
 
 def test_a_folder_that_cannot_be_written(base: Any, make_recipe: MakeRecipe, tmp_path: Path) -> None:
