@@ -52,10 +52,17 @@ def shard(base: Any, device: str, count: int) -> Any:
         raise InputError(Fault(f"the model {what}: leave it out", key="worker.shard_model"))
     mesh = init_device_mesh(torch.device(device).type, (count,))
     for layer in layers:
+        layer.register_forward_hook(_no_view)  # before FSDP's, which go on what it returns
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)  # each is a root of its own, which is kept else
     base.to(device)
     step(base)  # the first gathering, outside of inference mode: its buffers are kept
     return base
+
+
+def _no_view(_layer: Any, _given: Any, output: Any) -> Any:
+    """What a layer returns (OPT's a view), in memory of its own: FSDP2 may lose its hook on a view, and warns of it."""
+    viewed = isinstance(output, torch.Tensor) and output.requires_grad and output._is_view()
+    return output.clone() if viewed else output
 
 
 @torch.no_grad()
