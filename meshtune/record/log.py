@@ -28,8 +28,9 @@ from meshtune.record import decisions
 from meshtune.record.decisions import Decided
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
+from meshtune.record.rows import NumberTaken, write_proposal, write_tell
 from meshtune.record.scoring import awaits, ranked, references, scored_outcome
-from meshtune.record.storage import NumberTaken, create_aside, lasting, loaded, open_storage, quiet, storage_errors
+from meshtune.record.storage import create_aside, lasting, loaded, open_storage, quiet, storage_errors
 from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
 from meshtune.space import goals
 from meshtune.space.goals import Goals, Quantities
@@ -106,13 +107,15 @@ class Record:
             self._decoded = self._described is not None  # an earlier record goes on with the sampler's numbers
             for frozen in self._study.get_trials(deepcopy=False):
                 self._load(frozen, repair=fixed is not None)
+            ended = [trial for trial in self.trials if trial.order is not None]
+            self._ended = [trial.number for trial in sorted(ended, key=lambda trial: trial.order or 0)]
 
     # -- reading
 
     @property
     def finished(self) -> list[RecordedTrial]:
         """Trials that have ended, in the order in which that was recorded."""
-        return sorted((t for t in self.trials if t.order is not None), key=lambda t: t.order or 0)
+        return [self.trials[number] for number in self._ended]
 
     @property
     def pending(self) -> list[RecordedTrial]:
@@ -122,7 +125,7 @@ class Record:
     @property
     def open_block(self) -> int:
         """How many trials were proposed since the last one ended: a block that a kill cut short is completed."""
-        seen = len(self.finished)
+        seen = len(self._ended)
         return sum(trial.seen == seen for trial in self.trials)
 
     @property
@@ -267,17 +270,18 @@ class Record:
         finished = dataclasses.replace(
             trial,
             outcome=outcome,
-            order=len(self.finished),
+            order=len(self._ended),
             value=value,
             elapsed=elapsed,
             other_values=scored.values[1:],
             violations=scored.violations,
         )
-        # One attribute holds the whole tell. Were we killed after it, opening the record finishes the trial.
+        ended = self._as_optuna_has_it(finished)
         with storage_errors():
-            lasting(lambda: self._write_tell(finished))
-        self._finish(self.mirror, self._mirror_id(trial.number), finished)
+            lasting(lambda: self._write_tell(finished, ended))
+        _finish(self.mirror, self._mirror_id(trial.number), ended)
         self.trials[trial.number] = finished
+        self._ended.append(trial.number)
         return finished
 
     def decide(self, decided: Sequence[Decided]) -> None:
@@ -335,7 +339,7 @@ class Record:
         mirrored: Mapping[str, Any] | None = None,
     ) -> RecordedTrial:
         """`mirrored`: Optuna's own attributes of a trial that a sampler put into the mirror; None: it is not there."""
-        seen = len(self.finished)
+        seen = len(self._ended)
         last = self.trials[-1] if self.trials else None
         block = 0 if last is None else last.block + (last.seen != seen)
         pack = len(self.trials) if pack is None else pack
@@ -366,25 +370,25 @@ class Record:
 
     def _write_proposal(self, number: int, written: FrozenTrial) -> int:
         """Make a trial under its number; the id in the storage. It may be there: the answer was lost, not the write."""
-        self._backend.next_number = number
+        study_id = self._study._study_id
         try:
-            return self._storage.create_new_trial(self._study._study_id, template_trial=written)
+            return write_proposal(self._backend.engine, study_id, number, written)
         except NumberTaken as error:
             with contextlib.suppress(KeyError):
-                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+                trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
                 found = self._storage.get_trial(trial_id).user_attrs
                 if json.dumps(found, sort_keys=True) == json.dumps(written.user_attrs, sort_keys=True):
                     return trial_id
             raise self._another_writes() from error
 
-    def _write_tell(self, finished: RecordedTrial) -> None:
-        trial_id, tell = self._ids[finished.number], written_tell(finished)
+    def _write_tell(self, finished: RecordedTrial, ended: FrozenTrial) -> None:
+        """One attribute holds the whole tell, beside what Optuna has of it. It may be there, as a proposal may be."""
+        trial_id = self._ids[finished.number]
         try:
-            self._storage.set_trial_user_attr(trial_id, "outcome", tell)
-            self._finish(self._study, trial_id, finished)
+            write_tell(self._backend.engine, trial_id, ended)
         except optuna.exceptions.UpdateFinishedTrialError as error:
-            # It may be there: the answer was lost, not the write.
-            if json.dumps(self._storage.get_trial(trial_id).user_attrs.get("outcome")) != json.dumps(tell):
+            written = self._storage.get_trial(trial_id).user_attrs.get("outcome")
+            if json.dumps(written) != json.dumps(ended.user_attrs["outcome"]):
                 raise self._another_writes() from error
 
     def _another_writes(self) -> StorageError:
@@ -397,23 +401,22 @@ class Record:
         """The outcome with what was known of the point before, so that all quantities stand in one place."""
         return dataclasses.replace(outcome, extra={**outcome.extra, **self._known(trial.hyperparameters)})
 
-    def _finish(self, study: optuna.Study, trial_id: int, trial: RecordedTrial) -> None:
+    def _as_optuna_has_it(self, trial: RecordedTrial) -> FrozenTrial:
+        """What a tell adds to a trial: its attribute, and how Optuna records such an ending."""
+        assert trial.outcome is not None
         outcome = trial.outcome
-        if outcome is None:
-            return
-        storage = study._storage
-        # Optuna compares steps of different trials, which are tokens where there are rungs.
-        for step, loss in outcome.rungs if trial.thresholds else enumerate(outcome.losses, start=1):
-            storage.set_trial_intermediate_value(trial_id, step, loss)
-        state = _STATES.get(outcome.ending, TrialState.COMPLETE)
+        state, constraints = _STATES.get(outcome.ending, TrialState.COMPLETE), dict[str, float]()
         if state is not TrialState.FAIL:  # on all of them: Optuna's samplers want the same constraints on every trial
-            written = optuna.Trial(study, trial_id)
-            with warnings.catch_warnings(action="ignore"):  # of one that was set before the connection broke
-                written.set_constraint("ending", 0.0 if outcome.ending.feasible else 1.0)
-                for each in self.guidance.measured:
-                    written.set_constraint(each.text, trial.violations.get(each.text, 0.0))
-        values = None if state is TrialState.FAIL or trial.value is None else [trial.value, *trial.other_values]
-        storage.set_trial_state_values(trial_id, state, values)
+            constraints["ending"] = 0.0 if outcome.ending.feasible else 1.0
+            constraints |= {each.text: trial.violations.get(each.text, 0.0) for each in self.guidance.measured}
+        return create_trial(
+            state=state,
+            values=None if state is TrialState.FAIL or trial.value is None else [trial.value, *trial.other_values],
+            user_attrs={"outcome": written_tell(trial)},
+            constraints=constraints,
+            # Optuna compares steps of different trials, which are tokens where there are rungs.
+            intermediate_values=dict(outcome.rungs if trial.thresholds else enumerate(outcome.losses, start=1)),
+        )
 
     def _load(self, frozen: FrozenTrial, *, repair: bool) -> None:
         params = frozen.user_attrs.get(MOVED, frozen.params)
@@ -422,7 +425,8 @@ class Record:
         self.trials.append(trial)
         self._ids.append(frozen._trial_id)
         if trial.outcome is not None and not frozen.state.is_finished() and repair:
-            self._finish(self._study, frozen._trial_id, trial)
+            # An earlier version wrote the attribute first, and was killed before the rest.
+            _finish(self._study, frozen._trial_id, self._as_optuna_has_it(trial))
             frozen = self._storage.get_trial(frozen._trial_id)
         if self._described is not None:
             frozen = as_moved(frozen, self._described)
@@ -441,3 +445,14 @@ class Record:
 
 def _directions(guidance: Goals) -> list[StudyDirection]:
     return [StudyDirection.MAXIMIZE if each.maximize else StudyDirection.MINIMIZE for each in guidance.objectives]
+
+
+def _finish(study: optuna.Study, trial_id: int, ended: FrozenTrial) -> None:
+    """End a running trial of a study as `ended` did, field by field; what is there already stays."""
+    for step, loss in ended.intermediate_values.items():
+        study._storage.set_trial_intermediate_value(trial_id, step, loss)
+    written = optuna.Trial(study, trial_id)
+    with warnings.catch_warnings(action="ignore"):
+        for text, value in ended.constraints.items():
+            written.set_constraint(text, value)
+    study._storage.set_trial_state_values(trial_id, ended.state, ended.values)

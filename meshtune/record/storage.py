@@ -19,7 +19,6 @@ import optuna
 import sqlalchemy
 import sqlalchemy.exc
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 from meshtune.errors import Fault, InputError, MissingExtra, StorageError, StorageLost, extra
 from meshtune.system.storage_url import shown
@@ -48,29 +47,7 @@ _logger = logging.getLogger(__name__)
 _FILE = "sqlite:///"
 
 
-class NumberTaken(Exception):
-    """A trial of that number is there already."""
-
-
-class StudyStorage(optuna.storages.RDBStorage):
-    """Optuna's storage, in which a new trial gets the number that its record gives it, or is not made.
-
-    Optuna repeats the making of a trial where a connection broke, also where the server had made it already.
-
-    Attributes:
-        next_number: the only one that a new trial may get; None: any.
-    """
-
-    next_number: int | None = None
-
-    def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
-        trial = super()._get_prepared_new_trial(study_id, template_trial, session)
-        if self.next_number is not None and trial.number != self.next_number:
-            raise NumberTaken  # the session is rolled back
-        return trial
-
-
-def open_storage(url: str) -> StudyStorage:
+def open_storage(url: str) -> optuna.storages.RDBStorage:
     """The storage at a URL: SQLite with its rollback journal (network disks have no other), or a server.
 
     No connection is left open: a SQLite file's ends with its operation, a server's once nothing holds the storage.
@@ -79,10 +56,10 @@ def open_storage(url: str) -> StudyStorage:
     """
     arguments = _engine_arguments(_parsed(url))
     try:
-        storage = StudyStorage(url, engine_kwargs=arguments)
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
     except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):  # another study makes the tables just now
         time.sleep(1.0)
-        storage = StudyStorage(url, engine_kwargs=arguments)
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
     if not url.startswith("sqlite"):
         weakref.finalize(storage, storage.engine.dispose)
         _attend(storage.engine)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from meshtune import trial as plain
@@ -84,7 +85,7 @@ class RecordedTrial:
         """What is known of it by name, the validation loss among it; empty while it has none."""
         return quantities_of(self.final)
 
-    @property
+    @cached_property
     def loss_in_search(self) -> float:
         """The objective at the end of its search, before any promotion; infinite where there was none, or a constraint
         is not kept.

@@ -31,7 +31,6 @@ def database() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(optuna.storages._rdb.storage.random, "random", lambda: 0.0)  # of Optuna's own pause
 
 
 class Breaking:
@@ -85,7 +84,7 @@ def test_a_connection_that_breaks_in_any_write_loses_and_doubles_nothing(
         caplog.clear()
         record = story(database.url, name, broken)
         if not broken.broke:
-            assert which > 8
+            assert which == 3 + 4  # two proposals, a tell and a note: a transaction each
             break
         read = Record(database.url, name).trials
         written = [dataclasses.replace(trial, outcome=None) for trial in whole.trials]
