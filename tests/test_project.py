@@ -149,6 +149,7 @@ def test_nothing_is_left_to_do_later() -> None:
                 "cluster",
                 "trackers",
                 "coming-from",
+                "your-trainer",
                 "samplers",
                 "spending",
                 "early-stopping",

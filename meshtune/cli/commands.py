@@ -39,17 +39,26 @@ def init(
     model: Annotated[str | None, typer.Option(help="embedded, a Hugging Face id, a folder or a .gguf file.")] = None,
     data: Annotated[Path | None, typer.Option(help="A file of instruction rows.")] = None,
     from_file: Annotated[
-        Path | None, typer.Option("--from", help="An Axolotl or LLaMA-Factory YAML: its values become the baseline.")
+        Path | None,
+        typer.Option("--from", help="An Axolotl, LLaMA-Factory or TRL YAML: its values become the baseline."),
     ] = None,
+    keep_tool: Annotated[
+        bool, typer.Option("--keep-tool", help="With --from: each trial runs that tool itself, with its own file.")
+    ] = False,
 ) -> None:
     """Write a commented study.yaml that `check` accepts."""
     from meshtune.config.template import init as run
     from meshtune.export.foreign.init_from import init_from
+    from meshtune.export.foreign.init_tool import init_tool
 
+    if keep_tool and (from_file is None or model is not None or data is not None):
+        raise InputError("`--keep-tool` goes with `--from FILE`, which names the model and the data: give that alone")
     if from_file is None:
         path = run(folder, recipe, model, data)
     elif recipe is not None:
         raise InputError("`--recipe` and `--from` both say what the file starts from: leave one of them out")
+    elif keep_tool:
+        path = init_tool(from_file, folder)
     else:
         path, left = init_from(from_file, folder, model, data)
         if left:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from meshtune.cli.display import Display, JsonLines, say, summary
-from meshtune.config.sections import CommandObjectiveConfig
+from meshtune.config.sections import is_command
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.plan.locate import EFFECTIVE, Located, locate, seen_from_here, typed
 from meshtune.report.sentences import (
@@ -105,7 +105,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
 def _next(status: dict[str, Any]) -> str:
     folder = typed(Path(status["folder"]))
     lines = [f"next: meshtune report {folder}  (one page with all of it)"]
-    if (status["best"] or {}).get("adapter"):
+    if (status["best"] or {}).get("adapter") and status["objective"] != "command":
         lines.append(f"      meshtune export {folder} OUT  (the adapter with a model card; --merge: a plain model)")
     return "\n".join(lines)
 
@@ -163,7 +163,7 @@ def _words(reason: str, suspended: list[int], study: Located) -> str:
         numbers = ", ".join(map(str, suspended))
         trials = f"Trial {numbers} was" if len(suspended) == 1 else f"Trials {numbers} were"
         again = "goes on there, from their last checkpoint or, where there is none, from the start"
-        if isinstance(study.config.objective, CommandObjectiveConfig):
+        if is_command(study.config.objective):
             again = "starts the program again for " + ("it" if len(suspended) == 1 else "them")
         kept = f" {trials} running: the next run {again}."
     # The folder's own study.yaml holds what was overridden; it is written once the study has begun.

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from meshtune.config import goals
 from meshtune.config.budget import of_rule
 from meshtune.config.presets import BASELINES, PRESETS
-from meshtune.config.sections import PLACEHOLDERS, StudyConfig, is_command
+from meshtune.config.sections import PLACEHOLDERS, StudyConfig, is_command, is_trainer
 from meshtune.errors import nearest
 from meshtune.space import hyperparameters
 from meshtune.space.samplers import that_can
@@ -51,7 +51,9 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
             else f"{', '.join(BASELINES)}, or a mapping"
         )
         return [(("baseline",), f"`{baseline}` is not allowed; {words} is.{nearest(baseline, BASELINES)}")]
-    if is_command(values.get("objective")):
+    if is_trainer(values.get("objective")):
+        found = _of_trainer(space, own, given)
+    elif is_command(values.get("objective")):
         found = _of_command(space, own, given)
     else:
         found = _of_lora(values, space, own, given)
@@ -63,7 +65,8 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
         found.append((("space",), "nothing is searched: give at least one interval or list of choices"))
     found += _of_warm_start(values.get("warm_start"), values.get("sampler", "auto"))
     worker = values.get("worker")
-    if is_command(values.get("objective")) and isinstance(worker, Mapping) and worker.get("devices_per_trial", 1) != 1:
+    plain = is_command(values.get("objective")) and not is_trainer(values.get("objective"))
+    if plain and isinstance(worker, Mapping) and worker.get("devices_per_trial", 1) != 1:
         text = "a program chooses its devices itself: leave it out"
         found.append((("worker", "devices_per_trial"), text))
     storage = values.get("storage")
@@ -75,7 +78,7 @@ def of_values(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
 def _of_budget(values: Mapping[str, Any]) -> list[tuple[Place, str]]:
     """What a program that meshtune knows nothing of cannot give."""
     objective = values.get("objective")
-    if not isinstance(objective, Mapping) or not is_command(objective):
+    if not isinstance(objective, Mapping) or not is_command(objective) or is_trainer(objective):
         return []
     found: list[tuple[Place, str]] = []
     stopping = of_rule(values.get("early_stopping", "none"))
@@ -113,12 +116,32 @@ def _of_lora(
         for name, example in examples
         if name not in values
     ]
-    if isinstance(space, str) and space not in PRESETS:
-        words = f"there are {', '.join(PRESETS)}, or a mapping of hyperparameters"
-        found.append((("space",), f"unknown preset `{space}`; {words}.{nearest(space, PRESETS)}"))
+    found += _of_preset(space)
     for key, section in (("space", own), ("baseline", given)):
         found += [((key, name), message) for name, message in hyperparameters.faults(section)]
     return found
+
+
+def _of_preset(space: Any) -> list[tuple[Place, str]]:
+    if not isinstance(space, str) or space in PRESETS:
+        return []
+    words = f"there are {', '.join(PRESETS)}, or a mapping of hyperparameters"
+    return [(("space",), f"unknown preset `{space}`; {words}.{nearest(space, PRESETS)}")]
+
+
+def _of_trainer(space: Any, own: Mapping[str, Any], given: Mapping[str, Any]) -> list[tuple[Place, str]]:
+    """Names that are none of a LoRA fine-tuning are keys of the tool; whether its file has them is seen in the plan."""
+    found = _of_preset(space)
+    for key, section in (("space", own), ("baseline", given)):
+        known = {name: value for name, value in section.items() if name in hyperparameters.LORA}
+        found += [((key, name), message) for name, message in hyperparameters.faults(known)]
+        for name, value in section.items():
+            if not re.fullmatch(r"[A-Za-z_]\w*", str(name)):
+                found.append(((key, name), "a name is made of letters, digits and _: it is a key of the tool's file"))
+            elif name == "lr_scheduler" and "wsd" in (value if isinstance(value, list) else [value]):
+                found.append(((key, name), "`wsd` needs a number of steps there: choose constant, linear or cosine"))
+    unknown = [name for name in given if name not in (*own, *hyperparameters.LORA)]
+    return found + [(("baseline", n), f"unknown; the space has {', '.join(own)}.{nearest(n, own)}") for n in unknown]
 
 
 def _of_command(space: Any, own: Mapping[str, Any], given: Mapping[str, Any]) -> list[tuple[Place, str]]:

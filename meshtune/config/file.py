@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from meshtune.config import faults as config_faults
 from meshtune.config import rounds as config_rounds
-from meshtune.config.sections import StudyConfig
+from meshtune.config.sections import StudyConfig, is_command
 from meshtune.errors import Fault, InputError
 from meshtune.plain_text import masked
 from meshtune.system import storage_url, yaml_file
@@ -240,7 +240,8 @@ def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> Place:
 
 # Keys whose values are paths; `*` is every item. Then those whose values may be, and which of them are.
 _PATHS = (
-    *("folder", "warm_start", "warm_start.study", "objective.directory", "metrics.*.file", "guide.benchmarks"),
+    *("folder", "warm_start", "warm_start.study", "objective.directory", "objective.config"),
+    *("metrics.*.file", "guide.benchmarks"),
     *("data.sources.*.path", "data.validation.path", "data.test.path"),
     *("evaluation.data", "evaluation.tasks", "evaluation.guided"),
 )
@@ -264,7 +265,7 @@ def _resolve_paths(values: dict[str, Any], folder: Path, *, of_round: bool = Fal
     keys: dict[str, Callable[[str], bool]] = dict.fromkeys(_PATHS, lambda _: True)
     keys |= {**_MAYBE_PATHS, "model": is_model, "model.name": is_model}
     objective, sampler = values.get("objective"), values.get("sampler")
-    if isinstance(objective, dict) and "command" in objective and not of_round:
+    if isinstance(objective, dict) and is_command(objective) and not of_round:
         objective.setdefault("directory", ".")
     if isinstance(sampler, dict) and sampler.get("name") == "nni-tpe":
         keys["sampler.options.python"] = lambda text: "/" in text

@@ -55,6 +55,9 @@ def names_of(values: Mapping[str, Any]) -> Names:
     """The quantities that a study has, from its config as plain values."""
     objective, space = values.get("objective"), values.get("space")
     own = tuple(str(name) for name, entry in space.items() if _numeric(entry)) if isinstance(space, Mapping) else ()
+    if isinstance(objective, Mapping) and "trainer" in objective:
+        known = (*DECODED, *(name for name in own if name not in (*DECODED, "scale", "step")))
+        return Names(known, (LOSS,), "eval_loss", other=True)
     if isinstance(objective, Mapping) and "command" in objective:
         return Names(own, (LOSS,), str(objective.get("result", "loss")), other=True)
     metrics = values.get("metrics")

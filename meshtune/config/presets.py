@@ -53,15 +53,18 @@ def tribes2024(max_rank: int = 512) -> Space:
     )
 
 
-def build(section: Section, *, lora: bool, whole_alpha: bool = True) -> Space:
+def build(section: Section, *, lora: bool, whole_alpha: bool = True, start: Mapping[str, Value] | None = None) -> Space:
     """The space of a `space` section whose names and values the config has checked.
 
-    Of a mapping, what is named is searched or fixed; what is not stays at the recommended baseline's value.
-    `whole_alpha`: False for a study that was begun with real ones, see `alpha_is_whole`.
+    Of a mapping, what is named is searched or fixed; what is not stays at the recommended baseline's value, or that of
+    `start`. `whole_alpha`: False for a study that was begun with real ones, see `alpha_is_whole`.
     """
     if isinstance(section, str):
         return tribes2024(TRIBES[section]) if section in TRIBES else recommended(whole_alpha=whole_alpha)
-    named = _overlay(RECOMMENDED_BASELINE if lora else {}, section)
+    usual: Mapping[str, Any] = RECOMMENDED_BASELINE
+    if start is not None:
+        usual = {name: start[name] for name in RECOMMENDED_BASELINE}
+    named = _overlay(usual if lora else {}, section)
     fixed = _fixed(named)
     searched = {name: value for name, value in named.items() if name not in fixed}
     kinds = {"lora": lora, "whole_alpha": whole_alpha}
@@ -89,16 +92,22 @@ def baseline(
     lora: bool,
     training: TrainingConfig | None = None,
     whole_alpha: bool = True,
+    start: Mapping[str, Value] | None = None,
 ) -> dict[str, Any] | None:
     """The point to beat, which may lie outside the space.
 
     What is given for it comes first, then what the space fixes, then the preset's baseline; what is searched beyond
-    these starts at the value of `training`. A command has one only where it is given.
+    these starts at the value of `training`. `start`: a tool's own settings, in place of both. A command has one only
+    where it is given.
     """
     own = {} if isinstance(section, str) else section
     if not lora:
         return {**_fixed(own), **given} if given else None
-    preset = TRIBES_BASELINE if isinstance(section, str) and section in TRIBES else RECOMMENDED_BASELINE
+    preset: Mapping[str, Any] = RECOMMENDED_BASELINE
+    if isinstance(section, str) and section in TRIBES:
+        preset = TRIBES_BASELINE
+    if start is not None:
+        preset = {name: start[name] for name in {**dict.fromkeys(RECOMMENDED_BASELINE), **own} if name in start}
     values = _overlay(_overlay(preset, _fixed(own)), given or {})
     for name in own:
         if name not in values and training is not None and name in TrainingConfig.model_fields:

@@ -137,9 +137,10 @@ def _of_round(own: Values, index: int, values: Values) -> Found:
             found.append(((key,), f"cannot be a round's own: {why}"))
     why = "cannot be a round's own: the rounds share the rows and their split, and may differ in `rows` alone"
     found += [(("data", key), why) for key in _section(own, "data") if key != "rows"]
-    if "command" in _section(own, "objective") and "command" not in _section(values, "objective"):
-        what = "the objective is of one kind in all rounds: give a command outside `rounds` too"
-        found.append((("objective", "command"), what))
+    for kind in ("command", "trainer"):
+        if kind in _section(own, "objective") and not {"command", "trainer"} & _section(values, "objective").keys():
+            what = f"the objective is of one kind in all rounds: give a {kind} outside `rounds` too"
+            found.append((("objective", kind), what))
     warm = own.get("warm_start")
     if index and warm is not None:
         if not isinstance(warm, Mapping):

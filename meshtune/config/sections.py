@@ -43,6 +43,7 @@ from meshtune.space.samplers import SamplerName
 Tracker = Literal["mlflow", "trackio", "wandb", "tensorboard"]
 Format = Literal["auto", "alpaca", "dolly", "prompt-completion", "prompt-response", "messages", "sharegpt"]
 PLACEHOLDERS = ("trial", "seed", "folder")  # what a command may be given beside its hyperparameters
+ToolName = Literal["axolotl", "llamafactory", "trl-script"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -233,6 +234,33 @@ class CommandObjectiveConfig(Section):
     directory: str = "."  # where it runs: the YAML's folder (absolute once read)
 
 
+class TrainerObjectiveConfig(Section):
+    """Another fine-tuning tool as the black box, with the user's own settings for it; see `objectives/trainer.py`.
+
+    Attributes:
+        trainer: whose keys `config` has. config: the settings of one training (absolute once read).
+        command: what runs them; `{config}` is the file of a trial. null: the tool's usual command.
+        directory: where it runs: the YAML's folder (absolute once read).
+        at: the loss that counts: of the best evaluation, or of the last one.
+        checkpoints: whether what it saved is kept, of the trials that `training.keep_adapters` keeps.
+    """
+
+    trainer: ToolName
+    config: str
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    directory: str = "."
+    at: Literal["best", "last"] = "best"
+    checkpoints: Literal["kept", "dropped"] = "kept"
+
+    @model_validator(mode="after")
+    def _takes_the_settings(self) -> Self:
+        if self.command is not None and not any("{config}" in part for part in self.command):
+            raise ValueError(
+                "`command` must hold {config}, which becomes a trial's file, as [.., --config, '{config}']"
+            )
+        return self
+
+
 class SamplerConfig(MayImport):
     """The sampler and its options; `import` names a sampler of one's own (a file's path is absolute once read)."""
 
@@ -356,8 +384,20 @@ Entry = Annotated[
 
 
 def is_command(objective: Any) -> bool:
-    """Whether an `objective` section, read or not, is a command."""
-    return isinstance(objective, CommandObjectiveConfig) or (isinstance(objective, Mapping) and "command" in objective)
+    """Whether an `objective` section, read or not, is a program: a command, or another tool that trains."""
+    given = isinstance(objective, Mapping) and "command" in objective
+    return isinstance(objective, CommandObjectiveConfig) or given or is_trainer(objective)
+
+
+def is_trainer(objective: Any) -> bool:
+    """Whether an `objective` section, read or not, is another tool that trains."""
+    return isinstance(objective, TrainerObjectiveConfig) or (isinstance(objective, Mapping) and "trainer" in objective)
+
+
+def _objective(value: Any) -> str:
+    if is_trainer(value):
+        return "<TrainerObjectiveConfig>"
+    return "<CommandObjectiveConfig>" if is_command(value) else "<LoraObjectiveConfig>"
 
 
 class StudyConfig(Section):
@@ -368,8 +408,9 @@ class StudyConfig(Section):
     training: TrainingConfig = TrainingConfig()
     objective: Annotated[
         Annotated[LoraObjectiveConfig, Tag("<LoraObjectiveConfig>")]
-        | Annotated[CommandObjectiveConfig, Tag("<CommandObjectiveConfig>")],
-        Discriminator(lambda value: "<CommandObjectiveConfig>" if is_command(value) else "<LoraObjectiveConfig>"),
+        | Annotated[CommandObjectiveConfig, Tag("<CommandObjectiveConfig>")]
+        | Annotated[TrainerObjectiveConfig, Tag("<TrainerObjectiveConfig>")],
+        Discriminator(_objective),
     ] = LoraObjectiveConfig()
     objectives: Annotated[tuple[str, ...], Field(min_length=1)] = ("validation_loss",)
     constraints: tuple[str, ...] = ()

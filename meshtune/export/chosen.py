@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtune._version import __version__
-from meshtune.config.sections import CommandObjectiveConfig, ModelConfig, StudyConfig
+from meshtune.config.sections import ModelConfig, StudyConfig, is_command, is_trainer
 from meshtune.errors import InputError, nearest
 from meshtune.plan.environment import versions
 from meshtune.plan.locate import Located, existing
@@ -92,7 +92,13 @@ def choose(path: Path, trial: str | int = "best", *, folder: Path | None = None)
 def pick(path: Path, study: Located, record: Record, trial: str | int) -> ChosenPoint:
     """As `choose`, of a study whose record is open; `path` is what the user called it."""
     word = str(trial).strip()
-    if isinstance(study.config.objective, CommandObjectiveConfig):
+    if is_trainer(study.config.objective):
+        kept = None if record.best is None or record.best.final is None else record.best.final.adapter
+        where = (
+            "it keeps no checkpoints" if kept is None else f"the best adapter is {study.folder / kept}, as it stands"
+        )
+        raise InputError(f"{path}: another tool trained this study's adapters, and saved them itself: {where}")
+    if is_command(study.config.objective):
         raise InputError(
             f"{path}: the objective of this study is a command, which trains by itself: meshtune has no adapter of it."
             f" `meshtune status {path}` shows the best hyperparameters"

@@ -45,7 +45,7 @@ class Asking(Protocol):
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """What an objective is built from: its kind (`lora` or `command`) and its own spec as plain JSON values."""
+    """What an objective is built from: its kind (`lora`, `command`, `trainer`) and its own spec, plain JSON values."""
 
     kind: str
     spec: dict[str, Any]
@@ -69,5 +69,9 @@ def build(
             from meshtune.objectives.command import CommandObjective, CommandSpec
 
             return CommandObjective(CommandSpec(**spec.spec))
+        case "trainer":
+            from meshtune.objectives.trainer import TrainerObjective, TrainerSpec
+
+            return TrainerObjective(TrainerSpec(**spec.spec))
         case other:
             raise ValueError(f"unknown objective: {other!r}")

@@ -9,6 +9,7 @@ attempt begins only once nothing of an earlier one runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -46,6 +47,89 @@ class CommandSpec:
     also: tuple[str, ...] = ()
 
 
+class Program:
+    """The program of one trial, which runs from `with` on, and is dead behind it with all that it started.
+
+    Attributes:
+        out, err: what it printed, in `<folder>/logs/`.
+        living: processes of an earlier attempt that cannot be killed. It must not begin: they would write the same
+            files.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        request: Request,
+        arguments: Sequence[str],
+        directory: str,
+        environment: Mapping[str, str] | None = None,
+    ):
+        logs, name = folder / "logs", name_of(request)
+        logs.mkdir(parents=True, exist_ok=True)
+        self.out, self.err = logs / f"{name}.out", logs / f"{name}.err"
+        self._mark = f"{folder.absolute()}/{name}"
+        self._request, self._arguments, self._directory = request, arguments, directory
+        self._environment = {**os.environ, **(environment or {}), guard.MARK: self._mark}
+        self.living = guard.end_marked(self._mark)
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._begun
+
+    def cannot_begin(self) -> Outcome:
+        """The outcome where something of an earlier attempt lives."""
+        message = f"processes of an earlier attempt cannot be killed: {', '.join(map(str, self.living))}"
+        return Outcome(self._request.trial, self._request.attempt, Ending.CRASHED, message=message)
+
+    def __enter__(self) -> Program:
+        self._read, write = os.pipe()
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-E", guard.__file__, str(write), "--", *self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                cwd=self._directory,
+                pass_fds=(write,),
+                env=self._environment,
+            )
+        os.close(write)
+        return self
+
+    def wait(self, seconds: float = POLL_SECONDS) -> str | None:
+        """How it ended, as the guard says it, or `timeout`; None: it runs after so many seconds."""
+        timeout = self._request.timeout
+        left = math.inf if timeout is None else timeout - self.seconds
+        if left <= 0:
+            return "timeout"
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._read, selectors.EVENT_READ)
+            return os.read(self._read, 1000).decode() if selector.select(min(seconds, left)) else None
+
+    def end(self) -> None:
+        """Ask it to end by itself."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):  # it has ended
+                self._process.stdin.write(b"t")
+                self._process.stdin.flush()
+
+    def __exit__(self, *_: object) -> None:
+        """The guard kills the program when its input ends."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        self._process.wait()
+        os.close(self._read)
+        guard.end_marked(self._mark)  # where the guard was killed itself
+
+
+def name_of(request: Request) -> str:
+    """What the logs of a request are called."""
+    return f"trial-{request.trial}" if request.trial >= 0 else checkpoints.beside(request.trial)
+
+
 class CommandObjective:
     """Runs the program once a request, one after the other."""
 
@@ -64,50 +148,18 @@ class CommandObjective:
                 yield from self._evaluate(request)
 
     def _evaluate(self, request: Request) -> Iterator[Progress | Outcome]:
-        logs = Path(self.spec.folder) / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        name = f"trial-{request.trial}" if request.trial >= 0 else checkpoints.beside(request.trial)
-        out_path, err_path = logs / f"{name}.out", logs / f"{name}.err"
-        mark = f"{Path(self.spec.folder).absolute()}/{name}"
-        if living := guard.end_marked(mark):  # they would write the same files
-            numbers = ", ".join(map(str, living))
-            message = f"processes of an earlier attempt cannot be killed: {numbers}"
-            yield Outcome(request.trial, request.attempt, Ending.CRASHED, message=message)
+        program = Program(Path(self.spec.folder), request, fill(self.spec, request), self.spec.directory)
+        if program.living:
+            yield program.cannot_begin()
             return
-        begun = time.monotonic()
         ending: str | None = None
-        with out_path.open("wb") as out, err_path.open("wb") as err:
-            read, write = os.pipe()
-            process = subprocess.Popen(
-                [sys.executable, "-S", "-E", guard.__file__, str(write), "--", *fill(self.spec, request)],
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=err,
-                cwd=self.spec.directory,
-                pass_fds=(write,),
-                env={**os.environ, guard.MARK: mark},
-            )
-            os.close(write)
-            try:
-                with selectors.DefaultSelector() as selector:
-                    selector.register(read, selectors.EVENT_READ)
-                    while ending is None and not self._suspended:
-                        left = math.inf if request.timeout is None else begun + request.timeout - time.monotonic()
-                        if left <= 0:
-                            ending = "timeout"
-                        elif selector.select(min(POLL_SECONDS, left)):
-                            ending = os.read(read, 1000).decode()
-                        else:
-                            yield Progress(request.trial, request.attempt)
-            finally:  # also when the iterator is closed: the guard kills the program when its input ends
-                if process.stdin is not None:
-                    process.stdin.close()
-                process.wait()
-                os.close(read)
-                guard.end_marked(mark)  # where the guard was killed itself
+        with program:
+            while ending is None and not self._suspended:
+                if (ending := program.wait()) is None:
+                    yield Progress(request.trial, request.attempt)
         if ending is None:
             return
-        yield self._outcome(request, ending, time.monotonic() - begun, out_path, err_path)
+        yield self._outcome(request, ending, program.seconds, program.out, program.err)
 
     def _outcome(self, request: Request, ending: str, seconds: float, out: Path, err: Path) -> Outcome:
         def ended(how: Ending, message: str = "", **fields: Any) -> Outcome:

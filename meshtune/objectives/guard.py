@@ -3,7 +3,7 @@
 `python guard.py REPORT_FD -- PROGRAM ARGS..`: the objective starts the user's program through it, so that the program
 dies when whoever started it dies, however that happens. What left the program's process group, as a daemon does, is
 found by a mark in its environment (Linux), unless it cleared that. It reports `exit CODE` or `failed WORDS` on
-REPORT_FD.
+REPORT_FD. A byte on its standard input asks the program to end by itself (SIGTERM to its process group).
 Standard library only, started with `-S -E`, so that it costs a few milliseconds.
 """
 
@@ -38,8 +38,9 @@ def main() -> None:
 
 
 def _watch(group: int) -> None:
-    while os.read(0, 1):  # nothing is ever written: this waits for the end of the pipe
-        continue
+    while os.read(0, 1):  # the end of the pipe is what it waits for
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGTERM)
     _kill(group)
     os._exit(1)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from meshtune.config.sections import SamplerConfig, StudyConfig
+from meshtune.config.sections import SamplerConfig, StudyConfig, TrainerObjectiveConfig
 from meshtune.errors import MeshtuneError
 from meshtune.plan.goals import PlannedGoals
 from meshtune.plan.locate import Located
@@ -47,10 +47,11 @@ def gather(
     block_size: int,
     early: EarlyStopping | None,
     training: TrainingPlan | None,
+    trained: str | None = None,
 ) -> dict[str, Any]:
-    """All of them, as the record keeps them."""
+    """All of them, as the record keeps them. `trained`: the fingerprint of another tool's settings."""
     keys = {
-        "objective": config.objective.model_dump(mode="json", exclude={"directory"}),
+        "objective": _of_objective(config, trained),
         "space": space.describe(),
         "baseline": None if baseline is None else dict(baseline),
         "sampler": portable(sampler.fixed),
@@ -62,6 +63,14 @@ def gather(
     if early is not None:
         keys["early_stopping"] = early.described()
     return {**keys, **goals.goals.described(), "block_size": block_size}
+
+
+def _of_objective(config: StudyConfig, trained: str | None) -> dict[str, Any]:
+    """Another tool's settings by their content: they may be moved, and how they are run changes no result."""
+    dumped = config.objective.model_dump(mode="json", exclude={"directory"})
+    if isinstance(config.objective, TrainerObjectiveConfig):
+        return {"trainer": config.objective.trainer, "at": config.objective.at, "config": trained}
+    return dumped
 
 
 def _of_training(config: StudyConfig, training: TrainingPlan) -> dict[str, Any]:

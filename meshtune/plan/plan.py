@@ -6,14 +6,17 @@ goes on with what `check` describes. Nothing here is recorded, and of a study wi
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config import presets
-from meshtune.config.sections import CommandObjectiveConfig, SamplerConfig, StudyConfig, is_command
+from meshtune.config.sections import (
+    CommandObjectiveConfig,
+    SamplerConfig,
+    StudyConfig,
+    is_command,
+)
 from meshtune.errors import Fault, InputError, need_training
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.plan import fixed_keys
@@ -21,11 +24,12 @@ from meshtune.plan.advice import advised
 from meshtune.plan.goals import PlannedGoals, goals_of, measured_quantities
 from meshtune.plan.locate import Located
 from meshtune.plan.sampler import sampler_of
+from meshtune.plan.tool import ToolPlan, refuse_missing
 from meshtune.plan.warm_start import WarmStart, warm_start
 from meshtune.space.space import Space
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.workers.build import nodes_of
-from meshtune.workers.planner import Packing, ProcessSpec, process_specs
+from meshtune.workers.planner import Packing, ProcessSpec, program_specs
 
 if TYPE_CHECKING:
     from meshtune.plan.training import Elsewhere, TrainingPlan
@@ -70,13 +74,18 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
     config, notes = study.config, fixed_keys.recorded_notes(study)
     recorded = None if notes is None else notes.get("fixed")
     _refuse_packs(config)
-    space, baseline = _points(config, recorded)
+    tool = ToolPlan.of(config)
+    space, baseline = _points(config, recorded, None if tool is None else tool.start)
     earlier = warm_start(study, space)  # before the data, which may take long
     training = early = None
-    if isinstance(config.objective, CommandObjectiveConfig):
-        objective = _program(study, config.objective, space)
-        processes: Sequence[ProcessSpec] = process_specs(config.worker, "cpu", nodes=nodes_of(config.worker))
-        packing = Packing(len(processes))
+    if is_command(config.objective):
+        if isinstance(config.objective, CommandObjectiveConfig):
+            objective = _program(study, config.objective, space)
+        else:
+            assert tool is not None
+            objective, early = tool.objective(study, space), tool.early_stopping(config, space)
+        processes: Sequence[ProcessSpec] = program_specs(config.worker, nodes=nodes_of(config.worker))
+        packing = Packing(len(processes), uneven=early is not None)
     else:
         need_training()
         from meshtune.plan.training import training_of
@@ -89,6 +98,7 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
         early = _early_stopping(config, training)
     goals = goals_of(config, space, None if training is None else training.memory)
     start = _start(space, baseline, goals, objective)
+    trained = None if tool is None else tool.fingerprint
     block_size = config.sampler.block_size or (recorded or {}).get("block_size") or packing.block_size
     sampler, why = sampler_of(config, space, start, goals, block_size, notes or {})
     return Plan(
@@ -105,7 +115,7 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
         sampler=sampler,
         block_size=block_size,
         why_sampler=why,
-        fixed=fixed_keys.gather(config, space, baseline, goals, sampler, block_size, early, training),
+        fixed=fixed_keys.gather(config, space, baseline, goals, sampler, block_size, early, training, trained),
     )
 
 
@@ -123,23 +133,24 @@ def _refuse_packs(config: StudyConfig) -> None:
         raise InputError(Fault(what, key="worker.shard_model"))
 
 
-def _points(config: StudyConfig, recorded: Mapping[str, Any] | None) -> tuple[Space, Mapping[str, Any] | None]:
-    """The space and the baseline."""
-    lora = not is_command(config.objective)
+def _points(
+    config: StudyConfig, recorded: Mapping[str, Any] | None, start: Mapping[str, Any] | None
+) -> tuple[Space, Mapping[str, Any] | None]:
+    """The space and the baseline; `start`: of a tool's own settings."""
+    lora = not isinstance(config.objective, CommandObjectiveConfig)
     whole = presets.alpha_is_whole(recorded)
-    space = presets.build(config.space, lora=lora, whole_alpha=whole)
+    space = presets.build(config.space, lora=lora, whole_alpha=whole, start=start)
     # What is advised depends on the data, which are not there yet: until then the common one stands for it.
     given = None if isinstance(config.baseline, str) else config.baseline
-    return space, presets.baseline(config.space, given, lora=lora, training=config.training, whole_alpha=whole)
+    training = config.training
+    point = presets.baseline(config.space, given, lora=lora, training=training, whole_alpha=whole, start=start)
+    return space, point
 
 
 def _program(study: Located, section: CommandObjectiveConfig, space: Space) -> ObjectiveSpec:
     """The user's program, which must be there: every trial would crash without it."""
     presets.check_placeholders(section.command, space)
-    program = section.command[0]
-    if "{" not in program and shutil.which(program) is None and not (Path(section.directory) / program).is_file():
-        what = f"there is no program `{program}`, neither on the PATH nor in {section.directory}"
-        raise InputError(Fault(what, key="objective.command.0"))
+    refuse_missing(section.command[0], section.directory)
     fields = {
         "command": list(section.command),
         "result": section.result,
@@ -165,7 +176,7 @@ def _start(
     start = None
     if baseline is not None and space.contains(baseline) and goals.allowed(baseline):
         start = space.encode(baseline)
-    if start is None and objective.kind == "command" and goals.goals.refers_to("baseline"):
+    if start is None and objective.kind != "lora" and goals.goals.refers_to("baseline"):
         what = "a constraint compares with it, so it must be a point of the space that keeps the other constraints"
         raise InputError(Fault(what, key="baseline"))
     return start

@@ -57,6 +57,8 @@ class EarlyStopping:
         there = self.validation_rows
         few = there is not None and there <= config.rows
         rows = f"the {there} validation rows" if few else f"{config.rows} validation rows"
+        if self.training is None:  # another tool's, which is evaluated as its own settings say
+            return f"by the rule {self._rule}, at {at} % of a trial's epochs; at most {config.promote} promoted"
         return f"by the rule {self._rule}, at {at} % of a trial's tokens on {rows}; at most {config.promote} promoted"
 
     def rungs(self, hyperparameters: Mapping[str, Any]) -> tuple[int, ...]:

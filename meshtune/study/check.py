@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config import file, presets
-from meshtune.config.sections import is_command
+from meshtune.config.sections import TrainerObjectiveConfig, is_command
 from meshtune.errors import InputError, need_training
 from meshtune.plan.advice import advice_for
 from meshtune.plan.energy import Meter
@@ -247,6 +247,9 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
         lines.append("data\n" + describe(plan.training.data))
         lines += [f"           made again, since {plan.training.damage}"] if plan.training.damage else []
         lines.append(f"training   {_training(plan.training)}")
+    if isinstance(config.objective, TrainerObjectiveConfig):
+        spec = plan.objective.spec
+        lines.append(f"training   {' '.join(spec['command'])}, with the settings of {config.objective.config}")
     lines.append("space      " + "\n           ".join(dimension(d) for d in plan.space.dimensions))
     lines += (f"           warning: {text}" for text in presets.warnings(plan.space))
     if plan.space.fixed:

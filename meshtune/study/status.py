@@ -204,7 +204,7 @@ def _made_with(record: Record) -> dict[str, Any]:
         "seed": fixed.get("seed"),
         "warm_start": record.notes.get(WARM_START),
         "model": model.get("name") if model else None,
-        "objective": "command" if "command" in fixed.get("objective", {}) else "lora",
+        "objective": "command" if {"command", "trainer"} & fixed.get("objective", {}).keys() else "lora",
         "space": [_searched(one) for one in described({"searched": {}, "fixed": {}, **space}, lora=True).dimensions],
         "space_fixed": dict(space.get("fixed", {})),
         "largest_rank": record.notes.get("largest_rank"),

@@ -291,7 +291,7 @@ def meter_of(config: StudyConfig, places: Sequence[ProcessSpec]) -> energy.Meter
             what = "the nodes of a cluster are not metered: give `hours` or `tokens` in its place"
             raise InputError(Fault(what, key="budget.kilowatt_hours"))
         return None
-    gpus = [place.environment["CUDA_VISIBLE_DEVICES"] for place in places if place.device.startswith("cuda")]
+    gpus = [seen for place in places if (seen := place.environment.get("CUDA_VISIBLE_DEVICES"))]
     return energy.meter(gpus, needed=config.budget.kilowatt_hours is not None)
 
 
@@ -312,17 +312,17 @@ def _before(plan: Plan, record: Record, runner: finals.Runner, trials: int | Non
         rungs = () if plan.early is None else plan.early.measured(baseline)  # it is trained to its end
         record.enqueue(baseline, origin="baseline", seed=runner.seed, thresholds=rungs)
     _again(plan, record, runner.seed, trials)
-    if plan.training is None:
+    if plan.objective.kind == "command":
         return
     requests = []
-    if "untuned" not in record.notes:
+    if plan.training is not None and "untuned" not in record.notes:
         requests.append(runner.request(finals.UNTUNED, {}, measure="validation"))
-    if plan.training.may_pack and "trainer" not in record.notes:
+    if plan.training is not None and plan.training.may_pack and "trainer" not in record.notes:
         requests.append(runner.request(finals.TRAINER, {}, measure="trainer"))
     if baseline is not None and plan.start is None and "baseline" not in record.notes:
         requests.append(runner.request(finals.BASELINE, baseline))
     if requests:
-        yield Stage("measuring the untuned model")
+        yield Stage("training the baseline" if plan.training is None else "measuring the untuned model")
     for event in runner.gather(requests):
         if not isinstance(event, Outcome):
             yield event

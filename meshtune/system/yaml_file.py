@@ -56,6 +56,23 @@ def read(path: Path) -> Document:
     return parse(_text(path), path)
 
 
+def read_as_tools(path: Path) -> dict[str, Any]:
+    """The values of another tool's file as that tool has them: by YAML 1.1, where `1e-4` is text and `no` is false.
+
+    Raises InputError: missing, unreadable, no YAML, or anything but a mapping at the top.
+    """
+    read(path)  # for its faults
+    try:
+        return dict(yaml.safe_load(_text(path)))
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(Fault(f"is no YAML: {error}", path)) from error
+
+
+def dump_for_tools(values: Mapping[str, Any]) -> str:
+    """Text from which another tool, by YAML 1.1, reads just these values."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+
+
 def check(path: Path) -> None:
     """Raise InputError where a file cannot be read as YAML, whatever its tags would make."""
     _compose(_text(path), path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meshtune.config.sections import WorkerConfig
@@ -92,6 +92,19 @@ def process_specs(
     if count * each > 1:
         environment["OMP_WAIT_POLICY"] = "passive"  # thread pools that spin ruin each other
     return [ProcessSpec(device, environment, threads, each, sharded)] * count
+
+
+def program_specs(config: WorkerConfig, nodes: Nodes | None = None) -> list[ProcessSpec]:
+    """The processes in which programs run, which choose their devices themselves, each among the GPUs of its own.
+
+    On nodes of a cluster a program sees none. Not run on a GPU yet.
+    """
+    visible = visible_gpus() if nodes is None else []
+    if not visible:
+        return process_specs(config, "cpu", nodes=nodes)
+    own = process_specs(config, "cuda", visible)
+    # Not a device of torch: what runs in these processes itself needs none, and does not load torch.
+    return [replace(spec, device="cpu") for spec in own]
 
 
 def refuse_fewer(wanted: int, there: int, kind: str) -> None:

@@ -130,4 +130,4 @@ def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def test_the_test_sees_all_sections() -> None:
     assert Interval in set(_sections(StudyConfig))
-    assert len(set(_sections(StudyConfig))) == 21
+    assert len(set(_sections(StudyConfig))) == 22

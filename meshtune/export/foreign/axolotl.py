@@ -30,6 +30,7 @@ _OWN_TYPES = {
     "prompt//response": ("prompt-response", "{instruction}"),
 }
 
+KEEP = " (or `--keep-tool`, with which Axolotl trains itself)"
 
 # Who speaks in ShareGPT rows; by default Axolotl knows human and gpt, and no tools.
 _ROLES = {
@@ -128,10 +129,10 @@ def _dataset(source: Source) -> dict[str, Any]:
 def read(keys: Keys) -> dict[str, Any]:
     """The values of study.yaml; faults and what is left are noted in `keys`."""
     if keys.take("rl"):
-        keys.fault("rl", "is preference optimization; meshtune tunes supervised LoRA fine-tunings")
+        keys.fault("rl", f"is preference optimization; meshtune tunes supervised LoRA fine-tunings{KEEP}")
     adapter = keys.take("adapter")
     if adapter not in ("lora", "qlora"):
-        keys.fault("adapter", f"is {adapter or 'not given'}; meshtune tunes LoRA: `adapter: lora` is needed")
+        keys.fault("adapter", f"is {adapter or 'not given'}; meshtune tunes LoRA: `adapter: lora` is needed{KEEP}")
     values: dict[str, Any] = {"model": {"name": place_of(keys.text("base_model"), keys.folder)}}
     revision = keys.take("revision_of_model", keys.take("model_revision"))  # two names of one key
     values["model"] |= {"revision": str(revision)} if revision is not None else {}

@@ -95,7 +95,7 @@ def read(path: Path, *, data: bool = True) -> Read:
         raise InputError(
             Fault(
                 "is neither Axolotl's (no `base_model`) nor LLaMA-Factory's (no `model_name_or_path` with "
-                "`finetuning_type` or `stage`): of other tools nothing is read",
+                "`finetuning_type` or `stage`): a TRL script's is tuned by `--keep-tool`, nothing else is read",
                 path,
                 1,
             )

@@ -1,5 +1,6 @@
 """`meshtune init --from`: a study.yaml out of another tool's settings."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from hypothesis import given, settings
 from pydantic import BaseModel
 
 from meshtune.config import file, presets
-from meshtune.config.sections import DataConfig, StudyConfig, TrainingConfig
+from meshtune.config.sections import DataConfig, StudyConfig, TrainerObjectiveConfig, TrainingConfig
 from meshtune.config.template import DEFAULT, text
 from meshtune.errors import InputError
 from meshtune.export import foreign
 from meshtune.export.foreign.init_from import init_from, put
+from meshtune.export.foreign.init_tool import init_tool
 from meshtune.study.check import check
 from meshtune.system import yaml_file
 from tests.export.foreign.inputs import AXOLOTL, INFO, LLAMAFACTORY, points, rows, study, trainings
@@ -154,3 +156,55 @@ def test_the_command_says_what_is_left(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--recipe", "default"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert "`--recipe` and `--from`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("trainer", "own"),
+    [
+        (
+            "axolotl",
+            "base_model: m\nadapter: lora\nlora_r: 12\nlora_alpha: 24\nlearning_rate: 1e-4\nval_set_size: 0.1\n",
+        ),
+        ("llamafactory", "model_name_or_path: m\nstage: sft\nlora_rank: 12\nlearning_rate: 1e-4\nval_size: 0.1\n"),
+        (
+            "trl-script",
+            "model_name_or_path: m\nuse_peft: true\nlora_r: 12\nlearning_rate: 1e-4\neval_strategy: epoch\n",
+        ),
+        ("axolotl", "base_model: m\nrl: dpo\nlearning_rate: 1e-6\nval_set_size: 0.1\nseed: 7\n"),
+    ],
+)
+def test_a_tool_may_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: str, own: str) -> None:
+    """In one step to a study that `check` accepts, but for the tool itself, which is not installed here."""
+    (tmp_path / "own.yml").write_text(own)
+    monkeypatch.chdir(tmp_path)
+    path = init_tool(Path("own.yml"), Path("new"))
+    config = file.read(path)
+    assert isinstance(config.objective, TrainerObjectiveConfig)
+    assert (config.objective.trainer, config.objective.config) == (trainer, str(tmp_path / "own.yml"))
+    assert (config.objective.directory, config.seed) == (str(tmp_path), 7 if "seed" in own else 0)
+    assert config.space == "recommended" or "dpo" in own
+    command = 'command: [python3, "{config}"]' + " " * 5
+    path.write_text(re.sub(r"(# )?command: \[.*", command, path.read_text()))
+    lines, _ = check(path)
+    its_own = {"trl-script": "rank 12 alpha 32 dropout 0.05 lr 1e-4"}.get(trainer, "rank 12 alpha 24 dropout 0 lr 1e-4")
+    assert f"baseline   {its_own}" in lines or "lr 1e-6" in lines
+    assert max(map(len, path.read_text().splitlines())) <= 120 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        (
+            "base_model: m\nadapter: lora\n",
+            "own.yml: has no validation data, so there is no eval_loss to minimise: add",
+        ),
+        ("some: key\n", "own.yml: are no settings of Axolotl, LLaMA-Factory or TRL"),
+    ],
+)
+def test_what_cannot_be_kept_has_one_message(tmp_path: Path, own: str, words: str) -> None:
+    (tmp_path / "own.yml").write_text(own)
+    with pytest.raises(InputError) as error:
+        init_tool(tmp_path / "own.yml", tmp_path / "new")
+    assert words in str(error.value)
+    assert len(error.value.faults) == 1
+    assert not (tmp_path / "new").exists()
