@@ -5,17 +5,24 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+import sqlalchemy
 
 from meshtune.trial import DataRef
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# As many threads as cores in each of several processes take ten times as long over tiny models as one thread takes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # children would compile all that they import, each for itself
+if not Path("/dev/nvidiactl").exists():  # meshtune compiles on GPUs alone; the import of bitsandbytes prepares for it
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 hypothesis.settings.register_profile("tests", deadline=None)  # no test looks at the clock
 hypothesis.settings.load_profile("tests")
 # What the shell ignores (nohup, a job in the background, some CI) tests and all that they start would ignore as well.
@@ -30,6 +37,13 @@ CHAT_TEMPLATE = (
 )
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WORDS = ["red", "green", "blue", "one", "two", "three", "sun", "moon", "star", "tree", "leaf", "root"]
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def _unsynchronized(connection: Any, _: Any) -> None:
+    """SQLite here does not wait for the disk, as it would ten times a trial: only a machine's crash would tell."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF").close()
 
 
 @pytest.fixture(scope="module", autouse=True)
