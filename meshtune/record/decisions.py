@@ -1,4 +1,7 @@
-"""What was decided at rungs, as the record holds it: one note for what was decided together, in their order."""
+"""What was decided about packs that ran, as the record holds it, in its order.
+
+One note for what was decided together at rungs, and one for each trial that joined a pack.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from meshtune.trial import Verdict
 
 IN_PACK = "decided_in_pack"  # the note: of a study whose trials are stopped by what is decided while they run
 DECIDED = "decided"  # with a number: the note of one decision
+JOINED = "joined"  # with a number: the note of a trial that joined a pack
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,19 @@ class Decided:
     value: float | None = None
 
 
+@dataclass(frozen=True)
+class Joined:
+    """A trial that waited takes a place that came free in a pack that runs, and belongs to that from here on.
+
+    Attributes:
+        pack: its number. after: (trial, tokens) of the last rung that was decided in it before.
+    """
+
+    trial: int
+    pack: int
+    after: tuple[int, int]
+
+
 def noted(decided: Sequence[Decided]) -> list[list[Any]]:
     """As plain values."""
     return [[*astuple(each)[:3], str(each.verdict), each.value] for each in decided]
@@ -34,8 +51,19 @@ def noted(decided: Sequence[Decided]) -> list[list[Any]]:
 
 def read(notes: Mapping[str, Any]) -> Iterator[Decided]:
     """All that was decided, in its order."""
-    number = 0
-    while (note := notes.get(f"{DECIDED}:{number}")) is not None:
+    for note in _each(notes, DECIDED):
         for trial, tokens, loss, verdict, value in note:
             yield Decided(trial, tokens, loss, Verdict(verdict), value)
+
+
+def read_joined(notes: Mapping[str, Any]) -> Iterator[Joined]:
+    """All that joined, in its order."""
+    for trial, pack, *after in _each(notes, JOINED):
+        yield Joined(trial, pack, (after[0], after[1]))
+
+
+def _each(notes: Mapping[str, Any], kind: str) -> Iterator[Any]:
+    number = 0
+    while (note := notes.get(f"{kind}:{number}")) is not None:
+        yield note
         number += 1

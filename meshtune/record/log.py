@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.errors import InputError, MeshtuneError, SamplerError, StorageError, last_words
 from meshtune.record import decisions
-from meshtune.record.decisions import Decided
+from meshtune.record.decisions import Decided, Joined
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
 from meshtune.record.rows import NumberTaken, write_proposal, write_tell
@@ -109,6 +109,9 @@ class Record:
                 self._load(frozen, repair=fixed is not None)
             ended = [trial for trial in self.trials if trial.order is not None]
             self._ended = [trial.number for trial in sorted(ended, key=lambda trial: trial.order or 0)]
+            self.joined: list[Joined] = []
+            for joined in decisions.read_joined(self.notes):
+                self._in_its_pack(joined)
 
     # -- reading
 
@@ -290,6 +293,11 @@ class Record:
         self.note(f"{decisions.DECIDED}:{number}", decisions.noted(decided))
         self.decided.update({(each.trial, each.tokens): each for each in decided})
 
+    def join(self, joined: Joined) -> None:
+        """Make durable that a trial joins a pack that runs, before it does."""
+        self.note(f"{decisions.JOINED}:{len(self.joined)}", [joined.trial, joined.pack, *joined.after])
+        self._in_its_pack(joined)
+
     def promote(self, outcome: Outcome) -> RecordedTrial:
         """Make durable how a trial ended that had been stopped early and was trained on: no sampler learns of it."""
         outcome = self._with_known(self.trials[outcome.trial], outcome)
@@ -367,6 +375,11 @@ class Record:
         self.trials.append(trial)
         self._ids.append(trial_id)
         return trial
+
+    def _in_its_pack(self, joined: Joined) -> None:
+        self.joined.append(joined)
+        trial = self.trials[joined.trial]
+        self.trials[joined.trial] = dataclasses.replace(trial, pack=joined.pack, joins=joined.after)
 
     def _write_proposal(self, number: int, written: FrozenTrial) -> int:
         """Make a trial under its number; the id in the storage. It may be there: the answer was lost, not the write."""

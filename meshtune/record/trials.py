@@ -27,6 +27,7 @@ class RecordedTrial:
         origin: baseline, search or enqueued. block: trials proposed from the same `seen` are one block.
         seed: of its training. seen: how many trials had ended when it was proposed. thresholds: as in `Request`.
         pack: the first trial of those that it is trained with; its own number where it is trained alone.
+        joins: as in `Request`; None: it began with its pack.
         outcome: how it ended, or None while it is pending.
         promoted: how it ended once it was trained to the end after it had been stopped early.
         order: its place among the trials that have ended.
@@ -51,6 +52,7 @@ class RecordedTrial:
     promoted: Outcome | None = None
     other_values: tuple[float, ...] = ()
     violations: Mapping[str, float] = field(default_factory=dict)
+    joins: tuple[int, int] | None = None
 
     def request(self, threads: int | None, timeout: float | None) -> Request:
         """What is submitted for this trial."""

@@ -119,13 +119,15 @@ def _at_once(count: int, share: int, packs: Packs, worker: Worker) -> int:
     """How many of the points that could be proposed are proposed now: those of one pack.
 
     Where no process is free for it, a pack is made ahead if it is a whole one, so that it need not wait for its points.
-    One that was made ahead is submitted before the next is made.
+    One that was made ahead is submitted before the next is made. Else as many as places came free in packs that run.
     """
     if packs.waiting and worker.free():
         return 0
     idle = worker.free() > len(packs.waiting)
     whole = count >= share or not (packs.waiting or packs.running)
-    return min(count, share) if idle or whole else 0
+    if idle or whole:
+        return min(count, share)
+    return 0 if packs.waiting else min(count, packs.free)
 
 
 def _decision(record: Record, early: EarlyStopping, rung: Rung) -> Decision:
@@ -232,19 +234,33 @@ class _Search:
         """Start packs while a process is free, unless `limit` holds them; gives whether any was."""
         record, started = self.record, False
         while self.packs.waiting and self.worker.free() and not (limit and limit.hold):
-            pack = self.packs.start()
-            width = self.packing.width([record.trials[number].hyperparameters for number in pack.trials])
+            pack, width = self.packs.start(self.packing)
             requests = pack.requests(record, self.threads, self.timeout, width)
             self.worker.submit(requests)
             started = True
             yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
+        if not (limit and limit.hold):
+            yield from self.fill()
         return started
+
+    def fill(self) -> Iterator[StudyEvent]:
+        """Have trials that wait join packs in which places came free."""
+        if self.packs.waiting and self.packs.free:
+            self.holding()
+            for pack, trial in self.packs.joins(self.packing):
+                request = pack.request(self.record, trial, self.threads, self.timeout, pack.places)
+                if self.worker.join(pack.trials[0], request):
+                    yield Started(request)
+                else:
+                    self.packs.missed(trial)
 
     def hear(self, event: Event, *, suspended: bool) -> Iterator[StudyEvent]:
         """Answer a question, pass a progress on, or record how a trial ended."""
         if isinstance(event, Rung):
             if self.early is not None and not suspended:  # else it asks again once it goes on
-                self.worker.decide(_decision(self.record, self.early, event))
+                decision = _decision(self.record, self.early, event)
+                self.worker.decide(decision)
+                self.packs.decided(decision)
             return
         pending = self.record.trials[event.trial].outcome is None  # else it runs again for its pack's sake
         if isinstance(event, Progress):

@@ -5,22 +5,27 @@ depend on them by their last digits; what such a member answers again is discard
 pack that keeps crashing is one trial at a time, so that the one at fault takes no others with it. What was lost
 with its node says little about its trials, and is tried more often. Of packs that wait the longest comes first, by
 its epochs and ranks, so that none of the last ones to start keeps a whole block waiting.
+
+Where trials of a pack that runs have been stopped, trials that wait take their places, while others of it go on; so
+do trials of packs that have not begun. The record says so before the pack hears of it.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshtune.errors import StorageError
-from meshtune.record.decisions import IN_PACK
+from meshtune.record.decisions import IN_PACK, Joined
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
-from meshtune.trial import Outcome, Request
-from meshtune.workers.planner import as_number
+from meshtune.trial import Decision, Outcome, Request, Verdict
+from meshtune.workers.planner import Packing, as_number
 
 LOSSES = 5  # times `attempts`: what was lost with its node that often is given up, since it may be what takes it down
+LONGEST = 4  # times its places: trials that a pack has at most, which are all trained again where its state is lost
 
 
 def full_disk(outcome: Outcome) -> StorageError:
@@ -40,6 +45,9 @@ class Pack:
         crashes: attempts before this one in which one of them crashed by itself, and was not lost with its node.
         awaited: trials without an answer in this attempt. crashed: trials that crashed in it and are tried again.
         at_fault: whether one of those crashed by itself.
+        begun: whether its trials stay together, since it has run or may have.
+        places: trials that are trained at once. stops: trials that have been told to stop.
+        rung: (trial, tokens) of the last one that was decided in this attempt; None: none was yet.
     """
 
     number: int
@@ -49,19 +57,39 @@ class Pack:
     awaited: set[int] = field(default_factory=set)
     crashed: list[int] = field(default_factory=list)
     at_fault: bool = False
+    begun: bool = False
+    places: int = 1
+    stops: set[int] = field(default_factory=set)
+    rung: tuple[int, int] | None = None
+
+    @property
+    def left(self) -> list[int]:
+        """Trials of it that are trained, or will be."""
+        return sorted(self.awaited - self.stops)
+
+    @property
+    def free(self) -> int:
+        """Places that came free beside trials that go on."""
+        if self.rung is None or not self.left:
+            return 0
+        return max(0, min(self.places - len(self.left), LONGEST * self.places - len(self.trials)))
 
     def requests(
         self, record: Record, threads: int | None, timeout: float | None, width: int | None = None
     ) -> list[Request]:
-        """What is submitted. At most `width` are trained at once.
+        """What is submitted. At most `width` are trained at once."""
+        return [self.request(record, number, threads, timeout, width) for number in self.trials]
 
-        The timeout of a trial alone becomes that of all of them together.
-        """
+    def request(
+        self, record: Record, number: int, threads: int | None, timeout: float | None, width: int | None
+    ) -> Request:
+        """Of one of its trials. The timeout of a trial alone becomes that of all of them together."""
         allowed = None if timeout is None else timeout * len(self.trials)
-        trials = [record.trials[number] for number in self.trials]
-        requests = [trial.request(threads, allowed) for trial in trials]
+        trial = record.trials[number]
+        request = trial.request(threads, allowed)
         shared: dict[str, Any] = {"attempt": self.attempt, "width": width, "pass_tokens": record.pass_tokens}
-        return [replace(request, **shared, **_asking(record, request)) for request in requests]
+        joins = trial.joins if len(self.trials) > 1 else None
+        return replace(request, **shared, joins=joins, **_asking(record, request))
 
 
 def _asking(record: Record, request: Request) -> dict[str, Any]:
@@ -79,7 +107,9 @@ class Packs:
         self.waiting: deque[Pack] = deque()
         self._running: dict[int, Pack] = {}
         for number in dict.fromkeys(trial.pack for trial in record.pending):
-            self.waiting.append(Pack(number, [trial.number for trial in record.trials if trial.pack == number]))
+            began = [trial.number for trial in record.trials if trial.pack == number and trial.joins is None]
+            joined = [each.trial for each in record.joined if each.pack == number]
+            self.waiting.append(Pack(number, began + joined, begun=True))
 
     @property
     def running(self) -> int:
@@ -94,13 +124,49 @@ class Packs:
                 return
         self.waiting.append(Pack(trial.pack, [trial.number]))
 
-    def start(self) -> Pack:
-        """The next pack, which runs from here on: one that is tried again, else the longest."""
+    def start(self, packing: Packing) -> tuple[Pack, int | None]:
+        """The next pack, which runs from here on: one that is tried again, else the longest. At most how many of its
+        trials are trained at once.
+        """
         pack = max(self.waiting, key=lambda pack: (pack.attempt, *self._cost(pack)))  # of equal ones the first
         self.waiting.remove(pack)
         pack.awaited = set(pack.trials)
         self._running.update(dict.fromkeys(pack.trials, pack))
-        return pack
+        began = [self._record.trials[number] for number in pack.trials]
+        began = [trial for trial in began if trial.joins is None] or began
+        width = packing.width([trial.hyperparameters for trial in began])
+        pack.begun, pack.places = True, len(began) if width is None else width
+        return pack, width
+
+    def decided(self, decision: Decision) -> None:
+        """Trials that are told to stop leave their places."""
+        for pack in self._packs():
+            if (pack.trials[0], pack.attempt) == (decision.pack, decision.attempt):
+                pack.stops |= {trial for trial, _, verdict in decision.verdicts if verdict is Verdict.STOPS}
+                pack.rung = decision.verdicts[-1][:2]
+
+    @property
+    def free(self) -> int:
+        """Places that came free in packs that run."""
+        return sum(pack.free for pack in self._packs())
+
+    def joins(self, packing: Packing) -> Iterator[tuple[Pack, int]]:
+        """Trials that wait and take places that came free, each in the record by now: the pack, and the trial."""
+        for pack in self._packs():
+            while pack.free and (trial := self._next(pack, packing)) is not None:
+                assert pack.rung is not None
+                self._record.join(Joined(trial, pack.number, pack.rung))
+                self._leave(trial)
+                pack.trials.append(trial)
+                pack.awaited.add(trial)
+                self._running[trial] = pack
+                yield pack, trial
+
+    def missed(self, trial: int) -> None:
+        """It could not join any more: that attempt of its pack is over, and it is trained in the next one."""
+        pack = self._running.pop(trial)
+        pack.awaited.discard(trial)
+        pack.crashed.append(trial)
 
     def may_again(self, outcome: Outcome, attempts: int) -> bool:
         """Whether a running trial that has crashed may be tried again."""
@@ -118,10 +184,29 @@ class Packs:
             return
         attempt, crashes = pack.attempt + 1, pack.crashes + pack.at_fault
         if crashes + 1 >= attempts and pack.at_fault and len(pack.trials) > 1:
-            alone = [Pack(trial, [trial], attempt, crashes) for trial in sorted(pack.crashed)]
+            alone = [Pack(trial, [trial], attempt, crashes, begun=True) for trial in sorted(pack.crashed)]
             self.waiting.extendleft(reversed(alone))
         else:
-            self.waiting.appendleft(Pack(pack.number, pack.trials, attempt, crashes))
+            self.waiting.appendleft(Pack(pack.number, pack.trials, attempt, crashes, begun=True))
+
+    def _packs(self) -> list[Pack]:
+        """Those that run, each once."""
+        return list({id(pack): pack for pack in self._running.values()}.values())
+
+    def _next(self, pack: Pack, packing: Packing) -> int | None:
+        """The first trial of what has not begun for which there is memory beside a pack's."""
+        points = [self._record.trials[number].hyperparameters for number in pack.left]
+        waiting = sorted(number for other in self.waiting if not other.begun for number in other.trials)
+        fitting = (n for n in waiting if packing.fit_together([*points, self._record.trials[n].hyperparameters]))
+        return next(fitting, None)
+
+    def _leave(self, trial: int) -> None:
+        """Out of the pack in which it waits."""
+        for pack in [*self.waiting]:
+            if trial in pack.trials:
+                pack.trials.remove(trial)
+            if not pack.trials:
+                self.waiting.remove(pack)
 
     def _cost(self, pack: Pack) -> tuple[float, float]:
         """Of training, to have an order: epochs, then ranks."""

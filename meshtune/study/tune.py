@@ -265,7 +265,8 @@ def measured(record: Record, memory: Setting) -> float:
     for pack in members.values():
         outcomes = [trial.outcome for trial in pack if trial.outcome is not None]
         peaks = [one.peak_memory for one in outcomes if one.peak_memory and one.ending is Ending.COMPLETE]
-        if len(peaks) == len(pack) and not any(one.pass_tokens for one in outcomes):
+        at_once = not any(trial.joins for trial in pack)
+        if at_once and len(peaks) == len(pack) and not any(one.pass_tokens for one in outcomes):
             found.append(memory.activations_of([trial.hyperparameters for trial in pack], max(peaks)))
     return max(LEAST_SHARE, *found) if found else 1.0
 
@@ -364,7 +365,7 @@ def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
 
 def _tidy(record: Record, folder: Path) -> None:
     """Remove checkpoints that nothing goes on from, and their folder once it is empty."""
-    checkpoints.tidy(folder, {trial.number for trial in record.pending})
+    checkpoints.tidy(folder, {number for trial in record.pending for number in (trial.number, trial.pack)})
     with contextlib.suppress(OSError):
         folder.rmdir()
 

@@ -217,11 +217,18 @@ class Packing:
         """Trials of a usual block of `count` that run at once."""
         return sum(min(size, self.expected) for size in self.sizes(count)[: self.processes])
 
+    @property
+    def _one_pack(self) -> bool:
+        """Whether a block is one pack, of which only some run at once: of several processes each would keep its own
+        trials waiting, so there they wait for whichever has a place first.
+        """
+        return self.uneven and self.most > 1 and self.processes == 1
+
     def _number(self, count: int, most: int) -> int:
         """Packs of a block, at least."""
         number = math.ceil(count / most)
-        if self.uneven and most > 1:  # what does not run yet waits in its pack
-            return min(number if self.exact else count, self.processes)
+        if self._one_pack:  # what does not run yet waits in it
+            return 1
         if self.exact:
             return number
         # As many rounds as are needed, and every process busy in each.
@@ -234,8 +241,7 @@ class Packing:
         for size in sizes:
             even.append(list(range(ends, ends + size)))
             ends += size
-        waits = self.uneven and self.most > 1  # only some of a pack run at once
-        if self.fits is None or self.exact or waits or all(self._fit(points, pack) for pack in even):
+        if self.fits is None or self.exact or self._one_pack or all(self._fit(points, pack) for pack in even):
             return even
         packs = list[list[int]]([] for _ in range(number))
         for place in sorted(range(len(points)), key=lambda place: -_weight(points[place])):
@@ -244,6 +250,10 @@ class Packing:
                 return None
             min(room, key=len).append(place)
         return sorted((sorted(pack) for pack in packs), key=lambda pack: (-len(pack), pack))
+
+    def fit_together(self, points: Points) -> bool:
+        """Whether these trials may be trained at once."""
+        return self.exact or self._fit(points, range(len(points)))
 
     def _fit(self, points: Points, pack: Sequence[int]) -> bool:
         return len(pack) == 1 or self.fits is None or self.fits([points[place] for place in pack])

@@ -31,23 +31,32 @@ class Pack:
         self.left = {request.trial: request for request in requests}
         self.verdicts = {(r.trial, tokens): verdict for r in requests for tokens, verdict in r.decided}
         self.rungs = [tokens for tokens, _ in requests[0].thresholds]
-        self.at, self.killed = 0, False
+        self.at = {request.trial: 0 for request in requests}
+        self.held = {request.trial: request.joins for request in requests if request.joins}
+        self.killed, self.steps = False, 0
 
     def events(self) -> list[Event]:
         """What is said up to the next question, or to the end."""
         said: list[Event] = []
         if self.killed:
             return [self.ended(trial, Ending.CRASHED, None) for trial in [*self.left]]
-        while self.left and self.at < len(self.rungs):
-            tokens = self.rungs[self.at]
-            losses = {trial: loss_at(r.hyperparameters, tokens / TOKENS) for trial, r in self.left.items()}
-            asked = [t for t, r in self.left.items() if r.asks and (t, tokens) not in self.verdicts]
+        while begun := [trial for trial in self.left if trial not in self.held] or [*self.left]:
+            there = [(trial, self.rungs[self.at[trial]]) for trial in begun if self.at[trial] < len(self.rungs)]
+            losses = {trial: loss_at(self.left[trial].hyperparameters, tokens / TOKENS) for trial, tokens in there}
+            asked = [rung for rung in there if self.left[rung[0]].asks and rung not in self.verdicts]
             if asked:
-                return [*said, Rung(*self.name, tuple((trial, tokens, losses[trial]) for trial in asked))]
-            self.at += 1
-            for trial in [t for t in self.left if self.verdicts.get((t, tokens)) is Verdict.STOPS]:
-                said.append(self.ended(trial, Ending.STOPPED_EARLY, losses[trial], tokens))
-        return said + [self.ended(t, Ending.COMPLETE, loss_at(self.left[t].hyperparameters, 1)) for t in [*self.left]]
+                return [*said, Rung(*self.name, tuple((trial, tokens, losses[trial]) for trial, tokens in asked))]
+            self.steps += 1
+            ends = [trial for trial in begun if self.at[trial] == len(self.rungs)]
+            said += [self.ended(t, Ending.COMPLETE, loss_at(self.left[t].hyperparameters, 1)) for t in ends]
+            for trial, tokens in there:
+                self.at[trial] += 1
+                if self.verdicts.get((trial, tokens)) is Verdict.STOPS:
+                    said.append(self.ended(trial, Ending.STOPPED_EARLY, losses[trial], tokens))
+            self.held = {trial: after for trial, after in self.held.items() if after not in there}
+            if said and self.left:
+                break  # what is said may make another join
+        return said
 
     def ended(self, trial: int, ending: Ending, loss: float | None, tokens: int = TOKENS) -> Outcome:
         request = self.left.pop(trial)
@@ -67,17 +76,23 @@ class AtRungs:
         self.places, self.number, self.how = places, number, how
         self.packs: list[Pack] = []
         self.asked: list[Rung] = []
+        self.joined: list[Request] = []
+        self.submitted: list[list[int]] = []
+        self.over = False  # whether nothing can join any more
+        self.steps = 0  # segments between rungs that processes have worked through
 
     def free(self) -> int:
         return self.places - len(self.packs)
 
     def submit(self, requests: Sequence[Request]) -> None:
         self.packs.append(Pack(requests))
+        self.submitted.append([request.trial for request in requests])
 
     def events(self, timeout: float) -> list[Event]:
         said: list[Event] = []
         for pack in [*self.packs]:
             said += pack.events()
+            self.steps, pack.steps = self.steps + pack.steps, 0
             if not pack.left:
                 self.packs.remove(pack)
         self.asked += [event for event in said if isinstance(event, Rung)]
@@ -93,7 +108,13 @@ class AtRungs:
                 pack.verdicts.update({(trial, tokens): verdict for trial, tokens, verdict in decision.verdicts})
 
     def join(self, pack: int, request: Request) -> bool:
-        raise AssertionError("nothing joins here")
+        for each in self.packs:
+            if each.name == (pack, request.attempt) and not self.over:
+                each.left[request.trial], each.at[request.trial] = request, 0
+                each.verdicts.update({(request.trial, tokens): verdict for tokens, verdict in request.decided})
+                self.joined.append(request)
+                return True
+        return False
 
     def suspend(self, seconds: float) -> None:
         raise AssertionError("nobody stops it")
@@ -103,7 +124,14 @@ class AtRungs:
 
 
 def searched(
-    folder: Path, trials: int, worker: AtRungs, *, sampler: str = "tpe", rules: EarlyStopping | None = None
+    folder: Path,
+    trials: int,
+    worker: AtRungs,
+    *,
+    sampler: str = "tpe",
+    rules: EarlyStopping | None = None,
+    packing: Packing | None = None,
+    asynchronous: bool = False,
 ) -> Record:
     """A study in blocks of 8 in one pack a process, run to so many trials, or gone on with."""
     record, rules = opened(folder), rules or early(rule="asha")
@@ -111,16 +139,17 @@ def searched(
         record.note(IN_PACK, True)
         record.enqueue(START, origin="baseline", seed=0, thresholds=rules.measured(START))
     made = build(
-        SamplerConfig(name=sampler),  # type: ignore[arg-type]
+        SamplerConfig(name=sampler, asynchronous=asynchronous),  # type: ignore[arg-type]
         distributions(SPACE),
         x0=START,
         block_size=8,
         seed=0,
         pruned="value",
     )
-    packing = Packing(worker.places, 8, uneven=True)
+    packing = packing or Packing(worker.places, 8, uneven=True)
+    share = packing.share(8)
     try:
-        list(run(record, made, worker, Budget(trials), seed=0, packing=packing, early=rules))
+        list(run(record, made, worker, Budget(trials), seed=0, packing=packing, share=share, early=rules))
     finally:
         made.close()
     return record
@@ -211,6 +240,96 @@ def test_with_several_processes_it_goes_on_from_its_own_order(tmp_path: Path) ->
         assert trial.outcome is not None
         last = record.decided[trial.number, trial.outcome.rungs[-1][0]]
         assert (last.verdict, last.value) == (Verdict.STOPS, trial.value)
+
+
+def assert_each_ended_once(record: Record, count: int) -> None:
+    assert [trial.number for trial in record.trials] == list(range(count))
+    assert sorted(trial.order for trial in record.trials if trial.order is not None) == list(range(count))
+
+
+PAIRS = Packing(2, 2, exact=True, uneven=True)  # four packs a block, of which two run
+
+
+def test_a_place_that_comes_free_goes_to_a_trial_that_waits(tmp_path: Path) -> None:
+    """It is in the record, which pack it joined and when; what it is measured to is its own."""
+    worker = AtRungs(2)
+    record = searched(tmp_path, 33, worker, packing=PAIRS)
+    assert_each_ended_once(record, 33)
+    assert len(record.joined) >= 3
+    assert [(r.trial, r.joins, r.pack) for r in worker.joined] == [(j.trial, j.after, j.pack) for j in record.joined]
+    submitted = [trial for pack in worker.submitted for trial in pack]
+    assert sorted([*submitted, *(joined.trial for joined in record.joined)]) == list(range(33))
+    for joined in record.joined:
+        trial, host = record.trials[joined.trial], record.trials[joined.pack]
+        assert (trial.pack, trial.joins) == (joined.pack, joined.after)
+        assert trial.block == host.block, "points never depend on who joins what"
+        assert record.trials[joined.after[0]].pack == joined.pack
+        assert trial.outcome is not None
+        assert all(loss == loss_at(trial.hyperparameters, at / TOKENS) for at, loss in trial.outcome.rungs)
+    again = opened(tmp_path)
+    assert again.joined == record.joined
+    assert [trial.pack for trial in again.trials] == [trial.pack for trial in record.trials]
+
+
+def test_freed_places_save_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    for name in ("used", "empty"):
+        (tmp_path / name).mkdir()
+        worker = AtRungs(2)
+        searched(tmp_path / name, 33, worker, packing=PAIRS)
+        steps.append(worker.steps)
+        monkeypatch.setattr("meshtune.study.packs.LONGEST", 1)  # of its own trials: none joins
+    assert steps[0] < steps[1]
+
+
+def test_none_joins_for_whom_there_is_no_memory(tmp_path: Path) -> None:
+    packing = Packing(2, 2, uneven=True, fits=lambda points: sum(point["y"] > 0.5 for point in points) < 2)
+    record = searched(tmp_path, 33, AtRungs(2), packing=packing)
+    assert_each_ended_once(record, 33)
+    for joined in record.joined:
+        members = [trial for trial in record.trials if trial.pack == joined.pack and trial.joins is None]
+        assert len(members) == 2
+
+
+@pytest.mark.parametrize("how", ["unsent", "sent", "worker"])
+def test_killed_around_a_joining_every_trial_ends_once_where_it_joined(tmp_path: Path, how: str) -> None:
+    for number in (9, 13, 17):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        joined = []
+        try:
+            record = searched(folder, 25, AtRungs(2, number=number, how=how), packing=PAIRS)
+        except Killed:
+            joined = opened(folder).joined
+            record = searched(folder, 25, AtRungs(2), packing=PAIRS)
+        assert_each_ended_once(record, 25)
+        assert record.joined[: len(joined)] == joined
+
+
+def test_what_can_join_no_more_is_trained_with_its_pack_once_more(tmp_path: Path) -> None:
+    worker = AtRungs(2)
+    worker.over = True
+    record = searched(tmp_path, 25, worker, packing=PAIRS)
+    assert_each_ended_once(record, 25)
+    assert record.joined
+    for joined in record.joined:
+        pack = next(pack for pack in worker.submitted if joined.trial in pack)
+        assert pack.index(joined.trial) > 0, "in the place that the record says"
+
+
+@pytest.mark.parametrize("sampler", ["random", "batch-gp"])
+def test_asynchronously_a_place_that_comes_free_goes_to_a_new_point(tmp_path: Path, sampler: str) -> None:
+    """Made from what is known by then; a pack does not grow for ever: where it is lost, all of it is trained again."""
+    worker = AtRungs(1)
+    packing = Packing(1, 4, exact=True, uneven=True)
+    record = searched(tmp_path, 30, worker, sampler=sampler, packing=packing, asynchronous=True)
+    assert_each_ended_once(record, 30)
+    assert len(record.joined) >= 5
+    for joined in record.joined:
+        trial = record.trials[joined.trial]
+        assert trial.seen > record.trials[joined.pack].seen
+    sizes = [sum(trial.pack == number for trial in record.trials) for number in {t.pack for t in record.trials}]
+    assert max(sizes) <= 16
 
 
 def test_a_study_of_an_earlier_version_goes_on_with_thresholds(tmp_path: Path) -> None:

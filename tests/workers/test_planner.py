@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import hypothesis
@@ -108,14 +109,20 @@ def test_a_block_whose_first_packs_stand_in_the_record_keeps_them() -> None:
 
 
 def test_who_is_trained_at_once_where_trials_stop_early() -> None:
-    """As many as fit whichever they are; the pack holds all."""
-    packs = Packing(2, MOST, starved=True, uneven=True, fits=by_ranks(320))
+    """As many as fit whichever they are; one process's pack holds all. Before several processes the rest waits."""
+    packs = Packing(1, MOST, starved=True, uneven=True, fits=by_ranks(320))
     points = [{"rank": rank} for rank in (64, 64, 256, 64, 64, 64, 64, 64)]
-    assert packs.packs(points) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert packs.packs(points) == [[0, 1, 2, 3, 4, 5, 6, 7]]
     assert packs.width(points[:4]) == 2
     assert packs.width(points[4:]) == 4
     assert packs.width([{"rank": 256}] * 3) == 1
     assert Packing(2, MOST, fits=by_ranks(320)).width(points) is None
+    two = Packing(2, MOST, starved=True, uneven=True, fits=by_ranks(320))
+    assert two.packs(points) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert [two.width([points[place] for place in pack]) for pack in two.packs(points)] == [2, 2, 2, 2]
+    assert two.fit_together(points[1:3])
+    assert not two.fit_together(points[:3])
+    assert replace(two, exact=True).fit_together(points), "packs of a size that was asked for are not looked at"
 
 
 def test_the_block_where_nothing_says_otherwise() -> None:

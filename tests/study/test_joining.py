@@ -1,0 +1,57 @@
+"""Trials that join a pack which runs, in a study of a real (tiny, random) model, on this machine and through a spool."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtune.record.log import Record
+from meshtune.trial import Ending
+from tests.kill import run
+from tests.test_kill_lora import lora_study
+
+pytestmark = pytest.mark.slow
+
+STOPPING = "early_stopping: {rule: asha, rungs: [0.2, 0.4], rows: 10, keep: 0.5, promote: 0}\n"
+
+
+def studied(folder: Path, model: Path, worker: str, further: str = "") -> Record:
+    """Points that depend on no loss, in blocks of 12."""
+    path = lora_study(folder, model)
+    text = path.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 2").replace("trials: 20", "trials: 24")
+    text = text.replace("mads, block_size: 6", "random, block_size: 12").replace("high: 1e-1", "high: 1e-2")
+    text = text.replace("metrics: {exact: {file: metrics.py}}\n", "").replace("rows: 4", "rows: 0")
+    path.write_text(text[: text.index("worker: ")] + f"worker: {worker}\n" + further, encoding="utf-8")
+    ended = run(path)
+    assert ended.returncode == 0, ended.stderr
+    return Record(f"sqlite:///{path.parent / 'study' / 'study.db'}", "study")
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The same points, each trained by itself and to its end."""
+    folder = tmp_path_factory.mktemp("joining") / "alone"
+    return studied(folder, tiny_model_folder, "{name: local, processes: 2, threads: 1, pack: 1}")
+
+
+@pytest.mark.parametrize("worker", ["name: local, threads: 1", "name: slurm, cluster: local"])
+def test_what_joins_has_the_losses_of_the_trial_alone(
+    alone: Record, tiny_model_folder: Path, tmp_path: Path, worker: str
+) -> None:
+    record = studied(tmp_path / "joining", tiny_model_folder, f"{{{worker}, processes: 2, pack: 3}}", STOPPING)
+    assert record.joined
+    assert not record.pending
+    assert [trial.params for trial in record.trials] == [trial.params for trial in alone.trials]
+    complete = dict[bool, int]()
+    for trial, other in zip(record.trials, alone.trials, strict=True):
+        found: Any = trial.outcome
+        wanted: Any = other.outcome
+        if found.ending is Ending.COMPLETE:
+            complete[trial.joins is not None] = complete.get(trial.joins is not None, 0) + 1
+            assert found.losses == pytest.approx(wanted.losses, abs=1e-5)
+            assert found.tokens == wanted.tokens
+        else:
+            assert found.ending is Ending.STOPPED_EARLY
+            assert found.tokens < wanted.tokens
+    assert complete[True]
+    assert complete[False]
