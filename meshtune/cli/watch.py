@@ -14,6 +14,7 @@ from meshtune.config.sections import is_command
 from meshtune.errors import Interrupted, MeshtuneError, Stopped
 from meshtune.plan.locate import EFFECTIVE, Located, locate, seen_from_here, typed
 from meshtune.report.sentences import (
+    course,
     crash_lines,
     goal_lines,
     harm,
@@ -117,9 +118,8 @@ def print_trials(status: dict[str, Any]) -> None:
         guiding = ", ".join(f"{name} {quantity(name, value)}" for name, value in trial["quantities"].items())
         worse = "worse than untuned" if trial["worse_than_untuned"] else ""
         violated = ", ".join(f"violates {text}" for text, by in trial["violations"].items() if by > 0)
-        line = "  ".join(
-            filter(None, (words, point(trial["hyperparameters"]), worse, guiding, violated, trial["message"]))
-        )
+        what = point(trial["hyperparameters"]), course(trial), worse, guiding, violated, trial["message"]
+        line = "  ".join(filter(None, (words, *what)))
         console_for(stderr=False).print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
 
 

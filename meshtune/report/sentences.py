@@ -201,6 +201,17 @@ def beside_seed_noise(status: Mapping[str, Any]) -> str:
     return f"Over {noise['count']} other seeds {found}."
 
 
+def course(trial: Mapping[str, Any]) -> str:
+    """Where a trial joined a pack, and where it was stopped; empty where it did neither."""
+    said = []
+    if joined := trial.get("joined"):
+        said.append(f"joined pack {joined['pack']} after {joined['tokens']:,} tokens of trial {joined['trial']}")
+    if at := trial.get("stopped_at"):
+        later = ", promoted since" if trial["promoted"] else f", {trial['tokens_saved']:,} tokens saved"
+        said.append(f"stopped at rung {at['rung']} of {at['of']}{later}")
+    return ", ".join(said)
+
+
 def usage(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was saved and taken, and how large seed noise is: names and values, where there are any."""
     facts = []

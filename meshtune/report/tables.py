@@ -14,7 +14,15 @@ from typing import Any
 
 from meshtune.data.summary import FEW
 from meshtune.report.groups import Group
-from meshtune.report.sentences import beside_seed_noise, gain_of_best, loss_name, models, quantity, without_feasible
+from meshtune.report.sentences import (
+    beside_seed_noise,
+    course,
+    gain_of_best,
+    loss_name,
+    models,
+    quantity,
+    without_feasible,
+)
 from meshtune.report.trials import Status, Trial, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
 from meshtune.system.text import number, point
@@ -143,7 +151,7 @@ def trials(status: Status) -> tuple[list[str], list[dict[str, Any]]]:
         cells = [
             Cell(str(trial["trial"]), trial["trial"]),
             Cell(str(place) if place else "", place),
-            Cell(ending.replace("_", " ") + _marks(trial), ending),
+            Cell(", ".join(filter(None, (ending.replace("_", " ") + _marks(trial), course(trial)))), ending),
             Cell(loss(trial["loss"]), trial["loss"]),
             *(Cell(quantity(n, trial["quantities"].get(n)), trial["quantities"].get(n)) for n in guiding),
             *(Cell(number(trial["hyperparameters"].get(n), 3), trial["hyperparameters"].get(n)) for n in names),

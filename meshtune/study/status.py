@@ -185,8 +185,14 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         for name, scored in finals.scores(study.folder).items()
     }
     if trials:
+        saved = _saved(record)
         result["all"] = [
-            {**_trial(t), **_goals_of_trial(record, t), "worse_than_untuned": worse_than_untuned(record.notes, t)}
+            {
+                **_trial(t),
+                **_course(t, saved),
+                **_goals_of_trial(record, t),
+                "worse_than_untuned": worse_than_untuned(record.notes, t),
+            }
             for t in record.trials
         ]
     return result
@@ -326,7 +332,7 @@ def usage(record: Record, baseline: float | None) -> dict[str, Any]:
         95 % interval. None: none were made, or another trial is the best by now.
     """
     taken = record.notes.get(energy.NOTE)
-    saved = _tokens_saved(record)
+    saved = sum(_saved(record).values())
     return {
         "energy": taken and {"kilowatt_hours": taken["joules"] / KILOWATT_HOUR, "seconds": taken["seconds"]},
         "tokens_saved": saved,
@@ -336,11 +342,22 @@ def usage(record: Record, baseline: float | None) -> dict[str, Any]:
     }
 
 
-def _tokens_saved(record: Record) -> int:
-    """A trial that ended complete shows what one of as many epochs takes."""
+def _saved(record: Record) -> dict[int, int]:
+    """Tokens by stopped trial: one that ended complete shows what one of as many epochs takes."""
     whole = {_epochs(trial): trial.final.tokens for trial in record.complete if trial.final is not None}
-    stopped = [t for t in record.trials if t.final is not None and t.final.ending is Ending.STOPPED_EARLY]
-    return sum(max(0, whole.get(_epochs(t), 0) - t.final.tokens) for t in stopped if t.final is not None)
+    ended = [(trial, trial.final) for trial in record.trials if trial.final is not None]
+    stopped = [(trial, final) for trial, final in ended if final.ending is Ending.STOPPED_EARLY]
+    return {trial.number: max(0, whole.get(_epochs(trial), 0) - final.tokens) for trial, final in stopped}
+
+
+def _course(trial: RecordedTrial, saved: Mapping[int, int]) -> dict[str, Any]:
+    """Fields of a trial: which pack it joined, and after which rung of which of its trials, None: it began with it;
+    at which rung it was stopped, of how many, whatever was promoted since, None: it was not; and the tokens saved.
+    """
+    stopped = trial.outcome is not None and trial.outcome.ending is Ending.STOPPED_EARLY
+    at = {"rung": len(trial.outcome.rungs), "of": len(trial.thresholds)} if stopped and trial.outcome else None
+    after = None if trial.joins is None else {"pack": trial.pack, "trial": trial.joins[0], "tokens": trial.joins[1]}
+    return {"stopped_at": at, "joined": after, "tokens_saved": saved.get(trial.number, 0)}
 
 
 def _epochs(trial: RecordedTrial) -> Any:

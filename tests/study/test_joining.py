@@ -1,4 +1,4 @@
-"""Trials that join a pack which runs, in a study of a real (tiny, random) model, on this machine and through a spool."""
+"""Trials that join a running pack, in a study of a real (tiny, random) model: on this machine, and through a spool."""
 
 from pathlib import Path
 from typing import Any

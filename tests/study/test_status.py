@@ -1,11 +1,13 @@
 """`status` of a record: what is marked in it, for people and as plain values."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from meshtune.cli.watch import print_status, print_trials
 from meshtune.config import presets
+from meshtune.record.decisions import Joined
 from meshtune.record.log import Record
 from meshtune.report import tables
 from meshtune.report.write import report
@@ -31,6 +33,37 @@ def test_a_trial_that_did_harm_is_marked(tmp_path: Path, capsys: pytest.CaptureF
     _, rows = tables.trials(found)
     assert [row["cells"][2].text for row in rows] == ["complete", "complete, worse than untuned", "complete"]
     assert [row["failed"] for row in rows] == [False, True, False]
+
+
+def test_where_trials_were_stopped_and_what_they_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line a trial; a promoted one saved nothing."""
+    study = told_study(tmp_path, [(2.0, 1.0)])
+    record = Record(f"sqlite:///{study / 'study.db'}", "study", presets.recommended(), fixed=None)
+    first = len(record.trials)
+    for _ in range(4):
+        thresholds = ((1000, None), (2000, None))
+        record.enqueue(presets.RECOMMENDED_BASELINE, origin="search", seed=0, thresholds=thresholds)
+    record.join(Joined(first + 2, first, (first + 1, 1000)))
+    whole = Outcome(
+        first, 1, Ending.COMPLETE, loss=1.0, rungs=((1000, 3.0), (2000, 2.0)), tokens=4000, extra={"perplexity": 1.0}
+    )
+    record.tell(whole, elapsed=1.0)
+    for number, rungs in ((first + 1, whole.rungs[:1]), (first + 2, whole.rungs), (first + 3, whole.rungs)):
+        stopped = Outcome(number, 1, Ending.STOPPED_EARLY, loss=2.0, rungs=rungs, tokens=rungs[-1][0])
+        record.tell(stopped, elapsed=2.0, value=2.0)
+    record.promote(replace(whole, trial=first + 3))
+    found = status(study, trials=True)
+    assert found["tokens_saved"] == 3000 + 2000
+    print_trials(found)
+    one, two, three = capsys.readouterr().out.splitlines()[first + 1 :]
+    assert "stopped at rung 1 of 2, 3,000 tokens saved" in one
+    assert f"joined pack {first} after 1,000 tokens of trial {first + 1}, stopped at rung 2 of 2, 2,000 tokens" in two
+    assert "stopped at rung 2 of 2, promoted since" in three
+    shown = {trial["trial"]: trial for trial in found["all"]}
+    assert shown[first]["stopped_at"] is shown[first]["joined"] is None
+    assert shown[first + 2]["stopped_at"] == {"rung": 2, "of": 2}
+    assert shown[first + 2]["joined"] == {"pack": first, "trial": first + 1, "tokens": 1000}
+    assert "stopped at rung 1 of 2" in Path(report([study])["page"]).read_text(encoding="utf-8")
 
 
 def test_who_was_given_up_is_said_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
