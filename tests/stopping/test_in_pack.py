@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshtune.config.sections import SamplerConfig
-from meshtune.plan.budget import Budget
+from meshtune.errors import LeaseLost
+from meshtune.plan.budget import Budget, Stop
 from meshtune.record.decisions import IN_PACK
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
@@ -132,6 +134,7 @@ def searched(
     rules: EarlyStopping | None = None,
     packing: Packing | None = None,
     asynchronous: bool = False,
+    **given: Any,
 ) -> Record:
     """A study in blocks of 8 in one pack a process, run to so many trials, or gone on with."""
     record, rules = opened(folder), rules or early(rule="asha")
@@ -149,7 +152,7 @@ def searched(
     packing = packing or Packing(worker.places, 8, uneven=True)
     share = packing.share(8)
     try:
-        list(run(record, made, worker, Budget(trials), seed=0, packing=packing, share=share, early=rules))
+        list(run(record, made, worker, Budget(trials), seed=0, packing=packing, share=share, early=rules, **given))
     finally:
         made.close()
     return record
@@ -289,6 +292,31 @@ def test_none_joins_for_whom_there_is_no_memory(tmp_path: Path) -> None:
     for joined in record.joined:
         members = [trial for trial in record.trials if trial.pack == joined.pack and trial.joins is None]
         assert len(members) == 2
+
+
+def test_nothing_joins_once_the_search_is_to_end(tmp_path: Path) -> None:
+    """What runs ends, what waits stays pending; the next run has it join where there is a place again."""
+    worker = AtRungs(2)
+    record = searched(tmp_path, 33, worker, packing=PAIRS, stop=lambda: Stop("asked") if worker.joined else None)
+    joined = len(record.joined)
+    assert record.pending
+    assert {trial.number for trial in record.pending}.isdisjoint(each.trial for each in record.joined)
+    record = searched(tmp_path, 33, AtRungs(2), packing=PAIRS)
+    assert_each_ended_once(record, 33)
+    assert len(record.joined) > joined
+
+
+def test_nothing_joins_where_another_holds_the_study(tmp_path: Path) -> None:
+    worker = AtRungs(2)
+
+    def holding() -> None:
+        if any(each.verdict is Verdict.STOPS for each in opened(tmp_path).decided.values()):
+            raise LeaseLost("another run holds it")
+
+    with pytest.raises(LeaseLost):
+        searched(tmp_path, 33, worker, packing=PAIRS, holding=holding)
+    assert worker.joined == []
+    assert opened(tmp_path).joined == []
 
 
 @pytest.mark.parametrize("how", ["unsent", "sent", "worker"])
