@@ -15,11 +15,11 @@ pytestmark = pytest.mark.slow
 STOPPING = "early_stopping: {rule: asha, rungs: [0.2, 0.4], rows: 10, keep: 0.5, promote: 0}\n"
 
 
-def studied(folder: Path, model: Path, worker: str, further: str = "") -> Record:
+def studied(folder: Path, model: Path, worker: str, further: str = "", sampler: str = "") -> Record:
     """Points that depend on no loss, in blocks of 12."""
     path = lora_study(folder, model)
     text = path.read_text(encoding="utf-8").replace("epochs: 3", "epochs: 2").replace("trials: 20", "trials: 24")
-    text = text.replace("mads, block_size: 6", "random, block_size: 12").replace("high: 1e-1", "high: 1e-2")
+    text = text.replace("mads, block_size: 6", f"random, block_size: 12{sampler}").replace("high: 1e-1", "high: 1e-2")
     text = text.replace("metrics: {exact: {file: metrics.py}}\n", "").replace("rows: 4", "rows: 0")
     path.write_text(text[: text.index("worker: ")] + f"worker: {worker}\n" + further, encoding="utf-8")
     ended = run(path)
@@ -34,11 +34,18 @@ def alone(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return studied(folder, tiny_model_folder, "{name: local, processes: 2, threads: 1, pack: 1}")
 
 
-@pytest.mark.parametrize("worker", ["name: local, threads: 1", "name: slurm, cluster: local"])
+@pytest.mark.parametrize(
+    ("worker", "sampler"),
+    [
+        ("name: local, threads: 1, processes: 2", ""),
+        ("name: slurm, cluster: local, processes: 2", ""),
+        ("name: local, threads: 1, processes: 1", ", asynchronous: true"),
+    ],
+)
 def test_what_joins_has_the_losses_of_the_trial_alone(
-    alone: Record, tiny_model_folder: Path, tmp_path: Path, worker: str
+    alone: Record, tiny_model_folder: Path, tmp_path: Path, worker: str, sampler: str
 ) -> None:
-    record = studied(tmp_path / "joining", tiny_model_folder, f"{{{worker}, processes: 2, pack: 3}}", STOPPING)
+    record = studied(tmp_path / "joining", tiny_model_folder, f"{{{worker}, pack: 3}}", STOPPING, sampler)
     assert record.joined
     assert not record.pending
     assert [trial.params for trial in record.trials] == [trial.params for trial in alone.trials]
