@@ -10,12 +10,13 @@ as on a device that a small batch starves. The same searches three times:
 
 Time is in trainings of one trial alone. What is printed at the end are medians of the ratio of times to joining's.
 
-    python benchmarks/freed_places.py [--trials 60] [--seeds 6]
+    python benchmarks/freed_places.py [--trials 60] [--seeds 6] [--samplers random batch-gp]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import tempfile
@@ -37,7 +38,6 @@ from meshtune.plan.budget import Budget
 from meshtune.record.decisions import IN_PACK
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
-from meshtune.record.storage import quiet
 from meshtune.samplers.build import build
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study import packs
@@ -47,6 +47,7 @@ from meshtune.workers.planner import Packing
 
 TABLE = Path(__file__).with_name("curves") / "embedded.jsonl"
 MEMBERS = 4
+CELLS = ((1, True), (2, True), (2, False), (4, False))  # processes, whether asynchronous; blocks of two packs each
 HOW = ("joining", "within packs", "empty")
 
 
@@ -172,9 +173,6 @@ def searched(how: str, sampler: str, processes: int, block: int, asynchronous: b
     packing = kind(processes, MEMBERS, exact=True, uneven=True)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").exists() else None) as folder:
         record = Record(f"sqlite:///{folder}/study.db", "study", SPACE, fixed={})
-        with quiet():
-            record._study = optuna.create_study()
-        record._storage = record._study._storage
         record.note(IN_PACK, True)
         start = presets.RECOMMENDED_BASELINE
         record.enqueue(start, origin="baseline", seed=0, thresholds=early.measured(start))
@@ -197,20 +195,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--samplers", nargs="+", default=["random", "batch-gp"])
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    cells = (
-        ("batch-gp", 1, 8, True), ("batch-gp", 2, 16, True), ("batch-gp", 2, 16, False), ("random", 2, 16, False),
-        ("random", 4, 32, False),
-    )  # fmt: skip
-    for sampler, processes, block, asynchronous in cells:
+    for sampler, (processes, asynchronous) in itertools.product(given.samplers, CELLS):
+        block = 2 * processes * MEMBERS
         where = f"{sampler}, {'asynchronous' if asynchronous else 'in blocks'} of {block}, {processes} processes"
         own = sampler, processes, block, asynchronous
-        times = {how: np.array([searched(how, *own, s, given.trials) for s in range(given.seeds)]) for how in HOW}
-        for other in HOW[1:]:
-            if asynchronous and other == "within packs":
-                continue  # there a pack is what a process gets
+        compared = [how for how in HOW if not (asynchronous and how == "within packs")]  # a pack is what a process gets
+        times = {how: np.array([searched(how, *own, s, given.trials) for s in range(given.seeds)]) for how in compared}
+        for other in compared[1:]:
             what = f"packs of {MEMBERS}, asha, {given.trials} trials, {given.seeds} seeds: joining | {other}"
             printed(times["joining"], times[other], f"{where}, {what}")
 

@@ -40,7 +40,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 from optimizer_plot import STYLE, interval, spread
 from surfaces import FLOOR, NOISE, QUICK, SENSIBLE, Surface
 
@@ -50,7 +49,6 @@ from meshtune.objectives.build import ObjectiveSpec
 from meshtune.plan.budget import Budget
 from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
-from meshtune.record.storage import quiet
 from meshtune.samplers.build import build
 from meshtune.study.loop import Started, TrialFinished, run
 from meshtune.trial import Ending, Event, Outcome, Request
@@ -169,10 +167,6 @@ class Simulated:
 def searched(folder: Path, side: Side, devices: int, worker: Any, trials: int, seed: int) -> Iterator[Any]:
     """A whole search by the loop, its events."""
     record = Record(f"sqlite:///{folder / 'study.db'}", "study", SPACE, fixed={})
-    if isinstance(worker, Simulated):  # what SQLite takes is `trial_overhead.py`'s affair
-        with quiet():
-            record._study = optuna.create_study()
-        record._storage = record._study._storage
     config = SamplerConfig(name=side.sampler, asynchronous=side.asynchronous)  # type: ignore[arg-type]
     made = build(config, distributions(SPACE), x0=START, block_size=devices * side.block, seed=seed)
     try:
