@@ -1,11 +1,14 @@
 """Trials that join a running pack, in a study of a real (tiny, random) model: on this machine, and through a spool."""
 
+import contextlib
 import random
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from meshtune.errors import MeshtuneError
 from meshtune.record.decisions import Joined
 from meshtune.record.log import Record
 from meshtune.testing.processes import gone
@@ -65,8 +68,15 @@ def test_killed_while_trials_join(alone: Record, tiny_model_folder: Path, tmp_pa
     worker = "{name: local, threads: 1, processes: 1, pack: 3, attempts: 10}"
     path = study(tmp_path / "killed", tiny_model_folder, worker, STOPPING, ", asynchronous: true")
 
+    marks = iter((1, 3, 3, 5))  # so many have joined when something is killed
+
     def wait(chance: random.Random) -> float:
-        return chance.uniform(6.0, 10.0)
+        mark, joined = next(marks), 0
+        while joined < mark:
+            time.sleep(0.2)
+            with contextlib.suppress(MeshtuneError):  # it is not there yet
+                joined = len(record_at(path).joined)
+        return chance.uniform(0.0, 0.5)
 
     before = list[Joined]()
     for victim, family in kill_at_random(path, 3, seed=5, wait=wait, victims=("coordinator", "worker")):
