@@ -15,6 +15,8 @@ from typing import Any
 
 from meshtune.testing.processes import alive, descendants, gone
 
+# Ray gives its processes the lowest priority but for a few: beside other work of this machine they would stand still.
+os.environ.setdefault("RAY_worker_niceness", "0")
 RAY = str(Path(sys.executable).parent / "ray")
 RAYLET = "raylet/raylet"  # what a node is, among Ray's processes
 
