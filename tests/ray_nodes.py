@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -13,10 +14,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ray._raylet import GcsClient
+
 from meshtune.testing.processes import alive, descendants, gone
 
 # Ray gives its processes the lowest priority but for a few: beside other work of this machine they would stand still.
 os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # whatever token the user has
 RAY = str(Path(sys.executable).parent / "ray")
 RAYLET = "raylet/raylet"  # what a node is, among Ray's processes
 
@@ -56,6 +60,75 @@ class RayNodes:
             node.wait()
             gone(family)
         del self._nodes[first:]
+
+
+class AutoscalingNodes:
+    """A head without processors, and Ray's fake autoscaler, which adds nodes of one processor each, at most `most`.
+
+    As `ray.cluster_utils.AutoscalingCluster`, which needs a file that Ray's wheel lacks, and ends all of Ray's
+    processes of the machine.
+    """
+
+    def __init__(self, folder: Path, most: int):
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        self.address = f"127.0.0.1:{port}"
+        lists = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+        nodes = {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
+        nodes["node"] = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": most}
+        fake = dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check"), True)
+        config = {
+            "cluster_name": "fake_multinode",
+            "max_workers": most,
+            "provider": {"type": "fake_multinode", "gcs_address": self.address, **fake},
+            "available_node_types": nodes,
+            "head_node_type": "ray.head.default",
+            "upscaling_speed": 10.0,
+            "idle_timeout_minutes": 0.1,
+            **{key: {} for key in ("auth", "file_mounts")},
+            **{f"{name}_commands": [] for name in lists},
+            **{key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+            "file_mounts_sync_continuously": False,
+        }
+        (folder / "autoscaling.json").write_text(json.dumps(config))
+        command = [RAY, "start", "--head", f"--port={port}", f"--autoscaling-config={folder}/autoscaling.json"]
+        command += ["--include-dashboard=false", "--node-ip-address=127.0.0.1", "--num-cpus=0"]
+        command += ["--object-store-memory=80000000", "--block"]
+        fast = {
+            **os.environ,
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        with (folder / "head.log").open("wb") as log:
+            self._head = subprocess.Popen(
+                command, env=fast, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        until(lambda: bool(running(self.family(), RAYLET)) or self._head.poll() is not None)
+        if self._head.poll() is not None:
+            raise RuntimeError((folder / "head.log").read_text())
+
+    def family(self) -> set[int]:
+        """All its processes."""
+        return {self._head.pid, *descendants(self._head.pid)}
+
+    def nodes(self) -> int:
+        """How many nodes there are beside the head."""
+        return len(running(self.family(), RAYLET)) - 1
+
+    def asked(self) -> list[dict[str, float]]:
+        """What the autoscaler is asked for."""
+        channel = b"autoscaler_resource_request"
+        said = GcsClient(address=self.address).internal_kv_get(channel, None, timeout=30)
+        return list(json.loads(said or b"[]"))
+
+    def kill(self) -> None:
+        """End all of it."""
+        family = self.family()
+        strike(family, signal.SIGKILL)
+        self._head.wait()
+        gone(family)
 
 
 def running(pids: Iterable[int], program: str) -> list[int]:

@@ -307,6 +307,7 @@ class WorkerConfig(Section):
     name: Literal["local", "ray", "slurm"] = "local"
     address: str | None = None  # ray: of the cluster; null: the one that this machine belongs to, else one of its own
     accelerator: str | None = None  # the nodes' kind of GPU: as Ray calls it; with SLURM, as `check --device-like`
+    autoscale: bool = False  # ray: ask the cluster's autoscaler for nodes for `processes`, while they are needed
     slurm: dict[str, Scalar] = Field(default_factory=dict)  # what sbatch is asked for: partition, time (minutes), ..
     cluster: Literal["slurm", "local"] = "slurm"  # submitit's name of where jobs run; local: on this machine, to try it
     processes: PositiveInt | None = None  # default: one a visible GPU; on a CPU one a core, as memory allows
@@ -322,6 +323,7 @@ class WorkerConfig(Section):
     @model_validator(mode="after")
     def _of_their_worker(self) -> Self:
         belong = {"address": ("ray",), "accelerator": ("ray", "slurm"), "slurm": ("slurm",), "cluster": ("slurm",)}
+        belong |= {"autoscale": ("ray",)}
         unset = WorkerConfig.model_construct()
         faults = [
             f"`{key}` is read where `name` is {' or '.join(names)}, not {self.name}"
@@ -330,6 +332,8 @@ class WorkerConfig(Section):
         ]
         if self.name == "slurm" and self.processes is None:
             faults.append("`name: slurm` needs `processes`: how many jobs there shall be, each for a trial or pack")
+        if self.autoscale and self.processes is None:
+            faults.append("`autoscale` needs `processes`: how many trials or packs shall run at once, at most")
         gpu = {"gres", "gpus_per_node", "gpus_per_task"} & self.slurm.keys()
         if gpu and self.accelerator is None:
             faults.append(

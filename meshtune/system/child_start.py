@@ -53,6 +53,13 @@ def answers() -> TextIO:
     return out
 
 
+def log_to(path: Path) -> None:
+    """From here on, what is printed goes to the end of this file."""
+    with path.open("ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+
+
 def say_line() -> Say:
     """What writes a line, whole also where two threads do."""
     out, lock = answers(), threading.Lock()

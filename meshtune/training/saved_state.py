@@ -85,6 +85,7 @@ def read(folder: Path, made_by: str) -> dict[str, Any] | None:
     if found != made_by:
         say(f"the checkpoint {path} is of another recipe, other rows or other versions: the training starts over")
         return None
+    say(f"the training goes on from {path}")
     return dict(values)
 
 

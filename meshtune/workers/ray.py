@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import selectors
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +33,77 @@ PAUSES = (5.0, 10.0, 20.0, 40.0, 60.0, 60.0)  # seconds before it is started aga
 END = "end"  # asks the driver to end
 SILENCE_SECONDS = 300.0  # without a sign of life it is taken for frozen
 END_SECONDS = 30.0
+HELD_SECONDS = 540.0  # that a driver is held after a survey; it ends by itself a minute later
+
+
+def _driver() -> Child:
+    """A new one. Ray reads its environment as it is imported, and so does a cluster that is started on this machine."""
+    environment = {
+        "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # processes without a GPU see none as it is
+        "RAY_worker_niceness": "0",  # of a cluster of this machine alone: trials are its work
+    }
+    if os.environ.get("RAY_AUTH_TOKEN_PATH") or (Path.home() / ".ray" / "auth_token").is_file():
+        environment["RAY_AUTH_MODE"] = "token"  # `ray start` takes it by itself, who connects by address does not
+    unset = {name: value for name, value in environment.items() if name not in os.environ}
+    return Child(child_start.command("meshtune.workers.ray_driver"), environment=unset)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A driver that has answered a survey and waits for what to do. `asked`: what it was started for."""
+
+    driver: Child
+    asked: tuple[WorkerConfig, str | None]
+    since: float
+
+
+_held: list[_Held] = []  # at most one; it ends with this process, and by itself after a while
+
+
+def _asked(config: WorkerConfig) -> tuple[WorkerConfig, str | None]:
+    return config, os.environ.get("RAY_ADDRESS")
+
+
+def _connected(config: WorkerConfig) -> Child | None:
+    """The driver that is held, where it is there for this."""
+    if not _held:
+        return None
+    held = _held.pop()
+    if held.asked == _asked(config) and not held.driver.ended and time.monotonic() - held.since < HELD_SECONDS:
+        return held.driver
+    held.driver.close()
+    return None
 
 
 def survey(config: WorkerConfig) -> Nodes | None:
-    """What the nodes of the cluster have now; None where there is none yet. Raises InputError, WorkerError."""
-    driver = Child(child_start.command("meshtune.workers.ray_driver"))
+    """What the nodes of the cluster have now; None where there is none yet. Raises InputError, WorkerError.
+
+    The program that found out is held for the worker: to connect once more would take seconds.
+    """
+    driver = _connected(config) or _driver()
     try:
-        driver.send({"survey": True, "config": config.model_dump(mode="json")})
-        while (lines := driver.read()) is not None:
-            for fields in map(json.loads, lines):
-                match fields["kind"]:
-                    case "Fault":
-                        raise InputError(Fault(fields["message"], key=fields["key"]))
-                    case "NoCluster":
-                        return None
-                    case "Nodes":
-                        return Nodes(fields["gpus"], fields["gpu_memory"], tuple(fields["cpus"]), fields["memory"])
-        raise WorkerError(f"the program that speaks with the Ray cluster died: {_words(driver)}")
-    finally:
+        nodes = _survey(driver, config)
+    except BaseException:
         driver.close()
+        raise
+    _held.append(_Held(driver, _asked(config), time.monotonic()))
+    return nodes
+
+
+def _survey(driver: Child, config: WorkerConfig) -> Nodes | None:
+    with contextlib.suppress(BrokenPipeError):  # it has died: the end of its pipe says so
+        driver.send({"survey": True, "config": config.model_dump(mode="json")})
+    while (lines := driver.read()) is not None:
+        for fields in map(json.loads, lines):
+            match fields["kind"]:
+                case "Fault":
+                    raise InputError(Fault(fields["message"], key=fields["key"]))
+                case "NoCluster":
+                    return None
+                case "Nodes":
+                    return Nodes(fields["gpus"], fields["gpu_memory"], tuple(fields["cpus"]), fields["memory"])
+    raise WorkerError(f"the program that speaks with the Ray cluster died: {_words(driver.words())}")
 
 
 class RayWorker:
@@ -70,27 +123,32 @@ class RayWorker:
         spec = processes[0]
         # Which GPU a process sees is Ray's affair.
         environment = {} if spec.device == "cuda" else dict(spec.environment)
+        self._log = self._folder / "logs" / "ray.log"
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         self._start_line = {
+            "log": str(self._log),
             "config": config.model_dump(mode="json"),
             "objective": asdict(objective),
             "process": asdict(replace(spec, environment=environment)),
             "count": len(processes),
             "folder": str(self._folder),
         }
-        self._log = self._folder / "logs" / "ray.log"
-        self._log.parent.mkdir(parents=True, exist_ok=True)
         self._selector = selectors.DefaultSelector()
         self._waiting: list[Event] = []
         self._packs: list[Running] = []
         self._deaths, self._again = 0, 0.0
         self._suspended, self._why, self._said = False, "", ""
         self._begun, self._own = False, True  # whether there were processes; whether the cluster may be our own
-        self._start()
+        connected = _connected(config)
+        self._start(connected)
         try:
             while not self._there:
                 self._look(1.0)
-                if self._driver is None:
+                if self._driver is None and connected is None:
                     raise WorkerError(self._why)
+                if self._driver is None:  # the cluster that it was connected to is gone, and may be back
+                    connected = None
+                    self._start()
         except BaseException:
             self.close()
             raise
@@ -151,8 +209,9 @@ class RayWorker:
 
     # -- inside
 
-    def _start(self) -> None:
-        self._driver: Child | None = Child(child_start.command("meshtune.workers.ray_driver"), log=self._log)
+    def _start(self, connected: Child | None = None) -> None:
+        self._driver: Child | None = connected or _driver()
+        self._logged = self._log.stat().st_size if self._log.exists() else 0
         self._selector.register(self._driver, selectors.EVENT_READ)
         self._heard, self._there = time.monotonic(), 0
         self._send({**self._start_line, "start": self._own})
@@ -224,12 +283,13 @@ class RayWorker:
         """End the driver; its last words."""
         assert self._driver is not None
         self._selector.unregister(self._driver)
-        words = _words(self._driver)
+        lines = self._driver.words()
+        if self._log.exists():
+            lines += self._log.read_bytes()[self._logged :].decode(errors="replace").strip().splitlines()
         self._driver.close()
         self._driver, self._there = None, 0
-        return words
+        return _words(lines)
 
 
-def _words(driver: Child) -> str:
-    words = driver.words()[-3:]
-    return f"its last words: {' | '.join(words)}" if words else "it said nothing"
+def _words(lines: Sequence[str]) -> str:
+    return f"its last words: {' | '.join(lines[-3:])}" if lines else "it said nothing"

@@ -6,12 +6,11 @@ import json
 import logging
 import os
 import socket
+import time
+import uuid
 from collections.abc import Callable
 from typing import Any, Literal
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # processes without a GPU see none as it is
-os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster of this machine alone: trials are its work
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,8 +20,9 @@ from meshtune.errors import Fault, InputError
 from meshtune.system.child_start import leave_signals_to_the_coordinator
 from meshtune.system.machine import memory_available, query_gpus
 from meshtune.workers.planner import ProcessSpec, refuse_fewer
+from meshtune.workers.ray_lease import NAMESPACE, Wish
 
-NAMESPACE = "meshtune"
+NODE_SECONDS = 1800.0  # that an autoscaler may take for a node
 NODES, NO_CLUSTER = "Nodes", "NoCluster"  # kinds of lines
 
 
@@ -31,8 +31,10 @@ def connect(
 ) -> Literal["joined", "started"] | None:
     """Connect to the cluster, or start one on this machine; None where there is none and none shall be started.
 
-    Raises InputError where none answers at the address.
+    Nothing is done where there is a connection already. Raises InputError where none answers at the address.
     """
+    if ray.is_initialized():
+        return "joined"
     address = config.address or os.environ.get("RAY_ADDRESS")
     devices = max(1, count) * spec.devices
     gpus = devices if spec.device == "cuda" else 0
@@ -47,7 +49,7 @@ def connect(
                 raise
             if not start:
                 return None
-            _init(address="local", **alone)
+            start_here(**alone)
             how = "started"
     except (OSError, RayError, RuntimeError, ValueError) as error:
         what = f"no Ray cluster can be used at {address}: {first_line(error)}. Start one with `ray start --head`"
@@ -55,6 +57,16 @@ def connect(
         raise InputError(Fault(what, key="worker.address")) from error
     leave_signals_to_the_coordinator()  # Ray takes SIGTERM for itself
     return how
+
+
+def start_here(**given: Any) -> None:
+    """Start a cluster of this machine alone.
+
+    Only who has its token can reach it. Without one Ray would write one into the user's home, and each `ray start` from
+    then on would ask for that.
+    """
+    os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)
+    _init(address="local", **given)
 
 
 def _init(**given: Any) -> None:
@@ -78,6 +90,8 @@ def survey(config: WorkerConfig, say: Callable[[str], None]) -> None:
     if not connect(config, 1, ProcessSpec("cpu", {}, 1), start=False):
         say(json.dumps({"kind": NO_CLUSTER}))
         return
+    if config.autoscale:
+        _await_node(config)
     nodes = [node for node in ray.nodes() if node["Alive"] and _of_kind(config, node)]
     if not nodes:
         what = f"no node of the Ray cluster has the accelerator {config.accelerator}; see `ray status -v`"
@@ -98,6 +112,28 @@ def survey(config: WorkerConfig, say: Callable[[str], None]) -> None:
     gpus = sum(count - count % config.devices_per_trial for count in each)
     fields = {"gpus": gpus, "gpu_memory": min(memories, default=None), "cpus": cpus, "memory": min(shares, default=0)}
     say(json.dumps({"kind": NODES, **fields}))
+
+
+def place_of(config: WorkerConfig, spec: ProcessSpec) -> dict[str, dict[str, Any]]:
+    """What Ray is to give a process, all of it on one node."""
+    gpus = spec.devices if spec.device == "cuda" else 0
+    labels = {} if config.accelerator is None else {"ray.io/accelerator-type": config.accelerator}
+    resources = {"CPU": gpus or spec.devices * (spec.threads or 1), **({"GPU": gpus} if gpus else {})}
+    return {"resources": resources, "labels": labels}
+
+
+def _await_node(config: WorkerConfig) -> None:
+    """Have a node that can hold a process, so that it can be asked what it has. Raises InputError."""
+    each = config.devices_per_trial
+    spec = ProcessSpec("cpu" if config.accelerator is None else "cuda", {}, config.threads, each)
+    wish, until = Wish(place_of(config, spec)), time.monotonic() + NODE_SECONDS
+    while not any(_fit(node["Resources"], spec) for node in ray.nodes() if node["Alive"] and _of_kind(config, node)):
+        wish.want(1)  # lapses by itself, or the processes' own takes its place
+        if time.monotonic() > until:
+            wish.end()
+            what = f"the autoscaler of the Ray cluster gave no node for a trial within {NODE_SECONDS / 60:g} minutes"
+            raise InputError(Fault(f"{what}; see `ray status`", key="worker.autoscale"))
+        time.sleep(1.0)
 
 
 def _of_kind(config: WorkerConfig, node: dict[str, Any]) -> bool:

@@ -7,10 +7,11 @@ head is lost; the coordinator goes on. Ray Core, not Ray Tune: an actor on a nod
 dropped. Where the number of processes is not given, nodes that join are used. All actors end with this program, and it
 ends with its input.
 
-Standard input brings JSON lines: first the worker's section and what is evaluated, then a list of requests at a time,
-a message to what runs, or how many seconds that has to save itself. What was standard output carries out events, and
-how many processes there are. Only text and bytes cross to actors. Whoever reaches the ports of a Ray cluster can run
-code on it.
+Standard input brings JSON lines: first the worker's section, to say what the nodes have, as often as that is asked; the
+same program then holds the processes, so that a study connects once. Then what is evaluated, and after that a list of
+requests at a time, a message to what runs, or how many seconds that has to save itself. What was standard output
+carries out events, and how many processes there are. Only text and bytes cross to actors. Whoever reaches the ports of
+a Ray cluster can run code on it.
 """
 
 from __future__ import annotations
@@ -35,19 +36,30 @@ from ray.exceptions import RayActorError, RayError
 from meshtune.config.sections import WorkerConfig
 from meshtune.errors import Fault, InputError, WorkerError
 from meshtune.objectives.build import ObjectiveSpec
-from meshtune.system.child_start import beat, leave_signals_to_the_coordinator, say_line
+from meshtune.system.child_start import begin, log_to
 from meshtune.trial import Decision, Request, from_json, to_json
 from meshtune.workers import remote_process
 from meshtune.workers.planner import ProcessSpec
-from meshtune.workers.ray_cluster import connect, first_line, processes_that_fit, refuse_without_node, survey
+from meshtune.workers.ray_cluster import (
+    NODE_SECONDS,
+    connect,
+    first_line,
+    place_of,
+    processes_that_fit,
+    refuse_without_node,
+    survey,
+)
+from meshtune.workers.ray_lease import Wish
 from meshtune.workers.running import Running, addressed, pack_of
 
 LOOK_SECONDS = 0.2  # between looks at the input
 POLL_SECONDS = 5.0  # an actor answers so often at least
 SILENCE_SECONDS = remote_process.ORPHANED_SECONDS + 60.0  # past which one is given up: by then it has ended by itself
 START_SECONDS = 600.0  # for the first process
+IDLE_SECONDS = 300.0  # without work, after which a process ends where the cluster's autoscaler is asked
 SETTLE_SECONDS = 20.0  # for the others: a node may have left that Ray still counts
 GROW_SECONDS = 10.0  # between looks at what the cluster has
+HELD_SECONDS = 600.0  # after a survey, that the connection is held for the study's processes
 FAILED_STARTS = 3  # processes that failed at their start one after the other, before the study is given up
 PROCESSES, NODES, NO_CLUSTER, FAULT, FAILED = (
     "Processes",
@@ -86,7 +98,8 @@ class _Slot:
     """A process that was asked for.
 
     Attributes:
-        answer: what is awaited of its actor, since `asked`. hello: what it said, once it can be used.
+        answer: what is awaited of its actor, since `asked`. hello: what it said, once it can be used. used: when it was
+            seen at work.
     """
 
     name: str
@@ -96,6 +109,7 @@ class _Slot:
     hello: remote_process.Hello | None = None
     running: Running = field(default_factory=Running)
     suspended: bool = False
+    used: float = field(default_factory=time.monotonic)
 
 
 class Processes:
@@ -126,7 +140,8 @@ class Processes:
         if how is None:
             raise InputError(Fault("the Ray cluster is gone", key="worker"))
         self._own = how == "started"
-        self._wanted = count
+        self._count = self._wanted = count
+        self._wish = Wish(place_of(config, spec)) if config.autoscale else None
         self._slots: list[_Slot] = []
         self._queue: deque[Running] = deque()
         self._number = self._failed = 0
@@ -134,7 +149,8 @@ class Processes:
         self._begun = False
         self._mark = f".seen-{uuid.uuid4().hex}"
         (self._folder / self._mark).touch()
-        refuse_without_node(config, self._spec)
+        if self._wish is None:
+            refuse_without_node(config, self._spec)
         self._grow()
         self._await_first()
         self._begun = True
@@ -185,6 +201,8 @@ class Processes:
     def close(self) -> None:
         """End all processes, and the cluster where it was started for them."""
         self._wanted = 0
+        if self._wish is not None:
+            self._wish.end()
         ends = [slot.actor.end.remote() for slot in self._slots if slot.hello is not None]
         with contextlib.suppress(RayError):
             ray.wait(ends, num_returns=len(ends), timeout=10.0) if ends else None
@@ -203,6 +221,8 @@ class Processes:
 
     def _say_count(self) -> None:
         there = sum(slot.hello is not None for slot in self._slots)
+        if self._wish is not None:  # those that have ended for want of work are there as soon as there is some
+            there = self._count
         if self._begun:  # the first word is about all that are there
             self._say(json.dumps({"kind": PROCESSES, "count": there, "own": self._own}))
 
@@ -211,12 +231,26 @@ class Processes:
         if self._wanted and self._config.processes is None and time.monotonic() - self._looked > GROW_SECONDS:
             self._looked = time.monotonic()
             self._wanted = max(1, processes_that_fit(self._config, self._spec))
+        if self._wanted and self._wish is not None:
+            self._follow_need(self._wish)
         while len(self._slots) < self._wanted:
             self._number += 1
             name = f"ray-{self._number}"
             start = remote_process.start_of(self._objective, self._spec, self._folder, self._mark, name)
             actor = ray.remote(**_options(self._config, self._spec))(_Actor).remote(json.dumps(start))
             self._slots.append(_Slot(name, actor, actor.hello.remote(), time.monotonic()))
+
+    def _follow_need(self, wish: Wish) -> None:
+        """End processes that had no work for a while, so that their nodes can go; ask for those that have some."""
+        now, busy = time.monotonic(), sum(bool(slot.running) for slot in self._slots)
+        for slot in list(self._slots):
+            if slot.running:
+                slot.used = now
+            elif slot.hello is not None and now - slot.used > IDLE_SECONDS and len(self._slots) > 1:
+                slot.actor.end.remote()  # it is over with its last reference
+                self._slots.remove(slot)
+        self._wanted = min(self._count, max(len(self._slots), busy + len(self._queue))) if self._begun else self._count
+        wish.want(self._wanted)
 
     def _await_first(self) -> None:
         """Wait for a process, and some seconds for the others that the cluster has room for. Raises WorkerError."""
@@ -229,8 +263,8 @@ class Processes:
                 return
             if there and waited > SETTLE_SECONDS:
                 return
-            if waited > START_SECONDS:
-                why = f"no process came to be on the Ray cluster within {START_SECONDS:g} s"
+            if waited > (START_SECONDS if self._wish is None else NODE_SECONDS):
+                why = f"no process came to be on the Ray cluster within {waited:.0f} s"
                 raise WorkerError(f"{why}: see `ray status`")
 
     def _look(self, seconds: float) -> None:
@@ -317,35 +351,32 @@ class Processes:
 
 
 def _options(config: WorkerConfig, spec: ProcessSpec) -> dict[str, Any]:
+    place = place_of(config, spec)
     options: dict[str, Any] = {
-        # Of one actor, so all on one node.
-        "num_cpus": spec.devices * (1 if spec.device == "cuda" else spec.threads or 1),
-        "num_gpus": spec.devices if spec.device == "cuda" else 0,
+        "num_cpus": place["resources"]["CPU"],
+        "num_gpus": place["resources"].get("GPU", 0),
         "max_restarts": 0,
         "max_task_retries": 0,
         "max_concurrency": 4,
         "scheduling_strategy": "SPREAD",
     }
-    if config.accelerator is not None:
-        options["label_selector"] = {"ray.io/accelerator-type": config.accelerator}
-    return options
+    return {**options, "label_selector": place["labels"]} if place["labels"] else options
 
 
 def main() -> None:
-    """Hold the processes until the input ends."""
-    say = say_line()
-    threading.Thread(target=beat, args=(say,), daemon=True).start()
-    line = sys.stdin.readline()
-    if not line:
+    """Say what the cluster has as often as that is asked, then hold the processes until the input ends."""
+    if (begun := begin()) is None:
         return
+    say, start = begun
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(inbox,), daemon=True).start()
-    start = json.loads(line)
-    leave_signals_to_the_coordinator()
     try:
-        if "survey" in start:
+        while "survey" in start:
             survey(WorkerConfig.model_validate_json(json.dumps(start["config"])), say)
-            return
+            start = _await(inbox, HELD_SECONDS)
+            if start is _ENDED:
+                return
+        log_to(Path(start["log"]))
         with contextlib.closing(_processes(start, say)) as there:
             while (message := _next(inbox)) is not _ENDED:
                 match message:
@@ -375,6 +406,14 @@ def _read(inbox: queue.SimpleQueue[Any]) -> None:
     for line in sys.stdin:
         inbox.put(json.loads(line))
     inbox.put(_ENDED)
+
+
+def _await(inbox: queue.SimpleQueue[Any], seconds: float) -> Any:
+    """The next line; the end, where none comes for so long."""
+    try:
+        return inbox.get(timeout=seconds)
+    except queue.Empty:
+        return _ENDED
 
 
 def _next(inbox: queue.SimpleQueue[Any]) -> Any:

@@ -394,6 +394,8 @@ def test_early_stopping_is_a_rule_or_a_mapping(tmp_path: Path) -> None:
         ("early_stopping: {promote: -1}", "early_stopping.promote", "at least 0"),
         ("early_stopping: {value: lost}", "early_stopping.value", "predicted, failed"),
         ("stop_when: {}", "stop_when", "could end the search"),
+        ("worker: {name: ray, autoscale: true}", "worker", "`autoscale` needs `processes`"),
+        ("worker: {autoscale: true, processes: 2}", "worker", "`autoscale` is read where `name` is ray, not local"),
         ("stop_when: {target: 1.5, noise: 0.1}", "stop_when", "belongs to `no_improvement`"),
         ("stop_when: {no_improvement: 0}", "stop_when.no_improvement", "above 0"),
         ("replicates: 1", "replicates", "2 or more"),

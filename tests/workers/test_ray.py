@@ -12,15 +12,19 @@ from pathlib import Path
 import pytest
 
 from meshtune import _version
-from meshtune.config.sections import WorkerConfig
+from meshtune.config.sections import ModelConfig, TrainingConfig, WorkerConfig
 from meshtune.errors import InputError, Stopped
+from meshtune.objectives.build import ObjectiveSpec
+from meshtune.objectives.lora import LoraSpec
 from meshtune.testing.processes import descendants, gone
 from meshtune.testing.workers import WorkerContract, collect
-from meshtune.trial import Ending, Outcome, Request
+from meshtune.trial import DataRef, Ending, Event, Outcome, Request
+from meshtune.workers import ray as ray_worker
 from meshtune.workers.interface import Worker
+from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.ray import RayWorker, survey
-from tests.ray_nodes import RayNodes, until
+from tests.ray_nodes import RayNodes, strike, until
 from tests.workers.test_local import TrainingContract, program_pid, spec
 
 ray = pytest.importorskip("ray")  # the extra `ray`; CI has it
@@ -37,7 +41,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def node_in_bubblewrap(cluster: Cluster, cpus: int, *changes: str) -> Iterator[None]:
+def node_in_bubblewrap(cluster: Cluster, cpus: int, *changes: str) -> Iterator[subprocess.Popen[bytes]]:
     """A node that sees this machine's files with some changes."""
     ray = str(Path(sys.executable).parent / "ray")
     command = ["bwrap", "--dev-bind", "/", "/", *changes, "--die-with-parent", ray, "start", "--block"]
@@ -49,7 +53,7 @@ def node_in_bubblewrap(cluster: Cluster, cpus: int, *changes: str) -> Iterator[N
         while len(ray_nodes(cluster)) == before:
             assert time.monotonic() < until, "the node did not join"
             time.sleep(0.2)
-        yield
+        yield node
     finally:
         node.terminate()
         node.wait()
@@ -124,6 +128,59 @@ def test_a_survey_says_what_the_nodes_have(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+def test_a_study_connects_once(cluster: Cluster, tmp_path: Path) -> None:
+    """What surveyed the cluster holds the processes; where it is gone meanwhile, another does."""
+    section = WorkerConfig(name="ray", address=cluster.address, processes=1)
+    for gone_meanwhile in (False, True):
+        survey(section)
+        survey(section)
+        (held,) = ray_worker._held
+        pid = held.driver.pid
+        if gone_meanwhile:
+            os.kill(pid, signal.SIGKILL)
+        worker = RayWorker(section, spec(tmp_path), [ProcessSpec("cpu", {}, 1)], tmp_path)
+        try:
+            assert worker._driver is not None
+            assert (worker._driver.pid == pid) is not gone_meanwhile
+            assert not ray_worker._held
+            worker.submit([Request(0, {"x": 3.0, "do": "answer"}, seed=0)])
+            assert [one.loss for one in collect(worker, 1)] == [9.0]
+        finally:
+            worker.close()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_gets_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `ray start` does where there is one; a cluster that asks for none is joined all the same."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    for mode in ("token", "disabled"):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        nodes = RayNodes()
+        try:
+            monkeypatch.delenv("RAY_AUTH_MODE")
+            found = survey(WorkerConfig(name="ray", address=nodes.address))
+            assert found is not None
+            assert found.cpus == (1, 1)
+        finally:
+            nodes.kill()
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own_leaves_no_token_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would write one, and each `ray start` from then on would ask for it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    program = "from meshtune.workers.ray_cluster import ray, start_here\n"
+    program += "start_here(num_cpus=1, include_dashboard=False)\n"
+    program += "print(ray.get(ray.remote(lambda: 9).remote()))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.stdout == "9\n", ended.stderr
+    assert not (tmp_path / ".ray").exists()
+
+
+@pytest.mark.slow
 def test_a_node_that_is_lost_costs_its_trials_an_attempt_and_a_new_one_is_used(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -147,6 +204,65 @@ def test_a_node_that_is_lost_costs_its_trials_an_attempt_and_a_new_one_is_used(
     finally:
         worker.close()
         cluster.remove_node(joined)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_checkpoint_follows_its_trial_to_another_node(
+    cluster: Cluster,
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    tiny_data: DataRef,
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,
+) -> None:
+    """The node is lost without grace. The trial goes on from there, and has the losses of one that was left alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of the nodes
+    places = [ProcessSpec("cpu", {}, 2)]  # only these nodes have room for two threads
+    hyperparameters = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "learning_rate": 0.01}
+
+    def objective(folder: Path) -> ObjectiveSpec:
+        folder.mkdir()
+        training = TrainingConfig(batch_size=2, precision="float32", epochs=40, checkpoint_minutes=0.005)
+        model = ModelConfig(name=str(tiny_model_folder))
+        spec = LoraSpec(model=model, training=training, data=tiny_data, at="last", folder=str(folder))
+        return ObjectiveSpec("lora", spec.model_dump(mode="json"))
+
+    alone = LocalWorker(objective(tmp_path / "alone"), places, tmp_path / "alone")
+    try:
+        alone.submit([Request(0, hyperparameters, seed=0)])
+        (calm,) = collect(alone, 1, seconds=200)
+    finally:
+        alone.close()
+    folder = tmp_path / "study"
+    there = objective(folder)
+    unseen = [] if shared else ["--tmpfs", str(folder)]
+    with contextlib.ExitStack() as nodes:
+        first = nodes.enter_context(node_in_bubblewrap(cluster, 2, *unseen))
+        section = WorkerConfig(name="ray", address=cluster.address, processes=1)
+        worker = RayWorker(section, there, places, folder)
+        try:
+            worker.submit([Request(0, hyperparameters, seed=0)])
+            seen = list[Event]()
+            until(lambda: seen.extend(worker.events(0.1)) or (folder / "checkpoints" / "0" / "state.pt").exists(), 200)
+            assert not any(isinstance(event, Outcome) for event in seen), "the trial had ended before"
+            strike({first.pid, *descendants(first.pid)}, signal.SIGKILL)
+            (crashed,) = collect(worker, 1, seconds=200)
+            assert (crashed.ending, crashed.lost) == (Ending.CRASHED, True)
+            nodes.enter_context(node_in_bubblewrap(cluster, 2, *unseen))
+            until(lambda: not worker.events(0.2) and worker.free() == 1)
+            worker.submit([Request(0, hyperparameters, seed=0, attempt=2)])
+            said = ""
+            while not (outcomes := [event for event in worker.events(0.2) if isinstance(event, Outcome)]):
+                logs = folder.glob("logs/ray-2*") if shared else tmp_path.glob("cache/meshtune/processes/*/logs/ray-2*")
+                said = "".join(path.read_text() for path in logs) or said
+        finally:
+            worker.close()
+    assert "the training goes on from" in said
+    assert (outcomes[0].ending, outcomes[0].attempt) == (Ending.COMPLETE, 2)
+    assert (outcomes[0].loss, outcomes[0].losses) == (calm.loss, calm.losses)
+    adapters = [place / "adapters" / "0" / "adapter_model.safetensors" for place in (folder, tmp_path / "alone")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
 @pytest.mark.slow
