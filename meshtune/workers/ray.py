@@ -51,17 +51,17 @@ def _driver() -> Child:
 
 @dataclass(frozen=True)
 class _Held:
-    """A driver that has answered a survey and waits for what to do. `asked`: what it was started for."""
+    """A driver that has answered a survey and waits for what to do. `cluster`: what it was asked about."""
 
     driver: Child
-    asked: tuple[WorkerConfig, str | None]
+    cluster: tuple[WorkerConfig, str | None]
     since: float
 
 
 _held: list[_Held] = []  # at most one; it ends with this process, and by itself after a while
 
 
-def _asked(config: WorkerConfig) -> tuple[WorkerConfig, str | None]:
+def _cluster_of(config: WorkerConfig) -> tuple[WorkerConfig, str | None]:
     return config, os.environ.get("RAY_ADDRESS")
 
 
@@ -70,7 +70,7 @@ def _connected(config: WorkerConfig) -> Child | None:
     if not _held:
         return None
     held = _held.pop()
-    if held.asked == _asked(config) and not held.driver.ended and time.monotonic() - held.since < HELD_SECONDS:
+    if held.cluster == _cluster_of(config) and not held.driver.ended and time.monotonic() - held.since < HELD_SECONDS:
         return held.driver
     held.driver.close()
     return None
@@ -87,7 +87,7 @@ def survey(config: WorkerConfig) -> Nodes | None:
     except BaseException:
         driver.close()
         raise
-    _held.append(_Held(driver, _asked(config), time.monotonic()))
+    _held.append(_Held(driver, _cluster_of(config), time.monotonic()))
     return nodes
 
 
