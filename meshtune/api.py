@@ -236,14 +236,16 @@ class Study:
 
     # -- take away
 
-    def report(self, out: str | Path | None = None, *, public: bool = False) -> Path:
+    def report(self, out: str | Path | None = None, *, public: bool = False, figures: str | Path | None = None) -> Path:
         """Write the page of the study (default: `report/index.html` in its folder); returns its path.
 
-        public: without any row of the data, path or host name.
+        public: without any row of the data, path or host name. figures: a folder for every figure (SVG, PNG) and table
+        (CSV, LaTeX), a methods paragraph and BibTeX.
         """
         from meshtune.report.write import report
 
-        written = report([self.folder], out=None if out is None else Path(out), public=public)
+        page, folder = (None if place is None else Path(place) for place in (out, figures))
+        written = report([self.folder], out=page, public=public, figures=folder)
         return Path(written["page"])
 
     def export(

@@ -286,16 +286,27 @@ def report(
     public: Annotated[
         bool, typer.Option("--public", help="For others: no row of the data, no path, no name of a machine.")
     ] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder for every figure (SVG, PNG) and table (CSV, LaTeX), a methods paragraph and BibTeX.",
+            metavar="DIR",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """One HTML page: the result, its evidence, and how it came about; several studies are compared."""
     from meshtune.report.write import report as run
 
-    made = run(studies, folder=folder, out=out, public=public)
+    made = run(studies, folder=folder, out=out, public=public, figures=figures)
     if as_json:
         print(json.dumps(made, indent=2))
     else:
         print(f"{made['verdict']}. {made['evidence']}\nwrote {made['page']}\nwrote {made['csv']}")
+        if figures is not None:
+            print(f"wrote {len(made['figures'])} files into {figures}")
+            if made["missing"]:
+                print(made["missing"], file=sys.stderr)
 
 
 app.command()(evaluate)

@@ -141,7 +141,7 @@ def markdown(table: TextTable) -> str:
 
 def latex(table: TextTable) -> str:
     """A table in LaTeX (booktabs), with its title as the caption and its notes below it."""
-    columns = "l" + "r" * (len(table.head) - 1)
+    columns = "l" + "".join("l" if _in_words(cells) else "r" for cells in list(zip(*table.rows, strict=True))[1:])
     rows = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in table.rows]
     head = " & ".join(_latex(Cell(text)) for text in table.head) + r" \\"
     notes = [r"\\[2pt] \footnotesize " + _latex(Cell(note)) for note in table.notes]
@@ -191,6 +191,10 @@ def _same(baselines: Sequence[tuple[ScoreTable, Scored]]) -> bool:
 def _marked(cell: Cell) -> str:
     text = _escaped(cell.text, _MARKDOWN)
     return f"**{text}**" if cell.bold and text else text
+
+
+def _in_words(cells: Iterable[Cell]) -> bool:
+    return any(len(cell.text.split()) > 3 or cell.text[:1].isalpha() for cell in cells)
 
 
 def _latex(cell: Cell) -> str:

@@ -15,7 +15,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from meshtune.report import traces
 from meshtune.report.groups import Group
+from meshtune.report.scales import decades
 from meshtune.report.sentences import loss_name
 from meshtune.report.trials import (
     SHOWN,
@@ -33,27 +35,6 @@ from meshtune.space.goals import LOSS
 from meshtune.system.text import number
 from meshtune.trial import Ending
 
-COLOURS = {
-    "best": "#1f5fbf",
-    "baseline": "#b4560a",
-    "untuned": "#6b7280",
-    "trial": "#8fa6c4",
-    "stopped": "#b8bec9",
-    "finished": "#137a5b",
-    "failed": "#b42318",
-    "ending-complete": "#1f5fbf",
-    "ending-stopped-early": "#8fa6c4",
-    "ending-diverged": "#b42318",
-    "ending-out-of-memory": "#d98a04",
-    "ending-timed-out": "#7c4dcc",
-    "ending-infeasible": "#6b7280",
-    "ending-crashed": "#7d2255",
-    "ending-pending": "#c3c8d1",
-}
-SYMBOLS = {"trial": "circle", "failed": "x", "untuned": "x", "finished": "diamond", "best": "star"}
-SERIES = ("#1f5fbf", "#b4560a", "#137a5b", "#8a3ffc", "#a3195b", "#5b6470", "#0f7c8f", "#7a5c00")
-DARK_IS_LOW = [[0.0, "#0a1f4d"], [0.35, "#2f5da8"], [0.7, "#82a5d6"], [1.0, "#c3d2e8"]]
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 BANDED = 5  # seeds from which on their interval is drawn
 TICKS = 8  # at most so many different values get a tick each
 
@@ -68,7 +49,7 @@ def history(status: Status) -> go.Figure:
     shown = [trial["loss"] for trial in inside] + [loss for _, loss in references] or [0.0, 1.0]
     low, top = min(shown), edge if edge is not None else max(shown)
     span = (top - low) or 0.1 * abs(top) or 1.0
-    figure = empty_figure(x="trial", y="loss", height=380)
+    figure = traces.empty_figure(x="trial", y="loss", height=380)
     figure.update_layout(meta={"above": len(above)})
     figure.update_yaxes(range=[low - 0.06 * span, top + 0.14 * span])
     figure.add_trace(_points(inside, [trial["loss"] for trial in inside], "trial", "trial", "circle"))
@@ -80,13 +61,13 @@ def history(status: Status) -> go.Figure:
     known = [(t["trial"], low) for t, low in zip(status["all"], best_so_far(status["all"]), strict=True)]
     known = [(number, low) for number, low in known if low is not None]
     if known:
-        figure.add_trace(_line("best", known, "best so far", "best %{y:.4f}", shape="hv"))
+        figure.add_trace(traces.line("best", known, "best so far", "best %{y:.4f}", shape="hv"))
     last = max(len(status["all"]) - 1, 1)
     for name, loss in references:
         dash = "dash" if name == "baseline" else "dot"
         ends = [(0, loss), (last, loss)]
-        figure.add_trace(_line(name, ends, name, f"{name} %{{y:.4f}}<extra></extra>", width=1.5, dash=dash))
-    figure.update_xaxes(range=[-0.03 * last - 0.4, 1.03 * last + 0.4], dtick=_whole(last))
+        figure.add_trace(traces.line(name, ends, name, f"{name} %{{y:.4f}}<extra></extra>", width=1.5, dash=dash))
+    figure.update_xaxes(range=[-0.03 * last - 0.4, 1.03 * last + 0.4], dtick=traces.whole(last))
     return figure
 
 
@@ -99,7 +80,7 @@ def parallel_coordinates(status: Status) -> go.Figure:
     edge = upper_edge([trial["loss"] for trial in done])
     shown = sorted((t for t in done if edge is None or t["loss"] <= edge), key=lambda t: -t["loss"])
     losses = [trial["loss"] for trial in shown]
-    figure = empty_figure(x="", y="", height=420)
+    figure = traces.empty_figure(x="", y="", height=420)
     figure.update_layout(meta={"left_out": len(done) - len(shown)}, margin={"l": 60, "r": 60, "t": 50, "b": 30})
     if not shown:
         return figure
@@ -111,81 +92,83 @@ def parallel_coordinates(status: Status) -> go.Figure:
     ordered = sorted(losses)
     line = {
         "color": losses,
-        "colorscale": DARK_IS_LOW,
+        "colorscale": traces.DARK_IS_LOW,
         "cmin": span[0],
         "cmax": max(ordered[int(0.75 * (len(ordered) - 1))], span[0] + 1e-9) if len(ordered) > 4 else span[1],
     }
-    font = {"size": 12, "family": FONT}
-    trace = go.Parcoords(
-        line=line, dimensions=dimensions, labelfont={**font, "size": 13}, tickfont=font, rangefont=font
-    )
+    font = {"size": 12, "family": traces.FONT}
+    fonts = {"labelfont": {**font, "size": 13}, "tickfont": font, "rangefont": font}
+    names = [f"trial {trial['trial']}: {number(trial['loss'])}" for trial in shown]
+    trace = go.Parcoords(line=line, dimensions=dimensions, ids=names, **fonts)
     figure.add_trace(trace.update(meta={"role": "scale"}))
     return figure
 
 
 def learning_curves(status: Status) -> go.Figure:
-    """Validation loss after each epoch: all trials in one faint trace, baseline and best over them."""
-    curves = [trial for trial in status["all"] if trial["losses"]]
-    edge = upper_edge([loss for trial in curves for loss in trial["losses"]])
-    figure = empty_figure(x="epoch", y=loss_name(status), height=380)
-    marked = {number_of(status, name): name for name in ("baseline", "best")}  # the best last: it may be the baseline
-    others = [trial for trial in curves if trial["trial"] not in marked]
-    for role, trials in [("trial", others)] + [
-        (name, [trial for trial in curves if trial["trial"] == n]) for n, name in marked.items() if n is not None
-    ]:
-        if not trials:
-            continue
-        faint = role == "trial"
-        figure.add_trace(
-            _curves(
-                [(trial["trial"], list(enumerate(trial["losses"], start=1))) for trial in trials],
-                role,
-                "other trials" if faint else f"{role} (trial {trials[0]['trial']})",
-                "epoch",
-                faint=faint,
-            )
-        )
-    if edge is not None:
-        low = min(loss for trial in curves for loss in trial["losses"])
-        figure.update_yaxes(range=[low - 0.05 * (edge - low), edge])
-    figure.update_xaxes(dtick=_whole(max((len(t["losses"]) for t in curves), default=1)))
+    """Validation loss after each epoch by the tokens that a trial was trained on: a faint line each, those that were
+    stopped early with a mark at their end, baseline and best over them. By epoch where tokens are not known."""
+    measured = [trial for trial in status["all"] if trial["losses"]]
+    by_tokens = all(trial["tokens"] for trial in measured)
+    figure = traces.empty_figure(x="tokens trained on" if by_tokens else "epoch", y=loss_name(status), height=380)
+    _add_curves(figure, status, {trial["trial"]: _by_epoch(trial, tokens=by_tokens) for trial in measured})
+    if by_tokens:
+        figure.update_xaxes(rangemode="tozero")
+    else:
+        figure.update_xaxes(dtick=traces.whole(max((len(t["losses"]) for t in measured), default=1)))
     return figure
 
 
 def rungs(status: Status) -> go.Figure:
     """Losses at the rungs of early stopping by tokens: trials that were stopped, those that were not, and the best."""
-    measured = [trial for trial in status["all"] if trial["rungs"]]
-    best = number_of(status, "best")
-    groups = {
-        "stopped": [t for t in measured if t["ending"] == "stopped_early"],
-        "finished": [t for t in measured if t["ending"] == "complete" and t["trial"] != best],
-        "best": [t for t in measured if t["trial"] == best],
-    }
-    names = {"stopped": "stopped early", "finished": "trained to the end", "best": f"best (trial {best})"}
-    figure = empty_figure(x="tokens", y="loss at rungs", height=380)
-    for role, trials in groups.items():
-        if trials:
-            curves = [(trial["trial"], [(tokens, loss) for tokens, loss in trial["rungs"]]) for trial in trials]
-            figure.add_trace(_curves(curves, role, names[role], "tokens", faint=role != "best"))
-    losses = [loss for trial in measured for _, loss in trial["rungs"]]
+    figure = traces.empty_figure(x="tokens trained on", y="loss at rungs", height=380)
+    points = {trial["trial"]: [(tokens, loss) for tokens, loss in trial["rungs"]] for trial in status["all"]}
+    _add_curves(figure, status, {number: found for number, found in points.items() if found})
+    figure.update_xaxes(rangemode="tozero")
+    return figure
+
+
+def _by_epoch(trial: Trial, *, tokens: bool) -> list[tuple[float, float]]:
+    """An epoch is so many tokens as any other of the trial."""
+    each = trial["tokens"] / len(trial["losses"]) if tokens else 1
+    return [(each * epoch, loss) for epoch, loss in enumerate(trial["losses"], start=1)]
+
+
+def _add_curves(figure: go.Figure, status: Status, points: Mapping[int, list[tuple[float, float]]]) -> None:
+    """Curves of trials by number: faint ones in one trace a kind, then the baseline, then the best."""
+    best, baseline = number_of(status, "best"), number_of(status, "baseline")
+    early = {trial["trial"] for trial in status["all"] if trial["ending"] == "stopped_early"} - {best, baseline}
+    others = [number for number in points if number not in early | {best, baseline}]
+    kinds = [("stopped", "stopped early", [number for number in points if number in early])]
+    kinds += [("trial", "trained to the end" if early else "other trials", others)]
+    alone = {baseline: "baseline", best: "best"}  # the best last: it may be the baseline
+    kinds += [(name, f"{name} (trial {n})", [n]) for n, name in alone.items() if n is not None and n in points]
+    for role, name, numbers in kinds:
+        if numbers:
+            curves = [(number, points[number]) for number in numbers]
+            faint = role not in ("best", "baseline")
+            figure.add_trace(traces.curves(curves, role, name, figure.layout.xaxis.title.text, faint=faint))
+    if early & points.keys():
+        ends = [(points[number][-1], f"trial {number}: stopped early") for number in sorted(early & points.keys())]
+        across, up = [x for (x, _), _ in ends], [y for (_, y), _ in ends]
+        texts = [text for _, text in ends]
+        figure.add_trace(traces.markers("failed", across, up, texts, "where it was stopped", "x", 7))
+    losses = [loss for found in points.values() for _, loss in found]
     edge = upper_edge(losses)
     if edge is not None:
         figure.update_yaxes(range=[min(losses) - 0.05 * (edge - min(losses)), edge])
-    figure.update_xaxes(rangemode="tozero")
-    return figure
 
 
 def endings(status: Status) -> go.Figure:
     """How many trials ended how, as one bar."""
     counts = Counter(trial["ending"] or "pending" for trial in status["all"])
-    figure = empty_figure(x="trials", y="", height=150)
+    figure = traces.empty_figure(x="trials", y="", height=150)
     for name in (*Ending, "pending"):
         if count := counts[name]:
             role, title = f"ending-{name.replace('_', '-')}", f"{name.replace('_', ' ')} ({count})"
-            figure.add_trace(_bars(role, [count], [""], title, "%{x}<extra>%{fullData.name}</extra>"))
+            figure.add_trace(traces.bars(role, [count], [""], title, "%{x}<extra>%{fullData.name}</extra>"))
     figure.update_layout(barmode="stack", bargap=0.1, legend={"traceorder": "normal"})
     figure.update_yaxes(showticklabels=False, showgrid=False)
-    figure.update_xaxes(dtick=_whole(len(status["all"])))
+    figure.update_xaxes(dtick=traces.whole(len(status["all"])))
     return figure
 
 
@@ -194,24 +177,44 @@ def comparison(groups: Sequence[Group]) -> go.Figure:
 
     Of fewer than `BANDED` seeds each study is a line of its own: an interval over so few says nothing.
     """
-    figure = empty_figure(x="trials", y="best loss so far", height=420)
+    figure = traces.empty_figure(x="trials", y="best loss so far", height=420)
     for index, group in enumerate(groups):
-        curve, name, role = group.curve, group.title, f"series{index % len(SERIES)}"
+        curve, name, role = group.curve, group.title, f"series{index % traces.SERIES}"
         if len(group.studies) > 1 and group.seeds < BANDED:
             for number, study in enumerate(group.studies):
                 lows = list(enumerate(best_so_far(study.status["all"]), start=1))
-                line = _line(role, lows, name, f"{study.name}: %{{y:.4f}} after %{{x}} trials", width=1.5, shape="hv")
+                line = traces.line(
+                    role, lows, name, f"{study.name}: %{{y:.4f}} after %{{x}} trials", width=1.5, shape="hv"
+                )
                 figure.add_trace(line.update(legendgroup=name, showlegend=number == 0))
             continue
         if group.seeds > 1:
             band = [(x, mean.high) for x, mean in curve] + [(x, mean.low) for x, mean in reversed(curve)]
-            area = _line(role, band, name, width=0, fill="toself", fillcolor=_colour(role), opacity=0.18)
+            area = traces.line(role, band, name, width=0, fill="toself", fillcolor=traces.colour(role), opacity=0.18)
             figure.add_trace(area.update(legendgroup=name, showlegend=False))
         means, shape = [(x, mean.mean) for x, mean in curve], "hv" if group.seeds == 1 else "linear"
-        line = _line(role, means, name, "%{y:.4f} after %{x} trials", shape=shape)
+        line = traces.line(role, means, name, "%{y:.4f} after %{x} trials", shape=shape)
         figure.add_trace(line.update(legendgroup=name))
-    figure.update_xaxes(dtick=_whole(max((group.curve[-1][0] for group in groups if group.curve), default=1)))
+    figure.update_xaxes(dtick=traces.whole(max((group.curve[-1][0] for group in groups if group.curve), default=1)))
     return figure
+
+
+def comparison_by_time(groups: Sequence[Group]) -> go.Figure | None:
+    """Best loss so far by search time: a line a study in the colour of its group; None where no time is known."""
+    figure = traces.empty_figure(x="hours of search", y="best loss so far", height=420)
+    for index, group in enumerate(groups):
+        first = True
+        for study in group.studies:
+            ended = sorted((t for t in study.status["all"] if t["elapsed"]), key=lambda trial: trial["elapsed"])
+            lows = zip(ended, best_so_far(ended), strict=True)
+            points = [(trial["elapsed"] / 3600, low) for trial, low in lows if low is not None]
+            if points:
+                says = f"{study.name}: %{{y:.4f}} after %{{x:.2f}} hours"
+                line = traces.line(f"series{index % traces.SERIES}", points, group.title, says, width=1.8, shape="hv")
+                figure.add_trace(line.update(legendgroup=group.title, showlegend=first))
+                first = False
+    figure.update_xaxes(rangemode="tozero")
+    return figure if figure.data else None
 
 
 def objectives(status: Status) -> go.Figure:
@@ -231,9 +234,9 @@ def objectives(status: Status) -> go.Figure:
     leading = "lowest loss" if any(one["quantity"] == LOSS for one in status["objectives"]) else f"best {across}"
     names = {"trial": "others", "failed": "violates a constraint", "finished": "on the Pareto set"}
     names["best"] = f"best (trial {best}: {leading})"
-    figure = empty_figure(x=across.replace("_", " "), y=up.replace("_", " "), height=400)
+    figure = traces.empty_figure(x=across.replace("_", " "), y=up.replace("_", " "), height=400)
     if len(line) > 1:
-        figure.add_trace(_line("finished", sorted(line), "", width=1, dash="dot").update(showlegend=False))
+        figure.add_trace(traces.line("finished", sorted(line), "", width=1, dash="dot").update(showlegend=False))
     return _plane(figure, kinds, names, "%{text}")
 
 
@@ -247,19 +250,19 @@ def benchmarks(selected: Mapping[str, Any]) -> go.Figure:
         role = "best" if name == selected["chosen"] else role
         kinds[role].append((scores[across], scores[up], _label(name)))
     names = {"trial": "others", "finished": "Pareto-optimal", "best": "chosen", "untuned": "not to choose from"}
-    figure = empty_figure(x=f"{across} (points)", y=f"{up} (points)", height=380)
+    figure = traces.empty_figure(x=f"{across} (points)", y=f"{up} (points)", height=380)
     return _plane(figure, kinds, names, "%{text}: %{x:.1f}, %{y:.1f}")
 
 
 def chances(selected: Mapping[str, Any]) -> go.Figure:
     """A bar a candidate: the share of resamples that it wins; those that may be the best are told apart."""
     able = [one for one in selected["candidates"] if one["merit"] is not None]
-    figure = empty_figure(x="share of resamples won (%)", y="", height=140 + 26 * len(able))
+    figure = traces.empty_figure(x="share of resamples won (%)", y="", height=140 + 26 * len(able))
     for role, name, kept in (("best", "may be the best", True), ("stopped", "not the best, at 95 %", False)):
         bars = [one for one in able if one["may_be_best"] is kept]
         if bars:
             lengths, labels = [100 * one["chance_best"] for one in bars], [_label(one["name"]) for one in bars]
-            figure.add_trace(_bars(role, lengths, labels, name, "%{y}: %{x:.0f} %<extra></extra>"))
+            figure.add_trace(traces.bars(role, lengths, labels, name, "%{y}: %{x:.0f} %<extra></extra>"))
     order = [_label(one["name"]) for one in able]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=order[::-1])
     figure.update_xaxes(rangemode="tozero")
@@ -267,26 +270,6 @@ def chances(selected: Mapping[str, Any]) -> go.Figure:
 
 
 # -- parts
-
-
-def empty_figure(*, x: str, y: str, height: int) -> go.Figure:
-    """Axes with these titles in the page's style; nothing is drawn yet."""
-    figure = go.Figure()
-    axis = {"gridcolor": "#e7e9ee", "zeroline": False, "linecolor": "#c9cdd6", "automargin": True}
-    figure.update_layout(
-        template="none",
-        showlegend=True,
-        height=height,
-        font={"family": FONT, "size": 13, "color": "#1c2330"},
-        margin={"l": 50, "r": 20, "t": 50, "b": 45},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        hoverlabel={"font": {"family": FONT}},
-        xaxis={**axis, "title": {"text": x}, "showgrid": False},
-        yaxis={**axis, "title": {"text": y}},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-    )
-    return figure
 
 
 def _plane(
@@ -297,7 +280,7 @@ def _plane(
         if points:
             across, up, texts = zip(*points, strict=True)
             size = 14 if role == "best" else 9
-            figure.add_trace(_markers(role, across, up, texts, names[role], SYMBOLS[role], size, hover))
+            figure.add_trace(traces.markers(role, across, up, texts, names[role], traces.SYMBOLS[role], size, hover))
     return figure
 
 
@@ -310,29 +293,6 @@ def _references(status: Status) -> list[tuple[str, Any]]:
     return [(name, entry) for name, entry in named if entry is not None and entry["loss"] is not None]
 
 
-def _curves(
-    curves: Sequence[tuple[int, Sequence[tuple[float, float]]]], role: str, name: str, unit: str, *, faint: bool
-) -> go.Scatter:
-    """Curves of trials, given by number and points, as one trace."""
-    x, y, text = list[Any](), list[Any](), list[Any]()
-    for trial, points in curves:
-        x += [*(place for place, _ in points), None]
-        y += [*(loss for _, loss in points), None]
-        text += [f"trial {trial}"] * len(points) + [None]
-    return go.Scatter(
-        x=x,
-        y=y,
-        text=text,
-        mode="lines+markers",
-        line={"color": COLOURS[role], "width": 1 if faint else 2.5},
-        marker={"size": 4 if faint else 7, "color": COLOURS[role]},
-        opacity=_faint(len(curves)) if faint else 1.0,
-        name=name,
-        hovertemplate=f"%{{text}}<br>{unit} %{{x}}: %{{y:.4f}}<extra></extra>",
-        meta={"role": role},
-    )
-
-
 def _points(trials: Sequence[Trial], y: Sequence[float | None], role: str, name: str, symbol: str) -> go.Scatter:
     """Markers that say, under the pointer, the trial's number, how it ended and what it was."""
     texts = []
@@ -342,54 +302,7 @@ def _points(trials: Sequence[Trial], y: Sequence[float | None], role: str, name:
         values = "<br>".join(f"{key} {number(value, 3)}" for key, value in trial["hyperparameters"].items())
         texts.append(f"<b>trial {trial['trial']}</b>: {how}<br>{values}")
     numbers = [trial["trial"] for trial in trials]
-    return _markers(role, numbers, y, texts, name, symbol, 6 if len(trials) > 150 else 8)
-
-
-def _colour(role: str) -> str:
-    """The colour of a role on light paper."""
-    return SERIES[int(role.removeprefix("series"))] if role.startswith("series") else COLOURS[role]
-
-
-def _line(
-    role: str, points: Sequence[tuple[Any, Any]], name: str, hover: str = "", *, width: float = 2.5, **more: Any
-) -> go.Scatter:
-    """A line through points; without `hover` it says nothing under the pointer. `dash`, `shape`: of the line."""
-    line: dict[str, Any] = {"color": _colour(role), "width": width}
-    line |= {key: more.pop(key) for key in ("dash", "shape") if key in more}
-    says = {"hovertemplate": hover} if hover else {"hoverinfo": "skip"}
-    x, y = [x for x, _ in points], [y for _, y in points]
-    return go.Scatter(x=x, y=y, mode="lines", line=line, name=name, meta={"role": role}, **says, **more)
-
-
-def _markers(
-    role: str,
-    x: Sequence[Any],
-    y: Sequence[Any],
-    texts: Sequence[str],
-    name: str,
-    symbol: str,
-    size: int,
-    hover: str = "%{text}",
-) -> go.Scatter:
-    """Points that say `hover` under the pointer."""
-    marker = {"color": COLOURS[role], "size": size, "symbol": symbol}
-    says = {"text": list(texts), "hovertemplate": f"{hover}<extra></extra>"}
-    return go.Scatter(x=list(x), y=list(y), mode="markers", name=name, marker=marker, meta={"role": role}, **says)
-
-
-def _bars(role: str, lengths: Sequence[float], labels: Sequence[str], name: str, hover: str) -> go.Bar:
-    """Bars from left to right."""
-    marker, meta = {"color": COLOURS[role]}, {"role": role}
-    return go.Bar(x=lengths, y=labels, orientation="h", name=name, hovertemplate=hover, marker=marker, meta=meta)
-
-
-def _whole(last: int) -> int | None:
-    """Ticks at whole numbers only, where plotly would put some between them."""
-    return 1 if last <= 12 else None
-
-
-def _faint(count: int) -> float:
-    return max(0.3, min(0.9, 25 / count))
+    return traces.markers(role, numbers, y, texts, name, symbol, 6 if len(trials) > 150 else 8)
 
 
 def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
@@ -425,7 +338,7 @@ def _axis(status: Status, name: str, values: Sequence[Any]) -> dict[str, Any]:
     }
     if log:
         exact = sorted(set(values))
-        marks: list[float] = exact if len(exact) <= TICKS and entry and entry["integer"] else _decades(low, high)
+        marks: list[float] = exact if len(exact) <= TICKS and entry and entry["integer"] else decades(low, high)
         axis |= {"tickvals": [math.log10(v) for v in marks], "ticktext": [number(float(v), 3) for v in marks]}
     return axis
 
@@ -435,14 +348,3 @@ def _place(known: Sequence[Any], value: Any) -> int:
     if value in known:
         return known.index(value)
     return min(range(len(known)), key=lambda index: abs(known[index] - value))
-
-
-def _decades(low: float, high: float) -> list[float]:
-    """Round values on a logarithmic axis; at least three of them."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    for steps in ((1,), (1, 3), (1, 2, 5)):
-        ticks = [step * 10.0**exponent for exponent in range(first, last + 1) for step in steps]
-        inside = [tick for tick in ticks if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
-        if len(inside) >= 3:
-            break
-    return inside or [low, high]

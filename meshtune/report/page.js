@@ -1,50 +1,101 @@
 "use strict";
-// Figures take their colours from the page's theme, by the role that each trace names.
-const narrow = matchMedia("(max-width: 640px)");
-const theme = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+// What the mark nearest to the pointer says, in a box beside it.
+const box = document.createElement("div");
+box.id = "says";
+box.hidden = true;
+document.body.append(box);
+const REACH = 22; // pixels from the pointer to the nearest mark
 
-function themed(figure) {
-  const { data, layout } = structuredClone(figure);
-  for (const trace of data) {
-    const role = trace.meta && trace.meta.role;
-    if (role === "scale") {
-      const shades = theme("--scale").split(",").map((shade) => shade.trim());
-      trace.line.colorscale = trace.line.colorscale.map(([at], index) => [at, shades[index]]);
-    } else if (role) {
-      const colour = theme(`--${role}`);
-      if (trace.line) trace.line.color = colour;
-      if (trace.marker) trace.marker.color = colour;
-      if (trace.fillcolor) trace.fillcolor = colour;
+function places(svg) {
+  if (svg.places) return svg.places;
+  svg.places = [];
+  for (const mark of svg.querySelectorAll("[data-says]")) {
+    const given = (name) => Number(mark.getAttribute(name));
+    const add = (x, y) => svg.places.push({ x, y, mark });
+    if (mark.tagName === "circle") add(given("cx"), given("cy"));
+    else if (mark.tagName === "polyline") for (const pair of mark.getAttribute("points").split(" ")) add(...pair.split(",").map(Number));
+    else if (mark.tagName === "path") add(...mark.getAttribute("d").match(/-?[\d.]+/g).slice(0, 2).map(Number));
+  }
+  return svg.places;
+}
+
+function nearest(svg, event) {
+  const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  const scale = svg.getScreenCTM().a;
+  let found = null;
+  for (const lines of [false, true]) { // a point before a line that goes through it
+    let least = (REACH / scale) ** 2;
+    for (const place of places(svg)) {
+      const away = (place.x - at.x) ** 2 + (place.y - at.y) ** 2;
+      const fits = (place.mark.tagName === "polyline") === lines && !place.mark.classList.contains("out");
+      if (fits && away <= least) [least, found] = [away, place.mark];
     }
+    if (found) return found;
   }
-  layout.font.color = theme("--ink");
-  layout.hoverlabel = { ...layout.hoverlabel, bgcolor: theme("--raised"), bordercolor: theme("--line"), font: { color: theme("--ink") } };
-  for (const axis of [layout.xaxis, layout.yaxis]) {
-    if (axis) Object.assign(axis, { gridcolor: theme("--grid"), linecolor: theme("--line") });
-  }
-  if (narrow.matches && layout.xaxis && layout.legend) { // the legend below, so that its lines take no place from above
-    layout.legend = { ...layout.legend, y: -0.3, yanchor: "top" };
-    layout.margin = { ...layout.margin, l: 40, r: 8, t: 12 };
-    delete layout.xaxis.dtick;
-  }
-  return { data, layout };
+  return null;
 }
 
-const figures = [...document.querySelectorAll("script.figure")].map((source) => ({
-  place: document.getElementById(source.dataset.for),
-  figure: JSON.parse(source.textContent),
-}));
+document.addEventListener("pointermove", (event) => {
+  const svg = event.target.closest && event.target.closest(".plot svg[role=img]");
+  const mark = svg && (event.target.closest("rect[data-says]") || nearest(svg, event));
+  box.hidden = !mark;
+  if (!mark) return;
+  box.textContent = mark.dataset.says;
+  const { offsetWidth: wide, offsetHeight: tall } = box;
+  const left = event.clientX + 14 + wide > innerWidth ? event.clientX - 14 - wide : event.clientX + 14;
+  box.style.left = `${Math.max(4, left)}px`;
+  box.style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - tall - 4))}px`;
+});
 
-function draw() {
-  for (const { place, figure } of figures) {
-    const { data, layout } = themed(figure);
-    Plotly.react(place, data, layout, { responsive: true, displayModeBar: false, scrollZoom: false });
-  }
+// Parallel coordinates: a drag along an axis picks a range, a click lets go.
+for (const svg of document.querySelectorAll("#figure-parallel svg[role=img]")) {
+  const lines = [...svg.querySelectorAll(".line")];
+  const heights = lines.map((line) => line.getAttribute("points").split(" ").map((pair) => Number(pair.split(",")[1])));
+  const ranges = new Map();
+  const show = () => {
+    lines.forEach((line, index) => {
+      const inside = [...ranges].every(([axis, [low, high]]) => heights[index][axis] >= low && heights[index][axis] <= high);
+      line.classList.toggle("out", !inside);
+    });
+  };
+  [...svg.querySelectorAll(".axis")].forEach((group, axis) => {
+    const area = group.querySelector("rect");
+    const brush = group.appendChild(document.createElementNS(svg.namespaceURI, "rect"));
+    brush.setAttribute("class", "brush");
+    const height = (event) => new DOMPoint(0, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).y;
+    let start = null;
+    area.addEventListener("pointerdown", (event) => {
+      start = height(event);
+      area.setPointerCapture(event.pointerId);
+    });
+    area.addEventListener("pointermove", (event) => {
+      if (start === null) return;
+      const [low, high] = [start, height(event)].sort((a, b) => a - b);
+      ranges.set(axis, [low, high]);
+      for (const [name, value] of Object.entries({ x: group.dataset.x - 8, width: 16, y: low, height: high - low })) brush.setAttribute(name, value);
+      show();
+    });
+    area.addEventListener("pointerup", (event) => {
+      if (Math.abs(height(event) - start) < 3) {
+        ranges.delete(axis);
+        brush.setAttribute("height", 0);
+        show();
+      }
+      start = null;
+    });
+  });
 }
 
-draw();
-narrow.addEventListener("change", draw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+// What scrolls can be scrolled by keys.
+const reachable = () => {
+  for (const place of document.querySelectorAll(".scroll, .text")) {
+    const scrolls = place.scrollWidth > place.clientWidth + 1 || place.scrollHeight > place.clientHeight + 1;
+    if (scrolls) place.tabIndex = 0;
+    else place.removeAttribute("tabindex");
+  }
+};
+reachable();
+addEventListener("resize", reachable);
 
 // On a narrow screen the head of a column stands before each of its cells.
 for (const table of document.querySelectorAll("table:not(.tall table)")) {

@@ -1,6 +1,6 @@
 """The pages: one study, or several side by side; one self-contained HTML file each, from values alone.
 
-A page loads nothing: plotly.js, styles and figures are inside, and its content security policy refuses requests. With
+A page loads nothing: styles and figures (SVG) are inside, and its content security policy refuses requests. With
 `public` it holds no row of the data, no answer, no message of a trial, no absolute path and no name of a machine.
 """
 
@@ -14,15 +14,14 @@ from typing import Any
 
 import plotly.graph_objects as go
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from meshtune._version import __version__
 from meshtune.data.summary import warnings
 from meshtune.report import answers as answered
-from meshtune.report import figures, tables
+from meshtune.report import drawing, figures, mattered, methods, tables
 from meshtune.report.benchmark_tables import TextTable
 from meshtune.report.bounds import on_bounds, wider_space
-from meshtune.report.groups import Compared, comparable, grouped
+from meshtune.report.groups import Compared, Group, comparable, grouped
 from meshtune.report.public import hidden, hidden_config
 from meshtune.report.sentences import agreement, crash_lines, harm, load_lines, loss_name, recommendation, usage
 from meshtune.report.trials import Status, complete, failed
@@ -32,6 +31,9 @@ from meshtune.system.templates import templates
 from meshtune.system.text import duration, number, point
 
 SIDES = ("train", "validation", "test")
+WIDE, NARROW, BESIDE = 1016, 354, 330  # pixels of drawings: a whole page, a phone, one of three in a row
+ROOM = 88  # of one axis of the parallel coordinates
+POOR = 0.1  # share of the variation below which a model says nothing
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class StudyContent:
         status: with all trials. config: study.yaml as plain values, without passwords.
         data: the manifest of the prepared data, or None.
         answers: by model, as `report.answers.read` gives them. scored: tables of benchmark scores.
-        selection: as `report.write.selection_of` gives it.
+        selection: as `report.write.selection_of` gives it. response: as `selection.response` gives it.
     """
 
     status: Status
@@ -51,14 +53,25 @@ class StudyContent:
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
     scored: Sequence[TextTable] = ()
     selection: Mapping[str, Any] | None = None
+    response: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with a sentence for who hears it. `kind`: `whole` width, one of several `beside` each other, or so wide
+    that a phone has to `scroll`."""
+
+    figure: go.Figure
+    label: str
+    kind: str = "whole"
 
 
 def study_page(facts: StudyContent, *, csv: str, public: bool = False) -> str:
     """The page of one study. `csv`: the name of the file with its trials."""
-    status = _public_status(facts.status) if public else facts.status
+    status = hidden_status(facts.status) if public else facts.status
     name = Path(status["folder"]).name
-    found = _pictures(status) | (_pictures_of_selection(facts.selection) if facts.selection is not None else {})
-    pictures = {key: _figure(key, *made) for key, made in found.items()}
+    response = hidden(facts.response) if public else facts.response
+    pictures = {key: _figure(key, one) for key, one in study_pictures(status, facts.selection, response).items()}
     bounds = on_bounds(status)
     head, rows = tables.trials(status)
     endings = tables.endings(status, messages=not public)
@@ -87,9 +100,15 @@ def study_page(facts: StudyContent, *, csv: str, public: bool = False) -> str:
         figures=pictures,
         failed=len(failed(status)),
         harm=harm(status),
+        response=response,
+        doubt=_doubt(response),
+        formulas=mattered.formulas(response) if response else "",
+        slices=[one for key, one in pictures.items() if key.startswith("slice-")],
+        seeds=_seeds(status),
         bounds=bounds,
         wider=wider_space(status, bounds) if bounds else "",
-        endings=endings if "endings" in pictures else [],
+        endings=endings,
+        cost=tables.cost_of_best(status),
         crashed=[] if public else crash_lines(status),
         rows=[] if public else answered.side_by_side(facts.answers),
         head=head,
@@ -100,6 +119,8 @@ def study_page(facts: StudyContent, *, csv: str, public: bool = False) -> str:
         load=load_lines(status),
         commands=_commands(status, name),
         yaml=_yaml(facts.config, public=public),
+        methods=methods.paragraph(status, facts.data),
+        bibtex=methods.references([status["sampler"]]),
     )
 
 
@@ -109,10 +130,7 @@ def comparison_page(studies: Sequence[Compared], *, csv: str) -> str:
     rows = tables.comparison(groups)
     statuses = [study.status for study in studies]
     commands = all(status["objective"] == "command" for status in statuses)
-    pictures = {}
-    if any(group.curve for group in groups):
-        label = "Best loss so far by number of trials, a line a setting"
-        pictures["comparison"] = _figure("comparison", figures.comparison(groups), label)
+    pictures = {key: _figure(key, one) for key, one in comparison_pictures(groups).items()}
     head, listed = tables.studies(groups)
     return _render(
         "compare.html.j2",
@@ -131,8 +149,28 @@ def comparison_page(studies: Sequence[Compared], *, csv: str) -> str:
         head=head,
         studies=listed,
         csv=csv,
-        samplers={status["sampler"] for status in statuses},
+        bibtex=methods.references([status["sampler"] for status in statuses]),
     )
+
+
+# -- figures
+
+
+def study_pictures(
+    status: Status, selection: Mapping[str, Any] | None, response: Mapping[str, Any] | None
+) -> dict[str, Picture]:
+    """The figures of one study that there is something to show in, by name."""
+    return _pictures(status) | _pictures_of_response(status, response) | _pictures_of_selection(selection)
+
+
+def comparison_pictures(groups: Sequence[Group]) -> dict[str, Picture]:
+    """The figures of several studies."""
+    if not any(group.curve for group in groups):
+        return {}
+    made = {"comparison": Picture(figures.comparison(groups), "Best loss so far by number of trials, a line a setting")}
+    if (by_time := figures.comparison_by_time(groups)) is not None:
+        made["comparison-time"] = Picture(by_time, "Best loss so far by search time, a line a study")
+    return made
 
 
 # -- parts
@@ -140,56 +178,101 @@ def comparison_page(studies: Sequence[Compared], *, csv: str) -> str:
 
 def _render(template: str, **values: Any) -> str:
     made = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    plotly_js = Markup(get_plotlyjs()) if values["figures"] else ""  # plotly's own file, which closes no script
     page = templates(Path(__file__).parent, html=True).get_template(template)
-    return page.render(version=__version__, made=made, plotly_js=plotly_js, **values)
+    return page.render(version=__version__, made=made, **values)
 
 
-def _pictures(status: Status) -> dict[str, tuple[go.Figure, str]]:
-    """The figures that there is something to show in."""
+def _pictures(status: Status) -> dict[str, Picture]:
     made = {}
     done = complete(status)
     if done:
         label = "Loss of every trial, and the lowest loss so far, by number of the trial"
-        made["history"] = (figures.history(status), label)
+        made["history"] = Picture(figures.history(status), label)
     if len(done) > 1:
         label = "Parallel coordinates: hyperparameters and loss of every complete trial"
-        made["parallel"] = (figures.parallel_coordinates(status), label)
+        made["parallel"] = Picture(figures.parallel_coordinates(status), label, "scroll")
     if any(len(trial["losses"]) > 1 for trial in status["all"]):
-        made["curves"] = (figures.learning_curves(status), "Validation loss by epoch, a curve a trial")
-    if any(trial["rungs"] for trial in status["all"]):
-        made["rungs"] = (figures.rungs(status), "Losses at the rungs of early stopping, a curve a trial")
-    if any(trial["ending"] not in (None, "complete") for trial in status["all"]):
-        made["endings"] = (figures.endings(status), "How many trials ended how")
-    if len(status.get("objectives", ())) > 1 and done:
-        made["objectives"] = (
-            figures.objectives(status),
-            "Complete trials by two objectives, the Pareto set among them",
+        made["curves"] = Picture(
+            figures.learning_curves(status), f"Learning curves: {loss_name(status)}, a line a trial"
         )
+    if any(trial["rungs"] for trial in status["all"]):
+        made["rungs"] = Picture(figures.rungs(status), "Losses at the rungs of early stopping, a line a trial")
+    if any(trial["ending"] not in (None, "complete") for trial in status["all"]):
+        made["endings"] = Picture(figures.endings(status), "How many trials ended how")
+    if len(status.get("objectives", ())) > 1 and done:
+        label = "Complete trials by two objectives, the Pareto set among them"
+        made["objectives"] = Picture(figures.objectives(status), label)
+    if status.get("seed_noise") and status["seed_noise"]["losses"]:
+        made["seeds"] = Picture(mattered.replicates(status), "Losses of the best point trained with other seeds")
     return made
 
 
-def _pictures_of_selection(selection: Mapping[str, Any]) -> dict[str, tuple[go.Figure, str]]:
-    able = [one for one in selection["candidates"] if one["merit"] is not None]
+def _pictures_of_response(status: Status, response: Mapping[str, Any] | None) -> dict[str, Picture]:
+    if response is None:
+        return {}
+    label = "Share of the variation of the loss in which each hyperparameter has a hand, with 95 % intervals"
+    made = {"importance": Picture(mattered.importances(response), label)}
+    for place, one in enumerate(response["slices"]):
+        label = f"Loss by {mattered.title_of(one['name'])}, by the model with its 95 % band, and of the trials"
+        made[f"slice-{one['name']}"] = Picture(mattered.one_slice(status, response, place), label, "beside")
+    if plane := response["plane"]:
+        label = f"Loss by {mattered.title_of(plane['x'])} and {mattered.title_of(plane['y'])}, by the model"
+        made["plane"] = Picture(mattered.plane(status, response), label)
+    return made
+
+
+def _pictures_of_selection(selection: Mapping[str, Any] | None) -> dict[str, Picture]:
+    able = [one for one in selection["candidates"] if one["merit"] is not None] if selection else []
     made = {}
-    if len(able) > 1:
+    if selection and len(able) > 1:
         label = "How often each candidate comes out best in resamples of the items"
-        made["chances"] = (figures.chances(selection), label)
-    if able and len(selection["benchmarks"]) > 1:
-        made["pareto"] = (figures.benchmarks(selection), "Scores of the candidates on two benchmarks")
+        made["chances"] = Picture(figures.chances(selection), label)
+    if selection and able and len(selection["benchmarks"]) > 1:
+        made["pareto"] = Picture(figures.benchmarks(selection), "Scores of the candidates on two benchmarks")
     return made
 
 
-def _figure(key: str, figure: go.Figure, label: str) -> dict[str, Any]:
-    meta = figure.layout.meta or {}
-    text = figure.to_json().replace("<", "\\u003c")  # nothing inside can end the script element
-    return {
-        "id": f"figure-{key}",
-        "json": Markup(text),
-        "label": label,
-        "height": figure.layout.height,
-        **meta,
-    }
+def _figure(key: str, picture: Picture) -> dict[str, Any]:
+    """The drawings for a wide and for a narrow screen, of which the style shows one; and what the figure counts."""
+    plain = picture.figure.to_plotly_json()
+    drawings = [Markup(drawing.drawn(plain, width, picture.label)) for width in size_of(picture)]
+    return {"id": f"figure-{key}", "drawings": drawings, "kind": picture.kind, **(picture.figure.layout.meta or {})}
+
+
+def size_of(picture: Picture) -> tuple[int, ...]:
+    """The widths of its drawings, the one for a wide screen first."""
+    match picture.kind:
+        case "beside":
+            return (BESIDE,)
+        case "scroll":
+            needs = ROOM * len(picture.figure.data[0].dimensions) if picture.figure.data else 0
+            return (max(WIDE, needs), max(2 * NARROW, needs))
+    return (WIDE, NARROW)
+
+
+def _doubt(response: Mapping[str, Any] | None) -> str:
+    """How far the model of the losses is to be believed, in a sentence."""
+    if response is None:
+        return ""
+    share = response["explained"]
+    how = f"A model of the losses of {response['trials']} trials predicts {100 * max(0, share):.0f} % of the variation"
+    how += " among them, each trial left out in turn"
+    if share < POOR:
+        return f"{how}: too little to say what mattered. Read nothing into the figures below."
+    return f"{how}. The rest is noise, or more than the model sees."
+
+
+def _seeds(status: Status) -> str:
+    """How many trials the seed alone could exchange with the best, in a sentence; empty without replicates."""
+    noise = status.get("seed_noise")
+    if not noise or not noise["deviation"]:
+        return ""
+    reach = 2 * noise["deviation"]
+    near = [t for t in complete(status) if t["loss"] <= status["best"]["loss"] + reach] if status["best"] else []
+    others = len(near) - 1
+    what = f"{others} other {'trial lies' if others == 1 else 'trials lie'} within two of them above the best"
+    end = "their order is partly luck." if others else "no other trial is so near."
+    return f"One training moves by {number(noise['deviation'], 2)} with its seed (standard deviation): {what}; {end}"
 
 
 def _state(status: Status) -> str:
@@ -298,7 +381,8 @@ def _data(manifest: Mapping[str, Any] | None, *, public: bool) -> dict[str, Any]
     return {"sides": SIDES, "sources": sources, "notes": notes, "fingerprint": manifest["fingerprint"]}
 
 
-def _public_status(status: Status) -> dict[str, Any]:
+def hidden_status(status: Status) -> dict[str, Any]:
+    """What a public page may show of a status."""
     shown: dict[str, Any] = hidden({**status, "coordinator": None})
     shown["all"] = [{**trial, "message": ""} for trial in shown["all"]]
     return shown

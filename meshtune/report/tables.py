@@ -25,7 +25,7 @@ from meshtune.report.sentences import (
 )
 from meshtune.report.trials import Status, Trial, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
-from meshtune.system.text import number, point
+from meshtune.system.text import duration, number, point
 from meshtune.trial import Ending
 
 NONE = "-"
@@ -174,16 +174,30 @@ def _marks(trial: Trial) -> str:
 
 
 def endings(status: Status, *, messages: bool = True) -> list[dict[str, Any]]:
-    """How trials ended, where not all are complete: count, the advice of the ending, and last words of the latest."""
+    """How trials ended: count, their time and tokens, the advice of the ending, and last words of the latest."""
     counts = Counter(trial["ending"] for trial in status["all"] if trial["ending"])
     found = []
     for ending in Ending:
         if not counts[str(ending)]:
             continue
         words = [t["message"] for t in status["all"] if t["ending"] == ending and t["message"]] if messages else []
-        count, name = counts[str(ending)], str(ending).replace("_", " ")
-        found.append({"name": name, "count": count, "advice": ending.advice, "last": words[-1] if words else ""})
+        these = [trial for trial in status["all"] if trial["ending"] == ending]
+        row = {"name": str(ending).replace("_", " "), "count": counts[str(ending)], "advice": ending.advice}
+        row["time"] = duration(sum(trial["seconds"] or 0.0 for trial in these))
+        row["tokens"] = f"{sum(trial['tokens'] or 0 for trial in these):,}"
+        found.append({**row, "last": words[-1] if words else ""})
     return found
+
+
+def cost_of_best(status: Status) -> str:
+    """After how much of the search its best trial was there, in a sentence; empty without one."""
+    best = next((trial for trial in status["all"] if trial["trial"] == number_of(status, "best")), None)
+    if best is None or best["elapsed"] is None or not status["elapsed_seconds"]:
+        return ""
+    ended = [trial for trial in status["all"] if trial["ending"]]
+    place = sum((trial["elapsed"] or 0.0) <= best["elapsed"] for trial in ended)
+    time = f"{duration(best['elapsed'])} of {duration(status['elapsed_seconds'])}"
+    return f"Trial {best['trial']}, the best, was there after {place} of {len(ended)} trials, {time}."
 
 
 def quantities(status: Status) -> list[dict[str, Any]]:

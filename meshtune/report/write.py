@@ -1,7 +1,7 @@
 """`meshtune report`: one self-contained HTML page of a study, or of several side by side, and their trials as CSV.
 
 Reads the record and the files of the studies at any time, also while they run; writes the page and the CSV aside and
-renames them into place.
+renames them into place. With a folder for them, every figure and every table is written as a file too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ DEFAULT_OF_SEVERAL = Path("meshtune-report.html")  # in the working directory
 
 
 def report(
-    paths: Sequence[Path], *, folder: Path | None = None, out: Path | None = None, public: bool = False
+    paths: Sequence[Path],
+    *,
+    folder: Path | None = None,
+    out: Path | None = None,
+    public: bool = False,
+    figures: Path | None = None,
 ) -> dict[str, Any]:
     """Write the page; returns where it is and what it says: `page`, `csv`, `verdict`, `evidence`, `studies`.
 
     Several studies are compared. `public`: for people outside: no row of the data, no path, no name of a machine.
+    `figures`: a folder for figures (SVG, PNG), tables (CSV, LaTeX), methods.txt and references.bib; then `figures` and
+    `missing` are returned too: their paths, and what could not be made and why (empty: nothing).
 
     Raises InputError where a study was not started or a path is named twice, MissingExtra without plotly or Jinja2,
     StorageError where the page cannot be written.
@@ -40,8 +47,8 @@ def report(
     if twice:
         raise InputError(f"{', '.join(sorted(twice))}: the same study is named twice")
     if len(studies) == 1:
-        return _one(studies[0], out, public=public)
-    return _several(studies, out, public=public)
+        return _one(studies[0], out, figures, public=public)
+    return _several(studies, out, figures, public=public)
 
 
 def selection_of(folder: Path) -> dict[str, Any] | None:
@@ -60,14 +67,16 @@ def selection_of(folder: Path) -> dict[str, Any] | None:
         raise InputError(Fault(what, path)) from error
 
 
-def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
-    from meshtune.report import answers, score_files, tables
-    from meshtune.report.page import StudyContent, study_page
+def _one(study: Located, out: Path | None, folder: Path | None, *, public: bool) -> dict[str, Any]:
+    from meshtune.report import answers, files, methods, score_files, tables
+    from meshtune.report.page import StudyContent, hidden_status, study_page, study_pictures
     from meshtune.report.public import hidden
+    from meshtune.selection.response import response
 
-    status = status_of(study, trials=True)
-    page, csv = _places(out or study.folder / DEFAULT)
     latest = study.latest
+    record = Record(latest.url, latest.name)
+    status = status_of(study, trials=True) if study.config.rounds else of_record(study, record, trials=True)
+    page, csv = _places(out or study.folder / DEFAULT)
     facts = StudyContent(
         status=status,
         config=file.shown(study.config),
@@ -75,6 +84,7 @@ def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
         answers=answers.read(latest.folder, status),
         scored=score_files.of_study(latest.folder),
         selection=selection_of(latest.folder),
+        response=response(record),
     )
     text = study_page(facts, csv=csv.name, public=public)
     statuses = {study.folder.name: status}
@@ -82,13 +92,28 @@ def _one(study: Located, out: Path | None, *, public: bool) -> dict[str, Any]:
         statuses = {each.folder.name: status_of(each, trials=True) for each in study.rounds if each.started}
     shown = {name: hidden(held) if public else held for name, held in statuses.items()}
     table = tables.as_csv(shown, messages=not public)
-    return _written(page, text, csv, table, tables.headline(status), [study])
+    made = _written(page, text, csv, table, tables.headline(status), [study])
+    if folder is None:
+        return made
+    told, found = (hidden_status(status), hidden(facts.response)) if public else (status, facts.response)
+    texts = {
+        "methods.txt": methods.paragraph(told, facts.data) + "\n",
+        "references.bib": methods.references([told["sampler"]]),
+        "trials.csv": table,
+    }
+    pictures, held = study_pictures(told, facts.selection, found), files.of_study(told, found, facts.scored)
+    return made | _files(folder, files.write(folder, pictures, held, texts))
 
 
-def _several(studies: Sequence[Located], out: Path | None, *, public: bool) -> dict[str, Any]:
-    from meshtune.report import tables
+def _files(folder: Path, written: tuple[list[str], str]) -> dict[str, Any]:
+    names, missing = written
+    return {"figures": [str((folder / name).absolute()) for name in names], "missing": missing}
+
+
+def _several(studies: Sequence[Located], out: Path | None, folder: Path | None, *, public: bool) -> dict[str, Any]:
+    from meshtune.report import files, methods, tables
     from meshtune.report.groups import Compared, grouped
-    from meshtune.report.page import comparison_page
+    from meshtune.report.page import comparison_page, comparison_pictures
     from meshtune.report.public import hidden
 
     compared = []
@@ -102,7 +127,12 @@ def _several(studies: Sequence[Located], out: Path | None, *, public: bool) -> d
     page, csv = _places(out or DEFAULT_OF_SEVERAL)
     text = comparison_page(compared, csv=csv.name)
     table = tables.as_csv({study.name: study.status for study in compared}, messages=not public)
-    return _written(page, text, csv, table, tables.comparison_headline(grouped(compared)), studies)
+    groups = grouped(compared)
+    made = _written(page, text, csv, table, tables.comparison_headline(groups), studies)
+    if folder is None:
+        return made
+    texts = {"references.bib": methods.references([each.status["sampler"] for each in compared]), "trials.csv": table}
+    return made | _files(folder, files.write(folder, comparison_pictures(groups), files.of_comparison(groups), texts))
 
 
 def _written(

@@ -21,12 +21,12 @@ def recommended(record: Record) -> Recommendation | None:
     """
     if record.guidance.objectives != LOSS_ALONE.objectives:
         return None
-    trials = list(_trials(record))
+    trials = list(trials_of(record))
     return recommend(trials, trials[0].distributions, direction=StudyDirection.MINIMIZE) if trials else None
 
 
-def _trials(record: Record) -> Iterator[FrozenTrial]:
-    """As they ended in the end, losses as they are, not as samplers were told."""
+def trials_of(record: Record) -> Iterator[FrozenTrial]:
+    """Trials as they ended in the end, losses as they are, not as samplers were told; without those stopped early."""
     for trial, frozen in zip(record.trials, record.mirror.get_trials(deepcopy=False), strict=True):
         final = trial.final
         if final is None or final.ending is Ending.STOPPED_EARLY:

@@ -26,6 +26,7 @@ from meshtune.selection.statistics import against_replicates
 from meshtune.space.goals import LOSS, Quantities
 from meshtune.space.space import Dimension
 from meshtune.study import finals, float32_check
+from meshtune.study.replicates import DONE as REPLICATES
 from meshtune.study.replicates import NOISE
 from meshtune.study.rounds import agreement, limit_reached
 from meshtune.system.lease import Holder, holder
@@ -328,8 +329,8 @@ def usage(record: Record, baseline: float | None) -> dict[str, Any]:
         from its start. None: it was not metered at all.
     tokens_saved: that the trials which stopped early would have been trained on further. share_saved: of all that
         would have been without that. promoted: numbers of stopped trials that were trained to the end.
-    seed_noise: of replicates of the best; `above`: how far the baseline's loss lies above their mean, with its
-        95 % interval. None: none were made, or another trial is the best by now.
+    seed_noise: of replicates of the best, with their `losses`; `above`: how far the baseline's loss lies above their
+        mean, with its 95 % interval. None: none were made, or another trial is the best by now.
     """
     taken = record.notes.get(energy.NOTE)
     saved = sum(_saved(record).values())
@@ -373,4 +374,6 @@ def _noise(record: Record, baseline: float | None) -> Mapping[str, Any] | None:
     if baseline is not None and not is_baseline:
         found = against_replicates(baseline, noise["mean"], noise["deviation"], noise["count"])
         above = {name: value for name, value in dataclasses.asdict(found).items() if name in ("mean", "low", "high")}
-    return {**{name: value for name, value in noise.items() if name != "told"}, "above": above}
+    losses = ((record.notes.get(REPLICATES) or {}).get(str(best.number)) or {}).values()
+    shown = {name: value for name, value in noise.items() if name != "told"}
+    return {**shown, "losses": [loss for loss in losses if loss is not None], "above": above}

@@ -143,8 +143,36 @@ def test_curves_at_rungs_are_in_the_group_of_their_ending(status: dict[str, Any]
     stopped = [t["trial"] for t in trials if t["trial"] % 2 and t["trial"] != best]
     changed = [{**t, "ending": "stopped_early"} if t["trial"] in stopped else t for t in trials]
     figure = figures.rungs({**status, "all": changed})
-    named = {name: {text for text in trace(figure, name).text if text} for name in ("stopped", "trained", "best")}
+    names = ("stopped", "trained", "baseline", "best")
+    named = {name: {text for text in trace(figure, name).text if text} for name in names}
     assert named["stopped"] == {f"trial {number}" for number in stopped}
     assert named["best"] == {f"trial {best}"}
     assert sum(map(len, named.values())) == len(trials)
     assert max(x for x in trace(figure, "stopped").x if x) == 100
+    ends = trace(figure, "where it was stopped")
+    assert (set(ends.x), len(ends.x)) == ({100}, len(stopped))
+
+
+def test_learning_curves_go_by_tokens_and_mark_where_a_trial_was_stopped(status: dict[str, Any]) -> None:
+    """Each ends at the tokens that its trial was trained on; by epoch where these are not known."""
+    first = next(trial["trial"] for trial in complete(status) if trial["trial"] not in (0, status["best"]["trial"]))
+    early = {"ending": "stopped_early", "losses": [3.0], "tokens": 40_000}
+    changed = {**status, "all": [{**t, **early} if t["trial"] == first else t for t in status["all"]]}
+    figure = figures.learning_curves(changed)
+    assert figure.layout.xaxis.title.text == "tokens trained on"
+    assert list(trace(figure, "best").x)[:-1] == [40_000, 80_000, 120_000]
+    assert list(trace(figure, "stopped early").x) == [40_000, None]
+    crosses = trace(figure, "where it was stopped")
+    assert (list(crosses.x), list(crosses.y)) == ([40_000], [3.0])
+    unknown = {**status, "all": [{**t, "tokens": None} for t in status["all"]]}
+    assert list(trace(figures.learning_curves(unknown), "best").x)[:-1] == [1, 2, 3]
+
+
+def test_the_same_by_time_of_search(status: dict[str, Any]) -> None:
+    other = {**status, "all": [{**trial, "elapsed": trial["elapsed"] * 2} for trial in status["all"]]}
+    groups = grouped([Compared(f"s{n}", each, {"seed": n}, None) for n, each in enumerate((status, other))])
+    one, two = figures.comparison_by_time(groups).data
+    assert two.x[-1] == pytest.approx(2 * one.x[-1])
+    assert one.y[-1] == two.y[-1] == status["best"]["loss"]
+    silent = {**status, "all": [{**trial, "elapsed": None} for trial in status["all"]]}
+    assert figures.comparison_by_time(grouped([Compared("s", silent, {}, None)])) is None

@@ -160,6 +160,23 @@ class Process:
         deviation: Array = np.sqrt(np.maximum(variance, 1e-12))
         return self._mean + across[:n].T @ self._weights, deviation
 
+    def joint(self, features: Array) -> tuple[Array, Array]:
+        """Mean and covariance of the noise-free values at points."""
+        n = len(self.values)
+        across = self._kernel(np.concatenate([self.features, self.pending]), features)
+        solved = solve_triangular(self._lower, across, lower=True, check_finite=False)
+        ones = solve_triangular(self._lower, np.ones(len(across)), lower=True, check_finite=False)
+        short = 1.0 - ones @ solved
+        covariance = self._kernel(features, features) - solved.T @ solved + np.outer(short, short) / (ones @ ones)
+        return self._mean + across[:n].T @ self._weights, covariance
+
+    def left_out(self) -> Array:
+        """What the others predict for each value (Rasmussen and Williams 2006, equation 5.12)."""
+        n = len(self.values)
+        precision = np.diag(cho_solve((self._lower[:n, :n], True), np.eye(n)))
+        predicted: Array = self.values - self._weights / precision
+        return predicted
+
     @property
     def noise(self) -> float:
         """Standard deviation of one value's noise."""
