@@ -208,8 +208,9 @@ def _scatter(trace: Trace, x: Axis, y: Axis) -> Iterator[str]:
         yield f'<g fill="{colour}"{outline}{faint if "lines" not in mode else ""}>'
         for run in runs:
             for index, a, b in run:
-                if (place := y.at(b)) >= min(y.start, y.end) - 1:
-                    yield _symbol(trace, x.at(a), place, _attribute(says(index, a, b)))
+                across, up = x.at(a), y.at(b)
+                if y.end - 1 <= up <= y.start + 1 and x.start - 1 <= across <= x.end + 1:
+                    yield _symbol(trace, across, up, _attribute(says(index, a, b)))
         yield "</g>"
 
 

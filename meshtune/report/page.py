@@ -270,9 +270,11 @@ def _seeds(status: Status) -> str:
     reach = 2 * noise["deviation"]
     near = [t for t in complete(status) if t["loss"] <= status["best"]["loss"] + reach] if status["best"] else []
     others = len(near) - 1
-    what = f"{others} other {'trial lies' if others == 1 else 'trials lie'} within two of them above the best"
-    end = "their order is partly luck." if others else "no other trial is so near."
-    return f"One training moves by {number(noise['deviation'], 2)} with its seed (standard deviation): {what}; {end}"
+    moves = f"With another seed the loss of one training moves by about {number(noise['deviation'], 2)}"
+    if not others:
+        return f"{moves} (standard deviation). No other trial lies less than twice that above the best."
+    which = "1 other trial lies" if others == 1 else f"{others} other trials lie"
+    return f"{moves} (standard deviation). {which} less than twice that above the best: their order is partly luck."
 
 
 def _state(status: Status) -> str:

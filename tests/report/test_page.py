@@ -9,6 +9,7 @@ import pytest
 from meshtune.record.log import Record
 from meshtune.report.page import StudyContent, study_page
 from meshtune.report.write import report
+from meshtune.space.goals import LOSS
 from meshtune.system.lease import lease
 from meshtune.system.text import number
 from tests.report.made import SECRET, made_study
@@ -110,7 +111,7 @@ def everything(status: dict[str, Any]) -> StudyContent:
     trials = [{**t, **early} if t["trial"] % 5 == 4 and t["trial"] != best else t for t in trials]
     noise = {"trial": best, "deviation": 0.02, "mean": 2.33, "count": 3, "losses": [2.31, 2.33, 2.35]}
     above = {"mean": 0.1, "low": 0.05, "high": 0.15}
-    goals = [{"quantity": "loss", "maximize": False}, {"quantity": "adapter_parameters", "maximize": False}]
+    goals = [{"quantity": LOSS, "maximize": False}, {"quantity": "adapter_parameters", "maximize": False}]
     held = {
         **status,
         "all": trials,
@@ -151,6 +152,8 @@ def test_everything_on_one_page_can_be_used_by_everybody(
     names = ["history", "parallel", "curves", "rungs", "endings", "objectives", "seeds", "importance", "slice-step"]
     names += ["plane", "chances", "pareto"]
     assert {f"figure-{name}" for name in names} <= drawn
+    for plot in page.locator(".plot:not(.scroll)").all():  # none is an empty frame
+        assert plot.locator("[data-says] >> visible=true").count(), plot.get_attribute("id")
     assert page.evaluate(OVERLAPS) == []
     page.close()
     if AXE.exists():
