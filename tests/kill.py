@@ -149,8 +149,8 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def ten_kills(tmp_path: Path, sampler: str, *lines: str) -> tuple[Path, Path]:
-    """A study that was killed ten times at random moments, which runs no trial needlessly, and one that was not."""
+def killed_and_whole(tmp_path: Path, sampler: str, *lines: str, kills: int = 10) -> tuple[Path, Path]:
+    """A study that was killed so often at random moments, which runs no trial needlessly, and one that was not."""
     whole = command_study(tmp_path / "whole", *lines, sampler=sampler)
     assert run(whole).returncode == 0
     killed = command_study(tmp_path / "killed", *lines, sampler=sampler)
@@ -159,18 +159,18 @@ def ten_kills(tmp_path: Path, sampler: str, *lines: str) -> tuple[Path, Path]:
     def wait(chance: random.Random) -> float:
         return chance.uniform(0.4, 1.4)
 
-    for victim, family in kill_at_random(killed, 10, seed=7, wait=wait, victims=which):
+    for victim, family in kill_at_random(killed, kills, seed=7, wait=wait, victims=which):
         victims[victim] += 1
         assert gone(family), f"processes outlived the kill of the {victim}"
     ended = run_apart(killed)
     assert ended.returncode == 0, ended.stderr
-    assert victims == Counter(which[number % len(which)] for number in range(10))
+    assert victims == Counter(which[number % len(which)] for number in range(kills))
     assert not list((tmp_path / "killed" / "study").glob("*lease*"))
     runs = Counter((tmp_path / "killed" / "finished.log").read_text().split())
     again = {trial: count for trial, count in runs.items() if count > 1}
     crashed = {str(t["trial"]) for t in record_of(killed) if t["ending"] == "crashed"}
     # A trial runs again only where a kill fell between its end and its tell (or as its own attempts do).
-    assert sum(again[trial] - 1 for trial in again if trial not in crashed) <= 10 * 2
+    assert sum(again[trial] - 1 for trial in again if trial not in crashed) <= kills * 2
     assert run(killed).returncode == 0
     assert Counter((tmp_path / "killed" / "finished.log").read_text().split()) == runs
     return killed, whole

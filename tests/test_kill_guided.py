@@ -8,7 +8,7 @@ import pytest
 
 from meshtune.testing.processes import gone
 from tests.evaluation.made import make_mmlu
-from tests.kill import kill_at_random, record_of, run, run_apart, ten_kills
+from tests.kill import kill_at_random, killed_and_whole, record_of, run, run_apart
 from tests.plan.test_measurements import study
 from tests.test_kill_lora import status_of
 
@@ -36,7 +36,7 @@ def measured(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("sampler", ["mads", "tpe"])
 def test_ten_kills_under_constraints(tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROGRAM_SECONDS", "0.3")
-    killed, whole = ten_kills(tmp_path, sampler, "constraints: [y <= 1, size <= 4]")
+    killed, whole = killed_and_whole(tmp_path, sampler, "constraints: [y <= 1, size <= 4]")
     assert record_of(killed) == record_of(whole)
 
 

@@ -25,7 +25,7 @@ data:
 training: {{epochs: 1, batch_size: 8, precision: float32}}
 sampler: {sampler}
 budget: {{trials: 3}}
-worker: {{name: local, processes: 2, threads: 1}}
+worker: {{name: local, processes: 1, threads: 1}}
 """
 
 

@@ -40,6 +40,7 @@ def run(folder: Path, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_it_runs_with_torch_transformers_and_peft_alone_and_goes_on(tmp_path: Path) -> None:
     results = tmp_path / "gpu.jsonl"
     parts = ("losses", "speed", "memory", "launches", "nf4", "scoring", "kernels", "study")

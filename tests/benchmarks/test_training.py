@@ -83,6 +83,7 @@ def test_both_sides_train_the_same_batches(
     assert_holds_together([json.loads(line) for line in capsys.readouterr().out.splitlines()])
 
 
+@pytest.mark.slow
 def test_packed_validation(tiny_model_folder: Path) -> None:
     """A line for each set of rows."""
     lines = run("packed_validation.py", "--model", str(tiny_model_folder), "--rounds", "2", "--batches", "2")

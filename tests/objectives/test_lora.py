@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForCausalLM
 
 from meshtune.config.sections import DataConfig, ModelConfig, SourceConfig, TrainingConfig
 from meshtune.data.build import prepare
 from meshtune.data.embedded import embedded_gguf
+from meshtune.data.store import Rows
 from meshtune.errors import InputError
 from meshtune.objectives.build import ObjectiveSpec, build
 from meshtune.objectives.lora import LoraObjective, LoraSpec
@@ -87,35 +90,23 @@ def test_the_same_request_repeats_bitwise_alone_or_after_others(make: MakeObject
     assert values(again) == values(alone)
 
 
-def test_plain_peft_in_another_process_gives_the_recorded_loss(
-    make: MakeObjective, tiny_data: DataRef, tmp_path: Path
-) -> None:
+def test_plain_peft_gives_the_recorded_loss(make: MakeObjective, tiny_data: DataRef, tmp_path: Path) -> None:
     """The three lines that a user writes, and a loop over the validation rows."""
     (outcome,) = run(make(), Request(0, GOOD, seed=0))
-    script = """
-import json, sys, torch
-from transformers import AutoModelForCausalLM
-from peft import PeftConfig, PeftModel
-from meshtune.data.store import Rows
-from meshtune.trial import DataRef
-adapter, folder, fingerprint = sys.argv[1:]
-name = PeftConfig.from_pretrained(adapter).base_model_name_or_path
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(name), adapter).eval()
-rows = Rows.open(DataRef(folder, fingerprint), "validation")
-total, count = 0.0, 0
-for index in range(len(rows)):
-    tokens, trained = rows[index]
-    ids = torch.tensor(tokens, dtype=torch.long)[None]
-    labels = torch.where(torch.tensor(trained)[None], ids, -100)
-    labels[:, 0] = -100
-    with torch.no_grad():
-        total += model(input_ids=ids, labels=labels).loss.item() * int((labels != -100).sum())
-    count += int((labels != -100).sum())
-print(json.dumps(total / count))
-"""
-    arguments = [str(tmp_path / str(outcome.adapter)), tiny_data.folder, tiny_data.fingerprint]
-    told = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
-    assert json.loads(told.stdout) == pytest.approx(outcome.loss, abs=1e-4)
+    adapter = str(tmp_path / str(outcome.adapter))
+    name = PeftConfig.from_pretrained(adapter).base_model_name_or_path
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(name), adapter).eval()
+    rows = Rows.open(tiny_data, "validation")
+    total, count = 0.0, 0
+    for index in range(len(rows)):
+        tokens, trained = rows[index]
+        ids = torch.tensor(tokens, dtype=torch.long)[None]
+        labels = torch.where(torch.tensor(trained)[None], ids, -100)
+        labels[:, 0] = -100
+        with torch.no_grad():
+            total += model(input_ids=ids, labels=labels).loss.item() * int((labels != -100).sum())
+        count += int((labels != -100).sum())
+    assert total / count == pytest.approx(outcome.loss, abs=1e-4)
 
 
 def test_measuring(make: MakeObjective) -> None:
@@ -187,6 +178,7 @@ def test_cancelled(make: MakeObjective, tmp_path: Path) -> None:
     assert values(after) == values(alone)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
 def test_out_of_memory(make: MakeObjective) -> None:
     """For real: the process may not have more memory than it has already; then, with more, it goes on."""
@@ -220,13 +212,15 @@ for outcome in outcomes:
     assert values(after) == values(before)
 
 
+@pytest.mark.slow
 def test_the_embedded_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A short training of the real thing; the converted model is kept in pytest's cache."""
     try:
         embedded_gguf()
     except InputError as error:
         pytest.skip(str(error))
-    monkeypatch.setenv("MESHTUNE_CACHE", str(request.config.cache.mkdir("meshtune")))  # type: ignore[union-attr]
+    cache = getattr(request.config, "cache", None)  # there is none with `-p no:cacheprovider`
+    monkeypatch.setenv("MESHTUNE_CACHE", str(cache.mkdir("meshtune") if cache else tmp_path / "cache"))
     model = ModelConfig(name="embedded")
     sources = (SourceConfig(embedded="python-stdlib-signature"),)
     data = prepare(DataConfig(sources=sources, rows=20, validation=4, test=0), model, 0, tmp_path / "data")

@@ -118,6 +118,7 @@ class TestOwn(TrainerContract):
         return make_rows(12, 1), make_rows(5, 2)
 
 
+@pytest.mark.slow
 def test_a_process_whose_gpu_failed_is_replaced(tiny_model_folder: Path, tiny_data: DataRef, tmp_path: Path) -> None:
     """What runs in it has crashed, with the reason; what comes next runs in another process, and goes well."""
     model = ModelConfig(name=str(tiny_model_folder))

@@ -524,7 +524,11 @@ def test_asynchronously_no_more_are_pending_than_a_block_has(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["batch-gp", "tpe", "random", "qmc", "nsga2", "cma-es", pytest.param("nni-tpe", marks=pytest.mark.slow)]
+    "name",
+    [
+        *("batch-gp", "tpe"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("random", "qmc", "nsga2", "cma-es", "nni-tpe")),
+    ],
 )
 def test_an_asynchronous_study_follows_exactly_from_its_record(tmp_path: Path, name: str) -> None:
     """Each proposal from what it had seen and what was pending, by a fresh sampler on a record that is opened anew."""

@@ -87,7 +87,7 @@ drawn = st.builds(
 )
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 @given(drawn)
 def test_the_same_continuation_after_any_kill(story: Story) -> None:
     assert play(story, story.kills) == play(story, ())

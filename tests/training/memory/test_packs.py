@@ -351,7 +351,7 @@ LONG = LlamaConfig(
 )
 
 
-@pytest.mark.parametrize("length", [8192, 32768])
+@pytest.mark.parametrize("length", [8192, pytest.param(32768, marks=pytest.mark.slow)])
 def test_long_rows_and_a_large_vocabulary(make_recipe: Callable[..., Recipe], length: int) -> None:
     """What is kept grows with the row and not with its square, nor with the vocabulary times the labels."""
     base = make(LONG)

@@ -141,7 +141,7 @@ def test_goes_on_from_a_checkpoint_with_another_number_of_devices(
     ranks_of: Any,
     tmp_path: Path,
 ) -> None:
-    """Suspended by two in the middle of a step, finished by one and by four."""
+    """Suspended by two in the middle of a step, finished by one and by three."""
     recipes = pack(make_recipe, gradient_accumulation=3)
     sides = train_rows, validation_rows
     wanted = list(train_pack(base, *sides, recipes, at="last"))
@@ -152,7 +152,7 @@ def test_goes_on_from_a_checkpoint_with_another_number_of_devices(
         looks += 1
         return looks >= 8
 
-    for count in (1, 4):
+    for count in (1, 3):
         looks, folder = 0, tmp_path / str(count)
         events = train_pack(
             base, *sides, recipes, at="last", checkpoint=Checkpoint(folder, None, asked), ranks=ranks_of(2)
