@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from meshtune._version import __version__
 
 if TYPE_CHECKING:
-    from meshtune.api import Study, load, tune
+    from meshtune.api import Study, Trial, load, tune
     from meshtune.results import Result
 
-__all__ = ["Result", "Study", "__version__", "load", "tune"]
+__all__ = ["Result", "Study", "Trial", "__version__", "load", "tune"]
 
-_OFFERED = {"Result": "meshtune.results", "Study": "meshtune.api", "load": "meshtune.api", "tune": "meshtune.api"}
+_OFFERED = {
+    "Result": "meshtune.results",
+    **dict.fromkeys(("Study", "Trial", "load", "tune"), "meshtune.api"),
+}
 
 
 def __getattr__(name: str) -> Any:

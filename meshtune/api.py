@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from meshtune.config.sections import StudyConfig
     from meshtune.plan.locate import Located
+    from meshtune.record.requests import Action
     from meshtune.results import Result
     from meshtune.selection.statistics import Difference
 
@@ -170,6 +171,30 @@ class Study:
     def rounds(self) -> tuple[Study, ...]:
         """The rounds that have begun, each a study of its own; empty where the study has no `rounds`."""
         return tuple(Study(each.folder) for each in self._located.rounds if each.started)
+
+    # -- act on it, also while another process runs it
+
+    def trial(self, number: int) -> Trial:
+        """A handle on one trial, to stop it, finish it or try it again: `study.trial(7).stop()`."""
+        return Trial(self.folder, number)
+
+    def enqueue(
+        self, hyperparameters: Values | None = None, *, like: int | str | None = None, **more: Any
+    ) -> dict[str, Any]:
+        """Have a point tried as the next trial: `study.enqueue(like=7, learning_rate=3e-4)`.
+
+        Args:
+            hyperparameters: by name; also as keyword arguments.
+            like: the trial whose values hold where none is set: its number, `best`, `recommended` or `baseline`.
+
+        Returns what `meshtune enqueue --json` prints: its `state` is `done`, or `noted` where no coordinator has
+        answered yet. Raises InputError with all faults where it is refused.
+        """
+        from meshtune.study.requests import enqueue
+
+        return enqueue(
+            self.folder, {**(hyperparameters or {}), **more}, like=None if like is None else str(like)
+        ).as_json()
 
     # -- frames
 
@@ -373,6 +398,38 @@ class Study:
 
         draw: Callable[[Values], Any] = getattr(figures, name)
         return draw(self.status())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a study, to be acted on; what it found is in `Study.trials`.
+
+    Each method returns what `meshtune trial --json` prints: its `state` is `done`, or `noted` where no coordinator has
+    answered yet. Raises InputError where it is refused.
+
+    Attributes:
+        folder: the study's.
+    """
+
+    folder: Path
+    number: int
+
+    def stop(self) -> dict[str, Any]:
+        """End it where it is; it can be trained to its end later (`finish`)."""
+        return self._ask("stop")
+
+    def finish(self) -> dict[str, Any]:
+        """Train it to its end, whatever stops others; what was stopped goes on once the search has ended."""
+        return self._ask("finish")
+
+    def retry(self) -> dict[str, Any]:
+        """Count the attempts of a trial that crashed, and that has not ended, from the beginning."""
+        return self._ask("retry")
+
+    def _ask(self, action: Action) -> dict[str, Any]:
+        from meshtune.study.requests import ask_of_trial
+
+        return ask_of_trial(self.folder, self.number, action).as_json()
 
 
 def _find(

@@ -16,6 +16,7 @@ from typing import Any
 from meshtune.plain_text import clean
 
 Thresholds = tuple[tuple[int, float | None], ...]
+AT_ONCE = 0  # in place of a rung's tokens: a verdict that holds wherever the trial is, unasked
 
 
 class Verdict(StrEnum):
@@ -84,7 +85,8 @@ class Request:
         thresholds: (tokens, loss) pairs, the rungs of early stopping: after so many tokens the loss of some validation
             rows is measured, and a higher one than this ends the trial; None: it goes on whatever it is.
         asks: whether it waits at each rung until it is decided what becomes of it; else its thresholds decide.
-        decided: (tokens, verdict) pairs of what was decided before, which is not asked again.
+        decided: (tokens, verdict) pairs of what was decided before, which is not asked again; at `AT_ONCE` tokens: a
+            person has had it stopped.
         joins: (trial, tokens) of the rung after which it joined a pack that ran; None: it began with its pack.
         promote: whether the trial was stopped early and shall go on from there to its end, past all thresholds.
         width: trials of its pack that are trained at once, as one leaves the next joins; None: all.
@@ -124,6 +126,7 @@ class Progress:
         training_loss: mean loss of the last steps, or None.
         validation_loss: token-weighted validation loss where one was just measured, or None.
         rung_loss: the same of the rungs' rows where a rung was just measured, or None.
+        place: the device it runs on, such as `cuda:1` or `node7 cuda:0`, as the worker says; else empty.
     """
 
     trial: int
@@ -134,6 +137,7 @@ class Progress:
     training_loss: float | None = None
     validation_loss: float | None = None
     rung_loss: float | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,10 @@ class Rung:
 
 @dataclass(frozen=True)
 class Decision:
-    """The answer to a `Rung`: the pack's name, and (trial, tokens, verdict) of each rung of each that waits."""
+    """The answer to a `Rung`: the pack's name, and (trial, tokens, verdict) of each rung of each that waits.
+
+    Unasked, with `AT_ONCE` tokens, it ends a trial that runs at its next step.
+    """
 
     pack: int
     attempt: int
@@ -164,7 +171,8 @@ class Outcome:
     """How one evaluation ended: exactly one for every request.
 
     Attributes:
-        loss: the objective (lower is better); of what was `stopped_early` the loss of its last rung; else None.
+        loss: the objective (lower is better); of what was `stopped_early` the loss of its last rung, without rungs of
+            its last epoch; else None.
         losses: validation loss after each epoch.
         rungs: (tokens, loss) of the rungs that it reached, with the tokens of its request's thresholds.
         training_losses: mean training loss at the start (first step) and over each epoch.

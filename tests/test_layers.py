@@ -63,6 +63,7 @@ HEAVY = {
     "mlflow": {"study"},
     "trackio": {"study"},
     "wandb": {"study"},
+    "optuna_dashboard": {"study"},
     "tensorboard": {"study"},
     "jinja2": {"system"},
     "optuna": {"record", "samplers", "study", "selection", "testing", "api"},

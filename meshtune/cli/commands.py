@@ -16,6 +16,7 @@ import typer
 from meshtune.cli import prefer
 from meshtune.cli.advise import advise
 from meshtune.cli.contribute import contribute
+from meshtune.cli.control import dashboard, enqueue, trial, watch
 from meshtune.cli.evaluate import evaluate
 from meshtune.cli.options import Folder, Json, JsonLines, Set, Study, TimeLimit, Trial
 from meshtune.cli.select import select
@@ -127,12 +128,10 @@ def tune(
     as_json: JsonLines = False,
 ) -> None:
     """Search (trains many adapters): run a study, or continue it."""
-    from meshtune.cli.watch import watch
+    from meshtune.cli.watch import watch as run
 
     overrides = (*(override or ()), *([f"budget.trials={trials}"] if trials is not None else []))
-    result = watch(
-        study, overrides=overrides, folder=folder, new_segment=new_segment, limit=time_limit, as_json=as_json
-    )
+    result = run(study, overrides=overrides, folder=folder, new_segment=new_segment, limit=time_limit, as_json=as_json)
     _print_result(result, as_json)
 
 
@@ -172,6 +171,12 @@ def stop(
     else:
         how = "suspends its running trials and stops" if now else "stops when its running trials have ended"
         typer.echo(f"process {holder.pid} on {holder.host} {how}", err=True)
+
+
+app.command()(watch)
+app.command()(trial)
+app.command()(enqueue)
+app.command()(dashboard)
 
 
 @app.command()

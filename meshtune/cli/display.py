@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -23,7 +24,9 @@ from meshtune.record.log import Record
 from meshtune.record.scoring import worse_than_untuned
 from meshtune.record.trials import RecordedTrial
 from meshtune.report.sentences import quantity, result_table, table_lines
+from meshtune.study.control import STOPPED
 from meshtune.study.loop import (
+    Answered,
     Finished,
     Opened,
     Promoted,
@@ -77,6 +80,7 @@ class Display:
                 self._proposed(trial)
             case Started(request):
                 self._trial(request.trial)
+                self._packs()
             case Running(progress):
                 self._trial(progress.trial).take(progress, self._clock())
                 self._between()
@@ -91,12 +95,49 @@ class Display:
                     style="yellow",
                     markup=False,
                 )
+            case Answered(answer):
+                who = answer.request.by.partition(",")[0]
+                words = answer.words if answer.done else f"refused: {answer.words}"
+                say(
+                    self._console,
+                    f"{answer.request.action}, asked by {who}: {words}",
+                    style="" if answer.done else "yellow",
+                )
             case Finished(reason, complete):
                 self._panel.running.clear()
                 text = "search finished" if complete else "search stopped"
                 self._console.print(f"{text}: {reason}", markup=False)
 
+    def read_again(self, record: Record, now: Mapping[str, Any]) -> None:
+        """Of a run of another process: its record as it stands now, and what the run wrote last."""
+        first, self._record, self._slots = self._record is None, record, now.get("slots", 1)
+        panel = self._panel
+        if first:
+            panel.total, panel.price = now.get("trials"), now.get("price")
+        self._begun = self._clock() - record.elapsed if first else self._begun
+        running = {int(number): known for number, known in now.get("running", {}).items()}
+        for number in panel.running.keys() - running.keys():
+            del panel.running[number]
+        for number, known in running.items():
+            trial = self._trial(number)
+            trial.losses = trial.losses or list(known["losses"])
+        self._packs()
+        if record.trials:
+            panel.block = record.trials[-1].block
+            members = [trial for trial in record.trials if trial.block == panel.block]
+            panel.members, panel.ended = len(members), sum(trial.outcome is not None for trial in members)
+        self._stand(record)
+
     # -- inside
+
+    def _packs(self) -> None:
+        """Who is trained together, of those that run."""
+        if self._record is None:
+            return
+        packs = {n: self._record.trials[n].pack for n in self._panel.running if 0 <= n < len(self._record.trials)}
+        shared = Counter(packs.values())
+        for number, trial in self._panel.running.items():
+            trial.pack = packs[number] if number in packs and shared[packs[number]] > 1 else None
 
     def _drawn(self) -> Panel:
         record = self._record
@@ -171,9 +212,10 @@ class Display:
         if outcome.ending is not Ending.COMPLETE or outcome.message:
             words = f"{outcome.message}. " if outcome.message else ""
             known = (Ending.COMPLETE, *(self._advised & {Ending.STOPPED_EARLY}))  # neither is a fault
-            if outcome.ending not in known:
+            by_hand = outcome.message.startswith(STOPPED)
+            if outcome.ending not in known and not by_hand:
                 words += outcome.ending.advice
-            self._advised.add(outcome.ending)
+                self._advised.add(outcome.ending)
             if words:
                 self._console.print(f"    {words}", markup=False, style="yellow", soft_wrap=True)
 
@@ -279,6 +321,8 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
             return {
                 name: value for name, value in outcome.items() if name not in ("row_losses", "retry", "lost", "no_room")
             }
+        case Answered(answer):
+            return answer.noted()
         case Retried(outcome):
             return {"trial": outcome.trial, "attempt": outcome.attempt, "message": outcome.message}
         case Finished(reason, complete):

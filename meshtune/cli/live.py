@@ -24,9 +24,13 @@ HISTORY = 60  # trials that the history's sparkline shows
 
 @dataclass
 class RunningTrial:
-    """One running trial: its title, its last progress, its training losses so far, and the first step that was seen."""
+    """One running trial: its title, its last progress, its training losses so far, and the first step that was seen.
+
+    `pack`: that it is trained with; None where it is trained alone.
+    """
 
     title: str
+    pack: int | None = None
     progress: Progress | None = None
     losses: list[float] = field(default_factory=list)
     first: tuple[int, float] | None = None  # and when: a trial that goes on does not begin at 0
@@ -49,6 +53,17 @@ class RunningTrial:
         a_step = (self.last - self.first[1]) / (self.progress.step - self.first[0])
         steps, step = self.progress.steps, self.progress.step
         return a_step * steps, max(0.0, a_step * (steps - step) - (now - self.last))
+
+    @property
+    def pack_name(self) -> str:
+        """`pack 6`, or nothing."""
+        return "" if self.pack is None else f"pack {self.pack}"
+
+    @property
+    def place(self) -> str:
+        """Where it runs: the device, and the pack that it shares with others."""
+        device = self.progress.place if self.progress is not None else ""
+        return " ".join(filter(None, (device, self.pack_name)))
 
     @property
     def where(self) -> str:
@@ -93,13 +108,15 @@ class Panel:
         if not self.running:
             return None
         table = Table.grid(padding=(0, 2, 0, 0))
-        for trial in self.running.values():
+        several = len({trial.place for trial in self.running.values()}) > 1
+        for trial in sorted(self.running.values(), key=lambda trial: trial.place):
             now = trial.progress
             share = now.step / now.steps if now is not None and now.steps else 0.0
             loss = f"{trial.losses[-1]:.4f}" if trial.losses else ""
             trail = Text(sparkline(trial.losses[-TRAIL:]), style="cyan")
             bar = ProgressBar(total=1.0, completed=share, width=24)
-            table.add_row(Text(trial.title), bar, trial.where, trail, loss)  # a title is no markup
+            where = trial.place if several else trial.pack_name
+            table.add_row(Text(where), Text(trial.title), bar, trial.where, trail, loss)  # a title is no markup
         return table
 
     def _standing(self) -> Text:

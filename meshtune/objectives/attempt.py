@@ -65,7 +65,7 @@ class Attempt:
     """One attempt. Any ending holds what it has reported so far.
 
     Attributes:
-        stopped: whether it ends at a rung. Then only further rungs of that step count.
+        stopped: whether it ends at a rung, or where it is. Then only further rungs of that step count.
         asking: tokens of rungs of which it is to be decided what becomes of it there.
         late: those of which that was not decided in time.
         waited: seconds for decisions, which its timeout does not count.

@@ -24,7 +24,7 @@ from typing import Any, TypeGuard
 
 from meshtune.objectives import checkpoints, guard
 from meshtune.plain_text import escaped
-from meshtune.trial import Ending, Outcome, Progress, Request
+from meshtune.trial import AT_ONCE, Decision, Ending, Outcome, Progress, Request, Verdict
 
 REPORTABLE = (Ending.DIVERGED, Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.INFEASIBLE)
 POLL_SECONDS = 1.0
@@ -136,10 +136,21 @@ class CommandObjective:
     def __init__(self, spec: CommandSpec):
         self.spec = spec
         self._suspended = False
+        self._ending: set[tuple[int, int]] = set()  # trials and attempts that a person has had stopped
 
     def suspend(self) -> None:
         """As the objective seam says; a program cannot be made to save anything: it is killed."""
         self._suspended = True
+
+    def decide(self, decision: Decision) -> None:
+        """A program knows no rungs: it is killed where a person has had its trial stopped."""
+        for trial, tokens, verdict in decision.verdicts:
+            if tokens == AT_ONCE and verdict is Verdict.STOPS:
+                self._ending.add((trial, decision.attempt))
+
+    def join(self, pack: int, request: Request) -> bool:
+        """Programs run one after the other."""
+        return False
 
     def evaluate(self, requests: Sequence[Request]) -> Iterator[Progress | Outcome]:
         """As the objective seam says."""
@@ -154,12 +165,17 @@ class CommandObjective:
             return
         ending: str | None = None
         with program:
-            while ending is None and not self._suspended:
+            while ending is None and not self._suspended and not self._stops(request):
                 if (ending := program.wait()) is None:
                     yield Progress(request.trial, request.attempt)
+        if ending is None and self._stops(request):
+            yield Outcome(request.trial, request.attempt, Ending.STOPPED_EARLY, seconds=program.seconds)
         if ending is None:
             return
         yield self._outcome(request, ending, program.seconds, program.out, program.err)
+
+    def _stops(self, request: Request) -> bool:
+        return (request.trial, request.attempt) in self._ending
 
     def _outcome(self, request: Request, ending: str, seconds: float, out: Path, err: Path) -> Outcome:
         def ended(how: Ending, message: str = "", **fields: Any) -> Outcome:

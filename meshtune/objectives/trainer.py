@@ -23,7 +23,7 @@ from meshtune.objectives.command import LARGEST, Program, last_words, name_of
 from meshtune.objectives.decisions import Decisions
 from meshtune.objectives.trainer_log import Log
 from meshtune.system import yaml_file
-from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
+from meshtune.trial import AT_ONCE, Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 
 FOLDER = "trainer"
 SETTINGS, OUTPUT = "config.yml", "output"
@@ -142,7 +142,8 @@ class _Trial:
         while self.ending is None and not suspended():
             self.ending = self._program.wait()
             yield from self._look()
-            if self.ending is None and self._stops():
+            by_hand = self._decisions.of(self._request.trial, AT_ONCE) is Verdict.STOPS
+            if self.ending is None and (by_hand or self._stops()):
                 self.ending = "stopped"
             if self.ending is None and self.log.diverged:
                 self.ending = "diverged"
@@ -209,7 +210,7 @@ class _Trial:
         if word == "timeout":
             return ended(Ending.TIMED_OUT, f"not finished after {self._request.timeout:g} s")
         if word == "stopped":
-            return ended(Ending.STOPPED_EARLY, loss=self.rungs[-1][1])
+            return ended(Ending.STOPPED_EARLY, loss=self.rungs[-1][1] if self.rungs else next(reversed(losses), None))
         if self.log.diverged or any(abs(loss) > LARGEST for loss in losses):
             return ended(Ending.DIVERGED, self.log.diverged or f"a loss was above {LARGEST:g}")
         if word != "exit":

@@ -45,7 +45,7 @@ from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Checkpoint, Diverged, NoRoom, Rungs, Step, Suspended, Trained
-from meshtune.trial import DataRef, Ending, Event, Outcome, Progress, Request, Rung
+from meshtune.trial import AT_ONCE, DataRef, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 
 Events = Iterator[Event]
 Members = list[tuple[Attempt, Recipe]]
@@ -193,6 +193,7 @@ class Trainings:
             for number, event in events:
                 if isinstance(event, Measured):
                     yield from self._decided([attempt for attempt, _ in waiting.values()])
+                self._heed([attempt for attempt, _ in waiting.values()])
                 yield from self._joined(members, waiting, changes)
                 changes.keeping |= {number for number, (attempt, _) in waiting.items() if attempt.stopped}
                 if number not in waiting:  # it has timed out, and leaves after this pass; or this is about all
@@ -272,6 +273,12 @@ class Trainings:
         for attempt in attempts:
             attempt.follow(self.decisions.of)
 
+    def _heed(self, attempts: Sequence[Attempt]) -> None:
+        """End those that a person has had stopped, wherever they are."""
+        for attempt in attempts:
+            if self.decisions.of(attempt.request.trial, AT_ONCE) is Verdict.STOPS:
+                attempt.stopped = True
+
     # -- alone
 
     def _alone(self, attempt: Attempt) -> Events:
@@ -318,6 +325,7 @@ class Trainings:
                         raise Suspended
                     yield from attempt.note(step)
                     yield from self._decided([attempt])
+                    self._heed([attempt])
                     if attempt.stopped and not resumes:
                         return self._stopped(attempt)
         except Suspended:
@@ -395,7 +403,8 @@ class Trainings:
         return attempt.ended(Ending.COMPLETE, loss=trained.loss, adapter=place, peak_memory=machine.peak(self.device))
 
     def _stopped(self, attempt: Attempt) -> Outcome:
-        return attempt.ended(Ending.STOPPED_EARLY, loss=attempt.rungs[-1][1], peak_memory=machine.peak(self.device))
+        loss = attempt.rungs[-1][1] if attempt.rungs else next(reversed(attempt.losses), None)
+        return attempt.ended(Ending.STOPPED_EARLY, loss=loss, peak_memory=machine.peak(self.device))
 
     def _recipe(self, request: Request) -> Recipe:
         return recipe(self.training, request.hyperparameters, request.seed)

@@ -24,7 +24,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.errors import InputError, MeshtuneError, SamplerError, StorageError, last_words
-from meshtune.record import decisions
+from meshtune.record import decisions, requests
 from meshtune.record.decisions import Decided, Joined
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
@@ -39,6 +39,7 @@ from meshtune.space.space import Space
 from meshtune.trial import Ending, Outcome, Thresholds
 
 PROMOTED = "promoted"  # with a trial's number: the note of its outcome once it was trained to the end
+BESIDE_BLOCKS = "beside_blocks"  # Optuna's attribute of a trial that a person enqueued: it is in no sampler's block
 WARM_START = "warm_start"  # the note that says that earlier trials were kept, and what they are
 _STATES = {Ending.STOPPED_EARLY: TrialState.PRUNED, Ending.CRASHED: TrialState.FAIL}
 
@@ -101,6 +102,7 @@ class Record:
             self.guidance = goals.of_fixed(self.notes.get("fixed") or {})
             self.mirror = optuna.create_study(directions=_directions(self.guidance))
             self.decided = {(each.trial, each.tokens): each for each in decisions.read(self.notes)}
+            self.answers = requests.read(self.notes)
             self.trials: list[RecordedTrial] = []
             self._ids: list[int] = []
             self._described = space_of(self.notes)
@@ -194,6 +196,14 @@ class Record:
         return why
 
     @property
+    def wishes(self) -> dict[int, requests.Action]:
+        """By trial the last of `stop` and `finish` that a person asked of it."""
+        done = [
+            answer for answer in self.answers.values() if answer.done and answer.request.action in ("stop", "finish")
+        ]
+        return {answer.trial: answer.request.action for answer in done if answer.trial is not None}
+
+    @property
     def elapsed(self) -> float:
         """Search seconds up to the last trial that ended, or up to the last stop, which may have suspended trials."""
         return max([float(self.notes.get("elapsed") or 0.0), *(trial.elapsed for trial in self.trials)])
@@ -217,11 +227,19 @@ class Record:
         self.note(WARM_START, dict(facts))
 
     def enqueue(
-        self, hyperparameters: Mapping[str, Any], *, origin: str, seed: int, thresholds: Thresholds = ()
+        self,
+        hyperparameters: Mapping[str, Any],
+        *,
+        origin: str,
+        seed: int,
+        thresholds: Thresholds = (),
+        enqueued_as: str | None = None,
     ) -> RecordedTrial:
-        """Propose a given point. Raises InputError where it is outside the space."""
+        """Propose a given point; where a person asks for it, beside the sampler's blocks. Raises InputError where it is
+        outside the space.
+        """
         params = self._required_space().encode(hyperparameters)
-        return self._propose(params, dict(hyperparameters), origin, seed, thresholds)
+        return self._propose(params, dict(hyperparameters), origin, seed, thresholds, enqueued_as=enqueued_as)
 
     def propose(
         self,
@@ -298,6 +316,11 @@ class Record:
         self.note(f"{decisions.JOINED}:{len(self.joined)}", [joined.trial, joined.pack, *joined.after])
         self._in_its_pack(joined)
 
+    def answer(self, answer: requests.Answer) -> None:
+        """Make durable what becomes of a request, before its file goes."""
+        self.note(f"{requests.NOTE}:{answer.request.number}", answer.noted())
+        self.answers[answer.request.number] = answer
+
     def promote(self, outcome: Outcome) -> RecordedTrial:
         """Make durable how a trial ended that had been stopped early and was trained on: no sampler learns of it."""
         outcome = self._with_known(self.trials[outcome.trial], outcome)
@@ -345,6 +368,7 @@ class Record:
         thresholds: Thresholds,
         pack: int | None = None,
         mirrored: Mapping[str, Any] | None = None,
+        enqueued_as: str | None = None,
     ) -> RecordedTrial:
         """`mirrored`: Optuna's own attributes of a trial that a sampler put into the mirror; None: it is not there."""
         seen = len(self._ended)
@@ -359,12 +383,15 @@ class Record:
             "pack": pack,
             "thresholds": [list(pair) for pair in thresholds],
         }
+        beside = {}
+        if enqueued_as is not None:
+            proposal["enqueued_as"], beside = enqueued_as, {BESIDE_BLOCKS: True}
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
             distributions=self.distributions,
             user_attrs={"proposal": proposal, "hyperparameters": dict(hyperparameters)},
-            system_attrs=dict(mirrored or {}),
+            system_attrs={**(mirrored or {}), **beside},
         )
         written = as_written(template, self._required_space()) if self._decoded else template
         with storage_errors():
@@ -372,6 +399,7 @@ class Record:
         if mirrored is None:
             self.mirror._storage.create_new_trial(self.mirror._study_id, template_trial=template)
         trial = RecordedTrial(len(self.trials), params, hyperparameters, origin, block, seed, seen, pack, thresholds)
+        trial = dataclasses.replace(trial, enqueued_as=enqueued_as)
         self.trials.append(trial)
         self._ids.append(trial_id)
         return trial

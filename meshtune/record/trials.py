@@ -34,6 +34,7 @@ class RecordedTrial:
         value: what samplers get; of several objectives the first one's, the others' are `other_values`.
         elapsed: search seconds of the study when it ended.
         violations: of a complete trial, by the text of each measured constraint how far it is violated.
+        enqueued_as: the number of the request that a person enqueued it by; None: nobody did.
     """
 
     number: int
@@ -53,6 +54,7 @@ class RecordedTrial:
     other_values: tuple[float, ...] = ()
     violations: Mapping[str, float] = field(default_factory=dict)
     joins: tuple[int, int] | None = None
+    enqueued_as: str | None = None
 
     def request(self, threads: int | None, timeout: float | None) -> Request:
         """What is submitted for this trial."""

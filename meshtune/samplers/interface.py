@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from meshtune.samplers.encoding import Encoding, Point
 
 FIXED = "fixed_params"  # Optuna's attribute of an enqueued trial
+BESIDE_BLOCKS = "beside_blocks"  # the record's attribute of a trial that a person enqueued: it is in no block
 
 
 class Sampler(BaseSampler):
@@ -101,9 +102,9 @@ class BlockSampler(Sampler):
 def left_in_block(trials: Sequence[FrozenTrial], block_size: int, *, asynchronous: bool = False) -> int:
     """What can be proposed without waiting where blocks are ranges of trial numbers: a block opens when all before it
     have ended. `asynchronous`: at most `block_size` trials are pending, whichever they are. Trials that are enqueued
-    and that nobody has asked for do not count yet.
+    and that nobody has asked for do not count yet, and those that a person enqueued never do.
     """
-    begun = [trial for trial in trials if trial.state is not TrialState.WAITING]
+    begun = [t for t in trials if t.state is not TrialState.WAITING and BESIDE_BLOCKS not in t.system_attrs]
     if asynchronous:
         return max(0, block_size - sum(not trial.state.is_finished() for trial in begun))
     in_block = len(begun) % block_size

@@ -114,7 +114,7 @@ class Space:
         known = {dimension.name for dimension in self.dimensions} | set(self.fixed)
         if self.lora and {"rank", "alpha", "learning_rate"} <= values.keys():
             scale, step = values["alpha"] / values["rank"], values["learning_rate"] * values["alpha"]
-            values = {"scale": self._reached(scale, values), "step": step, **values}
+            values = {"scale": self.reached(scale, values), "step": step, **values}
             known |= {"alpha", "scale", "learning_rate", "step"}
         faults = [Fault("is not part of the space", key=name) for name in values if name not in known]
         params = {}
@@ -132,7 +132,7 @@ class Space:
         refuse(faults)
         return params
 
-    def _reached(self, scale: float, values: Mapping[str, Any]) -> float:
+    def reached(self, scale: float, values: Mapping[str, Any]) -> float:
         """The scale, or the nearest one of the space where both are the same alpha once that is rounded."""
         nearest = self.fixed.get("scale", scale)
         for dimension in self.dimensions:

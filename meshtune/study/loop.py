@@ -18,9 +18,11 @@ from pathlib import Path
 
 from meshtune.plan.budget import Budget, Limit, Stop
 from meshtune.record.log import Record, no_rungs
+from meshtune.record.requests import Answer
 from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.interface import Sampler
 from meshtune.stopping.decisions import EarlyStopping
+from meshtune.study.control import Control, finishing, worded
 from meshtune.study.packs import Packs, full_disk
 from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
@@ -100,7 +102,14 @@ class Finished:
     complete: bool
 
 
-StudyEvent = Opened | Stage | Proposed | Started | Running | TrialFinished | Promoted | Retried | Finished
+@dataclass(frozen=True)
+class Answered:
+    """A person's request about a trial was done or refused."""
+
+    answer: Answer
+
+
+StudyEvent = Opened | Stage | Proposed | Started | Running | TrialFinished | Promoted | Retried | Answered | Finished
 
 
 def _cut(record: Record, packing: Packing, *, whole: bool) -> Callable[[Points], list[int]]:
@@ -132,7 +141,7 @@ def _at_once(count: int, share: int, packs: Packs, worker: Worker) -> int:
 
 def _decision(record: Record, early: EarlyStopping, rung: Rung) -> Decision:
     """What becomes of trials at a rung, in the record before anybody hears of it; as it stands there, if it does."""
-    if decided := early.decide(record, rung):
+    if decided := [finishing(record, each) for each in early.decide(record, rung)]:
         record.decide(decided)
     verdicts = []
     for trial, tokens, _ in rung.losses:
@@ -162,6 +171,7 @@ class _Search:
     timeout: float | None
     joules: Callable[[], float]
     holding: Callable[[], None]
+    control: Control | None
     packs: Packs = field(init=False)
     begun: float = field(init=False)
 
@@ -173,9 +183,11 @@ class _Search:
         """The loop itself: propose, submit, wait for what comes and record it."""
         packs = self.packs
         while True:
+            stopping = stop()
+            yield from self.heed(ending=stopping is not None)
             limit, count = self.reached(), 0
             used = limit is not None and not packs.waiting and not packs.running
-            if (stopping := stop()) and not used:  # what was asked while the last trials ran ends nothing early
+            if stopping and not used:  # what was asked while the last trials ran ends nothing early
                 limit = Limit(stopping.reason, hold=True)
             if limit is None:
                 count = yield from self.propose()
@@ -213,6 +225,19 @@ class _Search:
             joules=self.joules(),
             losses=[trial.loss_in_search for trial in self.record.finished],
         )
+
+    def heed(self, *, ending: bool) -> Iterator[StudyEvent]:
+        """Do what people asked of single trials, or say why not; `ending`: the run was asked to stop."""
+        if self.control is None:
+            return
+        for answer, trial in self.control.answers(self.record, self.packs, self.reached, ending=ending):
+            if trial is not None:
+                self.packs.add(trial)
+                yield Proposed(trial)
+            yield Answered(answer)
+        for outcome in self.control.stopped(self.record, self.packs, self.worker):
+            yield from self.tell(outcome)
+            self.packs.drop_ended()
 
     def propose(self) -> Generator[StudyEvent, None, int]:
         """Record what may be proposed now, and let it wait in packs; gives how many trials it is."""
@@ -275,8 +300,13 @@ class _Search:
         if again:
             yield Retried(event)
             return
-        value = None if self.early is None or not pending else self.early.value(self.record, event)
-        if finished := self.record.tell(event, elapsed=self.elapsed, value=value):
+        yield from self.tell(worded(self.record, event))
+
+    def tell(self, outcome: Outcome) -> Iterator[StudyEvent]:
+        """Record how a trial ended; where it had ended before, nothing happens."""
+        pending = self.record.trials[outcome.trial].outcome is None
+        value = None if self.early is None or not pending else self.early.value(self.record, outcome)
+        if finished := self.record.tell(outcome, elapsed=self.elapsed, value=value):
             yield TrialFinished(finished)
 
 
@@ -296,6 +326,7 @@ def run(
     joules: Callable[[], float] = lambda: 0.0,
     stop: Callable[[], Stop | None] = lambda: None,
     holding: Callable[[], None] = lambda: None,
+    control: Control | None = None,
 ) -> Iterator[StudyEvent]:
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
@@ -304,6 +335,7 @@ def run(
     points that a free process gets where the sampler is asynchronous. `early` says where trials are stopped, and what
     value samplers get of them. `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far.
     `holding()` raises where the study is no longer ours to write to; it is asked before anything is recorded.
+    `control` has what people ask of single trials meanwhile.
     """
     parts = (record, sampler, worker, budget, seed, packing, share, early, attempts, threads, timeout, joules, holding)
-    yield from _Search(*parts).events(stop)
+    yield from _Search(*parts, control).events(stop)

@@ -21,7 +21,7 @@ from meshtune.errors import StorageError
 from meshtune.record.decisions import IN_PACK, Joined
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
-from meshtune.trial import Decision, Outcome, Request, Verdict
+from meshtune.trial import AT_ONCE, Decision, Outcome, Request, Verdict
 from meshtune.workers.planner import Packing, as_number
 
 LOSSES = 5  # times `attempts`: what was lost with its node that often is given up, since it may be what takes it down
@@ -96,7 +96,10 @@ def _asking(record: Record, request: Request) -> dict[str, Any]:
     """Whether a request asks at its rungs, with what is decided already; the baseline is trained to its end."""
     asks = bool(record.notes.get(IN_PACK)) and record.trials[request.trial].origin == "search"
     known = (record.decided.get((request.trial, tokens)) for tokens, _ in request.thresholds)
-    return {"asks": asks, "decided": tuple((each.tokens, each.verdict) for each in known if each is not None)}
+    decided = tuple((each.tokens, each.verdict) for each in known if each is not None)
+    if record.wishes.get(request.trial) == "stop":
+        decided = ((AT_ONCE, Verdict.STOPS), *decided)
+    return {"asks": asks, "decided": decided}
 
 
 class Packs:
@@ -197,6 +200,7 @@ class Packs:
         """The first trial of what has not begun for which there is memory beside a pack's."""
         points = [self._record.trials[number].hyperparameters for number in pack.left]
         waiting = sorted(number for other in self.waiting if not other.begun for number in other.trials)
+        waiting = [number for number in waiting if self._record.trials[number].outcome is None]  # a person may stop one
         fitting = (n for n in waiting if packing.fit_together([*points, self._record.trials[n].hyperparameters]))
         return next(fitting, None)
 
@@ -213,6 +217,30 @@ class Packs:
         points = [self._record.trials[number].hyperparameters for number in pack.trials]
         epochs, ranks = ([as_number(point.get(name)) for point in points] for name in ("epochs", "rank"))
         return sum(epochs), sum(ranks)
+
+    def waits(self, trial: int) -> bool:
+        """Whether a trial waits."""
+        return any(trial in pack.trials for pack in self.waiting)
+
+    def running_with(self, trial: int) -> Pack | None:
+        """The pack that runs with this trial; None: it does not run."""
+        return self._running.get(trial)
+
+    def drop_ended(self) -> None:
+        """Packs that wait and of which all trials have ended, while they waited, wait no more."""
+        ended = [p for p in self.waiting if all(self._record.trials[n].outcome is not None for n in p.trials)]
+        for pack in ended:
+            self.waiting.remove(pack)
+
+    def retry(self, trial: int) -> bool:
+        """Count the attempts of a trial's pack anew, where it has crashed; False: it has not."""
+        running = self._running.get(trial)
+        places = [pack for pack in (running, *self.waiting, *self._running.values()) if pack is not None]
+        pack = next((p for p in places if trial in p.trials and (p.attempt > 1 or trial in p.crashed)), None)
+        if pack is None:
+            return False
+        pack.crashes, pack.at_fault = 0, False
+        return True
 
     def abandon(self) -> None:
         """What runs was suspended: it is nobody's any more."""

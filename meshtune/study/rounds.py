@@ -23,7 +23,9 @@ from meshtune.plan.locate import Located
 from meshtune.record.log import Record
 from meshtune.selection.ranks import rank_correlation
 from meshtune.study import tune as single
+from meshtune.study.control import refuse_left
 from meshtune.study.loop import Finished, Opened, Stage, StudyEvent
+from meshtune.study.progress import written
 from meshtune.study.stop import forget, requested
 from meshtune.system.lease import lease
 
@@ -42,7 +44,7 @@ def tune(
         whole = study.whole.folder
         raise InputError(f"{study.folder}: this is round {study.number} of {whole}; run that: `meshtune tune {whole}`")
     if not study.config.rounds:
-        yield from single.tune(study, new_segment=new_segment, stop=stop)
+        yield from written(single.tune(study, new_segment=new_segment, stop=stop))
         return
 
     def stopping() -> Stop | None:
@@ -54,6 +56,8 @@ def tune(
         first = max((index for index, each in enumerate(rounds) if each.started), default=0)
         closed = [Record(each.url, each.name) for each in rounds[:first]]
         for each in rounds[first:]:
+            for earlier, record in zip(rounds, closed, strict=False):
+                refuse_left(earlier.folder, record, f"round {earlier.number} has ended, and round {each.number} begins")
             if asked := stopping():
                 yield Finished(asked.reason, complete=False)
                 break
@@ -63,7 +67,7 @@ def tune(
             yield Stage(f"round {each.number} of {len(rounds)}")
             finished = None
             with contextlib.closing(
-                single.tune(_with_the_rest(study, each, closed), new_segment=new_segment, stop=stopping)
+                written(single.tune(_with_the_rest(study, each, closed), new_segment=new_segment, stop=stopping))
             ) as events:
                 for event in events:
                     if isinstance(event, Opened):

@@ -22,16 +22,17 @@ from meshtune.plan.sampler import REASON
 from meshtune.record import lease as in_database
 from meshtune.record.decisions import IN_PACK
 from meshtune.record.distributions import distributions
-from meshtune.record.log import Record
+from meshtune.record.log import Record, no_rungs
 from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.build import build as build_sampler
 from meshtune.samplers.interface import Sampler
 from meshtune.selection.recommended import recommended
 from meshtune.study import finals, float32_check
+from meshtune.study.control import Control
 from meshtune.study.loop import Finished, Opened, Promoted, Stage, StudyEvent, TrialFinished, run
 from meshtune.study.mirrors import outbox
 from meshtune.study.mirrors.follow import Followers
-from meshtune.study.promotion import promote
+from meshtune.study.promotion import promote, wished
 from meshtune.study.replicates import NOISE, replicate
 from meshtune.study.stop import forget, requested
 from meshtune.system import storage_url, whole_file
@@ -104,7 +105,7 @@ def tune(
         yield from _before(plan, record, runner, config.budget.trials)
         finished = yield from _search(study, plan, record, sampler, runner, account)
         if finished is not None and finished.complete:
-            stopping.measuring = not config.replicates and plan.early is None
+            stopping.measuring = not config.replicates and plan.early is None and not wished(record)
             yield from _after(study, plan, record, runner, account)
             holding()
             if stopped := stopping():
@@ -181,6 +182,7 @@ def _search(
     if record.notes.get("finished"):
         record.note("finished", None)
     finished, packing = None, _packing(plan, record)
+    rungs = no_rungs if plan.early is None else plan.early.measured
     events = run(
         record,
         sampler,
@@ -196,6 +198,7 @@ def _search(
         joules=account.joules,
         stop=runner.stop,
         holding=runner.holding,
+        control=Control(study.folder, runner.seed, plan.goals.allowed, rungs),
     )
     for event in events:
         if isinstance(event, TrialFinished | Finished):  # then too: a trial that ran again has saved again
@@ -204,6 +207,7 @@ def _search(
             if plan.early is not None:
                 pending = {trial.number for trial in record.pending}
                 kept = pending | set(plan.early.promising(record, STATES * plan.early.config.promote))
+                kept |= record.wishes.keys()  # what a person had stopped may have to be finished
                 checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
             account.save()
         if isinstance(event, Finished):
@@ -217,13 +221,12 @@ def _after(
 ) -> Iterator[StudyEvent]:
     """What follows a search that used its budget: promotions, replicates, test rows, answers, the check in float32."""
     config, folder = study.config, study.folder
-    if plan.early is not None:
-        for event in promote(record, plan.early, runner):
-            if isinstance(event, Promoted):
-                checkpoints.forget(folder / checkpoints.STOPPED / str(event.trial.number))
-                _drop_adapters(record, folder, config.training.keep_adapters)
-                account.save()
-            yield event
+    for event in promote(record, plan.early, runner):
+        if isinstance(event, Promoted):
+            checkpoints.forget(folder / checkpoints.STOPPED / str(event.trial.number))
+            _drop_adapters(record, folder, config.training.keep_adapters)
+            account.save()
+        yield event
     yield from replicate(record, folder, runner, config.replicates)
     training = plan.training
     if training is None:

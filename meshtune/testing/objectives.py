@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pytest
 
 from meshtune.objectives.build import Asking, Objective
-from meshtune.trial import Decision, Ending, Outcome, Progress, Request, Rung, Verdict, from_json, to_json
+from meshtune.trial import AT_ONCE, Decision, Ending, Outcome, Progress, Request, Rung, Verdict, from_json, to_json
 
 
 class ObjectiveContract(ABC):
@@ -159,6 +159,36 @@ class StoppingContract(ABC):
         ended = self.in_pieces(tmp_path, replace(request, promote=True, attempt=2))
         assert (ended.ending, ended.loss, ended.losses) == (Ending.COMPLETE, with_rungs.loss, with_rungs.losses)
         assert ended.rungs == with_rungs.rungs
+
+    # -- where a person has it stopped
+
+    def test_stopped_between_rungs_it_ends_there_and_the_others_go_on(self, tmp_path: Path) -> None:
+        """At its next step, with the last that was measured of it, and with its state: promoted it ends as a whole."""
+        whole, _ = self.measured(tmp_path)
+        objective, ended, steps = self.make(tmp_path / "stopped"), list[Outcome](), list[int]()
+        assert isinstance(objective, Asking)
+        for event in objective.evaluate([self.good(0), self.good(1)]):
+            if isinstance(event, Progress) and event.trial == 0 and event.step:
+                steps.append(event.step)
+                objective.decide(Decision(1, 1, ((0, AT_ONCE, Verdict.STOPS),)))  # of another pack
+                objective.decide(Decision(0, 1, ((0, AT_ONCE, Verdict.STOPS),)))
+            ended += [event] if isinstance(event, Outcome) else []
+        stopped, other = sorted(ended, key=lambda outcome: outcome.trial)
+        assert (stopped.ending, stopped.adapter, stopped.rungs) == (Ending.STOPPED_EARLY, None, ())
+        assert stopped.loss == (stopped.losses[-1] if stopped.losses else None)
+        assert stopped.tokens < whole.tokens
+        assert (other.ending, other.tokens) == (Ending.COMPLETE, whole.tokens)
+        (promoted,) = outcomes(self.make(tmp_path / "stopped"), [replace(self.good(0), promote=True, attempt=2)])
+        assert (promoted.ending, promoted.losses, promoted.tokens) == (Ending.COMPLETE, whole.losses, whole.tokens)
+
+    def test_what_had_been_stopped_takes_no_part_when_its_pack_runs_again(self, tmp_path: Path) -> None:
+        """It leaves with the first step, and the others are as they would have been beside it."""
+        whole, _ = self.measured(tmp_path)
+        requests = [replace(self.good(0), decided=((AT_ONCE, Verdict.STOPS),)), self.good(1)]
+        stopped, other = sorted(outcomes(self.make(tmp_path), requests), key=lambda outcome: outcome.trial)
+        assert (stopped.ending, stopped.loss, stopped.losses) == (Ending.STOPPED_EARLY, None, ())
+        assert stopped.tokens < whole.tokens
+        assert (other.ending, other.tokens) == (Ending.COMPLETE, whole.tokens)
 
     # -- where it asks
 

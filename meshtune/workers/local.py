@@ -53,10 +53,10 @@ class Clock:
 
 
 class Process:
-    """A child process and what it was given."""
+    """A child process and what it was given. `place`: its devices for people."""
 
-    def __init__(self, process_spec: ProcessSpec, objective: ObjectiveSpec, log: Path, clock: Clock):
-        self.spec, self.log, self._clock = process_spec, log, clock
+    def __init__(self, process_spec: ProcessSpec, objective: ObjectiveSpec, log: Path, clock: Clock, place: str):
+        self.spec, self.log, self._clock, self._place = process_spec, log, clock, place
         log.parent.mkdir(parents=True, exist_ok=True)
         command = child_start.command("meshtune.workers.child")
         self.child = Child(command, log=log, environment=process_spec.environment)
@@ -111,6 +111,8 @@ class Process:
             if not self.begun and isinstance(event, Progress | Outcome):  # its clock has just started
                 self.begun = True
                 self.deadline = math.inf if timeout is None else self._clock.now + timeout + grace
+            if isinstance(event, Progress):
+                event = replace(event, place=self._place)
             found.append(self._with_log(event) if isinstance(event, Outcome) else event)
         return found
 
@@ -147,7 +149,7 @@ class LocalWorker:
     Args:
         objective: what they evaluate. processes: what each is started with. folder: the study's; logs go to
             `<folder>/logs/`.
-        log: how the names of their logs begin.
+        log: how the names of their logs begin. host: of this machine, where the coordinator is on another one.
         grace: seconds past a request's timeout before its process is killed. load: seconds for its first word.
         silence: seconds without a sign of life.
 
@@ -162,13 +164,14 @@ class LocalWorker:
         folder: Path,
         *,
         log: str = "worker",
+        host: str = "",
         grace: float = GRACE_SECONDS,
         load: float = LOAD_SECONDS,
         silence: float = SILENCE_SECONDS,
     ):
         self._objective = objective
         self._grace, self._load, self._silence = grace, load, silence
-        self._folder, self._log = folder, log
+        self._folder, self._log, self._host = folder, log, host
         self._clock = Clock()
         self._selector = selectors.DefaultSelector()
         self._failed_starts = 0
@@ -245,7 +248,9 @@ class LocalWorker:
     # -- inside
 
     def _start(self, spec: ProcessSpec, index: int) -> Process:
-        process = Process(spec, self._objective, self._folder / "logs" / f"{self._log}-{index}.log", self._clock)
+        place = f"{self._host} {spec.place(index)}".strip()
+        log = self._folder / "logs" / f"{self._log}-{index}.log"
+        process = Process(spec, self._objective, log, self._clock, place)
         self._selector.register(process.child, selectors.EVENT_READ, process)
         return process
 

@@ -41,6 +41,10 @@ class ProcessSpec:
     devices: int = 1
     sharded: bool = False
 
+    def place(self, index: int) -> str:
+        """Its devices for people, where it is the process with that index: `cuda:2,3`, `cpu:0`."""
+        return f"{self.device}:{self.environment.get('CUDA_VISIBLE_DEVICES') or index}"
+
 
 @dataclass(frozen=True)
 class Nodes:

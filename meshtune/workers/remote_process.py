@@ -256,7 +256,7 @@ class RemoteProcess:
             if self._worker is None:
                 start = self._start
                 spec = ProcessSpec(start.device, start.environment, start.threads, start.devices, start.sharded)
-                self._worker = LocalWorker(self._spec, [spec], self.folder, log=self._start.name)
+                self._worker = LocalWorker(self._spec, [spec], self.folder, log=self._start.name, host=platform.node())
             match content:
                 case list():
                     requests = [from_json(json.dumps(fields)) for fields in content]

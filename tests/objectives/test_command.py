@@ -12,7 +12,7 @@ from meshtune.objectives import guard
 from meshtune.objectives.command import CommandObjective, CommandSpec, fill, last_object
 from meshtune.testing.objectives import ObjectiveContract
 from meshtune.testing.processes import alive, gone
-from meshtune.trial import Ending, Outcome, Request
+from meshtune.trial import AT_ONCE, Decision, Ending, Outcome, Progress, Request, Verdict
 
 
 def run(folder: Path, code: str, *, timeout: float | None = None, **hyperparameters: object) -> Outcome:
@@ -34,6 +34,23 @@ class TestContract(ObjectiveContract):
 
     def bad(self, trial: int) -> Request:
         return Request(trial, {"x": -1.0}, seed=0)
+
+
+def test_a_person_has_it_stopped(tmp_path: Path) -> None:
+    """The program and all of it is killed; the next one runs."""
+    code = "import sys, time; time.sleep(600 * (float(sys.argv[1]) > 2)); print('{\"loss\": 1}')"
+    command = (sys.executable, "-c", code, "{x}")
+    objective = CommandObjective(CommandSpec(command, "loss", str(tmp_path), str(tmp_path)))
+    ended = []
+    for event in objective.evaluate([Request(3, {"x": 5.0}, seed=0), Request(4, {"x": 1.0}, seed=0)]):
+        if isinstance(event, Progress):
+            objective.decide(Decision(3, 2, ((3, AT_ONCE, Verdict.STOPS),)))  # of another attempt
+            objective.decide(Decision(3, 1, ((3, 1, Verdict.STOPS),)))  # at a rung, which a program has not
+            assert not ended
+            objective.decide(Decision(3, 1, ((3, AT_ONCE, Verdict.STOPS),)))
+        else:
+            ended.append((event.trial, event.ending, event.loss))
+    assert ended == [(3, Ending.STOPPED_EARLY, None), (4, Ending.COMPLETE, 1.0)]
 
 
 def test_the_last_json_line_holds_the_result(tmp_path: Path) -> None:

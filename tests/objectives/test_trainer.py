@@ -19,7 +19,7 @@ from meshtune.config.sections import ToolName
 from meshtune.objectives import tools, trainer_log
 from meshtune.objectives.trainer import TrainerObjective, TrainerSpec
 from meshtune.testing.objectives import ObjectiveContract
-from meshtune.trial import Decision, Ending, Outcome, Progress, Request, Rung, Verdict
+from meshtune.trial import AT_ONCE, Decision, Ending, Outcome, Progress, Request, Rung, Verdict
 
 POINT = {"rank": 8, "alpha": 16, "dropout": 0.0, "learning_rate": 0.01}
 # A training whose loss falls to the square of (rate - 0.02) in units of 0.01, over the epochs; `do` breaks it.
@@ -199,6 +199,19 @@ def test_it_is_decided_while_it_runs(tmp_path: Path, verdict: Verdict, ending: E
     before = len(asked)
     (again,) = [event for event in answered(replace(request, decided=known)) if isinstance(event, Outcome)]
     assert (again.ending, len(asked)) == (ending, before)
+
+
+def test_a_person_has_it_stopped(tmp_path: Path) -> None:
+    """The tool ends by itself, between its rungs; the loss is the last that its log has."""
+    one, ended = objective(tmp_path, values={"do": "wait"}), list[Outcome]()
+    for event in one.evaluate([Request(3, POINT, seed=0)]):
+        if isinstance(event, Progress) and event.validation_loss is not None:
+            one.decide(Decision(3, 1, ((3, AT_ONCE, Verdict.STOPS),)))
+        ended += [event] if isinstance(event, Outcome) else []
+    (found,) = ended
+    assert (found.ending, found.rungs, len(found.losses)) == (Ending.STOPPED_EARLY, (), 1)
+    assert found.loss == found.losses[0]
+    assert list(tmp_path.glob("**/ended"))
 
 
 @pytest.mark.parametrize("tool", VALUES)

@@ -8,6 +8,8 @@ import pytest
 
 from meshtune.plan.budget import Stop
 from meshtune.record.log import Record
+from meshtune.record.requests import Action, Answer, ControlRequest
+from meshtune.record.trials import RecordedTrial
 from meshtune.study.finals import Runner
 from meshtune.study.loop import Promoted, StudyEvent
 from meshtune.study.promotion import promote
@@ -45,6 +47,10 @@ def record(searched: Path, tmp_path: Path) -> Record:
     return opened(tmp_path)
 
 
+def stopped(trial: RecordedTrial) -> bool:
+    return trial.outcome is not None and trial.outcome.ending is Ending.STOPPED_EARLY
+
+
 def events_of(record: Record, worker: AtOnce, stop: Callable[[], Stop | None] = lambda: None) -> list[StudyEvent]:
     return list(promote(record, RULES, Runner(worker, 0, None, 2, stop)))
 
@@ -65,6 +71,20 @@ def test_the_promising_are_trained_on_and_may_be_the_best(record: Record, tmp_pa
     assert again.elapsed == record.elapsed
     again.note("seed_noise", {**NOISY, "deviation": 0.0})  # what is learnt later changes nothing of what was decided
     assert not events_of(again, worker)
+
+
+def test_what_a_person_asked_for_counts(record: Record, tmp_path: Path) -> None:
+    """One that was finished on request is trained on, one that was stopped on request is not; also without rules."""
+    first, *rest = RULES.promising(record)
+    other = next(t.number for t in record.trials if t.number not in (first, *rest) and stopped(t))
+    asked: list[tuple[int, Action]] = [(first, "stop"), (other, "stop"), (other, "finish")]
+    for number, (trial, action) in enumerate(asked):
+        record.answer(Answer(ControlRequest(f"{number}", action, "me", "today", trial), True, "", trial))
+    worker = AtOnce(to_the_end)
+    list(promote(record, None, Runner(worker, 0, None, 2)))
+    assert [request.trial for request in worker.submitted] == [other]
+    events_of(opened(tmp_path), worker)
+    assert sorted(request.trial for request in worker.submitted) == sorted([other, *rest])
 
 
 def test_an_interrupted_promotion_goes_on_with_the_same_trials(record: Record, tmp_path: Path) -> None:
