@@ -198,6 +198,17 @@ def audit(browser: Any, path: Path, size: tuple[int, int], scheme: str) -> list[
 
 
 @pytest.mark.slow
+def test_on_paper_nothing_is_cut_off_and_it_is_light(browser: Any, page_of: Path) -> None:
+    page = opened(browser, page_of, (718, 1000), "dark")  # an A4 page with margins
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 718
+    inside = "[...document.querySelectorAll('.scroll, .text')].every((box) => box.scrollWidth <= box.clientWidth + 1)"
+    assert page.evaluate(inside)
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.close()
+
+
+@pytest.mark.slow
 def test_a_range_on_an_axis_picks_trials_and_a_mark_says_what_it_is(browser: Any, page_of: Path, study: Path) -> None:
     page = opened(browser, page_of, WIDE)
     lines = page.locator("#figure-parallel .wide .line")
