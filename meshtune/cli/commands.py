@@ -259,9 +259,20 @@ def export(
     config: Annotated[
         str | None, typer.Option(metavar="TOOL", help="Settings for axolotl, llamafactory, trl, unsloth or peft.")
     ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Send it to the Hugging Face hub, to a private repository.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push-to-hub: for everybody to see.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --push-to-hub: write OUT and list what would be sent.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the best adapter, the full model, or another tool's settings, into a folder that works without meshtune."""
+    if push_to_hub is None and (public or dry_run):
+        raise InputError("--public and --dry-run go with --push-to-hub OWNER/NAME: give that too")
+    if push_to_hub is not None and config is not None:
+        raise InputError("--push-to-hub sends a model and --config writes settings: give one of them")
     if config is not None:
         from meshtune.export import settings as export_settings
 
@@ -273,8 +284,19 @@ def export(
     from meshtune.export.export import as_text
     from meshtune.export.export import export as run
 
-    result = run(study, out, trial=trial, merge=merge, report=lambda text: typer.echo(f"{text} ..", err=True))
-    typer.echo(as_text(result), err=True)
+    result = None
+    if push_to_hub is not None:
+        from meshtune.export import push as hub
+
+        hub.check_name(push_to_hub)
+        result = hub.exported(study, out, trial, merge=merge)
+    if result is None:
+        result = run(study, out, trial=trial, merge=merge, report=lambda text: typer.echo(f"{text} ..", err=True))
+        typer.echo(as_text(result), err=True)
+    if push_to_hub is not None:
+        sent = hub.push(out, push_to_hub, public=public, dry_run=dry_run)
+        typer.echo(hub.as_text(sent), err=True)
+        result = {**result, "hub": sent}
     _print_result(result, as_json)
 
 

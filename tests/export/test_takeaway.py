@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 from typer.testing import CliRunner
 
 from meshtune.cli.commands import app
@@ -93,6 +95,38 @@ def test_the_exported_adapter_is_the_best_trials(study: Path, adapter: Path) -> 
     assert facts["study"]["best_against_untuned"]["rows"] == 8
     assert (adapter / facts["study"]["folder"]).resolve() == study.resolve()
     assert str(study.parent) not in (adapter / "README.md").read_text() + json.dumps(facts)
+
+
+def test_vllm_takes_the_folder(adapter: Path) -> None:
+    """What the reader of vLLM 0.33.0 asks for (`vllm/lora/peft_helper.py`), and the names of its loader."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert isinstance(config["r"], int)
+    assert 0 < config["r"] <= 512
+    assert config["lora_alpha"] > 0
+    assert config["target_modules"]
+    assert config["bias"] == "none"
+    refused = ("modules_to_save", "use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication")
+    assert not any(config.get(name) for name in (*refused, "use_bdlora", "use_qalora"))
+    assert config["init_lora_weights"] in (True, "gaussian", "orthogonal")  # others would change the base again
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        names = list(file.keys())
+    modules = "|".join(name.rpartition(".")[2] for name in config["target_modules"])
+    assert all(re.fullmatch(rf"base_model\.model\..+\.({modules})\.lora_[AB]\.weight", name) for name in names)
+
+
+def test_it_is_listed_for_the_hub(study: Path, tmp_path: Path) -> None:
+    """Twice: what stands there is not written again; what is another trial's is refused."""
+    command = ["export", str(study), str(tmp_path / "out"), "--push-to-hub", "me/x", "--dry-run", "--json"]
+    first, second = (CliRunner().invoke(app, command) for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (0, 0), first.output + second.output
+    assert json.loads(first.stdout)["hub"] == json.loads(second.stdout)["hub"]
+    assert {file["path"] for file in json.loads(first.stdout)["hub"]["files"]} == {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    assert "a folder that others do not have" in first.stderr
+    other = next(t["trial"] for t in record(study)["all"] if t["trial"] != record(study)["best"]["trial"])
+    refused = CliRunner().invoke(app, [*command, "--trial", str(other)])
+    assert "name another folder" in str(refused.exception)
 
 
 def test_merged_it_answers_in_plain_transformers_as_the_adapter_does(
