@@ -21,7 +21,7 @@ from meshtune.config.sections import MetricConfig, ModelConfig, TrainingConfig
 from meshtune.config.values import Scalar, Section
 from meshtune.data import answers
 from meshtune.data.store import Rows, Side
-from meshtune.errors import Fault, InputError
+from meshtune.errors import InputError
 from meshtune.objectives.answers import Answering
 from meshtune.objectives.attempt import Attempt, Failure, failure_of
 from meshtune.objectives.decisions import Decisions
@@ -63,11 +63,11 @@ class LoraSpec(Section):
 
 
 class LoraObjective:
-    """Trains and measures adapters over one base, on one device; packs on several, where asked to.
+    """Trains and measures adapters over one base, on one device, or trains them on several.
 
     Args:
         spec: see there. device: a torch device. threads: CPU threads where a request names none; None: torch's choice.
-        devices: that share the rows of a pack; what is measured alone, and what cannot be packed, takes the first.
+        devices: that share the rows of what is trained; what is measured alone takes the first.
         sharded: whether the base's layers are cut over them; then what is measured takes them all.
     """
 
@@ -138,9 +138,6 @@ class LoraObjective:
         if training.trainer.name == "packed":
             cut_over = self._ranks_there() if self.sharded else None
             self._why_not_packed = why_not_packed(self._base, training, spec.variants, cut_over)
-            if self._why_not_packed is not None and self.sharded:
-                what = f"the model cannot be packed, since {self._why_not_packed}: leave it out"
-                raise InputError(Fault(what, key="worker.shard_model"))
             if self._why_not_packed is not None:
                 say(f"trained by the trainer `transformers`: it cannot be packed, since {self._why_not_packed}")
                 training = reference(training)
@@ -159,7 +156,7 @@ class LoraObjective:
         )
 
     def _ranks_there(self) -> Ranks | None:
-        """The processes that share the rows of packs, started for the first of these; None: this one is alone."""
+        """The processes that share rows, started for the first training; None: this one is alone."""
         if self._ranks is None and self.devices > 1:
             own = self._loaded, self.device, self.threads, self.devices
             self._ranks = Ranks(*own, shared_base=self.sharded)

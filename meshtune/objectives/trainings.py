@@ -60,7 +60,7 @@ class Trainings:
         training: with a resolved precision, and the trainer that is used. data: the rows. at: the epoch that counts.
         rung_rows: validation rows that are measured at rungs. folder: the study's. device: of the base.
         stopping: whether to save and stop. measurer: of quantities beside the loss, but not of replicates; None: none.
-        ranks: the processes that share the rows of a pack.
+        ranks: the processes that share the rows, of packs and of the trainer `transformers`.
         decisions: what is said of the pack while it trains.
     """
 
@@ -315,6 +315,8 @@ class Trainings:
             given["checkpoint"] = replace(checkpoint, asked=lambda: self.stopping() or attempt.stopped)
         if takes(train_with, "rungs"):
             given["rungs"] = self._rungs([attempt.request])
+        if self.training.trainer.name == "transformers":
+            given["ranks"] = self.ranks()
         steps = train_with(self.base, *self._rows(), self._recipe(attempt.request), at=self.at, **given)
         try:
             with contextlib.closing(stepwise(steps)) as items:

@@ -125,12 +125,9 @@ def _refuse_packs(config: StudyConfig) -> None:
     if config.worker.pack not in ("auto", 1) and not packed:
         what = f"{config.worker.pack} trials together can only be had with `training.trainer: packed`; write auto"
         raise InputError(Fault(what, key="worker.pack"))
-    if config.worker.devices_per_trial > 1 and config.training.trainer.name == "transformers":
-        what = "the trainer `transformers` trains on one device; write 1, or `training.trainer: packed`"
+    if config.worker.devices_per_trial > 1 and config.training.trainer.name == "import":
+        what = "a trainer of your own has one device; write 1, or `training.trainer: packed` or `transformers`"
         raise InputError(Fault(what, key="worker.devices_per_trial"))
-    if config.worker.shard_model and not packed:
-        what = "a base that is cut over devices is trained with `training.trainer: packed`"
-        raise InputError(Fault(what, key="worker.shard_model"))
 
 
 def _points(

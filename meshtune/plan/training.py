@@ -122,8 +122,8 @@ def training_of(
     model = in_its_type(model, device, precision, parameters, begun)
     if card is not None:  # as many processes as there are machines for
         config = config.model_copy(update={"worker": config.worker.model_copy(update={"processes": len(at)})})
-    refuse_to_shard(config.worker, model, precision)
     training = config.training.model_copy(update={"precision": precision})
+    refuse_to_shard(config.worker, model, training, space, baseline)
     _check(config, model, sources, space, here=elsewhere is None)
 
     def longest() -> int | None:

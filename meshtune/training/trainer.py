@@ -4,8 +4,9 @@ The same seed gives the same adapter start, dropout masks and batches in the sam
 on one device with one number of threads results repeat bitwise (on a GPU as far as its kernels do). Validation and loss
 are not Trainer's but `loss.py`'s, weighted by label tokens, also over accumulated micro-batches.
 Nothing is reported or printed, nothing written but checkpoints. These are taken between optimizer steps and during
-validations, and are one file of `saved_state.py`, read back where Trainer would read its own. One process, one device;
-what is a GPU's own (the scaler of float16, the random state of its generator) has not been run yet.
+validations, and are one file of `saved_state.py`, read back where Trainer would read its own. Trainer knows of one
+process and one device; where a trial has several, the others compute some rows of each micro-batch (`shared.py`). What
+is a GPU's own (the scaler of float16, the random state of its generator) has not been run yet.
 
 `train` puts the parts together. `ResumableTrainer` is Hugging Face's Trainer with our order of rows, our loss, and
 checkpoints that are values instead of files. `Progress` is its callback: it says the steps, validates, keeps the best
@@ -29,23 +30,20 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from meshtune.data.store import epoch_order
 from meshtune.training import saved_state
-from meshtune.training.adapter_config import lora_config
+from meshtune.training.adapter_config import check_cut, lora_config
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row_losses
 from meshtune.training.models import quiet
+from meshtune.training.packed import sharded
+from meshtune.training.packed.ranks import Ranks
 from meshtune.training.recipe import Recipe, schedule, steps_of
 from meshtune.training.running_average import RunningAverage, averages
 from meshtune.training.saved_state import Saves
+from meshtune.training.shared import CHECKPOINTING, SharedAdapter, masked_as, parts, random_state
 from meshtune.training.start_weights import Adapter, as_saved
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Trained, in_thread
 
 TRAINER_STATE = "trainer_state.json"  # where Trainer looks for the step to go on from
-# Transformers has renamed it; the old name is deprecated where the new one is known.
-_CHECKPOINTING = next(
-    name
-    for name in ("activation_checkpointing", "gradient_checkpointing")
-    if name in TrainingArguments.__dataclass_fields__
-)
 
 
 def train(
@@ -57,21 +55,30 @@ def train(
     at: Literal["best", "last"],
     checkpoint: Checkpoint | None = None,
     rungs: Rungs | None = None,
+    ranks: Ranks | None = None,
 ) -> Generator[Step | Trained, None, None]:
     """Train an adapter over the base; see `steps.py` for what comes.
 
+    `ranks`: other processes that share the rows; results do not depend on them, but for rounding. None: there are none.
+
     Raises:
-        InputError: the model lacks a target module, or the start weights cannot be had for it.
+        InputError: the model lacks a target module, or the start weights cannot be had for it, or not over a base that
+            is cut over devices.
         Diverged: a loss was not finite.
         Suspended: the checkpoint asked for it.
     """
     config = lora_config(base, recipe)  # before the thread, so that it fails at once
+    if ranks is not None and ranks.sharded:
+        check_cut(recipe)
+        sharded.check_lengths(base, train_rows)
+    others = contextlib.nullcontext() if ranks is None else ranks.adapting(recipe)
 
     def work(emit: Emit) -> None:
         made_by = "" if checkpoint is None else saved_state.identity(recipe, at, train_rows, validation_rows)
-        with new_adapter(base, config, recipe.seed) as adapter, quiet(), tempfile.TemporaryDirectory() as folder:
+        made = new_adapter(base, config, recipe.seed)
+        with others, made as adapter, quiet(), tempfile.TemporaryDirectory() as folder:
             arguments = _arguments(recipe, len(train_rows), base.device, folder)
-            trainer = ResumableTrainer(adapter.model, arguments, train_rows)
+            trainer = ResumableTrainer(adapter.model, arguments, train_rows, ranks)
             saves = Saves(checkpoint, made_by)
             progress = Progress(trainer, adapter, recipe, validation_rows, at, emit, saves, rungs)
             trainer.remove_callback(PrinterCallback)
@@ -86,7 +93,7 @@ def train(
                 trainer.train(resume_from_checkpoint=None if saved is None else folder)
             finally:
                 if recipe.gradient_checkpointing:
-                    getattr(base, f"{_CHECKPOINTING}_disable")()
+                    getattr(base, f"{CHECKPOINTING}_disable")()
             emit(Trained(progress.loss, progress.weights, adapter.saved_config))
 
     return in_thread(work)
@@ -108,7 +115,7 @@ def _arguments(recipe: Recipe, rows: int, device: torch.device, folder: str) -> 
         optim="adamw_torch",
         bf16=recipe.precision == "bfloat16",
         fp16=recipe.precision == "float16",
-        **{_CHECKPOINTING: recipe.gradient_checkpointing},
+        **{CHECKPOINTING: recipe.gradient_checkpointing},
         seed=recipe.seed,
         use_cpu=device.type == "cpu",
         remove_unused_columns=False,
@@ -139,7 +146,7 @@ class _Order(torch.utils.data.Sampler[int]):
 
 
 class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
-    """One device's trainer of what requires gradients in `model`, an adapter.
+    """Trainer of what requires gradients in `model`, an adapter; `ranks` are others that compute some of its rows.
 
     `snapshot()` is everything that the next optimizer step depends on; a trainer that is given it as `saved` and
     resumes takes that step bitwise as the first one would have, on the same device with the same number of threads.
@@ -151,7 +158,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
     out. `step_loss`, `step_labels`: of the step so far, the mean over its labels and their number.
     """
 
-    def __init__(self, model: Any, arguments: TrainingArguments, rows: RowSet):
+    def __init__(self, model: Any, arguments: TrainingArguments, rows: RowSet, ranks: Ranks | None = None):
         arguments._n_gpu = min(arguments.n_gpu, 1)  # else Trainer would split batches over all GPUs that it sees
         super().__init__(model, arguments, data_collator=collate, train_dataset=rows)
         self.model_accepts_loss_kwargs = True  # count the labels of all micro-batches of a step, for any model
@@ -160,6 +167,10 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
         self.step_loss = torch.zeros((), device=arguments.device)
         self.step_labels = 0
         self.saved: dict[str, Any] = {}
+        self.ranks, self.begins = ranks, True  # an optimizer's step
+        if ranks is not None:
+            self.adapter = SharedAdapter(model)
+            ranks.adapted(self.adapter)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> _Order:
         return _Order(len(self.train_dataset), self.args.seed)
@@ -171,7 +182,32 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
         loss: torch.Tensor = label_losses(model, inputs).sum() / num_items_in_batch
         self.step_loss += loss.detach()
         self.step_labels = int(num_items_in_batch)
+        return loss
+
+    def training_step(
+        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Loss and gradient of a micro-batch; those of the other processes' rows are added, once a step is whole."""
         self.tokens += int(inputs["attention_mask"].sum())
+        ranks, scaler, device = self.ranks, self.accelerator.scaler, self.args.device
+        if ranks is None:
+            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]
+        if self.begins:
+            self.adapter.begin()
+            self.adapter.refresh()
+        own, *others = parts(inputs, ranks.count)
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        given = int(num_items_in_batch), scale, random_state(device)
+        with ranks.computing(others, *given), masked_as(self.model, own):
+            loss: torch.Tensor = super().training_step(model, dict(own.inputs), num_items_in_batch)
+        found = ranks.results()
+        if None in found:
+            raise MemoryError("a device of the trial has no room for its rows of a batch")
+        self.step_loss += sum(found)
+        loss += sum(found)
+        self.begins = self.accelerator.sync_gradients
+        if self.begins:
+            ranks.sum_gradients([0])
         return loss
 
     def trainable(self) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshtune.config.sections import ModelConfig, TrainingConfig
+from meshtune.config.sections import ModelConfig, TrainerConfig, TrainingConfig
 from meshtune.data import answers
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.objectives.lora import LoraObjective, LoraSpec
@@ -51,10 +51,11 @@ def started(worker: LocalWorker) -> set[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed by /proc")
-def test_a_process_of_a_trial_that_dies_costs_an_attempt(make: MakeSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainer", ["packed", "transformers"])
+def test_a_process_of_a_trial_that_dies_costs_an_attempt(make: MakeSpec, tmp_path: Path, trainer: str) -> None:
     """The worker says which and how, and its next attempt has the losses of one device; no process is left."""
     (tmp_path / "alone").mkdir()
-    training = {"epochs": 6, "checkpoint_minutes": None}
+    training = {"epochs": 6, "checkpoint_minutes": None, "trainer": TrainerConfig(name=trainer)}
     alone = LoraObjective(make(tmp_path / "alone", **training), "cpu", 1)
     wanted = {event.trial: event for event in alone.evaluate(PACK) if isinstance(event, Outcome)}
     spec = ObjectiveSpec("lora", make(**training).model_dump(mode="json"))
@@ -99,13 +100,15 @@ def test_they_end_with_the_process_that_holds_them(make: MakeSpec, tmp_path: Pat
         worker.close()
 
 
-@pytest.mark.slow
-def test_a_base_that_is_cut_over_devices(make: MakeSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainer", ["packed", "transformers"])
+def test_a_base_that_is_cut_over_devices(make: MakeSpec, tmp_path: Path, trainer: str) -> None:
     """The untuned model, a pack, test rows by its adapter, answers, and another pack, all in one process with another:
     as on one device.
     """
     (tmp_path / "alone").mkdir()
-    alone, cut = (make(folder, epochs=2).model_copy(update={"answers": 2}) for folder in (tmp_path / "alone", tmp_path))
+    training = {"epochs": 2, "trainer": TrainerConfig(name=trainer)}
+    folders = tmp_path / "alone", tmp_path
+    alone, cut = (make(folder, **training).model_copy(update={"answers": 2}) for folder in folders)
     later = [Request(2, {**POINTS[0], "rank": 8}, seed=0)]
     measured = [Request(-2, {}, 0, measure=what, adapter="adapters/0") for what in ("test", "answers")]
     given = [[Request(-1, {}, 0, measure="validation")], PACK, measured[:1], measured[1:], later]

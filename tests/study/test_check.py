@@ -67,13 +67,22 @@ def test_devices_of_a_trial(study: Path) -> None:
     assert "2 at once on cpu with 1 thread, 2 devices a trial" in lines
     assert "for each of 4 processes" in lines
     assert facts["processes"] == [{"device": "cpu", "threads": 1, "devices": 2}] * 2
-    with pytest.raises(InputError, match=r"worker\.devices_per_trial: the trainer `transformers` trains on"):
-        check(study, overrides=("worker.devices_per_trial=2", "training.trainer=transformers"), measure=False)
+    own = ("worker.devices_per_trial=2", "training.trainer={import: 'json:loads'}")
+    with pytest.raises(InputError, match=r"worker\.devices_per_trial: a trainer of your own has one device"):
+        check(study, overrides=own, measure=False)
+    reference = ("worker.devices_per_trial=2", "worker.threads=1", "training.trainer=transformers")
+    assert "2 devices a trial" in check(study, overrides=reference, measure=False)[0]
     same = ("training.precision=float32", "worker.shard_model=true")
     cut, cut_facts = check(study, overrides=("worker.devices_per_trial=2", "worker.threads=1", *same))
     assert "2 devices a trial, the base's layers cut over them" in cut
     base = [each["memory"]["predicted"]["base"] for each in (facts, cut_facts)]
     assert base[0] / 2 < base[1] < base[0]  # embedding and head are whole on each, and so is a layer of the two
+    _, cut_reference = check(study, overrides=(*reference, *same), measure=False)
+    assert cut_reference["memory"]["predicted"]["base"] == base[1]
+    refused = {"use_dora=true": "DoRA.* reads", "init_lora_weights=pissa": "the start weights `pissa` change"}
+    for start, what in refused.items():
+        with pytest.raises(InputError, match=rf"worker\.shard_model: {what} the base's weights"):
+            check(study, overrides=(*reference[:2], *same, f"training.{start}"), measure=False)
     with pytest.raises(InputError, match="shard_model` cuts the base over several devices: give `devices_per_trial: 2"):
         check(study, overrides=same, measure=False)
     low = ("worker.devices_per_trial=2", "worker.shard_model=true", "training.precision=bfloat16")

@@ -16,6 +16,7 @@ from meshtune.config.sections import ModelConfig, TrainingConfig, WorkerConfig
 from meshtune.errors import Fault, InputError
 from meshtune.space.hyperparameters import WHOLE
 from meshtune.space.space import Dimension, Space
+from meshtune.training.adapter_config import check_cut
 from meshtune.training.memory.formula import Batch, Memory, full_batch, predict, validating
 from meshtune.training.memory.packs import LEAST, PackSetting
 from meshtune.training.memory.shape import Shape
@@ -70,6 +71,7 @@ class Setting:
             device=self.device,
             dtype=self.dtype,
             quantization=self.quantization,
+            shards=self.shards,
         )
 
     def packs(self, hyperparameters: Mapping[str, Any]) -> PackSetting:
@@ -193,11 +195,19 @@ def no_exact_room(shape: Shape, device: str, available: int | None) -> str | Non
     return f"that needs about {gigabytes(needed)}, and {there}"
 
 
-def refuse_to_shard(worker: WorkerConfig, model: ModelConfig, precision: str) -> None:
-    """Refuse a base of which each device would hold another copy, or that cannot be cut over several.
+def refuse_to_shard(
+    worker: WorkerConfig,
+    model: ModelConfig,
+    training: TrainingConfig,
+    space: Space,
+    baseline: Mapping[str, Any] | None = None,
+) -> None:
+    """Refuse a base of which each device would hold another copy, or that cannot be cut over several, or whose weights
+    an adapter of the space, or the baseline, reads or changes.
 
-    `precision`: of training, resolved. Raises InputError.
+    `training`: with a resolved precision. Raises InputError.
     """
+    precision = training.precision
     dtype = "float32" if model.dtype == "auto" else model.dtype
     what = None
     if not worker.shard_model:
@@ -209,6 +219,8 @@ def refuse_to_shard(worker: WorkerConfig, model: ModelConfig, precision: str) ->
         what += f": write `model.dtype: {precision}`, or `training.precision: {dtype}`"
     if what is not None:
         raise InputError(Fault(what, key="worker.shard_model"))
+    for point in itertools.chain(_corners(space), [] if baseline is None else [baseline]):
+        check_cut(recipe(training, point, 0))
 
 
 def describe(memory: Memory, rank: int, pack: int = 1) -> str:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,15 +104,18 @@ def predict(
     device: str,
     dtype: str,
     quantization: str | None = None,
+    shards: int = 1,
 ) -> Memory:
     """The memory of a trial.
 
     Args:
         training: with a resolved precision. hyperparameters: decoded, as `recipe` takes them.
         batch: the largest. device: as torch names it. dtype, quantization: of the base (`auto` is float32).
+        shards: devices over which its layers are cut.
     """
     made = recipe(training, hyperparameters, 0)
-    return of_recipe(shape, made, batch, device=device, dtype=dtype, quantization=quantization)
+    found = of_recipe(shape, made, batch, device=device, dtype=dtype, quantization=quantization)
+    return replace(found, base=found.base - elsewhere(shape, BYTES.get(dtype, 4), shards))
 
 
 def of_recipe(
@@ -160,6 +163,15 @@ def of_base(shape: Shape, dtype: str, quantization: str | None) -> int:
     weights = sum(x.inputs * x.outputs for x in held)
     scales = sum(x.outputs if with_scale is None else -(-x.inputs * x.outputs // with_scale) for x in held)
     return round(own * (shape.parameters - weights) + a_weight * weights + 4 * scales)
+
+
+def elsewhere(shape: Shape, width: int, shards: int) -> int:
+    """Bytes of the base, whose values have so many, that a device does not hold where layers are cut over several."""
+    if shards == 1:
+        return 0
+    # It holds a part of each layer, and one that is gathered while the next one is.
+    cut = width * sum(x.inputs * x.outputs for x in _quantized(shape))
+    return cut - cut // shards - 2 * cut // max(1, shape.layers)
 
 
 def written_out(shape: Shape, width: int, quantization: str | None) -> int:

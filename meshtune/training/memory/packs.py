@@ -30,6 +30,7 @@ from meshtune.training.memory.formula import (
     Batch,
     Memory,
     averaged,
+    elsewhere,
     feed_forward,
     of_base,
     residual_writers,
@@ -98,11 +99,7 @@ class PackSetting:
         copied = sum(x.inputs * x.outputs for x in read) if low < own else 0
         written = written_out(shape, own, self.quantization)  # by validation, in the base's type
         whole = of_base(shape, self.dtype, self.quantization) + low * copied + written
-        if self.shards == 1:
-            return whole
-        # A part of each layer, and one that is gathered while the next one is.
-        cut = own * sum(x.inputs * x.outputs for x in read if x.name != shape.head)
-        return whole - cut + cut // self.shards + 2 * cut // max(1, shape.layers)
+        return whole - elsewhere(shape, own, self.shards)
 
     def adapter(self, recipe: Recipe) -> int:
         """Bytes of one more member, but for the tokens that it brings to a pass."""

@@ -1,11 +1,12 @@
-"""A trial over several devices: other processes of this machine that hold the base too, and share a pack's rows.
+"""A trial over several devices: other processes of this machine that hold the base too, and share rows.
 
 The process that a study's worker started is rank 0, and does all that it does on one device: it plans passes, steps
 optimizers, measures, saves and decides. The others, `rank.py`, are programs that follow it: they hold copies of the
-adapters' weights, compute passes that it hands them, and know nothing of trials. So ranks cannot disagree. What it
-asks for and what they answer are JSON lines on their pipes; weights go to them, and gradients come back summed, by
-torch.distributed: NCCL between GPUs, gloo over this machine's loopback otherwise. Before a gradient is summed all have
-answered, so that none waits for one that has no room, or is gone.
+adapters' weights, compute what it hands them, and know nothing of trials. These are passes of a pack, or parts of
+a micro-batch of the trainer `transformers` (`../shared.py`), which has one adapter, number 0. So ranks cannot disagree.
+What it asks for and what they answer are JSON lines on their pipes; weights go to them, and gradients come back summed,
+by torch.distributed: NCCL between GPUs, gloo over this machine's loopback otherwise. Before a gradient is summed all
+have answered, so that none waits for one that has no room, or is gone.
 
 A rank that dies, or gives no sign of life for minutes, raises `RankLost`: the whole group ends with this process, and
 what it trained is another attempt's affair. Ranks end when their pipe ends. They are all on one machine. With NCCL not
@@ -28,7 +29,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -38,12 +39,13 @@ from meshtune.system import child_start
 from meshtune.system.child_start import BEAT
 from meshtune.system.children import Child
 from meshtune.training.loss import Row
-from meshtune.training.machine import RankLost
+from meshtune.training.machine import RankLost, is_group_lost
 from meshtune.training.packed import sharded
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.rows import Portion
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.recipe import Recipe
+from meshtune.training.shared import Part
 from meshtune.training.steps import Suspended
 
 if TYPE_CHECKING:
@@ -53,6 +55,20 @@ SILENCE_SECONDS = 300.0  # without a sign of life, as a worker's process has
 LONGEST = datetime.timedelta(minutes=30)  # that a collective may take
 LESS = "lower training.pass_tokens, training.batch_size or data.max_length"
 READY, DONE, NO_ROOM, FAILED = "Ready", "Done", "NoRoom", "Failed"  # kinds of answers
+
+
+class Held(Protocol):
+    """An adapter of which they have a copy: `changes` is how often its weights were changed."""
+
+    changes: int
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """All of them, flat."""
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """Of the weights, flat; what is written into it is the gradient."""
 
 
 class Ranks:
@@ -65,11 +81,11 @@ class Ranks:
 
     def __init__(self, model: ModelConfig, device: str, threads: int | None, count: int, *, shared_base: bool = False):
         self.count, self.sharded = count, shared_base
-        self._packing = self._measuring = False
+        self._busy = self._measuring = False
         self._device = device
         self._folder = Path(tempfile.mkdtemp(prefix="meshtune-ranks-"))
         self._group: Any = None
-        self._held: dict[int, FlatAdapter] = {}
+        self._held: dict[int, Held] = {}
         self._sent: dict[int, int] = {}  # the state of the weights that they have
         self._awaited: list[Child] = []
         command = child_start.command("meshtune.training.packed.rank")
@@ -95,23 +111,33 @@ class Ranks:
     @contextlib.contextmanager
     def packing(self, kind: torch.dtype, checkpointing: bool) -> Iterator[None]:
         """While a pack runs: they pack their bases meanwhile."""
-        if self._group is None:
-            self.answers()  # they have loaded the base
-            self._group = group_of(self._device, 0, self.count, self._folder / "store")
-        self._tell({"do": "open", "kind": str(kind).removeprefix("torch."), "checkpointing": checkpointing})
-        self._packing = True
-        try:
+        message = {"do": "open", "kind": str(kind).removeprefix("torch."), "checkpointing": checkpointing}
+        with self._open(message), self._in_step():
             yield
-        except (RankLost, Unpackable, Suspended):
-            raise
-        except Exception as error:
-            if self.sharded:  # the others wait in the middle of a pass
-                raise RankLost(f"rank 0 of {self.count} failed: {type(error).__name__}: {error}") from None
-            raise
-        finally:
-            self._held, self._sent, self._packing = {}, {}, False
-            if not isinstance(sys.exc_info()[1], RankLost):
-                self._tell({"do": "close"})
+
+    @contextlib.contextmanager
+    def adapting(self, recipe: Recipe) -> Iterator[None]:
+        """While the trainer `transformers` runs: they put that adapter on their bases too. Then call `adapted`."""
+        with self._open({"do": "adapt", "recipe": asdict(recipe)}):
+            yield
+
+    def adapted(self, adapter: Held) -> None:
+        """It is on this base too. Raises MemoryError where one of them has no room for it."""
+        self._held = {0: adapter}
+        if any(answer["kind"] == NO_ROOM for answer in self.answers()):
+            raise MemoryError("a device of the trial has no room for the adapter")
+
+    @contextlib.contextmanager
+    def computing(self, parts: Sequence[Part], labels: int, scale: float, random: torch.Tensor) -> Iterator[None]:
+        """While rank 0 computes its part of a micro-batch: they compute theirs. `results` brings the losses.
+
+        Args:
+            labels: of the step. scale: of the gradient. random: the state that masks are drawn from.
+        """
+        given = {"do": "part", "labels": labels, "scale": scale, "random": _text(random.numpy())}
+        self._ask([{**given, **sent_part(part)} for part in parts], {0})
+        with self._in_step():
+            yield
 
     def hold(self, number: int, adapter: FlatAdapter, recipe: Recipe) -> None:
         """Have them make an adapter. Raises MemoryError where one of them has no room for it."""
@@ -133,17 +159,12 @@ class Ranks:
     def begin(self, passes: Sequence[Sequence[tuple[int, Portion]]], *, train: bool) -> None:
         """Hand each of the others its pass, portions with their adapters' numbers; `results` brings what it gave."""
         used = {number for together in passes for number, _ in together}
-        stale = [number for number in sorted(used) if self._sent.get(number) != self._held[number].changes]
         idle: list[Sequence[tuple[int, Portion]]] = [()] * (self.count - 1 - len(passes))
         given = [[sent(number, portion) for number, portion in together] for together in (*passes, *idle)]
-        self._tell(*({"do": "pass", "train": train, "weights": stale, "portions": portions} for portions in given))
-        for number in stale:
-            adapter = self._held[number]
-            self._collective("broadcast", adapter.weights.detach())
-            self._sent[number] = adapter.changes
+        self._ask([{"do": "pass", "train": train, "portions": portions} for portions in given], used)
 
-    def results(self) -> list[list[Any] | None]:
-        """What each pass gave: the sum of each portion's losses, or of each row its loss; None: it had no room."""
+    def results(self) -> list[Any]:
+        """What each gave: the sum of each portion's losses, or of each row its loss; None: it had no room."""
         return [None if answer["kind"] == NO_ROOM else answer["found"] for answer in self.answers()]
 
     def no_room(self) -> None:
@@ -183,9 +204,49 @@ class Ranks:
 
     # -- inside
 
+    @contextlib.contextmanager
+    def _open(self, message: Mapping[str, Any]) -> Iterator[None]:
+        """From a message that begins a training until they have closed it."""
+        if self._group is None:
+            self.answers()  # they have loaded the base
+            self._group = group_of(self._device, 0, self.count, self._folder / "store")
+        self._tell(message)
+        try:
+            yield
+        finally:
+            self._held, self._sent = {}, {}
+            if not isinstance(sys.exc_info()[1], RankLost):
+                self._tell({"do": "close"})
+
+    @contextlib.contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """While they compute with this process, and not as its mirror."""
+        self._busy = True
+        try:
+            yield
+        except (RankLost, Unpackable, Suspended):
+            raise
+        except Exception as error:
+            if is_group_lost(error) and (gone := self._gone()) is not None:
+                self._lose(gone)
+            if self.sharded:  # the others wait in the middle of a pass
+                raise RankLost(f"rank 0 of {self.count} failed: {type(error).__name__}: {error}") from None
+            raise
+        finally:
+            self._busy = False
+
+    def _ask(self, messages: Sequence[Mapping[str, Any]], used: set[int]) -> None:
+        """A message to each, and what has changed of the adapters that it is about."""
+        stale = [number for number in sorted(used) if self._sent.get(number) != self._held[number].changes]
+        self._tell(*({**message, "weights": stale} for message in messages))
+        for number in stale:
+            adapter = self._held[number]
+            self._collective("broadcast", adapter.weights.detach())
+            self._sent[number] = adapter.changes
+
     def _mirror(self, begins: bool) -> None:
-        """Outside of packs: have them run the model while it runs here."""
-        if self._packing:
+        """Where it runs here alone: have them run the model meanwhile."""
+        if self._busy:
             return
         if begins and self._measuring:  # the last time it did not come to its end, and they are still in it
             raise RankLost(f"memory ran out on the first of {self.count} devices while it measured: {LESS}")
@@ -272,6 +333,24 @@ def portion_from(fields: Mapping[str, Any], adapter: FlatAdapter) -> Portion:
     """A portion that was sent."""
     rows: list[Row] = [(_array(tokens, np.int32), _array(trained, np.bool_)) for tokens, trained in fields["rows"]]
     return Portion(adapter, rows, fields["share"], fields["draw"], fields["before"], fields["whole"])
+
+
+def sent_part(part: Part) -> dict[str, Any]:
+    """A part of a micro-batch as it crosses; `part_from` reads it."""
+    inputs = {name: _text(x.cpu().numpy()) for name, x in part.inputs.items()}
+    shape = list(part.inputs["input_ids"].shape)
+    return {"inputs": inputs, "shape": shape, "first": part.first, "rows": part.rows}
+
+
+def part_from(fields: Mapping[str, Any]) -> Part:
+    """A part that was sent."""
+    arrays = {name: _array(text, np.int64).reshape(fields["shape"]) for name, text in fields["inputs"].items()}
+    return Part({name: torch.from_numpy(x) for name, x in arrays.items()}, fields["first"], fields["rows"])
+
+
+def random_from(fields: Mapping[str, Any]) -> torch.Tensor:
+    """The random state that was sent."""
+    return torch.from_numpy(_array(fields["random"], np.uint8))
 
 
 def _text(array: np.ndarray[Any, Any]) -> str:

@@ -25,6 +25,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from meshtune.errors import Fault, InputError
+from meshtune.training.loss import RowSet, alike
 from meshtune.training.packed.rows import Portion
 from meshtune.training.quantized import QuantizedLinear
 
@@ -63,6 +64,15 @@ def _no_view(_layer: Any, _given: Any, output: Any) -> Any:
     """What a layer returns (OPT's a view), in memory of its own: FSDP2 may lose its hook on a view, and warns of it."""
     viewed = isinstance(output, torch.Tensor) and output.requires_grad and output._is_view()
     return output.clone() if viewed else output
+
+
+def check_lengths(base: Any, rows: RowSet) -> None:
+    """Refuse rows that are computed in passes of their own, as many as there are on each device. Raises InputError."""
+    limit, longest = alike(base.config), max(len(rows[row][0]) for row in range(len(rows)))
+    if longest > limit:
+        text = f"beyond {limit} tokens the model's positions are stretched, and a row has {longest}: give"
+        text += f" `data.max_length: {limit}`, or `training.trainer: packed`"
+        raise InputError(Fault(text, key="worker.shard_model"))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A pack whose rows are shared by processes, against the same pack in one."""
+"""A pack whose rows are shared by processes, or a training of the trainer `transformers`, against the same in one."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from meshtune.data.build import prepare
 from meshtune.data.store import Rows
 from meshtune.testing.packs import at_rungs, losses, mean_difference, of
 from meshtune.testing.trainers import rungs_at
+from meshtune.training import trainer
 from meshtune.training.loss import Row
 from meshtune.training.machine import RankLost, is_device_lost, is_out_of_memory
 from meshtune.training.models import load_model
@@ -101,6 +102,71 @@ def test_losses_of_the_embedded_model(make_recipe: MakeRecipe, tmp_path: Path) -
     finally:
         ranks.close()
     assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"dropout": 0.3, "use_dora": True, "lr_scheduler": "wsd"},
+        pytest.param({"init_lora_weights": "pissa", "batch_size": 3}, marks=pytest.mark.slow),
+        pytest.param({"gradient_checkpointing": True, "dropout": 0.1}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_trainer_transformers(
+    base: Any,
+    train_rows: list[Row],
+    validation_rows: list[Row],
+    make_recipe: MakeRecipe,
+    ranks_of: Any,
+    count: int,
+    given: dict[str, Any],
+) -> None:
+    """Losses, those at rungs too, and weights; rows that cannot be divided, and a last batch of fewer than there are
+    processes. Masks are the same, or losses would differ.
+    """
+    point = {name: value for name, value in given.items() if name in ("dropout", "use_dora", "init_lora_weights")}
+    training = {name: value for name, value in given.items() if name not in point}
+    recipe = make_recipe({"batch_size": 7, "weight_decay": 0.1, **training}, **point)
+    sides = train_rows, validation_rows
+    said: dict[str, Any] = {"at": "best", "rungs": rungs_at(sides, 2, 0.3)}
+    wanted = list(trainer.train(base, *sides, recipe, **said))
+    found = list(trainer.train(base, *sides, recipe, **said, ranks=ranks_of(count)))
+    assert len(found) == len(wanted)
+    assert [step.tokens for step in found if isinstance(step, Step)] == [
+        step.tokens for step in wanted if isinstance(step, Step)
+    ]
+    assert losses(found) == pytest.approx(losses(wanted), abs=1e-4)
+    assert at_rungs(found) == pytest.approx(at_rungs(wanted), abs=1e-4)
+    assert mean_difference(found[-1], wanted[-1]) <= 1e-5
+
+
+def test_the_trainer_transformers_goes_on_with_another_number_of_devices(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, ranks_of: Any, tmp_path: Path
+) -> None:
+    """Suspended by two in the middle of an epoch, finished by one."""
+    recipe, sides, looks = make_recipe(dropout=0.2), (train_rows, validation_rows), 0
+    wanted = list(trainer.train(base, *sides, recipe, at="last"))
+
+    def asked() -> bool:
+        nonlocal looks
+        looks += 1
+        return looks >= 2
+
+    with pytest.raises(Suspended):
+        list(
+            trainer.train(
+                base, *sides, recipe, at="last", checkpoint=Checkpoint(tmp_path, None, asked), ranks=ranks_of(2)
+            )
+        )
+    found = list(trainer.train(base, *sides, recipe, at="last", checkpoint=Checkpoint(tmp_path, None, lambda: False)))
+    assert len(found) < len(wanted)
+    ends = found[-1], wanted[-1]
+    assert isinstance(ends[0], Trained)
+    assert isinstance(ends[1], Trained)
+    assert ends[0].loss == pytest.approx(ends[1].loss, abs=1e-4)
+    assert mean_difference(*ends) <= 1e-5
 
 
 def test_in_bfloat16(
@@ -221,17 +287,22 @@ def test_another_process_says_that_it_has_no_room(base: Any, make_recipe: MakeRe
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("packed", [True, False])
 def test_a_process_that_dies_ends_the_group(
     base: Any,
     train_rows: list[Row],
     validation_rows: list[Row],
     make_recipe: MakeRecipe,
     tiny_model_folder: Path,
+    packed: bool,
 ) -> None:
     """With words; the process that holds it ends too, and its worker makes another attempt."""
     ranks = Ranks(ModelConfig(name=str(tiny_model_folder)), "cpu", 1, 3)
+    given: dict[str, Any] = {"at": "last", "ranks": ranks}
     try:
-        events = train_pack(base, train_rows, validation_rows, pack(make_recipe), at="last", ranks=ranks)
+        sides = train_rows, validation_rows
+        one = trainer.train(base, *sides, make_recipe({"epochs": 3}), **given)
+        events: Iterator[Any] = train_pack(base, *sides, pack(make_recipe), **given) if packed else one
         for _ in range(5):
             next(events)
         os.kill(ranks.pids[1], signal.SIGKILL)

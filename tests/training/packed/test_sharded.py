@@ -1,5 +1,7 @@
 """A base whose layers are cut over processes (FSDP2): packs over it, and what is measured, against a whole base."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from meshtune.config.sections import ModelConfig
+from meshtune.errors import InputError
 from meshtune.testing.packs import at_rungs, losses, mean_difference, of
 from meshtune.testing.trainers import rungs_at
+from meshtune.training import trainer
 from meshtune.training.checkpoints import attached, save_adapter
 from meshtune.training.loss import Row, mean_loss, row_losses
 from meshtune.training.machine import RankLost, is_device_lost
@@ -84,6 +88,51 @@ def test_losses_are_those_of_a_whole_base(
         measured = mean_loss(row_losses(over, validation_rows))
         assert measured == pytest.approx(mean_loss(row_losses(base, validation_rows)), abs=1e-5)
     assert measured == pytest.approx(trained.loss, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [2, 4], indirect=True)
+def test_the_trainer_transformers(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, cut: Cut
+) -> None:
+    """Losses and weights, with dropout, a last batch of one row, rungs, and gradient checkpointing; before and after it
+    a pack. Adapters that need the base's weights, and rows that are computed alone, are refused.
+    """
+    over, ranks = cut
+    sides = train_rows, validation_rows
+    given: dict[str, Any] = {"at": "best", "rungs": rungs_at(sides, 2, 0.3)}
+    for again in (False, True):
+        recipe = make_recipe({"batch_size": 7, "gradient_checkpointing": again, "lr_scheduler": "wsd"}, dropout=0.3)
+        wanted = list(trainer.train(base, *sides, recipe, **given))
+        found = list(trainer.train(over, *sides, recipe, **given, ranks=ranks))
+        assert losses(found) == pytest.approx(losses(wanted), abs=1e-4)
+        assert at_rungs(found) == pytest.approx(at_rungs(wanted), abs=1e-4)
+        assert mean_difference(found[-1], wanted[-1]) <= 1e-5
+        recipes = packs(make_recipe)[0][:1]
+        one, other = (list(train_pack(x, *sides, recipes, at="last", ranks=y)) for x, y in ((base, None), cut))
+        assert losses(of(one, 0)) == pytest.approx(losses(of(other, 0)), abs=1e-4)
+    for start in ({"use_dora": True}, {"init_lora_weights": "pissa"}):
+        with pytest.raises(InputError, match=r"shard_model: .* the base's weights, and each device has a part of them"):
+            list(trainer.train(over, *sides, make_recipe(**start), at="last", ranks=ranks))
+    over.config.rope_parameters = {**over.config.rope_parameters, "rope_type": "dynamic"}
+    over.config.max_position_embeddings = 30
+    with pytest.raises(InputError, match=r"beyond 30 tokens the model's positions are stretched, and a row has"):
+        list(trainer.train(over, *sides, make_recipe(), at="last", ranks=ranks))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [2], indirect=True)
+def test_another_process_dies(
+    train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, cut: Cut
+) -> None:
+    """In the middle of a training of `transformers`: it is said which and how."""
+    over, ranks = cut
+    events = trainer.train(over, train_rows, validation_rows, make_recipe({"epochs": 3}), at="last", ranks=ranks)
+    for _ in range(4):
+        next(events)
+    os.kill(ranks.pids[0], signal.SIGKILL)
+    with pytest.raises(RankLost, match=r"rank 1 of 2, a process of the trial, was killed by signal 9"):
+        list(events)
 
 
 @pytest.mark.parametrize("cut", [2], indirect=True)
