@@ -101,6 +101,11 @@ def before_attempt(folder: Path, attempt: int) -> None:
         mark.write_text(f"{attempt} {saved}", encoding="utf-8")
 
 
+def saved_at(folder: Path) -> int:
+    """When a pack last saved what it goes on from, on the clock of its files; 0: it has not."""
+    return max((path.stat().st_mtime_ns for path in folder.glob("*") if path.name != _RETRIED), default=0)
+
+
 def keep_trained(folder: Path, outcomes: Iterable[Outcome]) -> None:
     """Keep the outcomes of a pack that is trained, of which something is still to be measured."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.interface import Sampler
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.control import Control, finishing, worded
+from meshtune.study.deaths import Deaths
 from meshtune.study.packs import Packs, full_disk
 from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
@@ -172,12 +173,13 @@ class _Search:
     joules: Callable[[], float]
     holding: Callable[[], None]
     control: Control | None
+    deaths: Deaths
     packs: Packs = field(init=False)
     begun: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.begun = time.monotonic() - self.record.elapsed
-        self.packs = Packs(self.record)
+        self.packs = Packs(self.record, self.deaths.alone)
 
     def events(self, stop: Callable[[], Stop | None]) -> Iterator[StudyEvent]:
         """The loop itself: propose, submit, wait for what comes and record it."""
@@ -258,9 +260,10 @@ class _Search:
     def submit(self, limit: Limit | None) -> Generator[StudyEvent, None, bool]:
         """Start packs while a process is free, unless `limit` holds them; gives whether any was."""
         record, started = self.record, False
-        while self.packs.waiting and self.worker.free() and not (limit and limit.hold):
+        while self.packs.ready and self.worker.free() and not (limit and limit.hold):
             pack, width = self.packs.start(self.packing)
             requests = pack.requests(record, self.threads, self.timeout, width)
+            self.deaths.starting(pack.trials)
             self.worker.submit(requests)
             started = True
             yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
@@ -327,7 +330,8 @@ def run(
     stop: Callable[[], Stop | None] = lambda: None,
     holding: Callable[[], None] = lambda: None,
     control: Control | None = None,
-) -> Iterator[StudyEvent]:
+    saved: Path | None = None,
+) -> Generator[StudyEvent, None, None]:
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
 
     Pending trials of an interrupted run are evaluated first, their packs as they were. `attempts` crashes, or one that
@@ -336,6 +340,13 @@ def run(
     value samplers get of them. `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far.
     `holding()` raises where the study is no longer ours to write to; it is asked before anything is recorded.
     `control` has what people ask of single trials meanwhile.
+    `saved`: where trials of this machine save themselves; given, those that take the coordinator with them are
+    found out (`deaths.py`).
     """
     parts = (record, sampler, worker, budget, seed, packing, share, early, attempts, threads, timeout, joules, holding)
-    yield from _Search(*parts, control).events(stop)
+    with Deaths(record, attempts, saved, holding) as deaths:
+        yield from map(TrialFinished, deaths.given_up())
+        if deaths.alone:
+            which = ", ".join(map(str, sorted(deaths.alone)))
+            yield Stage(f"running by itself, since the coordinator died while it ran before: trial {which}")
+        yield from _Search(*parts, control, deaths).events(stop)

@@ -13,7 +13,7 @@ do trials of packs that have not begun. The record says so before the pack hears
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from meshtune.errors import StorageError
 from meshtune.record.decisions import IN_PACK, Joined
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
-from meshtune.trial import AT_ONCE, Decision, Outcome, Request, Verdict
+from meshtune.trial import AT_ONCE, Decision, Ending, Outcome, Request, Verdict
 from meshtune.workers.planner import Packing, as_number
 
 LOSSES = 5  # times `attempts`: what was lost with its node that often is given up, since it may be what takes it down
@@ -48,6 +48,7 @@ class Pack:
         begun: whether its trials stay together, since it has run or may have.
         places: trials that are trained at once. stops: trials that have been told to stop.
         rung: (trial, tokens) of the last one that was decided in this attempt; None: none was yet.
+        alone: no other pack runs beside it (`deaths.py`).
     """
 
     number: int
@@ -57,6 +58,7 @@ class Pack:
     awaited: set[int] = field(default_factory=set)
     crashed: list[int] = field(default_factory=list)
     at_fault: bool = False
+    alone: bool = False
     begun: bool = False
     places: int = 1
     stops: set[int] = field(default_factory=set)
@@ -103,21 +105,36 @@ def _asking(record: Record, request: Request) -> dict[str, Any]:
 
 
 class Packs:
-    """Begins with the packs of the record's pending trials."""
+    """Begins with the packs of the record's pending trials.
 
-    def __init__(self, record: Record):
+    Args:
+        alone: trials that shall run with no other one beside them; the others of their packs run without them.
+    """
+
+    def __init__(self, record: Record, alone: Set[int] = frozenset()):
         self._record = record
         self.waiting: deque[Pack] = deque()
         self._running: dict[int, Pack] = {}
         for number in dict.fromkeys(trial.pack for trial in record.pending):
             began = [trial.number for trial in record.trials if trial.pack == number and trial.joins is None]
-            joined = [each.trial for each in record.joined if each.pack == number]
-            self.waiting.append(Pack(number, began + joined, begun=True))
+            members = began + [each.trial for each in record.joined if each.pack == number]
+            told = {trial: record.trials[trial].outcome for trial in members}
+            takes_down = any(each is not None and each.ending is Ending.CRASHED and each.lost for each in told.values())
+            if alone.isdisjoint(members) and not takes_down:
+                self.waiting.append(Pack(number, members, begun=True))
+            else:  # without the one at fault
+                pending = [trial for trial in members if told[trial] is None]
+                self.waiting.extend(Pack(trial, [trial], alone=trial in alone, begun=True) for trial in pending)
 
     @property
     def running(self) -> int:
         """Trials that run."""
         return len(self._running)
+
+    @property
+    def ready(self) -> bool:
+        """Whether one that waits may start now."""
+        return bool(self.waiting) and not any(pack.alone for pack in self._running.values())
 
     def add(self, trial: RecordedTrial) -> None:
         """A new trial waits, with the others of its pack."""
@@ -128,10 +145,10 @@ class Packs:
         self.waiting.append(Pack(trial.pack, [trial.number]))
 
     def start(self, packing: Packing) -> tuple[Pack, int | None]:
-        """The next pack, which runs from here on: one that is tried again, else the longest. At most how many of its
-        trials are trained at once.
+        """The next pack, which runs from here on: one that runs alone, one that is tried again, else the
+        longest. At most how many of its trials are trained at once.
         """
-        pack = max(self.waiting, key=lambda pack: (pack.attempt, *self._cost(pack)))  # of equal ones the first
+        pack = max(self.waiting, key=lambda pack: (pack.alone, pack.attempt, *self._cost(pack)))
         self.waiting.remove(pack)
         pack.awaited = set(pack.trials)
         self._running.update(dict.fromkeys(pack.trials, pack))

@@ -199,20 +199,22 @@ def _search(
         stop=runner.stop,
         holding=runner.holding,
         control=Control(study.folder, runner.seed, plan.goals.allowed, rungs),
+        saved=study.folder / checkpoints.FOLDER if config.worker.name == "local" else None,
     )
-    for event in events:
-        if isinstance(event, TrialFinished | Finished):  # then too: a trial that ran again has saved again
-            _drop_adapters(record, study.folder, config.training.keep_adapters)
-            _tidy(record, study.folder / checkpoints.FOLDER)
-            if plan.early is not None:
-                pending = {trial.number for trial in record.pending}
-                kept = pending | set(plan.early.promising(record, STATES * plan.early.config.promote))
-                kept |= record.wishes.keys()  # what a person had stopped may have to be finished
-                checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
-            account.save()
-        if isinstance(event, Finished):
-            finished = event
-        yield event
+    with contextlib.closing(events):  # before the leases are given back
+        for event in events:
+            if isinstance(event, TrialFinished | Finished):  # then too: a trial that ran again has saved again
+                _drop_adapters(record, study.folder, config.training.keep_adapters)
+                _tidy(record, study.folder / checkpoints.FOLDER)
+                if plan.early is not None:
+                    pending = {trial.number for trial in record.pending}
+                    kept = pending | set(plan.early.promising(record, STATES * plan.early.config.promote))
+                    kept |= record.wishes.keys()  # what a person had stopped may have to be finished
+                    checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
+                account.save()
+            if isinstance(event, Finished):
+                finished = event
+            yield event
     return finished
 
 
