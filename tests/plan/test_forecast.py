@@ -78,6 +78,7 @@ def test_replicates_that_were_done_before_a_kill_are_not_made_again(study: Path)
     assert after["all"] == before["all"]
     noise = after["seed_noise"]
     assert (noise["count"], noise["deviation"]) == (3, pytest.approx(0.01))
+    assert (len(noise["losses"]), sum(noise["losses"]) / 3) == (3, pytest.approx(noise["mean"]))
     assert "seed noise: 0.01, standard deviation of the objective over 3 other seeds" in ended.stderr
     assert "below the baseline, beyond seed noise" in ended.stderr
     assert (study.parent / "study" / "logs" / f"replicate-{noise['trial']}-1.out").exists()

@@ -51,6 +51,7 @@ def test_tables_are_there_as_csv_and_latex(folder: Path, status: dict[str, Any])
     assert text.startswith("\\begin{table}")
     assert f"best, trial {status['best']['trial']}" in text
     assert "\\%" in text
+    assert "\\begin{tabular}{lrrrrl}" in text  # words to the left, numbers to the right
     assert (folder / "all" / "trials.csv").read_text() == (folder / "page-trials.csv").read_text()
 
 

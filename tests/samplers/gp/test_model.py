@@ -79,6 +79,31 @@ def test_deviations_know_that_the_mean_is_estimated(pending: int) -> None:
     assert deviation.max() > np.exp(0.5 * parameters[2]), "far away it is less sure than if the mean were known"
 
 
+def test_points_together_are_as_sure_as_each_alone() -> None:
+    features, values = data(8)
+    process = Process(np.log([0.4, 0.9, 1.3, 0.05]), COLUMNS, features, values, np.empty((0, 2)))
+    at = np.random.default_rng(3).random((20, 2)) * 3
+    mean, covariance = process.joint(at)
+    alone, deviation = process.predict(at)
+    assert mean == pytest.approx(alone)
+    assert np.sqrt(np.diag(covariance)) == pytest.approx(deviation)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+
+
+def test_a_value_that_is_left_out_is_predicted_without_it() -> None:
+    """As by a process of the others with the same mean."""
+    features, values = data(12)
+    parameters = np.log([0.4, 0.9, 1.3, 0.05])
+    process = Process(parameters, COLUMNS, features, values, np.empty((0, 2)))
+    found = process.left_out()
+    for n in range(12):
+        others = np.arange(12) != n
+        rest = process._kernel(features[others], features[others]) + (0.05 + JITTER) * np.eye(11)
+        across = process._kernel(features[others], features[n : n + 1])[:, 0]
+        alone = process._mean + across @ np.linalg.solve(rest, values[others] - process._mean)
+        assert found[n] == pytest.approx(alone)
+
+
 def test_of_many_values_the_lowest_and_an_even_choice_of_the_rest() -> None:
     values = np.random.default_rng(0).permutation(1000).astype(float)
     kept = few(values, 100)
