@@ -193,7 +193,8 @@ class Display:
         self._panel.ended += trial.block == self._panel.block
         self._stand(record)
         total = self._panel.total
-        line = f"[{len(record.finished)}/{total}] " if total else f"[{len(record.finished)}] "
+        place = (trial.order or 0) + 1  # seen from another shell, others may have ended since
+        line = f"[{place}/{total}] " if total else f"[{place}] "
         line += f"trial {trial.number:<3} "
         if outcome.ending is Ending.COMPLETE and outcome.loss is not None:
             line += f"loss {outcome.loss:.4f}  " + _guiding(record, trial)
