@@ -90,13 +90,14 @@ def init_tool(path: Path, folder: Path) -> Path:
     rate = found["learning_rate"]
     command = f"command: {json.dumps(list(tool.command))}"
     there = shutil.which(tool.command[0]) is not None
+    own = '# or [python3, train.py, --config, "{config}"], for a script of your own\n  ' if name == "trl-script" else ""
     seed = values.get("seed")
     text = _TEXT.format(
         tool=tool.shown,
         name=" ".join(path.name.split()),
         trainer=name,
         config=json.dumps(str(path.absolute()), ensure_ascii=False),
-        command=f"# {command}" if there else f"{command}  # not found here: name the one that trains",
+        command=own + f"# {command}" if there else own + f"{command}  # not found here: name the one that trains",
         directory=json.dumps(str(Path.cwd()), ensure_ascii=False),
         start=point({key: found[key] for key in shown}),
         space=_ADAPTER if adapter else _OTHER.format(low=rate / 10, high=rate * 10),
