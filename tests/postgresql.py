@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from meshtune.testing.processes import descendants
+
 
 class Server:
     """A server that can be stopped, started and restarted; `url` is that of its empty database."""
 
     def __init__(self, folder: Path, arguments: dict[str, Any]):
         self.url = f"postgresql://optuna@/postgres?host={folder}"
+        self.socket = folder / ".s.PGSQL.5432"
         self._folder, self._arguments = folder, arguments
 
     def start(self) -> None:
@@ -30,6 +34,19 @@ class Server:
     def restart(self) -> None:
         """End it as a crash does, and start it: it recovers from its log."""
         self._control("restart", "-m", "immediate")
+
+    def freeze(self) -> None:
+        """Stop all of its processes where they are; clients stay connected."""
+        postmaster = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(postmaster, signal.SIGSTOP)  # it starts no other from here on
+        self._frozen = [postmaster, *descendants(postmaster)]
+        for process in self._frozen[1:]:
+            os.kill(process, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        for process in reversed(self._frozen):
+            os.kill(process, signal.SIGCONT)
 
     def _control(self, *arguments: str) -> None:
         command = [binary("pg_ctl"), *arguments, "-w", "-s", "-t", "120", "-D", self._folder / "data"]
