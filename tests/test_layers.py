@@ -76,6 +76,7 @@ HEAVY = {
     "krippendorff": {"preference"},
     "PyNomad": {"samplers"},
     "ray": {"workers"},
+    "fsspec": {"workers"},
     "submitit": {"workers"},
     "nni": {"samplers"},
     "scipy": {"selection", "samplers", "stopping", "preference", "priors"},

@@ -307,6 +307,7 @@ class WorkerConfig(Section):
     name: Literal["local", "ray", "slurm"] = "local"
     address: str | None = None  # ray: of the cluster; null: the one that this machine belongs to, else one of its own
     accelerator: str | None = None  # the nodes' kind of GPU: as Ray calls it; with SLURM, as `check --device-like`
+    files: str | None = None  # ray: a URL (s3://..) through which adapters and checkpoints cross; null: as bytes
     autoscale: bool = False  # ray: ask the cluster's autoscaler for nodes for `processes`, while they are needed
     slurm: dict[str, Scalar] = Field(default_factory=dict)  # what sbatch is asked for: partition, time (minutes), ..
     cluster: Literal["slurm", "local"] = "slurm"  # submitit's name of where jobs run; local: on this machine, to try it
@@ -323,7 +324,7 @@ class WorkerConfig(Section):
     @model_validator(mode="after")
     def _of_their_worker(self) -> Self:
         belong = {"address": ("ray",), "accelerator": ("ray", "slurm"), "slurm": ("slurm",), "cluster": ("slurm",)}
-        belong |= {"autoscale": ("ray",)}
+        belong |= {"autoscale": ("ray",), "files": ("ray",)}
         unset = WorkerConfig.model_construct()
         faults = [
             f"`{key}` is read where `name` is {' or '.join(names)}, not {self.name}"

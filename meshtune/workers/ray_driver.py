@@ -26,7 +26,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from meshtune.objectives.build import ObjectiveSpec
 from meshtune.system.child_start import begin, log_to
 from meshtune.trial import Decision, Request, from_json, to_json
 from meshtune.workers import remote_process
+from meshtune.workers.parcels import Crossing, Parcels, received, sent
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.ray_cluster import (
     NODE_SECONDS,
@@ -73,21 +74,26 @@ PROCESSES, NODES, NO_CLUSTER, FAULT, FAILED = (
 class _Actor:
     """What Ray runs on a node."""
 
-    def __init__(self, start: str):
+    def __init__(self, start: str, url: str | None):
         self._remote = remote_process.RemoteProcess(remote_process.start_from(json.loads(start)))
+        self._parcels = None if url is None or self._remote.shared else Parcels(url)
 
     def hello(self) -> str:
-        return json.dumps(asdict(self._remote.hello()))
+        hello = self._remote.hello()
+        if self._parcels is not None and (why := self._parcels.fault()):
+            hello = replace(hello, missing=(*hello.missing, why))
+        return json.dumps(asdict(hello))
 
-    def keep_data(self, files: dict[str, bytes]) -> str:
-        self._remote.keep_data(files)
+    def keep_data(self, files: Crossing) -> str:
+        self._remote.keep_data(received(self._parcels, files))
         return self.hello()
 
-    def take(self, message: str, files: dict[str, bytes]) -> None:
-        self._remote.take(message, files)
+    def take(self, message: str, files: Crossing) -> None:
+        self._remote.take(message, received(self._parcels, files))
 
-    def give(self, seconds: float) -> tuple[list[str], dict[str, bytes | None]]:
-        return self._remote.give(seconds)
+    def give(self, seconds: float) -> tuple[list[str], Crossing]:
+        lines, files = self._remote.give(seconds)
+        return lines, sent(self._parcels, files)
 
     def end(self) -> None:
         self._remote.end()
@@ -149,6 +155,10 @@ class Processes:
         self._begun = False
         self._mark = f".seen-{uuid.uuid4().hex}"
         (self._folder / self._mark).touch()
+        self._url = None if config.files is None else f"{config.files.rstrip('/')}/meshtune-{uuid.uuid4().hex}"
+        self._parcels = None if self._url is None else Parcels(self._url)
+        if self._parcels is not None:
+            self._parcels.begin()
         if self._wish is None:
             refuse_without_node(config, self._spec)
         self._grow()
@@ -176,7 +186,7 @@ class Processes:
         elif slot is not None and slot.hello is not None:
             slot.running.join(pack, request)
             files = {} if slot.hello.shared else remote_process.needed(self._folder, [request])
-            slot.actor.take.remote(json.dumps(message), files)
+            slot.actor.take.remote(json.dumps(message), sent(self._parcels, files))
         else:
             for outcome in remote_process.lost(Running([request]), "the process that it was to join is gone"):
                 self._say(to_json(outcome))
@@ -207,6 +217,8 @@ class Processes:
         with contextlib.suppress(RayError):
             ray.wait(ends, num_returns=len(ends), timeout=10.0) if ends else None
         (self._folder / self._mark).unlink(missing_ok=True)
+        if self._parcels is not None:
+            self._parcels.end()
         ray.shutdown()
 
     # -- inside
@@ -217,7 +229,8 @@ class Processes:
                 slot.running = self._queue.popleft()
                 requests = list(slot.running.requests.values())
                 files = {} if slot.hello.shared else remote_process.needed(self._folder, requests)
-                slot.actor.take.remote(json.dumps([json.loads(to_json(request)) for request in requests]), files)
+                said = json.dumps([json.loads(to_json(request)) for request in requests])
+                slot.actor.take.remote(said, sent(self._parcels, files))
 
     def _say_count(self) -> None:
         there = sum(slot.hello is not None for slot in self._slots)
@@ -237,7 +250,7 @@ class Processes:
             self._number += 1
             name = f"ray-{self._number}"
             start = remote_process.start_of(self._objective, self._spec, self._folder, self._mark, name)
-            actor = ray.remote(**_options(self._config, self._spec))(_Actor).remote(json.dumps(start))
+            actor = ray.remote(**_options(self._config, self._spec))(_Actor).remote(json.dumps(start), self._url)
             self._slots.append(_Slot(name, actor, actor.hello.remote(), time.monotonic()))
 
     def _follow_need(self, wish: Wish) -> None:
@@ -296,13 +309,18 @@ class Processes:
             if not self._usable(slot, hello):
                 return
             if not hello.data:
-                slot.answer = slot.actor.keep_data.remote(self._rows())
+                slot.answer = slot.actor.keep_data.remote(sent(self._parcels, self._rows()))
                 return
             slot.hello = hello
             self._failed = 0
             self._say_count()
         else:
-            lines, files = given
+            lines, crossing = given
+            try:
+                files = received(self._parcels, crossing)
+            except Exception as error:  # each protocol has errors of its own
+                self._lose(slot, f"the files of the process on {self._where(slot)} did not come: {first_line(error)}")
+                return
             remote_process.put(self._folder, files)
             for line in lines:
                 self._pass_on(slot, line)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from meshtune.trial import DataRef, Ending, Event, Outcome, Request
 from meshtune.workers import ray as ray_worker
 from meshtune.workers.interface import Worker
 from meshtune.workers.local import LocalWorker
+from meshtune.workers.parcels import SMALL
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.ray import RayWorker, survey
 from tests.ray_nodes import RayNodes, strike, until
@@ -207,14 +209,15 @@ def test_a_node_that_is_lost_costs_its_trials_an_attempt_and_a_new_one_is_used(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+@pytest.mark.parametrize("way", ["shared", "bytes", "files"])
 def test_a_checkpoint_follows_its_trial_to_another_node(
     cluster: Cluster,
     tmp_path: Path,
     tiny_model_folder: Path,
     tiny_data: DataRef,
     monkeypatch: pytest.MonkeyPatch,
-    shared: bool,
+    way: str,
 ) -> None:
     """The node is lost without grace. The trial goes on from there, and has the losses of one that was left alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of the nodes
@@ -223,7 +226,7 @@ def test_a_checkpoint_follows_its_trial_to_another_node(
 
     def objective(folder: Path) -> ObjectiveSpec:
         folder.mkdir()
-        training = TrainingConfig(batch_size=2, precision="float32", epochs=40, checkpoint_minutes=0.005)
+        training = TrainingConfig(batch_size=2, precision="float32", epochs=15, checkpoint_minutes=0.005)
         model = ModelConfig(name=str(tiny_model_folder))
         spec = LoraSpec(model=model, training=training, data=tiny_data, at="last", folder=str(folder))
         return ObjectiveSpec("lora", spec.model_dump(mode="json"))
@@ -236,33 +239,52 @@ def test_a_checkpoint_follows_its_trial_to_another_node(
         alone.close()
     folder = tmp_path / "study"
     there = objective(folder)
-    unseen = [] if shared else ["--tmpfs", str(folder)]
+    unseen = [] if way == "shared" else ["--tmpfs", str(folder)]
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
     with contextlib.ExitStack() as nodes:
         first = nodes.enter_context(node_in_bubblewrap(cluster, 2, *unseen))
-        section = WorkerConfig(name="ray", address=cluster.address, processes=1)
+        url = f"file://{bucket}" if way == "files" else None
+        section = WorkerConfig(name="ray", address=cluster.address, processes=1, files=url)
         worker = RayWorker(section, there, places, folder)
         try:
             worker.submit([Request(0, hyperparameters, seed=0)])
             seen = list[Event]()
             until(lambda: seen.extend(worker.events(0.1)) or (folder / "checkpoints" / "0" / "state.pt").exists(), 200)
             assert not any(isinstance(event, Outcome) for event in seen), "the trial had ended before"
+            assert (folder / "checkpoints" / "0" / "state.pt").stat().st_size > SMALL
+            assert len(list(bucket.glob("*/mark"))) == (way == "files")
             strike({first.pid, *descendants(first.pid)}, signal.SIGKILL)
             (crashed,) = collect(worker, 1, seconds=200)
             assert (crashed.ending, crashed.lost) == (Ending.CRASHED, True)
             nodes.enter_context(node_in_bubblewrap(cluster, 2, *unseen))
             until(lambda: not worker.events(0.2) and worker.free() == 1)
             worker.submit([Request(0, hyperparameters, seed=0, attempt=2)])
-            said = ""
             while not (outcomes := [event for event in worker.events(0.2) if isinstance(event, Outcome)]):
-                logs = folder.glob("logs/ray-2*") if shared else tmp_path.glob("cache/meshtune/processes/*/logs/ray-2*")
-                said = "".join(path.read_text() for path in logs) or said
+                continue
         finally:
             worker.close()
-    assert "the training goes on from" in said
+    if way == "shared":
+        said = "".join(path.read_text() for path in folder.glob("logs/ray-*"))
+        assert "the training goes on from" in said
+    else:  # what the second attempt writes where it finds a state to go on from
+        assert (folder / "checkpoints" / "0" / "retried").read_text().startswith("2 ")
     assert (outcomes[0].ending, outcomes[0].attempt) == (Ending.COMPLETE, 2)
     assert (outcomes[0].loss, outcomes[0].losses) == (calm.loss, calm.losses)
     adapters = [place / "adapters" / "0" / "adapter_model.safetensors" for place in (folder, tmp_path / "alone")]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+    assert not list(bucket.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_a_node_that_does_not_reach_the_files_is_refused_before_any_trial(cluster: Cluster, tmp_path: Path) -> None:
+    """One that shares the study's folder needs no other way."""
+    (tmp_path / "study").mkdir()
+    section = WorkerConfig(name="ray", address=cluster.address, processes=1, files="memory://bucket")
+    why = r"worker: \S+ does not see memory://bucket/\S+ \(FileNotFoundError"
+    with node_in_bubblewrap(cluster, 2, "--tmpfs", str(tmp_path / "study")), pytest.raises(InputError, match=why):
+        RayWorker(section, spec(tmp_path / "study"), [ProcessSpec("cpu", {}, 2)], tmp_path / "study")
 
 
 @pytest.mark.slow
