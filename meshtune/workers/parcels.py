@@ -1,6 +1,6 @@
 """Files between the coordinator and processes on other machines, through a folder or bucket that all of them reach.
 
-Any URL that fsspec knows (`s3://`, `gs://`, `sftp://`, `file://`). Small files cross as bytes all the same: a bucket
+Any URL that fsspec knows (`s3://`, `gs://`, `sftp://`, `local://`). Small files cross as bytes all the same: a bucket
 answers slowly. What crosses here is removed once it has come, and the folder of a study with its end; what was on its
 way to a process that died stays until then. Credentials are those of fsspec's package for the URL, by environment.
 """

@@ -12,7 +12,7 @@ pytest.importorskip("fsspec")
 FILES = {"adapters/0/a": b"x" * SMALL, "b": b"few", "gone": None}
 
 
-@pytest.mark.parametrize("protocol", ["file", "local", "memory"])
+@pytest.mark.parametrize("protocol", ["local", "memory"])
 def test_large_files_cross_through_the_folder_and_leave_it(tmp_path: Path, protocol: str) -> None:
     """Small ones, and the word that a file is gone, cross beside it."""
     url = f"{protocol}://{tmp_path}/bucket/study"
@@ -38,7 +38,7 @@ def test_without_a_url_files_cross_as_bytes() -> None:
     ("url", "why"),
     [
         ("s4://bucket", "s4://bucket cannot be used: Protocol not known: s4. Give a URL that fsspec knows"),
-        ("file:///proc/none", "file:///proc/none cannot be written and read: .*all nodes can write"),
+        ("local:///proc/none", "local:///proc/none cannot be written and read: .*all nodes can write"),
     ],
 )
 def test_what_cannot_be_used_is_one_message(url: str, why: str) -> None:

@@ -244,7 +244,7 @@ def test_a_checkpoint_follows_its_trial_to_another_node(
     bucket.mkdir()
     with contextlib.ExitStack() as nodes:
         first = nodes.enter_context(node_in_bubblewrap(cluster, 2, *unseen))
-        url = f"file://{bucket}" if way == "files" else None
+        url = f"local://{bucket}" if way == "files" else None
         section = WorkerConfig(name="ray", address=cluster.address, processes=1, files=url)
         worker = RayWorker(section, there, places, folder)
         try:
