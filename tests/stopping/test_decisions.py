@@ -262,7 +262,11 @@ def test_the_likeliest_of_the_stopped_are_promising(asha: Path) -> None:
     ],
 )
 def test_no_more_rows_are_said_than_there_are(there: int | None, words: str) -> None:
-    assert words in str(EarlyStopping(EarlyStoppingConfig(rule="asha"), 1, 1000, there))
+    assert words in str(EarlyStopping(EarlyStoppingConfig(rule="asha"), 1, 1000, there, TrainingConfig()))
+
+
+def test_another_tool_is_evaluated_as_its_own_settings_say() -> None:
+    assert "of a trial's epochs" in str(EarlyStopping(EarlyStoppingConfig(rule="asha"), 1, 1000))
 
 
 def of_training(rows: int, **training: Any) -> EarlyStopping:
