@@ -171,8 +171,11 @@ def optimized_together(url: str) -> float:
 
 def ray_tune(trials: int) -> float:
     """Seconds a trial of Ray Tune with OptunaSearch, one trial at a time. Raises ImportError without `ray[tune]`."""
+    import ray
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False)  # never the one that the last `ray start` left behind
 
     def objective(config: dict[str, float]) -> dict[str, float]:
         return {"loss": (config["x"] - 0.5) ** 2}
