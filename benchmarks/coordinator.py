@@ -175,7 +175,7 @@ def ray_tune(trials: int) -> float:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False)  # never the one that the last `ray start` left behind
+    ray.init(address="local", num_cpus=2, include_dashboard=False)  # not what an earlier `ray start` left behind
 
     def objective(config: dict[str, float]) -> dict[str, float]:
         return {"loss": (config["x"] - 0.5) ** 2}
