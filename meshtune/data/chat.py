@@ -194,7 +194,8 @@ def _check_arguments(arguments: Mapping[str, Any], template: str) -> None:
         if name in _OWN:
             faults.append(Fault("is set by meshtune: remove it", key=key))
         elif name not in known:
-            faults.append(Fault(f"the model's chat template reads no such argument.{nearest(name, known)}", key=key))
+            what = f"the model's chat template reads no such argument: remove it.{nearest(name, known)}"
+            faults.append(Fault(what, key=key))
     refuse(faults)
 
 

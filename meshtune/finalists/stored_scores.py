@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from meshtune.config.sections import is_command
 from meshtune.errors import Fault, InputError, nearest, noting, refuse
 from meshtune.evaluation.benchmarks import registry
 from meshtune.finalists import score_tables
@@ -64,6 +65,11 @@ def of_study(study: Located, protocol: str | None, benchmarks: Sequence[str], *,
     folder = study.folder / ANSWERS
     made = sorted(path.parent.name for path in folder.glob(f"*/{_TABLE}"))
     if not made:
+        if is_command(study.config.objective):
+            raise InputError(
+                f"{study.folder}: its trials were trained by a program of yours, and `meshtune evaluate` scores only"
+                " adapters that meshtune trained; score them yourself, and give the table: `--scores FILE.csv`"
+            )
         raise InputError(
             f"{study.folder}: its candidates have not been scored; `meshtune evaluate {study.folder}` does"
         )

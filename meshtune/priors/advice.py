@@ -274,6 +274,8 @@ def _rests_on(table: Table, facts: Facts, alike: int) -> str:
     roots = sum(known.facts.root == facts.root for known in table.known) if facts.root != "other" else 0
     if alike:
         whose = f"{alike} of {facts.family}"
+        if alike >= OF_ONE_GENERATION and _far(table, facts):
+            whose += ", but of sizes or lengths too far from yours"
     else:
         whose = f"{roots} of this family, none of this generation" if roots else "none of this family"
     parts = [f"{models} models, {len(table.known)} tasks: {whose}"]

@@ -260,7 +260,7 @@ def test_arguments_that_no_template_reads() -> None:
     with pytest.raises(InputError) as raised:
         build("auto", tokenizer(QWEN_3), arguments={"enable_thinkin": False, "tokenize": True})
     assert [str(fault) for fault in raised.value.faults] == [
-        "data.template_arguments.enable_thinkin: the model's chat template reads no such argument. "
+        "data.template_arguments.enable_thinkin: the model's chat template reads no such argument: remove it. "
         "Did you mean `enable_thinking`?",
         "data.template_arguments.tokenize: is set by meshtune: remove it",
     ]

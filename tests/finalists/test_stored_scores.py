@@ -33,6 +33,13 @@ def scored(folder: Path, protocol: str, *lines: str) -> Path:
     return study
 
 
+def test_a_study_of_a_program_is_not_sent_to_evaluate_which_refuses_it(tmp_path: Path) -> None:
+    objective = "objective: {command: [python3, a.py, '{x}']}\nspace: {x: [1, 2]}\nbudget: {trials: 2}\n"
+    study = told_study(tmp_path, [(2.5, 1.0), (2.3, 1.0)], objective)
+    with pytest.raises(InputError, match=r"by a program of yours.*`--scores FILE.csv`"):
+        of_study(locate(study), None, [])
+
+
 def test_a_benchmark_of_a_file_without_signal_is_left_out_as_evaluate_says(tmp_path: Path) -> None:
     path = written(tmp_path, "rank,mmlu,bbh", "1,45,2", "2,45.5,3", "items,1000,1000", "chance,25,50")
     told = as_json(evaluate([], scores=[path]))

@@ -62,6 +62,8 @@ def test_shorter_trainings_start_at_higher_rates() -> None:
 def test_outside_of_what_is_known_it_says_so_and_is_less_sure() -> None:
     inside, outside = (advise(hidden_size=4096, family="qwen3", steps=n, batch_size=128) for n in (780, 50_000))
     assert outside.start["learning_rate"] == 3e-4
+    assert "of qwen3, but of sizes or lengths too far from yours, so the start is the constant" in outside.rests_on
+    assert "too far" not in inside.rests_on
     assert "outside what is known: steps 50,000, known 25 to 780" in outside.rests_on
     assert outside.gain[2] - outside.gain[1] > inside.gain[2] - inside.gain[1]
     many = advise(hidden_size=4096, family="llama", rows=100, steps=780, batch_size=64)
