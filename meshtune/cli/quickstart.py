@@ -21,6 +21,7 @@ def quickstart(folder: Path, *, as_json: bool = False) -> dict[str, Any]:
     if not path.exists():
         init(folder, "quickstart", None, None)
     print(f"the study: {path}", file=sys.stderr)
+    print("checking it, which takes up to a minute ..", file=sys.stderr)  # the model is converted, the rows tokenized
     lines, _ = check(path, measure=False)  # the search begins at once, and shows its pace
     print(lines, file=sys.stderr)
     result = watch(path, as_json=as_json)
