@@ -304,18 +304,22 @@ def race(sides: Mapping[str, Sequence[Spec]], rounds: int, steps: int, warm_up: 
 
 
 def compare(name: str, setting: str, ours: Rounds, theirs: Rounds) -> None:
-    """Print the JSON line of two sides; low and high are the ratios of single rounds."""
+    """Print the JSON line of two sides: the ratio is the median of the rounds' ratios, low and high are their ends."""
     ratios = [a / b for a, b in zip(ours.rates, theirs.rates, strict=True)]
     pad = sum(theirs.padded) / sum(theirs.tokens)
     print_line(name, f"{setting}; {pad:.2f} padded tokens a real one there", ours.rate, theirs.rate, ratios)
 
 
 def print_line(name: str, setting: str, ours: float | None, theirs: float | None, ratios: Sequence[float] = ()) -> None:
+    if not ratios and ours is not None and theirs is not None:
+        ratio = ours / theirs
+    else:
+        ratio = statistics.median(ratios) if ratios else None
     line = {
         "name": name,
         "ours": None if ours is None else round(ours, 1),
         "theirs": None if theirs is None else round(theirs, 1),
-        "ratio": None if ours is None or theirs is None else round(ours / theirs, 2),
+        "ratio": None if ratio is None else round(ratio, 2),
         "low": round(min(ratios), 2) if ratios else None,
         "high": round(max(ratios), 2) if ratios else None,
         "setting": setting,

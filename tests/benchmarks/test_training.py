@@ -42,12 +42,11 @@ def odd_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_holds_together(lines: list[dict[str, Any]]) -> None:
-    """The ratio is that of the rates, and lies in its spread."""
+    """The ratio lies in its spread."""
     assert {line["name"] for line in lines} == {"packed_training"}
     assert len({line["setting"] for line in lines}) == len(lines)
     for line in lines:
-        assert line["ratio"] == pytest.approx(line["ours"] / line["theirs"], rel=0.02)
-        assert line["low"] - 0.01 <= line["ratio"] <= line["high"] + 0.01
+        assert line["low"] <= line["ratio"] <= line["high"]
 
 
 @pytest.mark.slow
@@ -88,7 +87,7 @@ def test_packed_validation(tiny_model_folder: Path) -> None:
     """A line for each set of rows."""
     lines = run("packed_validation.py", "--model", str(tiny_model_folder), "--rounds", "2", "--batches", "2")
     assert [line["setting"].partition(" ")[0] for line in lines] == ["short", "long"]
-    assert all(line["low"] <= line["ratio"] + 0.01 <= line["high"] + 0.02 for line in lines)
+    assert all(line["low"] <= line["ratio"] <= line["high"] for line in lines)
 
 
 @pytest.mark.slow
