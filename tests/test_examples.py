@@ -29,6 +29,7 @@ def test_any_program(tmp_path: Path) -> None:
     status = json.loads(ended.stdout)
     assert sum(count for name, count in status["trials"].items() if name not in ("proposed", "pending")) == 16
     assert status["best"]["loss"] < status["baseline"]["loss"]
+    assert status["expected_gain"]["trials"] == 20
 
 
 MADS = ROOT / "examples" / "optuna_mads.py"

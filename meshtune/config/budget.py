@@ -4,6 +4,8 @@ replicates of the best point, and early stopping. Values only: nothing here coun
 
 from __future__ import annotations
 
+import contextlib
+import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -29,21 +31,35 @@ class BudgetConfig(Section):
         return self
 
 
+def _share(value: Any) -> Any:
+    """`0.1 %` is 0.001."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([0-9.eE+-]+)\s*%\s*", value)
+    with contextlib.suppress(ValueError):
+        if found is not None and 0 < float(found[1]) < 100:
+            return float(found[1]) / 100
+    raise ValueError(f"`{value}` is not allowed; a share above 0 and below 1 is, or percent, such as `0.1 %`")
+
+
 class StopWhenConfig(Section):
     """What ends a search before its budget is spent; the first that holds.
 
     `no_improvement`: so many trials after the last that bettered the best by more than the noise, which is what
-    replicates measured, else `noise`. `target`: the best loss is as low.
+    replicates measured, else `noise`. `target`: the best loss is as low. `expected_gain`: another 20 trials are
+    expected to lower the loss by less than this share of it, such as `0.1 %` or 0.001.
     """
 
     no_improvement: PositiveInt | None = None
     noise: Annotated[Real, Field(ge=0)] = 0.0
     target: Real | None = None
+    expected_gain: Annotated[float, BeforeValidator(_share), Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if self.no_improvement is None and self.target is None:
-            raise ValueError("nothing is given that could end the search: give `no_improvement`, `target` or both")
+        if self.no_improvement is None and self.target is None and self.expected_gain is None:
+            what = "give `no_improvement`, `expected_gain`, `target` or several"
+            raise ValueError(f"nothing is given that could end the search: {what}")
         if self.no_improvement is None and self.noise:
             raise ValueError("`noise` belongs to `no_improvement`, which is not given: give it, or remove `noise`")
         return self

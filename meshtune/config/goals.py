@@ -164,6 +164,10 @@ def _of_others(
         found.append((("warm_start",), text))
     if values.get("stop_when") is not None and not alone:
         found.append((("stop_when",), f"cannot be had with {why}: it goes by the loss alone; leave it out"))
+    stop = values.get("stop_when")
+    if isinstance(stop, Mapping) and stop.get("expected_gain") is not None and alone and measured:
+        what = f"cannot be had with {also}: what is expected is of the loss alone; leave it out"
+        found.append((("stop_when", "expected_gain"), what))
     if names.other:
         refers = [each for each in measured if each.reference == REFERENCES[0]]
         found += [

@@ -34,7 +34,7 @@ from meshtune.priors.effects import (
 )
 from meshtune.priors.model_facts import model_facts
 from meshtune.priors.runs import Facts, family_of, read_all, size_fault, unknown_family
-from meshtune.system.text import point
+from meshtune.system.text import percent, point
 
 SHIPPED = Path(__file__).with_name("known.json")  # written by tools/fit_priors.py
 ALPHA, RATE, MAX_RANK = 32, 3e-4, 128  # of the constant
@@ -103,7 +103,7 @@ class Advice:
 
     def to_gain(self) -> str:
         """What a search can be expected to gain, in a sentence."""
-        mean, low, high = (f"{100 * share:.2g}" if share >= 5e-5 else "0" for share in self.gain)
+        mean, low, high = map(percent, self.gain)
         said = f"{mean} % of the loss below the start's (95 %: {low} to {high} %)"
         if self.trials == 1:
             return f"{said}: a search is hardly worth it"

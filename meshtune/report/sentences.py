@@ -11,14 +11,36 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshtune.data.summary import FEW
-from meshtune.system.text import duration, number, point
+from meshtune.system.text import duration, number, percent, point
 
 CRASHES = 5  # that are told of one by one
 
 
 def verdict(status: Mapping[str, Any]) -> str:
     """By how much the best beats the baseline on the test rows, or that it does not; and what its replicates say."""
-    return " ".join(filter(None, (_verdict(status), recommendation(status), beside_seed_noise(status))))
+    parts = (_verdict(status), recommendation(status), beside_seed_noise(status), to_gain(status))
+    return " ".join(filter(None, parts))
+
+
+def to_gain(status: Mapping[str, Any]) -> str:
+    """A sentence: what going on would be expected to gain. Empty where that is not known."""
+    found = status.get("expected_gain")
+    if found is None:
+        return ""
+    mean, low, high = (percent(found[name]) for name in ("mean", "low", "high"))
+    what = _short_loss(status)
+    return f"Another {found['trials']} trials would be expected to gain {mean} % of the {what} ({low} to {high} %)."
+
+
+def baseline_name(status: Mapping[str, Any]) -> str:
+    """What the baseline is called."""
+    return "advised baseline" if status.get("advised") else "baseline"
+
+
+def only_by_seed(status: Mapping[str, Any]) -> bool:
+    """Whether other seeds say that the best may be no better than the baseline."""
+    above = (status.get("seed_noise") or {}).get("above")
+    return above is not None and above["low"] <= 0
 
 
 def recommendation(status: Mapping[str, Any]) -> str:
@@ -48,28 +70,34 @@ def _verdict(status: Mapping[str, Any]) -> str:
     if baseline is None:
         return f"Best: trial {best['trial']}, {_short_loss(status)} {number(best['loss'])}."
     if best.get("trial") == baseline.get("trial"):
+        if status.get("advised"):
+            return "The advice was already the best: no trial beat the baseline, the point that was advised."
         return "The baseline itself is the best point found: it was not beaten."
+    name = baseline_name(status)
     if difference is None:
-        losses = f"{_short_loss(status)} {number(best['loss'])}, the baseline's is {number(baseline['loss'])}"
+        losses = f"{_short_loss(status)} {number(best['loss'])}, the {name}'s is {number(baseline['loss'])}"
         return f"Best: trial {best['trial']}, {losses} ({_unmeasured(status)})."
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     if low is None:
         side = "below" if mean <= 0 else "above"
-        return f"The best is {abs(mean):.4f} {side} the baseline in test loss: one row is too few for an interval."
+        return f"The best is {abs(mean):.4f} {side} the {name} in test loss: one row is too few for an interval."
     evidence = f"95 % interval of the gain {-high:+.4f} to {-low:+.4f}, {rows} unseen rows"
     if rows < FEW:
         side = "below" if mean <= 0 else "above"
-        what = f"Only {rows} test rows, too few to tell: on them the best is {abs(mean):.4f} {side} the baseline"
+        what = f"Only {rows} test rows, too few to tell: on them the best is {abs(mean):.4f} {side} the {name}"
         return f"{what} ({evidence}). Give at least {FEW} (`data.test`)."
     if high < 0 and high - low > -mean:
         evidence += ", wider than the gain: how large it is is not well known"
+    if high < 0 and only_by_seed(status):
+        what = f"its test loss is {-mean:.4f} lower ({evidence}), and other seeds do not show it"
+        return f"The best does not beat the {name} beyond the noise of seeds: {what}."
     if high < 0:
         gain = 100 * -mean / baseline["test_loss"]
-        return f"The best beats the baseline by {-mean:.4f} in test loss, {gain:.1f} % ({evidence})."
+        return f"The best beats the {name} by {-mean:.4f} in test loss, {gain:.1f} % ({evidence})."
     if low > 0:
-        return f"The best is worse than the baseline by {mean:.4f} in test loss ({evidence}): keep the baseline."
+        return f"The best is worse than the {name} by {mean:.4f} in test loss ({evidence}): keep the baseline."
     side = "lower" if mean <= 0 else "higher"
-    return f"The best does not beat the baseline beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
+    return f"The best does not beat the {name} beyond noise: its test loss is {abs(mean):.4f} {side} ({evidence})."
 
 
 def _unmeasured(status: Mapping[str, Any]) -> str:

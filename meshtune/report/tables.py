@@ -15,12 +15,15 @@ from typing import Any
 from meshtune.data.summary import FEW
 from meshtune.report.groups import Group
 from meshtune.report.sentences import (
+    baseline_name,
     beside_seed_noise,
     course,
     gain_of_best,
     loss_name,
     models,
+    only_by_seed,
     quantity,
+    to_gain,
     without_feasible,
 )
 from meshtune.report.trials import Status, Trial, columns, feasible, number_of, ranked
@@ -57,7 +60,7 @@ class ResultRow:
 def headline(status: Status) -> tuple[str, str]:
     """The verdict in one sentence, and the evidence for it in others."""
     words, evidence = _headline(status)
-    return words, f"{evidence} {beside_seed_noise(status)}".rstrip()
+    return words, " ".join(filter(None, (evidence, beside_seed_noise(status), to_gain(status))))
 
 
 def _headline(status: Status) -> tuple[str, str]:
@@ -74,19 +77,23 @@ def _headline(status: Status) -> tuple[str, str]:
         return f"Best {what} {number(best['loss'])}, of trial {best['trial']}", _sentence(why)
     if best["trial"] == baseline.get("trial"):
         count = status["trials"]["complete"]
-        return "The baseline was not beaten", f"It is itself the best of {count} complete {_plural(count, 'trial')}."
+        title = "The advice was already the best" if status.get("advised") else "The baseline was not beaten"
+        return title, f"It is itself the best of {count} complete {_plural(count, 'trial')}."
+    name = baseline_name(status)
     if difference is None:
+        if only_by_seed(status):
+            return f"The best does not beat the {name} beyond the noise of seeds", ""
         share_of = baseline["loss"] if best["loss"] >= 0 else 0.0  # of what may be negative, a share says nothing
         gain = _gain(baseline["loss"] - best["loss"], share_of)
         if status.get("objective") == "command":
             words = "It is the lowest that the search saw: where the program is noisy, part of the gain is luck."
-            return f"The best beats the baseline by {gain} in the objective", words
+            return f"The best beats the {name} by {gain} in the objective", words
         words = "It was not measured on rows that the search never saw, so how much of this is luck is not known."
         if status["state"] != "finished":
             words = (
                 "It is not yet measured on the test rows, which the search never sees: how much is luck is not known."
             )
-        return f"The best beats the baseline by {gain} in validation loss", words
+        return f"The best beats the {name} by {gain} in validation loss", words
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     base = baseline["test_loss"]
     unseen = f"{rows:,} {_plural(rows, 'row')} that the search never saw"
@@ -95,17 +102,20 @@ def _headline(status: Status) -> tuple[str, str]:
     evidence = f"95 % interval {_gain(-high, base)} to {_gain(-low, base)}, on {unseen}."
     if rows < FEW:
         words = (
-            f"On them the best is {_gain(abs(mean), base)} {'below' if mean <= 0 else 'above'} the baseline; {evidence}"
+            f"On them the best is {_gain(abs(mean), base)} {'below' if mean <= 0 else 'above'} the {name}; {evidence}"
         )
         return f"{rows} test rows are too few to tell", f"{words} Give at least {FEW} (`data.test`)."
     if high < 0 and high - low > -mean:
         evidence += " The interval is wider than the gain: how large it is is not well known."
+    if high < 0 and only_by_seed(status):
+        words = f"Its test loss is {_gain(-mean, base)} lower; {evidence}"
+        return f"The best does not beat the {name} beyond the noise of seeds", words
     if high < 0:
-        return f"The best beats the baseline by {_gain(-mean, base)} in test loss", evidence
+        return f"The best beats the {name} by {_gain(-mean, base)} in test loss", evidence
     if low > 0:
-        words = f"The best is worse than the baseline by {_gain(mean, base)} in test loss: keep the baseline"
+        words = f"The best is worse than the {name} by {_gain(mean, base)} in test loss: keep the baseline"
         return words, f"95 % interval {_gain(low, base)} to {_gain(high, base)}, on {unseen}."
-    return "The best does not beat the baseline beyond noise", (
+    return f"The best does not beat the {name} beyond noise", (
         f"Its test loss is {_gain(abs(mean), base)} {'lower' if mean <= 0 else 'higher'}; {evidence}"
     )
 

@@ -25,16 +25,20 @@ def recommended(record: Record) -> Recommendation | None:
     return recommend(trials, trials[0].distributions, direction=StudyDirection.MINIMIZE) if trials else None
 
 
-def trials_of(record: Record) -> Iterator[FrozenTrial]:
-    """Trials as they ended in the end, losses as they are, not as samplers were told; without those stopped early."""
+def trials_of(record: Record, *, in_search: bool = False) -> Iterator[FrozenTrial]:
+    """Trials as they ended in the end, losses as they are, not as samplers were told; without those stopped early.
+
+    `in_search`: as the search saw them end, and those stopped early with what was predicted, where that was.
+    """
     for trial, frozen in zip(record.trials, record.mirror.get_trials(deepcopy=False), strict=True):
-        final = trial.final
-        if final is None or final.ending is Ending.STOPPED_EARLY:
+        final = trial.outcome if in_search else trial.final
+        if final is None or (final.ending is Ending.STOPPED_EARLY and not (in_search and trial.value is not None)):
             continue
-        complete = final.ending is Ending.COMPLETE and final.loss is not None
+        value = trial.value if final.ending is Ending.STOPPED_EARLY else final.loss
+        complete = final.ending in (Ending.COMPLETE, Ending.STOPPED_EARLY) and value is not None
         made = create_trial(
             state=TrialState.COMPLETE if complete else TrialState.FAIL,
-            value=final.loss if complete else None,
+            value=value if complete else None,
             params=frozen.params,
             distributions=frozen.distributions,
             constraints=dict(trial.violations) if complete else None,

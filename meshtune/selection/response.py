@@ -99,7 +99,7 @@ def _importances(belief: Belief, seen: Observations, names: list[str]) -> list[d
     changed = [np.where(np.arange(variables) == index, other, first) for index in range(variables)]
     features = cube.features(cube.at(np.concatenate([first, *changed])), belief.logged)
     effects = list[Array]()
-    for parameters in _parameters(belief, seen, chance):
+    for parameters in drawn_parameters(belief, seen, chance, FITS):
         mean, covariance = replace(belief.process, parameters=parameters).joint(features)
         root = np.linalg.cholesky(covariance + 1e-6 * float(np.exp(parameters[-2])) * np.eye(len(mean)))
         functions = mean[:, None] + root @ chance.standard_normal((len(mean), FUNCTIONS))
@@ -115,9 +115,10 @@ def _importances(belief: Belief, seen: Observations, names: list[str]) -> list[d
     return sorted(found, key=lambda one: (-one["share"], one["name"]))
 
 
-def _parameters(belief: Belief, seen: Observations, chance: np.random.Generator) -> list[Array]:
-    """Draws of lengths and variances about the most likely ones, as wide as the posterior is curved there."""
-    values = compressed(seen.objectives)
+def drawn_parameters(belief: Belief, seen: Observations, chance: np.random.Generator, count: int) -> list[Array]:
+    """So many draws of lengths and variances about the most likely ones, as wide as the posterior is curved there."""
+    success = np.isfinite(seen.objectives)
+    values = compressed(np.where(success, seen.objectives, seen.objectives[success].max()))
     chosen = few(values, MOST_FITTED)
     features = belief.cube.features(seen.rows[chosen], belief.logged)
     likelihood = Likelihood(features, belief.cube.columns, (values[chosen] - belief.shift) / belief.scale)
@@ -128,7 +129,7 @@ def _parameters(belief: Belief, seen: Observations, chance: np.random.Generator)
     spread = ways / np.sqrt(np.maximum(curvature, 1 / max(SPREADS) ** 2))  # nowhere wider than the priors
     variables = len(belief.cube)
     low, high = np.log([BOUNDS[0]] * variables + list(BOUNDS[1:])).T
-    return [np.clip(middle + spread @ chance.standard_normal(len(middle)), low, high) for _ in range(FITS)]
+    return [np.clip(middle + spread @ chance.standard_normal(len(middle)), low, high) for _ in range(count)]
 
 
 def _explained(process: Process) -> float:

@@ -291,11 +291,16 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
     lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
     if config.stop_when is not None:
         when = config.stop_when.model_dump(exclude_defaults=True)
-        lines.append("stop when  " + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in when.items()))
+        lines.append("stop when  " + ", ".join(_until(name, value) for name, value in when.items()))
     if config.replicates:
         lines.append(f"replicates {config.replicates} of the best point with other seeds, at the end")
     lines += (f"{label:<11}{text}" for label, text in expected.lines)
     return "\n".join(lines)
+
+
+def _until(name: str, value: float) -> str:
+    text = f"{100 * value:.3g} %" if name == "expected_gain" else f"{value:g}"
+    return f"{name.replace('_', ' ')} {text}"
 
 
 def _asynchronous(plan: Plan) -> str:

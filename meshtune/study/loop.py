@@ -24,6 +24,7 @@ from meshtune.samplers.interface import Sampler
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.control import Control, finishing, worded
 from meshtune.study.deaths import Deaths
+from meshtune.study.gains import Gains
 from meshtune.study.packs import Packs, full_disk
 from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
@@ -173,6 +174,7 @@ class _Search:
     joules: Callable[[], float]
     holding: Callable[[], None]
     control: Control | None
+    gains: Gains | None
     deaths: Deaths
     packs: Packs = field(init=False)
     begun: float = field(init=False)
@@ -220,13 +222,16 @@ class _Search:
 
     def reached(self) -> Limit | None:
         """The limit of the budget that is reached."""
-        return self.budget.reached(
+        limit = self.budget.reached(
             proposed=len(self.record.trials),
             elapsed=self.elapsed,
             tokens=self.record.tokens,
             joules=self.joules(),
             losses=[trial.loss_in_search for trial in self.record.finished],
         )
+        if limit is not None or self.gains is None:
+            return limit
+        return self.gains.reached(waits=bool(self.record.pending) and not self.sampler.asynchronous)
 
     def heed(self, *, ending: bool) -> Iterator[StudyEvent]:
         """Do what people asked of single trials, or say why not; `ending`: the run was asked to stop."""
@@ -330,6 +335,7 @@ def run(
     stop: Callable[[], Stop | None] = lambda: None,
     holding: Callable[[], None] = lambda: None,
     control: Control | None = None,
+    gains: Gains | None = None,
     saved: Path | None = None,
 ) -> Generator[StudyEvent, None, None]:
     """Search until the budget is spent, the space is exhausted, or `stop()` says so (once it does, it keeps to it).
@@ -339,7 +345,7 @@ def run(
     points that a free process gets where the sampler is asynchronous. `early` says where trials are stopped, and what
     value samplers get of them. `timeout` is that of a trial trained alone. `joules()`: what the study has taken so far.
     `holding()` raises where the study is no longer ours to write to; it is asked before anything is recorded.
-    `control` has what people ask of single trials meanwhile.
+    `control` has what people ask of single trials meanwhile; `gains` ends the search where little is to be gained.
     `saved`: where trials of this machine save themselves; given, those that take the coordinator with them are
     found out (`deaths.py`).
     """
@@ -349,4 +355,4 @@ def run(
         if deaths.alone:
             which = ", ".join(map(str, sorted(deaths.alone)))
             yield Stage(f"running by itself, since the coordinator died while it ran before: trial {which}")
-        yield from _Search(*parts, control, deaths).events(stop)
+        yield from _Search(*parts, control, gains, deaths).events(stop)

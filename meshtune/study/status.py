@@ -25,7 +25,7 @@ from meshtune.selection.recommended import recommended
 from meshtune.selection.statistics import against_replicates
 from meshtune.space.goals import LOSS, Quantities
 from meshtune.space.space import Dimension
-from meshtune.study import finals, float32_check
+from meshtune.study import finals, float32_check, gains
 from meshtune.study.replicates import DONE as REPLICATES
 from meshtune.study.replicates import NOISE
 from meshtune.study.rounds import agreement, limit_reached
@@ -120,6 +120,9 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `expected` loss, the `deviation` of that, and the `noise` of one training; None while little is known.
     `versions` and `ran_on` (as recorded by `tune`; the versions of this installation where nothing is recorded).
     `warm_start`: the earlier trials that it starts from (`WarmStart.facts`), None for none; they are none of its own.
+    `advised`: whether the baseline is the start that `meshtune advise` gives.
+    `expected_gain`: at the end of a search, what another 20 `trials` are expected to lower the loss by, as shares of it
+    (`mean`, `low`, `high`: `selection.expected_gain`), and after how many it was asked (`told`); None: not known.
     `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `usage`.
     `order_checked`: whether the finalists' order holds in float32 (`float32_check.checked`); None: that is not asked.
     `objectives`, `constraints`, `quantities` and `pareto`: see `_goals`; best, recommended, baseline, untuned and
@@ -163,6 +166,8 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "best_against_baseline": against(finals.baseline_name(record)),
         "best_against_untuned": against("untuned"),
         "best_against_recommended": None,
+        "advised": study.config.baseline == "advised",
+        "expected_gain": record.notes.get(gains.NOTE),
         **_goals(record),
         **_made_with(record),
         "worse_than_untuned": [t.number for t in record.complete if worse_than_untuned(record.notes, t)],

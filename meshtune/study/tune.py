@@ -29,6 +29,7 @@ from meshtune.samplers.interface import Sampler
 from meshtune.selection.recommended import recommended
 from meshtune.study import finals, float32_check
 from meshtune.study.control import Control
+from meshtune.study.gains import Gains
 from meshtune.study.loop import Finished, Opened, Promoted, Stage, StudyEvent, TrialFinished, run
 from meshtune.study.mirrors import outbox
 from meshtune.study.mirrors.follow import Followers
@@ -106,6 +107,7 @@ def tune(
         finished = yield from _search(study, plan, record, sampler, runner, account)
         if finished is not None and finished.complete:
             stopping.measuring = not config.replicates and plan.early is None and not wished(record)
+            _gains(config, plan, record).noted()
             yield from _after(study, plan, record, runner, account)
             holding()
             if stopped := stopping():
@@ -199,6 +201,7 @@ def _search(
         stop=runner.stop,
         holding=runner.holding,
         control=Control(study.folder, runner.seed, plan.goals.allowed, rungs),
+        gains=_gains(config, plan, record),
         saved=study.folder / checkpoints.FOLDER if config.worker.name == "local" else None,
     )
     with contextlib.closing(events):  # before the leases are given back
@@ -285,6 +288,10 @@ def _budget(config: StudyConfig, record: Record) -> Budget:
         measured = None if note is None else (note["deviation"], note.get("told", 0))
         stop_when = StopWhen(when.no_improvement, when.noise, when.target, measured)
     return Budget(limits.trials, limits.hours, limits.tokens, limits.kilowatt_hours, stop_when)
+
+
+def _gains(config: StudyConfig, plan: Plan, record: Record) -> Gains:
+    return Gains(record, plan.goals.allowed, config.stop_when.expected_gain if config.stop_when else None)
 
 
 def meter_of(config: StudyConfig, places: Sequence[ProcessSpec]) -> energy.Meter | None:

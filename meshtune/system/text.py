@@ -26,6 +26,11 @@ def number(value: Any, digits: int = 5) -> str:
     return str(value)
 
 
+def percent(share: float) -> str:
+    """A share in percent, to two digits and without the sign `%`; 0 for what is below 0.005 %, a loss among it."""
+    return f"{100 * share:.2g}" if share >= 5e-5 else "0"
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `7 min`, `3.2 h`."""
     if not math.isfinite(seconds) or seconds < 90:

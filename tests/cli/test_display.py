@@ -23,6 +23,10 @@ BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.1, "hyperparameters": {"rank
 BEST = {"trial": 3, "loss": 1.8, "test_loss": 1.9, "hyperparameters": {"rank": 64, "learning_rate": 4.33e-4}}
 
 
+LUCKY = {"count": 3, "above": {"mean": 0.1, "low": -0.1, "high": 0.3}}
+TO_GAIN = {"mean": 4e-5, "low": -1e-4, "high": 3e-3, "trials": 20, "told": 30}
+
+
 def status(low: float, high: float, **changed: Any) -> dict[str, Any]:
     difference = {"mean": (low + high) / 2, "low": low, "high": high, "rows": 50}
     untuned = {"loss": 3.0, "test_loss": 3.1}
@@ -44,6 +48,10 @@ def few(rows: int) -> dict[str, Any]:
         (few(2), "Only 2 test rows, too few to tell: on them the best is 0.2000 below the baseline (95 % interval of"),
         (few(30), "The best beats the baseline by 0.2000"),
         (status(-0.3, -0.1, best=BASELINE), "The baseline itself is the best"),
+        (status(-0.3, -0.1, best=BASELINE, advised=True), "The advice was already the best: no trial beat"),
+        (status(-0.3, -0.1, advised=True), "The best beats the advised baseline by 0.2000"),
+        (status(-0.3, -0.1, seed_noise=LUCKY), "does not beat the baseline beyond the noise of seeds: its test loss"),
+        (status(-0.3, -0.1, expected_gain=TO_GAIN), "Another 20 trials would be expected to gain 0 % of the loss (0 t"),
         (status(-0.3, -0.1, best=None), "No trial completed"),
         (status(-0.3, -0.1, best_against_baseline=None), "no test rows"),
         (status(-0.3, -0.1, baseline=None), "Best: trial 3, loss 1.8"),
@@ -101,8 +109,9 @@ def noise(low: float, high: float) -> dict[str, Any]:
 )
 def test_the_verdict_says_what_replicates_do(seeds: dict[str, Any], words: str) -> None:
     plain = verdict(status(-0.3, -0.1))
-    assert verdict(status(-0.3, -0.1, seed_noise=seeds)).startswith(f"{plain} ")
-    assert words in verdict(status(-0.3, -0.1, seed_noise=seeds))
+    said = verdict(status(-0.3, -0.1, seed_noise=seeds))
+    assert said.startswith(f"{plain} ") == (seeds["above"]["low"] > 0)  # else the first sentence says so too
+    assert words in said
     assert verdict(status(-0.3, -0.1, seed_noise={**seeds, "above": None})) == plain
 
 

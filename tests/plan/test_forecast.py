@@ -86,8 +86,10 @@ def test_replicates_that_were_done_before_a_kill_are_not_made_again(study: Path)
 
 
 def test_check_says_what_ends_the_search_and_comes_after_it(study: Path) -> None:
-    lines, _ = check(study, overrides=("stop_when.target=0.5", "stop_when.no_improvement=9"))
-    assert "stop when  no improvement 9, target 0.5" in lines
+    lines, _ = check(
+        study, overrides=("stop_when.target=0.5", "stop_when.no_improvement=9", "stop_when.expected_gain=0.2 %")
+    )
+    assert "stop when  no improvement 9, target 0.5, expected gain 0.2 %" in lines
     assert "replicates 3 of the best point with other seeds, at the end" in lines
 
 

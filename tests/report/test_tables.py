@@ -17,6 +17,7 @@ BEST = {"trial": 3, "loss": 1.8, "test_loss": 1.8, "hyperparameters": {"rank": 6
 
 FEW_ROWS = {"mean": -1.834, "low": -1.9, "high": -1.8, "rows": 2}
 WIDE = {"mean": -0.2, "low": -0.39, "high": -0.01, "rows": 50}
+LUCKY = {"count": 3, "above": {"mean": 0.1, "low": -0.1, "high": 0.3}}
 ONE_ROW = {"mean": -0.2, "low": None, "high": None, "rows": 1}
 
 
@@ -37,6 +38,20 @@ def status_with(low: float = -0.3, high: float = -0.1, **changed: Any) -> dict[s
         ),
         (status_with(0.1, 0.3), "worse than the baseline by 10.0 %", "5.0 % to 15.0 %"),
         (status_with(best=BASELINE), "The baseline was not beaten", "best of 4 complete trials"),
+        (status_with(best=BASELINE, advised=True), "The advice was already the best", "best of 4 complete trials"),
+        (status_with(advised=True), "The best beats the advised baseline by 10.0 %", "95 % interval"),
+        (status_with(-0.3, 0.1, advised=True), "does not beat the advised baseline beyond noise", "95 % interval"),
+        (status_with(seed_noise=LUCKY), "does not beat the baseline beyond the noise of seeds", "10.0 % lower"),
+        (
+            status_with(seed_noise=LUCKY, best_against_baseline=None),
+            "does not beat the baseline beyond the noise of seeds",
+            "not beyond seed noise",
+        ),
+        (
+            status_with(expected_gain={"mean": 5e-4, "low": -1e-4, "high": 3e-3, "trials": 20, "told": 30}),
+            "The best beats the baseline by 10.0 %",
+            "Another 20 trials would be expected to gain 0.05 % of the loss (0 to 0.3 %).",
+        ),
         (status_with(best=None), "No trial completed", "No trial has ended"),
         (status_with(best=None, state="running"), "No trial has completed yet", ""),
         (status_with(best_against_baseline=None), "by 10.0 % in validation loss", "luck is not known"),

@@ -120,6 +120,11 @@ def test_directions_follow_from_what_a_quantity_is() -> None:
         ({"constraints": ["mmlu >= untuned"], "early_stopping": {}}, ("early_stopping",), "`mmlu >= untuned`"),
         ({"objectives": ["validation_loss", "rank"], "warm_start": "../a"}, ("warm_start",), "no other quantity"),
         ({"objectives": ["mmlu"], "stop_when": {"target": 1.0}}, ("stop_when",), "goes by the loss alone"),
+        (
+            {"constraints": ["mmlu >= 0.5"], "stop_when": {"expected_gain": 0.01}},
+            ("stop_when", "expected_gain"),
+            "is of the loss alone",
+        ),
         ({"guide": {"measure": ["rank"]}}, ("guide", "measure", 0), "nothing that is measured"),
     ],
 )
