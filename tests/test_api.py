@@ -268,6 +268,8 @@ def test_of_a_lora_study(tiny_model_folder: Path, tmp_path: Path) -> None:
     assert study.untuned.test_loss is not None
     assert study.best.adapter is not None
     assert (study.best.adapter / "adapter_config.json").exists()
+    assert study.baseline is not None
+    assert study.baseline.adapter == study.best.adapter.parent / "0"
     assert {"params_rank", "params_alpha", "params_learning_rate"} <= set(study.trials.columns)
     written = study.export(tmp_path / "adapter")
     assert (tmp_path / "adapter" / "adapter_config.json").exists()

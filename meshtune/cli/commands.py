@@ -18,7 +18,7 @@ from meshtune.cli.advise import advise
 from meshtune.cli.contribute import contribute
 from meshtune.cli.control import dashboard, enqueue, trial, watch
 from meshtune.cli.evaluate import evaluate
-from meshtune.cli.options import Folder, Json, JsonLines, Set, Study, TimeLimit, Trial
+from meshtune.cli.options import Folder, Json, JsonLines, Set, Study, TimeLimit, Trial, Trials
 from meshtune.cli.select import select
 from meshtune.errors import InputError, MeshtuneError
 
@@ -118,7 +118,7 @@ def check(
 @app.command()
 def tune(
     study: Study,
-    trials: Annotated[int | None, typer.Option(help="Total trials of the study, in place of budget.trials.")] = None,
+    trials: Trials = None,
     override: Set = None,
     folder: Folder = None,
     new_segment: Annotated[
@@ -130,9 +130,13 @@ def tune(
     """Search (trains many adapters): run a study, or continue it."""
     from meshtune.cli.watch import watch as run
 
-    overrides = (*(override or ()), *([f"budget.trials={trials}"] if trials is not None else []))
+    overrides = _overrides(trials, override)
     result = run(study, overrides=overrides, folder=folder, new_segment=new_segment, limit=time_limit, as_json=as_json)
     _print_result(result, as_json)
+
+
+def _overrides(trials: int | None, override: list[str] | None) -> tuple[str, ...]:
+    return (*(override or ()), *([f"budget.trials={trials}"] if trials is not None else []))
 
 
 @app.command()
@@ -344,12 +348,14 @@ app.command()(contribute)
 @app.command()
 def quickstart(
     folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("meshtune-quickstart"),
+    trials: Trials = None,
+    override: Set = None,
     as_json: JsonLines = False,
 ) -> None:
     """All of it in minutes, on the embedded model and data."""
     from meshtune.cli.quickstart import quickstart as run
 
-    _print_result(run(folder, as_json=as_json), as_json)
+    _print_result(run(folder, overrides=_overrides(trials, override), as_json=as_json), as_json)
 
 
 def _version(asked: bool) -> None:

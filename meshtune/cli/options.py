@@ -16,6 +16,7 @@ JsonLines = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the YAML; may be repeated.")
 ]
+Trials = Annotated[int | None, typer.Option(help="Total trials of the study, in place of budget.trials.")]
 TimeLimit = Annotated[
     str | None,
     typer.Option("--time-limit", metavar="TIME", help="Stop in time, such as 90m, 3h30m or 2-12:00:00; exit code 75."),

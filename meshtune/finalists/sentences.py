@@ -25,7 +25,7 @@ def sentences(decision: Decision, facts: Mapping[str, CandidateInfo], titles: Ma
         _sure(decision, facts),
         _safe(decision, titles),
         _gain(decision),
-        _proxy(decision, titles),
+        _proxy(decision, _order(facts), titles),
     ]
 
 
@@ -108,17 +108,24 @@ def _choice(decision: Decision, facts: Mapping[str, CandidateInfo], titles: Mapp
     rank = facts[chosen].rank
     by = DESCRIBED[decision.settings.rule.name]
     over = _list([titles.get(name, name) for name in decision.benchmarks])
-    where = "" if rank is None else f", number {rank} by validation loss"
+    where = "" if rank is None else f", number {rank} by {_order(facts)}"
     tie = ""
     if decision.tied:
         others = _list(list(decision.tied))
         cheaper = any(facts[name].cost != facts[chosen].cost for name in decision.tied)
-        why = "the cheapest of them is taken" if cheaper else "they cost the same, the lower validation loss is taken"
+        why = (
+            "the cheapest of them is taken" if cheaper else f"they cost the same, the first by {_order(facts)} is taken"
+        )
         tie = f"; it is tied with {others}, and {why}"
     gone = sum(one.merit is not None and facts[one.name].left is not None for one in decision.candidates)
     raced = f" ({gone} of which had left the race)" if gone else ""
     of = f"of {count} candidates" if count > 1 else "as the only candidate"
     return f"{_called(chosen)} is chosen by {by} over {over}, {of}{raced}{where}{tie}."
+
+
+def _order(facts: Mapping[str, CandidateInfo]) -> str:
+    """What ranks the candidates: a file of scores may have no losses."""
+    return "validation loss" if any(one.loss is not None for one in facts.values()) else "the file's own order"
 
 
 def _sure(decision: Decision, facts: Mapping[str, CandidateInfo]) -> str:
@@ -183,7 +190,7 @@ def _seeds(seeds: Seeds, titles: Mapping[str, str]) -> str:
     )
 
 
-def _proxy(decision: Decision, titles: Mapping[str, str]) -> str:
+def _proxy(decision: Decision, order: str, titles: Mapping[str, str]) -> str:
     def over(found: tuple[Correlation, ...]) -> str:
         known = [one for one in found if one.value is not None]
         shown = [f"{titles.get(one.benchmark, one.benchmark)} {one.value:+.2f}{_interval(one)}" for one in known]
@@ -192,22 +199,19 @@ def _proxy(decision: Decision, titles: Mapping[str, str]) -> str:
     whole, top = decision.correlations, decision.correlations_top
     shown = over(whole)
     if not shown:
-        return "The validation loss cannot be compared with the scores: too few candidates, or all are alike."
-    text = (
-        f"Spearman's correlation of the rank by validation loss with the scores is {shown} over {whole[0].candidates}"
-    )
-    last = whole
+        return f"The rank by {order} cannot be compared with the scores: too few candidates, or all are alike."
+    text = f"Spearman's correlation of the rank by {order} with the scores is {shown} over {whole[0].candidates}"
+    last, what = whole, order.rpartition(" ")[2]
     if top and over(top):
         text += f", and {over(top)} among the {top[0].candidates} that can be chosen"
         last = top
     good = [titles.get(one.benchmark, one.benchmark) for one in last if one.trusted]
     among = "among those that can be chosen" if last is top else "here"
     if len(good) == len(last):
-        verdict = f"the loss could be trusted {among}"
+        verdict = f"the {what} could be trusted {among}"
     else:
-        verdict = (
-            f"{among} the loss is {f'trusted on {_list(good)} alone' if good else 'not shown to tell who is better'}"
-        )
+        said = f"trusted on {_list(good)} alone" if good else "not shown to tell who is better"
+        verdict = f"{among} the {what} is {said}"
     return f"{text}: {verdict}."
 
 

@@ -133,6 +133,8 @@ def faults(name: ToolName, values: Values, searched: list[str], *, own_command: 
         found.append(f"has no `{tool.model}`, so these are no settings of {tool.shown}")
     if not tool.validation(values):
         found.append(f"has no validation data, so there is no eval_loss to minimise: add {tool.add}")
+    elif name == "trl-script" and not own_command and (missing := _no_rows_of_trl(values)):
+        found.append(f"{missing}, so there is no eval_loss to minimise: add {tool.add}")
     known = {*LORA, *start(name, values)}
     for one in searched:
         if one not in known:
@@ -144,6 +146,16 @@ def faults(name: ToolName, values: Values, searched: list[str], *, own_command: 
     if adapted and not (tool.adapter(values) or (own_command and name == "trl-script")):
         found.append(f"trains no LoRA adapter, so `{adapted[0]}` of the space would change nothing")
     return found
+
+
+def _no_rows_of_trl(values: Values) -> str | None:
+    """Why `trl sft`, which takes its rows from this file alone, would find none to evaluate on; None: it may find some.
+
+    Which splits a data set has is not known here.
+    """
+    if values.get("datasets"):
+        return None if values.get("test_split_size") else "evaluates, but splits no rows off its `datasets` for that"
+    return None if values.get("dataset_name") else "names no rows: it has neither `dataset_name` nor `datasets`"
 
 
 def settings(

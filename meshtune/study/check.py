@@ -17,7 +17,7 @@ from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Plan, build
 from meshtune.space.space import Dimension
 from meshtune.study.rounds import of_each
-from meshtune.study.tune import meter_of
+from meshtune.study.tune import meter_of, refuse_unmetered
 from meshtune.system import storage_url
 from meshtune.system.text import number, point
 
@@ -70,6 +70,7 @@ def _of_rounds(study: Located, found: Sequence[tuple[str, dict[str, Any]]]) -> t
 
 
 def _of_one(study: Located, measure: bool, show: int) -> tuple[str, dict[str, Any]]:
+    refuse_unmetered(study.config)
     plan = build(study)
     meter = meter_of(study.config, plan.processes)
     asynchronous = _try_sampler(study, plan)

@@ -34,16 +34,21 @@ from meshtune.trial import Ending
 FOLDER = "requests"
 WAIT_SECONDS = 5.0  # for an answer, where a coordinator runs: it looks twice a second, but writes and proposes between
 LOOK_SECONDS = 0.1
+THE_SPACE = "(the space; another one takes a new study, which may `warm_start` from this one)"
 OF_LORA = ("alpha", "learning_rate")  # are set, also where `scale` and `step` are searched in their place
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What became of a request so far: `answer` is None where it is only noted yet, for `coordinator` or the next."""
+    """What became of a request so far: `answer` is None where it is only noted yet, for `coordinator` or the next.
+
+    `needs`: without which the next run refuses it.
+    """
 
     request: ControlRequest
     answer: Answer | None
     coordinator: Holder | None
+    needs: str = ""
 
     @property
     def words(self) -> str:
@@ -51,7 +56,8 @@ class Reply:
         if self.answer is not None:
             return self.answer.words
         if self.coordinator is None:
-            return "noted: the study is not running, and the next `meshtune tune` does it, or says why not"
+            usual = ": the study is not running, and the next `meshtune tune` does it, or says why not"
+            return f"noted{self.needs or usual}"
         who = f"process {self.coordinator.pid} on {self.coordinator.host}"
         return f"noted: {who} does it once it looks; what comes after the end of the search is done by the next run"
 
@@ -176,10 +182,10 @@ def _outside(
         except ValueError as error:
             made = name != set_as and set_as in given
             what = f"`{given[set_as]}` is not allowed: its {name} {error}" if made else str(error)
-            faults.append(Fault(f"{what} (the space)", key=set_as if made else name))
+            faults.append(Fault(f"{what} {THE_SPACE}", key=set_as if made else name))
     for name, value in space.fixed.items():
         if whole[name] != value:
-            faults.append(Fault(f"{whole[name]} is not {value}, at which the space fixes it", key=name))
+            faults.append(Fault(f"{whole[name]} is not {value}, at which it is fixed {THE_SPACE}", key=name))
     return faults
 
 
@@ -272,8 +278,20 @@ def _ask(study: Located, record: Record, request: ControlRequest) -> Reply:
     while running is not None and path.exists() and time.monotonic() < until:
         time.sleep(LOOK_SECONDS)
     if path.exists():
-        return Reply(request, None, running)
+        return Reply(request, None, running, "" if running else _needs(study, record, request))
     answer = Record(study.url, study.name).answers.get(request.number)
     if answer is not None and not answer.done:
         raise InputError(answer.words)
     return Reply(request, answer, running)
+
+
+def _needs(study: Located, record: Record, request: ControlRequest) -> str:
+    """What a study whose budget is spent needs before its next run tries another point; "": nothing."""
+    spent = record.notes.get("finished")
+    if request.action != "enqueue" or spent is None:
+        return ""
+    name, trials = typed((study.whole or study).folder), study.config.budget.trials
+    room = f"`meshtune tune {name} --trials {len(record.trials) + len(waiting(study.folder))}`"
+    if trials is None or len(record.trials) < trials:
+        room = "raise its budget and run `meshtune tune`, which"
+    return f", but the search has ended ({spent}), so that there is no room for another trial: {room} tries it"

@@ -106,7 +106,7 @@ def _seen_from_outside(status: dict[str, Any], folder: str) -> dict[str, Any]:
     def moved(entry: Any) -> Any:
         return {**entry, "adapter": f"{Path(folder) / entry['adapter']}"} if entry and entry.get("adapter") else entry
 
-    shown = status | {name: moved(status[name]) for name in ("best", "recommended") if name in status}
+    shown = status | {name: moved(status[name]) for name in ("best", "recommended", "baseline") if name in status}
     return {**shown, "all": [moved(trial) for trial in status["all"]]} if "all" in status else shown
 
 
@@ -140,7 +140,8 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
 
     def of_trial(trial: RecordedTrial, **more: Any) -> dict[str, Any]:
         loss = trial.final.loss if trial.final is not None else None
-        of_it = {"hyperparameters": dict(trial.hyperparameters), "trial": trial.number, **more}
+        adapter = trial.final.adapter if trial.final is not None else None
+        of_it = {"hyperparameters": dict(trial.hyperparameters), "trial": trial.number, "adapter": adapter, **more}
         return entry(finals.name_of(trial), loss, trial.quantities, **of_it)
 
     def against(name: str) -> dict[str, Any] | None:
@@ -159,7 +160,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         "budget": study.config.budget.model_dump(),
         "elapsed_seconds": record.elapsed,
         "tokens": record.tokens,
-        "best": of_trial(best, adapter=best.final.adapter) if best is not None and best.final is not None else None,
+        "best": of_trial(best) if best is not None and best.final is not None else None,
         "recommended": None,
         "baseline": None,
         "untuned": entry("untuned", untuned["loss"], references["untuned"]) if untuned else None,
@@ -178,8 +179,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         trial = record.trials[found.number]
         result["best_against_recommended"] = against(finals.name_of(trial))
         expected = {"expected": found.mean, "deviation": found.deviation, "noise": found.noise}
-        adapter = trial.final.adapter if trial.final is not None else None
-        result["recommended"] = of_trial(trial, adapter=adapter, **expected)
+        result["recommended"] = of_trial(trial, **expected)
     if baseline is not None:
         result["baseline"] = of_trial(baseline)
     elif outside:

@@ -61,6 +61,7 @@ def tune(
     with contextlib.ExitStack() as stack:
         stack.enter_context(made_folder(study.folder))
         outbox.check(config.report_to.trackers)
+        refuse_unmetered(config)
         holding, fence = yield from _hold(study, stack)
         forget(study.folder)  # what was asked of an earlier run; what is asked from here on is for this one
         yield Stage("preparing the data" if config.data else "starting")
@@ -292,6 +293,12 @@ def _budget(config: StudyConfig, record: Record) -> Budget:
 
 def _gains(config: StudyConfig, plan: Plan, record: Record) -> Gains:
     return Gains(record, plan.goals.allowed, config.stop_when.expected_gain if config.stop_when else None)
+
+
+def refuse_unmetered(config: StudyConfig) -> None:
+    """Refuse a budget of energy that cannot be read, before data and model are read, which may take long."""
+    if config.budget.kilowatt_hours is not None:
+        meter_of(config, ())  # GPUs are looked at once it is known which
 
 
 def meter_of(config: StudyConfig, places: Sequence[ProcessSpec]) -> energy.Meter | None:

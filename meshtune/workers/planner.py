@@ -33,6 +33,7 @@ class ProcessSpec:
     Attributes:
         device: as torch names it. environment: that makes its devices the only ones seen. threads: of a CPU, for each
             device. devices: that share the rows of what it trains. sharded: whether they share the base's layers too.
+        gpus: that a cluster is to give it, and says which. None of them need be a device of torch here.
     """
 
     device: str
@@ -40,6 +41,7 @@ class ProcessSpec:
     threads: int | None
     devices: int = 1
     sharded: bool = False
+    gpus: int = 0
 
     def place(self, index: int) -> str:
         """Its devices for people, where it is the process with that index: `cuda:2,3`, `cpu:0`."""
@@ -83,7 +85,8 @@ def process_specs(
         refuse_fewer(each, len(visible), "GPU")
         groups = [",".join(visible[first : first + each]) for first in range(0, len(visible) - each + 1, each)]
         chosen = (groups[index % len(groups)] for index in range(config.processes or len(groups)))
-        return [ProcessSpec("cuda", {"CUDA_VISIBLE_DEVICES": group}, config.threads, each, sharded) for group in chosen]
+        seen = [{"CUDA_VISIBLE_DEVICES": group} for group in chosen]
+        return [ProcessSpec("cuda", environment, config.threads, each, sharded, gpus=each) for environment in seen]
     if device == "mps":
         refuse_fewer(each, 1, "device of this kind")
     if nodes is None:
@@ -101,9 +104,9 @@ def process_specs(
 def program_specs(config: WorkerConfig, nodes: Nodes | None = None) -> list[ProcessSpec]:
     """The processes in which programs run, which choose their devices themselves, each among the GPUs of its own.
 
-    On nodes of a cluster a program sees none. Not run on a GPU yet.
+    Not run on a GPU yet.
     """
-    visible = visible_gpus() if nodes is None else []
+    visible = visible_gpus() if nodes is None else [str(number) for number in range(nodes.gpus)]
     if not visible:
         return process_specs(config, "cpu", nodes=nodes)
     own = process_specs(config, "cuda", visible)

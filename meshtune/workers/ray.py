@@ -122,7 +122,7 @@ class RayWorker:
         self._folder = folder.absolute()
         spec = processes[0]
         # Which GPU a process sees is Ray's affair.
-        environment = {} if spec.device == "cuda" else dict(spec.environment)
+        environment = {} if spec.gpus else dict(spec.environment)
         self._log = self._folder / "logs" / "ray.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._start_line = {

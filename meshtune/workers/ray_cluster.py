@@ -37,7 +37,7 @@ def connect(
         return "joined"
     address = config.address or os.environ.get("RAY_ADDRESS")
     devices = max(1, count) * spec.devices
-    gpus = devices if spec.device == "cuda" else 0
+    gpus = max(1, count) * spec.gpus
     alone = {"num_cpus": devices * (spec.threads or 1), "num_gpus": gpus, "include_dashboard": False}
     how: Literal["joined", "started"] = "joined"
     try:
@@ -116,7 +116,7 @@ def survey(config: WorkerConfig, say: Callable[[str], None]) -> None:
 
 def place_of(config: WorkerConfig, spec: ProcessSpec) -> dict[str, dict[str, Any]]:
     """What Ray is to give a process, all of it on one node."""
-    gpus = spec.devices if spec.device == "cuda" else 0
+    gpus = spec.gpus
     labels = {} if config.accelerator is None else {"ray.io/accelerator-type": config.accelerator}
     resources = {"CPU": gpus or spec.devices * (spec.threads or 1), **({"GPU": gpus} if gpus else {})}
     return {"resources": resources, "labels": labels}
@@ -125,7 +125,7 @@ def place_of(config: WorkerConfig, spec: ProcessSpec) -> dict[str, dict[str, Any
 def _await_node(config: WorkerConfig) -> None:
     """Have a node that can hold a process, so that it can be asked what it has. Raises InputError."""
     each = config.devices_per_trial
-    spec = ProcessSpec("cpu" if config.accelerator is None else "cuda", {}, config.threads, each)
+    spec = ProcessSpec("cpu", {}, config.threads, each, gpus=0 if config.accelerator is None else each)
     wish, until = Wish(place_of(config, spec)), time.monotonic() + NODE_SECONDS
     while not any(_fit(node["Resources"], spec) for node in ray.nodes() if node["Alive"] and _of_kind(config, node)):
         wish.want(1)  # lapses by itself, or the processes' own takes its place
@@ -153,8 +153,8 @@ def processes_that_fit(config: WorkerConfig, spec: ProcessSpec) -> int:
 
 
 def _fit(resources: dict[str, float], spec: ProcessSpec) -> int:
-    if spec.device == "cuda":
-        return int(resources.get("GPU", 0)) // spec.devices
+    if spec.gpus:
+        return int(resources.get("GPU", 0)) // spec.gpus
     return int(resources.get("CPU", 0) // ((spec.threads or 1) * spec.devices))
 
 
@@ -164,8 +164,8 @@ def refuse_without_node(config: WorkerConfig, spec: ProcessSpec) -> None:
     if any(_fit(resources, spec) for resources in alive):
         return
     gpus = "a GPU" if spec.devices == 1 else f"{spec.devices} GPUs of one node"
-    need = gpus if spec.device == "cuda" else f"{(spec.threads or 1) * spec.devices} CPUs"
-    kind = "GPU" if spec.device == "cuda" else "CPU"
+    need = gpus if spec.gpus else f"{(spec.threads or 1) * spec.devices} CPUs"
+    kind = "GPU" if spec.gpus else "CPU"
     have = ", ".join(f"{resources.get(kind, 0):g}" for resources in alive)
     raise InputError(Fault(f"a trial needs {need}; the nodes of the Ray cluster have {have} {kind}s", key="worker"))
 

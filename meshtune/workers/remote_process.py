@@ -88,6 +88,7 @@ def start_of(objective: ObjectiveSpec, spec: ProcessSpec, folder: Path, mark: st
     """A `Start` as it crosses; `start_from` reads it."""
     paths = reads(objective)
     process = asdict(replace(spec, environment=dict(spec.environment)))
+    del process["gpus"]  # it has them
     start = Start(objective=asdict(objective), folder=str(folder), mark=mark, paths=paths, name=name, **process)
     return asdict(start)
 

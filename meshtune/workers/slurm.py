@@ -17,6 +17,7 @@ import math
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,14 @@ class SlurmWorker(SpoolWorker):
     """
 
     def __init__(self, config: WorkerConfig, objective: ObjectiveSpec, processes: Sequence[ProcessSpec], folder: Path):
-        super().__init__(objective, processes[0], folder)
+        # Which GPUs a job sees is SLURM's affair.
+        spec = replace(processes[0], environment={}) if processes[0].gpus else processes[0]
+        super().__init__(objective, spec, folder)
         self._wanted, self._looked, self._ended = len(processes), -math.inf, 0
         self._here = config.cluster == "local"  # jobs are this process's children, to be waited for
         self._logs = self._folder / "logs" / "slurm"
         self._numbers = self.spool / "jobs.json"
-        self._executor = _executor(config, processes[0], self._logs)
+        self._executor = _executor(config, spec, self._logs)
         self._jobs: dict[str, submitit.Job[Any]] = {}
         known = json.loads(self._numbers.read_text(encoding="utf-8")) if self._numbers.exists() else []
         for number in known:
@@ -124,10 +127,10 @@ class SlurmWorker(SpoolWorker):
 
 def _executor(config: WorkerConfig, spec: ProcessSpec, logs: Path) -> submitit.AutoExecutor:
     asked = {"time": START_MINUTES, **config.slurm}
-    cpus = 1 if spec.device == "cuda" else spec.devices
+    cpus = 1 if spec.gpus else spec.devices
     parameters: dict[str, Any] = {"timeout_min": int(asked.pop("time")), "cpus_per_task": (spec.threads or 1) * cpus}
-    if spec.device == "cuda" and not {"gres", "gpus_per_node", "gpus_per_task"} & asked.keys():
-        parameters["gpus_per_node"] = spec.devices
+    if spec.gpus and not {"gres", "gpus_per_node", "gpus_per_task"} & asked.keys():
+        parameters["gpus_per_node"] = spec.gpus
     logs.mkdir(parents=True, exist_ok=True)
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=config.cluster)

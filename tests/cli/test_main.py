@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from meshtune.cli.commands import app
+from meshtune.errors import InputError
 from tests.kill import command_study, meshtune
 
 
@@ -27,6 +30,13 @@ def test_an_output_without_umlauts_gets_their_numbers(tmp_path: Path) -> None:
     done = subprocess.run(meshtune("check", path), capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert r"h\xf6he/study.yaml: no faults" in done.stdout
+
+
+def test_quickstart_takes_what_tune_takes(tmp_path: Path) -> None:
+    path = command_study(tmp_path)
+    done = CliRunner().invoke(app, ["quickstart", str(path.parent), "--trials", "0", "--set", "samplr=random"])
+    assert isinstance(done.exception, InputError)
+    assert {fault.key for fault in done.exception.faults} == {"budget.trials", "samplr"}
 
 
 @pytest.mark.parametrize("module", ["meshtune.cli.commands", "typer", "meshtune.errors", "meshtune.study.check"])

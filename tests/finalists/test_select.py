@@ -93,6 +93,8 @@ def test_of_a_file_of_scores(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "not beyond noise" in done.stdout
     assert "nothing is paired" in done.stderr
+    assert ", number 1 by the file's own order" in done.stdout  # which has no losses
+    assert "validation loss" not in done.stdout
     told = json.loads(run("--scores", str(tmp_path / "scores.csv"), *items, "--json").stdout)
     assert len(told["sentences"]) == 5
     assert {one["reference"] for one in told["comparisons"]} == {"3", "untuned"}

@@ -80,7 +80,7 @@ VALUES: dict[ToolName, dict[str, Any]] = {
     },
     "trl-script": {
         **{"model_name_or_path": "m", "use_peft": True, "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0},
-        **{"learning_rate": 0.01, "num_train_epochs": 2, "eval_strategy": "epoch"},
+        **{"learning_rate": 0.01, "num_train_epochs": 2, "eval_strategy": "epoch", "dataset_name": "rows"},
     },
 }
 
@@ -269,6 +269,7 @@ def test_start_is_what_the_file_trains_with() -> None:
         ("axolotl", "val_set_size", "add `val_set_size: 0.05`, or `test_datasets`"),
         ("llamafactory", "val_size", "add `val_size: 0.05`, or `eval_dataset`"),
         ("trl-script", "eval_strategy", "add `eval_strategy: epoch`, and rows to evaluate on"),
+        ("trl-script", "dataset_name", "names no rows: it has neither `dataset_name` nor `datasets`, so there is no"),
         ("axolotl", "adapter", "trains no LoRA adapter, so `rank` of the space would change nothing"),
         ("axolotl", "base_model", "has no `base_model`, so these are no settings of Axolotl"),
     ],
@@ -277,6 +278,14 @@ def test_what_cannot_be_tuned_is_one_message(tool: ToolName, left: str, words: s
     values = {key: value for key, value in VALUES[tool].items() if key != left}
     (message,) = tools.faults(tool, values, ["rank"], own_command=False)
     assert words in message
+
+
+def test_trl_splits_rows_off_several_data_sets() -> None:
+    values = {**VALUES["trl-script"], "datasets": [{"path": "a"}]}
+    (message,) = tools.faults("trl-script", values, [], own_command=False)
+    assert "splits no rows off its `datasets`" in message
+    assert not tools.faults("trl-script", {**values, "test_split_size": 0.1}, [], own_command=False)
+    assert not tools.faults("trl-script", values, [], own_command=True)  # a script may have them elsewhere
 
 
 def test_names_of_the_space_are_keys() -> None:

@@ -95,7 +95,7 @@ def test_check_says_what_ends_the_search_and_comes_after_it(study: Path) -> None
 
 @pytest.mark.skipif(energy.POWERCAP.exists(), reason="this machine may have counters of energy")
 def test_kilowatt_hours_are_refused_where_they_cannot_be_read(study: Path) -> None:
-    given = ("budget.kilowatt_hours=1",)
+    given = ("budget.kilowatt_hours=1", f"model={study.parent}")  # said before that this is no model
     with pytest.raises(InputError, match=r"budget.kilowatt_hours: the energy of this machine cannot be read"):
         check(study, overrides=given)
     with pytest.raises(InputError, match="RAPL"):

@@ -322,7 +322,7 @@ def test_faults_of_values_come_at_once() -> None:
     assert texts[3:] == [
         "xx: is not part of the space, which has x, k. Did you mean `x`?",
         "x: is searched and not given: set it too, or begin with `--like N`",
-        "k: 7 is outside 0 to 2 (the space)",
+        f"k: 7 is outside 0 to 2 {requests.THE_SPACE}",
     ]
 
 
@@ -350,9 +350,9 @@ def test_what_lies_outside_is_said_by_the_name_that_was_set() -> None:
         requests.point(LORA, {"rank": 300, "alpha": 9600.5, "learning_rate": 9.0, "dropout": 2}, BASE)
     assert [str(fault) for fault in refused.value.faults] == [
         "dropout: `2` is not allowed; a number at least 0 and at most 1 is",
-        "rank: 300 is outside 4 to 256 (the space)",
-        "alpha: `9600.5` is not allowed: its scale 32.0017 is outside 0.25 to 32 (the space)",
-        "learning_rate: `9.0` is not allowed: its step 86404.5 is outside 0.001 to 1 (the space)",
+        f"rank: 300 is outside 4 to 256 {requests.THE_SPACE}",
+        f"alpha: `9600.5` is not allowed: its scale 32.0017 is outside 0.25 to 32 {requests.THE_SPACE}",
+        f"learning_rate: `9.0` is not allowed: its step 86404.5 is outside 0.001 to 1 {requests.THE_SPACE}",
     ]
 
 
@@ -370,7 +370,10 @@ def test_from_the_command_line_and_from_python(tmp_path: Path, monkeypatch: pyte
     reply = json.loads(noted.stdout)
     assert (noted.returncode, reply["state"], reply["action"], reply["trial"]) == (0, "noted", "enqueue", None)
     said = command("enqueue", path, "--like", 0, "--set", "x=1.75")
-    assert said.stderr == "noted: the study is not running, and the next `meshtune tune` does it, or says why not\n"
+    assert said.stderr == (
+        "noted, but the search has ended (4 trials are done), so that there is no room for another trial:"
+        f" `meshtune tune {requests.typed(path.parent / 'study')} --trials 6` tries it\n"
+    )
     study = meshtune.load(path)
     assert study.enqueue({"x": 2.5}, like="best")["state"] == "noted"
     with pytest.raises(InputError, match="only what was stopped can be trained to its end"):

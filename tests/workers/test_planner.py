@@ -12,12 +12,22 @@ from hypothesis import strategies as st
 from meshtune.config.sections import WorkerConfig
 from meshtune.errors import InputError
 from meshtune.system.machine import visible_gpus
-from meshtune.workers.planner import BLOCK, MOST, Nodes, Packing, cpu_processes, packing, process_specs
+from meshtune.workers.planner import BLOCK, MOST, Nodes, Packing, cpu_processes, packing, process_specs, program_specs
 
 GIB = 1 << 30
 
 
 POINTS = [{"rank": 8}] * 20
+
+
+def test_programs_are_given_gpus_by_a_cluster_that_has_some() -> None:
+    def given(gpus: int, **values: Any) -> list[tuple[str, int]]:
+        found = program_specs(WorkerConfig(**values), Nodes(gpus, None, (4, 4), 2**30))
+        return [(spec.device, spec.gpus) for spec in found]
+
+    assert given(4) == [("cpu", 1)] * 4  # no device of torch
+    assert given(4, devices_per_trial=2) == [("cpu", 2)] * 2
+    assert given(0) == [("cpu", 0)] * 8
 
 
 @pytest.mark.parametrize("exact", [False, True])

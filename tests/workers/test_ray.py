@@ -24,10 +24,10 @@ from meshtune.workers import ray as ray_worker
 from meshtune.workers.interface import Worker
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.parcels import SMALL
-from meshtune.workers.planner import ProcessSpec
+from meshtune.workers.planner import ProcessSpec, program_specs
 from meshtune.workers.ray import RayWorker, survey
 from tests.ray_nodes import RayNodes, strike, until
-from tests.workers.test_local import TrainingContract, program_pid, spec
+from tests.workers.test_local import TrainingContract, program_pid, seen, spec
 
 ray = pytest.importorskip("ray")  # the extra `ray`; CI has it
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -116,7 +116,25 @@ def test_what_no_node_has_is_one_message(cluster: Cluster, tmp_path: Path) -> No
     with pytest.raises(InputError, match="a trial needs 8 CPUs; the nodes of the Ray cluster have 1, 1 CPUs"):
         RayWorker(section, spec(tmp_path), [ProcessSpec("cpu", {}, 8)], tmp_path)
     with pytest.raises(InputError, match="a trial needs a GPU; the nodes of the Ray cluster have 0, 0 GPUs"):
-        RayWorker(section, spec(tmp_path), [ProcessSpec("cuda", {}, 1)], tmp_path)
+        RayWorker(section, spec(tmp_path), [ProcessSpec("cuda", {}, 1, gpus=1)], tmp_path)
+
+
+@pytest.mark.slow
+def test_programs_see_the_gpus_that_ray_gives_them(cluster: Cluster, tmp_path: Path) -> None:
+    """Which are no real ones here: a node says that it has two."""
+    node = cluster.add_node(num_cpus=2, num_gpus=2)
+    worker = None
+    try:
+        section = WorkerConfig(name="ray", address=cluster.address, processes=2)
+        worker = RayWorker(section, seen(tmp_path), program_specs(section, survey(section)), tmp_path)
+        until(lambda: (worker.events(0.1), worker.free() == 2)[1])
+        for trial in range(2):
+            worker.submit([Request(trial, {}, seed=0)])
+        assert {one.loss for one in collect(worker, 2)} == {0.0, 1.0}
+    finally:
+        if worker is not None:
+            worker.close()
+        cluster.remove_node(node)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from meshtune.workers import slurm
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import ProcessSpec
 from meshtune.workers.slurm import SlurmWorker
-from tests.workers.test_local import TrainingContract, program_pid, spec
+from tests.workers.test_local import TrainingContract, program_pid, seen, spec
 
 SECTION = WorkerConfig(name="slurm", cluster="local", processes=2)
 
@@ -34,6 +34,19 @@ def jobs(folder: Path, count: int = 2, objective: ObjectiveSpec | None = None) -
 class TestSlurm(WorkerContract):
     def make(self, folder: Path) -> Worker:
         return jobs(folder)
+
+
+@pytest.mark.slow
+def test_a_program_sees_the_gpus_of_its_job(tmp_path: Path) -> None:
+    """Which are no real ones here: submitit's executor for this machine names them to the job as SLURM does."""
+    worker = SlurmWorker(
+        SECTION, seen(tmp_path), [ProcessSpec("cpu", {"CUDA_VISIBLE_DEVICES": "7"}, 1, gpus=1)], tmp_path
+    )
+    try:
+        worker.submit([Request(0, {"x": 1.0, "do": "answer"}, seed=0)])
+        assert [one.loss for one in collect(worker, 1)] == [0.0]
+    finally:
+        worker.close()
 
 
 @pytest.mark.slow
