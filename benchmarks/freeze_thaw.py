@@ -293,9 +293,7 @@ def curves_of(path: Path) -> tuple[str, tuple[float, ...], list[tuple[int, Array
     shares, found = tuple(head["shares"]), []
     for each in lines:
         if each["ending"] == "complete" and each["schedule"] == "wsd" and each["point"] >= 0:
-            pairs = zip(each["losses"], each["averaged"], strict=True)
-            losses = [loss if average is None else average for loss, average in pairs]
-            found.append((each["seed"], unit(each["params"]), list(zip(shares, losses, strict=True))))
+            found.append((each["seed"], unit(each["params"]), list(zip(shares, each["losses"], strict=True))))
     return f"{head['task']}, wsd", shares, found
 
 

@@ -8,6 +8,9 @@ To it comes what seeds do, from the differences of the table's two seeds. What p
 of them is what one seed does to all trials of a study, up or down: trials of a study have one seed. What is left of the
 difference at one of these points, drawn by the point and the study's seed, is the trial's own. Both are whole curves,
 so that they are correlated along the curve as they really are. The same point and seed always have the same curve.
+
+`Borrowing` is a surrogate of a long table of `curves/make.py` that has few points yet and one seed. It sees, beside the
+point, what the short table's surrogate says of it, and borrows from that one what seeds do.
 """
 
 from __future__ import annotations
@@ -136,10 +139,12 @@ class Surrogate:
         error: of the loss at the end, each point predicted without itself, against the mean of its two seeds: mean
             absolute difference over the better half of the points. explained: share of the variance of the logarithm
             that such predictions explain, over all.
+        ends: the fractions whose lowest loss is the objective.
     """
 
     def __init__(self, table: Table):
         self.fractions, self.tokens = table.fractions, table.tokens
+        self.ends = (0.5, 1.0)
         points = table.pairs
         self.points = len(points)
         places = np.array([unit(table.params[point, 0]) for point in points])
@@ -153,6 +158,7 @@ class Surrogate:
         kept = int(np.searchsorted(np.cumsum(sizes**2) / (sizes**2).sum(), EXPLAINED)) + 1
         self._axes = axes[:kept]
         scores = (means - self._centre) @ self._axes.T
+        self._widths = scores[:, :2].std(0)
         self._surfaces = [Surface(places, score) for score in scores.T]
         left_out = self._centre + np.array([surface.left_out for surface in self._surfaces]).T @ self._axes
         self.explained = float(1 - ((left_out - means)[:, -1] ** 2).mean() / means[:, -1].var())
@@ -175,12 +181,16 @@ class Surrogate:
     def curve(self, params: Mapping[str, Any], seed: int) -> Array:
         """Losses at the fractions."""
         smooth = self._smooth(params)
-        near = np.argsort(np.abs(self._ends - smooth[-1]), kind="stable")[:NEAREST]
+        return self._loss(smooth + self.noise(smooth[-1], params, seed))
+
+    def noise(self, end: float, params: Mapping[str, Any], seed: int) -> Array:
+        """What a seed does to the logarithm of a point that ends there."""
+        near = np.argsort(np.abs(self._ends - end), kind="stable")[:NEAREST]
         up = np.random.default_rng(seed).choice((-1.0, 1.0))
         place = np.array([params[name] for name in sorted(RANGES)], dtype=float)
         own = np.random.default_rng([seed, *np.frombuffer(place.tobytes(), dtype=np.uint32).tolist()])
-        noise = up * self._common[near].mean(0) + own.choice((-1.0, 1.0)) * self._own[own.choice(near)]
-        return self._loss(smooth + noise)
+        noise: Array = up * self._common[near].mean(0) + own.choice((-1.0, 1.0)) * self._own[own.choice(near)]
+        return noise
 
     def _smooth(self, params: Mapping[str, Any]) -> Array:
         place = unit(params)
@@ -189,4 +199,64 @@ class Surrogate:
 
     def _loss(self, logarithm: Array) -> Array:
         loss: Array = self._floor + np.exp(logarithm)
+        return loss
+
+    def seen(self, params: Mapping[str, Any]) -> Array:
+        """A point for `Borrowing`: its place, and its first two components, about as wide."""
+        scores = (self._smooth(params) - self._centre) @ self._axes[:2].T
+        return np.concatenate([unit(params), 0.3 * scores / self._widths])
+
+    def end(self, rank: float) -> float:
+        """Where the point ends, as a logarithm, that has this rank among all, from 0 to 1."""
+        return float(np.quantile(self._ends, rank))
+
+    def spread(self) -> tuple[float, float]:
+        """Deviations of the logarithm at the end, over the best fifth: between seeds, and what is a trial's own."""
+        best = np.argsort(self._ends)[: max(5, self.points // 5)]
+        own = (self._own[best, -1] ** 2).mean()
+        return math.sqrt(own + (self._common[best, -1] ** 2).mean()), math.sqrt(own)
+
+
+RUNGS = (0.04, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of a long table's shares: the first is past the warm-up
+
+
+class Borrowing:
+    """Curves at any point, of a long table; see the module, and `Surrogate` for the attributes.
+
+    Args:
+        table: `TASK-252.jsonl`. short: surrogate of the short table. trainings: of the table the first so many; None:
+            all. Those with `wsd` of the first seed count, but what diverged.
+    """
+
+    def __init__(self, table: Path, short: Surrogate, trainings: int | None = None):
+        head, *lines = [json.loads(line) for line in table.read_text(encoding="utf-8").split("\n")[:-1]]
+        kept = [x for x in lines[:trainings] if (x["schedule"], x["seed"], x["ending"]) == ("wsd", 0, "complete")]
+        self.short, self.fractions, self.tokens, self.ends = short, RUNGS, RUNGS, (1.0,)
+        self.points = len(kept)
+        losses = np.array([x["losses"] for x in kept])[:, [head["shares"].index(share) for share in RUNGS]]
+        least = losses.min(0)
+        self._floor = least - GAP * (np.median(losses, 0) - least)
+        logarithms = np.log(losses - self._floor)
+        self._centre = logarithms.mean(0)
+        _, sizes, axes = np.linalg.svd(logarithms - self._centre, full_matrices=False)
+        count = int(np.searchsorted(np.cumsum(sizes**2) / (sizes**2).sum(), 0.99)) + 1
+        self._axes = axes[:count]
+        places = np.array([short.seen(x["params"]) for x in kept])
+        self._surfaces = [Surface(places, score) for score in ((logarithms - self._centre) @ self._axes.T).T]
+        left_out = self._centre + np.array([surface.left_out for surface in self._surfaces]).T @ self._axes
+        end = logarithms[:, -1]
+        better = np.argsort(end)[: max(5, len(end) // 2)]
+        self.explained = float(1 - ((left_out[:, -1] - end) ** 2).mean() / end.var())
+        self.error = float(np.abs(np.exp(left_out[:, -1]) - np.exp(end))[better].mean())
+        self._sorted = np.sort(end)
+        height = float(np.exp(self._sorted[: max(3, len(end) // 5)]).mean())
+        self.deviation, self.own = (height * each for each in short.spread())
+
+    def curve(self, params: Mapping[str, Any], seed: int) -> Array:
+        """Losses at the fractions."""
+        place = self.short.seen(params)
+        smooth = self._centre + np.array([surface(place) for surface in self._surfaces]) @ self._axes
+        rank = float(np.searchsorted(self._sorted, smooth[-1])) / len(self._sorted)
+        noise = self.short.noise(self.short.end(rank), params, seed)
+        loss: Array = self._floor + np.exp(smooth + np.interp(RUNGS, self.short.tokens, noise))
         return loss

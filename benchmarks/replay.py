@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
-from learning_curves import Surrogate
+from learning_curves import Borrowing, Surrogate
 from optuna.pruners import BasePruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
@@ -44,7 +44,7 @@ Trained = Generator[Rung | Outcome, Mapping[int, Verdict] | None, None]
 class Course:
     """The curves of one study, whose trials have all the same seed."""
 
-    surrogate: Surrogate
+    surrogate: Surrogate | Borrowing
     seed: int
     known: dict[Any, Any] = field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class Course:
     def final(self, params: Mapping[str, Any]) -> float:
         """The objective: the loss of the best epoch."""
         fractions = self.surrogate.fractions
-        return min(self.curve(params)[fractions.index(epoch / EPOCHS)] for epoch in range(1, EPOCHS + 1))
+        return min(self.curve(params)[fractions.index(share)] for share in self.surrogate.ends)
 
     def at(self, params: Mapping[str, Any], share: float) -> float:
         return self.curve(params)[self.surrogate.fractions.index(share)]
@@ -181,7 +181,9 @@ class Search:
     stopping: EarlyStoppingConfig | None = None
 
 
-def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise: float | None = None) -> Spent:
+def replayed(
+    search: Search, surrogate: Surrogate | Borrowing, seed: int, trials: int, noise: float | None = None
+) -> Spent:
     """A search of so many trials, the baseline first, then what is promoted."""
     course, log, spent = Course(surrogate, seed), Log(noise), Spent()
     early = None if search.stopping is None else EarlyStopping(search.stopping, EPOCHS, EPOCH_TOKENS)
@@ -226,7 +228,7 @@ def replayed(search: Search, surrogate: Surrogate, seed: int, trials: int, noise
     return spent
 
 
-def pruned(pruner: BasePruner, surrogate: Surrogate, seed: int, trials: int) -> Spent:
+def pruned(pruner: BasePruner, surrogate: Surrogate | Borrowing, seed: int, trials: int) -> Spent:
     """A search by Optuna's TPE with one of its pruners, asked at each rung; steps are percent of a training."""
     course, spent = Course(surrogate, seed), Spent()
     name = f"search {seed}"  # which Hyperband draws the brackets by

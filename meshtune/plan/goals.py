@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from meshtune.training.memory.check import Setting
 
 # Hyperparameters that neither the adapter's size nor a trial's memory depends on.
-_FREE = ("alpha", "learning_rate", "weight_decay", "warmup_ratio", "use_rslora")
+_FREE = ("alpha", "learning_rate", "weight_decay", "warmup_ratio", "lr_scheduler", "use_rslora")
 
 
 @dataclass(frozen=True)

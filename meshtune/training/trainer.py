@@ -37,7 +37,6 @@ from meshtune.training.models import quiet
 from meshtune.training.packed import sharded
 from meshtune.training.packed.ranks import Ranks
 from meshtune.training.recipe import Recipe, schedule, steps_of
-from meshtune.training.running_average import RunningAverage, averages
 from meshtune.training.saved_state import Saves
 from meshtune.training.shared import CHECKPOINTING, SharedAdapter, masked_as, parts, random_state
 from meshtune.training.start_weights import Adapter, as_saved
@@ -274,8 +273,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         self.loss = math.inf
         self.weights: dict[str, torch.Tensor] = {}
         self.history: list[Step] = []  # the first step, each rung, and each epoch's end
-        self.average: RunningAverage | None = None
-        self.saved_average: list[torch.Tensor] | None = None
         self.before = self.after = 0  # tokens, of the optimizer step that was done last
 
     def snapshot(self) -> dict[str, Any]:
@@ -286,7 +283,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
             "loss": self.loss,
             "weights": self.weights,
             "history": [astuple(step) for step in self.history],
-            "average": None if self.average is None else self.average.values,
             "tokens": (self.before, self.after),
             "seconds": self.saves.seconds,
         }
@@ -297,15 +293,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         self.loss, self.weights = saved["loss"], saved["weights"]
         self.history = [Step(*values) for values in saved["history"]]
         self.before, self.after = saved["tokens"]
-        self.saved_average = saved.get("average")
         self.saves.earlier = saved["seconds"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the average; after a resume tell the history again, and measure what is due."""
-        if self.rungs is not None and averages(self.recipe, self.rungs.tokens):
-            self.average = RunningAverage(self.recipe, state.max_steps, list(self.trainer.trainable().values()))
-            for value, saved in zip(self.average.values, self.saved_average or [], strict=False):
-                value.copy_(saved)
+        """After a resume: tell the history again, and measure what is due."""
         if not self.history:
             return
         for step in self.history:
@@ -328,8 +319,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         if not self.history:
             self.history.append(step)
         self.before, self.after = self.after, trainer.tokens
-        if self.average is not None:
-            self.average.move(state.global_step)
         self._measure_rungs()
         self.saves.where_due(self._save)
 
@@ -355,8 +344,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # TrainerCallback is unt
         if self.rungs is None or not due:
             return
         step = self.trainer.state.global_step
-        average = contextlib.nullcontext() if self.average is None else self.average.in_place(step)
-        with self._measuring(), average, as_saved(self.adapter):
+        with self._measuring(), as_saved(self.adapter):
             loss = self._measured(self.rungs.rows, f"the loss of the rungs' rows after step {step}")
         self.history += [replace(self._standing(), rung_loss=loss, rung=rung) for rung in due]
         for step in self.history[-len(due) :]:

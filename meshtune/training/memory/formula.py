@@ -12,8 +12,7 @@ LoRA make them (the test counts the real ones with `saved_tensors_hooks` and com
 - at labels only, the logits: their log-softmax and two gradients of its size, all float32.
 
 An adapter's parameter is 16 bytes: weight, gradient and Adam's two moments in float32 (ZeRO, Rajbhandari et al. 2020,
-section 3.1, without the half-precision copies), and 4 more where the best epoch's copy lies in the same memory; with
-the schedule `wsd` 4 more for the running average that it is measured on at rungs.
+section 3.1, without the half-precision copies), and 4 more where the best epoch's copy lies in the same memory.
 
 Not counted: models with experts, attention kernels that are not Transformers' default, a trainer of one's own. The
 CUDA side follows from the same counts and has not been run. Errors are in docs/decisions/2026-11-24-memory.md.
@@ -73,7 +72,7 @@ class Memory:
 
     Attributes:
         base: the frozen model.
-        adapter: its weights, with `wsd` their running average, and on a CPU the copy of the best epoch of several.
+        adapter: its weights, and on a CPU the copy of the best epoch of several.
         optimizer: gradients and Adam's moments. activations: kept for the backward pass of the largest batch, with the
             logits and rounded weights; or what validation takes, where that is more.
         overhead: of the process.
@@ -130,7 +129,7 @@ def of_recipe(
     # A GPU's optimizer steps over all weights at once, when the activations are gone, and needs room for one more copy.
     step = 0 if on_cpu else 4 * parameters
     # The best epoch's copy stands beside the training of the next one.
-    copies = (2 if on_cpu and recipe.epochs > 1 else 1) + averaged(recipe)
+    copies = 2 if on_cpu and recipe.epochs > 1 else 1
     spare = CPU_SPARE if on_cpu else GPU_SPARE
     return Memory(
         base=of_base(shape, dtype, quantization) + written_out(shape, base_bytes, quantization),
@@ -139,11 +138,6 @@ def of_recipe(
         activations=round(spare * max(training, _validation(shape, batch, base_bytes, on_cpu), step)),
         overhead=CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
     )
-
-
-def averaged(recipe: Recipe) -> int:
-    """Copies of the adapter that the average is which `wsd` is measured on at rungs; counted without rungs too."""
-    return 1 if recipe.lr_scheduler == "wsd" else 0
 
 
 def adapter_parameters(shape: Shape, recipe: Recipe) -> int:

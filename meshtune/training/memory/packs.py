@@ -4,9 +4,9 @@ Counted as in `formula.py`, but as the packed trainer computes (the test counts 
 
 - the base: its weights as they were loaded, since validation is computed in them; where training computes in a lower
   type, a copy of all linear weights in that type too, once for the whole pack; of weights in few bits one at a time;
-- an adapter: weight, gradient and Adam's two moments in float32 (16 bytes a parameter), with the schedule `wsd` their
-  running average (4 more). On a CPU also the copy that products of a lower type read, and the best epoch's where there
-  are several; on a GPU the stacks that products read, in their type, in which every member has the largest rank;
+- an adapter: weight, gradient and Adam's two moments in float32 (16 bytes a parameter). On a CPU also the copy that
+  products of a lower type read, and the best epoch's where there are several; on a GPU the stacks that products read,
+  in their type, in which every member has the largest rank;
 - a pass, whose tokens have a limit however many members there are. Per token a norm keeps its input, linear layers that
   read the same tensor keep it once, an attention query, key, value and output in float32 (on a GPU in the type of the
   products), a feed-forward what it always keeps; an adapted layer `rank` values, and in the CPU's
@@ -29,7 +29,6 @@ from meshtune.training.memory.formula import (
     GPU_OVERHEAD,
     Batch,
     Memory,
-    averaged,
     elsewhere,
     feed_forward,
     of_base,
@@ -105,7 +104,7 @@ class PackSetting:
         """Bytes of one more member, but for the tokens that it brings to a pass."""
         low = self._width(recipe) if self._width(recipe) < 4 or not self._on_cpu else 0
         best = 4 if self._on_cpu else 0
-        return self.parameters(recipe) * (16 + low + best + 4 * averaged(recipe))
+        return self.parameters(recipe) * (16 + low + best)
 
     def _filling(self, members: Sequence[Recipe]) -> int:
         """Bytes of a GPU's stacks beyond what the members' own matrices take there."""

@@ -7,7 +7,6 @@ loss of a step is the mean over all its label tokens.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, replace
@@ -24,7 +23,6 @@ from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.rows import Portion, in_portions
 from meshtune.training.recipe import Recipe, schedule, warmup_steps
-from meshtune.training.running_average import RunningAverage, averages
 from meshtune.training.steps import Diverged, Step, Trained
 
 _COUNTS = ("step", "done", "draws", "tokens", "before", "step_loss", "epoch_loss", "epoch_labels", "loss")
@@ -66,9 +64,6 @@ class Member:
         name, arguments = schedule(recipe, self.steps)
         warmup = warmup_steps(recipe, self.steps)
         self.schedule = get_scheduler(name, self.optimizer, warmup, self.steps, arguments)
-        self.average: RunningAverage | None = None
-        if averages(recipe, rungs):
-            self.average = RunningAverage(recipe, self.steps, [self.adapter.weights], self.adapter.refresh)
         self.step = self.done = self.draws = self.tokens = self.before = 0
         self.step_loss, self.epoch_loss, self.epoch_labels = 0.0, 0.0, 0
         self.loss = math.inf
@@ -128,8 +123,6 @@ class Member:
         self.schedule.step()
         adapter.gradient.zero_()
         adapter.refresh()
-        if self.average is not None:
-            self.average.move(self.step + 1)
 
     def advance(self) -> Step:
         """After each pass, updated and read: go on to the next step where the last portion is done. Raises Diverged."""
@@ -147,10 +140,6 @@ class Member:
             self.history.append(step)
         self._cut()
         return step
-
-    def at_rung(self) -> contextlib.AbstractContextManager[None]:
-        """While its loss at a rung is computed: its weights are what is measured there."""
-        return contextlib.nullcontext() if self.average is None else self.average.in_place(self.step)
 
     def measured(self, loss: float) -> list[Step]:
         """At rungs: note the loss of their rows; gives what is told of each. Raises Diverged."""
@@ -188,7 +177,6 @@ class Member:
             "optimizer": _each(self.optimizer.state_dict(), self.adapter.plain),
             "schedule": self.schedule.state_dict(),
             "best": self.best,
-            "average": None if self.average is None else self.adapter.plain(self.average.values[0]),
             "history": [astuple(step) for step in self.history],
             "counts": {name: getattr(self, name) for name in _COUNTS},
         }
@@ -199,9 +187,6 @@ class Member:
             self.adapter.weights.copy_(self.adapter.own(saved["weights"]))
             if saved["gradient"] is not None:
                 self.adapter.gradient.copy_(self.adapter.own(saved["gradient"]))
-            if self.average is not None:  # none was kept where it had no rungs before
-                average = saved.get("average")
-                self.average.values[0].copy_(self.adapter.own(saved["weights"] if average is None else average))
         self.adapter.refresh()
         self.optimizer.load_state_dict(_each(saved["optimizer"], self.adapter.own))
         self.schedule.load_state_dict(saved["schedule"])

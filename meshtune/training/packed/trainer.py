@@ -318,9 +318,7 @@ class TrainingPack:
         """Those that reached a rung, then those at an epoch's end, together; those whose last it was end."""
         at_rung = {number: member for number, member in self._staying() if member.rungs_due}
         if self.rungs is not None and at_rung:
-            with self._saving(), contextlib.ExitStack() as measured_as:
-                for member in at_rung.values():
-                    measured_as.enter_context(member.at_rung())
+            with self._saving():
                 losses = yield from self._losses(pack, at_rung, self.rungs.rows)
             for number, loss in losses.items():
                 member = at_rung[number]

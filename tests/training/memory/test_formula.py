@@ -157,7 +157,7 @@ def test_memory_grows_with_what_it_should(make_recipe: Callable[..., Recipe]) ->
         return formula.of_recipe(shape, recipe, batch, device="cuda", dtype="bfloat16").total
 
     assert at(256) < at(512) < at(512, dropout=0.1) < at(512, {"use_dora": True}, dropout=0.1)
-    assert at(512) < at(512, {"lr_scheduler": "wsd"}) < at(512, rank=64)
+    assert at(512) == at(512, {"lr_scheduler": "wsd"}) < at(512, rank=64)
     assert at(512, {"target_modules": ["q_proj"]}) < at(512)
     assert at(2048, {"gradient_checkpointing": True}) < at(2048) / 2
 

@@ -19,7 +19,6 @@ from meshtune.training.memory.shape import measure
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.changes import PassLimit
 from meshtune.training.packed.flat_adapter import FlatAdapter
-from meshtune.training.packed.member import Member
 from meshtune.training.packed.rows import CPU_TOKENS, Pass, Portion, lay_out
 from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe
@@ -176,10 +175,6 @@ def test_weights(make_recipe: Callable[..., Recipe], name: str) -> None:
     # Weight, gradient, two moments and the best epoch's in float32, and the copy in bfloat16.
     assert setting.adapter(low) == 22 * setting.parameters(low)
     assert setting.adapter(plain) == 20 * setting.parameters(plain)
-    averaged = make_recipe({"lr_scheduler": "wsd"}, rank=3)
-    member = Member(base, averaged, four_rows(), "last", torch.float32, 100, (10,))
-    assert member.average is not None
-    assert setting.adapter(averaged) == setting.adapter(plain) + sum(x.nbytes for x in member.average.values)
     with packed(base, torch.bfloat16) as pack:
         pack.losses(lay_out([Portion(adapter, four_rows(), 1 / 140, 0)], base.device), train=True)
         copies = [group._stacked for group in pack.groups] + [pack._head_low]

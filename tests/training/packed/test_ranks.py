@@ -70,7 +70,7 @@ def assert_same(found: list[PackEvent], wanted: list[PackEvent], numbers: Any = 
 def test_losses_are_those_of_one_process(
     base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, ranks_of: Any, count: int
 ) -> None:
-    """With rungs, running averages, and one that waits for a place. Masks are the same, or losses would differ.
+    """With rungs, a plateau, and one that waits for a place. Masks are the same, or losses would differ.
 
     One pack after the other in the same processes.
     """

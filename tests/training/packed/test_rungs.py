@@ -1,7 +1,5 @@
 """A pack that is measured at rungs: what is told there, and that nothing else is changed by it."""
 
-import contextlib
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +11,9 @@ import torch
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.testing.trainers import rungs_at
 from meshtune.training import saved_state, trainer
-from meshtune.training.loss import Row, mean_loss
-from meshtune.training.packed.base import packed
+from meshtune.training.loss import Row
 from meshtune.training.packed.changes import Changes, Kept
-from meshtune.training.packed.member import Member, read
-from meshtune.training.packed.rows import Portion, lay_out
+from meshtune.training.packed.member import Member
 from meshtune.training.packed.trainer import PackEvent, train, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, Rungs, Step, Suspended, Train, Trained
@@ -82,85 +78,25 @@ def test_a_rungs_loss_is_that_of_an_epochs_end(base: Any, sides: Sides, recipes:
         assert loss == pytest.approx(end.validation_loss, abs=1e-6)
 
 
-def averaged(base: Any, sides: Sides, recipe: Recipe, rungs: Rungs) -> list[float]:
-    """The losses at rungs, one a step, of the averages that `running_average` describes, written out."""
-    member = Member(base, recipe, sides[0], "last", torch.float32, 1024)
-    found, mean = list[float](), torch.zeros(())
-    with packed(base, torch.float32) as pack:
-        for step in range(1, member.steps + 1):
-            batch = lay_out([member.portion()], base.device)
-            losses, total = pack.losses(batch, train=True)
-            total.backward()
-            member.took(losses)
-            member.update()
-            read([member])
-            member.advance()
-            own, count = member.adapter.weights.detach().clone(), step - 2
-            if 1 <= count <= 4:
-                share = 9 / (count + 8)
-                mean = own.clone() if count == 1 else (1 - share) * mean + share * own
-                member.adapter.weights.data.copy_(mean)
-            found.append(mean_loss(pack.row_losses(lay_out([Portion(member.adapter, rungs.rows)], base.device))))
-            member.adapter.weights.data.copy_(own)
-    return found
-
-
-def wsd(make_recipe: MakeRecipe, **changed: Any) -> Recipe:
-    """Eight steps of five rows: two of warm-up, four at one rate, two of decay."""
-    given = {"batch_size": 5, "gradient_accumulation": 1, "epochs": 4, "warmup_ratio": 0.2, "lr_scheduler": "wsd"}
-    return make_recipe(given | changed, learning_rate=0.02)
-
-
 @pytest.mark.parametrize("trained_by", [train, trainer.train])
-def test_on_the_plateau_of_wsd_an_average_is_measured(
+def test_with_wsd_the_weights_are_measured_as_they_are(
     base: Any, sides: Sides, make_recipe: MakeRecipe, trained_by: Train
 ) -> None:
-    """In both trainers; in warm-up and decay the weights as they are. What is trained does not depend on it."""
-    recipe = wsd(make_recipe)
-    plain = list(trained_by(base, *sides, recipe, at="last"))
-    ends = [step.tokens for step in plain if isinstance(step, Step) and step.training_loss is not None]
-    rungs = Rungs(tuple(sorted(set(ends))), sides[1])
-    told = list(trained_by(base, *sides, recipe, at="last", rungs=rungs))
-    found = losses_at(told)
-    assert found == pytest.approx(averaged(base, sides, recipe, rungs), abs=1e-4)
-    without = list(trained_by(base, *sides, wsd(make_recipe, lr_scheduler="constant"), at="last", rungs=rungs))
-    raw = losses_at(without)
-    same = [0, 1, 2, 6]  # the average of one step is that step; the decay begins at the full rate
-    assert [found[step] for step in same] == pytest.approx([raw[step] for step in same], abs=1e-6)
-    assert all(abs(found[step] - raw[step]) > 1e-4 for step in (3, 4, 5, 7))
-    assert losses([event for event in told if not (isinstance(event, Step) and event.rung)]) == losses(plain)
-    assert mean_difference(told[-1], plain[-1]) == 0
+    """On the plateau too: until the decay begins, the losses are those of a constant rate."""
+    given = {"batch_size": 5, "gradient_accumulation": 1, "epochs": 4, "warmup_ratio": 0.2}
+    eight = [make_recipe(given | {"lr_scheduler": name}, learning_rate=0.02) for name in ("wsd", "constant")]
+    rungs = rungs_at(sides, 4, 0.3, 0.5, 0.7, 0.99)
+    *before, last = (losses_at(list(trained_by(base, *sides, each, at="last", rungs=rungs))) for each in eight)
+    assert before[0][:3] == pytest.approx(last[:3], abs=1e-6)
+    assert abs(before[0][3] - last[3]) > 1e-4
 
 
-def test_a_pack_of_averages(base: Any, sides: Sides, make_recipe: MakeRecipe) -> None:
-    """Each beside the others is measured as alone, also where another has none."""
-    recipes = [wsd(make_recipe), wsd(make_recipe, warmup_ratio=0.0), wsd(make_recipe, lr_scheduler="cosine")]
-    rungs = rungs_at(sides, 4, 0.3, 0.5, 0.7, 0.9)
-    together = list(train_pack(base, *sides, recipes, at="last", rungs=rungs))
-    for number, recipe in enumerate(recipes):
-        alone = list(train(base, *sides, recipe, at="last", rungs=rungs))
-        assert losses_at(of(together, number)) == pytest.approx(losses_at(alone), abs=1e-4)
-
-
-@pytest.mark.parametrize("trained_by", [train, trainer.train])
-def test_an_average_goes_on_from_a_checkpoint(
-    base: Any, sides: Sides, make_recipe: MakeRecipe, trained_by: Train, tmp_path: Path
-) -> None:
-    """Bitwise, wherever it is cut: between steps, and while the average is in the place of the weights."""
-    rungs = rungs_at(sides, 4, 0.4, 0.6)
-    recipe = wsd(make_recipe)
-    expected = told_at(list(trained_by(base, *sides, recipe, at="last", rungs=rungs)))
-    cuts = 0
-    for looks in range(1, 100, 3):
-        seen = itertools.count(1)
-        checkpoint = Checkpoint(tmp_path / str(looks), None, lambda seen=seen, looks=looks: next(seen) >= looks)
-        with contextlib.suppress(Suspended):
-            list(trained_by(base, *sides, recipe, at="last", rungs=rungs, checkpoint=checkpoint))
-            break
-        again = replace(checkpoint, asked=lambda: False)
-        assert told_at(list(trained_by(base, *sides, recipe, at="last", rungs=rungs, checkpoint=again))) == expected
-        cuts += 1
-    assert cuts > 4
+def test_a_state_with_a_running_average_goes_on(base: Any, sides: Sides, make_recipe: MakeRecipe) -> None:
+    """Earlier versions kept one."""
+    one, other = (Member(base, make_recipe(), sides[0], "last", torch.float32, 1024) for _ in range(2))
+    one.adapter.weights.data.add_(1.0)
+    other.restore(one.snapshot() | {"average": one.adapter.plain(one.adapter.weights.detach())}, 0.0)
+    assert torch.equal(other.adapter.weights, one.adapter.weights)
 
 
 def stopping(base: Any, given: Any, rungs: Rungs, folder: Path, looks: int | None = None) -> list[PackEvent]:
