@@ -1,0 +1,188 @@
+"""The paper's claims by its own numbers: from Table 4 (docs/paper/table4_*.csv) and Figure 3, with our own statistics.
+
+Writes the parts of docs/paper/claims.md that stand between `<!-- NAME -->` and `<!-- end of NAME -->`, and reads our
+own runs from docs/paper/SCALE/, where there are any. Says nothing that is not computed here.
+
+    python -m benchmarks.paper_claims
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks import suspicions
+from meshtune.preference import design
+from meshtune.preference.statistics import share, sign_test
+from meshtune.report import benchmark_tables, score_files
+from meshtune.selection.candidates import ScoreTable
+from meshtune.selection.ranks import correlation
+
+PAPER = Path(__file__).parents[1] / "docs" / "paper"
+PAGE = PAPER / "claims.md"
+SCALES = ("smoke", "small", "medium")
+BEST = 10
+WINS, LOSSES, QUESTIONS, ANNOTATORS = 158, 142, 30, 10  # Figure 3: a net preference of 5 % of 300 votes
+
+
+def tables() -> tuple[ScoreTable, ScoreTable]:
+    """Table 4 of NOMAD and of NNI's TPE."""
+    names = {"nomad": "NOMAD", "tpe": "NNI-TPE"}
+    nomad, tpe = (replace(score_files.read(PAPER / f"table4_{file}.csv"), label=name) for file, name in names.items())
+    return nomad, tpe
+
+
+def scores(table: ScoreTable, benchmark: str, low: int = 1, high: int = BEST) -> list[float]:
+    """Of the models of these ranks."""
+    return [row.scores[benchmark] for row in table.ranked if row.rank is not None and low <= row.rank <= high]
+
+
+def gap(benchmark: str) -> dict[str, float]:
+    """NOMAD's ten best less TPE's: in points, by Welch's test over models, and in standard errors of one score."""
+    nomad, tpe = tables()
+    mine, theirs = scores(nomad, benchmark), scores(tpe, benchmark)
+    test = stats.ttest_ind(mine, theirs, equal_var=False)
+    difference = statistics.fmean(mine) - statistics.fmean(theirs)
+    low, high = test.confidence_interval(0.95)
+    errors = [row.errors[benchmark] for row in nomad.ranked[:BEST]]
+    one = statistics.fmean(error for error in errors if error is not None)
+    found = {"gap": difference, "low": low, "high": high, "t": test.statistic, "p": test.pvalue, "error": one}
+    return {name: float(value) for name, value in found.items()}
+
+
+def over(benchmark: str, other: str) -> dict[str, float]:
+    """The mean of NOMAD's ten best less the default's or the untuned model's, with the items' noise of both.
+
+    The mean of ten has at most the noise of one, since all answer the same items; that of the difference is less where
+    the answers agree, which the paper does not print.
+    """
+    nomad, _ = tables()
+    row = next(row for row in nomad.rows if (row.baseline if other == "default" else row.name == other))
+    found = gap(benchmark)["error"], row.errors[benchmark] or 0.0
+    difference, half = statistics.fmean(scores(nomad, benchmark)) - row.scores[benchmark], 1.96 * math.hypot(*found)
+    return {"gap": difference, "low": difference - half, "high": difference + half}
+
+
+def best_and_worst(table: ScoreTable, benchmark: str) -> float:
+    """p of Mann and Whitney: the ten best against the ten worst."""
+    return float(stats.mannwhitneyu(scores(table, benchmark), scores(table, benchmark, 91, 100)).pvalue)
+
+
+def preference() -> dict[str, float]:
+    """Figure 3: the sign test as if votes were independent, the interval of the net preference, wins needed, power."""
+    votes = np.array([1.0] * WINS + [-1.0] * LOSSES)
+    of = share(WINS, WINS + LOSSES)
+    assert of is not None
+    needed = next(w for w in range(WINS, 301) if stats.binomtest(w, WINS + LOSSES).pvalue < 0.05)
+    power = design.power(0.05, QUESTIONS, ANNOTATORS)
+    return {"p": sign_test(votes).p, "low": 2 * of.low - 1, "high": 2 * of.high - 1, "needed": needed, "power": power}
+
+
+def interval(found: dict[str, float]) -> str:
+    return f"{found['gap']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+
+
+def written() -> dict[str, str]:
+    """The parts of the page, by name."""
+    nomad, tpe = tables()
+    names = {column.name: column.title for column in nomad.verdicts}
+    head = "| | " + " | ".join(names.values()) + " |\n|---|" + "---:|" * len(names)
+
+    def line(what: str, of: Any) -> str:
+        return f"| {what} | " + " | ".join(of(name) for name in names) + " |"
+
+    def ranks(table: ScoreTable, high: int) -> Any:
+        rows = [row for row in table.ranked if row.rank is not None and row.rank <= high]
+
+        def cell(name: str) -> str:
+            of = correlation(name, [float(row.rank or 0) for row in rows], [row.scores[name] for row in rows])
+            return f"{of.value:.2f} [{of.low:.2f}, {of.high:.2f}]"
+
+        return cell
+
+    gaps = {name: gap(name) for name in names}
+    people = preference()
+    return {
+        "table 1": benchmark_tables.markdown(benchmark_tables.statistics([nomad, tpe], BEST)),
+        "table 4": "\n".join(benchmark_tables.markdown(benchmark_tables.candidates(table)) for table in (nomad, tpe)),
+        "tuned": "\n".join(
+            [
+                head,
+                *(
+                    line(f"ten best less {x}", lambda name, x=x: interval(over(name, x)))
+                    for x in ("default", "untuned")
+                ),
+            ]
+        ),
+        "optimizers": "\n".join(
+            [
+                head,
+                line("NOMAD less TPE, ten best", lambda name: interval(gaps[name])),
+                line("p over models", lambda name: f"{gaps[name]['p']:.3f}"),
+                line("standard error of one score", lambda name: f"{gaps[name]['error']:.2f}"),
+            ]
+        ),
+        "alignment": "\n".join(
+            [head]
+            + [
+                line(f"{t.label}, {w}", ranks(t, h))
+                for t in (nomad, tpe)
+                for w, h in (("20 models", 100), ("ten best", 10))
+            ]
+            + [
+                line(f"{t.label}: p, ten best against ten worst", lambda n, t=t: f"{best_and_worst(t, n):.4f}")
+                for t in (nomad, tpe)
+            ]
+        ),
+        "people": (
+            f"- {WINS} wins to {LOSSES}: a net preference of 5 % [{100 * people['low']:+.0f} %, "
+            f"{100 * people['high']:+.0f} %]; sign test p = {people['p']:.2f}, as if all {WINS + LOSSES} votes were "
+            f"independent, which they are not.\n- {people['needed']:.0f} wins are needed for p below .05. The chance "
+            f"that this design sees a true 5 %: {people['power']:.2f}."
+        ),
+        "suspicions": suspicions.written(),
+        "runs": runs(),
+    }
+
+
+def runs() -> str:
+    """What there is of our own: a line a scale, then the score tables and test losses of its studies."""
+    lines = []
+    for scale in SCALES:
+        folder = PAPER / scale
+        found = sorted(folder.glob("**/summary.json")) + sorted(folder.glob("**/*candidates*.csv"))
+        if not found:
+            lines.append(f"- `{scale}`: not yet run.")
+            continue
+        lines.append(f"- `{scale}`: {', '.join(str(path.relative_to(PAPER)) for path in found)}.")
+        for path in found:
+            if path.suffix == ".csv":
+                lines += ["", benchmark_tables.markdown(benchmark_tables.statistics([score_files.read(path)], BEST))]
+            else:
+                lines += [
+                    f"  - {name}: {value}" for name, value in json.loads(path.read_text(encoding="utf-8")).items()
+                ]
+    return "\n".join(lines)
+
+
+def filled(page: str) -> str:
+    """The page with its parts as they are now."""
+    for name, text in written().items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        pattern, part = f"{begin}.*?{end}", f"{begin}\n{text.strip()}\n{end}"
+        page, count = re.subn(pattern, part.replace("\\", r"\\"), page, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"{PAGE} has no part `{name}`")
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
