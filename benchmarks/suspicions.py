@@ -189,8 +189,8 @@ def written() -> str:
 - **Alpha's bound.** Of these {found["candidates"]} points, with a rate of at most 1e-3, the best within alpha 64 has a
   loss of {grid["bounded"]:.4f}, the best to scale 64 {grid["free"]:.4f}: {grid["gain"]:.4f} gained. By the stored table
   of short trainings (scale to 32, {table["points"][1]} points, {table["points"][0]} of them within alpha 64), the
-  expected best of {table["drawn"]} random points is {table["bounded"]:.4f} within the bound and {table["free"]:.4f} without:
-  {table["gain"]:+.4f} gained."""
+  expected best of {table["drawn"]} random points is {table["bounded"]:.4f} within the bound and {table["free"]:.4f}
+  without: {table["gain"]:+.4f} gained."""
 
 
 def main() -> None:
