@@ -283,11 +283,14 @@ class WarmStartConfig(Section):
 
     `as_is`: its values stand as they are. `shifted`: its best few are evaluated again, and the others move with them.
     `again`: so many of its best are the first trials after the baseline, whatever the sampler.
+    `rates`: `moved`: where its model is of another size of the same family, learning rates are moved as is known of
+    others; or `as_is`.
     """
 
     study: str
     values: Literal["as_is", "shifted"] = "as_is"
     again: Annotated[int, Field(ge=0)] = 0
+    rates: Literal["moved", "as_is"] = "moved"
 
     @property
     def shown(self) -> str:
@@ -298,7 +301,8 @@ class WarmStartConfig(Section):
     def fixed(self) -> dict[str, Any]:
         """What of it cannot change once the study has begun."""
         again = {"again": self.again} if self.again else {}  # a study that was begun before there was such a key
-        return {"study": self.shown, "values": self.values, **again}
+        rates = {"rates": self.rates} if self.rates != "moved" else {}
+        return {"study": self.shown, "values": self.values, **again, **rates}
 
 
 class WorkerConfig(Section):

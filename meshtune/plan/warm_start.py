@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from meshtune.config.sections import WarmStartConfig
+from meshtune.config.sections import StudyConfig, WarmStartConfig
 from meshtune.errors import Fault, InputError
 from meshtune.plan.locate import Located, existing
+from meshtune.priors.advice import Table, shipped
+from meshtune.priors.effects import CENTRE, EFFECTS, predict
+from meshtune.priors.model_facts import model_facts
+from meshtune.priors.runs import Facts
 from meshtune.record.earlier_trials import EarlierPoints, EarlierTrials, earlier_in
 from meshtune.record.log import WARM_START, Record
+from meshtune.record.trials import RecordedTrial
 from meshtune.space.space import Space
+
+PEAK = EFFECTS.index("peak")
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,8 @@ class WarmStart:
 
     Attributes:
         trials: what the sampler is given, Optuna's finished trials. values: as `WarmStartConfig.values`.
-        facts: `study` (where they come from), `values`, `complete`, `failed` and `outside` (numbers of trials).
+        facts: `study` (where they come from), `values`, `complete`, `failed` and `outside` (numbers of trials), and
+            `rates_times`, where rates were moved, by what.
         again: so many of the best are evaluated again.
     """
 
@@ -55,6 +63,8 @@ class WarmStart:
         failed, outside = self.facts["failed"], self.facts["outside"]
         text = f"{self.facts['complete']} earlier trials of {self.facts['study']} are used from the start"
         text += f", and {failed} that failed" if failed else ""
+        if times := self.facts.get("rates_times"):
+            text += f", their learning rates times {times:.3g} for a model of another size"
         return f"{text}; {outside} {'lies' if outside == 1 else 'lie'} outside this space" if outside else text
 
 
@@ -62,6 +72,40 @@ def _close(a: Any, b: Any) -> bool:
     """Whether two values differ by no more than what encoding and decoding cost."""
     numbers = isinstance(a, int | float) and isinstance(b, int | float)
     return math.isclose(a, b, rel_tol=1e-6) if numbers else bool(a == b)
+
+
+def rate_shift(there: Facts, here: Facts, known: Table) -> float:
+    """Decades by which the best rate is expected to move from one training to another of its family."""
+    both = (replace(there, family=here.family), here)
+    one, other = (predict(known.known, each, known.centres, known.scales).means[PEAK] for each in both)
+    return other - one
+
+
+def _moved_by(config: StudyConfig, warm: WarmStartConfig, noted: Mapping[str, Any]) -> float:
+    """Decades by which the rates of the other study, with these notes, are moved: where its model is of another size of
+    the same family. Lengths of training are left out: there moving them did not pay.
+    """
+    model = (noted.get("fixed") or {}).get("model")
+    if warm.rates == "as_is" or model is None or config.model is None or model["name"] == config.model.name:
+        return 0.0
+    try:
+        there, here = (replace(CENTRE, **_size(name)) for name in (model["name"], config.model.name))
+    except InputError:  # a model whose config is not here
+        return 0.0
+    alike = there.root == here.root != "other" and there.hidden_size != here.hidden_size
+    return rate_shift(there, here, shipped()) if alike else 0.0
+
+
+def _size(name: str) -> dict[str, Any]:
+    hidden_size, family = model_facts(name)
+    return {"hidden_size": hidden_size, "family": family}
+
+
+def _with_rate(trial: RecordedTrial, decades: float) -> RecordedTrial:
+    if not decades or "learning_rate" not in trial.hyperparameters:
+        return trial
+    rate = trial.hyperparameters["learning_rate"] * 10**decades
+    return replace(trial, hyperparameters={**trial.hyperparameters, "learning_rate": rate})
 
 
 def warm_start(study: Located, space: Space) -> WarmStart:
@@ -77,7 +121,7 @@ def warm_start(study: Located, space: Space) -> WarmStart:
         return begun
     if _waits(study):
         return WarmStart(values=config.values, again=config.again)
-    earlier, finished = _of_other(study, config, space)
+    earlier, finished, decades = _of_other(study, config, space)
     if not earlier.complete:
         what = _none_usable(config, earlier, finished)
         if study.whole is not None and study.number > 1:
@@ -91,6 +135,7 @@ def warm_start(study: Located, space: Space) -> WarmStart:
         "complete": earlier.complete,
         "failed": len(earlier.trials) - earlier.complete,
         "outside": len(earlier.outside),
+        **({"rates_times": 10**decades} if decades else {}),
     }
     return WarmStart(earlier.trials, config.values, facts, config.again)
 
@@ -112,17 +157,19 @@ def _waits(study: Located) -> bool:
     return not before.started or not Record(before.url, before.name).notes.get("finished")
 
 
-def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[EarlierPoints, int]:
-    """What can be used of the other study, and how many of its trials have finished."""
+def _of_other(study: Located, config: WarmStartConfig, space: Space) -> tuple[EarlierPoints, int, float]:
+    """What can be used of the other study, how many of its trials have finished, and decades that their rates moved."""
     try:
         other = existing(Path(config.study)).latest
         if other.folder.resolve() == study.folder.resolve():
             raise InputError("this is the study itself; name another one's folder or YAML")
-        finished = Record(other.url, other.name).finished
+        record = Record(other.url, other.name)
     except InputError as error:
         what = f"no study to start from: {error}"
         raise InputError(Fault(what, key="warm_start")) from error
-    return earlier_in(space, sorted(finished, key=lambda trial: trial.number)), len(finished)
+    finished = sorted(record.finished, key=lambda trial: trial.number)
+    decades = _moved_by(study.config, config, record.notes)
+    return earlier_in(space, [_with_rate(trial, decades) for trial in finished]), len(finished), decades
 
 
 def _none_usable(config: WarmStartConfig, earlier: EarlierPoints, finished: int) -> str:

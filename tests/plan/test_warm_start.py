@@ -6,14 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from meshtune.config import presets
 from meshtune.errors import InputError, StudyMismatch
 from meshtune.plan.locate import locate
+from meshtune.plan.warm_start import warm_start
 from meshtune.record.log import Record
+from meshtune.record.trials import RecordedTrial
 from meshtune.report.write import report
+from meshtune.space.space import Space
 from meshtune.study.check import check
 from meshtune.study.loop import Stage
 from meshtune.study.status import status
-from meshtune.study.tune import tune
+from meshtune.study.tune import tune, write_effective
+from meshtune.trial import Ending, Outcome
 from tests.kill import command, command_study, record_of, run
 
 
@@ -160,3 +165,52 @@ def test_on_the_command_line(later: Path) -> None:
     wrong = command("check", later, "--set", "sampler=random")
     assert wrong.returncode == 2
     assert "warm_start: the sampler `random` cannot start from earlier trials" in wrong.stderr
+
+
+def of_model(folder: Path, name: str, hidden_size: int, kind: str, more: str = "") -> Path:
+    """A study.yaml of a model whose config alone is there."""
+    model = folder / f"{name}-model"
+    model.mkdir(exist_ok=True)
+    (model / "config.json").write_text(json.dumps({"hidden_size": hidden_size, "model_type": kind}))
+    path = folder / f"{name}.yaml"
+    path.write_text(f"model: {model}\ndata: {{sources: [{{path: rows.jsonl}}]}}\n{more}")
+    return path
+
+
+def begun(path: Path, space: Space) -> list[RecordedTrial]:
+    """The study with two trials that ended."""
+    study = locate(path)
+    assert study.config.model is not None
+    fixed = {"model": {"name": study.config.model.name}, "space": space.describe(), "objective": {}}
+    study.folder.mkdir()
+    write_effective(study)
+    record = Record(study.url, study.name, space, fixed=fixed)
+    for number, rate in enumerate((1e-4, 2e-4)):
+        point = {"rank": 16, "alpha": 32, "dropout": 0.0, "learning_rate": rate}
+        record.enqueue(point, origin="enqueued", seed=0)
+        record.tell(Outcome(number, 1, Ending.COMPLETE, loss=2.0 - number), elapsed=1.0)
+    return record.finished
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "kind", "rates", "moved"),
+    [
+        (4096, "qwen3", "", True),
+        (4096, "qwen3", ", rates: as_is", False),
+        (1024, "qwen3", "", False),
+        (4096, "llama", "", False),
+    ],
+)
+def test_rates_are_moved_for_a_larger_model_of_the_family_alone(
+    tmp_path: Path, hidden_size: int, kind: str, rates: str, moved: bool
+) -> None:
+    space = presets.recommended()
+    trials = begun(of_model(tmp_path, "small", 1024, "qwen3"), space)
+    large = of_model(tmp_path, "large", hidden_size, kind, f"warm_start: {{study: small{rates}, again: 1}}\n")
+    found = warm_start(locate(large), space)
+    times = found.facts.get("rates_times", 1.0)
+    assert (0.7 < times < 1.0) == moved
+    assert ("for a model of another size" in str(found)) == moved
+    kept = [trial.user_attrs["hyperparameters"]["learning_rate"] for trial in found.trials]
+    assert kept == pytest.approx([times * trial.hyperparameters["learning_rate"] for trial in trials])
+    assert found.best(space, None)[0]["learning_rate"] == pytest.approx(2e-4 * times)
