@@ -8,19 +8,21 @@ one trial from a rung to the next, and then is free again. `freeze-thaw` lets `m
 takes new points from the same model by batch-gp's rules; a frozen trial may go on until the search ends, which it does
 when no trial that is left has a chance. Beside it, with as many trials: batch-gp with `asha` (the best quarter of a
 rung goes on) and `median` (the better half) inside the pack, where the losses of all that ran until now decide, and
-what stops is told as predicted; and TPE with Optuna's SuccessiveHalving and Hyperband, in as many places.
+what stops is told as predicted; `default`, batch-gp with the rule `default` as a study has it, promotions included;
+and TPE with Optuna's SuccessiveHalving and Hyperband and with Ray Tune's ASHAScheduler, in as many places.
 
 All against batch-gp's full search: tokens to its best loss plus a deviation between seeds; and for an equal number of
-trials the share of tokens `saved` with the `cost` in loss. `knowing`: tokens to the target of a full search whose
-trials end at the first rung, but the baseline and the one that has the target. Seeds from 25 on chose nothing, but the
-one table that there is chose the model.
+trials the share of tokens `saved` with the `cost` in loss, also in deviations between seeds. `knowing`: tokens to the
+target of a full search whose trials end at the first rung, but the baseline and the one that has the target. Long
+tables have the surrogate `Borrowing`, whose error is printed first. The short one and `embedded-252` chose the model
+and when trials may freeze. The other long ones chose nothing.
 
 Time of a decision: the model's solve, draws and places at 100 trials and 6 rungs, over the plain solve of 600 losses.
 
 Prints JSON lines; medians, ratio: median of theirs / ours paired by seed (0 where ours has not found the target).
 
     python benchmarks/freeze_thaw.py [--seeds 25 75] [--trials 100] [--blocks 1 8 16] [--sides freeze-thaw asha ..]
-        [--tables NAME.jsonl ..] [--only calibration replays time]
+        [--tables NAME.jsonl ..] [--trainings 12] [--only calibration replays time]
 """
 
 from __future__ import annotations
@@ -34,17 +36,19 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import optuna
-from learning_curves import TABLE, Surrogate, Table, unit
+from learning_curves import TABLE, Borrowing, Surrogate, Table, unit
 from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState
 from replay import SPACE, WHOLE, Course, Log, Search, Spent, replayed
 
 from meshtune.config import presets
+from meshtune.config.budget import EarlyStoppingConfig
 from meshtune.config.sections import SamplerConfig
 from meshtune.record.distributions import distributions
 from meshtune.samplers.build import build
@@ -58,8 +62,9 @@ from meshtune.trial import Ending, Outcome
 
 NAME = "freeze_thaw"
 STARTUP = 8  # the baseline and a Latin hypercube, as batch-gp begins
-SIDES = ("freeze-thaw", "asha", "median", "SuccessiveHalving", "Hyperband")
+SIDES = ("freeze-thaw", "default", "asha", "median", "SuccessiveHalving", "Hyperband", "Ray's ASHA")
 START = SPACE.encode(presets.RECOMMENDED_BASELINE)
+Curves = Surrogate | Borrowing
 
 
 @dataclass
@@ -107,7 +112,7 @@ class Run:
         return self.spent
 
 
-def thawed(surrogate: Surrogate, block: int, seed: int, trials: int, noise: float) -> Spent:
+def thawed(surrogate: Curves, block: int, seed: int, trials: int, noise: float) -> Spent:
     """A search by the model of points and curves."""
     run, cube = Run(Course(surrogate, seed), trials), Cube(Encoding(distributions(SPACE)))
     opening = _opening(seed, min(STARTUP, trials))
@@ -163,7 +168,7 @@ def proposed(model: Model, cube: Cube, rows: Array, count: int, seed: Sequence[i
     return np.array(found).reshape(count, len(cube))
 
 
-def ruled(surrogate: Surrogate, block: int, seed: int, trials: int, rule: Literal["asha", "median"]) -> Spent:
+def ruled(surrogate: Curves, block: int, seed: int, trials: int, rule: Literal["asha", "median"]) -> Spent:
     """batch-gp, with a rule that decides inside the pack by the losses of all that ran until then."""
     run, log = Run(Course(surrogate, seed), trials), Log()
     sampler = build(SamplerConfig(name="batch-gp"), log.space, x0=START, block_size=block, seed=seed, pruned="value")
@@ -205,8 +210,26 @@ def ruled(surrogate: Surrogate, block: int, seed: int, trials: int, rule: Litera
     return run.close()
 
 
-def pruned(surrogate: Surrogate, block: int, seed: int, trials: int, pruner: BasePruner) -> Spent:
-    """Optuna's TPE with one of its pruners, in so many places."""
+class RaysAsha:
+    """Ray Tune's ASHAScheduler, asked as its controller asks."""
+
+    def __init__(self, first: int, last: int):
+        from ray.tune.schedulers import ASHAScheduler
+
+        self._scheduler = ASHAScheduler("step", "loss", "min", max_t=last, grace_period=first, reduction_factor=3)
+
+    def stops(self, trial: int, step: int, loss: float) -> bool:
+        """What it says to a report."""
+        named, scheduler = SimpleNamespace(trial_id=str(trial)), self._scheduler
+        if named.trial_id not in scheduler._trial_info:
+            scheduler.on_trial_add(None, named)
+        return bool(scheduler.on_trial_result(None, named, {"step": step, "loss": loss}) == "STOP")
+
+
+def pruned(
+    surrogate: Curves, block: int, seed: int, trials: int, pruner: BasePruner | None, ray: RaysAsha | None = None
+) -> Spent:
+    """Optuna's TPE with one of its pruners or with Ray's scheduler, in so many places."""
     run = Run(Course(surrogate, seed), trials)
     study = optuna.create_study(study_name=f"search {seed}", sampler=TPESampler(seed=seed), pruner=pruner)
     study.enqueue_trial(START)
@@ -219,10 +242,11 @@ def pruned(surrogate: Surrogate, block: int, seed: int, trials: int, pruner: Bas
         for trial, number in running:
             ended = run.advance(number)
             loss = run.measured(number)[-1][1]
-            trial.report(loss, round(100 * surrogate.fractions[run.done[number] - 1]))
+            step = round(100 * surrogate.fractions[run.done[number] - 1])
+            trial.report(loss, step)
             if ended:
                 study.tell(trial, loss)
-            elif trial.should_prune():
+            elif trial.should_prune() if ray is None else ray.stops(number, step, loss):
                 study.tell(trial, state=TrialState.PRUNED)
             else:
                 left.append((trial, number))
@@ -230,20 +254,25 @@ def pruned(surrogate: Surrogate, block: int, seed: int, trials: int, pruner: Bas
     return run.close()
 
 
-def searched(side: str, surrogate: Surrogate, block: int, seed: int, trials: int, noise: float) -> Spent:
+def searched(side: str, surrogate: Curves, block: int, seed: int, trials: int, noise: float) -> Spent:
     """One search of a side."""
     if side == "freeze-thaw":
         return thawed(surrogate, block, seed, trials, noise)
     if side == "asha" or side == "median":
         return ruled(surrogate, block, seed, trials, side)
+    if side == "default":
+        config = EarlyStoppingConfig(rule="default", rungs=surrogate.fractions[:-1])
+        return replayed(Search("batch-gp", block, config), surrogate, seed, trials)
     steps = [round(100 * share) for share in surrogate.fractions]
+    if side == "Ray's ASHA":
+        return pruned(surrogate, block, seed, trials, None, RaysAsha(steps[0], steps[-1]))
     if side == "SuccessiveHalving":
         return pruned(surrogate, block, seed, trials, SuccessiveHalvingPruner(steps[0], reduction_factor=3))
     return pruned(surrogate, block, seed, trials, HyperbandPruner(steps[0], steps[-1], 3))
 
 
 def replays(
-    surrogate: Surrogate, task: str, block: int, sides: Sequence[str], seeds: Sequence[int], trials: int, noise: float
+    surrogate: Curves, task: str, block: int, sides: Sequence[str], seeds: Sequence[int], trials: int, noise: float
 ) -> Iterator[dict[str, Any]]:
     """One cell: a task and a size of blocks."""
     whole = [replayed(Search("batch-gp", block), surrogate, seed, trials) for seed in seeds]
@@ -260,10 +289,11 @@ def replays(
     for side, spent in found.items():
         ours, theirs = [each.total / WHOLE for each in spent], [each.total / WHOLE for each in whole]
         costs = [each.best - full.best for each, full in zip(spent, whole, strict=True)]
-        error = statistics.stdev(costs) / math.sqrt(len(costs)) if len(costs) > 1 else None
+        spread = statistics.stdev(costs) / math.sqrt(len(costs)) if len(costs) > 1 else None
         made = line(ours, theirs, f"an equal number of trials: {side} | full search: {where}")
         made |= {"saved": round(1 - sum(ours) / sum(theirs), 3), "cost": round(statistics.mean(costs), 4)}
-        yield made | {"cost_error": None if error is None else round(error, 4)}
+        made |= {"in_deviations": round(statistics.mean(costs) / surrogate.deviation, 2)}
+        yield made | {"cost_error": None if spread is None else round(spread, 4)}
 
 
 def line(ours: Sequence[float], theirs: Sequence[float], setting: str) -> dict[str, Any]:
@@ -360,6 +390,21 @@ def _milliseconds(what: Callable[[], object]) -> float:
     return 1000 * (time.process_time() - begun)
 
 
+def surrogate_of(path: Path, trainings: int | None) -> Curves:
+    """Of the short table, or of a long one."""
+    with path.open(encoding="utf-8") as table:
+        long = "shares" in json.loads(table.readline())
+    return Borrowing(path, Surrogate(Table.read()), trainings) if long else Surrogate(Table.read(path))
+
+
+def error(surrogate: Curves, task: str) -> dict[str, Any]:
+    """How far a surrogate is from the points that it stands on, each predicted without itself, over the better half;
+    beside it the deviation between seeds."""
+    made: dict[str, Any] = {"name": NAME, "ours": round(surrogate.error, 3), "theirs": round(surrogate.deviation, 3)}
+    made |= {"ratio": None, "low": None, "high": None, "explained": round(surrogate.explained, 2)}
+    return made | {"setting": f"error of the surrogate at the end | between seeds: {task}, {surrogate.points} points"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs=2, default=(25, 75), metavar=("FIRST", "END"))
@@ -367,6 +412,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--tables", type=Path, nargs="+", default=[TABLE])
+    parser.add_argument("--trainings", type=int, help="of a long table, the first so many (default: all)")
     parser.add_argument("--noise", type=float, default=0.0, help="of a decision, in the deviation between seeds")
     parts = ("calibration", "replays", "time")
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
@@ -380,7 +426,8 @@ def main() -> None:
             for each in calibration(path):
                 print(json.dumps(each), flush=True)
         if "replays" in arguments.only:
-            surrogate = Surrogate(Table.read(path))
+            surrogate = surrogate_of(path, arguments.trainings)
+            print(json.dumps(error(surrogate, path.stem)), flush=True)
             noise = arguments.noise * surrogate.deviation
             for block in arguments.blocks:
                 seeds = range(*arguments.seeds)

@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from meshtune.config.budget import BudgetConfig
+from meshtune.config.budget import FEWEST_FINISHED, BudgetConfig, EarlyStoppingConfig
 from meshtune.config.sections import StudyConfig
 from meshtune.config.template import QUICKSTART
 from meshtune.data.store import Rows
-from meshtune.data.summary import Summary
+from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import Fault, InputError
 from meshtune.objectives import measurements
 from meshtune.plan.budget import KILOWATT_HOUR
@@ -41,6 +41,7 @@ from meshtune.training.packed.rows import token_limit
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged
 
+REPLAYED = (0.36, 0.61)  # shares of tokens that the default rule saved (docs/decisions/2026-12-02-long-curves.md)
 LONG = 0.5  # hours of a study on CPUs from which a smaller one is proposed
 
 BUSY = """
@@ -217,6 +218,32 @@ def after_search(config: StudyConfig) -> AfterSearch:
     early = config.early_stopping
     promotions = 0 if early.rule == "none" else early.promote
     return AfterSearch(promotions, 1 - early.rungs[0], config.replicates)
+
+
+def most_saved(early: EarlyStoppingConfig, trials: int) -> float:
+    """The share of the tokens of so many trials that early stopping saves at most, before promotions.
+
+    That is where trials come in no order of worth: of those at a rung a share goes on, and the first few end. A search
+    that gets better saves less, since more of its trials are among the best there.
+    """
+    goes_on = max(early.keep, 0.5) if early.rule == "median" else early.keep
+    shares = [*early.rungs, 1.0]
+    spent = shares[0] + sum(goes_on**k * (shares[k] - shares[k - 1]) for k in range(1, len(shares)))
+    stoppable = max(0, trials - max(early.startup, FEWEST_FINISHED))
+    return stoppable * (1 - spent) / trials
+
+
+def early_stopping_line(early: EarlyStoppingConfig, trials: int, validation: SideSummary) -> str:
+    """What is saved at most, what was saved in replays, and what measuring takes."""
+    tokens = min(early.rows, validation.rows) * validation.tokens / max(1, validation.rows) * len(early.rungs)
+    usual = EarlyStoppingConfig()
+    alike = early.rule in ("default", "asha") and (early.rungs, early.keep) == (usual.rungs, usual.keep)
+    low, high = (f"{100 * share:.0f}" for share in REPLAYED)
+    return (
+        f"early stopping saves at most {100 * most_saved(early, trials):.0f} % of these tokens"
+        + (f" ({low} to {high} % in replays of real curves)" if alike else "")
+        + f"; rungs compute at most {round(tokens):,} tokens of validation a trial"
+    )
 
 
 def trainer_line(unpackable: str) -> str:

@@ -1,15 +1,18 @@
 """Which trials train next: places of a pack's next segment, by the model of points and curves.
 
 A decision follows from the model alone, so from the curves that it was fitted to. Frozen is not stopped: a trial stays
-among those that may get a place, at every later decision.
+among those that may get a place, at every later decision. Nothing freezes before three trials have ended: until then
+those that are ahead go on as they are, and a point that learns slowly and ends low would never be seen to.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from meshtune.config.budget import FEWEST_FINISHED
 from meshtune.samplers.gp.space import Array
 from meshtune.stopping.freeze_thaw import Model
 
@@ -24,7 +27,7 @@ class Decision:
     Attributes:
         places: who gets them, the first first; fewer where nothing else is worth one.
         freezes: unfinished trials that are not likely enough to end below the best.
-        chances: (n + m,) to end below the best by more than the noise; 1 while nothing has finished.
+        chances: (n + m,) to end below the best by more than the noise; 1 while fewer than three have finished.
     """
 
     places: tuple[int, ...]
@@ -48,13 +51,14 @@ def decide(
     """
     finals = model.final(points)
     n = len(model.curves.features)
-    chances = finals.below(model.best - noise)
+    limit = model.best - noise if model.finished.sum() >= FEWEST_FINISHED else math.inf
+    chances = finals.below(limit)
     chances[:n][model.finished] = 0.0
     open_ = np.flatnonzero(~model.finished)
     freezes = open_[chances[open_] < least]
     waiting = [*np.setdiff1d(open_, freezes).tolist(), *range(n, len(chances))]
     left = np.concatenate([1.0 - model.stands, np.ones(len(chances) - n)])
-    wins = finals.draws(draws) < model.best - noise
+    wins = finals.draws(draws) < limit
     chosen: list[int] = []
     while waiting and len(chosen) < places:
         gains = wins[~wins[:, chosen].any(1)][:, waiting].sum(0) / left[waiting]

@@ -196,9 +196,12 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
         lines.append(("", "measured on one device of a trial: those that share its rows make that shorter"))
     if at.device == "cpu" and expected.hours > forecast.LONG:
         lines += [("", text) for text in forecast.sooner(config, measured, training.data, processes, expected.hours)]
+    facts = forecast.time_facts(measured, expected)
     if config.early_stopping.rule != "none":
-        lines.append(("", "early stopping makes that shorter; what comes at the end is beyond the budget"))
-    return _Forecast(tuple(lines), {"memory": memory, "time": forecast.time_facts(measured, expected)})
+        early = config.early_stopping
+        lines.append(("", forecast.early_stopping_line(early, expected.trials, training.data.validation)))
+        facts["saved_at_most"] = forecast.most_saved(early, expected.trials)
+    return _Forecast(tuple(lines), {"memory": memory, "time": facts})
 
 
 def _facts(study: Located, plan: Plan) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def surrogate() -> Any:
     return Surrogate(Table.read())
 
 
-@pytest.mark.parametrize("side", ["freeze-thaw", "asha", "median", "SuccessiveHalving", "Hyperband"])
+@pytest.mark.parametrize("side", ["freeze-thaw", "default", "asha", "median", "SuccessiveHalving", "Hyperband"])
 def test_a_search_spends_less_than_whole_trainings_and_ends(surrogate: Any, side: str) -> None:
     import freeze_thaw
     from replay import WHOLE
@@ -36,6 +37,38 @@ def test_a_search_spends_less_than_whole_trainings_and_ends(surrogate: Any, side
     assert 1 <= sum(spent.finished) <= 12
     assert WHOLE <= spent.total < 12 * WHOLE
     assert spent.tokens == sorted(spent.tokens)
+
+
+@pytest.mark.slow
+def test_rays_scheduler_stops_what_is_behind() -> None:
+    """Two of three at its first rung, once three have been there."""
+    pytest.importorskip("ray.tune.schedulers", exc_type=ImportError)
+    import freeze_thaw
+
+    asha = freeze_thaw.RaysAsha(4, 100)
+    assert [asha.stops(trial, 4, loss) for trial, loss in enumerate((1.0, 3.0, 0.5, 2.0))] == [False, True, False, True]
+
+
+def test_a_long_table_borrows_from_the_short_one(surrogate: Any, tmp_path: Path) -> None:
+    """At its own points it is near them, whatever their level; two seeds differ by about the deviation."""
+    from learning_curves import RUNGS, Borrowing, Table
+
+    table, lines = Table.read(), []
+    for point in table.pairs[:20]:
+        losses = 5 + 2 * np.interp(RUNGS, table.tokens, surrogate.mean(table.params[point, 0]))
+        lines.append({"schedule": "wsd", "seed": 0, "ending": "complete", "params": table.params[point, 0]})
+        lines[-1] |= {"point": point, "losses": losses.tolist()}
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in [{"task": "t", "shares": RUNGS}, *lines]))
+    made = Borrowing(path, surrogate, trainings=16)
+    assert made.points == 16
+    assert made.fractions == RUNGS
+    curves = [[made.curve(line["params"], seed) for seed in range(8)] for line in lines[:16]]
+    low = sorted(range(16), key=lambda k: lines[k]["losses"][-1])[:5]
+    away = [abs(np.mean(curves[k], 0)[-1] - lines[k]["losses"][-1]) for k in low]
+    assert max(away) < 4 * made.deviation
+    assert 0 < np.mean([np.std(curves[k], 0)[-1] for k in low]) < 3 * made.deviation
+    assert made.curve(lines[0]["params"], 1).tolist() == made.curve(lines[0]["params"], 1).tolist()
 
 
 def test_a_replay_is_the_same_every_time(surrogate: Any) -> None:

@@ -18,6 +18,18 @@ def test_with_no_end_known_all_go_on() -> None:
     assert len(decision.places) == 4
 
 
+def test_before_three_have_ended_nothing_freezes() -> None:
+    points, curves, _ = study(20, seed=3, stopped=18)
+    early = decide(fit(points, np.arange(2), curves), places=18)
+    assert early.freezes == ()
+    assert (early.chances[:18] == 1).all()
+    assert set(early.places) == set(range(18))
+    whole = study(20, seed=3, stopped=0)[1]
+    later = decide(fit(points, np.arange(2), [*curves[:17], *whole[17:]]), places=18)
+    assert (later.chances < 1).all()
+    assert later.freezes
+
+
 def test_what_cannot_win_freezes_and_its_place_goes_to_another() -> None:
     points, curves, ends = study(24, seed=3, stopped=6)
     model = fit(points, np.arange(2), curves)

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from meshtune.cli.commands import app
 from meshtune.config import file, presets
-from meshtune.config.budget import BudgetConfig
+from meshtune.config.budget import BudgetConfig, EarlyStoppingConfig
 from meshtune.config.sections import Interval
 from meshtune.config.template import init
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
-from meshtune.plan.forecast import AfterSearch, busy, forecast, sooner, time_line
+from meshtune.plan.forecast import AfterSearch, busy, early_stopping_line, forecast, most_saved, sooner, time_line
 from meshtune.space.space import expected_point
 from meshtune.study.check import check
 from meshtune.system.text import duration
@@ -320,6 +320,22 @@ def test_a_forecast_of_packs(trials: int, processes: int, one_by_one: int) -> No
 def test_the_price() -> None:
     found = forecast(SPEED, DATA, 2, BudgetConfig(trials=36, price_per_hour=2.5), processes=1, loading=0.0)
     assert found.price == pytest.approx(2.5 * found.hours)
+
+
+def test_what_early_stopping_saves_at_most() -> None:
+    """Half of those at a rung go on: of 103 trials three are whole, the others train 21.0 % in the mean."""
+    early = EarlyStoppingConfig()
+    spent = 0.1 + 0.05 / 2 + 0.15 / 4 + 0.2 / 8 + 0.2 / 16 + 0.3 / 32
+    assert most_saved(early, 103) == pytest.approx(100 * (1 - spent) / 103)
+    assert most_saved(early, 2) == 0
+    assert most_saved(early.model_copy(update={"keep": 1.0}), 50) == pytest.approx(0)
+    median = early.model_copy(update={"rule": "median", "keep": 0.1})
+    assert most_saved(median, 103) == pytest.approx(most_saved(early, 103))
+    validation = SideSummary(rows=20, distinct=20, by_source=(20,), tokens=400, label_tokens=100)
+    text = early_stopping_line(early, 103, validation)
+    assert "at most 77 % of these tokens (36 to 61 % in replays of real curves)" in text
+    assert "2,000 tokens of validation a trial" in text
+    assert "replays" not in early_stopping_line(median, 103, validation)
 
 
 def test_a_forecast_of_what_comes_at_the_end() -> None:
