@@ -7,8 +7,9 @@ left each time, so that nothing of what is left out has a say; only its shape an
 - The start: how far its loss lies above the best of the model's grid, in % of the loss: at the grid's nearest rate,
   and by a shape-preserving interpolation of the loss at the grid's largest rank. Beside it are the constant (3e-4), ten
   times full fine-tuning's rate (of 5e-5), and `5e-4 (2000 / hidden)^p` with p = .0775 (.781 for Llama).
-- After n trials on the grid's points: the advice's start and portfolio; and TPE, batch-gp and random points from the
-  constant on, so many seeds each.
+- After n trials on the grid's points: the advice's start and portfolio; TPE, batch-gp and random points from the
+  constant on, so many seeds each; batch-gp as a study with `baseline: advised` has it, from the advice's start with
+  what is known; and batch-gp from the common start (rank 16, rate 2e-4), as with `baseline: common`.
 - The 95 % interval of the expected gain over the start, against the true one.
 - Step counts left out: each task of the embedded model, while its tasks of other lengths stay.
 
@@ -31,10 +32,14 @@ from typing import Any
 import optuna
 from scipy.interpolate import PchipInterpolator
 
+from meshtune.plan.advice import FIRST
 from meshtune.priors import advice, effects, runs
 from meshtune.priors.advice import ALPHA, OF_ONE_GENERATION, RATE, Place, Table
+from meshtune.priors.known import Known
 from meshtune.priors.runs import Task
+from meshtune.record.distributions import distributions
 from meshtune.samplers.build import BatchGPSampler
+from meshtune.space.space import Space, choice
 from tools.fit_priors import table
 
 TRIALS, SEARCHED = 8, 12  # of the advice, and of the samplers beside it
@@ -127,18 +132,42 @@ SAMPLERS: dict[str, Make] = {
 }
 
 
-def searched(make: Make, grid: Grid, seed: int) -> list[float]:
-    """The excess of the best after each trial on the grid; a point that is missing there, since it diverged, fails."""
+def searched(make: Make, grid: Grid, seed: int, start: Place | None = None) -> list[float]:
+    """The excess of the best after each trial on the grid; a point that is missing there, since it diverged, fails.
+
+    `start`: in place of the constant.
+    """
     all_rates, ranks = (sorted({place[k] for place in grid.excess}) for k in (0, 1))
     highs = {"rate": len(all_rates) - 1, "rank": len(ranks) - 1}
     space = {name: optuna.distributions.IntDistribution(0, high) for name, high in highs.items()}
     study = optuna.create_study(sampler=make(seed, space))
-    rate, rank = grid.nearest(RATE)
+    rate, rank = start or grid.nearest(RATE)
     study.enqueue_trial({"rate": all_rates.index(rate), "rank": ranks.index(rank)})
     values = list[float]()
     for _ in range(SEARCHED):
         trial = study.ask(space)
         excess = grid.excess.get((all_rates[trial.params["rate"]], ranks[trial.params["rank"]]))
+        values.append(1.0 if excess is None else excess)
+        study.tell(trial, values[-1])
+    return running(values, SEARCHED)
+
+
+def known_search(known: Table, grid: Grid, start: Place, seed: int) -> list[float]:
+    """As `searched`, by batch-gp with what is known, from the advice's start."""
+    all_rates, ranks = (sorted({place[k] for place in grid.excess}) for k in (0, 1))
+    space = Space((choice("learning_rate", all_rates), choice("rank", ranks)), {"alpha": ALPHA, "dropout": 0.0})
+    predicted = advice.expected(known, grid.task.facts)
+    draws = predicted.draws(advice.DRAWS, wider=advice.WIDER)
+    order = advice.portfolio(start, sorted(grid.excess), draws, FIRST)
+    points = [{"learning_rate": rate, "rank": rank, "alpha": ALPHA, "dropout": 0.0} for rate, rank in order]
+    knows = Known.of(space, predicted, points, {})
+    x0 = space.encode({"learning_rate": start[0], "rank": start[1]})
+    study = optuna.create_study(sampler=BatchGPSampler(distributions(space), x0=x0, seed=seed, known=knows))
+    values = list[float]()
+    for _ in range(SEARCHED):
+        trial = study.ask(distributions(space))
+        point = space.decode(trial.params)
+        excess = grid.excess.get((point["learning_rate"], point["rank"]))
         values.append(1.0 if excess is None else excess)
         study.tell(trial, values[-1])
     return running(values, SEARCHED)
@@ -229,6 +258,7 @@ def main() -> None:
             by_way.setdefault(way, []).append(measured(tables[key], grid))
         lines += show(way, by_way[way])
     lines += others(sweep, by_way["generation"], given.seeds)
+    both_baselines(tasks, sweep, given.seeds)
     steps_left_out(tasks)
     text = "".join(json.dumps(line) + "\n" for line in lines)
     print(text, end="")
@@ -258,6 +288,30 @@ def others(sweep: Sequence[Grid], ours: Sequence[Left], seeds: int) -> list[dict
             }
         )
     return lines
+
+
+def both_baselines(tasks: Sequence[Task], sweep: Sequence[Grid], seeds: int) -> None:
+    """batch-gp as with `baseline: advised` and as with `baseline: common`, with each generation left out."""
+    found: dict[str, list[list[float]]] = {"advised": [], "common": []}
+    for grid in sweep:
+        facts = grid.task.facts
+        left = table([task for task in tasks if task.facts.family != facts.family])
+        start = grid.nearest(rates(left, grid)["shipped"])
+        usual = min(grid.excess, key=lambda place: (abs(math.log(place[1] / 16)), abs(math.log(place[0] / 2e-4))))
+        runs_of = {
+            "advised": [known_search(left, grid, start, seed) for seed in range(seeds)],
+            "common": [searched(SAMPLERS["batch-gp"], grid, seed, usual) for seed in range(seeds)],
+        }
+        for name, each in runs_of.items():
+            found[name].append([statistics.fmean(run[n] for run in each) for n in range(SEARCHED)])
+    print(f"\nbatch-gp by baseline, a generation left out, {seeds} seeds: mean %, worst model's mean %, after n trials")
+    for name, means in found.items():
+        for n in range(SEARCHED):
+            values = [100 * each[n] for each in means]
+            print(f"  {name} after {n + 1}: {statistics.fmean(values):.3f} {max(values):.2f}")
+    for n in (0, 3, 7, 11):
+        value, low, high = ratio([each[n] for each in found["common"]], [each[n] for each in found["advised"]])
+        print(f"  common over advised after {n + 1}: {value:.2f} ({low:.2f}-{high:.2f})")
 
 
 def steps_left_out(tasks: Sequence[Task]) -> None:

@@ -87,7 +87,7 @@ def alpha_is_whole(recorded: Mapping[str, Any] | None) -> bool:
 
 def baseline(
     section: Section,
-    given: Mapping[str, Value] | None,
+    given: str | Mapping[str, Value] | None,
     *,
     lora: bool,
     training: TrainingConfig | None = None,
@@ -98,8 +98,9 @@ def baseline(
 
     What is given for it comes first, then what the space fixes, then the preset's baseline; what is searched beyond
     these starts at the value of `training`. `start`: a tool's own settings, in place of both. A command has one only
-    where it is given.
+    where it is given. A word for it is the preset's: what is advised depends on the data, which are not there yet.
     """
+    given = None if isinstance(given, str) else given
     own = {} if isinstance(section, str) else section
     if not lora:
         return {**_fixed(own), **given} if given else None

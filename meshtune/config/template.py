@@ -43,6 +43,7 @@ class TemplateValues:
     precision: str = "auto"
     at: str = "best"
     space: str = "recommended"
+    baseline: str = ""
     trials: int = 30
     processes: str = "null"
     sampler: str = "auto"

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshtune.config.sections import StudyConfig
 from meshtune.errors import Fault, InputError
 from meshtune.priors import Advice, advise
+from meshtune.priors.known import Known
 from meshtune.priors.model_facts import model_facts
 from meshtune.space.space import Space
 
 if TYPE_CHECKING:
     from meshtune.plan.training import TrainingPlan
+
+FIRST = 3  # points of the portfolio that are tried after the start
 
 
 def advice_for(config: StudyConfig, space: Space, training: TrainingPlan | None) -> Advice | None:
@@ -55,6 +59,31 @@ def advised(config: StudyConfig, space: Space, training: TrainingPlan) -> dict[s
     if found is None:
         what = "nothing is known of this model, or of adapters of this kind: write common, or a point of your own"
         raise InputError(Fault(f"`advised`: {what}", key="baseline"))
+    return _start(found, space)
+
+
+def known_beforehand(
+    config: StudyConfig,
+    space: Space,
+    training: TrainingPlan,
+    recorded: Mapping[str, Any] | None,
+    usual: Mapping[str, Any],
+) -> Known | None:
+    """What samplers are given of the advice, where it is the study's `baseline`; `usual`: the point's other values.
+
+    A study that has begun keeps what it began with. None beside earlier trials, which say more of this very task, and
+    where it is not the validation loss alone that is searched.
+    """
+    if recorded is not None:
+        return Known.from_json(space, recorded["known"]) if "known" in recorded else None
+    loss_alone = config.objectives == ("validation_loss",)
+    if config.baseline != "advised" or config.warm_start is not None or not loss_alone:
+        return None
+    found = advice_for(config, space, training)
+    return None if found is None else Known.of(space, found.expected, found.portfolio[:FIRST], usual)
+
+
+def _start(found: Advice, space: Space) -> dict[str, Any]:
     start = {name: value for name, value in found.start.items() if name not in space.fixed}
     if "alpha" in space.fixed or "scale" in space.fixed:
         product = found.start["learning_rate"] * found.start["alpha"]

@@ -16,6 +16,7 @@ from meshtune.config.sections import SamplerConfig, StudyConfig, TrainerObjectiv
 from meshtune.errors import MeshtuneError
 from meshtune.plan.goals import PlannedGoals
 from meshtune.plan.locate import Located
+from meshtune.priors.known import Known
 from meshtune.record.log import Record
 from meshtune.space.space import Space
 from meshtune.stopping.decisions import EarlyStopping
@@ -48,6 +49,7 @@ def gather(
     early: EarlyStopping | None,
     training: TrainingPlan | None,
     trained: str | None = None,
+    known: Known | None = None,
 ) -> dict[str, Any]:
     """All of them, as the record keeps them. `trained`: the fingerprint of another tool's settings."""
     keys = {
@@ -60,6 +62,8 @@ def gather(
     }
     if training is not None:
         keys |= _of_training(config, training)
+    if known is not None:
+        keys["known"] = known.to_json()
     if early is not None:
         keys["early_stopping"] = early.described()
     return {**keys, **goals.goals.described(), "block_size": block_size}

@@ -20,12 +20,13 @@ from meshtune.config.sections import (
 from meshtune.errors import Fault, InputError, need_training
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.plan import fixed_keys
-from meshtune.plan.advice import advised
+from meshtune.plan.advice import advised, known_beforehand
 from meshtune.plan.goals import PlannedGoals, goals_of, measured_quantities
 from meshtune.plan.locate import Located
 from meshtune.plan.sampler import sampler_of
 from meshtune.plan.tool import ToolPlan, refuse_missing
 from meshtune.plan.warm_start import WarmStart, warm_start
+from meshtune.priors.known import Known
 from meshtune.space.space import Space
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.workers.build import nodes_of
@@ -47,7 +48,7 @@ class Plan:
         packing: how blocks are cut into packs. training: what only a study that trains adapters has.
         early: where trials are stopped, if they are.
         sampler: that proposes, in blocks of `block_size`. why_sampler: where `auto` chose it, the reason.
-        fixed: the keys that must not change on resume.
+        known: what is known beforehand of the search, for its sampler. fixed: the keys that must not change on resume.
     """
 
     space: Space
@@ -63,6 +64,7 @@ class Plan:
     sampler: SamplerConfig
     block_size: int
     why_sampler: str | None
+    known: Known | None
     fixed: Mapping[str, Any]
 
 
@@ -77,7 +79,7 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
     tool = ToolPlan.of(config)
     space, baseline = _points(config, recorded, None if tool is None else tool.start)
     earlier = warm_start(study, space)  # before the data, which may take long
-    training = early = None
+    training = early = known = None
     if is_command(config.objective):
         if isinstance(config.objective, CommandObjectiveConfig):
             objective = _program(study, config.objective, space)
@@ -94,6 +96,7 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
         if config.baseline == "advised":
             given = (recorded or {}).get("baseline") or advised(config, space, training)
             baseline = presets.baseline(config.space, given, lora=True, training=config.training)
+        known = known_beforehand(config, space, training, recorded, baseline or {})
         objective = ObjectiveSpec("lora", training.spec.model_dump(mode="json"))
         early = _early_stopping(config, training)
     goals = goals_of(config, space, None if training is None else training.memory)
@@ -115,7 +118,8 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
         sampler=sampler,
         block_size=block_size,
         why_sampler=why,
-        fixed=fixed_keys.gather(config, space, baseline, goals, sampler, block_size, early, training, trained),
+        known=known,
+        fixed=fixed_keys.gather(config, space, baseline, goals, sampler, block_size, early, training, trained, known),
     )
 
 
@@ -137,9 +141,8 @@ def _points(
     lora = not isinstance(config.objective, CommandObjectiveConfig)
     whole = presets.alpha_is_whole(recorded)
     space = presets.build(config.space, lora=lora, whole_alpha=whole, start=start)
-    # What is advised depends on the data, which are not there yet: until then the common one stands for it.
-    given = None if isinstance(config.baseline, str) else config.baseline
     training = config.training
+    given = config.baseline
     point = presets.baseline(config.space, given, lora=lora, training=training, whole_alpha=whole, start=start)
     return space, point
 

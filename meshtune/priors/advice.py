@@ -85,7 +85,8 @@ class Advice:
     Attributes:
         start, portfolio: points: rank, alpha, dropout, learning_rate. gain: mean, and the ends of the 95 % interval, of
             what a search lowers the loss by below the start's, as shares of it. trials: after which what is left to be
-            gained is expected to be below 0.1 %. rests_on: what is known, and what is not.
+            gained is expected to be below 0.1 %. rests_on: what is known, and what is not. expected: how the loss
+            depends on the point, as far as is known.
     """
 
     start: Point
@@ -93,6 +94,7 @@ class Advice:
     gain: tuple[float, float, float]
     trials: int
     rests_on: str
+    expected: Predicted
 
     def text(self) -> str:
         """As `meshtune advise` prints it."""
@@ -177,6 +179,7 @@ def advice(table: Table, facts: Facts, *, max_rank: int | None = None) -> Advice
         (sum(gains) / len(gains), low, high),
         _trials([start, *order], draws, ranks),
         _rests_on(table, facts, alike),
+        predicted,
     )
 
 

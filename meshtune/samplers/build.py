@@ -16,7 +16,7 @@ from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest, nee
 from meshtune.samplers.allowed import Allows
 from meshtune.samplers.gp.sampler import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
-from meshtune.samplers.interface import BlockSampler, Sampler
+from meshtune.samplers.interface import BlockSampler, Knowledge, Sampler
 from meshtune.samplers.mads.sampler import MadsSampler
 from meshtune.samplers.nni.sampler import NniTPESampler
 from meshtune.samplers.optuna_samplers import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
@@ -41,6 +41,7 @@ def build(
     new_segment: bool = False,
     warm_start: Sequence[FrozenTrial] = (),
     warm_start_values: Literal["as_is", "shifted"] = "as_is",
+    known: Knowledge | None = None,
     pruned: Pruned = "failed",
     allows: Allows | None = None,
 ) -> Sampler:
@@ -48,9 +49,9 @@ def build(
 
     `warm_start`: finished trials over them that it knows from the start, which `mads`, `batch-gp`, `tpe` and `nni-tpe`
     can use; their values are as good as this study's (`as_is`), or those of another fidelity (`shifted`, not for the
-    two TPEs). `allows`: says of a point, by the names of the distributions, whether it may be proposed.
-    `pruned`: what `mads` takes a trial for that was stopped early; `batch-gp` leaves out what has no value, instead of
-    taking it for failed. The others read intermediate values.
+    two TPEs). `known`: what is known before any trial, for `mads` and `batch-gp`. `allows`: says of a point, by the
+    names of the distributions, whether it may be proposed. `pruned`: what `mads` takes a trial for that was stopped
+    early; `batch-gp` leaves out what has no value, instead of taking it for failed. Others read intermediate values.
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
@@ -62,6 +63,7 @@ def build(
         "x0": x0,
         "warm_start": warm_start or None,
         "warm_start_values": warm_start_values,
+        "known": known,
         "hidden_constraints": ("ending",),
         "a_priori": allows,
     }

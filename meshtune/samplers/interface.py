@@ -10,9 +10,10 @@ import threading
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
@@ -22,6 +23,31 @@ from meshtune.samplers.encoding import Encoding, Point
 
 FIXED = "fixed_params"  # Optuna's attribute of an enqueued trial
 BESIDE_BLOCKS = "beside_blocks"  # the record's attribute of a trial that a person enqueued: it is in no block
+
+
+class Knowledge(Protocol):
+    """What is known of a search before its first trial; `meshtune.priors.known.Known` is one, of LoRA's.
+
+    Values are those of the parameters that are numbers, by name, each an array with a number a point.
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Of all parameters: it is used where the search has these and no others."""
+
+    @property
+    def points(self) -> Sequence[Mapping[str, Any]]:
+        """To be tried after the start, in their order."""
+
+    @property
+    def several(self) -> bool:
+        """Whether the product follows from several parameters, so that it is worth a coordinate of its own."""
+
+    def product(self, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """A coordinate that decides much, monotone in each parameter."""
+
+    def loss(self, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """The log of the expected objective over the least one."""
 
 
 class Sampler(BaseSampler):

@@ -15,6 +15,7 @@ from meshtune.plan.advice import advice_for
 from meshtune.plan.energy import Meter
 from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Plan, build
+from meshtune.priors.known import Known
 from meshtune.space.space import Dimension
 from meshtune.study.rounds import of_each
 from meshtune.study.tune import meter_of, refuse_unmetered
@@ -134,6 +135,7 @@ def _try_sampler(study: Located, plan: Plan) -> bool:
         seed=config.seed,
         warm_start=plan.warm_start.trials,
         warm_start_values=plan.warm_start.values,
+        known=plan.known,
         allows=plan.goals.allows(plan.space),
     )
     made.close()
@@ -236,6 +238,12 @@ def _storage(study: Located) -> list[str]:
     return lines
 
 
+def _of_known(known: Known, sampler: str) -> list[str]:
+    """What the search begins with beside the baseline."""
+    lines = [f"next: {point(known.space.decode(params))}" for params in known.points]
+    return lines if sampler == "mads" else [*lines, "the loss that it expects is where the sampler's model starts from"]
+
+
 def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *, asynchronous: bool = False) -> str:
     config = study.config
     lines = [f"{study.source}: no faults", f"folder     {study.folder}", *_storage(study)]
@@ -268,6 +276,8 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
     if (known := advice_for(config, plan.space, plan.training)) is not None:
         lines += [f"advice     {point(known.start)}", f"           to gain: {known.to_gain()}"]
         lines.append(f"           rests on: {known.rests_on}")
+    if plan.known is not None and plan.sampler.name in ("batch-gp", "mads"):
+        lines += [f"           {text}" for text in _of_known(plan.known, plan.sampler.name)]
     lines += (f"{label:<11}{text}".rstrip() for label, text in plan.goals.lines())
     if plan.training is not None and plan.training.measurements is not None:
         lines += ("           on " + text for text in plan.training.measurements.chosen.lines())

@@ -153,6 +153,7 @@ def _sampler(plan: Plan, seed: int, *, new_segment: bool) -> Sampler:
         new_segment=new_segment,
         warm_start=plan.warm_start.trials,
         warm_start_values=plan.warm_start.values,
+        known=plan.known,
         pruned="value" if plan.early is not None and plan.early.config.value == "predicted" else "failed",
         allows=plan.goals.allows(plan.space),
     )

@@ -7,7 +7,7 @@ import pytest
 
 from meshtune.config import file
 from meshtune.errors import InputError
-from meshtune.plan.advice import advice_for, largest_rank
+from meshtune.plan.advice import FIRST, advice_for, largest_rank
 from meshtune.plan.locate import locate
 from meshtune.plan.plan import build
 from meshtune.record.log import Record
@@ -63,10 +63,33 @@ def test_the_advised_baseline_is_its_start_and_stays_on_a_resume(tiny_model_fold
     assert found is not None
     assert plan.baseline == found.start == plan.fixed["baseline"]
     assert plan.start is not None
-    other = {**plan.fixed, "baseline": {**found.start, "learning_rate": 5e-4}}
+    assert plan.known is not None
+    assert len(plan.known.points) == FIRST
+    assert plan.fixed["known"] == plan.known.to_json()
+    lines, _ = check(path, measure=False)
+    assert lines.count("\n           next: rank ") == FIRST
+    fewer = {**plan.known.to_json(), "points": list(plan.known.points[:1])}
+    other = {**plan.fixed, "baseline": {**found.start, "learning_rate": 5e-4}, "known": fewer}
     study.folder.mkdir(exist_ok=True)
     Record(study.url, study.name, plan.space, fixed=other)
-    assert build(locate(path)).baseline == other["baseline"]
+    resumed = build(locate(path))
+    assert resumed.baseline == other["baseline"]
+    assert resumed.known is not None
+    assert resumed.known.to_json() == fewer
+
+
+def test_a_study_that_began_when_the_search_knew_nothing_goes_on_so(tiny_model_folder: Path, tmp_path: Path) -> None:
+    path = lora_study(tmp_path / "lora", tiny_model_folder)
+    path.write_text(
+        path.read_text().replace("baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}", "baseline: advised")
+    )
+    study = locate(path)
+    plan = build(study)
+    study.folder.mkdir(exist_ok=True)
+    Record(study.url, study.name, plan.space, fixed={name: key for name, key in plan.fixed.items() if name != "known"})
+    resumed = build(locate(path))
+    assert resumed.known is None
+    assert resumed.baseline == plan.baseline
 
 
 def test_what_the_space_fixes_stays_and_the_rate_moves_with_alpha(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -9,13 +9,17 @@ What is believed of a study is two processes over the same values of the objecti
 `steady` sees values that are compressed above their median, so that a few very bad points do not drown the good ones;
 `raw` sees them as they are. A failed trial counts as the worst success. A fit goes on from an earlier one, which is
 part of the record, so that what is believed follows from the record alone.
+
+Where something is known before any trial (`samplers.known`), the process is one of what that leaves: the expected loss
+is the mean, times a factor of 1 give or take `FACTOR`, which is integrated out as the constant is. A prior that is
+wrong so loses its say as values come in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -36,6 +40,7 @@ START = (0.5, 1.0, 0.02)
 BOUNDS = ((0.05, 10.0), (0.05, 20.0), (1e-5, 1.0))
 JITTER = 1e-8
 FIRST_STEPS, NEXT_STEPS = 40, 8
+FACTOR = 1.0  # standard deviation of the factor of what is known beforehand
 MOST_FITTED = 250  # points that parameters are fitted to; values are predicted from more
 
 
@@ -55,13 +60,16 @@ class Likelihood:
     """The negative log posterior of the parameters, with its gradient.
 
     Args:
-        features: (n, columns). columns: the variable of each column. values: (n,), standardised.
+        features: (n, columns), and what is known beforehand behind them. columns: the variable of each column.
+        values: (n,), standardised.
     """
 
     def __init__(self, features: Array, columns: Indices, values: Array):
         n, self._variables = len(values), int(columns.max()) + 1
         self._values = values
         self._below = np.tril_indices(n, -1)
+        features, trend = features[:, : len(columns)], features[:, len(columns) :]
+        self._trend = trend @ trend.T
         squares = (features[self._below[0]] - features[self._below[1]]) ** 2
         # By variable: the columns of a category share their length.
         self._squares = np.stack([squares[:, columns == v].sum(axis=1) for v in range(self._variables)])
@@ -74,9 +82,9 @@ class Likelihood:
         weights = np.exp(-2.0 * parameters[:variables])
         signal, noise = np.exp(parameters[variables:])
         correlation, slope = matern(weights @ self._squares)
-        matrix = np.zeros((n, n), order="F")
-        matrix[self._below] = signal * correlation
-        matrix[np.diag_indices(n)] = signal + noise + JITTER
+        matrix = np.array(self._trend, order="F")
+        matrix[self._below] += signal * correlation
+        matrix[np.diag_indices(n)] += signal + noise + JITTER
         lower, failed = dpotrf(matrix, lower=1, overwrite_a=1)
         if failed:
             return 1e10, np.zeros_like(parameters)
@@ -139,8 +147,8 @@ class Process:
     Points whose values are pending count with their own expectation, which changes no mean: they make it surer only.
 
     Attributes:
-        parameters: see `fitted`. columns: the variable of each feature. features: (n, columns). values: (n,).
-        pending: features of points without a value yet.
+        parameters: see `fitted`. columns: the variable of each feature. features: (n, columns), and what is known
+            beforehand behind them. values: (n,). pending: features of points without a value yet.
     """
 
     parameters: Array
@@ -156,7 +164,9 @@ class Process:
         solved = solve_triangular(self._lower, across, lower=True, check_finite=False)
         ones = solve_triangular(self._lower, np.ones(len(across)), lower=True, check_finite=False)
         of_mean = (1.0 - ones @ solved) ** 2 / (ones @ ones)
-        variance = self._signal - np.einsum("ij,ij->j", solved, solved) + of_mean
+        trend = features[:, len(self.columns) :]
+        own = self._signal + np.einsum("ij,ij->i", trend, trend)
+        variance = own - np.einsum("ij,ij->j", solved, solved) + of_mean
         deviation: Array = np.sqrt(np.maximum(variance, 1e-12))
         return self._mean + across[:n].T @ self._weights, deviation
 
@@ -187,8 +197,9 @@ class Process:
         return float(np.exp(self.parameters[-2]))
 
     def _kernel(self, one: Array, other: Array) -> Array:
-        lengths = np.exp(self.parameters[self.columns])
-        return self._signal * matern(cdist(one / lengths, other / lengths, "sqeuclidean"))[0]
+        lengths, count = np.exp(self.parameters[self.columns]), len(self.columns)
+        squared = cdist(one[:, :count] / lengths, other[:, :count] / lengths, "sqeuclidean")
+        return self._signal * matern(squared)[0] + one[:, count:] @ other[:, count:].T
 
     @cached_property
     def _lower(self) -> Array:
@@ -244,7 +255,7 @@ class Belief:
     """A process in the unit of its values.
 
     Attributes:
-        shift, scale: of the values, which are standardised inside.
+        shift, scale: of the values, which are standardised inside. trend: what is known beforehand.
     """
 
     cube: Cube
@@ -252,11 +263,13 @@ class Belief:
     logged: tuple[int, ...]
     shift: float
     scale: float
+    trend: Trend | None = None
 
     def __call__(self, rows: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the noise-free value."""
-        mean, deviation = self.process.predict(self.cube.features(rows, self.logged))
-        return self.shift + self.scale * mean, self.scale * deviation
+        mean, deviation = self.process.predict(_features(self.cube, rows, self.logged, self.trend, self.scale))
+        before = self.trend(rows) if self.trend else 0.0
+        return self.shift + self.scale * mean + before, self.scale * deviation
 
     @property
     def noise(self) -> float:
@@ -280,8 +293,9 @@ def objective(
     """What is believed of the objective; `seen` has at least one success. Writes a new fit to `newly_fitted`."""
     success = np.isfinite(seen.objectives)
     values = np.where(success, seen.objectives, seen.objectives[success].max())
+    trend = None if cube.known is None else Trend(cube, values, steady=view == "steady")
     values = compressed(values) if view == "steady" else values
-    return _belief(cube, seen.rows, values, seen.pending, view, earlier, newly_fitted)
+    return _belief(cube, seen.rows, values, seen.pending, view, earlier, newly_fitted, trend)
 
 
 def constraint(
@@ -302,32 +316,66 @@ def _belief(
     name: str,
     earlier: Mapping[str, Fitted],
     newly_fitted: FittedByName,
+    trend: Trend | None = None,
 ) -> Belief:
-    shift, scale = float(values.mean()), float(values.std()) or 1.0
+    scale = float(values.std()) or 1.0
+    values = values - trend(rows) if trend else values
+    shift = float(values.mean())
     standard = (values - shift) / scale
     fit = earlier.get(name)
     known = len(values)
+
+    def features(rows: Array, logged: Sequence[int]) -> Array:
+        return _features(cube, rows, logged, trend, scale)
+
+    if fit is not None and len(fit.parameters) != int(cube.columns.max()) + 3:  # of a search that knew more, or less
+        fit = None
     if fit is None or known - fit.values >= max(1, min(3, known // EVERY)):
-        fit = newly_fitted[name] = _refitted(cube, rows, standard, fit)
+        fit = newly_fitted[name] = _refitted(cube, partial(features, rows), standard, fit)
     kept = few(standard, MOST_KNOWN)
     process = Process(
         np.array(fit.parameters, dtype=np.float64),
         cube.columns,
-        cube.features(rows[kept], fit.logged),
+        features(rows[kept], fit.logged),
         standard[kept],
-        cube.features(pending, fit.logged),
+        features(pending, fit.logged),
     )
-    return Belief(cube, process, fit.logged, shift, scale)
+    return Belief(cube, process, fit.logged, shift, scale, trend)
 
 
-def _refitted(cube: Cube, rows: Array, values: Array, earlier: Fitted | None) -> Fitted:
+@dataclass(frozen=True)
+class Trend:
+    """What is known beforehand, in the unit of the values and in their view; it reaches no further than they do."""
+
+    cube: Cube
+    seen: Array
+    steady: bool
+
+    def __call__(self, rows: Array) -> Array:
+        """The expected value above the least one."""
+        assert self.cube.known is not None
+        if not len(rows):
+            return np.zeros(0)
+        low, median, high = (float(each) for each in np.percentile(self.seen, [0, 50, 100]))
+        above = np.maximum(abs(low) * np.expm1(self.cube.known.loss(self.cube.values(rows))), 0.0)
+        unit = (median - low) if self.steady else (high - low)
+        found: Array = unit * np.log1p(above / unit) if unit > 0 else above
+        return found
+
+
+def _features(cube: Cube, rows: Array, logged: Sequence[int], trend: Trend | None, scale: float) -> Array:
+    found = cube.features(rows, logged)
+    return found if trend is None else np.column_stack([found, FACTOR * trend(rows) / scale])
+
+
+def _refitted(cube: Cube, features: Callable[[Sequence[int]], Array], values: Array, earlier: Fitted | None) -> Fitted:
     """Fitted on; wide variables change to their other scale where that is likelier, one a time once there is a fit."""
     logged = set(earlier.logged) if earlier else set()
     start = np.array(earlier.parameters, dtype=np.float64) if earlier else None
-    parameters, cost = fitted(cube.features(rows, sorted(logged)), cube.columns, values, start)
+    parameters, cost = fitted(features(sorted(logged)), cube.columns, values, start)
     for variable in cube.wide if earlier is None else cube.wide[len(values) % max(len(cube.wide), 1) :][:1]:
         other = logged ^ {variable}
-        found, its_cost = fitted(cube.features(rows, sorted(other)), cube.columns, values, start)
+        found, its_cost = fitted(features(sorted(other)), cube.columns, values, start)
         if its_cost < cost:
             logged, parameters, cost = other, found, its_cost
     return Fitted(tuple(parameters.tolist()), tuple(sorted(logged)), len(values))

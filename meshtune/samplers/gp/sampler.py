@@ -25,7 +25,7 @@ from meshtune.samplers.gp.acquisition import Score, best_point, log_feasible, lo
 from meshtune.samplers.gp.model import Fitted, FittedByName, constraint, objective
 from meshtune.samplers.gp.observations import NOTE, Observations, Pruned, observed
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.interface import BlockSampler, fixed_beside, given_params, note_of
+from meshtune.samplers.interface import BlockSampler, Knowledge, fixed_beside, given_params, note_of
 from meshtune.samplers.outcomes import TrialReader, Values, WarmStart, constraint_names
 
 N_STARTUP = 8
@@ -53,6 +53,8 @@ class BatchGPSampler(BlockSampler):
         warm_start: an earlier study, or finished trials, from which the search starts.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.
+        known: what is known of a LoRA study beforehand: points after the start, and an expected loss, which is the
+            process's mean. Of no use beside `warm_start`, whose trials say more, and then left aside.
         a_priori: says of a point, by name, whether it is allowed. What it refuses is never proposed and costs nothing.
         hidden_constraints: names of constraints whose violation means that the trial has no honest value.
         pruned: `failed`; `left_out`, as if it had not been; or `value`: a pruned trial's value is what it would have
@@ -74,6 +76,7 @@ class BatchGPSampler(BlockSampler):
         n_startup: int | None = None,
         warm_start: Study | Sequence[FrozenTrial] | None = None,
         warm_start_values: Values = "as_is",
+        known: Knowledge | None = None,
         a_priori: Callable[[dict[str, Any]], bool] | None = None,
         hidden_constraints: Collection[str] = (),
         pruned: Pruned = "failed",
@@ -95,6 +98,7 @@ class BatchGPSampler(BlockSampler):
         self._x0 = dict(x0 or {})
         self._n_startup = N_STARTUP if n_startup is None else int(n_startup)
         self._warm = None if warm_start is None else WarmStart.of(warm_start, warm_start_values)
+        self._known = known if self._warm is None else None
         self._a_priori = a_priori
         self._hidden = frozenset(hidden_constraints)
         self._pruned = pruned
@@ -118,7 +122,7 @@ class BatchGPSampler(BlockSampler):
         self._raise_error_if_multi_objective(study)
         if self._warm is not None and self._warm.directions not in (None, tuple(study.directions)):
             raise ValueError("the study of `warm_start` has other directions than this one")
-        cube = Cube(Encoding(search_space))
+        cube = Cube(Encoding(search_space), self._known)
         names = list(cube.encoding.space)
         given = given_params(trial)
         if all(name in given for name in names):
@@ -236,6 +240,7 @@ class BatchGPSampler(BlockSampler):
         points = [trial.params for trial in self._warm.again(encoding, reader)] if self._warm else []
         if self._x0 or (self._warm is None and self._n_startup > 0):
             points.insert(0, start_point(self._x0, encoding))
+        points += [dict(point) for point in cube.known.points] if cube.known else []
         rows = [cube.snapped(cube.rows([point]))[0] for point in points]
         rows = [row for row in rows if self._allowed(cube, row[None]).all()]
         return [row for row in rows if cube.keys(row[None])[0] not in observations.visited]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.interface import Knowledge
 
 Array: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
@@ -28,10 +29,12 @@ class Cube:
     Attributes:
         encoding: see there. lower, upper: bounds of the coordinates.
         wide: variables on a linear scale that may be better seen on a logarithmic one.
-        columns: for each feature the variable that it belongs to.
+        columns: for each feature the variable that it belongs to; the last one is learning rate x alpha, where that
+            follows from several variables and `known` is given.
+        known: what is known beforehand, where these are all of its variables.
     """
 
-    def __init__(self, encoding: Encoding):
+    def __init__(self, encoding: Encoding, known: Knowledge | None = None):
         self.encoding = encoding
         self.lower, self.upper = np.array(encoding.lower), np.array(encoding.upper)
         self._integer = np.array(encoding.integer, dtype=bool)
@@ -47,6 +50,13 @@ class Cube:
             if isinstance(d, FloatDistribution | IntDistribution) and not d.log and 0 < WIDE * d.low <= d.high
         )
         self.columns: Indices = np.repeat(np.arange(len(distributions)), [max(count, 1) for count in self._counts])
+        named = set(known.names) if known else set()
+        self.known = known if named == encoding.space.keys() else None
+        self._product = 0.0, 1.0
+        if self.known and self.known.several:
+            ends = self.known.product(self.values(np.stack([self.lower, self.upper])))
+            self._product = float(ends[0]), float(ends[1] - ends[0])
+            self.columns = np.append(self.columns, len(distributions))
 
     def __len__(self) -> int:
         return len(self._counts)
@@ -109,7 +119,23 @@ class Cube:
                 low, high = self._ends[index] or (1, 1)
                 column = np.log1p(column * (high - low) / low) / np.log(high / low)
             blocks.append(column[:, None])
+        if self.known and self.known.several:
+            low, width = self._product
+            blocks.append((self.known.product(self.values(rows))[:, None] - low) / width)
         return np.concatenate(blocks, axis=1)
+
+    def values(self, rows: Array) -> dict[str, Array]:
+        """Values by name of the variables that are numbers."""
+        found = dict[str, Array]()
+        for index, (name, d) in enumerate(self.encoding.space.items()):
+            column = rows[:, index]
+            match d:
+                case FloatDistribution() | IntDistribution() if d.log:
+                    column = 10.0**column
+                    found[name] = np.round(column) if isinstance(d, IntDistribution) else column
+                case FloatDistribution() | IntDistribution():
+                    found[name] = column if d.step is None else d.low + np.round(column) * d.step
+        return found
 
     def keys(self, rows: Array) -> list[tuple[float, ...]]:
         """What the same points have in common."""

@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.allowed import check, draw
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.interface import Sampler, derived_seed, fixed_beside, given_params
+from meshtune.samplers.interface import Knowledge, Sampler, derived_seed, fixed_beside, given_params
 from meshtune.samplers.mads.nomad import option_lines
 from meshtune.samplers.mads.search import Search
 from meshtune.samplers.mads.segments import Barrier, MadsSettings
@@ -66,6 +66,7 @@ class MadsSampler(Sampler):
         warm_start: an earlier study, or finished trials, from which the search starts.
         warm_start_values: `as_is`; or `shifted` where they come from another fidelity: the best four are evaluated
             again, and the others are moved by the median difference.
+        known: what is known of a LoRA study beforehand: its points come after the start. Left aside with `warm_start`.
         barrier: `progressive` lets MADS pass through infeasible points; `extreme` rejects them.
         a_priori: says of a point, by name, whether it is allowed. What it refuses is never evaluated and costs nothing.
         hidden_constraints: names of constraints whose violation means that the trial has no honest value.
@@ -91,6 +92,7 @@ class MadsSampler(Sampler):
         n_startup: int | None = None,
         warm_start: Study | Sequence[FrozenTrial] | None = None,
         warm_start_values: Values = "as_is",
+        known: Knowledge | None = None,
         barrier: Barrier = "progressive",
         a_priori: Callable[[dict[str, Any]], bool] | None = None,
         hidden_constraints: Collection[str] = (),
@@ -121,6 +123,7 @@ class MadsSampler(Sampler):
             block_size=None if block_size is None else int(block_size),
             n_startup=n_startup,
             warm_start=None if warm_start is None else WarmStart.of(warm_start, warm_start_values),
+            first=tuple(known.points) if known else (),
             barrier=barrier,
             a_priori=a_priori,
             hidden=frozenset(hidden_constraints),

@@ -34,6 +34,7 @@ class MadsSettings:
     block_size: int | None = None
     n_startup: int | None = None
     warm_start: WarmStart | None = None
+    first: tuple[Mapping[str, Any], ...] = ()  # points after the start
     barrier: Barrier = "progressive"
     a_priori: Allows | None = None
     hidden: frozenset[str] = frozenset()
@@ -81,6 +82,9 @@ class Segments:
         settings, encoding = self.settings, self.encoding
         known, warm = len(ledger.finished()), settings.warm_start
         points = [self._x0()] if settings.x0 or (warm is None and known < len(encoding.space)) else []
+        if warm is None and points:
+            first = [encoding.encode(point) for point in settings.first if encoding.has(point) and self.allows(point)]
+            points += [point for point in dict.fromkeys(first) if point not in points]
         if warm is not None:
             if warm.values == "shifted" and len(self._directions) > 1:
                 raise ValueError("warm_start_values: with several objectives only `as_is` is allowed")
