@@ -110,7 +110,7 @@ def check_model(model: ModelConfig, targets: str | Sequence[str] | None = None, 
     name, arguments = _source(model, weights=here)
     if arguments.get("gguf_file"):
         return
-    with quiet(), _explained(model):
+    with quiet(), explained(model):
         config = AutoConfig.from_pretrained(name, trust_remote_code=model.trust_remote_code, **arguments)
     known = type(config) in AutoModelForCausalLM._model_mapping
     own = "AutoModelForCausalLM" in getattr(config, "auto_map", {})
@@ -149,7 +149,7 @@ def load_model(model: ModelConfig, device: str) -> Any:
     if model.quantization is None and "gguf_file" not in arguments:
         # Weight by weight to the device, in its type there: the memory of the CPU need not hold the whole model.
         arguments["device_map"] = {"": device}
-    with quiet(), contextlib.redirect_stderr(io.StringIO()), _explained(model):  # see _convert
+    with quiet(), contextlib.redirect_stderr(io.StringIO()), explained(model):  # see _convert
         base, told = AutoModelForCausalLM.from_pretrained(
             name, dtype=read, trust_remote_code=model.trust_remote_code, output_loading_info=True, **arguments
         )
@@ -246,13 +246,13 @@ def _source(model: ModelConfig, weights: bool = True) -> tuple[str, dict[str, An
         return str(path), {}
     if path.is_absolute() or model.name.startswith((".", "~")):
         raise _fault(f"there is no folder `{path}`")
-    _reach_hub(model)
+    reach_hub(model)
     return model.name, {"revision": model.revision} if model.revision is not None else {}
 
 
-def _reach_hub(model: ModelConfig) -> None:
+def reach_hub(model: ModelConfig) -> None:
     """Refuse at once a model that is neither in the cache nor can be fetched: the libraries would try for a minute."""
-    with _explained(model):
+    with explained(model):
         if constants.is_offline_mode() or try_to_load_from_cache(model.name, "config.json", revision=model.revision):
             return
     try:
@@ -264,7 +264,7 @@ def _reach_hub(model: ModelConfig) -> None:
 
 
 @contextlib.contextmanager
-def _explained(model: ModelConfig) -> Iterator[None]:
+def explained(model: ModelConfig) -> Iterator[None]:
     """What goes wrong inside `from_pretrained`, as one message for the user."""
     try:
         yield

@@ -144,6 +144,14 @@ def test_a_folder_with_a_configuration_alone(tmp_path: Path) -> None:
     assert "counted by the embedded model's tokenizer" in text
 
 
+def test_a_model_that_cannot_be_had_is_one_message(tmp_path: Path, tiny_model_folder: Path) -> None:
+    path = study_of(tmp_path, "8B", tiny_model_folder)
+    path.write_text(path.read_text().replace("./8B", "nobody/has-this"))
+    with pytest.raises(InputError, match="`nobody/has-this` is not in the local cache") as refused:
+        check(path, device_like=["H100"])
+    assert len(refused.value.faults) == 1
+
+
 def test_the_command_line(tmp_path: Path, tiny_model_folder: Path) -> None:
     """`--json` is one object; a card that is not known is one message with those that are."""
     study = str(study_of(tmp_path, "8B", tiny_model_folder))

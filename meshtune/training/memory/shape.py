@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from meshtune.data.tokenizer import location
-from meshtune.training.models import quiet
+from meshtune.training.models import explained, quiet, reach_hub
 
 if TYPE_CHECKING:
     from meshtune.config.sections import ModelConfig
@@ -101,7 +101,9 @@ class Shape:
 def shape_of(model: ModelConfig) -> Shape:
     """The shape of a model, from its configuration (a GGUF file's head). Raises InputError where there is none."""
     name, options = location(model)
-    with quiet(), warnings.catch_warnings():
+    if "revision" in options:
+        reach_hub(model)
+    with quiet(), explained(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about generation and attention: nothing is computed
         config = AutoConfig.from_pretrained(name, **options)
         with torch.device("meta"):
