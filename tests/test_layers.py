@@ -18,6 +18,7 @@ PACKAGE = ROOT / "meshtune"
 ROOMS = [
     {"cli", "api"},
     {"results"},
+    {"pipeline"},
     {"preference"},
     {"finalists"},
     {"export"},

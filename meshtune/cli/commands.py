@@ -19,6 +19,7 @@ from meshtune.cli.contribute import contribute
 from meshtune.cli.control import dashboard, enqueue, trial, watch
 from meshtune.cli.evaluate import evaluate
 from meshtune.cli.options import Folder, Json, JsonLines, Set, Study, TimeLimit, Trial, Trials
+from meshtune.cli.run import run as run_pipeline
 from meshtune.cli.select import select
 from meshtune.errors import InputError, MeshtuneError
 
@@ -343,6 +344,7 @@ def report(
 app.command()(evaluate)
 app.command()(select)
 app.command()(contribute)
+app.command("run")(run_pipeline)
 
 
 @app.command()

@@ -1,0 +1,222 @@
+"""Runs a pipeline: faults of all steps first, then each step that is not done yet, with its cost said before it starts.
+
+A step is a program of its own. It is done where `steps/NAME.json` in the results' folder says that it ended well with
+these arguments, these files and these steps before it, and where the files that it was told to write are there. So a
+killed run goes on: finished steps are passed over, and the step that was cut off goes on by its own record.
+What it does not do: undo. A study whose fixed keys have changed is refused by `tune`, as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from meshtune.config.file import shown
+from meshtune.errors import Fault, InputError, MeshtuneError, StorageError, nearest, refuse
+from meshtune.pipeline.file import Pipeline, Step
+from meshtune.plan.locate import locate
+from meshtune.study.check import check
+from meshtune.system import whole_file
+
+WAIT_SECONDS = 120.0  # for the step of a killed run to save where it is
+Usage = Callable[[Sequence[str]], str | None]  # what is wrong with a command line
+
+
+class StepFailed(MeshtuneError):
+    """A step did not end well; `exit_code` is the step's."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.exit_code = code if code > 0 else 1
+
+
+def run(
+    pipeline: Pipeline,
+    *,
+    usage: Usage,
+    start: str | None = None,
+    dry: bool = False,
+    say: Callable[[str], None] = print,
+) -> list[str]:
+    """Run the steps that are not done; returns their names.
+
+    Args:
+        usage: tells what is wrong with a command line, or gives None.
+        start: do this step and all after it again, even where they are done; those before it must be done.
+        dry: find the faults and say the costs; run nothing.
+
+    Raises:
+        InputError: faults of any step; nothing has run.
+        StepFailed: a step ended badly, or stopped before its end (exit code 75); the same call goes on.
+    """
+    costs = _costs(pipeline, usage)
+    at = _first(pipeline, start)
+    ran, before = list[str](), ""
+    with contextlib.nullcontext() if dry else _alone(pipeline.out) as lock:
+        for number, step in enumerate(pipeline.steps):
+            before = step.digest(pipeline.folder, before)
+            head = f"[{number + 1}/{len(pipeline.steps)}] {step.name}"
+            done = _done(pipeline, step, before)
+            if done and (number < at or start is None):
+                say(f"{head}: done")
+                continue
+            if number < at and not dry:
+                raise InputError(f"--from {start}: the step {step.name} before it is not done; leave out --from")
+            say(f"{head}: {costs[step.name]}\n    {step.shown}")
+            if not dry:
+                assert isinstance(lock, int)
+                _execute(pipeline, step, before, lock, say)
+                ran.append(step.name)
+    return ran
+
+
+def _first(pipeline: Pipeline, start: str | None) -> int:
+    names = [step.name for step in pipeline.steps]
+    if start is not None and start not in names:
+        raise InputError(f"--from {start}: there is no such step{nearest(start, names)}; there are {', '.join(names)}")
+    return names.index(start) if start else 0
+
+
+def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
+    """What each step costs, in words. Raises InputError with the faults of all steps."""
+    faults, costs, before = list[Fault](), dict[str, str](), ""
+    made = {str(step.options.get("folder")) for step in pipeline.steps if step.command == "tune"}
+    for step in pipeline.steps:
+        before = step.digest(pipeline.folder, before)
+        if _done(pipeline, step, before):
+            costs[step.name] = "done before"
+            continue
+        if step.command == "python":
+            script = pipeline.folder / (step.arguments or ("",))[0]
+            wrong = None if script.is_file() else f"there is no script {script}"
+        else:
+            wrong = usage(step.words)
+        if wrong:
+            faults.append(Fault(wrong, pipeline.path, None, step.name))
+            continue
+        try:
+            costs[step.name] = _cost(pipeline, step, made)
+        except InputError as error:
+            faults += [Fault(f"{fault}", pipeline.path, None, step.name) for fault in error.faults]
+    refuse(faults)
+    return costs
+
+
+def _cost(pipeline: Pipeline, step: Step, made: Container[str]) -> str:
+    """`made`: the studies' folders that steps will have made, which need not be there yet."""
+    match step.command:
+        case "tune":
+            given = dict(step.options.get("set") or {})
+            if given.get("warm_start") in made:  # there is no trial in it yet; `tune` itself checks it
+                del given["warm_start"]
+            overrides = (*(f"{key}={_value(value)}" for key, value in given.items()),)
+            if "trials" in step.options:
+                overrides += (f"budget.trials={step.options['trials']}",)
+            folder = step.options.get("folder")
+            path = pipeline.folder / step.arguments[0]
+            located = locate(path, overrides=overrides, folder=folder and Path(folder))
+            check(path, overrides=overrides, folder=folder and Path(folder), measure=False)
+            budget = shown(located.config, exclude_none=True).get("budget", {})
+            limits = ", ".join(
+                f"{value:,} {key.replace('_', ' ')}" for key, value in budget.items() if key != "price_per_hour"
+            )
+            epochs = located.config.training.epochs
+            of = f", {epochs} epoch{'s' if epochs != 1 else ''} each" if located.config.model is not None else ""
+            return f"trains {limits}{of}; `meshtune check` measures the time"
+        case "evaluate":
+            models = " and ".join(f"{step.options[key]} {key}" for key in ("best", "worst") if key in step.options)
+            items = f"{step.options['limit']} items" if "limit" in step.options else "all items"
+            return f"asks {models or 'the candidates'}, the baseline and the untuned model {items} of each benchmark"
+        case "prefer create":
+            count = step.options.get("sample", "all")
+            questions = pipeline.folder / str(step.options["questions"])
+            if not questions.exists() and not questions.is_relative_to(pipeline.out):
+                raise InputError(f"--questions {questions}: there is no such file")
+            return f"two models answer {count} questions"
+        case "train" | "export":
+            return "trains or writes one adapter"
+        case _:
+            return "seconds; nothing is trained"
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _mark(pipeline: Pipeline, step: Step) -> Path:
+    return pipeline.out / "steps" / f"{step.name}.json"
+
+
+def _written(pipeline: Pipeline, step: Step) -> list[Path]:
+    """The files and folders that the step was told to write."""
+    told = [step.options[key] for key in ("out", "folder", "figures") if isinstance(step.options.get(key), str)]
+    return [pipeline.folder / each for each in told]
+
+
+def _done(pipeline: Pipeline, step: Step, digest: str) -> bool:
+    try:
+        mark: Mapping[str, Any] = json.loads(_mark(pipeline, step).read_text())
+    except (OSError, ValueError):
+        return False
+    there = all(path.exists() for path in _written(pipeline, step))
+    # A preference study is made whole or not at all, and a second one in its place is refused.
+    ended = mark.get("ended") or (step.command == "prefer create" and "out" in step.options)
+    return bool(there and ended and mark.get("digest") == digest)
+
+
+def _execute(pipeline: Pipeline, step: Step, digest: str, lock: int, say: Callable[[str], None]) -> None:
+    mark = _mark(pipeline, step)
+    begun = {"digest": digest, "command": step.shown}
+    whole_file.write(mark, json.dumps(begun))
+    began = time.monotonic()
+    program = [] if step.command == "python" else ["-m", "meshtune.cli.step"]
+    with subprocess.Popen(
+        [sys.executable, *program, *step.words],
+        cwd=pipeline.folder,
+        stdin=subprocess.PIPE,  # it ends with us
+        pass_fds=(lock,),  # and the next run waits for it
+    ) as child:
+        code = _wait(child)
+    if code:
+        again = "the same command goes on there" if code in (75, 130) else "mend it, then run the same command again"
+        raise StepFailed(f"the step {step.name} ended with exit code {code}: {again}", code)
+    seconds = round(time.monotonic() - began, 1)
+    whole_file.write(mark, json.dumps({**begun, "ended": True, "seconds": seconds}))
+    say(f"    done in {seconds:,.0f} s")
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    while True:
+        with contextlib.suppress(KeyboardInterrupt):  # the terminal has told the step too, which saves where it is
+            return child.wait()
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[int]:
+    """One run at a time: a lock that a step holds too, so that the step of a killed run has ended before ours begin."""
+    with whole_file.writing(out):
+        (out / "steps").mkdir(parents=True, exist_ok=True)
+    lock = os.open(out / "steps" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        until = time.monotonic() + WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise StorageError(
+                        f"{out}: another run of this pipeline is at work; wait for it or end it"
+                    ) from None
+                time.sleep(0.2)
+        yield lock
+    finally:
+        os.close(lock)

@@ -1,0 +1,134 @@
+"""Pipelines: faults of all steps at once, kills on the way, steps that are done or must be done again."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import typer
+
+from meshtune.cli.commands import app
+from meshtune.cli.run import usage as wrong_in
+from meshtune.errors import InputError
+from meshtune.pipeline.file import read
+from meshtune.pipeline.run import StepFailed, run
+from tests.kill import command_study, meshtune
+
+usage = partial(wrong_in, typer.main.get_command(app))
+
+STEPS = """
+steps:
+  - {name: first, tune: study.yaml, folder: "{out}/first"}
+  - {name: second, tune: study.yaml, folder: "{out}/second", set: {warm_start: "{out}/first", seed: 2}}
+  - {name: page, report: ["{out}/first", "{out}/second"], out: "{out}/page.html"}
+scales:
+  small: {first: {trials: 3}, second: {trials: 2, set: {seed: 3}}}
+"""
+
+
+def pipeline(folder: Path, text: str = STEPS, trials: int = 5) -> Path:
+    command_study(folder, sampler="tpe", trials=trials)
+    path = folder / "pipeline.yaml"
+    path.write_text(text)
+    return path
+
+
+def finished(out: Path) -> dict[str, bool]:
+    marks = sorted((out / "steps").glob("*.json"))
+    return {path.stem: json.loads(path.read_text()).get("ended", False) for path in marks}
+
+
+def test_a_scale_overrides_keys_and_mappings_are_joined(tmp_path: Path) -> None:
+    first, second, _ = read(pipeline(tmp_path), scale="small", out=tmp_path / "o").steps
+    assert first.words == ["tune", "study.yaml", "--folder", f"{tmp_path}/o/first", "--trials", "3"]
+    assert second.words[4:] == ["--set", f"warm_start={tmp_path}/o/first", "--set", "seed=3", "--trials", "2"]
+
+
+def test_what_is_left_out_is_not_a_step(tmp_path: Path) -> None:
+    path = pipeline(tmp_path, "steps: [{name: a, tune: study.yaml, skip: true}, {name: b, tune: study.yaml}]\n"
+                    "scales: {all: {a: {skip: false}}}\n")  # fmt: skip
+    assert [step.name for step in read(path).steps] == ["b"]
+    assert [step.name for step in read(path, scale="all").steps] == ["a", "b"]
+
+
+def test_faults_of_all_steps_are_said_before_anything_runs(tmp_path: Path) -> None:
+    text = (
+        "steps:\n"
+        "  - {name: a, tune: study.yaml, folder: '{out}/a', set: {budgit.trials: 2}}\n"
+        "  - {name: b, evaluate: '{out}/a', worts: 3}\n"
+        "  - {name: c, python: missing.py}\n"
+    )
+    made = read(pipeline(tmp_path, text), out=tmp_path / "out")
+    with pytest.raises(InputError) as refused:
+        run(made, usage=usage)
+    said = str(refused.value)
+    assert "budgit" in said
+    assert "--worts" in said
+    assert "missing.py" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("steps: []\n", "a list of steps"),
+        ("steps: [{name: a}]\n", "none is given"),
+        ("steps: [{name: a, tune: x, report: x}]\n", "given: tune, report"),
+        ("steps: [{name: a, tune: x}, {name: a, tune: x}]\n", "two steps have the name a"),
+        ("steps: [{name: a, tune: x}]\nstpes: 1\n", "Did you mean `steps`?"),
+        ("steps: [{name: a, tune: x}]\nscales: {small: {b: {trials: 1}}}\n", "there is no such step"),
+    ],
+)
+def test_faults_of_the_form(tmp_path: Path, text: str, fault: str) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        read(path, scale="small" if "small" in text else None)
+    assert fault in str(refused.value)
+
+
+def test_a_dry_run_says_costs_and_writes_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    made = read(pipeline(tmp_path), out=tmp_path / "out")
+    assert run(made, usage=usage, dry=True, say=said.append) == []
+    assert "5 trials" in said[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_twice_it_goes_on_and_then_knows_what_is_done(tmp_path: Path) -> None:
+    path, out = pipeline(tmp_path), tmp_path / "out"
+    command = meshtune("run", path, "--out", out)
+    for waits_for in ("first", "second"):  # killed within each search
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while not (out / "steps" / f"{waits_for}.json").exists() or not (out / waits_for / "study.db").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    made = read(path, out=out)
+    run(made, usage=usage)
+    assert finished(out) == {"first": True, "second": True, "page": True}
+    assert (out / "page.html").is_file()
+    for name in ("first", "second"):
+        status = subprocess.run(meshtune("status", out / name, "--json"), capture_output=True, text=True, check=True)
+        assert json.loads(status.stdout)["trials"]["proposed"] == 5
+    assert run(made, usage=usage) == []  # all of it is done
+    (out / "page.html").unlink()
+    assert run(made, usage=usage) == ["page"]  # what it wrote has gone
+    assert run(made, usage=usage, start="page") == ["page"]
+    path.write_text(STEPS.replace("page.html", "other.html"))
+    assert run(read(path, out=out), usage=usage) == ["page"]  # its arguments have changed
+
+
+def test_a_step_that_fails_ends_the_run_with_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text("import sys\nsys.exit(7)\n")
+    path = pipeline(tmp_path, "steps: [{name: a, python: fails.py}, {name: b, tune: study.yaml}]\n")
+    made = read(path, out=tmp_path / "out")
+    with pytest.raises(StepFailed) as failed:
+        run(made, usage=usage)
+    assert failed.value.exit_code == 7
+    assert finished(tmp_path / "out") == {"a": False}
