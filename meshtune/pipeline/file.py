@@ -43,7 +43,8 @@ class Step:
 
     def digest(self, folder: Path, before: str) -> str:
         """What the step rests on: its words, the contents of the files that they name, and the steps before it."""
-        files = [folder / word for word in self.words if word and (folder / word).is_file()]
+        made = {self.options.get(key) for key in ("out", "folder", "figures")}  # what it writes itself
+        files = [folder / word for word in self.words if word and word not in made and (folder / word).is_file()]
         contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         return hashlib.sha256(json.dumps([before, self.words, contents]).encode()).hexdigest()
 
