@@ -120,7 +120,7 @@ class AutoscalingNodes:
     def asked(self) -> list[dict[str, float]]:
         """What the autoscaler is asked for."""
         channel = b"autoscaler_resource_request"
-        said = GcsClient(address=self.address).internal_kv_get(channel, None, timeout=30)
+        said = GcsClient(address=self.address).internal_kv_get(channel, None, timeout=120)
         return list(json.loads(said or b"[]"))
 
     def kill(self) -> None:

@@ -239,7 +239,7 @@ def test_a_script_needs_no_main_guard_and_an_interrupt_loses_nothing(
             break
     family = descendants(process.pid)
     process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=60)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGINT
     assert "interrupted; what was finished is saved, and the same call continues" in words
     assert "KeyboardInterrupt" in words

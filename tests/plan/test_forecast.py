@@ -62,7 +62,7 @@ def test_a_study_that_has_ended_ends_again_for_the_same_reason(study: Path) -> N
 def test_replicates_that_were_done_before_a_kill_are_not_made_again(study: Path) -> None:
     log = study.parent / "ran.log"
     process = subprocess.Popen(meshtune("tune", study), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not log.exists() or "2" not in log.read_text().split():
         assert time.monotonic() < deadline
         time.sleep(0.05)

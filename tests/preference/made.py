@@ -65,7 +65,7 @@ def served(folder: Path, *arguments: str, port: int = 0) -> Iterator[Server]:
     finally:
         if server.process.poll() is None:
             server.process.send_signal(signal.SIGINT)
-            server.process.wait(timeout=30)
+            server.process.wait(timeout=120)
             assert server.process.stdout is not None
             server.process.stdout.close()
 

@@ -258,7 +258,7 @@ def test_the_rate_of_each_sender_is_limited() -> None:
 
 
 def test_what_is_no_request_is_answered(server: Server) -> None:
-    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=120)
     connection.putrequest("POST", "/q/1", skip_accept_encoding=True)
     connection.putheader("Transfer-Encoding", "chunked")
     connection.endheaders()

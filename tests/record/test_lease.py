@@ -94,7 +94,7 @@ def test_of_two_hosts_a_frozen_holder_is_replaced_and_cannot_write_when_it_wakes
     first = begin("node-1", database.url)
     assert line_of(first) == "held"
     refused = begin("node-2", database.url)
-    assert f"is held by process {first.pid} on node-1, since" in refused.communicate(timeout=60)[1]
+    assert f"is held by process {first.pid} on node-1, since" in refused.communicate(timeout=120)[1]
     first.send_signal(signal.SIGSTOP)
     write(first, "node-1")
     second = begin("node-2", database.url)
@@ -102,7 +102,7 @@ def test_of_two_hosts_a_frozen_holder_is_replaced_and_cannot_write_when_it_wakes
     write(second, "node-2")
     assert line_of(second) == "written"
     first.send_signal(signal.SIGCONT)
-    lost = first.communicate(timeout=60)[1]
+    lost = first.communicate(timeout=120)[1]
     assert f"process {second.pid} on node-2 has taken the study `study` over" in lost
     assert "LeaseLost" in lost
     assert Record(database.url, "study").notes["by"] == "node-2\n"
@@ -117,7 +117,7 @@ def test_a_server_that_is_down_costs_no_holder_its_study(database: Server) -> No
     time.sleep(3.0)  # longer than the two seconds after which a silent holder is taken for dead
     database.start()
     refused = begin("node-2", database.url)
-    assert f"is held by process {first.pid} on node-1" in refused.communicate(timeout=60)[1]
+    assert f"is held by process {first.pid} on node-1" in refused.communicate(timeout=120)[1]
     database.restart()
     write(first, "again")
     assert line_of(first) == "written"

@@ -41,7 +41,7 @@ def test_it_shows_the_record_and_writes_nothing(tmp_path: Path) -> None:
         assert "choose another --port" in taken.stderr
     finally:
         server.terminate()
-        server.wait(timeout=30)
+        server.wait(timeout=120)
     assert gone({server.pid})
 
 

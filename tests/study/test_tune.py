@@ -29,7 +29,7 @@ def start(path: Path, *arguments: object) -> "subprocess.Popen[str]":
 def wait_for_trials(path: Path, count: int) -> None:
     """Until so many trials' programs have ended."""
     log = path.parent / "finished.log"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not log.exists() or len(log.read_text().splitlines()) < count:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -37,7 +37,7 @@ def wait_for_trials(path: Path, count: int) -> None:
 
 def wait_for_programs(process: "subprocess.Popen[str]", count: int = 6) -> set[int]:
     """Until two trials run (two workers, two guards, two programs); returns all processes that came of this one."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(family := descendants(process.pid)) < count:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -91,7 +91,7 @@ def test_one_interrupt_saves_and_the_same_command_goes_on(slow: Path, monkeypatc
     wait_for_trials(slow, 2)
     family = descendants(process.pid)
     process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=30)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted; everything finished is saved" in words
     assert "Traceback" not in words
@@ -111,7 +111,7 @@ def test_two_interrupts_end_it_now(slow: Path) -> None:
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.001)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 130
     assert gone(family)
 
@@ -127,7 +127,7 @@ def test_what_a_batch_system_sends_suspends_what_runs(
     for pid in (process.pid, *family, process.pid):  # batch systems signal all of a job, and some of it twice
         with contextlib.suppress(ProcessLookupError):  # suspended by then
             os.kill(pid, number)
-    _, words = process.communicate(timeout=30)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == 75, words
     assert f"{number.name} came; everything finished is saved. Trials 0, 1 were running: " in words
     assert "the next run starts the program again for them. Continue with `meshtune tune" in words
@@ -153,7 +153,7 @@ def test_a_second_sigterm_ends_it_at_once(announced: bool) -> None:
         time.sleep(2.1)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 75
+    assert process.wait(timeout=120) == 75
     process.stdout.close()
 
 
@@ -177,7 +177,7 @@ def test_stop_now_does_not_wait_for_running_trials(tmp_path: Path, monkeypatch: 
     wait_for_programs(process)
     asked = command("stop", path, "--now")
     assert "suspends its running trials and stops" in asked.stderr
-    _, words = process.communicate(timeout=60)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == 75
     assert "asked to stop; everything finished is saved. Trials 0, 1 were running: " in words
 
@@ -195,7 +195,7 @@ def test_a_ctrl_c_before_anything_runs(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "at work\n"
     process.send_signal(signal.SIGINT)
-    _, words = process.communicate(timeout=30)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == 130
     assert words == "meshtune: interrupted\n"
 
@@ -231,7 +231,7 @@ def test_stop_finishes_running_trials_and_says_so(slow: Path, monkeypatch: pytes
     wait_for_trials(slow, 1)
     asked = command("stop", slow)
     assert f"process {process.pid} " in asked.stderr
-    _, words = process.communicate(timeout=30)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == 75
     assert "asked to stop; everything finished is saved. Continue with `meshtune tune" in words
     assert status(slow)["state"] == "stopped"
@@ -247,7 +247,7 @@ def test_stop_during_the_last_trial_leaves_a_finished_study(tmp_path: Path, monk
     process = start(path)
     wait_for_programs(process, 3)
     assert command("stop", path).returncode == 0
-    _, words = process.communicate(timeout=60)
+    _, words = process.communicate(timeout=120)
     assert process.returncode == 0, words
     assert status(path)["state"] == "finished"
 

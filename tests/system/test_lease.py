@@ -141,13 +141,13 @@ def test_two_hosts_a_frozen_holder_is_replaced_and_ends_when_it_wakes(tmp_path: 
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
     refused = start_on("node-2", hold, tmp_path)
-    assert "StudyBusy" in refused.communicate(timeout=20)[1]  # it saw the holder's touch
+    assert "StudyBusy" in refused.communicate(timeout=120)[1]  # it saw the holder's touch
     first.send_signal(signal.SIGSTOP)
     second = start_on("node-2", hold, tmp_path)
     assert second.stdout is not None
     assert second.stdout.readline() == "held\n"
     first.send_signal(signal.SIGCONT)
-    assert "LeaseLost" in first.communicate(timeout=20)[1]
+    assert "LeaseLost" in first.communicate(timeout=120)[1]
     assert second.poll() is None
     assert json.loads((tmp_path / NAME).read_text())["host"] == "node-2"
     second.kill()

@@ -115,7 +115,7 @@ def test_a_file_of_the_working_folder_takes_no_modules_place(tmp_path: Path, mon
 
 
 def program_pid(folder: Path) -> int:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if (folder / "pid").exists() and (folder / "pid").read_text():
             return int((folder / "pid").read_text())

@@ -24,7 +24,7 @@ SECTION = WorkerConfig(name="slurm", cluster="local", processes=2)
 
 def jobs(folder: Path, count: int = 2, objective: ObjectiveSpec | None = None) -> SlurmWorker:
     worker = SlurmWorker(SECTION, objective or spec(folder), [ProcessSpec("cpu", {}, 1)] * count, folder)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while worker.free() < count:
         worker.events(0.1)
         assert time.monotonic() < until
@@ -69,7 +69,7 @@ def test_a_job_that_ends_is_submitted_again_and_its_trial_is_another_attempt(
         assert outcome.ending is Ending.CRASHED
         assert "ended with its job" in outcome.message
         assert gone([program])
-        until = time.monotonic() + 60
+        until = time.monotonic() + 120
         while not worker.free():
             worker.events(0.1)
             assert time.monotonic() < until

@@ -39,7 +39,7 @@ def spool(
 ) -> SpoolWorker:
     worker = SpoolWorker(objective or spec(folder), ProcessSpec("cpu", {}, 1), folder)
     started += [process(folder) for _ in range(count)]
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while worker.free() < count:
         worker.events(0.1)
         assert time.monotonic() < until
@@ -79,7 +79,7 @@ def test_a_process_that_is_killed_is_given_up_and_another_takes_its_place(
     assert "gave no sign of life" in outcome.message
     monkeypatch.undo()
     started.append(process(tmp_path))
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not worker.free():
         worker.events(0.1)
         assert time.monotonic() < until
@@ -97,7 +97,7 @@ def test_processes_join_the_session_of_a_coordinator_that_was_started_again(
     program = program_pid(tmp_path)
     first._closed.set()  # it was killed: nobody asked for the end
     again = SpoolWorker(spec(tmp_path), ProcessSpec("cpu", {}, 1), tmp_path)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not again.free():
         again.events(0.1)
         assert time.monotonic() < until

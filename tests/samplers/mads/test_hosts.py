@@ -171,7 +171,7 @@ def test_ctrl_c_ends_a_program_as_in_plain_optuna() -> None:
     next(lines)
     children |= descendants(program.pid)
     os.killpg(program.pid, signal.SIGINT)
-    said = program.communicate(timeout=60)[1]
+    said = program.communicate(timeout=120)[1]
     assert program.returncode == -signal.SIGINT
     assert said.splitlines()[-1] == "KeyboardInterrupt"
     assert said.count("Traceback") == 1
@@ -188,7 +188,7 @@ def run_program(program: str, tmp_path: Path, *, as_file: bool = False) -> str:
         (tmp_path / "program.py").write_text(program)
     arguments = ["program.py"] if as_file else ["-c", program]
     done = subprocess.run(
-        [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=60
+        [sys.executable, "-W", "error", *arguments], capture_output=True, text=True, cwd=tmp_path, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert {path.name for path in tmp_path.iterdir()} == ({"program.py"} if as_file else set())
@@ -253,7 +253,7 @@ def test_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     cells = [nbformat.v4.new_code_cell(source) for source in (HEAD, "study = run()", "len(run(study).trials)")]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    ended = NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    ended = NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
     outputs = [output for cell in ended["cells"][1:] for output in cell["outputs"]]  # Optuna's import may warn
     assert [output["output_type"] for output in outputs] == ["execute_result"]
     assert outputs[0]["data"]["text/plain"] == "30"

@@ -133,7 +133,7 @@ def kill_one_and_assert_that_its_point_is_lent_again(url: str, storage: optuna.s
 
     before = len(study.trials)
     newcomer = process(url, "killed", "mixed", 2, 6)
-    assert newcomer.communicate(timeout=60) == ("", "")
+    assert newcomer.communicate(timeout=120) == ("", "")
     assert newcomer.returncode == 0
     study.optimize(objective, n_trials=6)
     sampler.close()
