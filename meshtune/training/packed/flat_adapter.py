@@ -143,7 +143,9 @@ class Span:
         """Of the adapter's product; of what is left, where values are dropped."""
         if self.adapter is None:
             return 0.0
-        return self.adapter.scale / (self.adapter.kept if self.drops else 1)
+        if not self.drops:
+            return self.adapter.scale
+        return self.adapter.scale / self.adapter.kept if self.adapter.kept else 0.0  # as torch's Dropout(1)
 
     def mask(self, width: int, number: int) -> torch.Tensor | None:
         """On a CPU (rows, width) of 1 and 0 for the module of that number, in bfloat16; None: nothing is dropped."""

@@ -91,7 +91,7 @@ def masks_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("form", "masks_of_a_gpu")
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("dropout", [0.0, 0.5, 1.0])
 def test_together_as_one_by_one(make_recipe: MakeRecipe, dropout: float) -> None:
     """In float32, over two steps between which the weights change."""
     one, other = (computed(make_recipe, torch.float32, dropout, together, 2) for together in (False, True))

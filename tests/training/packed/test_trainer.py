@@ -199,6 +199,18 @@ def test_dropout_and_seeds(
     assert told[0.0, 0][2] != told[0.3, 0][2]  # the step between was the first of the warm-up
 
 
+def test_dropout_of_everything(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
+) -> None:
+    """At rate 1, which the paper searched, an adapter learns nothing, as with PEFT; others of its pack do."""
+    recipe = make_recipe({"epochs": 1}, dropout=1.0, weight_decay=0.1)
+    together = list(train_pack(base, train_rows, validation_rows, [recipe, make_recipe({"epochs": 1})], at="last"))
+    ours, theirs = of(together, 0), list(trainer.train(base, train_rows, validation_rows, recipe, at="last"))
+    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
+    assert mean_difference(ours[-1], theirs[-1]) <= 1e-6
+    assert losses(of(together, 1))[-1] < losses(ours)[-1]
+
+
 @pytest.mark.parametrize("start", ["gaussian", "orthogonal"])
 def test_start_weights(
     base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, start: str
