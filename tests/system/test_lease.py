@@ -135,7 +135,7 @@ def hosts_can_be_made() -> bool:
 @pytest.mark.skipif(not hosts_can_be_made(), reason="needs the right to give a process another host name")
 def test_two_hosts_a_frozen_holder_is_replaced_and_ends_when_it_wakes(tmp_path: Path) -> None:
     hold = "import sys, time\nfrom pathlib import Path\nfrom meshtune.system.lease import lease\n"
-    hold += "with lease(Path(sys.argv[1]), beat=0.2, stale=2) as held:\n    print('held', flush=True)\n"
+    hold += "with lease(Path(sys.argv[1]), beat=0.2, stale=6) as held:\n    print('held', flush=True)\n"
     hold += "    while True:\n        time.sleep(0.05)\n        held.check()"
     first = start_on("node-1", hold, tmp_path)
     assert first.stdout is not None
