@@ -85,7 +85,8 @@ def init_tool(path: Path, folder: Path) -> Path:
     tool, found = tools.TOOLS[name], tools.start(name, values)
     adapter = tool.adapter(values)
     shown = ("rank", "alpha", "dropout", "learning_rate") if adapter else ("learning_rate",)
-    if faults := tools.faults(name, values, ["rank"] if adapter else ["learning_rate"], own_command=False):
+    searched = ["rank"] if adapter else ["learning_rate"]
+    if faults := tools.faults(name, values, searched, own_command=True):  # `check` knows whether there is one
         raise InputError([Fault(message, path) for message in faults])
     rate = found["learning_rate"]
     command = f"command: {json.dumps(list(tool.command))}"
