@@ -99,6 +99,7 @@ def test_a_dry_run_says_costs_and_writes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_killed_twice_it_goes_on_and_then_knows_what_is_done(tmp_path: Path) -> None:
     path, out = pipeline(tmp_path), tmp_path / "out"
     command = meshtune("run", path, "--out", out)

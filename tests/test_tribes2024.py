@@ -1,0 +1,35 @@
+"""The paper as one recipe, examples/tribes2024, at the scale that fits a test."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.kill import meshtune
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_papers_recipe_is_killed_twice_and_ends_with_its_tables_and_figures(tmp_path: Path) -> None:
+    """Every step of the scale `smoke` on the embedded model; killed in the first search and while it scores."""
+    out = tmp_path / "out"
+    command = meshtune("run", ROOT / "examples" / "tribes2024" / "pipeline.yaml", "--scale", "smoke", "--out", out)
+    for written in (out / "round1" / "study.db", out / "mads-scores"):
+        with subprocess.Popen(command) as process:
+            while not written.exists():
+                assert process.poll() is None
+                time.sleep(0.1)
+            os.kill(process.pid, signal.SIGKILL)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the pipeline is done" in done.stderr + done.stdout
+    for name in ("mads-scores", "tpe-scores"):
+        assert any((out / name).glob("*.tex"))
+    for name in ("round1", "mads", "tpe"):
+        assert (out / f"{name}.html").is_file()
+        assert (out / f"{name}-figures" / "history.svg").is_file()
+    assert "SIMULATED" in (out / "figure3" / "index.html").read_text().upper()
