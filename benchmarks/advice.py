@@ -24,12 +24,13 @@ import math
 import random
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from scipy.interpolate import PchipInterpolator
 
 from meshtune.plan.advice import FIRST
@@ -143,10 +144,20 @@ def searched(make: Make, grid: Grid, seed: int, start: Place | None = None) -> l
     study = optuna.create_study(sampler=make(seed, space))
     rate, rank = start or grid.nearest(RATE)
     study.enqueue_trial({"rate": all_rates.index(rate), "rank": ranks.index(rank)})
+    return told(study, space, grid, lambda params: (all_rates[params["rate"]], ranks[params["rank"]]))
+
+
+def told(
+    study: optuna.Study,
+    space: Mapping[str, BaseDistribution],
+    grid: Grid,
+    place: Callable[[Mapping[str, Any]], Place],
+) -> list[float]:
+    """The excess of the best after each trial of a search on the grid. `place`: of a trial's parameters."""
     values = list[float]()
     for _ in range(SEARCHED):
-        trial = study.ask(space)
-        excess = grid.excess.get((all_rates[trial.params["rate"]], ranks[trial.params["rank"]]))
+        trial = study.ask(dict(space))
+        excess = grid.excess.get(place(trial.params))
         values.append(1.0 if excess is None else excess)
         study.tell(trial, values[-1])
     return running(values, SEARCHED)
@@ -163,14 +174,12 @@ def known_search(known: Table, grid: Grid, start: Place, seed: int) -> list[floa
     knows = Known.of(space, predicted, points, {})
     x0 = space.encode({"learning_rate": start[0], "rank": start[1]})
     study = optuna.create_study(sampler=BatchGPSampler(distributions(space), x0=x0, seed=seed, known=knows))
-    values = list[float]()
-    for _ in range(SEARCHED):
-        trial = study.ask(distributions(space))
-        point = space.decode(trial.params)
-        excess = grid.excess.get((point["learning_rate"], point["rank"]))
-        values.append(1.0 if excess is None else excess)
-        study.tell(trial, values[-1])
-    return running(values, SEARCHED)
+
+    def place(params: Mapping[str, Any]) -> Place:
+        point = space.decode(params)
+        return point["learning_rate"], point["rank"]
+
+    return told(study, distributions(space), grid, place)
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, float, float]:

@@ -89,10 +89,14 @@ def lines(logs: dict[str, np.ndarray], setting: str, block: int) -> list[dict[st
             what = f"{side} against none after {after} trials" + (", after two more blocks" if more else "")
             found.append(
                 {
-                    **{"name": "prior", "ours": round(math.exp(mine.mean()), 5)},
-                    **{"theirs": round(math.exp(theirs.mean()), 5), "ratio": round(ratio, 3)},
-                    **{"low": round(low, 3), "high": round(high, 3)},
-                    **{"won": int((mine < theirs).sum()), "lost": int((mine > theirs).sum())},
+                    "name": "prior",
+                    "ours": round(math.exp(mine.mean()), 5),
+                    "theirs": round(math.exp(theirs.mean()), 5),
+                    "ratio": round(ratio, 3),
+                    "low": round(low, 3),
+                    "high": round(high, 3),
+                    "won": int((mine < theirs).sum()),
+                    "lost": int((mine > theirs).sum()),
                     "setting": f"regret of {what}, {setting}",
                 }
             )

@@ -131,18 +131,15 @@ def ours(folder: Path, options: argparse.Namespace, seed: int) -> dict[str, Any]
     if made != fingerprint:
         raise SystemExit(f"the two sides of seed {seed} have other rows")
     begun, seconds = run([[sys.executable, "-m", "meshtune.cli", "tune", str(path)]], 1)
-    storage = f"sqlite:///{next(folder.glob('**/study.db'))}"
+    import meshtune  # heavy, and of no use to the plain way
+
+    database = next(folder.glob("**/study.db"))
+    storage = f"sqlite:///{database}"
     (name,) = optuna.get_all_study_names(storage)
     trials = optuna.load_study(study_name=name, storage=storage).trials
-    tokens = [trial["tokens"] or 0 for trial in _statuses(next(folder.glob("**/study.db")).parent)]
+    tokens = [trial["tokens"] or 0 for trial in meshtune.load(database.parent).trials.to_dict("records")]
     found = [_trial(trial, begun) for trial in trials]
     return {"seconds": seconds, "trials": [{**of, "tokens": count} for of, count in zip(found, tokens, strict=True)]}
-
-
-def _statuses(folder: Path) -> list[dict[str, Any]]:
-    import meshtune
-
-    return [dict(row) for row in meshtune.load(folder).trials.to_dict("records")]
 
 
 def _trial(trial: optuna.trial.FrozenTrial, begun: float) -> dict[str, Any]:

@@ -43,7 +43,6 @@ class TemplateValues:
     precision: str = "auto"
     at: str = "best"
     space: str = "recommended"
-    baseline: str = ""
     trials: int = 30
     processes: str = "null"
     sampler: str = "auto"

@@ -126,7 +126,7 @@ def _step(
     arguments = merged[commands[0]]
     words = arguments if isinstance(arguments, list) else [] if arguments is None else [arguments]
     options = {key: value for key, value in merged.items() if key not in ("name", "skip", commands[0])}
-    return Step(str(name), commands[0], tuple(map(_text, words)), options, merged.get("skip") is True)
+    return Step(str(name), commands[0], tuple(map(text, words)), options, merged.get("skip") is True)
 
 
 def _placed(value: Any, out: str) -> Any:
@@ -148,13 +148,14 @@ def _words(options: Mapping[str, Any]) -> list[str]:
         if value is True:
             found.append(option)
         elif isinstance(value, Mapping):
-            found += [word for name, inner in value.items() for word in (option, f"{name}={_text(inner)}")]
+            found += [word for name, inner in value.items() for word in (option, f"{name}={text(inner)}")]
         else:
             found += [
-                word for inner in (value if isinstance(value, list) else [value]) for word in (option, _text(inner))
+                word for inner in (value if isinstance(value, list) else [value]) for word in (option, text(inner))
             ]
     return found
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """A value as a shell would give it."""
     return value if isinstance(value, str) else json.dumps(value)

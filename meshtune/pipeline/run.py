@@ -21,7 +21,7 @@ from typing import Any
 
 from meshtune.config.file import shown
 from meshtune.errors import Fault, InputError, MeshtuneError, StorageError, nearest, refuse
-from meshtune.pipeline.file import Pipeline, Step
+from meshtune.pipeline.file import Pipeline, Step, text
 from meshtune.plan.locate import locate
 from meshtune.study.check import check
 from meshtune.system import whole_file
@@ -117,7 +117,7 @@ def _cost(pipeline: Pipeline, step: Step, made: Container[str]) -> str:
             given = dict(step.options.get("set") or {})
             if given.get("warm_start") in made:  # there is no trial in it yet; `tune` itself checks it
                 del given["warm_start"]
-            overrides = (*(f"{key}={_value(value)}" for key, value in given.items()),)
+            overrides = (*(f"{key}={text(value)}" for key, value in given.items()),)
             if "trials" in step.options:
                 overrides += (f"budget.trials={step.options['trials']}",)
             folder = step.options.get("folder")
@@ -145,10 +145,6 @@ def _cost(pipeline: Pipeline, step: Step, made: Container[str]) -> str:
             return "trains or writes one adapter"
         case _:
             return "seconds; nothing is trained"
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _mark(pipeline: Pipeline, step: Step) -> Path:

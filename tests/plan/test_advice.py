@@ -16,6 +16,14 @@ from tests.priors.test_runs import TASK
 from tests.test_kill_lora import lora_study
 
 
+def advised_study(folder: Path, model: Path) -> Path:
+    path = lora_study(folder, model)
+    text = path.read_text()
+    assert "baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}" in text
+    path.write_text(text.replace("baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}", "baseline: advised"))
+    return path
+
+
 def test_check_prints_it_with_ranks_of_the_space(tiny_model_folder: Path, tmp_path: Path) -> None:
     path = lora_study(tmp_path / "lora", tiny_model_folder)
     lines, facts = check(path, measure=False)
@@ -53,10 +61,7 @@ def test_there_is_none_for_adapters_of_another_kind(override: str, tiny_model_fo
 
 
 def test_the_advised_baseline_is_its_start_and_stays_on_a_resume(tiny_model_folder: Path, tmp_path: Path) -> None:
-    path = lora_study(tmp_path / "lora", tiny_model_folder)
-    path.write_text(
-        path.read_text().replace("baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}", "baseline: advised")
-    )
+    path = advised_study(tmp_path / "lora", tiny_model_folder)
     study = locate(path)
     plan = build(study)
     found = advice_for(study.config, plan.space, plan.training)
@@ -79,10 +84,7 @@ def test_the_advised_baseline_is_its_start_and_stays_on_a_resume(tiny_model_fold
 
 
 def test_a_study_that_began_when_the_search_knew_nothing_goes_on_so(tiny_model_folder: Path, tmp_path: Path) -> None:
-    path = lora_study(tmp_path / "lora", tiny_model_folder)
-    path.write_text(
-        path.read_text().replace("baseline: {rank: 4, alpha: 32, learning_rate: 1e-3}", "baseline: advised")
-    )
+    path = advised_study(tmp_path / "lora", tiny_model_folder)
     study = locate(path)
     plan = build(study)
     study.folder.mkdir(exist_ok=True)

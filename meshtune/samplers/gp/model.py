@@ -10,8 +10,8 @@ What is believed of a study is two processes over the same values of the objecti
 `raw` sees them as they are. A failed trial counts as the worst success. A fit goes on from an earlier one, which is
 part of the record, so that what is believed follows from the record alone.
 
-Where something is known before any trial (`samplers.known`), the process is one of what that leaves: the expected loss
-is the mean, times a factor of 1 give or take `FACTOR`, which is integrated out as the constant is. A prior that is
+Where something is known before any trial (`interface.Knowledge`), the process is one of what that leaves: the expected
+loss is the mean, times a factor of 1 give or take `FACTOR`, which is integrated out as the constant is. A prior that is
 wrong so loses its say as values come in.
 """
 
