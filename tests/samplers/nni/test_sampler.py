@@ -22,7 +22,7 @@ from meshtune.samplers.build import build
 from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.interface import Sampler
 from meshtune.samplers.nni.events import described, earlier, events
-from meshtune.samplers.nni.sampler import VARIABLE, NniTPESampler, interpreter
+from meshtune.samplers.nni.sampler import PROGRAM, VARIABLE, NniTPESampler, interpreter
 from meshtune.testing.samplers import SamplerContract, Space, points, search
 from tests.samplers import stories
 
@@ -371,6 +371,16 @@ def test_the_child_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert done.returncode == 0
     assert done.stdout == b""
     assert not list(tmp_path.iterdir())
+
+
+@needs_nni
+def test_the_child_loads_the_tuner_alone() -> None:
+    program = (
+        f"import runpy, sys; runpy.run_path({str(PROGRAM)!r})['tuner_class']()\n"
+        "print(sorted({'nni.tuner', 'nni.experiment', 'pandas', 'requests', 'scipy.stats'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([interpreter(), "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "['nni.tuner']\n"
 
 
 def test_an_interpreter_without_nni_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
