@@ -28,7 +28,7 @@ from meshtune.data.split import Indices
 from meshtune.data.store import ORIGINAL_SIDES, SIDES, OriginalRow, SideArrays, join
 from meshtune.data.summary import SideSummary, SourceSummary, Summary
 from meshtune.data.tokens import Encoded, encode
-from meshtune.errors import Fault, InputError, nearest, refuse
+from meshtune.errors import Fault, InputError, nearest, noting, refuse
 
 EMPTY = "empty response"
 _Made = TypeVar("_Made")
@@ -89,8 +89,12 @@ def pool_of(sources: Sequence[Loaded], prompts: Prompts, split_by: str | None, r
 
     Raises InputError for rows without the column `split_by`, and for those that the chat template refuses.
     """
-    values = _of_each(sources, lambda row: _value(row, split_by)) if split_by is not None else None
-    rendered = _of_each(sources, prompts.render)
+    faults = list[Fault]()
+    with noting(faults):
+        values = _of_each(sources, lambda row: _value(row, split_by)) if split_by is not None else None
+    with noting(faults):
+        rendered = _of_each(sources, prompts.render)
+    refuse(faults)
     rows = [shown for row in rendered for shown in row]
     origin = np.repeat(np.arange(len(rendered)), [len(row) for row in rendered])
     words = split.group(row.text for row in rows)

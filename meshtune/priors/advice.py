@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -45,6 +46,7 @@ DRAWS = 400
 WIDER = 1.5  # the portfolio is for a prior that may be wrong
 SMALL = 1e-3  # a gain, as a share of the loss, that is not worth a search
 MOST_TRIALS = 24
+WIDTH = 100  # of a line of text, behind its label
 FAR = math.log10(2)  # decades outside of what is known, from where on no model is trusted with the start
 MOST_PASSES = 2.5  # over the rows; 1 and 2 are known
 BELOW, ABOVE, APART = 0.8, 0.6, 0.1  # decades of the product around the expected peak, where points are tried
@@ -100,7 +102,7 @@ class Advice:
         """As `meshtune advise` prints it."""
         first, *others = self.portfolio
         lines = [("start", point(self.start)), ("then", point(first)), *(("", point(each)) for each in others)]
-        lines += [("to gain", self.to_gain()), ("rests on", self.rests_on)]
+        lines += [("to gain", self.to_gain()), *_wrapped("rests on", self.rests_on)]
         return "\n".join(f"{label:<10} {text}" for label, text in lines)
 
     def to_gain(self) -> str:
@@ -109,6 +111,8 @@ class Advice:
         said = f"{mean} % of the loss below the start's (95 %: {low} to {high} %)"
         if self.trials == 1:
             return f"{said}: a search is hardly worth it"
+        if self.trials > MOST_TRIALS:
+            return f"{said}; more than {percent(SMALL)} % are left after {MOST_TRIALS} trials"
         return f"{said}, most of it in the first {self.trials} trials"
 
     def to_json(self) -> dict[str, Any]:
@@ -248,6 +252,11 @@ def _trials(order: Sequence[Place], draws: Sequence[Effects], ranks: Sequence[in
         if sum(b - f for b, f in zip(best, floor, strict=True)) <= SMALL * len(draws):
             return number
     return len(order)
+
+
+def _wrapped(label: str, text: str) -> list[tuple[str, str]]:
+    first, *others = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return [(label, first), *(("", line) for line in others)]
 
 
 def _rounded(rate: float) -> float:

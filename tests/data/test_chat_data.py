@@ -109,10 +109,13 @@ def test_rows_of_one_group_are_on_one_side(write: Write, gemma: ModelConfig, tmp
     assert "rows of one `user` are on one side" in describe(prepared.summary)
     with pytest.raises(InputError, match=r"rows of one `user`, and equal texts, stay on one side, .* smallest has 10"):
         prepare(config(write(chats(90)), split_by="user", validation=8), gemma, 0, tmp_path / "small")
-    bad = [*chats(20), {**chats(1)[0], "user": None}, {"usr": "x", "messages": chats(1)[0]["messages"]}]
+    bad = [*chats(20), {**chats(1)[0], "user": None}, {"usr": "x", "messages": chats(1)[0]["messages"]}, *chats(1)]
+    bad[22]["messages"] = [{"role": "user", "content": "again"}, *bad[22]["messages"]]
     with pytest.raises(InputError) as raised:
         prepare(config(write(bad), split_by="user"), gemma, 0, tmp_path / "bad")
-    assert [(fault.line, fault.message) for fault in raised.value.faults] == [
+    *groups, template = raised.value.faults
+    assert (template.line, "refuses it: Conversation roles must alternate" in template.message) == (23, True)
+    assert [(fault.line, fault.message) for fault in groups] == [
         (21, "`user` is null, but `data.split_by` needs text or a number"),
         (22, "lacks `user`, which `data.split_by` names. Did you mean `usr`?"),
     ]

@@ -35,6 +35,16 @@ def test_of_a_known_generation_the_model_decides_and_is_surer() -> None:
     assert "10 of qwen3" in known.rests_on
 
 
+def test_a_text_has_lines_that_can_be_read_and_no_end_that_is_not_known() -> None:
+    found = advise(hidden_size=576, family="smollm2", rows=128, steps=8, batch_size=16)
+    assert found.trials == advice.MOST_TRIALS + 1
+    assert found.to_gain().endswith("; more than 0.1 % are left after 24 trials")
+    lines = found.text().splitlines()
+    assert max(map(len, lines)) <= advice.WIDTH + 11
+    (first,) = (number for number, line in enumerate(lines) if line.startswith("rests on"))
+    assert " ".join(line[11:] for line in lines[first:]) == found.rests_on
+
+
 def test_the_json_has_exactly_the_promised_keys() -> None:
     found = advise(hidden_size=4096, family="llama", rows=10_000, steps=500, batch_size=16).to_json()
     assert list(found) == ["start", "portfolio", "expected_gain", "trials", "rests_on"]
