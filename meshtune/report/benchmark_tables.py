@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from meshtune.selection.candidates import Column, Scored, ScoreTable, highest, no_signal, pareto, statistics_of
 
+PAGE = 45  # rows that one page of a paper holds
 META = ("title", "items", "measured", "chance", "digits")  # of a column, one row each
 DAGGER, LEFT, PLUS_MINUS = "\u2020", "\u2021", "\u00b1"
 _LATEX = {character: rf"\{character}" for character in "%_&#${}"} | {
@@ -140,11 +141,18 @@ def markdown(table: TextTable) -> str:
 
 
 def latex(table: TextTable) -> str:
-    """A table in LaTeX (booktabs), with its title as the caption and its notes below it."""
+    """A table in LaTeX (booktabs), with its title as the caption and its notes below it.
+
+    One that no page holds goes on over pages (longtable).
+    """
     columns = "l" + "".join("l" if _in_words(cells) else "r" for cells in list(zip(*table.rows, strict=True))[1:])
     rows = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in table.rows]
     head = " & ".join(_latex(Cell(text)) for text in table.head) + r" \\"
     notes = [r"\\[2pt] \footnotesize " + _latex(Cell(note)) for note in table.notes]
+    if len(table.rows) > PAGE:
+        begin = [rf"\begin{{longtable}}{{{columns}}}", rf"\caption{{{_latex(Cell(table.title))}}} \\"]
+        begin += [r"\toprule", head, r"\midrule", r"\endhead"]
+        return "\n".join([*begin, *rows, r"\bottomrule", *notes, r"\end{longtable}", ""])
     return "\n".join(
         [
             r"\begin{table}",

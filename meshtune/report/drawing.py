@@ -21,6 +21,8 @@ SIZE = 13  # of text, in pixels
 EDGE = 12  # white around a figure in a file
 LINE = 20  # from line to line
 FAMILY = "Helvetica, Arial, Liberation Sans, DejaVu Sans, Noto Sans, Roboto, Ubuntu, sans-serif"  # in a file
+BETWEEN = 88  # pixels from one axis of parallel coordinates to the next, at least
+BELOW = 76  # the same where they lie one below the other
 SHADES = 8  # colours from the lowest to the highest: --scale0 to --scale7
 DASHES = {"dash": "8 5", "dot": "2 4"}
 TALL = 0.27  # of its size lies half of a capital letter above the line
@@ -33,7 +35,7 @@ def drawn(figure: Mapping[str, Any], width: int, label: str) -> str:
     height = int(layout["height"])
     parallel = next((trace for trace in data if trace["type"] == "parcoords"), None)
     if parallel is not None:
-        inside = "".join(_parallel(parallel, width, height))
+        height, inside = _parallel(parallel, width, height)
     else:
         parts = list[str]()
         height += _axes_and_marks(data, layout, width, height, parts)
@@ -115,11 +117,11 @@ def _frame(
         yield _text(max(half, min((x.start + x.end) / 2, width - half)), y.start + 38, title, "middle", "soft")
 
 
-def _apart(ticks: Sequence[tuple[float, str]]) -> Iterator[tuple[float, str]]:
+def _apart(ticks: Sequence[tuple[float, str]], size: float = SIZE) -> Iterator[tuple[float, str]]:
     """Those whose words do not run into the ones before."""
     end = float("-inf")
     for at, text in ticks:
-        half = text_width(text) / 2
+        half = text_width(text, size) / 2
         if at - half > end + 6:
             end = at + half
             yield at, text
@@ -325,33 +327,71 @@ def _contour(trace: Trace, x: Axis, y: Axis) -> Iterator[str]:
         yield _text(x.end + 32, y.end + place * tall + 5, text, colour="soft")
 
 
-def _parallel(trace: Trace, width: int, height: int) -> Iterator[str]:
-    """Parallel coordinates: a line a trial, the ones with the lowest loss drawn last."""
+def _parallel(trace: Trace, width: int, height: int) -> tuple[int, str]:
+    """Parallel coordinates, and how high they are: axes side by side; one below the other where they have no room."""
     dimensions = trace["dimensions"]
-    top, bottom = 44.0, height - 14.0
-    edge = 46.0
-    step = (width - 2 * edge) / max(len(dimensions) - 1, 1)
+    if width < BETWEEN * len(dimensions):
+        axes = [axis({**one, "log": False}, one["values"], 8, width - 8, 60) for one in dimensions]
+        places = [44.0 + BELOW * place for place in range(len(axes))]
+        parts = _trial_lines(trace, [(one, at, True) for one, at in zip(axes, places, strict=True)])
+        lying = (
+            _lying(one, at, given["label"], width) for one, at, given in zip(axes, places, dimensions, strict=True)
+        )
+        return int(places[-1]) + 34, "".join([*parts, *lying])
+    top, bottom, first, last = 44.0, height - 14.0, 46.0, width - 58.0  # the last has its numbers at its right
+    step = (last - first) / max(len(dimensions) - 1, 1)
     axes = [axis({**one, "log": False}, one["values"], bottom, top, 40) for one in dimensions]
-    places = [edge + step * place if len(axes) > 1 else width / 2 for place in range(len(axes))]
+    places = [first + step * place if len(axes) > 1 else width / 2 for place in range(len(axes))]
+    parts = _trial_lines(trace, [(one, at, False) for one, at in zip(axes, places, strict=True)])
+    standing = (
+        _standing(one, at, given["label"], step, outer=at in (places[0], places[-1]), last=at == places[-1])
+        for one, at, given in zip(axes, places, dimensions, strict=True)
+    )
+    return height, "".join([*parts, *standing])
+
+
+def _trial_lines(trace: Trace, axes: Sequence[tuple[Axis, float, bool]]) -> Iterator[str]:
+    """A line a trial through the axes, each with its place and whether it lies; those of the lowest loss last."""
+    dimensions = trace["dimensions"]
     low, high = trace["line"]["cmin"], trace["line"]["cmax"]
     names = trace.get("ids") or [""] * len(dimensions[0]["values"])
     yield f'<g fill="none" stroke-width="1.4" stroke-opacity="{0.9 if len(names) < 60 else 0.6}">'
     for index, loss in enumerate(dimensions[-1]["values"]):
         share = (loss - low) / (high - low) if high > low else 0.0
         shade = min(SHADES - 1, max(0, int(share * SHADES)))
-        points = [(at, one.at(d["values"][index])) for at, one, d in zip(places, axes, dimensions, strict=True)]
+        along = [one.at(given["values"][index]) for (one, _, _), given in zip(axes, dimensions, strict=True)]
+        points = [(spot, at) if lies else (at, spot) for spot, (_, at, lies) in zip(along, axes, strict=True)]
         line = _polyline(points, names[index], stepped=False)
         yield line.replace("<polyline", f'<polyline class="line" stroke="var(--scale{shade})"', 1)
     yield "</g>"
-    for at, one, dimension in zip(places, axes, dimensions, strict=True):
-        yield f'<g class="axis" data-x="{_n(at)}"><path d="M{_n(at)},{_n(top)}V{_n(bottom)}" stroke="var(--soft)"/>'
-        for place, text in one.ticks:
-            yield f'<path d="M{_n(at - 4)},{_n(place)}h4" stroke="var(--soft)"/>'
-            yield _text(at - 7, place + TALL * SIZE + 1, shortened(text, step - 10, 12), "end", halo=True, size=12)
-        outer = at in (places[0], places[-1])  # beside which the drawing ends
-        label = shortened(dimension["label"], min(step - 6, 2 * edge - 4) if outer and len(axes) > 1 else step - 6)
-        yield _text(at, 22, label, "middle")
-        yield f'<rect x="{_n(at - 14)}" y="{_n(top)}" width="28" height="{_n(bottom - top)}" fill="transparent"/></g>'
+
+
+def _standing(one: Axis, at: float, label: str, step: float, *, outer: bool, last: bool) -> str:
+    """An axis from bottom to top with its name over it, its numbers beside it; `outer`: beside it the drawing ends."""
+    stroke = f'd="M{_n(at)},{_n(one.end)}V{_n(one.start)}" stroke="var(--soft)"'
+    parts = [f'<g class="axis" data-at="{_n(at)}"><path {stroke}/>']
+    for place, text in one.ticks:
+        parts.append(f'<path d="M{_n(at if last else at - 4)},{_n(place)}h4" stroke="var(--soft)"/>')
+        room, anchor = (50, "start") if last else (min(step - 10, at - 8), "end")
+        words = shortened(text, room, 12)
+        parts.append(_text(at + 7 if last else at - 7, place + TALL * SIZE + 1, words, anchor, halo=True, size=12))
+    parts.append(_text(at, 22, shortened(label, min(step - 6, 88) if outer else step - 6), "middle"))
+    box = f'x="{_n(at - 14)}" y="{_n(one.end)}" width="28" height="{_n(one.start - one.end)}"'
+    return "".join([*parts, f'<rect {box} fill="transparent"/></g>'])
+
+
+def _lying(one: Axis, at: float, label: str, width: int) -> str:
+    """An axis from left to right with its name over it and its numbers below."""
+    stroke = f'd="M{_n(one.start)},{_n(at)}H{_n(one.end)}" stroke="var(--soft)"'
+    parts = [f'<g class="axis lying" data-at="{_n(at)}"><path {stroke}/>']
+    for place, text in _apart(one.ticks, 12):
+        half = text_width(text, 12) / 2
+        parts.append(f'<path d="M{_n(place)},{_n(at)}v4" stroke="var(--soft)"/>')
+        where = min(max(place, half), width - half)
+        parts.append(_text(where, at + 17, text, "middle", halo=True, size=12))
+    parts.append(_text(0, at - 12, shortened(label, width), halo=True))
+    box = f'x="{_n(one.start)}" y="{_n(at - 14)}" width="{_n(one.end - one.start)}" height="28"'
+    return "".join([*parts, f'<rect {box} fill="transparent"/></g>'])
 
 
 # -- small parts

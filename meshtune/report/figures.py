@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 from meshtune.report import traces
 from meshtune.report.groups import Group
 from meshtune.report.scales import decades
-from meshtune.report.sentences import loss_name
+from meshtune.report.sentences import loss_name, short_loss
 from meshtune.report.trials import (
     SHOWN,
     Status,
@@ -49,7 +49,7 @@ def history(status: Status) -> go.Figure:
     shown = [trial["loss"] for trial in inside] + [loss for _, loss in references] or [0.0, 1.0]
     low, top = min(shown), edge if edge is not None else max(shown)
     span = (top - low) or 0.1 * abs(top) or 1.0
-    figure = traces.empty_figure(x="trial", y="loss", height=380)
+    figure = traces.empty_figure(x="trial", y=short_loss(status), height=380)
     figure.update_layout(meta={"above": len(above)})
     figure.update_yaxes(range=[low - 0.06 * span, top + 0.14 * span])
     figure.add_trace(_points(inside, [trial["loss"] for trial in inside], "trial", "trial", "circle"))
@@ -88,7 +88,7 @@ def parallel_coordinates(status: Status) -> go.Figure:
         _axis(status, name, [trial["hyperparameters"].get(name) for trial in shown]) for name in searched(status)
     ]
     span = [min(losses), max(losses)] if min(losses) < max(losses) else [losses[0] - 0.5, losses[0] + 0.5]
-    dimensions.append({"label": "loss", "values": losses, "range": span, "tickformat": ".4~g"})
+    dimensions.append({"label": short_loss(status), "values": losses, "range": span, "tickformat": ".4~g"})
     ordered = sorted(losses)
     line = {
         "color": losses,
@@ -154,6 +154,7 @@ def _add_curves(figure: go.Figure, status: Status, points: Mapping[int, list[tup
         figure.add_trace(traces.markers("failed", across, up, texts, "where it was stopped", "x", 7))
     losses = [loss for found in points.values() for _, loss in found]
     edge = upper_edge(losses)
+    figure.update_layout(meta={"cut": edge is not None})
     if edge is not None:
         figure.update_yaxes(range=[min(losses) - 0.05 * (edge - min(losses)), edge])
 

@@ -87,8 +87,18 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Te
 
 
 def _result(status: Status) -> TextTable:
-    head = ("", loss_name(status), "test loss", "gain of best", "95 % interval", "hyperparameters")
-    rows = [[row.name, row.validation, row.test, row.gain, row.interval, row.note] for row in tables.result(status)]
+    """The columns of the test rows stand only where one of the models was tested, as on the page."""
+    tested = any((status[model] or {}).get("test_loss") is not None for model in tables.MODELS)
+    head = (
+        "",
+        loss_name(status),
+        *(("test loss", "gain of best", "95 % interval") if tested else ()),
+        "hyperparameters",
+    )
+    rows = [
+        [row.name, row.validation, *((row.test, row.gain, row.interval) if tested else ()), row.note]
+        for row in tables.result(status)
+    ]
     return _table("Result", head, rows)
 
 
@@ -101,8 +111,9 @@ def _trials(status: Status) -> TextTable:
 
 def _endings(status: Status) -> TextTable:
     rows = tables.endings(status, messages=False)
-    cells = [[row["name"], str(row["count"]), row["time"], row["tokens"]] for row in rows]
-    return _table("How the trials ended, and what they cost", ("ending", "trials", "trials' time", "tokens"), cells)
+    keys = ("name", "count", "time", *(("tokens",) if status["tokens"] else ()))  # a program counts none
+    head = ("ending", "trials", "trials' time", "tokens")[: len(keys)]
+    return _table("How the trials ended, and what they cost", head, [[str(row[key]) for key in keys] for row in rows])
 
 
 def _svg(picture: Picture) -> str:

@@ -53,8 +53,8 @@ def importances(found: Response) -> go.Figure:
 
 
 def one_slice(status: Status, found: Response, place: int) -> go.Figure:
-    """The loss by one hyperparameter, the others as in the best trial: the model's line with its 95 % band, and all
-    trials, whose others differ."""
+    """The loss by one hyperparameter, the others as in the best trial: the model's line with its 95 % band, and the
+    trials near it, whose others differ."""
     line = found["slices"][place]
     name, values = line["name"], line["values"]
     ordered = line["ordered"]

@@ -50,11 +50,12 @@ document.addEventListener("pointermove", (event) => {
 // Parallel coordinates: a drag along an axis picks a range, a click lets go.
 for (const svg of document.querySelectorAll("#figure-parallel svg[role=img]")) {
   const lines = [...svg.querySelectorAll(".line")];
-  const heights = lines.map((line) => line.getAttribute("points").split(" ").map((pair) => Number(pair.split(",")[1])));
+  const lying = Boolean(svg.querySelector(".axis.lying")); // from left to right, on a narrow screen
+  const spots = lines.map((line) => line.getAttribute("points").split(" ").map((pair) => Number(pair.split(",")[lying ? 0 : 1])));
   const ranges = new Map();
   const show = () => {
     lines.forEach((line, index) => {
-      const inside = [...ranges].every(([axis, [low, high]]) => heights[index][axis] >= low && heights[index][axis] <= high);
+      const inside = [...ranges].every(([axis, [low, high]]) => spots[index][axis] >= low && spots[index][axis] <= high);
       line.classList.toggle("out", !inside);
     });
   };
@@ -62,23 +63,28 @@ for (const svg of document.querySelectorAll("#figure-parallel svg[role=img]")) {
     const area = group.querySelector("rect");
     const brush = group.appendChild(document.createElementNS(svg.namespaceURI, "rect"));
     brush.setAttribute("class", "brush");
-    const height = (event) => new DOMPoint(0, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).y;
+    const along = (event) => {
+      const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+      return lying ? at.x : at.y;
+    };
     let start = null;
     area.addEventListener("pointerdown", (event) => {
-      start = height(event);
+      start = along(event);
       area.setPointerCapture(event.pointerId);
     });
     area.addEventListener("pointermove", (event) => {
       if (start === null) return;
-      const [low, high] = [start, height(event)].sort((a, b) => a - b);
+      const [low, high] = [start, along(event)].sort((a, b) => a - b);
       ranges.set(axis, [low, high]);
-      for (const [name, value] of Object.entries({ x: group.dataset.x - 8, width: 16, y: low, height: high - low })) brush.setAttribute(name, value);
+      const beside = group.dataset.at - 8;
+      const box = lying ? { x: low, width: high - low, y: beside, height: 16 } : { x: beside, width: 16, y: low, height: high - low };
+      for (const [name, value] of Object.entries(box)) brush.setAttribute(name, value);
       show();
     });
     area.addEventListener("pointerup", (event) => {
-      if (Math.abs(height(event) - start) < 3) {
+      if (Math.abs(along(event) - start) < 3) {
         ranges.delete(axis);
-        brush.setAttribute("height", 0);
+        brush.setAttribute(lying ? "width" : "height", 0);
         show();
       }
       start = null;

@@ -32,8 +32,7 @@ from meshtune.system.text import duration, number, point
 
 SIDES = ("train", "validation", "test")
 WIDE, NARROW, BESIDE = 1016, 354, 330  # pixels of drawings: a whole page, a phone, one of three in a row
-ROOM = 88  # of one axis of the parallel coordinates
-POOR = 0.1  # share of the variation below which a model says nothing
+POOR, CERTAIN = 0.1, 0.995  # shares of the variation: below it a model says nothing, above it nothing is left
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class StudyContent:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with a sentence for who hears it. `kind`: `whole` width, one of several `beside` each other, or so wide
-    that a phone has to `scroll`."""
+    """A figure with a sentence for who hears it. `kind`: `whole` width, or one of several `beside` each other."""
 
     figure: go.Figure
     label: str
@@ -190,7 +188,7 @@ def _pictures(status: Status) -> dict[str, Picture]:
         made["history"] = Picture(figures.history(status), label)
     if len(done) > 1:
         label = "Parallel coordinates: hyperparameters and loss of every complete trial"
-        made["parallel"] = Picture(figures.parallel_coordinates(status), label, "scroll")
+        made["parallel"] = Picture(figures.parallel_coordinates(status), label)
     if any(len(trial["losses"]) > 1 for trial in status["all"]):
         made["curves"] = Picture(
             figures.learning_curves(status), f"Learning curves: {loss_name(status)}, a line a trial"
@@ -241,13 +239,7 @@ def _figure(key: str, picture: Picture) -> dict[str, Any]:
 
 def size_of(picture: Picture) -> tuple[int, ...]:
     """The widths of its drawings, the one for a wide screen first."""
-    match picture.kind:
-        case "beside":
-            return (BESIDE,)
-        case "scroll":
-            needs = ROOM * len(picture.figure.data[0].dimensions) if picture.figure.data else 0
-            return (max(WIDE, needs), max(2 * NARROW, needs))
-    return (WIDE, NARROW)
+    return (BESIDE,) if picture.kind == "beside" else (WIDE, NARROW)
 
 
 def _doubt(response: Mapping[str, Any] | None) -> str:
@@ -259,7 +251,7 @@ def _doubt(response: Mapping[str, Any] | None) -> str:
     how += " among them, each trial left out in turn"
     if share < POOR:
         return f"{how}: too little to say what mattered. Read nothing into the figures below."
-    return f"{how}. The rest is noise, or more than the model sees."
+    return f"{how}." + (" The rest is noise, or more than the model sees." if share < CERTAIN else "")
 
 
 def _seeds(status: Status) -> str:
@@ -288,7 +280,8 @@ def _state(status: Status) -> str:
 
 def _headline(status: Status) -> tuple[str, str]:
     title, words = tables.headline(status)
-    return title, " ".join(filter(None, (words, recommendation(status))))
+    said = (title, " ".join(filter(None, (words, recommendation(status)))))
+    return said[0].replace(" %", "\N{NO-BREAK SPACE}%"), said[1].replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _at_a_glance(status: Status) -> list[tuple[str, str]]:

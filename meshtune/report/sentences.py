@@ -5,6 +5,8 @@ The verdict, the recommendation, goals, rounds and usage. Nothing is computed or
 
 from __future__ import annotations
 
+import itertools
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 from meshtune.data.summary import FEW
 from meshtune.system.text import duration, number, percent, point
 
-CRASHES = 5  # that are told of one by one
+CRASHES = 5  # ways to crash that are told of, and trials of each that are named
 
 
 def verdict(status: Mapping[str, Any]) -> str:
@@ -28,7 +30,7 @@ def to_gain(status: Mapping[str, Any]) -> str:
     if found is None:
         return ""
     mean, low, high = (percent(found[name]) for name in ("mean", "low", "high"))
-    what = _short_loss(status)
+    what = short_loss(status)
     return f"Another {found['trials']} trials would be expected to gain {mean} % of the {what} ({low} to {high} %)."
 
 
@@ -49,7 +51,7 @@ def recommendation(status: Mapping[str, Any]) -> str:
     if best is None or recommended is None or best["trial"] == recommended["trial"]:
         return ""
     expected = f"{number(recommended['expected'])} ± {number(recommended['deviation'], 2)}"
-    what = _short_loss(status)
+    what = short_loss(status)
     why = f"by all trials together its expected {what} is the lowest ({expected})"
     tested = status.get("best_against_recommended")
     if tested and tested["low"] is not None and tested["high"] < 0:
@@ -68,14 +70,14 @@ def _verdict(status: Mapping[str, Any]) -> str:
         return "No trial completed: look at `meshtune status --trials` for what happened."
     difference = status.get("best_against_baseline")
     if baseline is None:
-        return f"Best: trial {best['trial']}, {_short_loss(status)} {number(best['loss'])}."
+        return f"Best: trial {best['trial']}, {short_loss(status)} {number(best['loss'])}."
     if best.get("trial") == baseline.get("trial"):
         if status.get("advised"):
             return "The advice was already the best: no trial beat the baseline, the point that was advised."
         return "The baseline itself is the best point found: it was not beaten."
     name = baseline_name(status)
     if difference is None:
-        losses = f"{_short_loss(status)} {number(best['loss'])}, the {name}'s is {number(baseline['loss'])}"
+        losses = f"{short_loss(status)} {number(best['loss'])}, the {name}'s is {number(baseline['loss'])}"
         return f"Best: trial {best['trial']}, {losses} ({_unmeasured(status)})."
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     if low is None:
@@ -121,16 +123,22 @@ def harm(status: Mapping[str, Any]) -> str:
 
 
 def crash_lines(status: Mapping[str, Any]) -> list[str]:
-    """A line a trial that was given up since it crashed in every attempt, the first few; none where there are none."""
-    crashed = status.get("crashed", ())
+    """A line for trials that were given up since they crashed in every attempt with the same words, but for the log
+    that these name; the first few; none where there are none."""
+    alike = dict[tuple[int, str], list[Mapping[str, Any]]]()
+    for each in status.get("crashed", ()):
+        alike.setdefault((each["attempts"], re.sub(r" \(see [^)]*\)$", "", each["message"])), []).append(each)
     lines = []
-    for each in crashed[:CRASHES]:
-        count = each["attempts"]
-        how = f"in {count} attempts" if count > 1 else "in its one attempt"
-        words = each["message"] or "it left no words"
-        lines.append(f"trial {each['trial']} crashed {how} and was given up: {words}")
-    if more := len(crashed) - CRASHES:
-        lines += [f"and {more} more trials crashed"] if more > 0 else []
+    for (count, _), trials in itertools.islice(alike.items(), CRASHES):
+        alone = len(trials) == 1
+        how = f"in {count} attempts" if count > 1 else f"in {'its' if alone else 'their'} one attempt"
+        words = trials[0]["message"] or "it left no words"
+        listed = ", ".join(str(each["trial"]) for each in trials[:CRASHES])
+        listed += f" and {len(trials) - CRASHES} more" if len(trials) > CRASHES else ""
+        who = f"trial {listed} crashed {how} and was" if alone else f"trials {listed} crashed {how} and were"
+        lines.append(f"{who} given up: {words}")
+    if more := sum(len(trials) for trials in list(alike.values())[CRASHES:]):
+        lines.append(f"and {more} more {'trial' if more == 1 else 'trials'} crashed")
     return lines
 
 
@@ -251,7 +259,7 @@ def usage(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         share = f"{100 * status['share_saved']:.0f} %"
         facts.append(("tokens saved by early stopping", f"{saved:,} ({share}){trained}"))
     if noise := status.get("seed_noise"):
-        what = f"{number(noise['deviation'], 2)}, standard deviation of the {_short_loss(status)}"
+        what = f"{number(noise['deviation'], 2)}, standard deviation of the {short_loss(status)}"
         what += f" over {noise['count']} other seeds"
         facts.append(("seed noise", f"{what} of trial {noise['trial']}"))
     if energy := status.get("energy"):
@@ -272,7 +280,8 @@ def loss_name(status: Mapping[str, Any]) -> str:
     return "objective" if status.get("objective") == "command" else "validation loss"
 
 
-def _short_loss(status: Mapping[str, Any]) -> str:
+def short_loss(status: Mapping[str, Any]) -> str:
+    """The same in a word, beside an axis or inside a sentence."""
     return loss_name(status).removeprefix("validation ")
 
 

@@ -40,8 +40,6 @@ def test_every_trial_is_a_mark_at_its_loss(status: dict[str, Any]) -> None:
 def test_no_text_leaves_the_drawing(status: dict[str, Any], many: dict[str, Any], width: int) -> None:
     for given in (status, many, {**status, "all": status["all"][:1]}):
         for name, picture in study_pictures(given, None, None).items():
-            if picture.kind == "scroll" and width < 700:
-                continue
             svg = parsed(picture.figure, width)
             _, _, wide, tall = map(float, svg.get("viewBox", "").split())
             for text in svg.iter(f"{SVG}text"):

@@ -12,7 +12,8 @@ import yaml
 
 from meshtune._version import __version__
 from meshtune.errors import StorageError
-from meshtune.report import methods
+from meshtune.report import files, methods
+from meshtune.report.benchmark_tables import latex
 from meshtune.report.write import report
 from meshtune.system.text import number
 from tests.kill import command
@@ -53,6 +54,17 @@ def test_tables_are_there_as_csv_and_latex(folder: Path, status: dict[str, Any])
     assert "\\%" in text
     assert "\\begin{tabular}{lrrrrl}" in text  # words to the left, numbers to the right
     assert (folder / "all" / "trials.csv").read_text() == (folder / "page-trials.csv").read_text()
+
+
+def test_a_table_has_the_columns_that_have_values_and_goes_on_over_pages(many: dict[str, Any]) -> None:
+    models = {name: {**many[name], "test_loss": None} for name in ("untuned", "baseline", "best")}
+    program = {**many, **models, "tokens": 0, "objective": "command"}
+    tables = files.of_study(program, None, ())
+    assert tables["result"].head == ("", "objective", "hyperparameters")
+    assert tables["endings"].head == ("ending", "trials", "trials' time")
+    text = latex(tables["trials"])
+    assert text.startswith("\\begin{longtable}{")
+    assert text.index("\\endhead") < text.index("\n0 & ") < text.index("\\end{longtable}")
 
 
 def test_the_methods_paragraph_says_what_the_status_says(status: dict[str, Any], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The pages in a real browser: nothing is asked for, nothing overflows, tables sort; and what a public page holds."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,11 @@ def test_tables_and_the_history_fit_a_phone(browser: Any, page_of: Path) -> None
     assert "validation loss: " in page.evaluate(
         "getComputedStyle(document.querySelector('#result td'), '::before').content"
     )
-    for plot in page.locator(".plot:not(.scroll)").all():
+    for plot in page.locator(".plot").all():
         box, svg = plot.bounding_box(), plot.locator("svg >> visible=true").first.bounding_box()
         assert svg["x"] + svg["width"] <= box["x"] + box["width"] + 1 <= PHONE[0]
+    scrolls = "[...document.querySelectorAll('.scroll:not(.tall)')].filter((box) => box.scrollWidth > box.clientWidth)"
+    assert page.evaluate(f"{scrolls}.length") == 0  # figures and code too: all trials alone are wider than a phone
     assert page.locator("#figure-history svg >> visible=true").count() >= 1
     assert not page.locator("#figure-history .wide").is_visible()
     page.close()
@@ -152,7 +155,7 @@ def test_everything_on_one_page_can_be_used_by_everybody(
     names = ["history", "parallel", "curves", "rungs", "endings", "objectives", "seeds", "importance", "slice-step"]
     names += ["plane", "chances", "pareto"]
     assert {f"figure-{name}" for name in names} <= drawn
-    for plot in page.locator(".plot:not(.scroll)").all():  # none is an empty frame
+    for plot in page.locator(".plot:not(#figure-parallel)").all():  # none is an empty frame
         assert plot.locator("[data-says] >> visible=true").count(), plot.get_attribute("id")
     assert page.evaluate(OVERLAPS) == []
     page.close()
@@ -163,7 +166,7 @@ def test_everything_on_one_page_can_be_used_by_everybody(
 # Texts of a drawing that lie over each other, but for those of parallel coordinates, which stand beside lines.
 OVERLAPS = """() => {
   const found = [];
-  for (const svg of document.querySelectorAll(".plot:not(.scroll) svg[role=img]")) {
+  for (const svg of document.querySelectorAll(".plot:not(#figure-parallel) svg[role=img]")) {
     const texts = [...svg.querySelectorAll("text")].filter((text) => text.getClientRects().length);
     const frame = svg.getBoundingClientRect();
     const boxes = texts.map((text) => text.getBoundingClientRect());
@@ -210,21 +213,27 @@ def test_on_paper_nothing_is_cut_off_and_it_is_light(browser: Any, page_of: Path
 
 @pytest.mark.slow
 def test_a_range_on_an_axis_picks_trials_and_a_mark_says_what_it_is(browser: Any, page_of: Path, study: Path) -> None:
-    page = opened(browser, page_of, WIDE)
-    lines = page.locator("#figure-parallel .wide .line")
-    picked = page.locator("#figure-parallel .wide .line:not(.out)")
-    count = lines.count()
-    axis = page.locator("#figure-parallel .wide .axis rect:not(.brush)").last
-    axis.scroll_into_view_if_needed()
-    box = axis.bounding_box()
-    across, low = box["x"] + box["width"] / 2, box["y"] + box["height"]
-    page.mouse.move(across, low - 4)
-    page.mouse.down()
-    page.mouse.move(across, low - box["height"] / 3)
-    page.mouse.up()
-    assert 0 < picked.count() < count
-    page.mouse.click(across, low - box["height"] / 2)
-    assert picked.count() == count
+    """Also where the axes lie, on a phone."""
+    for size, shown in ((PHONE, ".narrow"), (WIDE, ".wide")):
+        page = opened(browser, page_of, size)
+        picked = page.locator(f"#figure-parallel {shown} .line:not(.out)")
+        count = picked.count()
+        axis = page.locator(f"#figure-parallel {shown} .axis rect:not(.brush)").last
+        axis.scroll_into_view_if_needed()
+        box = axis.bounding_box()
+
+        def spot(share: float, box: Any = box, lies: bool = size is PHONE) -> tuple[float, float]:
+            """So far along the axis from its low end."""
+            left, low, wide, tall = box["x"], box["y"] + box["height"], box["width"], box["height"]
+            return (left + share * wide, low - tall / 2) if lies else (left + wide / 2, low - share * tall)
+
+        page.mouse.move(*spot(0.01))
+        page.mouse.down()
+        page.mouse.move(*spot(1 / 3))
+        page.mouse.up()
+        assert 0 < picked.count() < count
+        page.mouse.click(*spot(0.5))
+        assert picked.count() == count
     mark = page.locator("#figure-history .wide circle[data-says]").first
     mark.scroll_into_view_if_needed()
     at = mark.bounding_box()
@@ -305,6 +314,18 @@ def test_the_page_says_how_to_do_it_again(study: Path, page_of: Path) -> None:
     ):
         assert words in text
     assert text.count("<html") == 1
+
+
+def test_what_is_certain_and_what_is_cut_off_is_said(status: dict[str, Any]) -> None:
+    """A number stays with its sign of per cent; of all of the variation nothing is left; curves say that they end."""
+    facts = everything(status)
+    response = {**facts.response, "explained": 0.999} if facts.response else None
+    high = [{**t, "losses": [9.0, 8.0] if t["trial"] == 7 else t["losses"]} for t in facts.status["all"]]
+    text = study_page(replace(facts, response=response, status={**facts.status, "all": high}), csv="trials.csv")
+    assert "95\N{NO-BREAK SPACE}%" in text[text.index("<h1>") : text.index("<dl")]
+    assert "predicts 100 % of the variation among them, each trial left out in turn.</p>" in text
+    assert "Lines leave the picture at its top" in text
+    assert "The rest is noise" in study_page(facts, csv="trials.csv")
 
 
 def test_a_running_study_says_so(tmp_path: Path) -> None:
