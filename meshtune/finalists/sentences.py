@@ -86,7 +86,9 @@ def as_values(
 
 
 def _nothing(decision: Decision, facts: Mapping[str, CandidateInfo]) -> str:
-    """Why: the references, a race that others left, constraints."""
+    """Why: no benchmark, the references, a race that others left, constraints."""
+    if not decision.benchmarks:
+        return "Nothing is chosen: no benchmark is left to choose by. Score more items, or other benchmarks."
     margin, settings = _points(decision.settings.margin), decision.settings
     left = [one for one in decision.candidates if facts[one.name].left is not None]
     kinds = [*(["stayed in the race"] if left else []), *(["keeps the constraints"] if settings.barred else [])]

@@ -90,7 +90,7 @@ class Decision:
     """The choice and its evidence.
 
     Attributes:
-        chosen: None where every candidate is dropped. tied: others with the same merit. runner_up: the next by merit.
+        chosen: None where every candidate is dropped, or no benchmark says anything. tied: others with the same merit. runner_up: the next by merit.
         candidates: by merit, those that left a race behind the others, dropped ones last.
         pareto: of all ranked candidates, choosable or not.
         items_to_separate: see `resampling`, of chosen and runner-up by mean score; None also where not `items_known`.
@@ -153,13 +153,16 @@ def decide(
             the baseline and the untuned model. silent: benchmarks without signal.
         seeds: what these do to scores, where candidates were trained with several.
 
-    Raises InputError where no benchmark says anything, the rule is unknown, or there is no candidate.
+    Where no benchmark says anything nothing is chosen, and `left_out` says why. Raises InputError where the rule is
+    unknown or there is no candidate.
     """
     counted, left_out = _counted(measured, silent)
     benchmarks = [measure.name for measure in counted.measures]
-    check(settings.rule, benchmarks)
     ranked = sorted((name for name in measured.names if facts[name].rank is not None), key=lambda n: facts[n].rank or 0)
     choosable = _choosable(ranked, facts, settings)
+    if not benchmarks:
+        return _nothing(choosable, left_out, settings, paired=measured.paired)
+    check(settings.rule, benchmarks)
     draws = resample(counted, settings.draws, settings.seed)
     if seeds is not None:
         draws = draws + seeds.draws(counted, settings.draws, settings.seed)
@@ -197,6 +200,28 @@ def decide(
     )
 
 
+def _nothing(choosable: Sequence[str], left_out: dict[str, str], settings: Settings, *, paired: bool) -> Decision:
+    """No benchmark says anything: that is the result."""
+    standings = tuple(Standing(name, GuardVerdict.UNDECIDED, None, 0.0, 0.0, False, False) for name in choosable)
+    return Decision(
+        chosen=None,
+        tied=(),
+        runner_up=None,
+        candidates=standings,
+        pareto=(),
+        comparisons=(),
+        gains=(),
+        items_to_separate=None,
+        items_known=False,
+        correlations=(),
+        correlations_top=(),
+        benchmarks=(),
+        left_out=left_out,
+        paired=paired,
+        settings=settings,
+    )
+
+
 def _choosable(ranked: Sequence[str], facts: dict[str, CandidateInfo], settings: Settings) -> list[str]:
     """Those of the best by loss that violate no constraint. Raises InputError where there is none."""
     best = [name for name in ranked if settings.best is None or (facts[name].rank or 0) <= settings.best]
@@ -212,16 +237,13 @@ def _choosable(ranked: Sequence[str], facts: dict[str, CandidateInfo], settings:
 
 
 def _counted(measured: Measured, silent: Sequence[str]) -> tuple[Measured, dict[str, str]]:
-    """The benchmarks that say something, and why others do not. Raises InputError where none is left."""
+    """The benchmarks that say something, and why others do not."""
     found = {}
     for measure in measured.measures:
         if measure.items is not None and measure.items < FEWEST_ITEMS:
             found[measure.name] = f"{measure.items} items are fewer than {FEWEST_ITEMS}"
         elif measure.name in silent:
             found[measure.name] = "no signal, no candidate is above chance by two standard errors"
-    if len(found) == len(measured.measures):
-        why = "; ".join(f"{name}: {text}" for name, text in found.items())
-        raise InputError(f"no benchmark is left to choose by ({why}): score more items, or other benchmarks")
     return measured.only([measure.name for measure in measured.measures if measure.name not in found]), found
 
 

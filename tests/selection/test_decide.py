@@ -1,5 +1,6 @@
 """A decision: known truths, ties, damaged adapters, the paper's table, what is left out and refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,8 +186,19 @@ def test_benchmarks_that_say_nothing_are_left_out() -> None:
     assert decision.benchmarks == ("b1",)
     assert set(decision.left_out) == {"few", "b0"}
     assert "Few is left out: 19 items are fewer than 20." in sentences.notes(decision, {"few": "Few"})
-    with pytest.raises(InputError, match="no benchmark is left to choose by"):
-        decide(measured, one.facts, silent=["b0", "b1"])
+
+
+@pytest.mark.parametrize("rule", ["mean_rank", "validation_loss"])
+def test_where_no_benchmark_says_anything_nothing_is_chosen_and_that_is_the_result(rule: str) -> None:
+    one = world("spread", 1, benchmarks=2)
+    decision = decide(one.measured, one.facts, Settings(rule=Rule(rule)), silent=["b0", "b1"])
+    assert (decision.chosen, decision.benchmarks, decision.beyond_noise) == (None, (), False)
+    assert len(decision.candidates) == sum(fact.rank is not None for fact in one.facts.values())
+    (said,) = sentences.sentences(decision, one.facts, {})
+    assert said.startswith("Nothing is chosen: no benchmark is left to choose by.")
+    notes = sentences.notes(decision, {"b0": "First"})
+    assert "First is left out: no signal, no candidate is above chance by two standard errors." in notes
+    json.dumps(sentences.as_values(decision, one.facts, [said], notes))
 
 
 def test_unknown_quantities_are_refused_with_the_nearest_name() -> None:
