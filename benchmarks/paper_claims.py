@@ -1,15 +1,13 @@
 """The paper's claims by its own numbers: from Table 4 (docs/paper/table4_*.csv) and Figure 3, with our own statistics.
 
-Writes the parts of docs/paper/claims.md that stand between `<!-- NAME -->` and `<!-- end of NAME -->`, and reads our
-own runs from docs/paper/SCALE/, where there are any. Says nothing that is not computed here.
+Writes the parts of docs/paper/claims.md that stand between `<!-- NAME -->` and `<!-- end of NAME -->`. What our own
+runs show (`paper_ours`) comes from docs/paper/SCALE/, where there are any. Says nothing that is not computed here.
 
     python -m benchmarks.paper_claims
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import statistics
 from dataclasses import replace
@@ -19,7 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks import suspicions
+from benchmarks import paper_ours, suspicions
+from benchmarks.paper_ours import interval
 from meshtune.preference import design
 from meshtune.preference.statistics import share, sign_test
 from meshtune.report import benchmark_tables, score_files
@@ -28,7 +27,6 @@ from meshtune.selection.ranks import correlation
 
 PAPER = Path(__file__).parents[1] / "docs" / "paper"
 PAGE = PAPER / "claims.md"
-SCALES = ("smoke", "small", "medium")
 BEST = 10
 WINS, LOSSES, QUESTIONS, ANNOTATORS = 158, 142, 30, 10  # Figure 3: a net preference of 5 % of 300 votes
 
@@ -48,27 +46,16 @@ def scores(table: ScoreTable, benchmark: str, low: int = 1, high: int = BEST) ->
 def gap(benchmark: str) -> dict[str, float]:
     """NOMAD's ten best less TPE's: in points, by Welch's test over models, and in standard errors of one score."""
     nomad, tpe = tables()
-    mine, theirs = scores(nomad, benchmark), scores(tpe, benchmark)
-    test = stats.ttest_ind(mine, theirs, equal_var=False)
-    difference = statistics.fmean(mine) - statistics.fmean(theirs)
-    low, high = test.confidence_interval(0.95)
     errors = [row.errors[benchmark] for row in nomad.ranked[:BEST]]
     one = statistics.fmean(error for error in errors if error is not None)
-    found = {"gap": difference, "low": low, "high": high, "t": test.statistic, "p": test.pvalue, "error": one}
-    return {name: float(value) for name, value in found.items()}
+    return {**paper_ours.welch(scores(nomad, benchmark), scores(tpe, benchmark)), "error": one}
 
 
 def over(benchmark: str, other: str) -> dict[str, float]:
-    """The mean of NOMAD's ten best less the default's or the untuned model's, with the items' noise of both.
-
-    The mean of ten has at most the noise of one, since all answer the same items; that of the difference is less where
-    the answers agree, which the paper does not print.
-    """
+    """The mean of NOMAD's ten best less the default's or the untuned model's, with the items' noise of both."""
     nomad, _ = tables()
     row = next(row for row in nomad.rows if (row.baseline if other == "default" else row.name == other))
-    found = gap(benchmark)["error"], row.errors[benchmark] or 0.0
-    difference, half = statistics.fmean(scores(nomad, benchmark)) - row.scores[benchmark], 1.96 * math.hypot(*found)
-    return {"gap": difference, "low": difference - half, "high": difference + half}
+    return paper_ours.over(nomad, BEST, benchmark, row.name)
 
 
 def best_and_worst(table: ScoreTable, benchmark: str) -> float:
@@ -84,10 +71,6 @@ def preference() -> dict[str, float]:
     needed = next(w for w in range(WINS, 301) if stats.binomtest(w, WINS + LOSSES).pvalue < 0.05)
     power = design.power(0.05, QUESTIONS, ANNOTATORS)
     return {"p": sign_test(votes).p, "low": 2 * of.low - 1, "high": 2 * of.high - 1, "needed": needed, "power": power}
-
-
-def interval(found: dict[str, float]) -> str:
-    return f"{found['gap']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
 
 
 def written() -> dict[str, str]:
@@ -149,28 +132,9 @@ def written() -> dict[str, str]:
             f"that this design sees a true 5 %: {people['power']:.2f}."
         ),
         "suspicions": suspicions.written(),
-        "runs": runs(),
+        "pieces": paper_ours.pieces(PAPER),
+        **{f"ours: {claim}": paper_ours.said(PAPER, claim) for claim in paper_ours.CLAIMS},
     }
-
-
-def runs() -> str:
-    """What there is of our own: a line a scale, then the score tables and test losses of its studies."""
-    lines = []
-    for scale in SCALES:
-        folder = PAPER / scale
-        found = sorted(folder.glob("**/summary.json")) + sorted(folder.glob("**/*candidates*.csv"))
-        if not found:
-            lines.append(f"- `{scale}`: not yet run.")
-            continue
-        lines.append(f"- `{scale}`: {', '.join(str(path.relative_to(PAPER)) for path in found)}.")
-        for path in found:
-            if path.suffix == ".csv":
-                lines += ["", benchmark_tables.markdown(benchmark_tables.statistics([score_files.read(path)], BEST))]
-            else:
-                lines += [
-                    f"  - {name}: {value}" for name, value in json.loads(path.read_text(encoding="utf-8")).items()
-                ]
-    return "\n".join(lines)
 
 
 def filled(page: str) -> str:

@@ -90,7 +90,8 @@ class Decision:
     """The choice and its evidence.
 
     Attributes:
-        chosen: None where every candidate is dropped, or no benchmark says anything. tied: others with the same merit. runner_up: the next by merit.
+        chosen: None where every candidate is dropped, or no benchmark says anything.
+        tied: others with the same merit. runner_up: the next by merit.
         candidates: by merit, those that left a race behind the others, dropped ones last.
         pareto: of all ranked candidates, choosable or not.
         items_to_separate: see `resampling`, of chosen and runner-up by mean score; None also where not `items_known`.

@@ -1,0 +1,261 @@
+"""What our own published runs (docs/paper/SCALE/) show of the paper's claims, a line a claim, with 95 % intervals.
+
+Nothing is said of a scale whose pieces are not there. The scale `smoke` is none of these: its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from meshtune.report import score_files
+from meshtune.selection.candidates import ScoreTable
+from meshtune.selection.ranks import correlation, rank_correlation
+from meshtune.selection.statistics import mean_interval
+
+SCALES = ("small", "medium-0", "medium-1", "medium-2")
+LABELS = {"mads": "MADS", "tpe": "NNI-TPE"}
+PIECES = ("round1", "mads", "tpe", "mads-scores", "tpe-scores", "mads-choice", "tpe-choice", "comparison", "figure3")
+EQUAL = 0.01  # nats: what another seed moves a loss by, in short trainings of this model (suspicions: .005, both ways)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A published scale."""
+
+    scale: str
+    facts: Mapping[str, Any]
+    tables: Mapping[str, ScoreTable]
+
+    @property
+    def best(self) -> int:
+        """How many of the best are scored."""
+        return int(self.facts["best"])
+
+    def study(self, name: str) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self.facts["studies"].get(name)
+        return found
+
+
+def read(folder: Path) -> Run | None:
+    """None where nothing is published."""
+    if not (folder / "facts.json").exists():
+        return None
+    facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    found = {name: folder / f"{name}-candidates.csv" for name in LABELS}
+    tables = {n: replace(score_files.read(p), label=LABELS[n]) for n, p in found.items() if p.exists()}
+    return Run(folder.name, facts, tables)
+
+
+def pieces(paper: Path) -> str:
+    """Which pieces of which scale exist."""
+    lines = ["| scale | seed | " + " | ".join(PIECES) + " | date |", "|---|---:|" + "---|" * (len(PIECES) + 1)]
+    for scale in SCALES:
+        run = read(paper / scale)
+        done: Mapping[str, Any] = run.facts["steps"] if run else {}
+        seeds = {str(each["seed"]) for each in run.facts["studies"].values()} if run else set[str]()
+        cells = ["yes" if name in done else "no" for name in PIECES]
+        name = f"[`{scale}`]({scale}.md)" if run else f"`{scale}`"
+        lines.append(f"| {name} | {', '.join(seeds)} | {' | '.join(cells)} | {run.facts['date'] if run else ''} |")
+    return "\n".join(lines)
+
+
+def said(paper: Path, claim: str) -> str:
+    """What our runs show of a claim: a list with a line a scale and search, or that there is nothing."""
+    lines = [
+        f"- `{run.scale}`: {line}."
+        for scale in SCALES
+        if (run := read(paper / scale)) is not None
+        for line in CLAIMS[claim](run)
+    ]
+    return "\n".join(lines) or "Nothing yet: no scale that says anything of this has run."
+
+
+def tuned(run: Run) -> Iterator[str]:
+    for name in LABELS:
+        each = run.study(name)
+        if each is not None and each["against_baseline"] is not None:
+            yield f"{LABELS[name]}'s best less the default, test loss: {_difference(each['against_baseline'])}"
+    for table in run.tables.values():
+        rows = [row for row in table.rows if row.baseline]
+        if rows and (rows[0].rank or 0) > run.best:
+            found = {c.title: over(table, run.best, c.name, rows[0].name) for c in table.verdicts}
+            yield f"{table.label}'s {run.best} best less the default, points: {_each(found)}"
+
+
+def untuned(run: Run) -> Iterator[str]:
+    for table in run.tables.values():
+        if any(row.name == "untuned" for row in table.rows):
+            found = {c.title: over(table, run.best, c.name, "untuned") for c in table.verdicts}
+            yield f"{table.label}'s {run.best} best less the untuned model, points: {_each(found)}"
+        ranks = [row.rank or 0 for row in table.ranked if not row.baseline]
+        worst = [rank for rank in ranks if rank > run.best]
+        if len(worst) >= 2:
+            p = {
+                c.title: stats.mannwhitneyu(
+                    [row.scores[c.name] for row in table.ranked if (row.rank or 0) <= run.best],
+                    [row.scores[c.name] for row in table.ranked if row.rank in worst],
+                ).pvalue
+                for c in table.verdicts
+            }
+            each = ", ".join(f"{title} {value:.2f}" for title, value in p.items())
+            yield f"{table.label}: p of the {run.best} best against the {len(worst)} worst: {each}"
+
+
+def alignment(run: Run) -> Iterator[str]:
+    for table in run.tables.values():
+        found = {}
+        for column in table.verdicts:
+            order = [float(row.rank or 0) for row in table.ranked]
+            of = correlation(column.name, order, [row.scores[column.name] for row in table.ranked])
+            found[column.title] = (of.value, of.low, of.high)
+        each = ", ".join(f"{title} {_rho(value)}" for title, value in found.items())
+        yield f"{table.label}, {len(table.ranked)} models, loss's rank with the score: {each}"
+
+
+def optimizers(run: Run) -> Iterator[str]:
+    if len(run.tables) < len(LABELS):
+        return
+    mine, theirs = run.tables["mads"], run.tables["tpe"]
+    found = {}
+    shared = {column.name for column in theirs.verdicts}
+    for column in (column for column in mine.verdicts if column.name in shared):
+        a, b = (best_scores(table, run.best, column.name) for table in (mine, theirs))
+        found[column.title] = welch(a, b)
+    yield f"MADS less NNI-TPE, {run.best} best, points: {_each(found)} (over models; one seed of each)"
+
+
+def losses(run: Run) -> Iterator[str]:
+    if run.facts.get("mads_less_tpe"):
+        yield f"MADS's best less NNI-TPE's, on the same test rows: {_difference(run.facts['mads_less_tpe'])}"
+
+
+def ranks(run: Run) -> Iterator[str]:
+    for name, each in run.facts["studies"].items():
+        done = _complete(each)
+        of = rank_correlation([t["hyperparameters"]["rank"] for t in done], [t["loss"] for t in done])
+        best = sorted(done, key=lambda t: t["loss"])[:4]
+        listed = ", ".join(f"{t['hyperparameters']['rank']}" for t in best)
+        value = _rho((of.rho, of.low, of.high))
+        yield f"{_name(name)}: rank with loss over {len(done)} trials {value}; ranks of the four best: {listed}"
+
+
+def point(run: Run) -> Iterator[str]:
+    for name, each in run.facts["studies"].items():
+        best = each["best"]["hyperparameters"]
+        place, edge = math.log10(best["learning_rate"]), best["alpha"] >= 64
+        bound = ", alpha's bound" if edge else ""
+        yield f"{_name(name)}: the best has a learning rate of 10^{place:.1f} and alpha {best['alpha']:g}{bound}"
+
+
+def drop(run: Run) -> Iterator[str]:
+    for name, each in run.facts["studies"].items():
+        done = [t for t in _complete(each) if len(t["training_losses"]) > 1]
+        fallen = [t["training_losses"][0] - t["training_losses"][-1] for t in done]
+        of = rank_correlation(fallen, [t["loss"] for t in done]) if done else None
+        if of is not None:
+            value = _rho((of.rho, of.low, of.high))
+            what = "fall of the training loss, from the first step to the last epoch, with the loss"
+            yield f"{_name(name)}: {what}, {len(done)} trials: {value}"
+
+
+def third_epoch(run: Run) -> Iterator[str]:
+    each = run.study("round1")
+    changes = [t["losses"][2] - t["losses"][1] for t in _complete(each) if len(t["losses"]) > 2] if each else []
+    if len(changes) > 1:
+        mean = mean_interval(changes)
+        small = sum(abs(change) < EQUAL for change in changes)
+        yield (
+            f"loss after epoch 3 less after epoch 2, mean of {len(changes)} trials: {mean.mean:+.4f} [{mean.low:+.4f}, "
+            f"{mean.high:+.4f}]; {small} of them change by less than {EQUAL:g}"
+        )
+
+
+def last(run: Run) -> Iterator[str]:
+    for name, each in run.facts["studies"].items():
+        count = len(each["all"])
+        yield f"{_name(name)}: the best is number {each['best']['trial'] + 1} of {count}"
+
+
+def explores(run: Run) -> Iterator[str]:
+    for name in LABELS:
+        if each := run.study(name):
+            points = [t["hyperparameters"] for t in each["all"]]
+            spread = statistics.stdev(math.log10(p["learning_rate"]) for p in points)
+            kinds = len({p["rank"] for p in points})
+            what = f"{kinds} of 8 ranks, standard deviation of log10 of the rate {spread:.2f}"
+            yield f"{LABELS[name]}: {what}, {len(points)} trials"
+
+
+CLAIMS: Mapping[str, Callable[[Run], Iterator[str]]] = {
+    each.__name__.replace("_", " "): each
+    for each in (tuned, untuned, alignment, optimizers, losses, ranks, point, drop, third_epoch, last, explores)
+}
+
+
+# -- parts
+
+
+def best_scores(table: ScoreTable, best: int, benchmark: str) -> list[float]:
+    """Of the models with the lowest losses."""
+    return [row.scores[benchmark] for row in table.ranked if row.rank is not None and row.rank <= best]
+
+
+def over(table: ScoreTable, best: int, benchmark: str, other: str) -> dict[str, float]:
+    """The mean of the best less another row's, with the items' noise of both.
+
+    The mean of several has at most the noise of one, since all answer the same items; that of the difference is less
+    where the answers agree.
+    """
+    row = next(row for row in table.rows if row.name == other)
+    errors = [error for each in table.ranked[:best] if (error := each.errors[benchmark]) is not None]
+    difference = statistics.fmean(best_scores(table, best, benchmark)) - row.scores[benchmark]
+    half = 1.96 * math.hypot(statistics.fmean(errors), row.errors[benchmark] or 0.0)
+    return {"gap": difference, "low": difference - half, "high": difference + half}
+
+
+def welch(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """The difference of two means with Welch's interval over models."""
+    test = stats.ttest_ind(mine, theirs, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    gap = statistics.fmean(mine) - statistics.fmean(theirs)
+    found = {"gap": gap, "low": low, "high": high, "t": test.statistic, "p": test.pvalue}
+    return {name: float(value) for name, value in found.items()}
+
+
+def interval(found: Mapping[str, float]) -> str:
+    if math.isnan(found["low"]):  # no spread at all
+        return f"{found['gap']:+.2f}"
+    return f"{found['gap']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+
+
+def _each(found: Mapping[str, Mapping[str, float]]) -> str:
+    return ", ".join(f"{title} {interval(value)}" for title, value in found.items())
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    if found["low"] is None:
+        return f"{found['mean']:+.4f}"
+    return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}] ({found['rows']} rows)"
+
+
+def _rho(found: tuple[float | None, float | None, float | None]) -> str:
+    value, low, high = found
+    if value is None:
+        return "not known, all are alike"
+    return f"{value:+.2f}" + ("" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]")
+
+
+def _complete(each: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [trial for trial in each["all"] if trial["ending"] == "complete"]
+
+
+def _name(study: str) -> str:
+    return {"round1": "round one", "mads": "MADS", "tpe": "NNI-TPE"}[study]
