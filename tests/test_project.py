@@ -154,6 +154,7 @@ def test_nothing_is_left_to_do_later() -> None:
                 "spending",
                 "early-stopping",
                 "guided-search",
+                "rounds",
             )
         ),
     ],
@@ -183,6 +184,14 @@ def test_the_commands_in_readme_and_docs_exist() -> None:
     assert named <= known
     targets = set(re.findall(r"^make (\w+)", code, re.MULTILINE))
     assert targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_what_the_pages_install_are_extras_of_a_clone() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    named = [found for page in pages for found in re.findall(r"pip install '(.*?)'", page.read_text(encoding="utf-8"))]
+    assert {name[:2] for name in named} == {".["}  # no index has the package yet
+    extras = {extra for name in named for extra in name[2:].rstrip("]").split(",")}
+    assert extras <= PROJECT["project"]["optional-dependencies"].keys()
 
 
 def test_the_package_is_typed() -> None:

@@ -1,6 +1,7 @@
 """A trainer of one's own: a file beside the study, named by `training.trainer: {import: ..}`."""
 
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,40 +24,12 @@ from meshtune.workers.planner import ProcessSpec
 from tests.training.conftest import make_rows
 
 POINT = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "learning_rate": 0.01}
-PROGRAM = '''
-"""AdamW and a loop over rows, one at a time; the last epoch counts, unless an earlier one was better."""
+PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+(EXAMPLE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)  # AdamW, one row a step
+PROGRAM = (
+    EXAMPLE
+    + '''
 import gc
-import math
-import torch
-from meshtune.training.checkpoints import new_adapter, tensors
-from meshtune.training.loss import collate, label_losses
-from meshtune.training.steps import Diverged, Step, Trained
-from meshtune.training.adapter_config import lora_config
-from meshtune.training.loss import mean_loss, row_losses
-
-
-def train(base, train_rows, validation_rows, recipe, *, at):
-    best, weights = math.inf, {}
-    with new_adapter(base, lora_config(base, recipe), recipe.seed) as adapter:
-        chosen = [weight for weight in adapter.model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(chosen, recipe.learning_rate)
-        count, tokens, step = len(train_rows), 0, 0
-        for epoch in range(recipe.epochs):
-            for index in range(count):
-                batch = collate([train_rows[index]])
-                loss = label_losses(adapter.model, batch).sum() / max(1, int((batch["labels"] >= 0).sum()))
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                step, tokens = step + 1, tokens + batch["input_ids"].numel()
-                if not math.isfinite(loss.item()):
-                    raise Diverged("it was not finite")
-                yield Step(step, count * recipe.epochs, step / count, tokens, loss.item())
-            validation = mean_loss(row_losses(adapter.model.get_base_model(), validation_rows))
-            yield Step(step, count * recipe.epochs, epoch + 1, tokens, loss.item(), validation)
-            if validation < best or at == "last":
-                best, weights = validation, tensors(adapter.model)
-        yield Trained(best, weights, adapter.saved_config)
 
 
 def measured(base, train_rows, validation_rows, recipe, *, at, rungs=None):
@@ -85,6 +58,7 @@ def broken_gpu(base, train_rows, validation_rows, recipe, *, at):
 broken = []
 nothing = 5
 '''
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
