@@ -26,6 +26,7 @@ from meshtune.plan.locate import locate
 from meshtune.study.check import check
 from meshtune.system import whole_file
 
+READERS = ("evaluate", "select", "report", "train", "export")  # of studies
 WAIT_SECONDS = 120.0  # for the step of a killed run to save where it is
 Usage = Callable[[Sequence[str]], str | None]  # what is wrong with a command line
 
@@ -89,7 +90,9 @@ def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
     """What each step costs, in words. Raises InputError with the faults of all steps."""
     faults, costs, before = list[Fault](), dict[str, str](), ""
     made = {str(step.options.get("folder")) for step in pipeline.steps if step.command == "tune"}
+    told = True  # whether all that steps make is known from their options
     for step in pipeline.steps:
+        told &= step.command != "python" and (step.command != "tune" or "folder" in step.options)
         before = step.digest(pipeline.folder, before)
         if _done(pipeline, step, before):
             costs[step.name] = "done before"
@@ -106,8 +109,24 @@ def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
             costs[step.name] = _cost(pipeline, step, made)
         except InputError as error:
             faults += [Fault(f"{fault}", pipeline.path, None, step.name) for fault in error.faults]
+        if told:
+            faults += _missing(pipeline, step, made)
     refuse(faults)
     return costs
+
+
+def _missing(pipeline: Pipeline, step: Step, made: Container[str]) -> list[Fault]:
+    """What a step reads that is not there, and that no step will have made."""
+    if step.command not in READERS:
+        return []
+    read = [*((step.command, study) for study in step.arguments), ("data", step.options.get("data"))]
+    return [
+        Fault(f"{key} {given}: there is no such file or folder, and no step makes it", pipeline.path, None, step.name)
+        for key, given in read
+        if given is not None and given not in made
+        for path in [pipeline.folder / str(given)]
+        if not path.exists() and not path.is_relative_to(pipeline.out)
+    ]
 
 
 def _cost(pipeline: Pipeline, step: Step, made: Container[str]) -> str:

@@ -60,7 +60,11 @@ def test_faults_of_all_steps_are_said_before_anything_runs(tmp_path: Path) -> No
         "steps:\n"
         "  - {name: a, tune: study.yaml, folder: '{out}/a', set: {budgit.trials: 2}}\n"
         "  - {name: b, evaluate: '{out}/a', worts: 3}\n"
+        "  - {name: scores, evaluate: '{out}/a', data: benchmarks}\n"
+        "  - {name: choice, select: '{out}/a'}\n"
+        "  - {name: other, select: elsewhere}\n"
         "  - {name: c, python: missing.py}\n"
+        "  - {name: made, select: by_the_script}\n"
     )
     made = read(pipeline(tmp_path, text), out=tmp_path / "out")
     with pytest.raises(InputError) as refused:
@@ -69,6 +73,9 @@ def test_faults_of_all_steps_are_said_before_anything_runs(tmp_path: Path) -> No
     assert "budgit" in said
     assert "--worts" in said
     assert "missing.py" in said
+    assert "data benchmarks: there is no such file or folder" in said
+    assert "select elsewhere: there is no such file or folder, and no step makes it" in said
+    assert said.count("no step makes it") == 2
     assert not (tmp_path / "out").exists()
 
 
