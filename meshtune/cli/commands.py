@@ -49,9 +49,9 @@ def init(
     ] = False,
 ) -> None:
     """Write a commented study.yaml that `check` accepts."""
-    from meshtune.config.template import init as run
     from meshtune.export.foreign.init_from import init_from
     from meshtune.export.foreign.init_tool import init_tool
+    from meshtune.plan.init import init as run
 
     if keep_tool and (from_file is None or model is not None or data is not None):
         raise InputError("`--keep-tool` goes with `--from FILE`, which names the model and the data: give that alone")

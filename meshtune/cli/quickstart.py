@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.cli.watch import watch
-from meshtune.config.template import init
 from meshtune.data.embedded import embedded_gguf
 from meshtune.errors import need_training, together
+from meshtune.plan.init import init
 from meshtune.report.write import report
 from meshtune.study.check import check
 

@@ -1,4 +1,4 @@
-"""`meshtune init`: write a study.yaml that explains every key and is valid as it stands.
+"""What `meshtune init` writes: a study.yaml that explains every key and is valid as it stands.
 
 A recipe is a set of values for one template, so that every recipe shows every key. The test of this file holds
 the text against the types in `meshtune.config.sections`.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from meshtune.errors import InputError, StorageError, nearest
+from meshtune.errors import InputError, StorageError
 from meshtune.space.goals import BENCHMARKS
 from meshtune.space.samplers import NAMES
 from meshtune.system import whole_file
@@ -43,6 +43,8 @@ class TemplateValues:
     precision: str = "auto"
     at: str = "best"
     space: str = "recommended"
+    advised: bool = True  # the baseline; False: a point of one's own is put in its place
+    no_advice: str = ""  # why it is common in place of advised
     trials: int = 30
     processes: str = "null"
     sampler: str = "auto"
@@ -104,23 +106,6 @@ TRIBES = TemplateValues(
 RECIPES = {"default": DEFAULT, "quickstart": QUICKSTART, "tribes2024": TRIBES}
 
 
-def init(folder: Path, recipe: str | None, model: str | None, data: Path | None) -> Path:
-    """Write `study.yaml` into a folder, which is made where it is missing; returns its path.
-
-    Raises:
-        InputError: an unknown recipe, data that are not there, or a study.yaml that is there already.
-        StorageError: the folder cannot be written.
-    """
-    name = recipe or "default"
-    if name not in RECIPES:
-        raise InputError(f"unknown recipe `{name}`; there are {', '.join(RECIPES)}.{nearest(name, RECIPES)}")
-    model, sources = given(model, data)
-    chosen = RECIPES[name] if model is None else replace(RECIPES[name], model=model)
-    if sources is not None:
-        chosen = replace(chosen, sources=sources, mixture="union")
-    return write(folder, text(chosen))
-
-
 def given(model: str | None, data: Path | None) -> tuple[str | None, str | None]:
     """`--model` and `--data` as the text has them: a name, and lines of sources. Raises InputError: no such data."""
     if data is not None and not data.is_file():
@@ -130,7 +115,12 @@ def given(model: str | None, data: Path | None) -> tuple[str | None, str | None]
 
 
 def write(folder: Path, written: str) -> Path:
-    """Write a study.yaml into a folder, which is made where it is missing; see `init` for what is raised."""
+    """Write a study.yaml into a folder, which is made where it is missing; returns its path.
+
+    Raises:
+        InputError: there is one already.
+        StorageError: the folder cannot be written.
+    """
     path = folder / NAME
     if path.exists():
         raise InputError(f"{path} is there already: remove it, or name another folder")

@@ -19,25 +19,39 @@ if TYPE_CHECKING:
 FIRST = 3  # points of the portfolio that are tried after the start
 
 
-def advice_for(config: StudyConfig, space: Space, training: TrainingPlan | None) -> Advice | None:
-    """The advice, with ranks of the space; None where nothing is known.
+def no_advice(config: StudyConfig, space: Space, *, fetched: bool = True) -> str | None:
+    """Why nothing is known of a study of adapters; None where something is.
 
-    That is where a program is the objective, adapters are not on all linear layers or scaled otherwise, or the model
-    has no config here. Raises InputError that holds every fault of `priors`.
+    `fetched`: False: a model that is neither a file nor a folder may still be fetched, and have a config then.
     """
-    keys = config.training
-    if (
-        training is None
-        or config.model is None
-        or keys.target_modules != "all-linear"
-        or keys.use_rslora
-        or keys.use_dora
-    ):
-        return None
+    keys, given, name = config.training, space.fixed, config.model and config.model.name
+    if name is None:
+        return "the study names no model"
+    if given.get("target_modules", keys.target_modules) != "all-linear":
+        return "the known runs have adapters on all linear layers, and this study's are on some of them"
+    if given.get("use_rslora", keys.use_rslora):
+        return "the known runs scale adapters by alpha / rank, and rsLoRA does not"
+    if given.get("use_dora", keys.use_dora):
+        return "none of the known runs is of DoRA"
+    if Path(name).suffix == ".gguf":
+        return "a .gguf file has no config.json that tells the model's size"
     try:
-        hidden_size, family = model_facts(config.model.name)
-    except InputError:  # such as a .gguf file
+        model_facts(name)
+    except InputError as error:
+        what = " ".join(error.faults[0].message.partition(";")[0].split())
+        return what if fetched or Path(name).exists() else None
+    return None
+
+
+def advice_for(config: StudyConfig, space: Space, training: TrainingPlan | None) -> Advice | None:
+    """The advice, with ranks of the space; None where nothing is known, and where a program is the objective.
+
+    Raises InputError that holds every fault of `priors`.
+    """
+    if training is None or config.model is None or no_advice(config, space) is not None:
         return None
+    hidden_size, family = model_facts(config.model.name)
+    keys = config.training
     rows, batch_size = training.data.train.rows, keys.batch_size * keys.gradient_accumulation
     return advise(
         hidden_size=hidden_size,
@@ -57,7 +71,7 @@ def advised(config: StudyConfig, space: Space, training: TrainingPlan) -> dict[s
     """
     found = advice_for(config, space, training)
     if found is None:
-        what = "nothing is known of this model, or of adapters of this kind: write common, or a point of your own"
+        what = f"nothing can be advised: {no_advice(config, space)}; write common, or a point of your own"
         raise InputError(Fault(f"`advised`: {what}", key="baseline"))
     return _start(found, space)
 

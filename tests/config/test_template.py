@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from meshtune.config import file, presets
 from meshtune.config.sections import Interval, LoraObjectiveConfig, StudyConfig
-from meshtune.config.template import RECIPES, init, text
+from meshtune.config.template import RECIPES, text
 from meshtune.errors import InputError, StorageError
+from meshtune.plan.init import init
 from meshtune.space.hyperparameters import LORA
 from meshtune.space.space import Parameter
 

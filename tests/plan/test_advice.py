@@ -111,7 +111,7 @@ def test_what_the_space_fixes_stays_and_the_rate_moves_with_alpha(tiny_model_fol
     ("word", "override", "said"),
     [
         ("adviced", "seed=0", "Did you mean `advised`"),
-        ("advised", "training.use_rslora=true", "nothing is known"),
+        ("advised", "training.use_rslora=true", "nothing can be advised: .*rsLoRA does not; write common"),
     ],
 )
 def test_another_word_or_nothing_known_is_a_fault(

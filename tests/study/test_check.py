@@ -16,10 +16,10 @@ from meshtune.cli.commands import app
 from meshtune.config import file, presets
 from meshtune.config.budget import BudgetConfig, EarlyStoppingConfig
 from meshtune.config.sections import Interval
-from meshtune.config.template import init
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
 from meshtune.plan.forecast import AfterSearch, busy, early_stopping_line, forecast, most_saved, sooner, time_line
+from meshtune.plan.init import init
 from meshtune.space.space import expected_point
 from meshtune.study.check import check
 from meshtune.system.text import duration

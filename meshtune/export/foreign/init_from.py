@@ -115,6 +115,7 @@ def _template_values(read: Read, path: Path, model: str | None, sources: str | N
         gradient_accumulation=training["gradient_accumulation"],
         target_modules=_flow(training["target_modules"]),
         precision=training["precision"],
+        advised=False,
     )
 
 
