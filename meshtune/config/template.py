@@ -71,7 +71,7 @@ QUICKSTART = TemplateValues(
     epochs=1,
     batch_size=4,
     space=SMALL_SPACE,
-    trials=20,
+    trials=12,
     processes="2",
 )
 

@@ -24,9 +24,9 @@ def no_advice(config: StudyConfig, space: Space, *, fetched: bool = True) -> str
 
     `fetched`: False: a model that is neither a file nor a folder may still be fetched, and have a config then.
     """
-    keys, given, name = config.training, space.fixed, config.model and config.model.name
-    if name is None:
+    if config.model is None:
         return "the study names no model"
+    keys, given, name = config.training, space.fixed, config.model.name
     if given.get("target_modules", keys.target_modules) != "all-linear":
         return "the known runs have adapters on all linear layers, and this study's are on some of them"
     if given.get("use_rslora", keys.use_rslora):

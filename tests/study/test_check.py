@@ -283,7 +283,7 @@ def test_the_other_processes_are_there_while_it_is_measured_and_gone_after() -> 
 
 
 def test_who_has_no_gpu_is_shown_what_takes_minutes(tmp_path: Path) -> None:
-    """The command it names writes a study that is read; the time is of its 76 training rows and 20 trials."""
+    """The command it names writes a study that is read; the time is of its 76 training rows and 12 trials."""
     (tmp_path / "rows.jsonl").write_text("{}")
     path = init(tmp_path / "my", None, "some/model", tmp_path / "rows.jsonl")
     data = Summary((), replace(side(9000), rows=90), side(1000), side(500), "union", "chat", 100)
@@ -291,7 +291,7 @@ def test_who_has_no_gpu_is_shown_what_takes_minutes(tmp_path: Path) -> None:
     command = shlex.split(written)
     assert "no GPU is used" in first
     assert command[:3] == ["meshtune", "init", "NEW"]
-    assert time == f"takes about {duration(10 * (76 + 16) + 94)} or less"
+    assert time == f"takes about {duration(6 * (76 + 16) + 94)} or less"
     made = CliRunner().invoke(app, ["init", str(tmp_path / "new"), *command[3:]])
     assert made.exit_code == 0
     config = file.read(tmp_path / "new" / "study.yaml")
