@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,12 @@ from meshtune.selection.statistics import mean_interval
 SCALES = ("small", "medium-0", "medium-1", "medium-2")
 LABELS = {"mads": "MADS", "tpe": "NNI-TPE"}
 PIECES = ("round1", "mads", "tpe", "mads-scores", "tpe-scores", "mads-choice", "tpe-choice", "comparison", "figure3")
+FOR, AGAINST, OPEN = "for", "against", "open"  # what an interval says of a claim
+LEVEL = 0.05
 EQUAL = 0.01  # nats: what another seed moves a loss by, in short trainings of this model (suspicions: .005, both ways)
+
+
+Said = Iterator[tuple[str, list[str]]]  # sentences of a claim, each with what its intervals say
 
 
 @dataclass(frozen=True)
@@ -69,47 +75,59 @@ def pieces(paper: Path) -> str:
 
 def said(paper: Path, claim: str) -> str:
     """What our runs show of a claim: a list with a line a scale and search, or that there is nothing."""
-    lines = [
-        f"- `{run.scale}`: {line}."
-        for scale in SCALES
-        if (run := read(paper / scale)) is not None
-        for line in CLAIMS[claim](run)
-    ]
+    runs = [run for scale in SCALES if (run := read(paper / scale)) is not None]
+    lines = [f"- `{run.scale}`: {line}." for run in runs for line, _ in CLAIMS[claim](run)]
     return "\n".join(lines) or "Nothing yet: no scale that says anything of this has run."
 
 
-def tuned(run: Run) -> Iterator[str]:
+def verdict(paper: Path, claim: str) -> str:
+    """The same in a few words: how many comparisons speak for the claim, against it, or leave it open."""
+    runs = [run for scale in SCALES if (run := read(paper / scale)) is not None]
+    found = Counter(one for run in runs for _, all_ in CLAIMS[claim](run) for one in all_)
+    return ", ".join(f"{found[kind]} {kind}" for kind in (FOR, AGAINST, OPEN) if found[kind]) or "nothing yet"
+
+
+def tuned(run: Run) -> Said:
     for name in LABELS:
         each = run.study(name)
         if each is not None and each["against_baseline"] is not None:
-            yield f"{LABELS[name]}'s best less the default, test loss: {_difference(each['against_baseline'])}"
+            found = each["against_baseline"]
+            what = f"{LABELS[name]}'s best less the default, test loss: {_difference(found)}"
+            yield what, [speaks(found["low"], found["high"], for_=-1)]
     for table in run.tables.values():
         rows = [row for row in table.rows if row.baseline]
         if rows and (rows[0].rank or 0) > run.best:
             found = {c.title: over(table, run.best, c.name, rows[0].name) for c in table.verdicts}
-            yield f"{table.label}'s {run.best} best less the default, points: {_each(found)}"
+            yield f"{table.label}'s {run.best} best less the default, points: {_each(found)}", _all(found)
 
 
-def untuned(run: Run) -> Iterator[str]:
+def untuned(run: Run) -> Said:
     for table in run.tables.values():
         if any(row.name == "untuned" for row in table.rows):
             found = {c.title: over(table, run.best, c.name, "untuned") for c in table.verdicts}
-            yield f"{table.label}'s {run.best} best less the untuned model, points: {_each(found)}"
+            yield (
+                f"{table.label}'s {run.best} best less the untuned model, points: {_each(found)}",
+                [
+                    _gains(c.name, None if one["low"] <= 0 <= one["high"] else one["low"] > 0)
+                    for c, one in zip(table.verdicts, found.values(), strict=True)
+                ],
+            )
         ranks = [row.rank or 0 for row in table.ranked if not row.baseline]
         worst = [rank for rank in ranks if rank > run.best]
         if len(worst) >= 2:
-            p = {
-                c.title: stats.mannwhitneyu(
-                    [row.scores[c.name] for row in table.ranked if (row.rank or 0) <= run.best],
-                    [row.scores[c.name] for row in table.ranked if row.rank in worst],
-                ).pvalue
-                for c in table.verdicts
-            }
-            each = ", ".join(f"{title} {value:.2f}" for title, value in p.items())
-            yield f"{table.label}: p of the {run.best} best against the {len(worst)} worst: {each}"
+            p, kinds = {}, []
+            for column in table.verdicts:
+                best = best_scores(table, run.best, column.name)
+                others = [row.scores[column.name] for row in table.ranked if row.rank in worst]
+                p[column.title] = float(stats.mannwhitneyu(best, others).pvalue)
+                above = statistics.fmean(best) > statistics.fmean(others)
+                kinds.append(_gains(column.name, above if p[column.title] < LEVEL else None))
+            each = ", ".join(f"{title} {value:.3f}" for title, value in p.items())
+            what = f"{table.label}: p of the {run.best} best against the {len(worst)} worst: {each}"
+            yield what, kinds
 
 
-def alignment(run: Run) -> Iterator[str]:
+def alignment(run: Run) -> Said:
     for table in run.tables.values():
         found = {}
         for column in table.verdicts:
@@ -117,10 +135,12 @@ def alignment(run: Run) -> Iterator[str]:
             of = correlation(column.name, order, [row.scores[column.name] for row in table.ranked])
             found[column.title] = (of.value, of.low, of.high)
         each = ", ".join(f"{title} {_rho(value)}" for title, value in found.items())
-        yield f"{table.label}, {len(table.ranked)} models, loss's rank with the score: {each}"
+        what = f"{table.label}, {len(table.ranked)} models, loss's rank with the score: {each}"
+        # An interval that leaves out zero shows that they are aligned; none can show that they are not.
+        yield what, [AGAINST if high is not None and high < 0 else OPEN for _, _, high in found.values()]
 
 
-def optimizers(run: Run) -> Iterator[str]:
+def optimizers(run: Run) -> Said:
     if len(run.tables) < len(LABELS):
         return
     mine, theirs = run.tables["mads"], run.tables["tpe"]
@@ -129,33 +149,37 @@ def optimizers(run: Run) -> Iterator[str]:
     for column in (column for column in mine.verdicts if column.name in shared):
         a, b = (best_scores(table, run.best, column.name) for table in (mine, theirs))
         found[column.title] = welch(a, b)
-    yield f"MADS less NNI-TPE, {run.best} best, points: {_each(found)} (over models; one seed of each)"
+    yield f"MADS less NNI-TPE, {run.best} best, points: {_each(found)} (over models; one seed of each)", _all(found)
 
 
-def losses(run: Run) -> Iterator[str]:
+def losses(run: Run) -> Said:
     if run.facts.get("mads_less_tpe"):
-        yield f"MADS's best less NNI-TPE's, on the same test rows: {_difference(run.facts['mads_less_tpe'])}"
+        found = run.facts["mads_less_tpe"]
+        what = f"MADS's best less NNI-TPE's, on the same test rows: {_difference(found)}"
+        yield what, [speaks(found["low"], found["high"], for_=1)]
 
 
-def ranks(run: Run) -> Iterator[str]:
+def ranks(run: Run) -> Said:
     for name, each in run.facts["studies"].items():
         done = _complete(each)
         of = rank_correlation([t["hyperparameters"]["rank"] for t in done], [t["loss"] for t in done])
         best = sorted(done, key=lambda t: t["loss"])[:4]
         listed = ", ".join(f"{t['hyperparameters']['rank']}" for t in best)
         value = _rho((of.rho, of.low, of.high))
-        yield f"{_name(name)}: rank with loss over {len(done)} trials {value}; ranks of the four best: {listed}"
+        what = f"{_name(name)}: rank with loss over {len(done)} trials {value}; ranks of the four best: {listed}"
+        yield what, [speaks(of.low, of.high, for_=-1)]
 
 
-def point(run: Run) -> Iterator[str]:
+def point(run: Run) -> Said:
     for name, each in run.facts["studies"].items():
         best = each["best"]["hyperparameters"]
         place, edge = math.log10(best["learning_rate"]), best["alpha"] >= 64
         bound = ", alpha's bound" if edge else ""
-        yield f"{_name(name)}: the best has a learning rate of 10^{place:.1f} and alpha {best['alpha']:g}{bound}"
+        what = f"{_name(name)}: the best has a learning rate of 10^{place:.1f} and alpha {best['alpha']:g}{bound}"
+        yield what, [OPEN]
 
 
-def drop(run: Run) -> Iterator[str]:
+def drop(run: Run) -> Said:
     for name, each in run.facts["studies"].items():
         done = [t for t in _complete(each) if len(t["training_losses"]) > 1]
         fallen = [t["training_losses"][0] - t["training_losses"][-1] for t in done]
@@ -163,38 +187,42 @@ def drop(run: Run) -> Iterator[str]:
         if of is not None:
             value = _rho((of.rho, of.low, of.high))
             what = "fall of the training loss, from the first step to the last epoch, with the loss"
-            yield f"{_name(name)}: {what}, {len(done)} trials: {value}"
+            yield f"{_name(name)}: {what}, {len(done)} trials: {value}", [speaks(of.low, of.high, for_=-1)]
 
 
-def third_epoch(run: Run) -> Iterator[str]:
+def third_epoch(run: Run) -> Said:
     each = run.study("round1")
     changes = [t["losses"][2] - t["losses"][1] for t in _complete(each) if len(t["losses"]) > 2] if each else []
     if len(changes) > 1:
         mean = mean_interval(changes)
         small = sum(abs(change) < EQUAL for change in changes)
-        yield (
+        inside = max(abs(mean.low), abs(mean.high)) < EQUAL
+        what = (
             f"loss after epoch 3 less after epoch 2, mean of {len(changes)} trials: {mean.mean:+.4f} [{mean.low:+.4f}, "
             f"{mean.high:+.4f}]; {small} of them change by less than {EQUAL:g}"
         )
+        yield what, [FOR if inside else AGAINST if mean.high < -EQUAL or mean.low > EQUAL else OPEN]
 
 
-def last(run: Run) -> Iterator[str]:
+def last(run: Run) -> Said:
     for name, each in run.facts["studies"].items():
-        count = len(each["all"])
-        yield f"{_name(name)}: the best is number {each['best']['trial'] + 1} of {count}"
+        at, count = each["best"]["trial"] + 1, len(each["all"])
+        yield f"{_name(name)}: the best is number {at} of {count}", [FOR if at == count else AGAINST]
 
 
-def explores(run: Run) -> Iterator[str]:
+def explores(run: Run) -> Said:
+    spread = {}
     for name in LABELS:
         if each := run.study(name):
             points = [t["hyperparameters"] for t in each["all"]]
-            spread = statistics.stdev(math.log10(p["learning_rate"]) for p in points)
+            spread[name] = statistics.stdev(math.log10(p["learning_rate"]) for p in points)
             kinds = len({p["rank"] for p in points})
-            what = f"{kinds} of 8 ranks, standard deviation of log10 of the rate {spread:.2f}"
-            yield f"{LABELS[name]}: {what}, {len(points)} trials"
+            what = f"{kinds} of 8 ranks, standard deviation of log10 of the rate {spread[name]:.2f}"
+            wider = [FOR if spread["tpe"] > spread["mads"] else AGAINST] if len(spread) == len(LABELS) else []
+            yield f"{LABELS[name]}: {what}, {len(points)} trials", wider
 
 
-CLAIMS: Mapping[str, Callable[[Run], Iterator[str]]] = {
+CLAIMS: Mapping[str, Callable[[Run], Said]] = {
     each.__name__.replace("_", " "): each
     for each in (tuned, untuned, alignment, optimizers, losses, ranks, point, drop, third_epoch, last, explores)
 }
@@ -228,6 +256,24 @@ def welch(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
     gap = statistics.fmean(mine) - statistics.fmean(theirs)
     found = {"gap": gap, "low": low, "high": high, "t": test.statistic, "p": test.pvalue}
     return {name: float(value) for name, value in found.items()}
+
+
+def speaks(low: float | None, high: float | None, *, for_: int) -> str:
+    """What an interval says of a claim that the value is above zero (`for_` 1) or below it (-1)."""
+    if low is None or high is None or math.isnan(low) or low <= 0 <= high:
+        return OPEN
+    return FOR if (low > 0) == (for_ > 0) else AGAINST
+
+
+def _gains(benchmark: str, above: bool | None) -> str:
+    """What a difference says of the claim that there is a gain on MMLU and HumanEval only; None: none is shown."""
+    if above is None:
+        return OPEN
+    return FOR if above == (benchmark in ("mmlu", "humaneval")) else AGAINST
+
+
+def _all(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [speaks(one["low"], one["high"], for_=1) for one in found.values()]
 
 
 def interval(found: Mapping[str, float]) -> str:

@@ -78,6 +78,17 @@ def test_what_is_said_of_a_claim_has_the_papers_own_figures_where_the_scores_are
     assert "| no | no |" in paper_ours.pieces(published.parent).splitlines()[2]
 
 
+def test_comparisons_are_counted_by_what_their_intervals_say(published: Path) -> None:
+    found = {claim: paper_ours.verdict(published.parent, claim) for claim in paper_ours.CLAIMS}
+    assert found["tuned"] == "3 for, 3 open"  # the test losses of both, and MMLU
+    assert found["alignment"] == "5 against, 3 open"
+    assert found["optimizers"] == "1 for, 3 open"
+    assert found["losses"] == "1 open"
+    assert found["third epoch"] == "1 for"
+    assert found["last"] == "3 against"
+    assert paper_ours.verdict(published, "tuned") == "nothing yet"
+
+
 def test_the_page_shows_ours_beside_the_papers_and_what_is_not_done(published: Path) -> None:
     page = paper_page.page("small", published)
     assert "Not done yet: mads-choice, tpe-choice, comparison, figure3." in page
