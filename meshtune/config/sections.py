@@ -177,6 +177,8 @@ class TrainingConfig(Section):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     weight_decay: Annotated[Real, Field(ge=0)] = 0.0
     max_grad_norm: PositiveReal = 1.0
+    optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
+    lora_plus_ratio: PositiveReal = 1.0  # of B's rate to A's, which is the learning rate
     target_modules: Annotated[
         Annotated[Literal["all-linear"], Tag("<all-linear or a list of module names>")]
         | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")],

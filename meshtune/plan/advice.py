@@ -12,6 +12,7 @@ from meshtune.priors import Advice, advise
 from meshtune.priors.known import Known
 from meshtune.priors.model_facts import model_facts
 from meshtune.space.space import Space
+from meshtune.training.recipe import other_steps
 
 if TYPE_CHECKING:
     from meshtune.plan.training import TrainingPlan
@@ -33,6 +34,8 @@ def no_advice(config: StudyConfig, space: Space, *, fetched: bool = True) -> str
         return "the known runs scale adapters by alpha / rank, and rsLoRA does not"
     if given.get("use_dora", keys.use_dora):
         return "none of the known runs is of DoRA"
+    if other := other_steps(keys, given):
+        return f"none of the known runs has `{other[0]}`"
     if Path(name).suffix == ".gguf":
         return "a .gguf file has no config.json that tells the model's size"
     try:

@@ -21,6 +21,7 @@ from meshtune.record.log import Record
 from meshtune.space.space import Space
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.system.imported import portable
+from meshtune.training.recipe import LATER, other_steps
 
 if TYPE_CHECKING:
     from meshtune.plan.training import TrainingPlan
@@ -87,6 +88,8 @@ def _of_training(config: StudyConfig, training: TrainingPlan) -> dict[str, Any]:
     trained = spec.training.model_dump(mode="json", exclude=_NOT_FIXED)
     if trained["pass_tokens"] is None or training.own_trainer:
         del trained["pass_tokens"]
+    for name in set(LATER) - set(other_steps(spec.training)):
+        del trained[name]
     trained["trainer"] = portable(trained["trainer"])
     precision = validation_precision(spec.model)
     keys = {"model": model, "data": spec.data.fingerprint, "training": trained, "validation_precision": precision}

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from meshtune.training.memory.check import Setting
 
 # Hyperparameters that neither the adapter's size nor a trial's memory depends on.
-_FREE = ("alpha", "learning_rate", "weight_decay", "warmup_ratio", "lr_scheduler", "use_rslora")
+_FREE = (
+    *("alpha", "learning_rate", "weight_decay", "warmup_ratio", "lr_scheduler", "use_rslora", "lora_plus_ratio"),
+    "optimizer",  # whatever it is, AdamW is planned for, whose moments take most
+)
 
 
 @dataclass(frozen=True)

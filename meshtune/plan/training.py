@@ -47,6 +47,7 @@ from meshtune.training.memory.packs import LEAST
 from meshtune.training.memory.shape import shape_of
 from meshtune.training.memory.speed import Speed
 from meshtune.training.models import check_model, in_its_type, resolve_device, resolve_precision
+from meshtune.training.optimizers import check_optimizers
 from meshtune.training.recipe import Recipe, target_modules
 from meshtune.workers.build import nodes_of
 from meshtune.workers.planner import MOST, Packing, ProcessSpec, cpu_processes, packing, process_specs
@@ -205,8 +206,17 @@ def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: 
         lambda: check_model(model, None if searched else target_modules(targets), here=here),
         lambda: data_build.check_there(sources),
         lambda: metrics.load(config.metrics),
+        lambda: check_optimizers(*(_held(config, space, name) for name in ("optimizer", "use_dora")), here=here),
     ]
     together(checks)
+
+
+def _held(config: StudyConfig, space: Space, name: str) -> tuple[Any, ...]:
+    """The values of a hyperparameter that trials may have."""
+    for dimension in space.dimensions:
+        if dimension.name == name:
+            return dimension.values or dimension.parameter.choices
+    return (space.fixed.get(name, getattr(config.training, name)),)
 
 
 def answered(config: StudyConfig, validation_rows: int) -> int:

@@ -61,6 +61,8 @@ LORA: Mapping[str, Number | Words] = {
     "dropout": Number(0, 1, low_belongs=True, high_belongs=True),  # 1 drops everything; Table 3 has it
     "learning_rate": Number(0),
     "step": Number(0),  # learning rate x alpha
+    "lora_plus_ratio": Number(0),  # B's rate over A's
+    "optimizer": Words(("adamw", "adamw_8bit", "muon")),
     "weight_decay": Number(0, low_belongs=True),
     "warmup_ratio": Number(0, 1, low_belongs=True),
     "lr_scheduler": Words(("constant", "linear", "cosine", "wsd")),

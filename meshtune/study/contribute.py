@@ -19,6 +19,7 @@ from meshtune.plan.locate import existing
 from meshtune.priors.model_facts import EMBEDDED_NAME, model_facts
 from meshtune.priors.runs import FEWEST_RUNS, RUN, Facts, Run, Task
 from meshtune.record.log import Record
+from meshtune.training.recipe import other_steps
 
 POINT = tuple(key for key in RUN if key != "loss")
 
@@ -74,6 +75,7 @@ def _faults(config: StudyConfig) -> list[Fault]:
         return [Fault("searches a program, and the table is of LoRA fine-tunings", key="study")]
     found = [] if config.training.target_modules == "all-linear" else ["target_modules"]
     found += [key for key in ("use_rslora", "use_dora") if getattr(config.training, key)]
+    found += other_steps(config.training)
     return [
         Fault("is not the default: the runs of the table have adapters on all linear layers", key=key) for key in found
     ]

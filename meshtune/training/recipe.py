@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 REQUIRED = ("rank", "alpha", "dropout", "learning_rate")
 DECAY = 0.2  # of the steps in which `wsd` lets its rate fall, the last ones
+LATER = ("lora_plus_ratio", "optimizer")  # keys that earlier versions did not know
+NO_VECTORS = "`muon` takes matrices only, and DoRA trains vectors too: write `adamw`, or `use_dora: false`"
 KNOWN = tuple(name for name in LORA if name not in ("scale", "step"))  # which are decoded before they come here
 
 
@@ -34,6 +36,8 @@ class Recipe:
         seed: of the adapter's start, the dropout masks and the order of the rows.
         pass_tokens: that the packed trainer computes at once, at most; None: what suits the device. Rows are cut by it,
             on which the dropout masks depend.
+        lora_plus_ratio: of the rate of B to `learning_rate`, which is A's.
+        optimizer: `adamw`, `adamw_8bit` or `muon`, which takes matrices only, so not DoRA's magnitudes.
     """
 
     rank: int
@@ -55,6 +59,15 @@ class Recipe:
     precision: str
     seed: int
     pass_tokens: int | None = None
+    lora_plus_ratio: float = 1.0
+    optimizer: str = "adamw"
+
+    def __repr__(self) -> str:
+        """What tells trainings apart in saved states: without keys that came later, where they have their default."""
+        later = {field.name: field.default for field in fields(self) if field.name in LATER}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = [f"{name}={value!r}" for name, value in values.items() if later.get(name, self) != value]
+        return f"Recipe({', '.join(shown)})"
 
 
 def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: int) -> Recipe:
@@ -73,6 +86,9 @@ def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: i
             )
         elif (message := LORA[name].fault(value)) is not None:
             faults.append(Fault(message, key=name))
+    given = {name: hyperparameters.get(name, getattr(training, name)) for name in ("optimizer", "use_dora")}
+    if given["optimizer"] == "muon" and given["use_dora"]:
+        faults.append(Fault(NO_VECTORS, key="optimizer"))
     if faults:
         raise InputError(faults)
     names = {field.name for field in fields(Recipe)}
@@ -81,6 +97,12 @@ def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: i
     values["target_modules"] = target_modules(values["target_modules"])
     values["gradient_checkpointing"] = values["gradient_checkpointing"] is True  # a plan makes one of `auto`
     return Recipe(**values, seed=seed)
+
+
+def other_steps(training: TrainingConfig, fixed: Mapping[str, Any] | None = None) -> list[str]:
+    """The keys by which an adapter is trained otherwise than by AdamW with one rate; `fixed` ones count first."""
+    unset, given = type(training)(), fixed or {}
+    return [name for name in LATER if given.get(name, getattr(training, name)) != getattr(unset, name)]
 
 
 def target_modules(value: Any) -> str | tuple[str, ...]:

@@ -34,6 +34,7 @@ from meshtune.training.adapter_config import check_cut, lora_config
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row_losses
 from meshtune.training.models import quiet
+from meshtune.training.optimizers import is_usual, optimizer_of
 from meshtune.training.packed import sharded
 from meshtune.training.packed.ranks import Ranks
 from meshtune.training.recipe import Recipe, schedule, steps_of
@@ -77,7 +78,7 @@ def train(
         made = new_adapter(base, config, recipe.seed)
         with others, made as adapter, quiet(), tempfile.TemporaryDirectory() as folder:
             arguments = _arguments(recipe, len(train_rows), base.device, folder)
-            trainer = ResumableTrainer(adapter.model, arguments, train_rows, ranks)
+            trainer = ResumableTrainer(adapter.model, arguments, train_rows, recipe, ranks)
             saves = Saves(checkpoint, made_by)
             progress = Progress(trainer, adapter, recipe, validation_rows, at, emit, saves, rungs)
             trainer.remove_callback(PrinterCallback)
@@ -157,12 +158,14 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
     out. `step_loss`, `step_labels`: of the step so far, the mean over its labels and their number.
     """
 
-    def __init__(self, model: Any, arguments: TrainingArguments, rows: RowSet, ranks: Ranks | None = None):
+    def __init__(
+        self, model: Any, arguments: TrainingArguments, rows: RowSet, recipe: Recipe, ranks: Ranks | None = None
+    ):
         arguments._n_gpu = min(arguments.n_gpu, 1)  # else Trainer would split batches over all GPUs that it sees
         super().__init__(model, arguments, data_collator=collate, train_dataset=rows)
         self.model_accepts_loss_kwargs = True  # count the labels of all micro-batches of a step, for any model
         self.loss_is_scaled_for_ga = True  # and do not divide by the number of micro-batches
-        self.tokens = 0
+        self.recipe, self.tokens = recipe, 0
         self.step_loss = torch.zeros((), device=arguments.device)
         self.step_labels = 0
         self.saved: dict[str, Any] = {}
@@ -209,7 +212,13 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
             ranks.sum_gradients([0])
         return loss
 
-    def trainable(self) -> dict[str, torch.Tensor]:
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's own, or the recipe's."""
+        if self.optimizer is None and not is_usual(self.recipe):
+            self.optimizer = optimizer_of(self.trainable().items(), self.recipe)
+        return super().create_optimizer(model)
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's weights by their names in the model."""
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 

@@ -1,5 +1,7 @@
 """The trial's hyperparameters in the place of the training section's values."""
 
+from dataclasses import replace
+
 import pytest
 
 from meshtune.config.sections import TrainingConfig
@@ -54,3 +56,11 @@ def test_all_that_is_missing_is_told_at_once() -> None:
     with pytest.raises(InputError) as caught:
         recipe(TrainingConfig(), {"rank": 4}, seed=0)
     assert len(caught.value.faults) == 3
+
+
+def test_states_of_earlier_versions_are_told_apart_as_they_were() -> None:
+    """By the text of a recipe, which lacks later keys where they have their default."""
+    made = recipe(TrainingConfig(), LORA, seed=7)
+    assert repr(made).startswith("Recipe(rank=")
+    assert repr(made).endswith("seed=7, pass_tokens=None)")
+    assert repr(replace(made, lora_plus_ratio=2.0)).endswith("pass_tokens=None, lora_plus_ratio=2.0)")

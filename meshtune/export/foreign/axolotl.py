@@ -45,6 +45,7 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     """The settings, and notes on what is different there."""
     recipe = study.recipe
     notes = say.of_model(study) + say.of_data(study, cut=False, shares=False, files=True) + say.of_epochs(study)
+    notes += say.of_muon(study)
     values: dict[str, Any] = {"base_model": study.model_name}
     if study.model.revision is not None:
         values["revision_of_model"] = study.model.revision
@@ -58,9 +59,14 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     values |= {"sequence_len": study.max_length, "excess_length_strategy": "drop", "sample_packing": False}
     values |= {"train_on_inputs": study.data.train_on == "everything"}
     values |= {"micro_batch_size": recipe.batch_size, "gradient_accumulation_steps": recipe.gradient_accumulation}
-    values |= {"num_epochs": recipe.epochs, "optimizer": "adamw_torch", "learning_rate": recipe.learning_rate}
+    values |= {
+        "num_epochs": recipe.epochs,
+        "optimizer": say.OPTIMIZERS[recipe.optimizer],
+        "learning_rate": recipe.learning_rate,
+    }
     values |= {**say.scheduler(study, notes, "lr_scheduler"), "warmup_ratio": recipe.warmup_ratio}
     values |= {"weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
+    values |= {"loraplus_lr_ratio": recipe.lora_plus_ratio} if recipe.lora_plus_ratio != 1 else {}
     bf16: bool | str = "auto" if recipe.precision == "auto" else recipe.precision == "bfloat16"
     values |= {"bf16": bf16, "fp16": recipe.precision == "float16"}
     values |= {"gradient_checkpointing": recipe.gradient_checkpointing, "seed": recipe.seed}
@@ -161,6 +167,7 @@ def _training(keys: Keys) -> dict[str, Any]:
         **schedule(keys, "lr_scheduler", default="cosine", default_warmup=0.03),
         "weight_decay": keys.hyperparameter("weight_decay", "weight_decay", 0.0),
         "max_grad_norm": keys.positive("max_grad_norm", 1.0),
+        "lora_plus_ratio": keys.positive("loraplus_lr_ratio", 1.0),
         "target_modules": _targets(keys),
         "use_rslora": bool(keys.take("peft_use_rslora")),
         "use_dora": bool(keys.take("peft_use_dora")),
@@ -168,8 +175,7 @@ def _training(keys: Keys) -> dict[str, Any]:
         "gradient_checkpointing": bool(keys.take("gradient_checkpointing")),
         "precision": keys.precision(("bf16", "bfloat16"), ("fp16", "float16"), default="auto"),
     }
-    keys.optimizer("optimizer")
-    return values
+    return values | {"optimizer": keys.optimizer("optimizer")}
 
 
 def _targets(keys: Keys) -> str | list[str]:

@@ -13,6 +13,7 @@ from meshtune.export.foreign.training import ForeignStudy
 from meshtune.training.recipe import DECAY, schedule, steps_of, warmup_steps
 
 WIDTH = 100
+OPTIMIZERS = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "muon": "adamw_torch"}  # by Transformers' names
 
 
 def origin(study: ForeignStudy) -> list[str]:
@@ -86,7 +87,11 @@ def trainer(
     recipe = study.recipe
     values: dict[str, Any] = {"per_device_train_batch_size": recipe.batch_size}
     values |= {"gradient_accumulation_steps": recipe.gradient_accumulation, "num_train_epochs": recipe.epochs}
-    values |= {"optim": "adamw_torch", "learning_rate": recipe.learning_rate, **scheduler(study, notes, tool=tool)}
+    values |= {
+        "optim": OPTIMIZERS[recipe.optimizer],
+        "learning_rate": recipe.learning_rate,
+        **scheduler(study, notes, tool=tool),
+    }
     values |= {**(warmup or {}), "weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
     bf16, fp16 = mixed_precision(study, notes)
     return {**values, "bf16": bf16, "fp16": fp16}
@@ -103,6 +108,23 @@ def of_start(study: ForeignStudy) -> list[str]:
     """A note where the start weights have no key."""
     start = study.recipe.init_lora_weights
     return [] if start is True else [f"init_lora_weights: {start} has no key here; PEFT's usual start is taken."]
+
+
+def of_rates(study: ForeignStudy) -> list[str]:
+    """Notes where B's rate, or the optimizer, has no key."""
+    ratio, found = study.recipe.lora_plus_ratio, list[str]()
+    if ratio != 1:
+        found.append(
+            f"lora_plus_ratio: B was trained at {ratio:g} times the rate, which has no key here; one rate is taken."
+        )
+    return found + of_muon(study)
+
+
+def of_muon(study: ForeignStudy) -> list[str]:
+    """A note where Muon has no key."""
+    if study.recipe.optimizer != "muon":
+        return []
+    return ["optimizer: muon has no counterpart here that does the same; AdamW is written, which wants another rate."]
 
 
 def of_model(study: ForeignStudy) -> list[str]:

@@ -30,6 +30,7 @@ _SCHEDULERS = {
     "constant_with_warmup": "constant",
     "warmup_stable_decay": "wsd",
 }
+_ADAMW_8BIT = ("adamw_bnb_8bit", "adamw_8bit", "paged_adamw_8bit")
 _ADAMW = ("adamw_torch", "adamw_torch_fused", "adamw_hf")
 
 NO_COUNTERPART = "no counterpart in study.yaml"
@@ -51,8 +52,8 @@ only the adapter is trained
     lora_modules_to_save additional_target unfrozen_parameters
 adapters stand on modules, not on single parameters
     lora_target_parameters
-one learning rate for the whole adapter
-    loraplus_
+the embedding is not trained
+    loraplus_lr_embedding embedding_lr
 how a trial ends early is the study's to say
     early_stopping loss_watchdog
 only text is trained on
@@ -209,10 +210,14 @@ class Keys:
             return "auto"
         return "float32" if any(value is False for value in on.values()) else default
 
-    def optimizer(self, key: str) -> None:
-        """The optimizer, which is AdamW here."""
-        if self.take(key, "adamw_torch") not in _ADAMW:
-            self.leave(key, "trials are trained with AdamW (adamw_torch)")
+    def optimizer(self, key: str) -> str:
+        """The optimizer, by its name here; AdamW in place of another one, which is left."""
+        given = self.take(key, "adamw_torch")
+        if given in _ADAMW_8BIT:
+            return "adamw_8bit"
+        if given not in _ADAMW:
+            self.leave(key, "trials are trained with AdamW (adamw_torch or adamw_bnb_8bit) or Muon")
+        return "adamw"
 
 
 def schedule(keys: Keys, key: str, *, default: str, default_warmup: float) -> dict[str, Any]:

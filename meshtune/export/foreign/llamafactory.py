@@ -23,6 +23,7 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     """The settings, and notes on what is different there."""
     recipe, data = study.recipe, study.data
     notes = say.of_model(study) + say.of_data(study, cut=True, shares=True, files=True) + say.of_epochs(study)
+    notes += say.of_muon(study)
     values = say.base(study)
     values |= _lora(study, notes)
     notes.append(f"data: `{INFO}`, which goes with this file, explains the data sets: start in the folder of both.")
@@ -58,6 +59,7 @@ def _lora(study: ForeignStudy, notes: list[str]) -> dict[str, Any]:
     values["lora_target"] = "all" if modules is None else ",".join(modules)
     values |= {"use_rslora": True} if recipe.use_rslora else {}
     values |= {"use_dora": True} if recipe.use_dora else {}
+    values |= {"loraplus_lr_ratio": recipe.lora_plus_ratio} if recipe.lora_plus_ratio != 1 else {}
     if recipe.init_lora_weights == "pissa":
         values |= {"pissa_init": True, "pissa_iter": -1}
     else:
@@ -132,14 +134,15 @@ def _training(keys: Keys) -> dict[str, Any]:
     pissa, steps = keys.take("pissa_init"), keys.take("pissa_iter", 16)
     if pissa and steps != -1:
         keys.leave("pissa_init", "PiSSA is computed exactly here, not by iterations")
-    keys.optimizer("optim")
     return {
+        "optimizer": keys.optimizer("optim"),
         "epochs": keys.epochs("num_train_epochs", 3),
         "batch_size": keys.whole("per_device_train_batch_size", 8),
         "gradient_accumulation": keys.whole("gradient_accumulation_steps", 1),
         **schedule(keys, "lr_scheduler_type", default="linear", default_warmup=0.0),
         "weight_decay": keys.hyperparameter("weight_decay", "weight_decay", 0.0),
         "max_grad_norm": keys.positive("max_grad_norm", 1.0),
+        "lora_plus_ratio": keys.positive("loraplus_lr_ratio", 1.0),
         "target_modules": "all-linear" if modules == ["all"] or not modules else modules,
         "use_rslora": bool(keys.take("use_rslora")),
         "use_dora": bool(keys.take("use_dora")),

@@ -15,6 +15,7 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     recipe, data = study.recipe, study.data
     shares = data.mixture == "cap"
     notes = say.of_model(study) + say.of_data(study, cut=True, shares=shares, files=False) + say.of_epochs(study)
+    notes += say.of_rates(study)
     values = say.base(study)
     values |= {"load_in_8bit": True} if study.model.quantization == "int8" else {}
     values |= {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"} if study.model.quantization == "nf4" else {}

@@ -22,6 +22,7 @@ def write(study: ForeignStudy) -> tuple[str, list[str]]:
     """The script without its head, and notes on what is different there."""
     recipe, model = study.recipe, study.model
     notes = say.of_model(study) + say.of_data(study, cut=False, shares=False, files=False) + say.of_epochs(study)
+    notes += say.of_rates(study)
     notes += say.of_calls(study)
     modules = say.targets(study)
     if modules is None:

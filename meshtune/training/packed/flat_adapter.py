@@ -93,6 +93,15 @@ class FlatAdapter:
         if self.low.dtype != torch.float32:
             self.low.copy_(self.weights.detach())
 
+    def matrices(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Each matrix, by PEFT's name, as a parameter that shares its memory with `weights`; gradients alike."""
+        gradients = self._parts(self.gradient, self.turned)
+        parts = self._parts(self.weights.detach(), self.turned).items()
+        found = [(name, torch.nn.Parameter(part)) for name, part in parts]
+        for name, weight in found:
+            weight.grad = gradients[name]
+        return found
+
     def named(self, flat: torch.Tensor) -> Mapping[str, torch.Tensor]:
         """Flat weights as copies on the CPU, named as PEFT's files name them."""
         return {name: part.to("cpu", copy=True).contiguous() for name, part in self._parts(flat).items()}

@@ -19,6 +19,7 @@ from transformers import get_scheduler
 
 from meshtune.data.store import epoch_order
 from meshtune.training.loss import Row, RowSet, alike
+from meshtune.training.optimizers import is_usual, optimizer_of
 from meshtune.training.packed.flat_adapter import FlatAdapter
 from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.rows import Portion, in_portions
@@ -55,8 +56,7 @@ class Member:
         self.recipe, self.rows, self.at, self.limit, self.rungs = recipe, rows, at, limit, rungs
         self.alike, self.padded = alike(base.config), bool(mixers(base))
         self.adapter = FlatAdapter(base, recipe, kind)
-        weights = [self.adapter.weights]
-        self.optimizer = torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+        self.optimizer = _optimizer(self.adapter, recipe)
         self._make_moments()
         self.size = recipe.batch_size * recipe.gradient_accumulation
         self.steps_an_epoch = math.ceil(len(rows) / self.size)
@@ -174,7 +174,7 @@ class Member:
         return {
             "weights": self.adapter.plain(self.adapter.weights.detach()),
             "gradient": self.adapter.plain(self.adapter.gradient) if self.done else None,
-            "optimizer": _each(self.optimizer.state_dict(), self.adapter.plain),
+            "optimizer": self._moments(self.optimizer.state_dict(), self.adapter.plain),
             "schedule": self.schedule.state_dict(),
             "best": self.best,
             "history": [astuple(step) for step in self.history],
@@ -188,7 +188,7 @@ class Member:
             if saved["gradient"] is not None:
                 self.adapter.gradient.copy_(self.adapter.own(saved["gradient"]))
         self.adapter.refresh()
-        self.optimizer.load_state_dict(_each(saved["optimizer"], self.adapter.own))
+        self.optimizer.load_state_dict(self._moments(saved["optimizer"], self.adapter.own))
         self.schedule.load_state_dict(saved["schedule"])
         self.best, self.earlier = saved["best"], earlier
         self.history = [Step(*values) for values in saved["history"]]
@@ -198,12 +198,20 @@ class Member:
 
     def _make_moments(self) -> None:
         """Let the optimizer take its memory now, by a step that changes nothing: what has no room shows at once."""
-        (group,) = self.optimizer.param_groups
-        group["lr"] = 0.0
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = 0.0
         self.optimizer.step()
-        group["lr"] = self.recipe.learning_rate
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
         for state in self.optimizer.state.values():
-            state["step"].zero_()
+            if "step" in state:  # a number, with bitsandbytes
+                state["step"] *= 0
+
+    def _moments(self, state: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:
+        """The optimizer's state with its flat tensors changed; those of single matrices are as they are kept."""
+        return _each(state, change) if is_usual(self.recipe) else state
 
     def _cut(self) -> None:
         """The portions of the step that comes, and its labels; none after the last step."""
@@ -228,6 +236,14 @@ def read(members: Iterable[Member]) -> None:
     if unread:
         for (member, _), loss in zip(unread, torch.stack([x for _, x in unread]).tolist(), strict=True):
             member._note(loss)
+
+
+def _optimizer(adapter: FlatAdapter, recipe: Recipe) -> torch.optim.Optimizer:
+    """Over all weights at once where they are alike to it, else over the single matrices."""
+    if not is_usual(recipe):
+        return optimizer_of(adapter.matrices(), recipe)
+    weights = [adapter.weights]
+    return torch.optim.AdamW(weights, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _each(state: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, Any]:

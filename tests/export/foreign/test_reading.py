@@ -82,12 +82,14 @@ def test_a_usual_axolotl_training(tmp_path: Path) -> None:
             "warmup_ratio": 0.03,
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
+            "lora_plus_ratio": 16.0,
             "target_modules": "all-linear",
             "use_rslora": False,
             "use_dora": False,
             "init_lora_weights": True,
             "gradient_checkpointing": True,
             "precision": "auto",
+            "optimizer": "adamw",
         },
         "data": {
             "sources": [
@@ -107,7 +109,6 @@ def test_a_usual_axolotl_training(tmp_path: Path) -> None:
         "flash_attention",
         "warmup_steps",
         "wandb_api_key",
-        "loraplus_lr_ratio",
         "datasets",  # of two kinds
     }
     assert not any("abc123" in str(left) for left in found.left)  # a secret is not repeated

@@ -172,6 +172,17 @@ def test_what_the_study_moves_takes_the_place_of_its_training_section() -> None:
     assert written("trl", training={"lr_scheduler": "constant"})["lr_scheduler_type"] == "constant_with_warmup"
 
 
+@pytest.mark.parametrize(("tool", "key"), [("axolotl", "optimizer"), ("llamafactory", "optim"), ("trl", "optim")])
+def test_optimizers(tool: str, key: str) -> None:
+    """By the tool's names; what has none is said."""
+    given = {"training": {"lora_plus_ratio": 4, "optimizer": "adamw_8bit"}}
+    values = written(tool, **given)
+    assert (values[key], values.get("loraplus_lr_ratio")) == ("adamw_bnb_8bit", None if tool == "trl" else 4)
+    assert ("lora_plus_ratio: B was trained" in foreign.settings(tool, study(**given))) == (tool == "trl")
+    assert "optimizer: muon has no counterpart" in foreign.settings(tool, study(training={"optimizer": "muon"}))
+    assert "loraplus_lr_ratio" not in written(tool)
+
+
 @pytest.mark.parametrize("tool", ["axolotl", "llamafactory", "trl"])
 def test_warmup_stable_decay_in_steps(tool: str) -> None:
     """1,000 rows, two epochs, batches of 16: 126 steps, of which 4 warm up and 26 decay."""

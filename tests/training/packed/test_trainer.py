@@ -88,6 +88,24 @@ def test_every_schedule_is_that_of_the_transformers_trainer(
     assert mean_difference(ours[-1], theirs[-1]) <= 1e-5
 
 
+@pytest.mark.parametrize(
+    "changed", [{"lora_plus_ratio": 8}, {"optimizer": "muon"}, {"optimizer": "adamw_8bit", "lora_plus_ratio": 2}]
+)
+def test_optimizers_step_as_in_the_transformers_trainer(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, changed: dict[str, Any]
+) -> None:
+    """With warm-up and decay, which is in proportion to the rate; and in a pack with AdamW as alone."""
+    given = {"epochs": 2, "warmup_ratio": 0.2}
+    common = {"weight_decay": 0.1, "learning_rate": 2e-3, "rank": 64}  # whose matrices have moments of eight bits
+    recipe, plain = make_recipe(given, **common, **changed), make_recipe(given, **common)
+    sides = train_rows[:14], validation_rows
+    ours, theirs = (list(which(base, *sides, recipe, at="last")) for which in (train, trainer.train))
+    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-4)
+    assert mean_difference(ours[-1], theirs[-1]) <= 1e-5
+    assert losses(list(train(base, *sides, plain, at="last"))) != pytest.approx(losses(ours), abs=1e-3)
+    assert_equal_alone(base, *sides, [recipe, plain])
+
+
 @pytest.mark.parametrize("name", ["qwen3.5", "lfm2", "qwen3-moe"])
 def test_a_pack_over_a_hybrid_model_or_experts(
     name: str, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe
