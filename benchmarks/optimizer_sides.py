@@ -138,6 +138,15 @@ def gp(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
     return BatchGPSampler(problem.space, block_size=setting.block, x0=x0, seed=seed)
 
 
+def gp_known(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
+    """With what `meshtune advise` knows, as `baseline: advised` has it, but from the start that all sides have."""
+    from prior import known
+
+    x0 = problem.start if setting.sensible else None
+    knows = None if problem.name == "nmt" else known(problem.name, 0.0, 3)  # which has no learning rate x alpha
+    return BatchGPSampler(problem.space, block_size=setting.block, x0=x0, seed=seed, known=knows)
+
+
 def gp_drawn(problem: Problem, seed: int, setting: Setting) -> BaseSampler:
     """Without a start it begins at a random point, not at the middle of the space, where some optima lie."""
     x0 = problem.start if setting.sensible else drawn(problem, seed)
@@ -303,6 +312,7 @@ def other(name: str, problem: Problem, seed: int, setting: Setting) -> Regrets:
 
 SIDES: dict[str, Callable[[Problem, int, Setting], Regrets]] = {
     "batch-gp": partial(started, gp),
+    "batch-gp, prior": partial(started, gp_known),
     "batch-gp, drawn start": partial(started, gp_drawn),
     "mads": partial(started, mads),
     "Optuna TPE": partial(plain, lambda _, seed, setting: TPESampler(seed=seed, constant_liar=setting.block > 1)),
