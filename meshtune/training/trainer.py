@@ -214,9 +214,10 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's own, or the recipe's."""
-        if self.optimizer is None and not is_usual(self.recipe):
-            self.optimizer = optimizer_of(self.trainable().items(), self.recipe)
-        return super().create_optimizer(model)
+        if is_usual(self.recipe):
+            return super().create_optimizer(model)  # type: ignore[no-any-return]
+        self.optimizer = optimizer_of(self.trainable().items(), self.recipe)
+        return self.optimizer
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's weights by their names in the model."""
