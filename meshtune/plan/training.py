@@ -7,10 +7,9 @@ trials are packed. Imports torch.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from meshtune.plan.goals import measured_quantities
 from meshtune.plan.locate import Located
 from meshtune.space.space import Space, expected_point
 from meshtune.system.machine import cores, query_gpus
-from meshtune.training.chosen_trainer import DECIDING, takes, trainer_of
+from meshtune.training.chosen_trainer import takes, trainer_of, variants
 from meshtune.training.machine import available
 from meshtune.training.memory.cards import USUAL, Cards, named
 from meshtune.training.memory.check import (
@@ -154,7 +153,7 @@ def training_of(
         answers=answers,
         max_new_tokens=config.generation.max_new_tokens,
         metrics=config.metrics,
-        variants=tuple(_variants(space, baseline)),
+        variants=tuple(variants(space, baseline)),
         rung_rows=config.early_stopping.rows,
         measurements=None if found is None else found.spec,
     )
@@ -496,15 +495,3 @@ def _trials(config: StudyConfig, data: Summary, epochs: int) -> float | None:
     if budget.tokens is not None:
         limits.append(budget.tokens / (epochs * data.train.tokens))
     return min(limits, default=None)
-
-
-def _variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Of the hyperparameters that decide whether a trial can be packed, all combinations that the study may hold."""
-    held: dict[str, tuple[Any, ...]] = {name: (space.fixed[name],) for name in DECIDING if name in space.fixed}
-    for dimension in space.dimensions:
-        if dimension.name in DECIDING:
-            held[dimension.name] = dimension.values or dimension.parameter.choices
-    for values in itertools.product(*held.values()):
-        yield dict(zip(held, values, strict=True))
-    if baseline is not None:
-        yield {name: baseline[name] for name in DECIDING if name in baseline}
