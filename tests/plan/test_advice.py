@@ -52,7 +52,9 @@ def test_files_of_ones_own_lie_beside_the_study_and_their_faults_are_said(
     assert {fault.line for fault in raised.value.faults} == {1, 2}
 
 
-@pytest.mark.parametrize("override", ["training.use_rslora=true", "training.target_modules=[q_proj]"])
+@pytest.mark.parametrize(
+    "override", ["training.use_rslora=true", "training.target_modules=[q_proj]", "training.lora_plus_ratio=2"]
+)
 def test_there_is_none_for_adapters_of_another_kind(override: str, tiny_model_folder: Path, tmp_path: Path) -> None:
     study = locate(lora_study(tmp_path / "lora", tiny_model_folder), overrides=(override,))
     plan = build(study)
