@@ -30,7 +30,7 @@ TINY = {
         "rows": 160,
         "validation": 32,
         "test": 40,
-        "max_length": 128,
+        "max_length": 400,  # bytes
     },
     "training": {"epochs": 2, "batch_size": 4},
     "seed": 1,

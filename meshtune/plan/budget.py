@@ -91,5 +91,5 @@ class Budget:
         if (limit := self.stop_when.reached(losses)) is not None:
             return limit
         if self.trials_left(proposed) == 0:
-            return Limit(f"{proposed} trials are done", hold=False)
+            return Limit(f"{proposed} {'trial is' if proposed == 1 else 'trials are'} done", hold=False)
         return None

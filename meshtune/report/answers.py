@@ -31,7 +31,7 @@ class SideBySide:
 
 
 def read(folder: Path, status: Status) -> dict[str, list[dict[str, Any]]]:
-    """Answers by model: `untuned`, `baseline`, `best`, as far as there are files.
+    """Answers by model: `untuned`, `baseline`, `best`, as far as there are files; the best alone where it is both.
 
     Raises InputError where a file holds something else.
     """
@@ -39,6 +39,8 @@ def read(folder: Path, status: Status) -> dict[str, list[dict[str, Any]]]:
     for name in ("baseline", "best"):
         if (trial := number_of(status, name)) is not None:
             names[name].insert(0, f"trial-{trial}")
+    if number_of(status, "best") is not None and number_of(status, "best") == number_of(status, "baseline"):
+        del names["baseline"]
     found = dict[str, list[dict[str, Any]]]()
     for name, files in names.items():
         paths = [folder / FOLDER / f"{file}.jsonl" for file in files]

@@ -60,12 +60,12 @@ def history(status: Status) -> go.Figure:
         figure.add_trace(_points(ended, [top + 0.08 * span] * len(ended), "failed", "no loss", "x"))
     known = [(t["trial"], low) for t, low in zip(status["all"], best_so_far(status["all"]), strict=True)]
     known = [(number, low) for number, low in known if low is not None]
-    if known:
+    if len(known) > 1:
         figure.add_trace(traces.line("best", known, "best so far", "best %{y:.4f}", shape="hv"))
-    last = max(len(status["all"]) - 1, 1)
+    last = max(len(status["all"]) - 1, 0)
     for name, loss in references:
         dash = "dash" if name == "baseline" else "dot"
-        ends = [(0, loss), (last, loss)]
+        ends = [(0, loss), (last, loss)] if last else [(-0.3, loss), (0.3, loss)]
         figure.add_trace(traces.line(name, ends, name, f"{name} %{{y:.4f}}<extra></extra>", width=1.5, dash=dash))
     figure.update_xaxes(range=[-0.03 * last - 0.4, 1.03 * last + 0.4], dtick=traces.whole(last))
     return figure

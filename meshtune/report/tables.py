@@ -78,6 +78,8 @@ def _headline(status: Status) -> tuple[str, str]:
     if best["trial"] == baseline.get("trial"):
         count = status["trials"]["complete"]
         title = "The advice was already the best" if status.get("advised") else "The baseline was not beaten"
+        if len(status["all"]) == 1:
+            return f"Only the {baseline_name(status)} was tried", "So there is nothing to compare it with."
         return title, f"It is itself the best of {count} complete {_plural(count, 'trial')}."
     name = baseline_name(status)
     if difference is None:

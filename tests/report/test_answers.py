@@ -22,6 +22,7 @@ def test_the_models_stand_side_by_side(study: Path, status: dict[str, Any]) -> N
     assert [row.row for row in rows] == [0, 1, 2, 3]
     assert all(list(row.answers) == ["untuned", "baseline", "best"] for row in rows)
     assert rows[0].answers["best"].startswith(f"trial-{status['best']['trial']} says")
+    assert list(answers.read(study, {**status, "baseline": status["best"]})) == ["untuned", "best"]
 
 
 def test_rows_that_one_lacks_are_left_out_and_missing_files_too(study: Path, tmp_path: Path) -> None:

@@ -107,6 +107,17 @@ def test_five_hundred_trials_need_no_more_traces(status: dict[str, Any], many: d
         assert len(make(many).to_json()) < 200_000
 
 
+def test_one_trial_has_one_place_and_no_course(status: dict[str, Any]) -> None:
+    alone = {**status, "all": [trial for trial in status["all"] if trial["ending"] == "complete"][:1]}
+    figure = figures.history(alone)
+    assert "best so far" not in [trace.name for trace in figure.data]
+    low, high = figure.layout.xaxis.range
+    assert -1 < low < 0 < high < 1
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    assert lines
+    assert all(low < min(trace.x) < max(trace.x) < high for trace in lines)
+
+
 def test_one_trial_and_none_that_completed(status: dict[str, Any], failed: dict[str, Any]) -> None:
     for given in (failed, {**status, "all": status["all"][:1]}, {**status, "all": [], "best": None, "baseline": None}):
         for make in (figures.history, figures.parallel_coordinates, figures.learning_curves, figures.endings):
