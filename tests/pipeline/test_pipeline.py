@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -46,6 +47,17 @@ def test_a_scale_overrides_keys_and_mappings_are_joined(tmp_path: Path) -> None:
     first, second, _ = read(pipeline(tmp_path), scale="small", out=tmp_path / "o").steps
     assert first.words == ["tune", "study.yaml", "--folder", f"{tmp_path}/o/first", "--trials", "3"]
     assert second.words[4:] == ["--set", f"warm_start={tmp_path}/o/first", "--set", "seed=3", "--trials", "2"]
+
+
+def test_the_pipeline_of_the_page_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/pipelines.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yml\n(.*?)```", page, re.DOTALL)
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(text)
+    assert [step.name for step in read(path).steps] == ["cheap", "full", "scores", "choice", "page"]
+    small = read(path, scale="small").steps
+    assert [step.name for step in small] == ["cheap", "full", "scores", "page"]
+    assert not [wrong for step in small if (wrong := usage(step.words))]
 
 
 def test_what_is_left_out_is_not_a_step(tmp_path: Path) -> None:
