@@ -102,7 +102,8 @@ class Advice:
         """As `meshtune advise` prints it."""
         first, *others = self.portfolio
         lines = [("start", point(self.start)), ("then", point(first)), *(("", point(each)) for each in others)]
-        lines += [("to gain", self.to_gain()), *_wrapped("rests on", self.rests_on)]
+        rests, *on = wrapped(self.rests_on)
+        lines += [("to gain", self.to_gain()), ("rests on", rests), *(("", text) for text in on)]
         return "\n".join(f"{label:<10} {text}" for label, text in lines)
 
     def to_gain(self) -> str:
@@ -254,9 +255,9 @@ def _trials(order: Sequence[Place], draws: Sequence[Effects], ranks: Sequence[in
     return len(order)
 
 
-def _wrapped(label: str, text: str) -> list[tuple[str, str]]:
-    first, *others = textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-    return [(label, first), *(("", line) for line in others)]
+def wrapped(text: str) -> list[str]:
+    """A long sentence as lines."""
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _rounded(rate: float) -> float:

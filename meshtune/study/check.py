@@ -15,6 +15,7 @@ from meshtune.plan.advice import advice_for
 from meshtune.plan.energy import Meter
 from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Plan, build
+from meshtune.priors.advice import wrapped
 from meshtune.priors.known import Known
 from meshtune.space.space import Dimension
 from meshtune.study.rounds import of_each
@@ -275,7 +276,7 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
         lines.append(f"baseline   {point(plan.baseline)} ({where})")
     if (known := advice_for(config, plan.space, plan.training)) is not None:
         lines += [f"advice     {point(known.start)}", f"           to gain: {known.to_gain()}"]
-        lines.append(f"           rests on: {known.rests_on}")
+        lines += (f"           {text}" for text in wrapped(f"rests on: {known.rests_on}"))
     if plan.known is not None and plan.sampler.name in ("batch-gp", "mads"):
         lines += [f"           {text}" for text in _of_known(plan.known, plan.sampler.name)]
     lines += (f"{label:<11}{text}".rstrip() for label, text in plan.goals.lines())
