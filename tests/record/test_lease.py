@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,11 +21,13 @@ from tests.study.test_loop import SPACE
 from tests.system.test_lease import hosts_can_be_made, start_on
 
 HOLD = """
-import sys, time
+import sys
+from meshtune.config import presets
+from meshtune.config.sections import Interval
 from meshtune.record.lease import Lease
 from meshtune.record.log import Record
-from tests.study.test_loop import SPACE
-lease = Lease(sys.argv[1], "study", beat=0.25)
+SPACE = presets.build({"x": Interval(low=-1, high=1)}, lora=False)
+lease = Lease(sys.argv[1], "study", beat=0.5)  # 4 seconds of silence are a death
 with lease.held():
     record = Record(sys.argv[1], "study", SPACE, fixed={}, fence=lease.fence)
     print("held", flush=True)
@@ -113,9 +114,12 @@ def test_of_two_hosts_a_frozen_holder_is_replaced_and_cannot_write_when_it_wakes
 def test_a_server_that_is_down_costs_no_holder_its_study(database: Server) -> None:
     first = begin("node-1", database.url)
     assert line_of(first) == "held"
+    first.send_signal(signal.SIGSTOP)
+    with statements(database.url) as connection:  # as though it was silent for longer than a living one is
+        connection.execute(sqlalchemy.text(f"UPDATE {TABLE} SET beat = beat - interval '1 hour'"))
     database.stop()
-    time.sleep(3.0)  # longer than the two seconds after which a silent holder is taken for dead
     database.start()
+    first.send_signal(signal.SIGCONT)
     refused = begin("node-2", database.url)
     assert f"is held by process {first.pid} on node-1" in refused.communicate(timeout=120)[1]
     database.restart()
