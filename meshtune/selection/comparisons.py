@@ -42,7 +42,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import betainccinv, ndtr
 
 from meshtune.selection.measured import POINTS, Array, Measure, Measured, Numbers, dense, item_weights
 from meshtune.selection.resampling import least_error, simultaneous, standardized
@@ -229,5 +229,5 @@ def lower_bound(mended: ArrayLike, broken: ArrayLike, items: ArrayLike, width: f
         variance = np.maximum(n * (2 * broken_there + middle * (1 - middle)), 0)
         held = c - b - n * middle <= width * np.sqrt(variance)
         low, high = np.where(held, low, middle), np.where(held, middle, high)
-    exact = -stats.beta.isf(stats.norm.sf(width), b + 1, np.maximum(n - b, 1e-9))
+    exact = -betainccinv(b + 1, np.maximum(n - b, 1e-9), ndtr(-width))
     return np.asarray(np.where(c == 0, np.minimum(low, exact), low))

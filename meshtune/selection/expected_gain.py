@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from scipy.special import ndtr
-from scipy.stats import qmc
 
 from meshtune.record.distributions import distributions, space_of
 from meshtune.record.log import Record
@@ -130,6 +129,8 @@ def gain_of(
 
 def _places(cube: Cube, seen: Observations, best: Indices, may: Allowed) -> tuple[Array, NDArray[np.bool_]]:
     """Rows where the search may go on, new, allowed, and no two the same; and which of them are about the best."""
+    from scipy.stats import qmc  # half a second
+
     spread = (
         cube.points() if cube.encoding.size <= 2**SPREAD else cube.at(qmc.Sobol(len(cube), rng=0).random_base2(SPREAD))
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from meshtune.objectives import measurement_files
 from meshtune.record.log import Record
@@ -125,7 +125,7 @@ def kept(margins: Array, weights: Array, limit: float, *, at_most: bool) -> floa
     error = math.sqrt(float((weights**2 * (margins - mean) ** 2).sum()) * effective / max(effective - 1, 1))
     error = math.hypot(error, math.sqrt(2) / (effective + 2))
     z = (limit - mean) / error
-    return float(norm.cdf(z if at_most else -z))
+    return float(ndtr(z if at_most else -z))
 
 
 def _of_scores(constraint: Constraint, measured: Measured, name: str, other: str | None) -> tuple[Array, Array] | None:

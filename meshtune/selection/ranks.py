@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+Array = NDArray[np.float64]
 
 FEWEST = 4  # points from which there is an interval
 
@@ -42,14 +45,20 @@ def rank_correlation(first: Sequence[float], second: Sequence[float], level: flo
     count = len(first)
     if count < 2 or min(np.ptp(first), np.ptp(second)) == 0:
         return RankCorrelation(None, None, None, count)
-    rho = float(np.clip(stats.spearmanr(first, second).statistic, -1, 1))
+    rho = float(np.clip(np.corrcoef(_ranks(first), _ranks(second))[0, 1], -1, 1))
     if count < FEWEST:
         return RankCorrelation(rho, None, None, count)
     most = 1 - 6 / (count**3 - count)
     taken = min(most, max(-most, rho))
-    half = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt((1 + taken**2 / 2) / (count - 3))
+    half = float(ndtri((1 + level) / 2)) * math.sqrt((1 + taken**2 / 2) / (count - 3))
     low, high = (math.tanh(math.atanh(taken) + side) for side in (-half, half))
     return RankCorrelation(rho, -1.0 if rho < -most else low, 1.0 if rho > most else high, count)
+
+
+def _ranks(values: Sequence[float]) -> Array:
+    """From 1; equal values share their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place])
 
 
 FEWEST_CANDIDATES = 5  # for an interval

@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from meshtune.selection.measured import (
     POINTS,
@@ -92,7 +92,7 @@ def simultaneous(largest: Array, level: float, *, sides: int = 1) -> float:
 
     Never below what a normal difference alone needs: draws of a few discordant items are too coarse to say less.
     """
-    return max(float(np.quantile(largest, level)), float(stats.norm.isf((1 - level) / sides)))
+    return max(float(np.quantile(largest, level)), float(-ndtri((1 - level) / sides)))
 
 
 def _one(measure: Measure, draws: int, chance: np.random.Generator) -> Array:
@@ -236,7 +236,7 @@ def items_to_separate(difference: float, error: float, items: int, level: float 
     `error`: the standard error of the difference on the present `items`. 0 where they do already; None where no number
     would (there is no difference) or more than a thousand times the present items are needed.
     """
-    needed = float(stats.norm.ppf((1 + level) / 2) + stats.norm.ppf(POWER))
+    needed = float(ndtri((1 + level) / 2) + ndtri(POWER))
     if abs(difference) < SAME or abs(difference) * math.sqrt(1000) < needed * error:
         return None
     return max(0, math.ceil(items * ((needed * error / difference) ** 2 - 1)))

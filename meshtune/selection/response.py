@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from optuna.study import StudyDirection
-from scipy.stats import qmc
 
 from meshtune.record.distributions import distributions, space_of
 from meshtune.record.log import Record
@@ -94,6 +93,8 @@ def _anchor(record: Record, seen: Observations, belief: Belief) -> int:
 def _importances(belief: Belief, seen: Observations, names: list[str]) -> list[dict[str, Any]]:
     cube, variables = belief.cube, len(belief.cube)
     chance = np.random.default_rng(0)
+    from scipy.stats import qmc  # half a second
+
     shares = qmc.Sobol(2 * variables, rng=0).random_base2(DESIGN)
     first, other = shares[:, :variables], shares[:, variables:]
     changed = [np.where(np.arange(variables) == index, other, first) for index in range(variables)]

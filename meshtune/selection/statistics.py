@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from meshtune.errors import InputError
 
@@ -51,7 +51,7 @@ def paired_difference(ours: RowLosses, theirs: RowLosses, level: float = 0.95) -
         return Difference(mean, None, None, rows)
     residuals = differences - mean * counts
     error = float(np.sqrt(rows / (rows - 1) * (residuals**2).sum()) / counts.sum())
-    half = float(stats.t.ppf((1 + level) / 2, rows - 1)) * error
+    half = float(stdtrit(rows - 1, (1 + level) / 2)) * error
     return Difference(mean, mean - half, mean + half, rows)
 
 
@@ -78,7 +78,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Mean:
     if count < 2:
         return Mean(mean, math.nan, math.nan, math.nan, count)
     error = float(np.std(values, ddof=1)) / math.sqrt(count)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * error
     return Mean(mean, error, mean - half, mean + half, count)
 
 
@@ -89,5 +89,5 @@ def against_replicates(other: float, mean: float, deviation: float, count: int, 
     `count`, with Student's t at count - 1 degrees of freedom. It covers the seeds of training, not the choice of rows.
     """
     error = deviation * math.sqrt(1 + 1 / count)
-    half = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * error
     return Mean(other - mean, error, other - mean - half, other - mean + half, count)

@@ -25,8 +25,6 @@ from typing import Any, Literal, cast
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.linalg.lapack import dpotrf, dpotri
-from scipy.optimize import minimize
-from scipy.spatial.distance import cdist
 
 from meshtune.samplers.gp.observations import Observations
 from meshtune.samplers.gp.space import Array, Cube, Indices
@@ -114,6 +112,8 @@ def fitted(features: Array, columns: Indices, values: Array, start: Array | None
 
     `start`: earlier parameters, from which a few steps are enough.
     """
+    from scipy.optimize import minimize  # a third of a second, for those who have something to fit
+
     variables = int(columns.max()) + 1
     chosen = few(values, MOST_FITTED)
     features, values = features[chosen], values[chosen]
@@ -197,6 +197,8 @@ class Process:
         return float(np.exp(self.parameters[-2]))
 
     def _kernel(self, one: Array, other: Array) -> Array:
+        from scipy.spatial.distance import cdist  # so too
+
         lengths, count = np.exp(self.parameters[self.columns]), len(self.columns)
         squared = cdist(one[:, :count] / lengths, other[:, :count] / lengths, "sqeuclidean")
         return self._signal * matern(squared)[0] + one[:, count:] @ other[:, count:].T
