@@ -10,14 +10,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from meshtune.config.sections import StudyConfig
+from meshtune.data.store import Rows
 from meshtune.errors import InputError
 from meshtune.plan import forecast
+from meshtune.plan.forecast import REPLAYED
 from meshtune.plan.plan import Plan
 from meshtune.plan.training import TrainingPlan
 from meshtune.space.space import Parameter, Space
@@ -43,6 +45,7 @@ class CardForecast:
         packs: the sizes of the packs of a usual block. peak: bytes of the largest of them.
         expected: None where nothing fits, or the budget says nothing about time. speeds: of a process.
         left_out: the share of the space's points that do not fit.
+        gpu_hours: of a trial, by the way that it is trained; the first one is the study's own.
     """
 
     cards: Cards
@@ -55,6 +58,7 @@ class CardForecast:
     speeds: Pilot | None
     expected: forecast.Forecast | None
     left_out: float
+    gpu_hours: Mapping[str, float]
 
     def lines(self, config: StudyConfig, processes: int) -> Iterator[tuple[str, str]]:
         """For people: a label and a text each."""
@@ -83,6 +87,14 @@ class CardForecast:
             yield "time", "cannot be told: " + ("nothing fits" if self.speeds is None else "of a budget in kWh alone")
             return
         yield "time", self._time(config, processes)
+        yield "GPU hours", self._gpu_hours()
+        low, high = REPLAYED
+        own = next(iter(self.gpu_hours.values()))
+        stopped = f"{number(own * (1 - high), 2)} to {number(own * (1 - low), 2)}"
+        yield (
+            "",
+            f"early stopping, as in replays of real curves ({100 * low:.0f} to {100 * high:.0f} % saved): {stopped}",
+        )
         if self.left_out:
             yield "", f"without the {number(100 * self.left_out, 2)} % of the space's points that do not fit"
         assumed = f"{100 * speed.SHARE:.0f} % of the card's peak and {speed.LAUNCHES} launches a layer"
@@ -99,6 +111,9 @@ class CardForecast:
         assert self.speeds is not None
         after = forecast.after_search(config)
         return forecast.time_line(self.speeds, self.expected, config.budget, processes, after)
+
+    def _gpu_hours(self) -> str:
+        return ", ".join(f"{number(hours, 2)} {way}" for way, hours in self.gpu_hours.items()) + " for a trial"
 
     def facts(self) -> dict[str, Any]:
         """The same as plain values, memory in bytes."""
@@ -117,6 +132,7 @@ class CardForecast:
             "packs": list(self.packs),
             "largest_pack": self.peak,
             "time": time,
+            "gpu_hours_a_trial": dict(self.gpu_hours),
         }
 
 
@@ -132,9 +148,15 @@ def card_forecast(plan: Plan, training: TrainingPlan, cards: Cards, config: Stud
     fitting = [point for point in points if at.fits(point) and plan.goals.allowed(point)]
     packs = list(_blocks(plan, at, fitting))
     speeds = expected = None
+    gpu_hours: dict[str, float] = {}
     if packs:
         speeds = _speeds(at, training, cards, packs)
         expected = _expected(plan, training, config, at, speeds, fitting)
+    if expected is not None:
+        devices = plan.processes[0].devices
+        for way, other, cut in _ways(at, packs):
+            found = _expected(plan, training, config, other, _speeds(other, training, cards, cut), fitting)
+            gpu_hours[way] = 0.0 if found is None else devices * found.seconds_a_trial / 3600
     usual = packs[: _first_block(packs, plan.block_size)]
     return CardForecast(
         cards=cards,
@@ -147,7 +169,20 @@ def card_forecast(plan: Plan, training: TrainingPlan, cards: Cards, config: Stud
         speeds=speeds,
         expected=expected,
         left_out=1 - sum(map(at.fits, points)) / len(points),
+        gpu_hours=gpu_hours,
     )
+
+
+def _ways(
+    at: Setting, packs: Sequence[Sequence[Mapping[str, Any]]]
+) -> Iterator[tuple[str, Setting, Sequence[Sequence[Mapping[str, Any]]]]]:
+    """How trials may be trained, in words: the trainer's setting, and the packs. The first is the study's own."""
+    alone = [[point] for pack in packs for point in pack]
+    if at.trainer == "packed":
+        if any(len(pack) > 1 for pack in packs):
+            yield "in packs", at, packs
+        yield "one at a time", at, alone
+    yield "with the transformers trainer, which pads rows", replace(at, trainer="transformers", pack=1), alone
 
 
 def random_points(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
@@ -188,15 +223,24 @@ def _speeds(at: Setting, training: TrainingPlan, cards: Cards, packs: Sequence[S
     """Tokens a second of a process, averaged over the time of these packs."""
     data = training.data
     row, labels = data.train.tokens / data.train.rows, data.train.label_tokens / data.train.tokens
+    lengths = Rows.open(training.spec.data, "train").lengths
     tokens, seconds, validated = 0.0, 0.0, 0.0
     for pack in packs:
-        of_pack = speed.Speed(at.packs(pack[0]), cards.card, row, labels)
         members: list[Recipe] = [at.recipe(point) for point in pack]
-        computed = sum(recipe.epochs for recipe in members) * data.train.tokens
-        tokens, seconds = tokens + computed, seconds + computed / of_pack.training(members)
-        validated = of_pack.validation()
+        padded = 1.0 if at.trainer == "packed" else padding(lengths, members[0].batch_size)
+        of_pack = speed.Speed(at.packs(pack[0]), cards.card, row * padded, labels / padded)
+        trained = sum(recipe.epochs for recipe in members) * data.train.tokens
+        tokens, seconds = tokens + trained, seconds + trained * padded / of_pack.training(members)
+        validated = replace(of_pack, row=row, labels=labels).validation()  # of rows of like length
     mean = sum(map(len, packs)) / len(packs)
     return Pilot(tokens / seconds, validated, math.nan, Batch(0, 0, 0), None, max(1, round(mean)))
+
+
+def padding(lengths: Sequence[int], batch_size: int) -> float:
+    """Tokens that are computed over those of the rows, in batches of rows of any length, each padded to its longest."""
+    ordered, places = np.sort(np.asarray(lengths, dtype=float)), np.arange(len(lengths) + 1) / len(lengths)
+    longest = float(ordered @ np.diff(places ** min(batch_size, len(lengths))))
+    return longest / float(ordered.mean())
 
 
 def _expected(

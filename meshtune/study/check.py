@@ -216,6 +216,7 @@ def _facts(study: Located, plan: Plan) -> dict[str, Any]:
         "fixed": dict(plan.fixed),
         "baseline": None if plan.baseline is None else dict(plan.baseline),
         "baseline_in_space": plan.start is not None,
+        "data": None if plan.training is None else plan.training.data.to_dict(),
         "advice": None if advice is None else advice.to_json(),
         "sampler": {"name": plan.sampler.shown, "why": plan.why_sampler},
         "warm_start": dict(plan.warm_start.facts) or None,

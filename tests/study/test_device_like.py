@@ -5,12 +5,14 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import LlamaConfig
 from typer.testing import CliRunner
 
 from meshtune.cli.commands import app
 from meshtune.errors import InputError
+from meshtune.plan.card_forecast import padding
 from meshtune.plan.locate import locate
 from meshtune.plan.plan import Plan, build
 from meshtune.plan.training import Elsewhere
@@ -74,10 +76,19 @@ def test_an_8b_model_on_cards_that_are_not_here(tmp_path: Path, tiny_model_folde
         assert each["time"]["price"] == pytest.approx(2 * each["time"]["hours"])
         assert (each["time"]["trials"], each["cards"]["count"]) == (40, count)
         assert each["time"]["assumed"]["share_of_peak"] == 0.4
+        packs, alone, padded = each["gpu_hours_a_trial"].values()
+        assert 0 < packs <= alone < padded, "padding is computed too"
     assert a100["time"]["hours"] < 4 * h100["time"]["hours"] < small["time"]["hours"]
     assert small["time"]["left_out"] > 0 == h100["time"]["left_out"]
-    for words in ("on 4 cards", "the largest trial: does not fit", "no card has measured that yet", "a usual block of"):
+    for words in (
+        "on 4 cards",
+        "the largest trial: does not fit",
+        "no card has measured that yet",
+        "a usual block of",
+        "GPU hours",
+    ):
         assert words in text
+    assert "with the transformers trainer, which pads rows for a trial" in text
     assert "as the L4: the slowest card of the table" in text
     assert "sampler    batch-gp\n" in text, "how many run at once is each card's own"
     json.dumps(facts)
@@ -150,6 +161,15 @@ def test_a_model_that_cannot_be_had_is_one_message(tmp_path: Path, tiny_model_fo
     with pytest.raises(InputError, match="`nobody/has-this` is not in the local cache") as refused:
         check(path, device_like=["H100"])
     assert len(refused.value.faults) == 1
+
+
+def test_tokens_of_padded_batches() -> None:
+    """Of batches whose rows are drawn: the mean of the longest over the mean."""
+    assert padding([5, 5, 5], 2) == 1
+    assert padding([1, 3], 1) == 1
+    lengths = np.random.default_rng(0).integers(1, 400, 600)
+    drawn = np.random.default_rng(1).choice(lengths, (20000, 4))
+    assert padding(lengths.tolist(), 4) == pytest.approx(drawn.max(1).mean() / lengths.mean(), rel=0.01)
 
 
 def test_the_command_line(tmp_path: Path, tiny_model_folder: Path) -> None:
