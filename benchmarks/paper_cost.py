@@ -73,7 +73,7 @@ def table() -> str:
     lines = ["| | GPU hours |", "|---|---:|"]
     lines += [f"| an evaluation, by `check`, {way} | {each:.1f} |" for way, each in found.items()]
     low, high = (next(iter(found.values())) * (1 - share) for share in reversed(REPLAYED))
-    lines.append(f"| the same, stopped early as in replays | {low:.1f} to {high:.1f} |")
+    lines.append(f"| the first of these, stopped early as in replays | {low:.1f} to {high:.1f} |")
     lines.append(f"| an evaluation, by the authors' logs of a later experiment | {LOGGED:.1f} |")
     lines.append(f"| an evaluation, by the paper | {PAPER:.1f} |")
     lines.append(

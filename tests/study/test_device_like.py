@@ -76,8 +76,8 @@ def test_an_8b_model_on_cards_that_are_not_here(tmp_path: Path, tiny_model_folde
         assert each["time"]["price"] == pytest.approx(2 * each["time"]["hours"])
         assert (each["time"]["trials"], each["cards"]["count"]) == (40, count)
         assert each["time"]["assumed"]["share_of_peak"] == 0.4
-        packs, alone, padded = each["gpu_hours_a_trial"].values()
-        assert 0 < packs <= alone < padded, "padding is computed too"
+        hours = list(each["gpu_hours_a_trial"].values())  # in packs where there are any, alone, padded
+        assert 0 < hours[0] <= hours[-2] < hours[-1], "padding is computed too"
     assert a100["time"]["hours"] < 4 * h100["time"]["hours"] < small["time"]["hours"]
     assert small["time"]["left_out"] > 0 == h100["time"]["left_out"]
     for words in (
