@@ -38,6 +38,11 @@ class Ending(StrEnum):
     CRASHED = "crashed"
 
     @property
+    def words(self) -> str:
+        """As people read it."""
+        return self.value.replace("_", " ")
+
+    @property
     def advice(self) -> str:
         """One sentence for people: what happened, and what to change if it happens often."""
         return _ADVICE[self]

@@ -203,7 +203,7 @@ class Display:
         elif outcome.ending is Ending.STOPPED_EARLY and outcome.loss is not None:
             line += f"stopped early at {outcome.loss:.4f}  "
         else:
-            line += f"{outcome.ending.value}  "
+            line += f"{outcome.ending.words}  "
         line += f"{point(trial.hyperparameters)}  {outcome.seconds:.0f} s" + self._standing()
         left = self._left(record)
         line += f", about {duration(left)} left" if left else ""
@@ -218,14 +218,14 @@ class Display:
                 words += outcome.ending.advice
                 self._advised.add(outcome.ending)
             if words:
-                self._console.print(f"    {words}", markup=False, style="yellow", soft_wrap=True)
+                self._console.print(f"    {words.rstrip()}", markup=False, style="yellow", soft_wrap=True)
 
     def _promoted(self, trial: RecordedTrial) -> None:
         self._panel.running.pop(trial.number, None)
         if self._record is None or trial.final is None:
             return
         self._stand(self._record)
-        how = trial.final.ending.value if math.isinf(trial.loss) else f"loss {trial.loss:.4f}"
+        how = trial.final.ending.words if math.isinf(trial.loss) else f"loss {trial.loss:.4f}"
         line = f"trial {trial.number} trained to the end: {how}{self._standing()}"
         say(self._console, line)
 

@@ -266,6 +266,19 @@ def test_the_time_left_follows_a_trial_that_takes_longer(tmp_path: Path) -> None
     assert view._drawn().left == pytest.approx((585 + 4 * (10 + 720) / 2) / 2)
 
 
+def test_a_trial_that_ended_without_a_loss_is_told_in_words(tmp_path: Path) -> None:
+    out = io.StringIO()
+    view, record = open_view(tmp_path, out, Clock())
+    for trial, ending, why in ((1, Ending.STOPPED_EARLY, "stopped on request"), (2, Ending.TIMED_OUT, "")):
+        told = record.tell(Outcome(trial, 1, ending, seconds=3.0, message=why), elapsed=20.0)
+        assert told is not None
+        view.show(TrialFinished(told))
+    lines = out.getvalue().splitlines()
+    assert "trial 1   stopped early  rank 8" in lines[-4]
+    assert lines[-3] == "    stopped on request."
+    assert "trial 2   timed out  rank 16" in lines[-2]
+
+
 def test_a_file_is_told_now_and_then_where_a_long_trial_is(tmp_path: Path) -> None:
     out, clock = io.StringIO(), Clock()
     view, _ = open_view(tmp_path, out, clock)
