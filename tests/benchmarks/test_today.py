@@ -1,6 +1,7 @@
 """What the race against the plain way counts, from made-up pieces."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import optuna
 import pytest
 import yaml
 
-from benchmarks import today
+from benchmarks import today, today_page
 
 
 def piece(seconds: float, *losses: float) -> dict[str, Any]:
@@ -32,6 +33,33 @@ def test_until_the_best_loss_of_the_other() -> None:
         [40, 40],
         [120, 120],
     )
+
+
+def test_the_page_counts_seeds_that_have_all_sides(tmp_path: Path) -> None:
+    for seed, sides in enumerate((today.SIDES, today.SIDES[:2])):
+        (tmp_path / f"seed-{seed}").mkdir()
+        for side in sides:
+            losses = (3.0, 1.9, 1.5) if side == "ours" else (3.0, 2.5, 2.0)
+            (tmp_path / f"seed-{seed}" / f"{side}.json").write_text(json.dumps(piece(40, *losses)))
+    found = today_page.lines(tmp_path, "made up")
+    assert [(line["name"].split()[-1], line["seeds"], line["ratio"]) for line in found] == [
+        ("plain-threads", 1, 1.53),
+        ("plain-processes", 1, 1.53),
+    ]
+    assert "| plain-threads | 1 | 29.0, 19.0 | 1.53 (1.53 to 1.53) |" in today_page.table(found)
+    assert today_page.headline(found) == "", "one seed is no headline"
+    assert "3.42 times" in today_page.headline([{**line, "seeds": 3} for line in found])
+
+
+def test_the_page_says_what_was_found() -> None:
+    found = json.loads(today_page.FOUND.read_text(encoding="utf-8"))
+    for path, text in (
+        (today_page.PAGE, f"\n{today_page.table(found)}\n\n"),
+        (today_page.README, today_page.headline(found)),
+    ):
+        page = path.read_text(encoding="utf-8")
+        assert "<!-- today -->" in page
+        assert today_page.filled(page, text) == page, "run python -m benchmarks.today_page FOLDER"
 
 
 @pytest.mark.slow
