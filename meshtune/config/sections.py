@@ -179,6 +179,7 @@ class TrainingConfig(Section):
     max_grad_norm: PositiveReal = 1.0
     optimizer: Literal["adamw", "adamw_8bit", "muon"] = "adamw"
     lora_plus_ratio: PositiveReal = 1.0  # of B's rate to A's, which is the learning rate
+    neftune_alpha: Annotated[Real, Field(ge=0)] = 0.0  # of the noise on embeddings in training; 0: none
     target_modules: Annotated[
         Annotated[Literal["all-linear"], Tag("<all-linear or a list of module names>")]
         | Annotated[tuple[str, ...], Field(min_length=1), Tag("<list>")],

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Hyperparameters that neither the adapter's size nor a trial's memory depends on.
 _FREE = (
     *("alpha", "learning_rate", "weight_decay", "warmup_ratio", "lr_scheduler", "use_rslora", "lora_plus_ratio"),
+    "neftune_alpha",
     "optimizer",  # whatever it is, AdamW is planned for, whose moments take most
 )
 

@@ -63,6 +63,7 @@ LORA: Mapping[str, Number | Words] = {
     "step": Number(0),  # learning rate x alpha
     "lora_plus_ratio": Number(0),  # B's rate over A's
     "optimizer": Words(("adamw", "adamw_8bit", "muon")),
+    "neftune_alpha": Number(0, low_belongs=True),
     "weight_decay": Number(0, low_belongs=True),
     "warmup_ratio": Number(0, 1, low_belongs=True),
     "lr_scheduler": Words(("constant", "linear", "cosine", "wsd")),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REQUIRED = ("rank", "alpha", "dropout", "learning_rate")
 DECAY = 0.2  # of the steps in which `wsd` lets its rate fall, the last ones
-LATER = ("lora_plus_ratio", "optimizer")  # keys that earlier versions did not know
+LATER = ("lora_plus_ratio", "optimizer", "neftune_alpha")  # keys that earlier versions did not know
 NO_VECTORS = "`muon` takes matrices only, and DoRA trains vectors too: write `adamw`, or `use_dora: false`"
 KNOWN = tuple(name for name in LORA if name not in ("scale", "step"))  # which are decoded before they come here
 
@@ -38,6 +38,7 @@ class Recipe:
             on which the dropout masks depend.
         lora_plus_ratio: of the rate of B to `learning_rate`, which is A's.
         optimizer: `adamw`, `adamw_8bit` or `muon`, which takes matrices only, so not DoRA's magnitudes.
+        neftune_alpha: of the noise on embeddings in training (NEFTune); 0: there is none.
     """
 
     rank: int
@@ -61,6 +62,7 @@ class Recipe:
     pass_tokens: int | None = None
     lora_plus_ratio: float = 1.0
     optimizer: str = "adamw"
+    neftune_alpha: float = 0.0
 
     def __repr__(self) -> str:
         """What tells trainings apart in saved states: without keys that came later, where they have their default."""
@@ -100,7 +102,10 @@ def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: i
 
 
 def other_steps(training: TrainingConfig, fixed: Mapping[str, Any] | None = None) -> list[str]:
-    """The keys by which an adapter is trained otherwise than by AdamW with one rate; `fixed` ones count first."""
+    """The keys by which an adapter is trained otherwise than by AdamW with one rate, or with noise.
+
+    `fixed` ones, of the space, count before the section.
+    """
     unset, given = type(training)(), fixed or {}
     return [name for name in LATER if given.get(name, getattr(training, name)) != getattr(unset, name)]
 

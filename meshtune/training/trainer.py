@@ -29,7 +29,8 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from meshtune.data.store import epoch_order
-from meshtune.training import saved_state
+from meshtune.errors import Fault, InputError
+from meshtune.training import neftune, saved_state
 from meshtune.training.adapter_config import check_cut, lora_config
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row_losses
@@ -71,6 +72,9 @@ def train(
     if ranks is not None and ranks.sharded:
         check_cut(recipe)
         sharded.check_lengths(base, train_rows)
+    if ranks is not None and recipe.neftune_alpha:
+        what = "the noise is drawn by one process: over several devices only what can be packed is trained with it"
+        raise InputError(Fault(what, key="training.neftune_alpha"))
     others = contextlib.nullcontext() if ranks is None else ranks.adapting(recipe)
 
     def work(emit: Emit) -> None:
@@ -166,6 +170,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
         self.model_accepts_loss_kwargs = True  # count the labels of all micro-batches of a step, for any model
         self.loss_is_scaled_for_ga = True  # and do not divide by the number of micro-batches
         self.recipe, self.tokens = recipe, 0
+        self.draws = 0  # micro-batches so far
         self.step_loss = torch.zeros((), device=arguments.device)
         self.step_labels = 0
         self.saved: dict[str, Any] = {}
@@ -190,7 +195,31 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
         self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Loss and gradient of a micro-batch; those of the other processes' rows are added, once a step is whole."""
-        self.tokens += int(inputs["attention_mask"].sum())
+        with self._noised(inputs["attention_mask"]):
+            self.tokens += int(inputs["attention_mask"].sum())
+            self.draws += 1
+            return self._training_step(model, inputs, num_items_in_batch)
+
+    @contextlib.contextmanager
+    def _noised(self, mask: torch.Tensor) -> Iterator[None]:
+        """NEFTune's noise on the rows of a micro-batch."""
+        if not self.recipe.neftune_alpha:
+            yield
+            return
+        lengths = mask.sum(1).to(self.args.device)
+        seed, number, tokens = self.recipe.seed, self.draws, int(mask.sum())
+
+        def noise(embedded: torch.Tensor) -> torch.Tensor:
+            found = torch.zeros_like(embedded, dtype=torch.float32)
+            drawn = neftune.draw(tokens, embedded.shape[2], seed, number, embedded.device)
+            each = lengths.repeat_interleave(lengths)
+            found[mask.bool()] = neftune.scaled(drawn, each, self.recipe.neftune_alpha)
+            return found
+
+        with neftune.adding(self.model, noise):
+            yield
+
+    def _training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any) -> torch.Tensor:
         ranks, scaler, device = self.ranks, self.accelerator.scaler, self.args.device
         if ranks is None:
             return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]
@@ -235,13 +264,14 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
             "random": torch.get_rng_state(),
             "random_device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "tokens": self.tokens,
+            "draws": self.draws,
         }
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         for name, weight in self.trainable().items():
             weight.copy_(self.saved["adapter"][name])
-        self.tokens = self.saved["tokens"]
+        self.tokens, self.draws = self.saved["tokens"], self.saved.get("draws", 0)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.saved:

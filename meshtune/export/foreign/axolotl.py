@@ -66,6 +66,7 @@ def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     }
     values |= {**say.scheduler(study, notes, "lr_scheduler"), "warmup_ratio": recipe.warmup_ratio}
     values |= {"weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
+    values |= {"neftune_noise_alpha": recipe.neftune_alpha} if recipe.neftune_alpha else {}
     values |= {"loraplus_lr_ratio": recipe.lora_plus_ratio} if recipe.lora_plus_ratio != 1 else {}
     bf16: bool | str = "auto" if recipe.precision == "auto" else recipe.precision == "bfloat16"
     values |= {"bf16": bf16, "fp16": recipe.precision == "float16"}
@@ -167,6 +168,7 @@ def _training(keys: Keys) -> dict[str, Any]:
         **schedule(keys, "lr_scheduler", default="cosine", default_warmup=0.03),
         "weight_decay": keys.hyperparameter("weight_decay", "weight_decay", 0.0),
         "max_grad_norm": keys.positive("max_grad_norm", 1.0),
+        "neftune_alpha": keys.hyperparameter("neftune_noise_alpha", "neftune_alpha", 0.0),
         "lora_plus_ratio": keys.positive("loraplus_lr_ratio", 1.0),
         "target_modules": _targets(keys),
         "use_rslora": bool(keys.take("peft_use_rslora")),

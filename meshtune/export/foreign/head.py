@@ -93,6 +93,7 @@ def trainer(
         **scheduler(study, notes, tool=tool),
     }
     values |= {**(warmup or {}), "weight_decay": recipe.weight_decay, "max_grad_norm": recipe.max_grad_norm}
+    values |= {"neftune_noise_alpha": recipe.neftune_alpha} if recipe.neftune_alpha else {}
     bf16, fp16 = mixed_precision(study, notes)
     return {**values, "bf16": bf16, "fp16": fp16}
 

@@ -142,6 +142,7 @@ def _training(keys: Keys) -> dict[str, Any]:
         **schedule(keys, "lr_scheduler_type", default="linear", default_warmup=0.0),
         "weight_decay": keys.hyperparameter("weight_decay", "weight_decay", 0.0),
         "max_grad_norm": keys.positive("max_grad_norm", 1.0),
+        "neftune_alpha": keys.hyperparameter("neftune_noise_alpha", "neftune_alpha", 0.0),
         "lora_plus_ratio": keys.positive("loraplus_lr_ratio", 1.0),
         "target_modules": "all-linear" if modules == ["all"] or not modules else modules,
         "use_rslora": bool(keys.take("use_rslora")),

@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from meshtune.training import machine
+from meshtune.training import machine, neftune
 from meshtune.training.loss import alike, exact_head, forget_lengths
 from meshtune.training.packed.adapters import Group, Now, is_linear, weight_of
 from meshtune.training.packed.attention import attention
@@ -88,6 +88,18 @@ class PackedBase:
         here = losses.cpu()  # all at once
         sums = [part.sum().item() for part in torch.split(here, list(batch.counts))]
         return list(zip(sums, batch.counts, strict=True))
+
+    def noise(self, embedded: torch.Tensor) -> torch.Tensor | None:
+        """What is added to (1, tokens, width) of the embedding, for adapters that are trained with noise."""
+        spans = [span for span in self.now.spans if span.noisy]
+        if not spans:
+            return None
+        found = torch.zeros_like(embedded, dtype=torch.float32)
+        lengths = torch.tensor(self.now.lengths, device=embedded.device)
+        lengths = lengths.repeat_interleave(lengths, output_size=embedded.shape[1])
+        for span in spans:
+            found[0, span.start : span.stop] = span.noise(lengths, embedded.shape[2])
+        return found
 
     def forget(self) -> None:
         """Hold nothing of a pass that memory ran out in."""
@@ -166,7 +178,7 @@ class PackedBase:
 class _MadeUp:
     """What the layers need of an adapter, of rank 1, on all of them."""
 
-    scale, rate, kept, seed = 1.0, 0.0, 1.0, 0
+    scale, rate, kept, seed, noise = 1.0, 0.0, 1.0, 0, 0.0
 
     def __init__(self, groups: Sequence[Group], low: torch.dtype):
         parts = [part for group in groups for part in group.parts]
@@ -202,6 +214,7 @@ def packed(base: Any, low: torch.dtype, *, checkpointing: bool = False, lockstep
                 raise Unpackable("another pack or hook has replaced the forward of its layers")
             alone = _alone(base)
             undo.enter_context(replaced(base, pack.now))
+            undo.enter_context(neftune.adding(base, pack.noise))
             undo.enter_context(_attention(pack))
             pack.mixers = undo.enter_context(apart(mixers(base), pack.lanes))
             linears = [

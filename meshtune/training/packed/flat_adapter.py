@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from meshtune.training import neftune
 from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.packed.unpackable import Unpackable
@@ -51,7 +52,8 @@ class FlatAdapter:
 
     Attributes:
         pairs: by the name of the module in the base. config: PEFT's, with the target modules resolved.
-        scale: of the product B A, without what dropout needs. rate: of the dropout; a share of `kept` stays.
+        scale: of the product B A, without what dropout needs. rate: of the dropout; a share of `kept` stays. noise:
+            NEFTune's alpha.
         weights: the flat tensor, with `gradient` as its gradient; after every change call `refresh`, which counts them
             in `changes`. On a GPU each B
             lies in it transposed, since stacks of matrices then are filled in one launch; `plain` turns them back.
@@ -77,7 +79,7 @@ class FlatAdapter:
         # On a GPU products read stacks, which are in their type.
         self.low = self.weights.detach() if kind == torch.float32 or self.turned else flat.to(kind)
         self.scale = recipe.alpha / (math.sqrt(recipe.rank) if recipe.use_rslora else recipe.rank)
-        self.rate, self.seed = recipe.dropout, recipe.seed
+        self.rate, self.seed, self.noise = recipe.dropout, recipe.seed, recipe.neftune_alpha
         self.kept = kept_share(recipe.dropout)
         self.changes = 0
         whole, low, gradient = (self._parts(x, self.turned) for x in (self.weights.detach(), self.low, self.gradient))
@@ -155,6 +157,19 @@ class Span:
         if not self.drops:
             return self.adapter.scale
         return self.adapter.scale / self.adapter.kept if self.adapter.kept else 0.0  # as torch's Dropout(1)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether noise is added to embeddings."""
+        return self.adapter is not None and self.draw is not None and self.adapter.noise > 0
+
+    def noise(self, lengths: torch.Tensor, width: int) -> torch.Tensor:
+        """(rows, width) of NEFTune's noise; `lengths`: of the sequences that all rows of the pass are of."""
+        assert self.adapter is not None
+        own, drawn = lengths[self.start : self.stop], self.drawn or self.stop - self.start
+        found = neftune.draw(drawn, width, self.adapter.seed, self.draw or 0, lengths.device)
+        found = found[self.skipped : self.skipped + len(own)]
+        return neftune.scaled(pad(found, (0, 0, 0, len(own) - len(found))), own, self.adapter.noise)
 
     def mask(self, width: int, number: int) -> torch.Tensor | None:
         """On a CPU (rows, width) of 1 and 0 for the module of that number, in bfloat16; None: nothing is dropped."""

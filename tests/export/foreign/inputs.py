@@ -136,6 +136,7 @@ trainings = st.fixed_dictionaries(
         "max_grad_norm": st.floats(0.01, 10),
         "lora_plus_ratio": st.sampled_from([1.0, 16.0]),
         "optimizer": st.sampled_from(["adamw", "adamw_8bit"]),
+        "neftune_alpha": st.sampled_from([0.0, 5.0]),
         "target_modules": st.sampled_from(["all-linear", ["q_proj"], ["q_proj", "v_proj"]]),
         "use_rslora": st.booleans(),
         "use_dora": st.booleans(),

@@ -82,6 +82,7 @@ def test_a_usual_axolotl_training(tmp_path: Path) -> None:
             "warmup_ratio": 0.03,
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
+            "neftune_alpha": 0.0,
             "lora_plus_ratio": 16.0,
             "target_modules": "all-linear",
             "use_rslora": False,

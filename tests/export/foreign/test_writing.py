@@ -180,7 +180,8 @@ def test_optimizers(tool: str, key: str) -> None:
     assert (values[key], values.get("loraplus_lr_ratio")) == ("adamw_bnb_8bit", None if tool == "trl" else 4)
     assert ("lora_plus_ratio: B was trained" in foreign.settings(tool, study(**given))) == (tool == "trl")
     assert "optimizer: muon has no counterpart" in foreign.settings(tool, study(training={"optimizer": "muon"}))
-    assert "loraplus_lr_ratio" not in written(tool)
+    assert not {"loraplus_lr_ratio", "neftune_noise_alpha"} & {*written(tool)}
+    assert written(tool, training={"neftune_alpha": 5})["neftune_noise_alpha"] == 5
 
 
 @pytest.mark.parametrize("tool", ["axolotl", "llamafactory", "trl"])

@@ -16,7 +16,7 @@ from meshtune.training import trainer
 from meshtune.training.loss import Row
 from meshtune.training.models import load_model
 from meshtune.training.packed import rows as packed_rows
-from meshtune.training.packed.changes import Changes
+from meshtune.training.packed.changes import Changes, PassLimit
 from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.packed.unpackable import Unpackable
 from meshtune.training.recipe import Recipe
@@ -104,6 +104,21 @@ def test_optimizers_step_as_in_the_transformers_trainer(
     assert mean_difference(ours[-1], theirs[-1]) <= 1e-5
     assert losses(list(train(base, *sides, plain, at="last"))) != pytest.approx(losses(ours), abs=1e-3)
     assert_equal_alone(base, *sides, [recipe, plain])
+
+
+def test_noise_is_that_of_the_transformers_trainer(
+    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, monkeypatch: Any
+) -> None:
+    """NEFTune; and it is the same in a pack, and where a portion is cut for memory's sake."""
+    recipe, plain = make_recipe(neftune_alpha=5, rank=8), make_recipe(rank=8)
+    sides = train_rows[:14], validation_rows
+    ours, theirs = (list(which(base, *sides, recipe, at="last")) for which in (train, trainer.train))
+    assert losses(ours) == pytest.approx(losses(theirs), abs=1e-5)
+    assert mean_difference(ours[-1], theirs[-1]) <= 1e-5
+    assert losses(list(train(base, *sides, plain, at="last"))) != pytest.approx(losses(ours), abs=1e-3)
+    assert_equal_alone(base, *sides, [recipe, plain])
+    cut = list(train_pack(base, *sides, [recipe, plain], at="last", limit=PassLimit(48)))
+    assert losses(of(cut, 0)) == pytest.approx(losses(ours), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["qwen3.5", "lfm2", "qwen3-moe"])
