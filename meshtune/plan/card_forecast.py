@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from meshtune.config.sections import StudyConfig
 from meshtune.data.store import Rows
@@ -236,10 +237,11 @@ def _speeds(at: Setting, training: TrainingPlan, cards: Cards, packs: Sequence[S
     return Pilot(tokens / seconds, validated, math.nan, Batch(0, 0, 0), None, max(1, round(mean)))
 
 
-def padding(lengths: Sequence[int], batch_size: int) -> float:
+def padding(lengths: npt.ArrayLike, batch_size: int) -> float:
     """Tokens that are computed over those of the rows, in batches of rows of any length, each padded to its longest."""
-    ordered, places = np.sort(np.asarray(lengths, dtype=float)), np.arange(len(lengths) + 1) / len(lengths)
-    longest = float(ordered @ np.diff(places ** min(batch_size, len(lengths))))
+    ordered = np.sort(np.asarray(lengths, dtype=float))
+    places = np.arange(ordered.size + 1) / ordered.size
+    longest = float(ordered @ np.diff(places ** min(batch_size, ordered.size)))
     return longest / float(ordered.mean())
 
 
