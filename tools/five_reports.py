@@ -3,7 +3,7 @@
 For a look at what a change of `meshtune/report` does to real pages: the quickstart, one trial, a hundred trials of
 which many fail, two objectives, and everything that one study can have. Pictures are of a wide window and of a phone,
 by day and in the dark. The quickstart takes minutes; the others, a program and a tiny random model whose figures mean
-nothing, take about two minutes together. A study that is there is not searched again.
+nothing, take some minutes together. A study that is there is not searched again.
 """
 
 from __future__ import annotations
