@@ -50,6 +50,8 @@ def load(names: Sequence[str], folder: Path | None, check: CodeCheck) -> list[Be
                     replace(loaded, judge=functools.partial(one.judge, check=check)) if one.runs_code else loaded
                 )
                 faults += [Fault(what, folder) for what in items.faults(loaded)]
+    if faults and folder is None:
+        faults.append(Fault("a folder that holds benchmarks is given as `--data`, or as `evaluation.data`"))
     refuse(faults)
     if not found:
         raise InputError(Fault(f"holds no data of a benchmark; there are {', '.join(BENCHMARKS)}", folder))

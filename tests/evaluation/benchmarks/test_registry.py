@@ -276,6 +276,14 @@ def test_odd_rows_of_bbh_and_humaneval(tmp_path: Path, odd: Any) -> None:
     ]
 
 
+def test_without_network_a_folder_is_asked_for() -> None:
+    with pytest.raises(InputError) as raised:
+        registry.load(["mmlu", "drop"], None, lambda _: ())
+    *hub, advice = raised.value.faults
+    assert ["not in the local cache" in fault.message for fault in hub] == [True, True]
+    assert "is given as `--data`" in advice.message
+
+
 def test_rows_of_the_hub_are_the_same_items(tmp_path: Path) -> None:
     from meshtune.evaluation.benchmarks import bbh, drop, mmlu
 
