@@ -114,7 +114,8 @@ def _next(status: dict[str, Any]) -> str:
 def print_trials(status: dict[str, Any]) -> None:
     """One line a trial."""
     for trial in status["all"]:
-        words = f"trial {trial['trial']:<4} {trial['ending'] or 'pending':<14} {number(trial['loss']):>8}"
+        ending = (trial["ending"] or "pending").replace("_", " ")
+        words = f"trial {trial['trial']:<4} {ending:<14} {number(trial['loss']):>8}"
         guiding = ", ".join(f"{name} {quantity(name, value)}" for name, value in trial["quantities"].items())
         worse = "worse than untuned" if trial["worse_than_untuned"] else ""
         violated = ", ".join(f"violates {text}" for text, by in trial["violations"].items() if by > 0)

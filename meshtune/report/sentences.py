@@ -243,8 +243,8 @@ def course(trial: Mapping[str, Any]) -> str:
     if joined := trial.get("joined"):
         said.append(f"joined pack {joined['pack']} after {joined['tokens']:,} tokens of trial {joined['trial']}")
     if at := trial.get("stopped_at"):
-        later = ", promoted since" if trial["promoted"] else f", {trial['tokens_saved']:,} tokens saved"
-        said.append(f"stopped at rung {at['rung']} of {at['of']}{later}")
+        said += [f"stopped at rung {at['rung']} of {at['of']}"] if at["rung"] else []  # else on request, before any
+        said.append("promoted since" if trial["promoted"] else f"{trial['tokens_saved']:,} tokens saved")
     return ", ".join(said)
 
 

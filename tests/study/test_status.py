@@ -1,5 +1,6 @@
 """`status` of a record: what is marked in it, for people and as plain values."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def test_where_trials_were_stopped_and_what_they_joined(tmp_path: Path, capsys: 
     study = told_study(tmp_path, [(2.0, 1.0)])
     record = Record(f"sqlite:///{study / 'study.db'}", "study", presets.recommended(), fixed=None)
     first = len(record.trials)
-    for _ in range(4):
+    for _ in range(5):
         thresholds = ((1000, None), (2000, None))
         record.enqueue(presets.RECOMMENDED_BASELINE, origin="search", seed=0, thresholds=thresholds)
     record.join(Joined(first + 2, first, (first + 1, 1000)))
@@ -52,13 +53,17 @@ def test_where_trials_were_stopped_and_what_they_joined(tmp_path: Path, capsys: 
         stopped = Outcome(number, 1, Ending.STOPPED_EARLY, loss=2.0, rungs=rungs, tokens=rungs[-1][0])
         record.tell(stopped, elapsed=2.0, value=2.0)
     record.promote(replace(whole, trial=first + 3))
+    asked = Outcome(first + 4, 1, Ending.STOPPED_EARLY, tokens=500, message="stopped on request")
+    record.tell(asked, elapsed=2.0, value=None)
     found = status(study, trials=True)
-    assert found["tokens_saved"] == 3000 + 2000
+    assert found["tokens_saved"] == 3000 + 2000 + 3500
     print_trials(found)
-    one, two, three = capsys.readouterr().out.splitlines()[first + 1 :]
+    one, two, three, four = capsys.readouterr().out.splitlines()[first + 1 :]
     assert "stopped at rung 1 of 2, 3,000 tokens saved" in one
     assert f"joined pack {first} after 1,000 tokens of trial {first + 1}, stopped at rung 2 of 2, 2,000 tokens" in two
     assert "stopped at rung 2 of 2, promoted since" in three
+    assert re.match(r"trial \d+ +stopped early +- ", four)
+    assert four.split("  ")[-2:] == ["3,500 tokens saved", "stopped on request"]
     shown = {trial["trial"]: trial for trial in found["all"]}
     assert shown[first]["stopped_at"] is shown[first]["joined"] is None
     assert shown[first + 2]["stopped_at"] == {"rung": 2, "of": 2}
