@@ -24,7 +24,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from meshtune.data.hub import explain
+from meshtune.data.hub import explain, hushed
 from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest
 from meshtune.evaluation import adapters, layout, store
 from meshtune.evaluation.adapters import Candidate
@@ -234,7 +234,7 @@ def _key(*parts: Any) -> str:
 def _loaded(manager: Any, name: str) -> dict[str, Any]:
     """The tasks of a name, with their data. Raises InputError."""
     try:
-        with _quiet():
+        with _quiet(), hushed():
             found: dict[str, Any] = manager.load([name])["tasks"]
     # The harness and what it loads data with raise errors of many families; all become one message.
     except Exception as error:

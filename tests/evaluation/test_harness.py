@@ -1,6 +1,7 @@
 """Tasks of the harness: the scores that its own model class gives, over one base, and what is refused."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,25 @@ def test_refused(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_while_a_task_is_fetched_the_hub_does_not_tell_each_try() -> None:
+    hub, told = logging.getLogger("huggingface_hub"), list[logging.LogRecord]()
+
+    class Offline:
+        def load(self, names: list[str]) -> None:
+            hub.getChild("utils").warning("Retrying in 1s")
+            raise ConnectionError(f"{names}: no network")
+
+    handler = logging.Handler(logging.NOTSET)
+    handler.emit = told.append  # type: ignore[method-assign]
+    hub.addHandler(handler)
+    try:
+        with pytest.raises(InputError, match="`mmlu` is not in the local cache, and the Hugging Face hub cannot be"):
+            harness._loaded(Offline(), "mmlu")
+    finally:
+        hub.removeHandler(handler)
+    assert told == []
+
+
 def test_a_task_that_is_no_yaml_is_told_beside_its_name(folder: Path) -> None:
     (folder / "free.yaml").write_text("task: own_free\ndoc_to_text: !function a.b\nmetric_list: [{metric: acc\n")
     with pytest.raises(InputError) as raised:
