@@ -199,6 +199,7 @@ def test_one_diverges_and_one_leaves(
     assert_same(found, list(train_pack(base, *sides, recipes[:1], at="last")), [0])
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), pytest.param(2, 3, marks=pytest.mark.slow)])
 def test_goes_on_from_a_checkpoint_with_another_number_of_devices(
     base: Any,
     train_rows: list[Row],
@@ -206,35 +207,31 @@ def test_goes_on_from_a_checkpoint_with_another_number_of_devices(
     make_recipe: MakeRecipe,
     ranks_of: Any,
     tmp_path: Path,
+    before: int,
+    after: int,
 ) -> None:
-    """Suspended by two in the middle of a step, finished by one and by three."""
+    """Suspended by some in the middle of a step, finished by fewer or by more."""
     recipes = pack(make_recipe, gradient_accumulation=3)
-    sides = train_rows, validation_rows
+    sides, looks = (train_rows, validation_rows), 0
+    one, other = ({"ranks": None if count == 1 else ranks_of(count), "at": "last"} for count in (before, after))
     wanted = list(train_pack(base, *sides, recipes, at="last"))
-    looks = 0
 
     def asked() -> bool:
         nonlocal looks
         looks += 1
         return looks >= 8
 
-    for count in (1, 3):
-        looks, folder = 0, tmp_path / str(count)
-        events = train_pack(
-            base, *sides, recipes, at="last", checkpoint=Checkpoint(folder, None, asked), ranks=ranks_of(2)
-        )
-        with pytest.raises(Suspended):
-            list(events)
-        others = None if count == 1 else ranks_of(count)
-        rest = Checkpoint(folder, None, lambda: False)
-        found = list(train_pack(base, *sides, recipes, at="last", checkpoint=rest, ranks=others))
-        assert len(found) < len(wanted)
-        for number in range(3):
-            one, other = of(found, number)[-1], of(wanted, number)[-1]
-            assert isinstance(one, Trained)
-            assert isinstance(other, Trained)
-            assert one.loss == pytest.approx(other.loss, abs=1e-4)
-            assert mean_difference(one, other) <= 1e-5
+    with pytest.raises(Suspended):
+        list(train_pack(base, *sides, recipes, checkpoint=Checkpoint(tmp_path, None, asked), **one))
+    rest = Checkpoint(tmp_path, None, lambda: False)
+    found = list(train_pack(base, *sides, recipes, checkpoint=rest, **other))
+    assert len(found) < len(wanted)
+    for number in range(3):
+        ends = of(found, number)[-1], of(wanted, number)[-1]
+        assert isinstance(ends[0], Trained)
+        assert isinstance(ends[1], Trained)
+        assert ends[0].loss == pytest.approx(ends[1].loss, abs=1e-4)
+        assert mean_difference(*ends) <= 1e-5
 
 
 def test_a_pass_without_room_is_halved_for_all(

@@ -65,7 +65,9 @@ def packs(make_recipe: MakeRecipe) -> list[list[Recipe]]:
 def test_losses_are_those_of_a_whole_base(
     base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, cut: Cut, tmp_path: Path
 ) -> None:
-    """Of packs with rungs, one after the other; of the base; and of an adapter that is measured alone."""
+    """Of packs with rungs, one after the other; of the base; and of an adapter that is measured alone. At last, in the
+    same processes, memory runs out.
+    """
     over, ranks = cut
     whole, layers = held(base), sum(x.numel() for x in base.model.layers.parameters())
     assert held(over) == whole - layers + layers // ranks.count
@@ -88,6 +90,23 @@ def test_losses_are_those_of_a_whole_base(
         measured = mean_loss(row_losses(over, validation_rows))
         assert measured == pytest.approx(mean_loss(row_losses(base, validation_rows)), abs=1e-5)
     assert measured == pytest.approx(trained.loss, abs=1e-4)
+    assert_memory_that_runs_out_ends_the_group(cut, sides, make_recipe())
+
+
+def assert_memory_that_runs_out_ends_the_group(cut: Cut, sides: tuple[list[Row], list[Row]], recipe: Recipe) -> None:
+    """The other waits in the middle of its pass: it cannot be told, and the process ends with all that it started."""
+    over, ranks = cut
+    events = train_pack(over, *sides, [recipe], at="last", ranks=ranks)
+    next(events)
+
+    def short(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    over.model.layers[1].register_forward_pre_hook(short)
+    words = rf"memory ran out on the first of {ranks.count} devices: lower training\.pass_tok"
+    with pytest.raises(RankLost, match=words) as raised:
+        list(events)
+    assert is_device_lost(raised.value)
 
 
 @pytest.mark.slow
@@ -133,24 +152,6 @@ def test_another_process_dies(
     os.kill(ranks.pids[0], signal.SIGKILL)
     with pytest.raises(RankLost, match=r"rank 1 of 2, a process of the trial, was killed by signal 9"):
         list(events)
-
-
-@pytest.mark.parametrize("cut", [2], indirect=True)
-def test_memory_that_runs_out_ends_the_group(
-    train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, cut: Cut
-) -> None:
-    """The other waits in the middle of its pass: it cannot be told, and the process ends with all that it started."""
-    over, ranks = cut
-    events = train_pack(over, train_rows, validation_rows, [make_recipe()], at="last", ranks=ranks)
-    next(events)
-
-    def short(*_: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    over.model.layers[1].register_forward_pre_hook(short)
-    with pytest.raises(RankLost, match=r"memory ran out on the first of 2 devices: lower training\.pass_tok") as raised:
-        list(events)
-    assert is_device_lost(raised.value)
 
 
 @pytest.mark.slow
