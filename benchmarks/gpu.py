@@ -334,7 +334,7 @@ def pack_setting(bench: Bench, shape: str, dtype: str, batch: Any) -> Any:
 
 def fitting(bench: Bench, shape: str, dtype: str, recipes: Sequence[Any], batch: Any) -> list[Any]:
     """A pack's recipes, with so many tokens a pass as there is room for: what a study on this card would have."""
-    from meshtune.training.packed.rows import token_limit
+    from meshtune.training.packed.limits import token_limit
 
     tokens = pack_setting(bench, shape, dtype, batch).pass_tokens(recipes, int(ROOM * bench.bytes))
     wanted = tokens if tokens < token_limit(bench.options.device) else None

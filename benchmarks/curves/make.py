@@ -159,8 +159,8 @@ class Bench:
         """An adapter at its start."""
         import torch
 
+        from meshtune.training.packed.limits import CPU_TOKENS
         from meshtune.training.packed.member import Member
-        from meshtune.training.packed.rows import CPU_TOKENS
 
         return Member(self.base, made, self.train, "last", torch.bfloat16, CPU_TOKENS)
 
@@ -192,8 +192,9 @@ class Bench:
 
     def step(self, pack: Any, curves: Sequence[Curve]) -> list[Curve]:
         """One optimizer step of those that have not diverged; gives those that have not."""
+        from meshtune.training.packed.limits import LOW_MULTIPLE
         from meshtune.training.packed.member import read
-        from meshtune.training.packed.rows import LOW_MULTIPLE, lay_out
+        from meshtune.training.packed.rows import lay_out
         from meshtune.training.steps import Diverged
 
         going = [curve for curve in curves if curve.ending == "complete"]
@@ -232,7 +233,8 @@ class Bench:
         import torch
         from torch.nn.functional import cross_entropy, linear
 
-        from meshtune.training.packed.rows import LOW_MULTIPLE, Portion, lay_out
+        from meshtune.training.packed.limits import LOW_MULTIPLE
+        from meshtune.training.packed.rows import Portion, lay_out
 
         if weights is not None:
             member.adapter.low.copy_(weights)

@@ -15,7 +15,6 @@ from meshtune.data import answers
 from meshtune.data.store import Rows, original_rows
 from meshtune.data.tokenizer import load_tokenizer
 from meshtune.objectives import metrics
-from meshtune.training.generate import generate
 from meshtune.trial import DataRef
 
 
@@ -47,6 +46,8 @@ class Answering:
             InputError: a metric cannot be loaded, fails, or gives no number.
             StorageError: the file cannot be written.
         """
+        from meshtune.training.generate import generate  # loads PEFT, which who plans a study has no need of
+
         functions = metrics.load(self.metrics)
         tokenizer = load_tokenizer(self.model)
         validation = Rows.open(self.data, "validation")

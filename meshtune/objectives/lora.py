@@ -13,20 +13,15 @@ import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from pydantic import AliasChoices, Field
-
-from meshtune.config.sections import MetricConfig, ModelConfig, TrainingConfig
-from meshtune.config.values import Scalar, Section
 from meshtune.data import answers
 from meshtune.data.store import Rows, Side
 from meshtune.errors import InputError
-from meshtune.objectives.answers import Answering
 from meshtune.objectives.attempt import Attempt, Failure, failure_of
 from meshtune.objectives.decisions import Decisions
+from meshtune.objectives.lora_spec import LoraSpec as LoraSpec
 from meshtune.objectives.measurement_files import UNTUNED
-from meshtune.objectives.measurements import MeasurementSpec
 from meshtune.objectives.measuring import Measurer
 from meshtune.objectives.trainings import Trainings
 from meshtune.training import machine
@@ -37,29 +32,7 @@ from meshtune.training.models import exact, load_model, resolve_precision
 from meshtune.training.packed.ranks import Ranks
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Suspended
-from meshtune.trial import DataRef, Decision, Ending, Event, Outcome, Progress, Request
-
-
-class LoraSpec(Section):
-    """What crosses to the worker: the model, the training, the data, the epoch that counts, the study's folder."""
-
-    model: ModelConfig
-    training: TrainingConfig
-    data: DataRef
-    at: Literal["best", "last"]
-    folder: str
-    answers: int = 0  # validation rows that are answered when that is asked for
-    max_new_tokens: int = 128
-    # What is measured of each complete trial, and of the untuned model; specs of earlier versions call it `guides`.
-    measurements: MeasurementSpec | None = Field(None, validation_alias=AliasChoices("measurements", "guides"))
-    rung_rows: int = 64  # validation rows that are measured at rungs
-    metrics: dict[str, MetricConfig] = Field(default_factory=dict)
-    variants: tuple[dict[str, Scalar], ...] = ({},)  # of hyperparameters that decide whether a trial can be packed
-
-    @property
-    def answering(self) -> Answering:
-        """How validation rows are answered."""
-        return Answering(self.model, self.data, self.metrics, self.answers, self.max_new_tokens)
+from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request
 
 
 class LoraObjective:

@@ -37,7 +37,7 @@ from meshtune.training.memory.check import Largest, Setting, describe, gigabytes
 from meshtune.training.memory.packs import PackSetting
 from meshtune.training.memory.pilot import Pilot, measure
 from meshtune.training.models import load_model
-from meshtune.training.packed.rows import token_limit
+from meshtune.training.packed.limits import token_limit
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged
 

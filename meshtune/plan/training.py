@@ -23,12 +23,11 @@ from meshtune.data.summary import Summary
 from meshtune.data.tokenizer import has_tokenizer
 from meshtune.errors import Fault, InputError, StudyMismatch, together
 from meshtune.objectives import measurements, metrics
-from meshtune.objectives.lora import LoraSpec
+from meshtune.objectives.lora_spec import LoraSpec
 from meshtune.plan.goals import measured_quantities
 from meshtune.plan.locate import Located
 from meshtune.space.space import Space, expected_point
 from meshtune.system.machine import cores, query_gpus
-from meshtune.training.chosen_trainer import takes, trainer_of, variants
 from meshtune.training.machine import available
 from meshtune.training.memory.cards import USUAL, Cards, named
 from meshtune.training.memory.check import (
@@ -47,7 +46,7 @@ from meshtune.training.memory.shape import shape_of
 from meshtune.training.memory.speed import Speed
 from meshtune.training.models import check_model, in_its_type, resolve_device, resolve_precision
 from meshtune.training.optimizers import check_optimizers
-from meshtune.training.recipe import Recipe, target_modules
+from meshtune.training.recipe import Recipe, target_modules, variants
 from meshtune.workers.build import nodes_of
 from meshtune.workers.planner import MOST, Packing, ProcessSpec, cpu_processes, packing, process_specs
 
@@ -195,10 +194,8 @@ def _place(
 
 def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space, here: bool) -> None:
     """Find what is wrong with the trainer, the model, the sources and the metrics now, and not at the search's end."""
-    train = trainer_of(config.training)  # one that is imported may not be there
-    if config.early_stopping.rule != "none" and not takes(train, "rungs"):
-        what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
-        raise InputError(Fault(what, key="early_stopping"))
+    if config.training.trainer.imported is not None:
+        _check_own_trainer(config)
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     checks: list[Callable[[], object]] = [
@@ -216,6 +213,16 @@ def _held(config: StudyConfig, space: Space, name: str) -> tuple[Any, ...]:
         if dimension.name == name:
             return dimension.values or dimension.parameter.choices
     return (space.fixed.get(name, getattr(config.training, name)),)
+
+
+def _check_own_trainer(config: StudyConfig) -> None:
+    """It may not be there, or know no rungs. Ours do, and need not be loaded to plan a study."""
+    from meshtune.training.chosen_trainer import takes, trainer_of
+
+    train = trainer_of(config.training)
+    if config.early_stopping.rule != "none" and not takes(train, "rungs"):
+        what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
+        raise InputError(Fault(what, key="early_stopping"))
 
 
 def answered(config: StudyConfig, validation_rows: int) -> int:

@@ -10,8 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from meshtune.errors import Fault, InputError
 from meshtune.training.models import check_targets, targeted
 from meshtune.training.quantized import QuantizedLinear
-from meshtune.training.recipe import Recipe
-from meshtune.training.start_weights import CHANGING
+from meshtune.training.recipe import CHANGING, Recipe
 
 
 def lora_config(base: Any, recipe: Recipe) -> LoraConfig:
@@ -48,12 +47,3 @@ def _check_start(base: Any, recipe: Recipe) -> None:
             message = f"`{start}` changes the output head, which is the embedding too: name other target modules"
     if message is not None:
         raise InputError(Fault(f"{message}; write another, such as true", key="init_lora_weights"))
-
-
-def check_cut(recipe: Recipe) -> None:
-    """Refuse what reads or changes weights of a base that is cut over devices. Raises InputError."""
-    start = recipe.init_lora_weights
-    what = "DoRA (`use_dora: true`) reads" if recipe.use_dora else f"the start weights `{start}` change"
-    if recipe.use_dora or start in CHANGING:
-        text = f"{what} the base's weights, and each device has a part of them: leave one of the two out"
-        raise InputError(Fault(text, key="worker.shard_model"))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import itertools
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Unpack
 
@@ -18,7 +17,6 @@ import torch
 
 from meshtune.config.sections import TrainerConfig, TrainingConfig
 from meshtune.errors import Fault, InputError
-from meshtune.space.space import Space
 from meshtune.system.imported import imported
 from meshtune.training import trainer
 from meshtune.training.loss import Row, RowSet
@@ -30,7 +28,6 @@ from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.saved_state import say
 from meshtune.training.steps import Checkpoint, Given, Step, Suspended, Train, Trained
 
-DECIDING = ("target_modules", "use_dora", "init_lora_weights")  # hyperparameters that may keep a trial from a pack
 _ANY: Mapping[str, Any] = {"rank": 8, "alpha": 8.0, "dropout": 0.0, "learning_rate": 1e-4}
 
 
@@ -52,18 +49,6 @@ def trainer_of(training: TrainingConfig) -> Train:
 def reference(training: TrainingConfig) -> TrainingConfig:
     """The same training by the trainer `transformers`, which trains what cannot be packed."""
     return training.model_copy(update={"trainer": TrainerConfig(name="transformers")})
-
-
-def variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """Of the hyperparameters that decide whether a trial can be packed, all combinations that the study may hold."""
-    held: dict[str, tuple[Any, ...]] = {name: (space.fixed[name],) for name in DECIDING if name in space.fixed}
-    for dimension in space.dimensions:
-        if dimension.name in DECIDING:
-            held[dimension.name] = dimension.values or dimension.parameter.choices
-    for values in itertools.product(*held.values()):
-        yield dict(zip(held, values, strict=True))
-    if baseline is not None:
-        yield {name: baseline[name] for name in DECIDING if name in baseline}
 
 
 def why_not_packed(

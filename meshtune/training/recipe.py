@@ -5,8 +5,9 @@ Both trainers read it. Values only: nothing is trained here, and torch is not lo
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ from meshtune.space.hyperparameters import LORA, WHOLE
 
 if TYPE_CHECKING:
     from meshtune.config.sections import TrainingConfig
+    from meshtune.space.space import Space
 
 REQUIRED = ("rank", "alpha", "dropout", "learning_rate")
 DECAY = 0.2  # of the steps in which `wsd` lets its rate fall, the last ones
 LATER = ("lora_plus_ratio", "optimizer", "neftune_alpha")  # keys that earlier versions did not know
 NO_VECTORS = "`muon` takes matrices only, and DoRA trains vectors too: write `adamw`, or `use_dora: false`"
+CHANGING = ("pissa", "olora")  # start weights that change the base's
+DECIDING = ("target_modules", "use_dora", "init_lora_weights")  # hyperparameters that may keep a trial from a pack
 KNOWN = tuple(name for name in LORA if name not in ("scale", "step"))  # which are decoded before they come here
 
 
@@ -116,6 +120,27 @@ def target_modules(value: Any) -> str | tuple[str, ...]:
         return "all-linear"
     names = value.split(",") if isinstance(value, str) else value
     return tuple(name.strip() for name in names if name.strip())
+
+
+def check_cut(recipe: Recipe) -> None:
+    """Refuse what reads or changes weights of a base that is cut over devices. Raises InputError."""
+    start = recipe.init_lora_weights
+    what = "DoRA (`use_dora: true`) reads" if recipe.use_dora else f"the start weights `{start}` change"
+    if recipe.use_dora or start in CHANGING:
+        text = f"{what} the base's weights, and each device has a part of them: leave one of the two out"
+        raise InputError(Fault(text, key="worker.shard_model"))
+
+
+def variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """Of the hyperparameters that decide whether a trial can be packed, all combinations that the study may hold."""
+    held: dict[str, tuple[Any, ...]] = {name: (space.fixed[name],) for name in DECIDING if name in space.fixed}
+    for dimension in space.dimensions:
+        if dimension.name in DECIDING:
+            held[dimension.name] = dimension.values or dimension.parameter.choices
+    for values in itertools.product(*held.values()):
+        yield dict(zip(held, values, strict=True))
+    if baseline is not None:
+        yield {name: baseline[name] for name in DECIDING if name in baseline}
 
 
 def schedule(recipe: Recipe, steps: int) -> tuple[str, dict[str, Any]]:

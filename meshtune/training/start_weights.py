@@ -21,8 +21,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from meshtune.training.models import targeted
+from meshtune.training.recipe import CHANGING
 
-CHANGING = ("pissa", "olora")
 ADAPTER = "default"
 
 

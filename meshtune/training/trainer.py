@@ -31,14 +31,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from meshtune.data.store import epoch_order
 from meshtune.errors import Fault, InputError
 from meshtune.training import neftune, saved_state
-from meshtune.training.adapter_config import check_cut, lora_config
+from meshtune.training.adapter_config import lora_config
 from meshtune.training.checkpoints import new_adapter, tensors
 from meshtune.training.loss import RowSet, collate, label_losses, mean_loss, row_losses
 from meshtune.training.models import quiet
 from meshtune.training.optimizers import is_usual, optimizer_of
 from meshtune.training.packed import sharded
 from meshtune.training.packed.ranks import Ranks
-from meshtune.training.recipe import Recipe, schedule, steps_of
+from meshtune.training.recipe import Recipe, check_cut, schedule, steps_of
 from meshtune.training.saved_state import Saves
 from meshtune.training.shared import CHECKPOINTING, SharedAdapter, masked_as, parts, random_state
 from meshtune.training.start_weights import Adapter, as_saved

@@ -16,13 +16,12 @@ from meshtune.config.sections import ModelConfig, TrainingConfig, WorkerConfig
 from meshtune.errors import Fault, InputError
 from meshtune.space.hyperparameters import WHOLE
 from meshtune.space.space import Dimension, Space
-from meshtune.training.adapter_config import check_cut
 from meshtune.training.memory.formula import Batch, Memory, full_batch, predict, validating
 from meshtune.training.memory.packs import LEAST, PackSetting
 from meshtune.training.memory.shape import Shape
-from meshtune.training.packed.rows import token_limit
+from meshtune.training.packed.limits import token_limit
 from meshtune.training.packed.unpackable import unpackable_values
-from meshtune.training.recipe import Recipe, recipe
+from meshtune.training.recipe import Recipe, check_cut, recipe
 
 POLL = 8  # trials of a usual block
 CLOSE = 0.85  # of what there is: from here on the prediction's error may decide

@@ -24,7 +24,7 @@ from meshtune.training.loss import GPU_TOKENS as VALIDATION_TOKENS
 from meshtune.training.memory.cards import Card
 from meshtune.training.memory.formula import BYTES
 from meshtune.training.memory.packs import PackSetting
-from meshtune.training.packed.rows import token_limit
+from meshtune.training.packed.limits import token_limit
 from meshtune.training.recipe import Recipe
 
 SHARE = 0.4  # of the peak

@@ -10,7 +10,8 @@ import torch
 from meshtune.training import machine
 from meshtune.training.loss import RowLoss
 from meshtune.training.packed.base import PackedBase
-from meshtune.training.packed.rows import LOW_MULTIPLE, Portion, lay_out
+from meshtune.training.packed.limits import LOW_MULTIPLE
+from meshtune.training.packed.rows import Portion, lay_out
 
 T = TypeVar("T")
 

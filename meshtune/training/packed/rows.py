@@ -14,11 +14,6 @@ import torch
 from meshtune.training.loss import Row
 from meshtune.training.packed.flat_adapter import FlatAdapter, Span
 
-CPU_TOKENS = 1024  # of a pass: products are at their peak from 300 rows, and more at once only costs memory
-GPU_TOKENS = 16384
-# Tokens of a portion in bfloat16 are a multiple of this: on a CPU oneDNN compiles a product anew for every size of
-# rows that it does not remember, and a GPU's units like eights.
-LOW_MULTIPLE = 8
 PADDED = 2  # times the limit of tokens, where layers want sequences of one length
 
 
@@ -69,11 +64,6 @@ class Pass:
     shares: torch.Tensor
     counts: tuple[int, ...]
     shared: tuple[int, ...]
-
-
-def token_limit(device: torch.device | str) -> int:
-    """Tokens of a pass on a device, which only a single longer row exceeds."""
-    return CPU_TOKENS if torch.device(device).type == "cpu" else GPU_TOKENS
 
 
 def lay_out(portions: Sequence[Portion], device: torch.device, multiple: int = 1) -> Pass:

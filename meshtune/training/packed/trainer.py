@@ -39,11 +39,12 @@ from meshtune.training.adapter_config import lora_config
 from meshtune.training.loss import RowLoss, RowSet, alike, batch_limit, mean_loss
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.changes import ALL, Changes, Kept, Measured, PassLimit
+from meshtune.training.packed.limits import token_limit
 from meshtune.training.packed.member import Member, read
 from meshtune.training.packed.mixers import mixers
 from meshtune.training.packed.passes import backward, measured, roomy
 from meshtune.training.packed.ranks import Ranks
-from meshtune.training.packed.rows import Portion, gathered, in_portions, pieces, shares, token_limit
+from meshtune.training.packed.rows import Portion, gathered, in_portions, pieces, shares
 from meshtune.training.packed.sharded import EMPTY
 from meshtune.training.packed.unpackable import check_packable
 from meshtune.training.recipe import Recipe

@@ -19,7 +19,8 @@ from meshtune.training.memory.shape import measure
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.changes import PassLimit
 from meshtune.training.packed.flat_adapter import FlatAdapter
-from meshtune.training.packed.rows import CPU_TOKENS, Pass, Portion, lay_out
+from meshtune.training.packed.limits import CPU_TOKENS
+from meshtune.training.packed.rows import Pass, Portion, lay_out
 from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Trained

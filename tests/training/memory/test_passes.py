@@ -12,7 +12,7 @@ from meshtune.training.memory.check import Setting, fewer_tokens, largest
 from meshtune.training.memory.formula import full_batch
 from meshtune.training.memory.packs import LEAST
 from meshtune.training.memory.shape import measure
-from meshtune.training.packed.rows import token_limit
+from meshtune.training.packed.limits import token_limit
 from tests.training.memory.test_packs import LLAMA_8B
 
 SPACE = presets.build({"rank": Interval(low=4, high=64, power_of=2)}, lora=True)

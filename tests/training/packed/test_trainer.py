@@ -15,7 +15,7 @@ from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import trainer
 from meshtune.training.loss import Row
 from meshtune.training.models import load_model
-from meshtune.training.packed import rows as packed_rows
+from meshtune.training.packed import limits
 from meshtune.training.packed.changes import Changes, PassLimit
 from meshtune.training.packed.trainer import train, train_pack
 from meshtune.training.packed.unpackable import Unpackable
@@ -201,7 +201,7 @@ def test_the_limit_of_a_pass_changes_no_loss(
     """Steps of eight rows are cut into passes of 50 tokens."""
     recipe = make_recipe()
     whole = list(train(base, train_rows, validation_rows, recipe, at="last"))
-    monkeypatch.setattr(packed_rows, "CPU_TOKENS", 50)
+    monkeypatch.setattr(limits, "CPU_TOKENS", 50)
     cut = list(train(base, train_rows, validation_rows, recipe, at="last"))
     assert len(cut) > len(whole)
     assert losses(cut) == pytest.approx(losses(whole), abs=1e-5)
