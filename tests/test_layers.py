@@ -104,6 +104,12 @@ NOT_FOR_HELP = (
     "fastapi",
     "uvicorn",
 )
+# What a command does not wait for before it has read the study and its record; what trains or fits loads it.
+NOT_AT_START = {
+    "meshtune.study.status": {"torch", "transformers", "peft", "pandas", "scipy.stats", "scipy.optimize"},
+    "meshtune.study.tune": {"torch", "transformers", "peft", "pandas", "scipy.stats", "scipy.optimize"},
+    "meshtune.plan.training": {"peft", "datasets", "pandas", "accelerate", "scipy.stats", "scipy.optimize"},
+}
 # Words that were coined here and that docs/glossary.md replaces by the field's.
 COINED = {"told", "guided", "guides", "judging", "spending", "spent", "sureness", "afterwards", "originals", "asked"}
 
@@ -203,6 +209,31 @@ def test_names_are_the_fields_words() -> None:
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and words(node.name) & COINED:
                 coined.append(f"{path}:{node.lineno}: {node.name}")
     assert not coined, "docs/glossary.md has the words to use instead:\n" + "\n".join(coined)
+
+
+def at_import(path: Path) -> Iterator[str]:
+    """What importing a file imports: statements outside functions and `if TYPE_CHECKING`."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", NOT_AT_START)
+def test_a_command_starts_without_what_it_may_not_need(module: str) -> None:
+    ways, left = {module: module}, [module]
+    for name in left:  # grows
+        for other in at_import(MODULES[name]):
+            way = f"{ways[name]} -> {other}"
+            assert other not in NOT_AT_START[module], way
+            assert other.split(".")[0] not in NOT_AT_START[module], way
+            parts = other.split(".")
+            for inner in (".".join(parts[:count]) for count in range(1, len(parts) + 1)):
+                if inner in MODULES and inner not in ways:
+                    ways[inner] = way
+                    left.append(inner)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["tune", "--help"], ["--version"], ADVICE, [*ADVICE, "--json"]])
