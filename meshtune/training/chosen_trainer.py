@@ -18,7 +18,6 @@ import torch
 from meshtune.config.sections import TrainerConfig, TrainingConfig
 from meshtune.errors import Fault, InputError
 from meshtune.system.imported import imported
-from meshtune.training import trainer
 from meshtune.training.loss import Row, RowSet
 from meshtune.training.packed import trainer as packed_trainer
 from meshtune.training.packed.base import packed
@@ -39,7 +38,7 @@ def trainer_of(training: TrainingConfig) -> Train:
     """
     name = training.trainer.imported
     if name is None:
-        return trainer.train if training.trainer.name == "transformers" else packed_if_possible
+        return by_transformers if training.trainer.name == "transformers" else packed_if_possible
     found: Train = imported(name, "training.trainer.import")
     if not callable(found):
         raise InputError(Fault(f"`{name}` is no function, but {found!r}", key="training.trainer.import"))
@@ -85,7 +84,16 @@ def packed_if_possible(
         yield from packed_trainer.train(base, train_rows, validation_rows, recipe, **given)
     except Unpackable as error:  # which comes before the first step
         say(f"trained by the trainer `transformers`: it cannot be packed, since {error.reason}")
-        yield from trainer.train(base, train_rows, validation_rows, recipe, **given)
+        yield from by_transformers(base, train_rows, validation_rows, recipe, **given)
+
+
+def by_transformers(
+    base: Any, train_rows: RowSet, validation_rows: RowSet, recipe: Recipe, **given: Unpack[Given]
+) -> Generator[Step | Trained, None, None]:
+    """Train with `transformers`, whose Trainer loads datasets and pandas: packs do not wait for them."""
+    from meshtune.training import trainer
+
+    yield from trainer.train(base, train_rows, validation_rows, recipe, **given)
 
 
 def takes(trainer: Train, argument: Literal["checkpoint", "rungs"]) -> bool:

@@ -24,7 +24,6 @@ from meshtune.training.packed.changes import Kept, Measured
 from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Diverged, NoRoom, Step, Trained
-from meshtune.training.trainer import train as train_with_transformers
 
 Train = Callable[..., Iterator[Step | Trained]]
 STEPS = 2  # timed, after the one that warms up
@@ -69,7 +68,7 @@ def measure(
     recipe: Recipe,
     *,
     threads: int | None = None,
-    train: Train = train_with_transformers,
+    train: Train | None = None,
     pack: int | None = None,
 ) -> Pilot:
     """Train one micro-batch to warm up and two for the clock, and validate some rows; a minute on a slow device.
@@ -77,7 +76,7 @@ def measure(
     Args:
         base: the model, on its device. recipe: of the point that is measured; its accumulation is left out, which
             counts an optimizer step for each micro-batch.
-        threads: CPU threads, as the trials will have. train: as `training.steps` says.
+        threads: CPU threads, as the trials will have. train: as `training.steps` says; None: by `transformers`.
         pack: how many trials the packed trainer trains together; None: `train` trains one.
 
     Raises whatever training raises, out of memory included, and `Unpackable` where a pack was asked for.
@@ -89,7 +88,7 @@ def measure(
     device = str(base.device)
     machine.free(device)
     machine.reset_peak(device)
-    train = train if pack is None else _packs_of(pack)
+    train = _packs_of(pack) if pack is not None else train or _by_transformers()
     seconds, tokens, validated = _run(train, base, _in_order(train_rows, batches, recipe.seed), timed, recipe)
     peak = machine.peak(device)
     machine.free(device)
@@ -98,6 +97,12 @@ def measure(
     members = 1 if pack is None else pack
     speeds = (members * tokens / sum(seconds), members * sum(lengths) / validated)
     return Pilot(*speeds, a_step, _batch(train_rows, batches[0]), peak, members)
+
+
+def _by_transformers() -> Train:
+    from meshtune.training.trainer import train  # its Trainer loads datasets and pandas
+
+    return train
 
 
 def _packs_of(members: int) -> Train:
