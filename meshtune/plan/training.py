@@ -195,7 +195,9 @@ def _place(
 def _check(config: StudyConfig, model: ModelConfig, sources: DataConfig, space: Space, here: bool) -> None:
     """Find what is wrong with the trainer, the model, the sources and the metrics now, and not at the search's end."""
     if config.training.trainer.imported is not None:
-        _check_own_trainer(config)
+        from meshtune.training.chosen_trainer import check_own  # ours need not be loaded to plan a study
+
+        check_own(config.training, rungs=config.early_stopping.rule != "none")
     searched = any(dimension.name == "target_modules" for dimension in space.dimensions)
     targets = space.fixed.get("target_modules", config.training.target_modules)
     checks: list[Callable[[], object]] = [
@@ -213,16 +215,6 @@ def _held(config: StudyConfig, space: Space, name: str) -> tuple[Any, ...]:
         if dimension.name == name:
             return dimension.values or dimension.parameter.choices
     return (space.fixed.get(name, getattr(config.training, name)),)
-
-
-def _check_own_trainer(config: StudyConfig) -> None:
-    """It may not be there, or know no rungs. Ours do, and need not be loaded to plan a study."""
-    from meshtune.training.chosen_trainer import takes, trainer_of
-
-    train = trainer_of(config.training)
-    if config.early_stopping.rule != "none" and not takes(train, "rungs"):
-        what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
-        raise InputError(Fault(what, key="early_stopping"))
 
 
 def answered(config: StudyConfig, validation_rows: int) -> int:

@@ -102,6 +102,14 @@ def takes(trainer: Train, argument: Literal["checkpoint", "rungs"]) -> bool:
     return any(parameter.name == argument or parameter.kind is parameter.VAR_KEYWORD for parameter in found)
 
 
+def check_own(training: TrainingConfig, *, rungs: bool) -> None:
+    """Refuse a trainer of one's own that is not there, or takes no `rungs` where they are needed. Raises InputError."""
+    train = trainer_of(training)
+    if rungs and not takes(train, "rungs"):
+        what = "the trainer has no argument `rungs`, so it cannot be stopped early (see docs/training.md); write none"
+        raise InputError(Fault(what, key="early_stopping"))
+
+
 def stepwise(steps: Iterable[Step | Trained]) -> Generator[Step | Trained, None, None]:
     """What a trainer of one's own gives, as a generator: closing it closes that, where it can be closed."""
     yield from steps
