@@ -97,9 +97,15 @@ def test_saved_by_the_clock_and_killed(
 
 @pytest.mark.parametrize(
     "changed",
-    [{"use_dora": True}, {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora", "use_dora": True}],
+    [
+        {"use_dora": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora", "use_dora": True},
+        {"optimizer": "muon", "neftune_alpha": 5.0},
+        {"optimizer": "adamw_8bit", "lora_plus_ratio": 4.0, "rank": 64},  # whose matrices have moments of eight bits
+    ],
 )
-def test_every_kind_of_adapter(
+def test_every_kind_of_adapter_and_optimizer(
     base: Any,
     train_rows: list[Row],
     validation_rows: list[Row],

@@ -80,11 +80,25 @@ def test_cut_at_every_look(
     assert ended == {1, 2}  # some cuts were made after they had ended
 
 
+def other_steps(make_recipe: MakeRecipe) -> list[Recipe]:
+    """Muon with noise on the embeddings, and AdamW with moments of eight bits and two rates."""
+    return [
+        make_recipe(optimizer="muon", neftune_alpha=5.0, dropout=0.1, weight_decay=0.1),
+        make_recipe({"epochs": 1}, optimizer="adamw_8bit", lora_plus_ratio=4.0, rank=64),
+    ]
+
+
+@pytest.mark.parametrize("pack", [lambda make: members(make)[:2], other_steps], ids=["adamw", "others"])
 def test_saved_by_the_clock_and_killed(
-    base: Any, train_rows: list[Row], validation_rows: list[Row], make_recipe: MakeRecipe, tmp_path: Path
+    base: Any,
+    train_rows: list[Row],
+    validation_rows: list[Row],
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    pack: Callable[[MakeRecipe], list[Recipe]],
 ) -> None:
     """Nobody asks it to stop: it ends, as at a kill, somewhere after a save."""
-    sides, recipes = (train_rows, validation_rows), members(make_recipe)[:2]
+    sides, recipes = (train_rows, validation_rows), pack(make_recipe)
     expected = whole(base, sides, recipes, tmp_path / "none")
     events = train_pack(base, *sides, recipes, at="best", checkpoint=Checkpoint(tmp_path, 0.0, lambda: False))
     while not (tmp_path / saved_state.FILE).exists():
