@@ -55,8 +55,8 @@ class FlatAdapter:
         scale: of the product B A, without what dropout needs. rate: of the dropout; a share of `kept` stays. noise:
             NEFTune's alpha.
         weights: the flat tensor, with `gradient` as its gradient; after every change call `refresh`, which counts them
-            in `changes`. On a GPU each B
-            lies in it transposed, since stacks of matrices then are filled in one launch; `plain` turns them back.
+            in `changes`. On a GPU each B lies in it transposed, since stacks of matrices then are filled in one launch;
+            `plain` turns them back.
 
     Raises:
         InputError: the base lacks a target module.
@@ -96,12 +96,16 @@ class FlatAdapter:
             self.low.copy_(self.weights.detach())
 
     def matrices(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """Each matrix, by PEFT's name, as a parameter that shares its memory with `weights`; gradients alike."""
+        """Each matrix, by PEFT's name, as a parameter that shares its memory with `weights`; gradients alike.
+
+        As it lies there, on a GPU with B transposed: bitsandbytes steps over a copy of what is not contiguous.
+        """
+        found = []
         gradients = self._parts(self.gradient, self.turned)
-        parts = self._parts(self.weights.detach(), self.turned).items()
-        found = [(name, torch.nn.Parameter(part)) for name, part in parts]
-        for name, weight in found:
-            weight.grad = gradients[name]
+        for name, part in self._parts(self.weights.detach(), self.turned).items():
+            weight, gradient = (x if x.is_contiguous() else x.t() for x in (part, gradients[name]))
+            found.append((name, torch.nn.Parameter(weight)))
+            found[-1][1].grad = gradient
         return found
 
     def named(self, flat: torch.Tensor) -> Mapping[str, torch.Tensor]:

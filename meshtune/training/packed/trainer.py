@@ -37,6 +37,7 @@ import torch
 from meshtune.training import saved_state
 from meshtune.training.adapter_config import lora_config
 from meshtune.training.loss import RowLoss, RowSet, alike, batch_limit, mean_loss
+from meshtune.training.optimizers import is_usual
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.changes import ALL, Changes, Kept, Measured, PassLimit
 from meshtune.training.packed.limits import token_limit
@@ -157,7 +158,7 @@ class TrainingPack:
         others = contextlib.nullcontext() if self.ranks is None else self.ranks.packing(self.kind, again)
         lockstep = self.ranks is not None and self.ranks.sharded
         with others, packed(self.base, self.kind, checkpointing=again, lockstep=lockstep) as pack:
-            saved = None if checkpoint is None else _read(checkpoint, made_by, recipes)
+            saved = None if checkpoint is None else _read(checkpoint, made_by, recipes, self.base.device)
             if saved is not None:
                 yield from self._restore(saved, recipes)
             self.waiting = recipes[len(self.states) :]
@@ -188,7 +189,7 @@ class TrainingPack:
             self.ranks.keep(list(self.members))
             self.ranks.hold(len(self.states), member.adapter, recipe)
         self.members[len(self.states)] = member
-        self.states.append({"recipe": repr(recipe), "ending": None})
+        self.states.append({"recipe": _known_as(recipe, self.base.device), "ending": None})
         return member
 
     def _change(self) -> Events:
@@ -212,7 +213,7 @@ class TrainingPack:
                 saved_state.say(f"there is no room for another adapter: {self.width} are trained at once")
             else:
                 self.waiting.pop(0)
-                self.states.append({"recipe": repr(recipe), "ending": None})
+                self.states.append({"recipe": _known_as(recipe, self.base.device), "ending": None})
                 yield len(self.states) - 1, self._no_room(len(self.states) - 1, "there is no room for its weights")
 
     def _take_in(self) -> None:
@@ -450,13 +451,21 @@ class TrainingPack:
             yield ALL, Measured()  # what had been told at rungs may have had no answer
 
 
-def _read(checkpoint: Checkpoint, made_by: str, recipes: list[Recipe]) -> dict[str, Any] | None:
+def _read(checkpoint: Checkpoint, made_by: str, recipes: list[Recipe], device: torch.device) -> dict[str, Any] | None:
     """The state of a pack whose recipes were the first of these, or None."""
     saved = saved_state.read(checkpoint.folder, made_by)
-    if saved is None or [x["recipe"] for x in saved["members"]] == [repr(x) for x in recipes[: len(saved["members"])]]:
+    if saved is None:
+        return None
+    known = [state["recipe"] for state in saved["members"]]
+    if known == [_known_as(recipe, device) for recipe in recipes[: len(known)]]:
         return saved
     saved_state.say(f"the checkpoint in {checkpoint.folder} is of another pack: the training starts over")
     return None
+
+
+def _known_as(recipe: Recipe, device: torch.device) -> str:
+    """What a member's state must be of. Moments of single matrices lie on a GPU otherwise, and are not turned back."""
+    return repr(recipe) if is_usual(recipe) or device.type == "cpu" else f"{recipe!r} on a GPU"
 
 
 def _portions(members: dict[int, Member], rows: RowSet, limit: int, alike: float, padded: bool) -> Iterator[Portion]:

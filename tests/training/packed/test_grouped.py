@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from meshtune.training.optimizers import optimizer_of
 from meshtune.training.packed import grouped
 from meshtune.training.packed.adapters import Group, Now
 from meshtune.training.packed.flat_adapter import FlatAdapter, Span, kept_share
@@ -204,3 +205,21 @@ def test_flat_weights_turned_and_back(make_recipe: MakeRecipe) -> None:
     name = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"
     assert adapter._parts(adapter.own(plain), True)[name].equal(adapter._parts(plain)[name])
     assert adapter._parts(adapter.own(plain), True)[name].t().is_contiguous()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "muon"])
+def test_optimizers_step_over_turned_weights(make_recipe: MakeRecipe, optimizer: str) -> None:
+    """In their own memory, as over those that are not turned."""
+    recipe, found = make_recipe(rank=4, optimizer=optimizer, lora_plus_ratio=2.0, weight_decay=0.1), []
+    for turned in (False, True):
+        adapter = FlatAdapter(make(PACKABLE["llama"]()), recipe, torch.float32)
+        adapter.turned = turned
+        torch.manual_seed(0)
+        start, gradient = (torch.randn_like(adapter.gradient) for _ in range(2))
+        with torch.no_grad():
+            adapter.weights.copy_(adapter.own(start))
+            adapter.gradient.copy_(adapter.own(gradient))
+        optimizer_of(adapter.matrices(), recipe).step()
+        found.append(adapter.plain(adapter.weights.detach()))
+    assert not found[0].equal(start)
+    torch.testing.assert_close(found[1], found[0])
