@@ -55,6 +55,9 @@ CALLED = {
 }
 
 
+PAPERS_NAMES = {"lora_plus_ratio": "LoRA+'s ratio", "neftune_alpha": "NEFTune's alpha"}
+
+
 def references(samplers: Sequence[Any]) -> str:
     """BibTeX entries of the software, the method and the samplers."""
     entries = [OWN, PAPER]
@@ -70,7 +73,7 @@ def paragraph(status: Status, data: Mapping[str, Any] | None) -> str:
 
 
 def _search(status: Status) -> str:
-    names = [name.replace("_", " ") for name in searched(status)]
+    names = [PAPERS_NAMES.get(name, name.replace("_", " ")) for name in searched(status)]
     listed = ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1] if names else "the hyperparameters"
     sampler = str(status["sampler"])
     of = f" of LoRA adapters for the model {status['model']}" if status.get("model") else ""

@@ -63,18 +63,13 @@ def train(
     `ranks`: other processes that share the rows; results do not depend on them, but for rounding. None: there are none.
 
     Raises:
-        InputError: the model lacks a target module, or the start weights cannot be had for it, or not over a base that
-            is cut over devices.
+        InputError: the model lacks a target module, or the start weights cannot be had for it, or not over several
+            devices; nor noise on embeddings.
         Diverged: a loss was not finite.
         Suspended: the checkpoint asked for it.
     """
     config = lora_config(base, recipe)  # before the thread, so that it fails at once
-    if ranks is not None and ranks.sharded:
-        check_cut(recipe)
-        sharded.check_lengths(base, train_rows)
-    if ranks is not None and recipe.neftune_alpha:
-        what = "the noise is drawn by one process: over several devices only what can be packed is trained with it"
-        raise InputError(Fault(what, key="training.neftune_alpha"))
+    _check_ranks(base, train_rows, recipe, ranks)
     others = contextlib.nullcontext() if ranks is None else ranks.adapting(recipe)
 
     def work(emit: Emit) -> None:
@@ -101,6 +96,15 @@ def train(
             emit(Trained(progress.loss, progress.weights, adapter.saved_config))
 
     return in_thread(work)
+
+
+def _check_ranks(base: Any, rows: RowSet, recipe: Recipe, ranks: Ranks | None) -> None:
+    if ranks is not None and ranks.sharded:
+        check_cut(recipe)
+        sharded.check_lengths(base, rows)
+    if ranks is not None and recipe.neftune_alpha:
+        what = "the noise is drawn by one process: over several devices only what can be packed is trained with it"
+        raise InputError(Fault(what, key="training.neftune_alpha"))
 
 
 def _arguments(recipe: Recipe, rows: int, device: torch.device, folder: str) -> TrainingArguments:

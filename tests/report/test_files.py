@@ -78,6 +78,10 @@ def test_the_methods_paragraph_says_what_the_status_says(status: dict[str, Any],
     assert "@article{audet2022algorithm" in page
     for given in ({**status, "best": None}, {**status, "best_against_baseline": None, "model": None}):
         assert methods.paragraph(given, None)
+    point = {"lora_plus_ratio": 2.0, "neftune_alpha": 5}
+    given = {**status, "all": [{**one, "hyperparameters": point} for one in status["all"]]}
+    given["space"] = [{"name": name} for name in point]
+    assert "We searched LoRA+'s ratio and NEFTune's alpha of LoRA" in methods.paragraph(given, None)
 
 
 def test_what_is_cited_is_what_the_citation_file_says() -> None:

@@ -161,7 +161,8 @@ def read(keys: Keys) -> dict[str, Any]:
 
 
 def _training(keys: Keys) -> dict[str, Any]:
-    values: dict[str, Any] = {
+    return {
+        "optimizer": keys.optimizer("optimizer"),
         "epochs": keys.epochs("num_epochs", 1),
         "batch_size": keys.whole("micro_batch_size", 1),
         "gradient_accumulation": keys.whole("gradient_accumulation_steps", 1),
@@ -177,7 +178,6 @@ def _training(keys: Keys) -> dict[str, Any]:
         "gradient_checkpointing": bool(keys.take("gradient_checkpointing")),
         "precision": keys.precision(("bf16", "bfloat16"), ("fp16", "float16"), default="auto"),
     }
-    return values | {"optimizer": keys.optimizer("optimizer")}
 
 
 def _targets(keys: Keys) -> str | list[str]:

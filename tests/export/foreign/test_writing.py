@@ -182,6 +182,8 @@ def test_optimizers(tool: str, key: str) -> None:
     assert "optimizer: muon has no counterpart" in foreign.settings(tool, study(training={"optimizer": "muon"}))
     assert not {"loraplus_lr_ratio", "neftune_noise_alpha"} & {*written(tool)}
     assert written(tool, training={"neftune_alpha": 5})["neftune_noise_alpha"] == 5
+    others = {"optimizer": "muon", "lora_plus_ratio": 4, "neftune_alpha": 5}
+    assert "schedule, lora_plus_ratio 4, muon, neftune_alpha 5." in foreign.notes("peft", study(training=others))[-1]
 
 
 @pytest.mark.parametrize("tool", ["axolotl", "llamafactory", "trl"])
