@@ -204,12 +204,10 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
             self.draws += 1
             return self._training_step(model, inputs, num_items_in_batch)
 
-    @contextlib.contextmanager
-    def _noised(self, mask: torch.Tensor) -> Iterator[None]:
+    def _noised(self, mask: torch.Tensor) -> contextlib.AbstractContextManager[None]:
         """NEFTune's noise on the rows of a micro-batch."""
         if not self.recipe.neftune_alpha:
-            yield
-            return
+            return contextlib.nullcontext()
         lengths = mask.sum(1).to(self.args.device)
         seed, number, tokens = self.recipe.seed, self.draws, int(mask.sum())
 
@@ -220,8 +218,7 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
             found[mask.bool()] = neftune.scaled(drawn, each, self.recipe.neftune_alpha)
             return found
 
-        with neftune.adding(self.model, noise):
-            yield
+        return neftune.adding(self.model, noise)
 
     def _training_step(self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any) -> torch.Tensor:
         ranks, scaler, device = self.ranks, self.accelerator.scaler, self.args.device

@@ -113,12 +113,9 @@ def of_start(study: ForeignStudy) -> list[str]:
 
 def of_rates(study: ForeignStudy) -> list[str]:
     """Notes where B's rate, or the optimizer, has no key."""
-    ratio, found = study.recipe.lora_plus_ratio, list[str]()
-    if ratio != 1:
-        found.append(
-            f"lora_plus_ratio: B was trained at {ratio:g} times the rate, which has no key here; one rate is taken."
-        )
-    return found + of_muon(study)
+    ratio = study.recipe.lora_plus_ratio
+    note = f"lora_plus_ratio: B was trained at {ratio:g} times the rate, which has no key here; one rate is taken."
+    return [note] * (ratio != 1) + of_muon(study)
 
 
 def of_muon(study: ForeignStudy) -> list[str]:
