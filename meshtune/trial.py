@@ -94,6 +94,7 @@ class Request:
             person has had it stopped.
         joins: (trial, tokens) of the rung after which it joined a pack that ran; None: it began with its pack.
         promote: whether the trial was stopped early and shall go on from there to its end, past all thresholds.
+        thaws: whether the trial was stopped early and goes on from there, as one of its pack: it asks at further rungs.
         width: trials of its pack that are trained at once, as one leaves the next joins; None: all.
         pass_tokens: of a pass of the packed trainer at most, since memory ran out with more; None: as suits the device.
         measure: instead of training, measure `adapter`: its loss on the `validation` or `test` rows, its `answers`, or
@@ -115,6 +116,7 @@ class Request:
     decided: tuple[tuple[int, Verdict], ...] = ()
     joins: tuple[int, int] | None = None
     promote: bool = False
+    thaws: bool = False
     width: int | None = None
     pass_tokens: int | None = None
     measure: str | None = None

@@ -132,8 +132,8 @@ class Attempt:
 
     def check_time(self) -> None:
         """Raises TimedOut once the request's timeout is over."""
-        # A promoted trial's time begins anew: before it was stopped, it shared its pack's.
-        used = self.seconds - self.waited - (self.earlier if self.request.promote else 0.0)
+        # Promoted or thawed, a trial's time begins anew: before it was stopped, it shared its pack's.
+        used = self.seconds - self.waited - (self.earlier if self.request.promote or self.request.thaws else 0.0)
         if self.request.timeout is not None and used > self.request.timeout:
             raise TimedOut(f"not finished after {self.request.timeout:g} s")
 

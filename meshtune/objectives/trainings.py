@@ -88,8 +88,8 @@ class Trainings:
         alone = attempts
         if self.training.trainer.name == "packed":
             alone = []
-            promoted = [[attempt] for attempt in attempts if attempt.request.promote]
-            for pack in ([attempt for attempt in attempts if not attempt.request.promote], *promoted):
+            going_on = [[attempt] for attempt in attempts if _alone_from_its_state(attempt.request)]
+            for pack in ([attempt for attempt in attempts if [attempt] not in going_on], *going_on):
                 if not self.stopping():
                     yield from self._together(pack)
         for attempt in alone:
@@ -151,7 +151,8 @@ class Trainings:
                 return
         for attempt, _ in waiting.values():
             yield attempt.failed(failure or _LEFT)
-        if not crashed and (failure is None or failure.ending is not Ending.CRASHED):
+        frozen_again = checkpoint.folder == self._kept(requests[0]) and members[0][0].stopped
+        if not crashed and not frozen_again and (failure is None or failure.ending is not Ending.CRASHED):
             checkpoints.forget(checkpoint.folder)
 
     def _alone_after(self, members: Members) -> Events:
@@ -185,6 +186,8 @@ class Trainings:
         `members` and to `waiting`.
         """
         changes = Changes(held={number for number, (attempt, _) in waiting.items() if attempt.request.joins})
+        joined = {number: attempt.request for number, (attempt, _) in waiting.items() if attempt.request.joins}
+        changes.frozen = {number: self._kept(request) for number, request in joined.items() if request.thaws}
         rungs, limit = self._rungs([attempt.request for attempt, _ in members]), members[0][0].limit
         given: dict[str, Any] = {"checkpoint": checkpoint, "rungs": rungs, "changes": changes, "width": width}
         given |= {"limit": limit, "ranks": self.ranks()}
@@ -248,6 +251,8 @@ class Trainings:
                 continue
             waiting[len(members)] = (attempt, made)
             members.append((attempt, made))
+            if request.thaws:
+                changes.frozen[len(members) - 1] = self._kept(request)
             changes.joining.append((made, tuple(tokens for tokens, _ in request.thresholds)))
         if changes.held:
             reached = {(attempt.request.trial, tokens) for attempt, _ in members for tokens, _ in attempt.rungs}
@@ -304,7 +309,8 @@ class Trainings:
         except Suspended:
             return
         finally:  # once it was handed over
-            if isinstance(last, Outcome) and last.ending is not Ending.CRASHED:
+            frozen_again = checkpoint.folder == self._kept(request) and attempt.stopped
+            if isinstance(last, Outcome) and last.ending is not Ending.CRASHED and not frozen_again:
                 checkpoints.forget(checkpoint.folder)
 
     def _steps(self, attempt: Attempt, checkpoint: Checkpoint) -> Generator[Progress | Rung, None, Outcome]:
@@ -333,7 +339,7 @@ class Trainings:
         except Suspended:
             if not attempt.stopped:
                 raise
-            if checkpoint.folder.is_dir():
+            if checkpoint.folder.is_dir() and checkpoint.folder != self._kept(attempt.request):
                 checkpoints.keep(checkpoint.folder, self._kept(attempt.request))
             return self._stopped(attempt)
         raise RuntimeError("the trainer ended without a result")
@@ -426,7 +432,7 @@ class Trainings:
 
     def _checkpoint(self, requests: Sequence[Request]) -> Checkpoint:
         folder = self.folder / checkpoints.FOLDER / checkpoints.of_pack(requests)
-        if requests[0].promote:
+        if _alone_from_its_state(requests[0]):
             kept = self._kept(requests[0])
             if kept.is_dir():
                 folder = kept
@@ -435,3 +441,8 @@ class Trainings:
         checkpoints.before_attempt(folder, requests[0].attempt)
         minutes = self.training.checkpoint_minutes
         return Checkpoint(folder, None if minutes is None else minutes * 60, self.stopping)
+
+
+def _alone_from_its_state(request: Request) -> bool:
+    """Whether it goes on from where it was stopped, in no other's pack."""
+    return request.promote or (request.thaws and request.joins is None)

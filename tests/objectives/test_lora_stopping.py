@@ -14,10 +14,10 @@ from meshtune.config.sections import ModelConfig, TrainingConfig
 from meshtune.objectives import checkpoints
 from meshtune.objectives.build import ObjectiveSpec
 from meshtune.objectives.lora import LoraObjective, LoraSpec
-from meshtune.testing.objectives import outcomes
+from meshtune.testing.objectives import decided, outcomes
 from meshtune.testing.workers import collect
 from meshtune.training.saved_state import FILE
-from meshtune.trial import DataRef, Ending, Outcome, Request
+from meshtune.trial import DataRef, Ending, Outcome, Request, Verdict
 from meshtune.workers.local import LocalWorker
 from meshtune.workers.planner import ProcessSpec
 
@@ -104,6 +104,54 @@ def test_the_timeout_of_a_promoted_trial_begins_anew(make: MakeSpec, tmp_path: P
     (ended,) = outcomes(LoraObjective(make(), "cpu", 1), [replace(request, promote=True, timeout=1000.0)])
     assert ended.ending is Ending.COMPLETE
     assert ended.seconds > 5000
+
+
+def frozen_at(request: Request, *rungs: int) -> Request:
+    """It stops at these of its rungs, whatever its loss; at none, it goes on to its end."""
+    thresholds = ((tokens, 0.0 if index in rungs else None) for index, (tokens, _) in enumerate(request.thresholds))
+    return replace(request, thresholds=tuple(thresholds))
+
+
+@pytest.mark.parametrize("trainer", ["packed", "transformers"])
+def test_frozen_twice_it_ends_as_if_it_had_run_through(make: MakeSpec, tmp_path: Path, trainer: str) -> None:
+    """Bitwise: in a pack of one, with the same threads. Its state is there as long as it is frozen."""
+    training = {"trainer": {"name": trainer}}
+    (plain,) = outcomes(LoraObjective(make(tmp_path / "plain", **training), "cpu", 1), four(epochs=2)[:1])
+    rungs = tuple((round(share * plain.tokens), None) for share in (0.2, 0.6))
+    request = four(epochs=2, thresholds=rungs)[0]
+    (never,) = outcomes(LoraObjective(make(tmp_path / "never", **training), "cpu", 1), [request])
+    objective, state = LoraObjective(make(**training), "cpu", 1), tmp_path / checkpoints.STOPPED / "0" / FILE
+    (first,) = outcomes(objective, [frozen_at(request, 0)])
+    assert (first.ending, first.rungs) == (Ending.STOPPED_EARLY, never.rungs[:1])
+    (second,) = outcomes(objective, [replace(frozen_at(request, 1), thaws=True)])
+    assert (second.ending, second.rungs) == (Ending.STOPPED_EARLY, never.rungs)
+    assert state.is_file()
+    (ended,) = outcomes(objective, [replace(request, thaws=True)])
+    assert_same([ended], [never])
+    assert not state.exists()
+
+
+def test_thawed_into_a_pack_that_runs(make: MakeSpec, tmp_path: Path) -> None:
+    """In the place of one that stops there, with its own batches; a resume of that pack has it go on there too."""
+    whole, requests = stopping_the_worse(make(tmp_path / "whole"))
+    asking = [replace(frozen_at(request), asks=True, width=None) for request in requests]
+    (rung, _), (later, _) = asking[0].thresholds
+    (frozen,) = outcomes(LoraObjective(make(), "cpu", 1), [frozen_at(requests[0], 0)])
+    assert frozen.rungs == whole[0].rungs[:1]
+    thawed = replace(asking[0], thaws=True, joins=(1, rung), decided=((rung, Verdict.GOES_ON),))
+    stops, joins = {(1, rung): Verdict.STOPS}, {(1, rung): thawed}
+    found, asked = decided(LoraObjective(make(), "cpu", 1), asking[1:3], stops, joins)
+    ended = {outcome.trial: outcome for outcome in found}
+    assert {trial: one.ending for trial, one in ended.items()} == {
+        0: Ending.COMPLETE, 1: Ending.STOPPED_EARLY, 2: Ending.COMPLETE
+    }  # fmt: skip
+    assert [(trial, at) for event in asked for trial, at, _ in event.losses if trial == 0] == [(0, later)]
+    for trial in (0, 2):
+        assert ended[trial].losses == pytest.approx(whole[trial].losses, abs=1e-5)
+        assert ended[trial].tokens == whole[trial].tokens
+        assert [loss for _, loss in ended[trial].rungs] == pytest.approx([x for _, x in whole[trial].rungs], abs=1e-5)
+    again, _ = decided(LoraObjective(make(), "cpu", 1), [*asking[1:3], thawed], stops)
+    assert_same(sorted(again, key=lambda one: one.trial), [ended[trial] for trial in range(3)])
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from meshtune.training.recipe import Recipe
@@ -48,9 +49,11 @@ class Changes:
         keeping: numbers of adapters that end with `Kept`.
         joining: recipes of further adapters, with the tokens of their rungs; their numbers follow on the others'.
         held: numbers of adapters that do not begin yet, while others train.
+        frozen: by number, folders with the states that adapters go on from, each as it left a pack with `Kept`.
     """
 
     leaving: set[int] = field(default_factory=set)
     keeping: set[int] = field(default_factory=set)
     joining: deque[tuple[Recipe, tuple[int, ...]]] = field(default_factory=deque)
     held: set[int] = field(default_factory=set)
+    frozen: dict[int, Path] = field(default_factory=dict)

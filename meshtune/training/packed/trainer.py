@@ -208,6 +208,7 @@ class TrainingPack:
             recipe = self.waiting[0]
             if roomy(partial(self._add, recipe), self.base.device) is not None:
                 self.waiting.pop(0)
+                yield from self._thaw(len(self.states) - 1)
             elif self.members:
                 self.width = len(self.members)
                 saved_state.say(f"there is no room for another adapter: {self.width} are trained at once")
@@ -215,6 +216,21 @@ class TrainingPack:
                 self.waiting.pop(0)
                 self.states.append({"recipe": _known_as(recipe, self.base.device), "ending": None})
                 yield len(self.states) - 1, self._no_room(len(self.states) - 1, "there is no room for its weights")
+
+    def _thaw(self, number: int) -> Events:
+        """Have an adapter that has just begun go on from where it was frozen; tells what had been told."""
+        folder, member = self.changes.frozen.pop(number, None), self.members[number]
+        if folder is None:
+            return
+        saved = saved_state.read(folder, self._identity(member.recipe))
+        if saved is None or [state["recipe"] for state in saved["members"]] != [repr(member.recipe)]:
+            saved_state.say(f"there is no state in {folder} to go on from: it is trained from the beginning")
+            return
+        (state,) = saved["members"]
+        member.restore(state, saved["seconds"])
+        for values in state["history"]:
+            yield number, replace(Step(*values), earlier=saved["seconds"])
+        yield number, member.progress()
 
     def _take_in(self) -> None:
         """What joins waits behind the others."""
