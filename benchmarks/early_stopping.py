@@ -203,7 +203,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--table", type=Path, default=TABLE)
     for name, section in EarlyStoppingConfig.model_fields.items():
-        if name != "rows":
+        if name == "freeze":
+            parser.add_argument("--freeze", action="store_true")
+        elif name != "rows":
             kind = {"rule": str, "value": str, "startup": int, "promote": int}.get(name, float)
             parser.add_argument(f"--{name}", type=kind, nargs="+" if name == "rungs" else None, default=section.default)
     arguments = parser.parse_args()

@@ -68,11 +68,14 @@ class Course:
         return round(WHOLE * self.surrogate.tokens[self.surrogate.fractions.index(share)])
 
     def pack(self, trials: Sequence[RecordedTrial], shares: tuple[float, ...]) -> Trained:
-        """Trials that train together: at each rung those that search wait for what is decided of them."""
-        reached: dict[int, list[tuple[int, float]]] = {trial.number: [] for trial in trials}
+        """Trials that train together: at each rung those that search wait for what is decided of them. One that was
+        stopped goes on from there.
+        """
+        stood = {trial.number: [*trial.final.rungs] if trial.final else [] for trial in trials}
+        reached: dict[int, list[tuple[int, float]]] = stood
         going = list(trials)
         for index, share in enumerate(shares):
-            waiting = [trial for trial in going if trial.thresholds]
+            waiting = [trial for trial in going if trial.thresholds and len(reached[trial.number]) <= index]
             for trial in waiting:
                 reached[trial.number].append((trial.thresholds[index][0], self.at(trial.params, share)))
             asking = [trial.number for trial in waiting if trial.origin == "search"]
@@ -100,6 +103,33 @@ class Log:
         self.finished: list[RecordedTrial] = []
         self.notes: dict[str, Any] = {IN_PACK: True} | ({} if noise is None else {"seed_noise": {"deviation": noise}})
         self.decided: dict[tuple[int, int], Decided] = {}
+        self.thawing: dict[int, Any] = {}
+
+    @property
+    def frozen(self) -> list[RecordedTrial]:
+        stopped = [t for t in self.trials if t.final is not None and t.final.ending is Ending.STOPPED_EARLY]
+        return [trial for trial in stopped if trial.number not in self.thawing]
+
+    def goes(self, number: int) -> bool:
+        return self.trials[number].outcome is None or number in self.thawing
+
+    def thaw(self, number: int) -> RecordedTrial:
+        self.thawing[number] = None
+        return self.trials[number]
+
+    def stood(self, outcome: Outcome, value: float | None) -> None:
+        """One that was thawed has stopped again or ended, and samplers see how it stands."""
+        del self.thawing[outcome.trial]
+        complete = outcome.ending is Ending.COMPLETE
+        fields = {"promoted": outcome, "learnt": len(self.finished)} if complete else {"frozen": outcome}
+        trial = self.trials[outcome.trial] = dataclasses.replace(self.trials[outcome.trial], **fields)  # type: ignore[arg-type]
+        self.finished[trial.order or 0] = trial
+        storage = self.mirror._storage
+        seen = storage.get_trial(self.mirror.trials[trial.number]._trial_id)
+        seen.state = TrialState.COMPLETE if complete else TrialState.PRUNED
+        seen.value = outcome.loss if complete else value
+        seen.intermediate_values = dict(outcome.rungs)
+        storage._set_trial(seen._trial_id, seen)  # type: ignore[attr-defined]
 
     def ask(self, sampler: Any) -> dict[str, Any]:
         self.mirror.sampler = sampler
@@ -132,35 +162,49 @@ class Spent:
     Attributes:
         tokens: spent in all when the trial ended. loss: its objective had it been trained to its end.
         finished: whether it was. promoted: tokens and loss of what was trained on after the search.
+        thaws: of stopped trials, in the search. further: tokens of these since the last trial ended. thawed: of those
+            that came to their end so, tokens in all, and loss.
     """
 
     tokens: list[int] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     finished: list[bool] = field(default_factory=list)
     promoted: list[tuple[int, float]] = field(default_factory=list)
+    thaws: int = 0
+    further: int = 0
+    thawed: list[tuple[int, float]] = field(default_factory=list)
 
     def add(self, tokens: int, loss: float, finished: bool) -> None:
-        self.tokens.append((self.tokens[-1] if self.tokens else 0) + tokens)
+        self.tokens.append((self.tokens[-1] if self.tokens else 0) + self.further + tokens)
+        self.further = 0
         self.loss.append(loss)
         self.finished.append(finished)
+
+    def go_on(self, tokens: int, loss: float, finished: bool) -> None:
+        """What a trial was trained on further once it had thawed."""
+        self.thaws += 1
+        self.further += tokens
+        if finished:
+            self.thawed.append(((self.tokens[-1] if self.tokens else 0) + self.further, loss))
 
     @property
     def total(self) -> int:
         """Tokens in all, with what was trained on after the search."""
-        return self.tokens[-1] + sum(tokens for tokens, _ in self.promoted)
+        return self.tokens[-1] + self.further + sum(tokens for tokens, _ in self.promoted)
 
     @property
     def best(self) -> float:
         """Of what was finished or promoted."""
         done = [loss for loss, finished in zip(self.loss, self.finished, strict=True) if finished]
-        return min(done + [loss for _, loss in self.promoted])
+        return min(done + [loss for _, loss in [*self.thawed, *self.promoted]])
 
     def reached(self, target: float) -> float:
         """Tokens when a finished or promoted trial first had the target or less; infinite where none had."""
         ends = zip(self.tokens, self.loss, self.finished, strict=True)
         first = next((tokens for tokens, loss, finished in ends if finished and loss <= target), math.inf)
+        first = min([first, *(tokens for tokens, loss in self.thawed if loss <= target)])
         if math.isinf(first):
-            spent = self.tokens[-1]
+            spent = self.tokens[-1] + self.further
             for tokens, loss in self.promoted:
                 spent += tokens
                 if loss <= target:
@@ -194,8 +238,8 @@ def replayed(
     config = SamplerConfig(name=search.sampler)
     sampler = build(config, log.space, x0=start, block_size=search.block, seed=seed, pruned=pruned)
 
-    def answer() -> None:
-        pack = course.pack(log.trials[len(log.finished) :], shares)
+    def answer(trials: Sequence[RecordedTrial]) -> None:
+        pack = course.pack(trials, shares)
         event = next(pack, None)
         while event is not None:
             if isinstance(event, Rung):
@@ -204,9 +248,14 @@ def replayed(
                 log.decided |= {(each.trial, each.tokens): each for each in decided}
                 event = pack.send({each.trial: each.verdict for each in decided})
                 continue
-            log.tell(event, None if early is None else early.value(log, event))  # type: ignore[arg-type]
-            final = course.final(log.trials[event.trial].params)
-            spent.add(event.tokens, final, event.ending is Ending.COMPLETE)
+            value = None if early is None else early.value(log, event)  # type: ignore[arg-type]
+            final, complete = course.final(log.trials[event.trial].params), event.ending is Ending.COMPLETE
+            if (before := log.trials[event.trial].final) is not None:
+                log.stood(event, value)
+                spent.go_on(event.tokens - before.tokens, final, complete)
+            else:
+                log.tell(event, value)
+                spent.add(event.tokens, final, complete)
             event = next(pack, None)
 
     try:
@@ -217,7 +266,9 @@ def replayed(
             for _ in range(min(sampler.available(log.mirror), trials - len(log.trials))):
                 params = log.ask(sampler)
                 log.add(params, () if early is None else early.proposed(log, SPACE.decode(params)))  # type: ignore[arg-type]
-            answer()
+            answer(log.trials[len(log.finished) :])
+            while early is not None and len(log.finished) < trials and (thaws := early.thaws(log, lambda _: True)):  # type: ignore[arg-type]
+                answer([log.thaw(thaws[0])])
     finally:
         sampler.close()
     if early is not None:

@@ -28,6 +28,7 @@ from meshtune.study.control import STOPPED
 from meshtune.study.loop import (
     Answered,
     Finished,
+    Frozen,
     Opened,
     Promoted,
     Proposed,
@@ -36,6 +37,7 @@ from meshtune.study.loop import (
     Stage,
     Started,
     StudyEvent,
+    Thawed,
     TrialFinished,
 )
 from meshtune.system.text import duration, point
@@ -86,8 +88,10 @@ class Display:
                 self._between()
             case TrialFinished(trial):
                 self._ended(trial)
-            case Promoted(trial):
+            case Promoted(trial) | Frozen(trial):
                 self._promoted(trial)
+            case Thawed(trial):
+                say(self._console, f"trial {trial.number} goes on: it promises more than a new point")
             case Retried(outcome):
                 self._panel.running.pop(outcome.trial, None)
                 self._console.print(
@@ -227,6 +231,8 @@ class Display:
         self._stand(self._record)
         how = trial.final.ending.words if math.isinf(trial.loss) else f"loss {trial.loss:.4f}"
         line = f"trial {trial.number} trained to the end: {how}{self._standing()}"
+        if trial.final.ending is Ending.STOPPED_EARLY and trial.final.loss is not None:
+            line = f"trial {trial.number} stopped early again at {trial.final.loss:.4f}{self._standing()}"
         say(self._console, line)
 
     def _standing(self) -> str:
@@ -317,7 +323,9 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
             return {"trial": request.trial, "attempt": request.attempt}
         case Running(progress):
             return dataclasses.asdict(progress)
-        case TrialFinished(trial) | Promoted(trial) if trial.final is not None:
+        case Thawed(trial):
+            return {"trial": trial.number}
+        case TrialFinished(trial) | Promoted(trial) | Frozen(trial) if trial.final is not None:
             outcome = dataclasses.asdict(trial.final)
             return {
                 name: value for name, value in outcome.items() if name not in ("row_losses", "retry", "lost", "no_room")

@@ -26,7 +26,7 @@ from meshtune.report.sentences import (
     without_feasible,
 )
 from meshtune.study import float32_check
-from meshtune.study.loop import Finished, Opened, Started, TrialFinished
+from meshtune.study.loop import Finished, Frozen, Opened, Promoted, Started, TrialFinished
 from meshtune.study.rounds import tune
 from meshtune.study.signals import GRACE_SECONDS, Signals, time_limit
 from meshtune.study.status import status as read_status
@@ -142,7 +142,7 @@ def _run(study: Located, view: Display | JsonLines, *, new_segment: bool, limit:
                         running.clear()
                     case Started(request):
                         running.add(request.trial)
-                    case TrialFinished(trial):
+                    case TrialFinished(trial) | Promoted(trial) | Frozen(trial):
                         running.discard(trial.number)
                     case Finished():
                         finished = event

@@ -112,6 +112,7 @@ class EarlyStoppingConfig(Section):
         rows: validation rows that a rung is measured on.
         promote: at most so many stopped trials are trained to the end before anything is chosen.
         value: of a stopped trial for the sampler: the loss that is predicted for its end, or none (`failed`).
+        freeze: a trial that was stopped may go on later in the search, where it promises more than a new point.
     """
 
     rule: Literal["none", "default", "median", "asha", "curve"] = "default"
@@ -122,3 +123,4 @@ class EarlyStoppingConfig(Section):
     rows: PositiveInt = 64
     promote: Annotated[int, Field(ge=0)] = 3
     value: Literal["predicted", "failed"] = "predicted"
+    freeze: bool = False

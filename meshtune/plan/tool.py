@@ -82,6 +82,9 @@ class ToolPlan:
         """Where trials are stopped. Raises InputError where the tool evaluates at the end alone, or counts steps."""
         if config.early_stopping.rule == "none":
             return None
+        if config.early_stopping.freeze:
+            why = "trials of other tools start over where they go on, so nothing is saved: leave it out"
+            raise InputError(Fault(why, key="early_stopping.freeze"))
         name = self.section.trainer
         passes = tools.epochs(name, self.values)
         what = None

@@ -1,6 +1,8 @@
 """What was decided about packs that ran, as the record holds it, in its order.
 
-One note for what was decided together at rungs, and one for each trial that joined a pack.
+One note for what was decided together at rungs, one for each trial that joined a pack, and one for each that thawed:
+it had been stopped and told to the sampler, and trains on in the search. Where it stops again, a note of the thaw's
+number says how it stood; else its promotion's note says how it ended.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from meshtune.trial import Verdict
 IN_PACK = "decided_in_pack"  # the note: of a study whose trials are stopped by what is decided while they run
 DECIDED = "decided"  # with a number: the note of one decision
 JOINED = "joined"  # with a number: the note of a trial that joined a pack
+THAWED = "thawed"  # with a number: the note of a trial that was stopped and goes on
+FROZEN = "frozen_again"  # with the number of a thaw: the note of how that trial stood when it was stopped again
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,19 @@ class Joined:
     after: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Thawed:
+    """A trial that had been stopped and goes on in the search.
+
+    Attributes:
+        tokens: of the rung that it was stopped at. seen: how many trials had ended when that was decided.
+    """
+
+    trial: int
+    tokens: int
+    seen: int
+
+
 def noted(decided: Sequence[Decided]) -> list[list[Any]]:
     """As plain values."""
     return [[*astuple(each)[:3], str(each.verdict), each.value] for each in decided]
@@ -60,6 +77,12 @@ def read_joined(notes: Mapping[str, Any]) -> Iterator[Joined]:
     """All that joined, in its order."""
     for trial, pack, *after in _each(notes, JOINED):
         yield Joined(trial, pack, (after[0], after[1]))
+
+
+def read_thawed(notes: Mapping[str, Any]) -> Iterator[Thawed]:
+    """All that thawed, in its order."""
+    for each in _each(notes, THAWED):
+        yield Thawed(*each)
 
 
 def _each(notes: Mapping[str, Any], kind: str) -> Iterator[Any]:

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
@@ -25,16 +24,16 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.errors import InputError, MeshtuneError, SamplerError, StorageError, last_words
 from meshtune.record import decisions, requests
-from meshtune.record.decisions import Decided, Joined
+from meshtune.record.decisions import Decided, Joined, Thawed
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
+from meshtune.record.reading import Trials
 from meshtune.record.rows import NumberTaken, write_proposal, write_tell
-from meshtune.record.scoring import awaits, ranked, references, scored_outcome
+from meshtune.record.scoring import scored_outcome
 from meshtune.record.storage import create_aside, lasting, loaded, open_storage, quiet, storage_errors
-from meshtune.record.trials import RecordedTrial, read_trial, refuse_changed, written_tell
+from meshtune.record.trials import LEARNT, RecordedTrial, read_outcome, read_trial, refuse_changed, written_tell
 from meshtune.space import goals
 from meshtune.space.goals import Goals, Quantities
-from meshtune.space.pareto import pareto
 from meshtune.space.space import Space
 from meshtune.trial import Ending, Outcome, Thresholds
 
@@ -54,7 +53,7 @@ def nothing_known(_: Mapping[str, Any]) -> Quantities:
     return {}
 
 
-class Record:
+class Record(Trials):
     """The open record of one study.
 
     Args:
@@ -114,67 +113,12 @@ class Record:
             self.joined: list[Joined] = []
             for joined in decisions.read_joined(self.notes):
                 self._in_its_pack(joined)
+            self.thaws = list(decisions.read_thawed(self.notes))
+            for number, thaw in enumerate(self.thaws):
+                if (stood := self.notes.get(f"{decisions.FROZEN}:{number}")) is not None:
+                    self._stands(thaw.trial, frozen=read_outcome(stood))
 
     # -- reading
-
-    @property
-    def finished(self) -> list[RecordedTrial]:
-        """Trials that have ended, in the order in which that was recorded."""
-        return [self.trials[number] for number in self._ended]
-
-    @property
-    def pending(self) -> list[RecordedTrial]:
-        """Trials that were proposed and have not ended."""
-        return [trial for trial in self.trials if trial.outcome is None]
-
-    @property
-    def open_block(self) -> int:
-        """How many trials were proposed since the last one ended: a block that a kill cut short is completed."""
-        seen = len(self._ended)
-        return sum(trial.seen == seen for trial in self.trials)
-
-    @property
-    def pass_tokens(self) -> int | None:
-        """Tokens of a pass for which there was memory where it had run out with more; None: it never did."""
-        limits = (trial.final.pass_tokens for trial in self.trials if trial.final is not None)
-        return min((tokens for tokens in limits if tokens is not None), default=None)
-
-    @property
-    def best(self) -> RecordedTrial | None:
-        """The complete trial that keeps the constraints with the lowest objective; the earlier of two that are equal.
-
-        Of several objectives: with the lowest loss; where that is none of them, the best by the first one.
-        """
-        return next((trial for trial in self.ranked if not trial.violation), None)
-
-    @property
-    def ranked(self) -> list[RecordedTrial]:
-        """Complete trials, as `best` has it; those that violate a constraint last, the least violation first."""
-        return ranked(self.complete, self.guidance)
-
-    @property
-    def pareto(self) -> list[RecordedTrial]:
-        """Complete trials that keep the constraints and that no other one betters in all objectives at once."""
-        signs = {each.quantity: 1.0 if each.maximize else -1.0 for each in self.guidance.objectives}
-        kept = [trial for trial in self.complete if not trial.violation]
-        scores = [[sign * trial.quantities[name] for name, sign in signs.items()] for trial in kept]
-        optimal = pareto(np.array(scores).reshape(len(kept), len(signs)))
-        return [trial for trial, on in zip(kept, optimal, strict=True) if on]
-
-    @property
-    def awaits_baseline(self) -> bool:
-        """Whether nothing can be scored yet; raises as `scoring.awaits` does."""
-        return awaits(self.baseline, self.guidance)
-
-    @property
-    def references(self) -> dict[str, Quantities]:
-        """The quantities of the untuned model and of the baseline, as far as they are measured."""
-        return references(self.notes, self.baseline)
-
-    @property
-    def complete(self) -> list[RecordedTrial]:
-        """Trials that may be the best."""
-        return [t for t in self.trials if t.final is not None and t.final.ending is Ending.COMPLETE]
 
     @property
     def earlier_trials(self) -> EarlierTrials:
@@ -183,35 +127,6 @@ class Record:
             return ()
         with storage_errors(), quiet():
             return kept(self._storage, self._study.study_name)
-
-    @property
-    def baseline(self) -> RecordedTrial | None:
-        """The trial that holds the baseline, where it lies in the space."""
-        return next((trial for trial in self.trials if trial.origin == "baseline"), None)
-
-    @property
-    def why_not_packed(self) -> str | None:
-        """What keeps trials from packs, so that `transformers` trains each alone; None: nothing, or not known yet."""
-        why: str | None = (self.notes.get("trainer") or {}).get("why_not_packed")
-        return why
-
-    @property
-    def wishes(self) -> dict[int, requests.Action]:
-        """By trial the last of `stop` and `finish` that a person asked of it."""
-        done = [
-            answer for answer in self.answers.values() if answer.done and answer.request.action in ("stop", "finish")
-        ]
-        return {answer.trial: answer.request.action for answer in done if answer.trial is not None}
-
-    @property
-    def elapsed(self) -> float:
-        """Search seconds up to the last trial that ended, or up to the last stop, which may have suspended trials."""
-        return max([float(self.notes.get("elapsed") or 0.0), *(trial.elapsed for trial in self.trials)])
-
-    @property
-    def tokens(self) -> int:
-        """Tokens trained on in finished trials, promotions included."""
-        return sum(trial.final.tokens for trial in self.trials if trial.final is not None)
 
     # -- writing
 
@@ -316,18 +231,55 @@ class Record:
         self.note(f"{decisions.JOINED}:{len(self.joined)}", [joined.trial, joined.pack, *joined.after])
         self._in_its_pack(joined)
 
+    def thaw(self, number: int) -> RecordedTrial:
+        """Make durable that a trial which was stopped goes on, before it does."""
+        trial = self.trials[number]
+        assert trial.final is not None
+        thaw = Thawed(number, trial.final.rungs[-1][0], len(self._ended))
+        self.note(f"{decisions.THAWED}:{len(self.thaws)}", list(dataclasses.astuple(thaw)))
+        self.thaws.append(thaw)
+        return trial
+
+    def freeze_again(self, outcome: Outcome) -> RecordedTrial:
+        """Make durable how a thawed trial stands that was stopped again."""
+        last = max(number for number, thaw in enumerate(self.thaws) if thaw.trial == outcome.trial)
+        self.note(f"{decisions.FROZEN}:{last}", {**dataclasses.asdict(outcome), "row_losses": []})
+        return self._stands(outcome.trial, frozen=outcome)
+
+    def learn(self, number: int, value: float | None = None) -> None:
+        """Have samplers see a trial that was thawed as it stands now. `value`: of one that was stopped again.
+
+        Where it ended without a loss they keep the value that they were told, and see that it cannot be had.
+        """
+        trial = self.trials[number]
+        outcome = trial.final
+        assert outcome is not None
+        if outcome.ending is not Ending.STOPPED_EARLY:
+            value = trial.value if outcome.loss is None else outcome.loss
+        ended = self._as_optuna_has_it(dataclasses.replace(trial, outcome=outcome, value=value))
+        storage, key = self.mirror._storage, self._mirror_id(number)
+        seen = storage.get_trial(key)
+        seen.state, seen.values = ended.state, ended.values
+        seen.intermediate_values = ended.intermediate_values
+        seen._system_attrs = {**seen._system_attrs, **ended._system_attrs}
+        storage._set_trial(key, seen)  # type: ignore[attr-defined]
+        storage._update_cache(key, self.mirror._study_id)  # type: ignore[attr-defined]
+
     def answer(self, answer: requests.Answer) -> None:
         """Make durable what becomes of a request, before its file goes."""
         self.note(f"{requests.NOTE}:{answer.request.number}", answer.noted())
         self.answers[answer.request.number] = answer
 
-    def promote(self, outcome: Outcome) -> RecordedTrial:
-        """Make durable how a trial ended that had been stopped early and was trained on: no sampler learns of it."""
+    def promote(self, outcome: Outcome, *, learnt: bool = False) -> RecordedTrial:
+        """Make durable how a trial ended that had been stopped early and was trained on.
+
+        `learnt`: while the study searches, and so that its samplers may `learn` of it; else they never do.
+        """
         outcome = self._with_known(self.trials[outcome.trial], outcome)
-        self.note(f"{PROMOTED}:{outcome.trial}", {**dataclasses.asdict(outcome), "row_losses": []})
-        trial = dataclasses.replace(self.trials[outcome.trial], promoted=outcome)
-        self.trials[outcome.trial] = trial
-        return trial
+        note = {**dataclasses.asdict(outcome), "row_losses": []}
+        seen = len(self._ended) if learnt else None
+        self.note(f"{PROMOTED}:{outcome.trial}", note if seen is None else {**note, LEARNT: seen})
+        return self._stands(outcome.trial, promoted=outcome, learnt=seen)
 
     def note(self, key: str, value: Any) -> None:
         """Make a small fact about the study durable."""
@@ -402,6 +354,10 @@ class Record:
         trial = dataclasses.replace(trial, enqueued_as=enqueued_as)
         self.trials.append(trial)
         self._ids.append(trial_id)
+        return trial
+
+    def _stands(self, number: int, **fields: Any) -> RecordedTrial:
+        trial = self.trials[number] = dataclasses.replace(self.trials[number], **fields)
         return trial
 
     def _in_its_pack(self, joined: Joined) -> None:

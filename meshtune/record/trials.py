@@ -15,6 +15,7 @@ from meshtune.errors import StudyMismatch
 from meshtune.space.goals import LOSS, violation
 from meshtune.trial import Ending, Outcome, Request, Thresholds
 
+LEARNT = "learnt"  # in the note of a promotion: see `RecordedTrial`
 STARTUP = "early_stopping.startup"
 
 
@@ -29,7 +30,9 @@ class RecordedTrial:
         pack: the first trial of those that it is trained with; its own number where it is trained alone.
         joins: as in `Request`; None: it began with its pack.
         outcome: how it ended, or None while it is pending.
-        promoted: how it ended once it was trained to the end after it had been stopped early.
+        promoted: how it ended once it was trained to the end after it had been stopped early, thawed or promoted.
+        frozen: how it stood when it was stopped again after it had thawed; None: it never was.
+        learnt: how many trials had ended when its promotion was recorded, where that was while it searched; else None.
         order: its place among the trials that have ended.
         value: what samplers get; of several objectives the first one's, the others' are `other_values`.
         elapsed: search seconds of the study when it ended.
@@ -51,6 +54,8 @@ class RecordedTrial:
     value: float | None = None
     elapsed: float = 0.0
     promoted: Outcome | None = None
+    frozen: Outcome | None = None
+    learnt: int | None = None
     other_values: tuple[float, ...] = ()
     violations: Mapping[str, float] = field(default_factory=dict)
     joins: tuple[int, int] | None = None
@@ -71,8 +76,8 @@ class RecordedTrial:
 
     @property
     def final(self) -> Outcome | None:
-        """How it ended in the end; None while it is pending."""
-        return self.promoted or self.outcome
+        """How it ended in the end, so far; None while it is pending."""
+        return self.promoted or self.frozen or self.outcome
 
     @property
     def loss(self) -> float:
@@ -141,7 +146,9 @@ def read_trial(
     fields = {"order": written.pop("order"), "value": written.pop("told"), "elapsed": written.pop("elapsed")}
     fields["other_values"] = tuple(written.pop("told_also", ()))
     fields["violations"] = written.pop("violations", {})
-    fields["promoted"] = None if promoted is None else read_outcome(promoted)
+    if promoted is not None:
+        fields["learnt"], rest = promoted.get(LEARNT), {key: promoted[key] for key in promoted if key != LEARNT}
+        fields["promoted"] = read_outcome(rest)
     return dataclasses.replace(trial, outcome=read_outcome(written), **fields)
 
 

@@ -58,9 +58,12 @@ class Sampler(BaseSampler):
     Attributes:
         asynchronous: the next point waits for any trial of the last `block_size`, and not for all of a block. A sampler
             whose blocks are answered as a whole, such as MADS, leaves it False.
+        learns: a proposal follows from the trials as they stand then, so that the value of one that had ended may
+            change, as where it was stopped early and trained on. False where what was told once counts for good.
     """
 
     asynchronous: bool = False
+    learns: bool = False
 
     @abstractmethod
     def available(self, study: Study) -> int:

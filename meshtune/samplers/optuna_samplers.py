@@ -53,6 +53,8 @@ class RebuiltSampler(Sampler):
     Raises SamplerError, from a proposal, where no point is found that is allowed.
     """
 
+    learns = True
+
     def __init__(
         self,
         build: Build,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,8 @@ class EarlyStopping:
 
     def described(self) -> dict[str, Any]:
         """What must not change while a study goes on."""
-        dumped = self.config.model_dump(mode="json", exclude={"promote", "value"})
+        none = set() if self.config.freeze else {"freeze"}  # earlier versions had none
+        dumped = self.config.model_dump(mode="json", exclude={"promote", "value"} | none)
         return {**dumped, "told": self.config.value, "rule": self._rule, "startup": self._startup}  # records' own word
 
     def __str__(self) -> str:
@@ -99,20 +100,24 @@ class EarlyStopping:
         new = {
             (trial, tokens): loss
             for trial, tokens, loss in sorted(rung.losses)
-            if (trial, tokens) not in record.decided and record.trials[trial].outcome is None
+            if (trial, tokens) not in record.decided and record.goes(trial)
         }
-        running = {key: each.loss for key, each in record.decided.items() if record.trials[key[0]].outcome is None}
-        running |= new
-        found = []
+        running = {key: each.loss for key, each in record.decided.items() if record.goes(key[0])} | new
+        thawing, found = record.thawing, []
+        ended = [trial for trial in record.finished if trial.number not in thawing]
         for (number, tokens), loss in new.items():
             hyperparameters = record.trials[number].hyperparameters
             rungs, rules = self.rungs(hyperparameters), self._rules(hyperparameters)
-            finished = _curves(_alike(record.finished, hyperparameters), rungs)
+            finished = self._curves(_alike(ended, hyperparameters), rungs)
             others = _running(record, running, hyperparameters, rungs)
             own = others.pop(number, Curve(()))
             losses = rules.thresholds([*finished, *others.values(), own])
             threshold = dict(zip(rungs, losses, strict=True)).get(tokens)
-            if threshold is None or loss <= threshold:
+            goes_on = threshold is None or loss <= threshold
+            if not goes_on and number in thawing and own.rungs:  # it went on since its end looked good
+                curves = [*finished, *others.values(), own]
+                goes_on = len(curves) - 1 in rules.worth_more(curves, _noise(record))
+            if goes_on:
                 found.append(Decided(number, tokens, loss, Verdict.GOES_ON))
                 continue
             value = None
@@ -125,7 +130,7 @@ class EarlyStopping:
     def thresholds(self, record: Record, hyperparameters: Mapping[str, Any]) -> Thresholds:
         """Of a trial that is proposed now, in a study of an earlier version."""
         rungs = self.rungs(hyperparameters)
-        losses = self._rules(hyperparameters).thresholds(_curves(_alike(record.finished, hyperparameters), rungs))
+        losses = self._rules(hyperparameters).thresholds(self._curves(_alike(record.finished, hyperparameters), rungs))
         return tuple(zip(rungs, losses, strict=True))
 
     def value(self, record: Record, outcome: Outcome) -> float | None:
@@ -134,14 +139,14 @@ class EarlyStopping:
             return None
         trial = record.trials[outcome.trial]
         decided = [record.decided.get((outcome.trial, tokens)) for tokens, _ in outcome.rungs]
-        for each in decided:
+        for each in reversed(decided):  # one that had thawed has stopped before
             if each is not None and each.verdict is Verdict.STOPS:
                 return each.value
         before = record.finished[: trial.seen]  # as it was proposed: order of arrival in a block decides nothing
         rungs = self.rungs(trial.hyperparameters)
         if not (losses := _losses(outcome, rungs)):
             return None
-        curves = _curves(_alike(before, trial.hyperparameters), rungs)
+        curves = self._curves(_alike(before, trial.hyperparameters), rungs)
         return self._rules(trial.hyperparameters).predicted_value(curves, Curve(losses))
 
     def promising(self, record: Record, limit: int | None = None) -> list[int]:
@@ -151,17 +156,41 @@ class EarlyStopping:
         `promote`.
         """
         limit = self.config.promote if limit is None else limit
-        found = []
-        noise = float((record.notes.get("seed_noise") or {}).get("deviation") or 0.0)
+        found, noise = [], _noise(record)
         for group in _groups(record.finished).values():
             rules = self._rules(group[0].hyperparameters)
-            curves = _curves(group, self.rungs(group[0].hyperparameters))
+            curves = self._curves(group, self.rungs(group[0].hyperparameters))
             for index in rules.promising(curves, limit, noise):
                 prediction = rules.predicted(curves, curves[index])
                 found.append((math.inf if prediction is None else prediction.mean, group[index].number))
         return [number for _, number in sorted(found)[:limit]]
 
+    def thaws(self, record: Record, free: Callable[[int], bool]) -> list[int]:
+        """Numbers of the frozen trials that promise more than a new point, the most promising first.
+
+        `free`: says of a number whether that trial may go on now.
+        """
+        frozen = {trial.number for trial in record.frozen if free(trial.number)} if self.config.freeze else set[int]()
+        found = []
+        ended = [trial for trial in record.finished if trial.number not in record.thawing]
+        for group in _groups(ended).values() if frozen else ():
+            rules, rungs = self._rules(group[0].hyperparameters), self.rungs(group[0].hyperparameters)
+            worth = rules.worth_more(self._curves(group, rungs), _noise(record))
+            found += [(place, group[index].number) for place, index in enumerate(worth)]
+        return [number for _, number in sorted(found) if number in frozen]
+
     # -- inside
+
+    def _curves(self, trials: Sequence[RecordedTrial], rungs: Sequence[int]) -> list[Curve]:
+        """Their losses as they ended in the search; whatever was promoted after it."""
+        found = []
+        for trial in trials:
+            later = trial.promoted is not None and trial.learnt is None
+            outcome = trial.frozen or trial.outcome if later else trial.final
+            if outcome is not None:
+                final = outcome.loss if outcome.ending is Ending.COMPLETE else None
+                found.append(Curve(_losses(outcome, rungs), final))
+        return found
 
     @property
     def _rule(self) -> Rule:
@@ -196,13 +225,9 @@ def _alike(finished: Sequence[RecordedTrial], hyperparameters: Mapping[str, Any]
     return _groups(finished).get(_schedule(hyperparameters), [])
 
 
-def _curves(trials: Sequence[RecordedTrial], rungs: Sequence[int]) -> list[Curve]:
-    """Their losses as they ended in the search, whatever was promoted since."""
-    return [
-        Curve(_losses(trial.outcome, rungs), trial.outcome.loss if trial.outcome.ending is Ending.COMPLETE else None)
-        for trial in trials
-        if trial.outcome is not None
-    ]
+def _noise(record: Record) -> float:
+    """The deviation between seeds, where that was measured."""
+    return float((record.notes.get("seed_noise") or {}).get("deviation") or 0.0)
 
 
 def _running(

@@ -133,6 +133,28 @@ class Stopping:
         ]
         return [position for _, _, position in sorted(chances)[:limit]]
 
+    def worth_more(self, curves: Sequence[Curve], noise: float = 0.0) -> list[int]:
+        """Which stopped trials promise more for each token that they have left than a new point, as positions in
+        `curves`, the most promising first.
+
+        All that are `promising` can. A new point is the best of n + 1 with the chance of one in n + 1, as where they
+        come in no order of worth, and takes as many tokens as those so far did in the mean.
+        """
+        trained = [1.0 if curve.final is not None else self._share(curve) for curve in curves]
+        new = 1 / (len(curves) + 1) / max(float(np.mean(trained)), 1e-9)
+        extrapolation = Extrapolation(curves, len(self.rungs))
+        found = []
+        for position in self.promising(curves, len(curves), noise):
+            chance = extrapolation.chance(curves[position], noise) or 0.0
+            worth = chance / (1 - self._share(curves[position]))
+            if worth > new:
+                found.append((-worth, curves[position].rungs, position))
+        return [position for *_, position in sorted(found)]
+
+    def _share(self, curve: Curve) -> float:
+        """Of a training, at the last rung that a curve reached."""
+        return self.rungs[len(curve.rungs) - 1] if curve.rungs else 0.0
+
 
 @dataclass(frozen=True)
 class _Line:

@@ -37,7 +37,8 @@ class Deaths:
 
     def __init__(self, record: Record, attempts: int, saved: Path | None, holding: Callable[[], None]):
         self._record, self._attempts, self._saved, self._holding = record, attempts, saved, holding
-        self._left = {trial.number for trial in record.pending} if saved is not None else set[int]()
+        going = {trial.number for trial in record.pending} | record.thawing.keys()
+        self._left = going if saved is not None else set[int]()
         noted = record.notes.get(STARTED) or {}
         self._counts = {trial: tuple(noted.get(str(trial), (0, 0))) for trial in self._left}
         self._before = dict[int, tuple[int, int]]()  # of trials that were started in this run
@@ -61,17 +62,21 @@ class Deaths:
                 " memory?"
             )
             outcome = Outcome(trial, count, Ending.CRASHED, message=words, retry=False, lost=True)
-            if told := self._record.tell(outcome, elapsed=self._record.elapsed):
+            if trial in self._record.thawing:
+                yield self._record.promote(outcome, learnt=True)
+            elif told := self._record.tell(outcome, elapsed=self._record.elapsed):
                 yield told
 
     def starting(self, pack: Sequence[int]) -> None:
         """Make durable that these trials are started, where they were left pending."""
-        again = [trial for trial in pack if trial in self._left and self._record.trials[trial].outcome is None]
+        again = [trial for trial in pack if trial in self._left and self._record.goes(trial)]
         if self._saved is None or not again:
             return
         for trial in again:
             folders = {checkpoints.name_of([trial]), checkpoints.name_of(pack)}
-            saved = max(checkpoints.saved_at(self._saved / name) for name in folders)
+            places = [self._saved / name for name in folders]
+            places.append(self._saved.parent / checkpoints.STOPPED / checkpoints.name_of([trial]))  # of one that thawed
+            saved = max(map(checkpoints.saved_at, places))
             count, before = self._before[trial] = self._counts[trial]
             self._counts[trial] = (1 if saved > before else count + 1, max(saved, before))
             self._left.discard(trial)
@@ -82,7 +87,7 @@ class Deaths:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         """The run ends in a way of its own: what it started counts for nothing."""
-        pending = [trial for trial in self._before if self._record.trials[trial].outcome is None]
+        pending = [trial for trial in self._before if self._record.goes(trial)]
         if not pending or (kind is not None and issubclass(kind, StorageError | LeaseLost)):
             return  # a database that is away takes no note
         self._counts |= {trial: self._before[trial] for trial in pending}
@@ -91,5 +96,5 @@ class Deaths:
 
     def _note(self) -> None:
         self._holding()
-        counts = {str(t): list(each) for t, each in self._counts.items() if self._record.trials[t].outcome is None}
+        counts = {str(t): list(each) for t, each in self._counts.items() if self._record.goes(t)}
         self._record.note(STARTED, counts)

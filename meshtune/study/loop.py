@@ -75,6 +75,14 @@ class Promoted(_OfTrial):
     """A trial that was stopped early has been trained on, and how that ended is recorded."""
 
 
+class Thawed(_OfTrial):
+    """A trial that was stopped early goes on in the search, which is recorded."""
+
+
+class Frozen(_OfTrial):
+    """A trial that had thawed was stopped again, and how it stands is recorded."""
+
+
 @dataclass(frozen=True)
 class Started:
     """A trial was submitted."""
@@ -111,7 +119,20 @@ class Answered:
     answer: Answer
 
 
-StudyEvent = Opened | Stage | Proposed | Started | Running | TrialFinished | Promoted | Retried | Answered | Finished
+StudyEvent = (
+    Opened
+    | Stage
+    | Proposed
+    | Started
+    | Running
+    | TrialFinished
+    | Promoted
+    | Thawed
+    | Frozen
+    | Retried
+    | Answered
+    | Finished
+)
 
 
 def _cut(record: Record, packing: Packing, *, whole: bool) -> Callable[[Points], list[int]]:
@@ -182,6 +203,8 @@ class _Search:
     def __post_init__(self) -> None:
         self.begun = time.monotonic() - self.record.elapsed
         self.packs = Packs(self.record, self.deaths.alone)
+        for number in dict.fromkeys(thaw.trial for thaw in self.record.thaws):
+            self.learn(number)
 
     def events(self, stop: Callable[[], Stop | None]) -> Iterator[StudyEvent]:
         """The loop itself: propose, submit, wait for what comes and record it."""
@@ -194,6 +217,7 @@ class _Search:
             if stopping and not used:  # what was asked while the last trials ran ends nothing early
                 limit = Limit(stopping.reason, hold=True)
             if limit is None:
+                yield from self.thaw()
                 count = yield from self.propose()
                 if not (count or packs.waiting or packs.running):
                     limit = Limit("the space is exhausted: every point of it was tried", hold=True)
@@ -227,7 +251,7 @@ class _Search:
             elapsed=self.elapsed,
             tokens=self.record.tokens,
             joules=self.joules(),
-            losses=[trial.loss_in_search for trial in self.record.finished],
+            losses=self.record.losses_in_search,
         )
         if limit is not None or self.gains is None:
             return limit
@@ -249,6 +273,8 @@ class _Search:
     def propose(self) -> Generator[StudyEvent, None, int]:
         """Record what may be proposed now, and let it wait in packs; gives how many trials it is."""
         record, sampler, count = self.record, self.sampler, 0
+        if self.packs.thawed and self.worker.free() <= len(self.packs.waiting):
+            return 0  # what comes of it is known first
         if not record.awaits_baseline:  # against which trials are judged: its block is its own
             count = min(sampler.available(record.mirror), self.budget.trials_left(len(record.trials)))
         if sampler.asynchronous:
@@ -262,6 +288,27 @@ class _Search:
             yield Proposed(trial)
         return count
 
+    def thaw(self) -> Iterator[StudyEvent]:
+        """Have frozen trials go on that promise more than new points, while processes are free; recorded first.
+
+        Before packs that were made ahead, but behind those of an open block.
+        """
+        first = [pack for pack in self.packs.waiting if pack.begun or not self.sampler.asynchronous]
+        if self.early is None or (free := self.worker.free() - len(first)) <= 0:
+            return
+        for number in self.early.thaws(self.record, lambda number: not self.packs.holds(number))[:free]:
+            self.holding()
+            trial = self.record.thaw(number)
+            self.packs.thaw(number)
+            yield Thawed(trial)
+
+    def learn(self, number: int) -> None:
+        """Have the sampler see how a trial stands that had thawed, where it can."""
+        final = self.record.trials[number].final
+        if self.sampler.learns and final is not None and final is not self.record.trials[number].outcome:
+            value = None if self.early is None else self.early.value(self.record, final)
+            self.record.learn(number, value)
+
     def submit(self, limit: Limit | None) -> Generator[StudyEvent, None, bool]:
         """Start packs while a process is free, unless `limit` holds them; gives whether any was."""
         record, started = self.record, False
@@ -271,7 +318,7 @@ class _Search:
             self.deaths.starting(pack.trials)
             self.worker.submit(requests)
             started = True
-            yield from (Started(request) for request in requests if record.trials[request.trial].outcome is None)
+            yield from (Started(request) for request in requests if record.goes(request.trial))
         if not (limit and limit.hold):
             yield from self.fill()
         return started
@@ -295,7 +342,7 @@ class _Search:
                 self.worker.decide(decision)
                 self.packs.decided(decision)
             return
-        pending = self.record.trials[event.trial].outcome is None  # else it runs again for its pack's sake
+        pending = self.record.goes(event.trial)  # else it runs again for its pack's sake
         if isinstance(event, Progress):
             if pending:
                 yield Running(event)
@@ -312,10 +359,23 @@ class _Search:
 
     def tell(self, outcome: Outcome) -> Iterator[StudyEvent]:
         """Record how a trial ended; where it had ended before, nothing happens."""
+        if outcome.trial in self.record.thawing:
+            yield from self.stood(outcome)
+            return
         pending = self.record.trials[outcome.trial].outcome is None
         value = None if self.early is None or not pending else self.early.value(self.record, outcome)
         if finished := self.record.tell(outcome, elapsed=self.elapsed, value=value):
             yield TrialFinished(finished)
+
+    def stood(self, outcome: Outcome) -> Iterator[StudyEvent]:
+        """Record how a trial that had thawed was stopped again, or ended."""
+        if outcome.ending is Ending.STOPPED_EARLY:
+            event: StudyEvent = Frozen(self.record.freeze_again(outcome))
+        else:
+            event = Promoted(self.record.promote(outcome, learnt=True))
+        self.learn(outcome.trial)
+        self.record.note("elapsed", self.elapsed)
+        yield event
 
 
 def run(

@@ -8,6 +8,8 @@ its epochs and ranks, so that none of the last ones to start keeps a whole block
 
 Where trials of a pack that runs have been stopped, trials that wait take their places, while others of it go on; so
 do trials of packs that have not begun. The record says so before the pack hears of it.
+
+A trial that thaws is a pack by itself: the one that it was stopped in is over.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class Pack:
         begun: whether its trials stay together, since it has run or may have.
         places: trials that are trained at once. stops: trials that have been told to stop.
         rung: (trial, tokens) of the last one that was decided in this attempt; None: none was yet.
-        alone: no other pack runs beside it (`deaths.py`).
+        alone: no other pack runs beside it (`deaths.py`). thawed: it is one trial, which goes on from its state.
     """
 
     number: int
@@ -59,6 +61,7 @@ class Pack:
     crashed: list[int] = field(default_factory=list)
     at_fault: bool = False
     alone: bool = False
+    thawed: bool = False
     begun: bool = False
     places: int = 1
     stops: set[int] = field(default_factory=set)
@@ -89,6 +92,8 @@ class Pack:
         allowed = None if timeout is None else timeout * len(self.trials)
         trial = record.trials[number]
         request = trial.request(threads, allowed)
+        if self.thawed:
+            request = replace(request, thaws=True, pack=number)
         shared: dict[str, Any] = {"attempt": self.attempt, "width": width, "pass_tokens": record.pass_tokens}
         joins = trial.joins if len(self.trials) > 1 else None
         return replace(request, **shared, joins=joins, **_asking(record, request))
@@ -99,6 +104,9 @@ def _asking(record: Record, request: Request) -> dict[str, Any]:
     asks = bool(record.notes.get(IN_PACK)) and record.trials[request.trial].origin == "search"
     known = (record.decided.get((request.trial, tokens)) for tokens, _ in request.thresholds)
     decided = tuple((each.tokens, each.verdict) for each in known if each is not None)
+    if request.thaws:  # past the rungs at which it was stopped
+        at = record.thawing[request.trial].tokens
+        decided = tuple((tokens, Verdict.GOES_ON if tokens <= at else verdict) for tokens, verdict in decided)
     if record.wishes.get(request.trial) == "stop":
         decided = ((AT_ONCE, Verdict.STOPS), *decided)
     return {"asks": asks, "decided": decided}
@@ -125,6 +133,8 @@ class Packs:
             else:  # without the one at fault
                 pending = [trial for trial in members if told[trial] is None]
                 self.waiting.extend(Pack(trial, [trial], alone=trial in alone, begun=True) for trial in pending)
+        for number in record.thawing:
+            self.thaw(number, alone=number in alone)
 
     @property
     def running(self) -> int:
@@ -143,6 +153,21 @@ class Packs:
                 pack.trials.append(trial.number)
                 return
         self.waiting.append(Pack(trial.pack, [trial.number]))
+
+    def thaw(self, number: int, *, alone: bool = False) -> None:
+        """A trial that has thawed waits, under an attempt that nothing has had."""
+        final = self._record.trials[number].final
+        attempt = 1 if final is None else final.attempt + 1
+        self.waiting.append(Pack(number, [number], attempt, alone=alone, thawed=True, begun=True))
+
+    @property
+    def thawed(self) -> bool:
+        """Whether a trial that has thawed waits or runs."""
+        return any(pack.thawed for pack in [*self.waiting, *self._running.values()])
+
+    def holds(self, number: int) -> bool:
+        """Whether a trial is, or was, of a pack that waits or runs."""
+        return any(number in pack.trials for pack in [*self.waiting, *self._running.values()])
 
     def start(self, packing: Packing) -> tuple[Pack, int | None]:
         """The next pack, which runs from here on: one that runs alone, one that is tried again, else the
@@ -207,7 +232,7 @@ class Packs:
             alone = [Pack(trial, [trial], attempt, crashes, begun=True) for trial in sorted(pack.crashed)]
             self.waiting.extendleft(reversed(alone))
         else:
-            self.waiting.appendleft(Pack(pack.number, pack.trials, attempt, crashes, begun=True))
+            self.waiting.appendleft(Pack(pack.number, pack.trials, attempt, crashes, begun=True, thawed=pack.thawed))
 
     def _packs(self) -> list[Pack]:
         """Those that run, each once."""
@@ -245,7 +270,7 @@ class Packs:
 
     def drop_ended(self) -> None:
         """Packs that wait and of which all trials have ended, while they waited, wait no more."""
-        ended = [p for p in self.waiting if all(self._record.trials[n].outcome is not None for n in p.trials)]
+        ended = [p for p in self.waiting if not any(map(self._record.goes, p.trials))]
         for pack in ended:
             self.waiting.remove(pack)
 

@@ -20,6 +20,7 @@ from meshtune.plan.locate import Located
 from meshtune.record.log import Record
 from meshtune.study.loop import (
     Answered,
+    Frozen,
     Opened,
     Promoted,
     Retried,
@@ -65,7 +66,7 @@ class Written:
                 if progress.training_loss is not None:
                     known["losses"] = [*known["losses"], progress.training_loss][-TRAIL:]
                 at_once = False
-            case TrialFinished(trial) | Promoted(trial):
+            case TrialFinished(trial) | Promoted(trial) | Frozen(trial):
                 self._running.pop(trial.number, None)
             case Retried(outcome):
                 self._running.pop(outcome.trial, None)
@@ -154,7 +155,8 @@ class _Seen:
         self.study = study
         self._changes: Any = ()  # none of its values
         self._stage = ""
-        self._counts = [-1, -1, -1]
+        self._counts = [-1, -1]
+        self._promoted = set[int]()
         self._last: dict[str, Any] = {}
 
     def news(self, now: dict[str, Any] | None) -> Iterator[StudyEvent | Reread]:
@@ -177,10 +179,12 @@ class _Seen:
         record = Record(self.study.url, self.study.name)
         yield Reread(self.study, record, now)
         ended = record.finished
-        promoted = [trial for trial in ended if trial.promoted is not None]
-        before, self._counts = self._counts, [len(ended), len(promoted), len(record.answers)]
+        promoted = {trial.number: trial for trial in ended if trial.promoted is not None}
+        new = [trial for number, trial in promoted.items() if number not in self._promoted]
+        before, self._counts = self._counts, [len(ended), len(record.answers)]
+        self._promoted |= promoted.keys()
         if before[0] < 0:  # what there was
             return
         yield from map(TrialFinished, ended[before[0] :])
-        yield from map(Promoted, promoted[before[1] :])
-        yield from map(Answered, list(record.answers.values())[before[2] :])
+        yield from map(Promoted, new)
+        yield from map(Answered, list(record.answers.values())[before[1] :])

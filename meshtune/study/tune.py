@@ -208,13 +208,15 @@ def _search(
     )
     with contextlib.closing(events):  # before the leases are given back
         for event in events:
-            if isinstance(event, TrialFinished | Finished):  # then too: a trial that ran again has saved again
+            if isinstance(event, TrialFinished | Promoted | Finished):  # the last too: one that ran again saved again
                 _drop_adapters(record, study.folder, config.training.keep_adapters)
                 _tidy(record, study.folder / checkpoints.FOLDER)
                 if plan.early is not None:
                     pending = {trial.number for trial in record.pending}
                     kept = pending | set(plan.early.promising(record, STATES * plan.early.config.promote))
                     kept |= record.wishes.keys()  # what a person had stopped may have to be finished
+                    if plan.early.config.freeze:
+                        kept |= {trial.number for trial in record.frozen} | record.thawing.keys()
                     checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
                 account.save()
             if isinstance(event, Finished):

@@ -1,7 +1,7 @@
 """Early stopping inside a pack: what has been measured by then decides, and is in the record before it is followed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from meshtune.trial import Decision, Ending, Event, Outcome, Request, Rung, Verd
 from meshtune.workers.planner import Packing
 from tests.stopping.test_decisions import SPACE, START, TOKENS, early, log_of, loss_at, opened, stopped_of
 
+Course = Callable[[Mapping[str, Any], float], float]  # the loss of a point at a share of its training
+
 
 class Killed(Exception):
     """The coordinator is gone."""
@@ -28,7 +30,8 @@ class Killed(Exception):
 class Pack:
     """Trials of one pack, trained in step along their curves."""
 
-    def __init__(self, requests: Sequence[Request]):
+    def __init__(self, requests: Sequence[Request], loss_at: Course = loss_at):
+        self.loss_at = loss_at
         self.name = (requests[0].trial, requests[0].attempt)
         self.left = {request.trial: request for request in requests}
         self.verdicts = {(r.trial, tokens): verdict for r in requests for tokens, verdict in r.decided}
@@ -44,13 +47,13 @@ class Pack:
             return [self.ended(trial, Ending.CRASHED, None) for trial in [*self.left]]
         while begun := [trial for trial in self.left if trial not in self.held] or [*self.left]:
             there = [(trial, self.rungs[self.at[trial]]) for trial in begun if self.at[trial] < len(self.rungs)]
-            losses = {trial: loss_at(self.left[trial].hyperparameters, tokens / TOKENS) for trial, tokens in there}
+            losses = {trial: self.loss_at(self.left[trial].hyperparameters, tokens / TOKENS) for trial, tokens in there}
             asked = [rung for rung in there if self.left[rung[0]].asks and rung not in self.verdicts]
             if asked:
                 return [*said, Rung(*self.name, tuple((trial, tokens, losses[trial]) for trial, tokens in asked))]
             self.steps += 1
             ends = [trial for trial in begun if self.at[trial] == len(self.rungs)]
-            said += [self.ended(t, Ending.COMPLETE, loss_at(self.left[t].hyperparameters, 1)) for t in ends]
+            said += [self.ended(t, Ending.COMPLETE, self.loss_at(self.left[t].hyperparameters, 1)) for t in ends]
             for trial, tokens in there:
                 self.at[trial] += 1
                 if self.verdicts.get((trial, tokens)) is Verdict.STOPS:
@@ -63,7 +66,7 @@ class Pack:
     def ended(self, trial: int, ending: Ending, loss: float | None, tokens: int = TOKENS) -> Outcome:
         request = self.left.pop(trial)
         rungs = [rung for rung in self.rungs if rung <= tokens]
-        measured = tuple((rung, loss_at(request.hyperparameters, rung / TOKENS)) for rung in rungs)
+        measured = tuple((rung, self.loss_at(request.hyperparameters, rung / TOKENS)) for rung in rungs)
         return Outcome(trial, request.attempt, ending, loss, rungs=measured, tokens=tokens)
 
 
@@ -74,8 +77,8 @@ class AtRungs:
     "worker": the process, while it waits.
     """
 
-    def __init__(self, places: int = 1, number: int = -1, how: str = ""):
-        self.places, self.number, self.how = places, number, how
+    def __init__(self, places: int = 1, number: int = -1, how: str = "", loss_at: Course = loss_at):
+        self.places, self.number, self.how, self.loss_at = places, number, how, loss_at
         self.packs: list[Pack] = []
         self.asked: list[Rung] = []
         self.joined: list[Request] = []
@@ -87,7 +90,7 @@ class AtRungs:
         return self.places - len(self.packs)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        self.packs.append(Pack(requests))
+        self.packs.append(Pack(requests, self.loss_at))
         self.submitted.append([request.trial for request in requests])
 
     def events(self, timeout: float) -> list[Event]:

@@ -104,6 +104,8 @@ class BatchGPSampler(BlockSampler):
         self._pruned = pruned
         self._common = IntersectionSearchSpace()
 
+    learns = True
+
     # -- Optuna's
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -1,0 +1,170 @@
+"""Freezing and thawing in a search: what a rule has stopped is told at once, and goes on later where it looks good."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from meshtune.record.log import Record
+from meshtune.stopping.rules import Curve, Stopping
+from meshtune.trial import Ending, Outcome, Rung, Verdict
+from meshtune.workers.planner import Packing
+from tests.stopping.test_decisions import TOKENS, early, log_of, opened
+from tests.stopping.test_in_pack import PAIRS, AtRungs, Killed, searched
+
+ALONE = Packing(1)
+TRIALS = 25
+
+
+def crossing(hyperparameters: Mapping[str, Any], share: float) -> float:
+    """Curves of which some that end low are high for most of the way."""
+    x, y = hyperparameters["x"] - 0.3, hyperparameters["y"] + 0.2
+    return float(1 + 0.1 * (x**2 + y**2) + (1 - share) * 0.5 * (1 + math.sin(3 * x)))
+
+
+def worker(places: int = 1, **given: Any) -> AtRungs:
+    return AtRungs(places, loss_at=crossing, **given)
+
+
+def freezing(folder: Path, worker: AtRungs, trials: int = TRIALS, **given: Any) -> Record:
+    """A study in which stopped trials may thaw, or gone on with."""
+    folder.mkdir(exist_ok=True)
+    given = {"sampler": "tpe", "packing": ALONE, **given}
+    return searched(folder, trials, worker, rules=early(rule="asha", keep=0.3, freeze=True), **given)
+
+
+def course(record: Record) -> list[tuple[Any, ...]]:
+    """What became of trials after they had been stopped, without numbers of attempts."""
+    stood = [t.promoted or t.frozen for t in record.trials]
+    return [*record.thaws, *(each and dataclasses.replace(each, attempt=1) for each in stood)]
+
+
+def assert_whole(record: Record, count: int = TRIALS) -> None:
+    """Each was told once, and what thawed went on along its own curve."""
+    assert sorted(trial.order for trial in record.trials if trial.order is not None) == list(range(count))
+    assert not record.thawing
+    for trial in record.trials:
+        assert trial.final is not None
+        assert all(loss == crossing(trial.hyperparameters, at / TOKENS) for at, loss in trial.final.rungs)
+    for thaw in record.thaws:
+        trial = record.trials[thaw.trial]
+        assert trial.outcome is not None
+        assert trial.final is not None
+        assert trial.outcome.ending is Ending.STOPPED_EARLY
+        assert trial.final.tokens > thaw.tokens
+        assert len(trial.final.rungs) > len(trial.outcome.rungs) or trial.final.ending is Ending.COMPLETE
+
+
+@pytest.mark.parametrize(("packing", "asynchronous"), [(ALONE, False), (PAIRS, False), (Packing(2), True)])
+def test_what_froze_goes_on_where_it_promises_more(tmp_path: Path, packing: Packing, asynchronous: bool) -> None:
+    """Blocks do not wait for it; samplers see how it stands; all of it is there when the record is opened again."""
+    record = freezing(tmp_path, worker(packing.processes), packing=packing, asynchronous=asynchronous)
+    assert_whole(record)
+    assert record.thaws
+    for number in {thaw.trial for thaw in record.thaws}:
+        trial, seen = record.trials[number], record.mirror.trials[number]
+        assert trial.final is not None
+        assert trial.value is not None
+        assert seen.intermediate_values == dict(trial.final.rungs)
+        if trial.promoted is None:
+            assert seen.state is TrialState.PRUNED
+            assert seen.value == record.decided[number, trial.final.rungs[-1][0]].value
+        else:
+            assert (seen.state, seen.value) == (TrialState.COMPLETE, trial.promoted.loss)
+    again = opened(tmp_path)
+    assert course(again) == course(record)
+    assert [trial.learnt for trial in again.trials] == [trial.learnt for trial in record.trials]
+    assert (again.tokens, again.losses_in_search) == (record.tokens, record.losses_in_search)
+    assert record.best is not None
+    assert record.best.loss == min(record.losses_in_search)
+
+
+def test_some_end_and_some_are_stopped_again(tmp_path: Path) -> None:
+    record = freezing(tmp_path, worker())
+    assert any(trial.promoted for trial in record.trials)
+    assert any(trial.frozen for trial in record.trials)
+    number = next(thaw.trial for thaw in record.thaws if record.trials[thaw.trial].promoted)
+    before = freezing(tmp_path, worker())  # nothing is left to do
+    assert course(before) == course(record)
+    assert before.trials[number].outcome == record.trials[number].outcome, "what was told never changes"
+
+
+def test_a_study_without_it_thaws_nothing(tmp_path: Path) -> None:
+    record = searched(tmp_path, TRIALS, worker(), rules=early(rule="asha", keep=0.3), packing=ALONE)
+    assert not record.thaws
+    assert "freeze" not in early(rule="asha").described()
+    assert early(rule="asha", freeze=True).described()["freeze"] is True
+
+
+@pytest.mark.slow
+def test_mads_keeps_what_it_was_told(tmp_path: Path) -> None:
+    """It replays what it was told on a resume, so that goes on where values have changed."""
+    for trials in (13, 21, TRIALS):
+        record = freezing(tmp_path, worker(), trials, sampler="mads")
+    assert_whole(record)
+    for thaw in record.thaws:
+        assert record.mirror.trials[thaw.trial].value == record.trials[thaw.trial].value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["unsent", "sent", "worker"])
+def test_killed_at_any_question_with_one_process_the_record_is_that_of_an_undisturbed_study(
+    tmp_path: Path, how: str
+) -> None:
+    running = worker()
+    whole = freezing(tmp_path / "whole", running)
+    thawed = {thaw.trial for thaw in whole.thaws}
+    of_thawed = [n for n, rung in enumerate(running.asked) if len(rung.losses) == 1 and rung.losses[0][0] in thawed]
+    for number in of_thawed[-4:]:
+        folder = tmp_path / str(number)
+        try:
+            record = freezing(folder, worker(number=number, how=how))
+        except Killed:
+            record = freezing(folder, worker())
+        assert log_of(record, attempts=False) == log_of(whole, attempts=False)
+        assert course(record) == course(whole)
+
+
+def test_a_thawed_trial_that_keeps_crashing_is_no_other_s_fault(tmp_path: Path) -> None:
+    record = opened(tmp_path)
+    record.enqueue({"x": 0.0, "y": 0.0}, origin="search", seed=0)
+    stopped = Outcome(0, 1, Ending.STOPPED_EARLY, 1.5, rungs=((100, 1.5),), tokens=100)
+    record.tell(stopped, elapsed=0.0, value=1.2)
+    record.thaw(0)
+    assert list(opened(tmp_path).thawing) == [0]
+    record.promote(Outcome(0, 4, Ending.CRASHED, message="no", tokens=100), learnt=True)
+    again = opened(tmp_path)
+    again.learn(0)
+    assert not again.thawing
+    assert not again.frozen
+    assert again.trials[0].outcome == record.trials[0].outcome
+    assert again.mirror.trials[0].state is TrialState.FAIL
+
+
+def test_only_what_promises_more_for_its_tokens_than_a_new_point_is_worth_more() -> None:
+    rules = Stopping("asha", (0.1, 0.5), startup=3, keep=0.3)
+    done = [Curve((2.0 + 0.01 * n, 1.5 + 0.01 * n), 1.0 + 0.01 * n) for n in range(8)]
+    near, far = Curve((1.995,)), Curve((2.5,))
+    assert rules.worth_more([*done, far, near]) == [9]
+    assert rules.worth_more(done) == []
+
+
+def test_the_same_rung_is_not_asked_of_again_and_a_later_one_is(tmp_path: Path) -> None:
+    record, rules = opened(tmp_path), early(rule="asha", keep=0.3, freeze=True)
+    for number in range(5):
+        record.enqueue({"x": number / 10, "y": 0.0}, origin="search", seed=0)
+    for number in range(4):
+        rungs = ((100, 2.0 + number), (150, 1.5 + number))
+        record.tell(Outcome(number, 1, Ending.COMPLETE, 1.0 + number, rungs=rungs, tokens=TOKENS), elapsed=0.0)
+    record.decide(rules.decide(record, Rung(4, 1, ((4, 100, 9.0),))))
+    assert record.decided[4, 100].verdict is Verdict.STOPS
+    record.tell(Outcome(4, 1, Ending.STOPPED_EARLY, 9.0, rungs=((100, 9.0),), tokens=100), elapsed=0.0, value=8.0)
+    assert rules.decide(record, Rung(4, 1, ((4, 150, 1.4),))) == []
+    record.thaw(4)
+    assert rules.decide(record, Rung(4, 2, ((4, 100, 9.0),))) == []
+    (decided,) = rules.decide(record, Rung(4, 2, ((4, 150, 1.4),)))
+    assert decided.verdict is Verdict.GOES_ON
