@@ -1,0 +1,108 @@
+"""Freezing and thawing of a real (tiny, random) model: the losses of trials that ran through, and kills."""
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshtune.errors import MeshtuneError
+from meshtune.record.log import Record
+from meshtune.testing.processes import gone
+from meshtune.trial import Ending, Verdict
+from tests.here import trials_here
+from tests.kill import kill_at_random, record_of, run, run_apart
+from tests.test_kill_lora import lora_study
+
+pytestmark = pytest.mark.slow
+
+FREEZING = (
+    "early_stopping: {rule: asha, rungs: [0.2, 0.4], rows: 10, keep: 0.1, confidence: 0.99, promote: 0, freeze: true}\n"
+)
+
+
+def study(folder: Path, model: Path, further: str = "", sampler: str = "random") -> Path:
+    """One process that trains one trial after the other. Dropout and rates that are high until they fall at the end
+    have the curves cross, so that some of what was stopped looks good again. 17 trials are a baseline and four blocks.
+    """
+    path = lora_study(folder, model)
+    text = path.read_text(encoding="utf-8").replace("mads, block_size: 6", f"{sampler}, block_size: 4")
+    text = text.replace("batch_size: 4", "batch_size: 4, lr_scheduler: wsd").replace("trials: 20", "trials: 17")
+    text = text.replace(
+        "low: 1e-4, high: 1e-1, log: true}", "low: 6e-3, high: 3e-2, log: true}, dropout: {low: 0, high: 0.5}"
+    )
+    text = text.replace("learning_rate: 1e-3", "learning_rate: 1e-2")
+    text = text.replace("metrics: {exact: {file: metrics.py}}\n", "").replace("rows: 4", "rows: 0")
+    worker = "worker: {name: local, processes: 1, threads: 1, pack: 1, attempts: 10}\n"
+    path.write_text(text[: text.index("worker: ")] + worker + further, encoding="utf-8")
+    return path
+
+
+def record_at(path: Path) -> Record:
+    return Record(f"sqlite:///{path.parent / 'study' / 'study.db'}", "study")
+
+
+def test_what_thawed_has_the_losses_of_a_trial_that_ran_through(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """Bitwise: with the same pack, threads and device. No state is left once it has ended."""
+    with trials_here():
+        for name, further in (("plain", ""), ("freezing", FREEZING)):
+            ended = run(study(tmp_path / name, tiny_model_folder, further))
+            assert ended.returncode == 0, ended.stderr
+    plain, freezing = (record_at(tmp_path / name / "study.yaml") for name in ("plain", "freezing"))
+    thawed = {thaw.trial for thaw in freezing.thaws}
+    ended_so = [trial for trial in freezing.trials if trial.number in thawed and trial.promoted]
+    assert ended_so
+    for trial in ended_so:
+        found: Any = trial.promoted
+        wanted: Any = plain.trials[trial.number].outcome
+        assert trial.params == plain.trials[trial.number].params
+        assert found.ending is Ending.COMPLETE
+        assert (found.loss, found.losses, found.tokens) == (wanted.loss, wanted.losses, wanted.tokens)
+    kept = tmp_path / "freezing" / "study" / "stopped"
+    assert not {int(place.name) for place in kept.glob("[0-9]*")} & {trial.number for trial in ended_so}
+    assert freezing.tokens < plain.tokens
+
+
+def test_killed_while_freezing_and_thawing(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The record of an undisturbed study, and the same course: one process. Killed where the first trial stops, and
+    where trials have thawed: the coordinator; the worker, and the coordinator that went on; the coordinator.
+    """
+    calm, killed = (study(tmp_path / name, tiny_model_folder, FREEZING) for name in ("calm", "killed"))
+    assert run(calm).returncode == 0
+    whole = record_at(calm)
+    assert len(whole.thaws) >= 2
+    marks = iter((("stopped", 1), ("thawed", 1), ("thawed", 1), ("thawed", 2)))
+
+    def wait(chance: random.Random) -> float:
+        """Not by the clock: until so much is in the record, whose study has several trials to go."""
+        kind, mark = next(marks)
+        while there(killed, kind) < mark:
+            time.sleep(0.05)
+        return 0.0
+
+    for victim, family in kill_at_random(killed, 3, seed=7, wait=wait, victims=("coordinator", "worker")):
+        assert gone(family), f"processes outlived the kill of the {victim}"
+    assert run_apart(killed).returncode == 0
+    assert record_of(killed) == record_of(calm)
+    assert course(record_at(killed)) == course(whole)
+
+
+def there(path: Path, kind: str) -> int:
+    """How many trials were told to stop, or thawed, by what is in the record now."""
+    try:
+        record = record_at(path)
+    except MeshtuneError:  # there is none yet
+        return 0
+    assert "finished" not in record.notes, f"it ended before so many {kind}"
+    stops = sum(each.verdict is Verdict.STOPS for each in record.decided.values())
+    return len(record.thaws) if kind == "thawed" else stops
+
+
+def course(record: Record) -> list[Any]:
+    """What became of trials after they had been stopped."""
+    found: list[Any] = list(record.thaws)
+    for trial in record.trials:
+        for outcome in (trial.frozen, trial.promoted):
+            found.append(outcome and (outcome.ending, outcome.loss, outcome.losses, outcome.rungs, outcome.tokens))
+    return found
