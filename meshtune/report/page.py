@@ -247,7 +247,8 @@ def _doubt(response: Mapping[str, Any] | None) -> str:
     if response is None:
         return ""
     share = response["explained"]
-    how = f"A model of the losses of {response['trials']} trials predicts {100 * max(0, share):.0f} % of the variation"
+    percent = f"{100 * max(0, share):.0f}\N{NO-BREAK SPACE}%"
+    how = f"A model of the losses of {response['trials']} trials predicts {percent} of the variation"
     how += " among them, each trial left out in turn"
     if share < POOR:
         return f"{how}: too little to say what mattered. Read nothing into the figures below."

@@ -257,7 +257,7 @@ def usage(status: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"; {count} stopped {'trial was' if count == 1 else 'trials were'} trained to the end" if count else ""
         )
         share = f"{100 * status['share_saved']:.0f} %"
-        facts.append(("tokens saved by early stopping", f"{saved:,} ({share}){trained}"))
+        facts.append(("tokens saved by stopping", f"{saved:,} ({share}){trained}"))
     if noise := status.get("seed_noise"):
         what = f"{number(noise['deviation'], 2)}, standard deviation of the {short_loss(status)}"
         what += f" over {noise['count']} other seeds"

@@ -120,7 +120,7 @@ def test_what_was_spent_and_saved() -> None:
     found = {"tokens_saved": 1_234_567, "share_saved": 0.543, "promoted": [4], "seed_noise": noise(0.1, 0.3)}
     found |= {"energy": {"kilowatt_hours": 0.12345, "seconds": 1800.0}, "elapsed_seconds": 7200.0}
     assert dict(usage(found)) == {
-        "tokens saved by early stopping": "1,234,567 (54 %); 1 stopped trial was trained to the end",
+        "tokens saved by stopping": "1,234,567 (54 %); 1 stopped trial was trained to the end",
         "seed noise": "0.0051, standard deviation of the loss over 5 other seeds of trial 3",
         "energy": "0.123 kWh, in 30 min of 2.0 h",
     }

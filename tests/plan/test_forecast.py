@@ -122,4 +122,4 @@ def test_a_study_with_early_stopping_promotes_and_says_what_it_saved(tiny_model_
     assert found["seed_noise"]["count"] == 2
     adapters = {place.name for place in (tmp_path / "study" / "study" / "adapters").iterdir()}
     assert not [name for name in adapters if name.startswith("replicate")]
-    assert "tokens saved by early stopping" in command("status", path).stdout
+    assert "tokens saved by stopping" in command("status", path).stdout

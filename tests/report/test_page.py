@@ -323,7 +323,7 @@ def test_what_is_certain_and_what_is_cut_off_is_said(status: dict[str, Any]) -> 
     high = [{**t, "losses": [9.0, 8.0] if t["trial"] == 7 else t["losses"]} for t in facts.status["all"]]
     text = study_page(replace(facts, response=response, status={**facts.status, "all": high}), csv="trials.csv")
     assert "95\N{NO-BREAK SPACE}%" in text[text.index("<h1>") : text.index("<dl")]
-    assert "predicts 100 % of the variation among them, each trial left out in turn.</p>" in text
+    assert "predicts 100\N{NO-BREAK SPACE}% of the variation among them, each trial left out in turn.</p>" in text
     assert "Lines leave the picture at its top" in text
     assert "The rest is noise" in study_page(facts, csv="trials.csv")
 
