@@ -50,9 +50,24 @@ def serve(folder: Path, host: str, port: int, url: str | None, report: Callable[
             for annotator in store.annotators()
             if not annotator.revoked
         }
-        report({"url": reached, "admin": f"{reached}/admin/{secrets.admin}", "links": people})
+        facts: dict[str, object] = {"url": reached, "admin": f"{reached}/admin/{secrets.admin}", "links": people}
         with contextlib.suppress(KeyboardInterrupt):  # the usual end of a server
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, lambda: report(facts)).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Calls `ready` once it takes requests and Ctrl-C.
+
+    Before that Ctrl-C is an exception, and Python drops one that comes while it cleans up an object: the server stayed.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
 
 
 @contextlib.contextmanager
