@@ -93,10 +93,10 @@ def test_trials_end_early(tmp_path: Path) -> None:
         ({}, {"objective": {"command": ["none-such", "{config}"]}}, "there is no program `none-such`"),
         (
             {},
-            {"objective": {"command": ["python", "{config}", "--seed=3"]}},
+            {"objective": {"command": [sys.executable, "{config}", "--seed=3"]}},
             "`--seed` on the command line stands above",
         ),
-        ({}, {"objective": {"command": ["python", "tool.py"]}}, r"`command` must hold \{config\}"),
+        ({}, {"objective": {"command": [sys.executable, "tool.py"]}}, r"`command` must hold \{config\}"),
         ({}, {"objective": {"trainer": "axolotol"}}, "Did you mean `axolotl`"),
         ({}, {"space": {"rank": [8, 16.5]}}, "a whole number"),
         ({}, {"space": {"lr_scheduler": ["cosine", "wsd"]}}, "`wsd` needs a number of steps there"),
