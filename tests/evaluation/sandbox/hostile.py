@@ -68,7 +68,7 @@ COMPLETIONS = r"""
 # growing memory bomb => MemoryError
     kept = []
     while True:
-        kept.append(bytearray(2**20))
+        kept.append(bytes(2**20))  # zeroed by the kernel: it takes no processor time, so the limit of memory ends it
 # memory in a file => REFUSED
     import os
     os.memfd_create('x')
