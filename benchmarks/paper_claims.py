@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -171,63 +171,56 @@ def written() -> dict[str, str]:
     names = {column.name: column.title for column in nomad.verdicts}
     head = "| | " + " | ".join(names.values()) + " |\n|---|" + "---:|" * len(names)
 
-    def line(what: str, of: Any) -> str:
-        return f"| {what} | " + " | ".join(of(name) for name in names) + " |"
-
-    def ranks(table: ScoreTable, high: int) -> Any:
-        rows = [row for row in table.ranked if row.rank is not None and row.rank <= high]
-
-        def cell(name: str) -> str:
-            of = correlation(name, [float(row.rank or 0) for row in rows], [row.scores[name] for row in rows])
-            return f"{of.value:.2f} [{of.low:.2f}, {of.high:.2f}]"
-
-        return cell
+    def lines(*rows: tuple[str, Callable[[str], str]]) -> str:
+        return "\n".join([head, *(f"| {what} | " + " | ".join(map(of, names)) + " |" for what, of in rows)])
 
     gaps = {name: gap(name) for name in names}
-    people = preference()
+    both = (nomad, tpe)
     return {
-        "table 1": benchmark_tables.markdown(benchmark_tables.statistics([nomad, tpe], BEST)),
-        "table 4": "\n".join(benchmark_tables.markdown(benchmark_tables.candidates(table)) for table in (nomad, tpe)),
-        "tuned": "\n".join(
-            [
-                head,
-                *(
-                    line(f"ten best less {x}", lambda name, x=x: interval(over(name, x)))
-                    for x in ("default", "untuned")
-                ),
-            ]
+        "table 1": benchmark_tables.markdown(benchmark_tables.statistics(both, BEST)),
+        "table 4": "\n".join(benchmark_tables.markdown(benchmark_tables.candidates(table)) for table in both),
+        "tuned": lines(
+            *((f"ten best less {x}", lambda name, x=x: interval(over(name, x))) for x in ("default", "untuned"))
         ),
-        "optimizers": "\n".join(
-            [
-                head,
-                line("NOMAD less TPE, ten best", lambda name: interval(gaps[name])),
-                line("p over models", lambda name: f"{gaps[name]['p']:.3f}"),
-                line("standard error of one score", lambda name: f"{gaps[name]['error']:.2f}"),
-            ]
+        "optimizers": lines(
+            ("NOMAD less TPE, ten best", lambda name: interval(gaps[name])),
+            ("p over models", lambda name: f"{gaps[name]['p']:.3f}"),
+            ("standard error of one score", lambda name: f"{gaps[name]['error']:.2f}"),
         ),
-        "alignment": "\n".join(
-            [head]
-            + [
-                line(f"{t.label}, {w}", ranks(t, h))
-                for t in (nomad, tpe)
-                for w, h in (("20 models", 100), ("ten best", 10))
-            ]
-            + [
-                line(f"{t.label}: p, ten best against ten worst", lambda n, t=t: f"{best_and_worst(t, n):.4f}")
-                for t in (nomad, tpe)
-            ]
+        "alignment": lines(
+            *(
+                (f"{t.label}, {what}", lambda name, t=t, high=high: _aligned(t, name, high))
+                for t in both
+                for what, high in (("20 models", 100), ("ten best", 10))
+            ),
+            *(
+                (f"{t.label}: p, ten best against ten worst", lambda name, t=t: f"{best_and_worst(t, name):.4f}")
+                for t in both
+            ),
         ),
-        "people": (
-            f"- {WINS} wins to {LOSSES}: a net preference of 5 % [{100 * people['low']:+.0f} %, "
-            f"{100 * people['high']:+.0f} %]; sign test p = {people['p']:.2f}, as if all {WINS + LOSSES} votes were "
-            f"independent, which they are not.\n- {people['needed']:.0f} wins are needed for p below .05. The chance "
-            f"that this design sees a true 5 %: {people['power']:.2f}."
-        ),
+        "people": _people(),
         "suspicions": suspicions.written(),
         "overview": overview(),
         "pieces": paper_ours.pieces(PAPER),
         **{f"ours: {claim}": paper_ours.said(PAPER, claim) for claim in paper_ours.CLAIMS},
     }
+
+
+def _aligned(table: ScoreTable, name: str, high: int) -> str:
+    """The correlation of a benchmark's scores with the loss's rank, of models up to a rank."""
+    rows = [row for row in table.ranked if row.rank is not None and row.rank <= high]
+    of = correlation(name, [float(row.rank or 0) for row in rows], [row.scores[name] for row in rows])
+    return f"{of.value:.2f} [{of.low:.2f}, {of.high:.2f}]"
+
+
+def _people() -> str:
+    people = preference()
+    return (
+        f"- {WINS} wins to {LOSSES}: a net preference of 5 % [{100 * people['low']:+.0f} %, "
+        f"{100 * people['high']:+.0f} %]; sign test p = {people['p']:.2f}, as if all {WINS + LOSSES} votes were "
+        f"independent, which they are not.\n- {people['needed']:.0f} wins are needed for p below .05. The chance "
+        f"that this design sees a true 5 %: {people['power']:.2f}."
+    )
 
 
 def overview() -> str:

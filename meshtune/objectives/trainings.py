@@ -151,8 +151,11 @@ class Trainings:
                 return
         for attempt, _ in waiting.values():
             yield attempt.failed(failure or _LEFT)
-        frozen_again = checkpoint.folder == self._kept(requests[0]) and members[0][0].stopped
-        if not crashed and not frozen_again and (failure is None or failure.ending is not Ending.CRASHED):
+        if (
+            not crashed
+            and not self._kept_again(members[0][0], checkpoint)
+            and (failure is None or failure.ending is not Ending.CRASHED)
+        ):
             checkpoints.forget(checkpoint.folder)
 
     def _alone_after(self, members: Members) -> Events:
@@ -309,8 +312,8 @@ class Trainings:
         except Suspended:
             return
         finally:  # once it was handed over
-            frozen_again = checkpoint.folder == self._kept(request) and attempt.stopped
-            if isinstance(last, Outcome) and last.ending is not Ending.CRASHED and not frozen_again:
+            over = isinstance(last, Outcome) and last.ending is not Ending.CRASHED
+            if over and not self._kept_again(attempt, checkpoint):
                 checkpoints.forget(checkpoint.folder)
 
     def _steps(self, attempt: Attempt, checkpoint: Checkpoint) -> Generator[Progress | Rung, None, Outcome]:
@@ -429,6 +432,10 @@ class Trainings:
 
     def _kept(self, request: Request) -> Path:
         return self.folder / checkpoints.STOPPED / checkpoints.name_of([request.trial])
+
+    def _kept_again(self, attempt: Attempt, checkpoint: Checkpoint) -> bool:
+        """Whether a trial that went on from where it was stopped was stopped once more: its state stays there."""
+        return attempt.stopped and checkpoint.folder == self._kept(attempt.request)
 
     def _checkpoint(self, requests: Sequence[Request]) -> Checkpoint:
         folder = self.folder / checkpoints.FOLDER / checkpoints.of_pack(requests)

@@ -41,11 +41,11 @@ from meshtune.training.memory.check import (
     unpackable_space,
 )
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
-from meshtune.training.memory.packs import LEAST
 from meshtune.training.memory.shape import shape_of
 from meshtune.training.memory.speed import Speed
 from meshtune.training.models import check_model, in_its_type, resolve_device, resolve_precision
 from meshtune.training.optimizers import check_optimizers
+from meshtune.training.packed.limits import LEAST
 from meshtune.training.recipe import Recipe, target_modules, variants
 from meshtune.workers.build import nodes_of
 from meshtune.workers.planner import MOST, Packing, ProcessSpec, cpu_processes, packing, process_specs
@@ -213,7 +213,7 @@ def _held(config: StudyConfig, space: Space, name: str) -> tuple[Any, ...]:
     """The values of a hyperparameter that trials may have."""
     for dimension in space.dimensions:
         if dimension.name == name:
-            return dimension.values or dimension.parameter.choices
+            return dimension.listed
     return (space.fixed.get(name, getattr(config.training, name)),)
 
 
@@ -294,9 +294,7 @@ def _epochs(space: Space, training: TrainingConfig) -> int:
     """Those of the longest trial."""
     for searched in space.dimensions:
         if searched.name == "epochs":
-            return max(
-                int(value) for value in searched.values or searched.parameter.choices or (searched.parameter.high,)
-            )
+            return max(int(value) for value in searched.listed or (searched.parameter.high,))
     return int(space.fixed.get("epochs", training.epochs))
 
 

@@ -48,7 +48,7 @@ def decoded_distributions(space: Space) -> dict[str, BaseDistribution]:
     made: dict[str, BaseDistribution] = {}
     ends: dict[str, tuple[float, float]] = {n: (v, v) for n, v in space.fixed.items() if isinstance(v, int | float)}
     for one in space.dimensions:
-        parameter, choices = one.parameter, one.values or one.parameter.choices
+        parameter, choices = one.parameter, one.listed
         low, high = 0.0, 0.0
         if choices:
             made[one.name] = CategoricalDistribution(choices)

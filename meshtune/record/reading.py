@@ -52,9 +52,9 @@ class Trials:
     @property
     def frozen(self) -> list[RecordedTrial]:
         """Trials that a rule has stopped, and that could go on: nobody asked for their end, and none trains."""
-        going = self.thawing
+        going, wishes = self.thawing, self.wishes
         stopped = (t for t in self.finished if t.final is not None and t.final.ending is Ending.STOPPED_EARLY)
-        return [t for t in stopped if t.number not in going and self.wishes.get(t.number) != "stop"]
+        return [t for t in stopped if t.number not in going and wishes.get(t.number) != "stop"]
 
     def goes(self, number: int) -> bool:
         """Whether a trial is still to be trained in the search: it is pending, or has thawed."""

@@ -247,9 +247,8 @@ def _doubt(response: Mapping[str, Any] | None) -> str:
     if response is None:
         return ""
     share = response["explained"]
-    percent = f"{100 * max(0, share):.0f}\N{NO-BREAK SPACE}%"
-    how = f"A model of the losses of {response['trials']} trials predicts {percent} of the variation"
-    how += " among them, each trial left out in turn"
+    how = f"A model of the losses of {response['trials']} trials predicts {100 * max(0, share):.0f} % of the variation"
+    how = _unparted(f"{how} among them, each trial left out in turn")
     if share < POOR:
         return f"{how}: too little to say what mattered. Read nothing into the figures below."
     return f"{how}." + (" The rest is noise, or more than the model sees." if share < CERTAIN else "")
@@ -281,8 +280,12 @@ def _state(status: Status) -> str:
 
 def _headline(status: Status) -> tuple[str, str]:
     title, words = tables.headline(status)
-    said = (title, " ".join(filter(None, (words, recommendation(status)))))
-    return said[0].replace(" %", "\N{NO-BREAK SPACE}%"), said[1].replace(" %", "\N{NO-BREAK SPACE}%")
+    return _unparted(title), _unparted(" ".join(filter(None, (words, recommendation(status)))))
+
+
+def _unparted(text: str) -> str:
+    """A number stays in one line with its per cent sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _at_a_glance(status: Status) -> list[tuple[str, str]]:

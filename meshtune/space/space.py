@@ -46,6 +46,11 @@ class Dimension:
     parameter: Parameter
     values: tuple[Value, ...] = ()
 
+    @property
+    def listed(self) -> tuple[Any, ...]:
+        """The values that it may have, where they are listed; else none."""
+        return self.values or self.parameter.choices
+
     def decode(self, value: Any) -> Any:
         """The hyperparameter's value."""
         match self.encoding:

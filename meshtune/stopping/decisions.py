@@ -171,9 +171,11 @@ class EarlyStopping:
         `free`: says of a number whether that trial may go on now.
         """
         frozen = {trial.number for trial in record.frozen if free(trial.number)} if self.config.freeze else set[int]()
-        found = []
-        ended = [trial for trial in record.finished if trial.number not in record.thawing]
-        for group in _groups(ended).values() if frozen else ():
+        if not frozen:
+            return []
+        thawing, found = record.thawing, []
+        ended = [trial for trial in record.finished if trial.number not in thawing]
+        for group in _groups(ended).values():
             rules, rungs = self._rules(group[0].hyperparameters), self.rungs(group[0].hyperparameters)
             worth = rules.worth_more(self._curves(group, rungs), _noise(record))
             found += [(place, group[index].number) for place, index in enumerate(worth)]

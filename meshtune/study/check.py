@@ -343,8 +343,8 @@ def _training(training: TrainingPlan) -> str:
 def dimension(searched: Dimension) -> str:
     """One searched hyperparameter in a line."""
     parameter = searched.parameter
-    if searched.values or parameter.choices:
-        return f"{searched.name} one of {', '.join(number(v) for v in searched.values or parameter.choices)}"
+    if searched.listed:
+        return f"{searched.name} one of {', '.join(map(number, searched.listed))}"
     low, high = (number(searched.decode(end)) for end in (parameter.low, parameter.high))
     how = " (log)" if parameter.log or searched.encoding == "log2" else ""
     return f"{searched.name} {low} to {high}{how}"

@@ -34,9 +34,9 @@ def optimizer_of(weights: Iterable[tuple[str, torch.nn.Parameter]], recipe: Reci
 
     Raises MissingExtra where bitsandbytes is needed and not installed.
     """
-    named = list(weights)
-    of_b = [weight for name, weight in named if "lora_B" in name or weight.ndim == 1]
-    of_a = [weight for name, weight in named if not ("lora_B" in name or weight.ndim == 1)]
+    of_a, of_b = list[torch.nn.Parameter](), list[torch.nn.Parameter]()
+    for name, weight in weights:
+        (of_b if "lora_B" in name or weight.ndim == 1 else of_a).append(weight)
     rates = (recipe.learning_rate, recipe.learning_rate * recipe.lora_plus_ratio)
     groups = [{"params": own, "lr": rate} for own, rate in zip((of_a, of_b), rates, strict=True) if own]
     match recipe.optimizer:

@@ -70,10 +70,13 @@ class Recipe:
 
     def __repr__(self) -> str:
         """What tells trainings apart in saved states: without keys that came later, where they have their default."""
-        later = {field.name: field.default for field in fields(self) if field.name in LATER}
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        shown = [f"{name}={value!r}" for name, value in values.items() if later.get(name, self) != value]
-        return f"Recipe({', '.join(shown)})"
+        names = (field.name for field in fields(self) if field.name not in LATER or field.name in self.later)
+        return f"Recipe({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+    @property
+    def later(self) -> dict[str, Any]:
+        """The keys that earlier versions did not know, where they have not their default."""
+        return {name: getattr(self, name) for name in LATER if getattr(self, name) != getattr(Recipe, name)}
 
 
 def recipe(training: TrainingConfig, hyperparameters: Mapping[str, Any], seed: int) -> Recipe:
@@ -136,7 +139,7 @@ def variants(space: Space, baseline: Mapping[str, Any] | None) -> Iterator[dict[
     held: dict[str, tuple[Any, ...]] = {name: (space.fixed[name],) for name in DECIDING if name in space.fixed}
     for dimension in space.dimensions:
         if dimension.name in DECIDING:
-            held[dimension.name] = dimension.values or dimension.parameter.choices
+            held[dimension.name] = dimension.listed
     for values in itertools.product(*held.values()):
         yield dict(zip(held, values, strict=True))
     if baseline is not None:

@@ -199,17 +199,18 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # Trainer is untyped
         self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Loss and gradient of a micro-batch; those of the other processes' rows are added, once a step is whole."""
-        with self._noised(inputs["attention_mask"]):
-            self.tokens += int(inputs["attention_mask"].sum())
+        tokens = int(inputs["attention_mask"].sum())
+        with self._noised(inputs["attention_mask"], tokens):
+            self.tokens += tokens
             self.draws += 1
             return self._training_step(model, inputs, num_items_in_batch)
 
-    def _noised(self, mask: torch.Tensor) -> contextlib.AbstractContextManager[None]:
-        """NEFTune's noise on the rows of a micro-batch."""
+    def _noised(self, mask: torch.Tensor, tokens: int) -> contextlib.AbstractContextManager[None]:
+        """NEFTune's noise on the rows of a micro-batch, which have so many tokens."""
         if not self.recipe.neftune_alpha:
             return contextlib.nullcontext()
         lengths = mask.sum(1).to(self.args.device)
-        seed, number, tokens = self.recipe.seed, self.draws, int(mask.sum())
+        seed, number = self.recipe.seed, self.draws
 
         def noise(embedded: torch.Tensor) -> torch.Tensor:
             found = torch.zeros_like(embedded, dtype=torch.float32)

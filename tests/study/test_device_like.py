@@ -19,7 +19,7 @@ from meshtune.plan.training import Elsewhere
 from meshtune.study.check import check
 from meshtune.training.memory.cards import Cards, cards
 from meshtune.training.memory.check import largest
-from meshtune.training.memory.packs import LEAST
+from meshtune.training.packed.limits import LEAST
 from tests.conftest import WORDS
 from tests.kill import command_study
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from meshtune.export.foreign import head as say
 from meshtune.export.foreign.training import ForeignStudy, Source
-from meshtune.training.recipe import LATER, Recipe
 
 
 def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
@@ -98,7 +97,7 @@ def write_peft(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
     }
     training = f"learning rate {recipe.learning_rate:.6g}, {recipe.epochs} epochs, batches of {recipe.batch_size}"
     training += f" x {recipe.gradient_accumulation}, {recipe.lr_scheduler} schedule"
-    others = [(name, getattr(recipe, name)) for name in LATER if getattr(recipe, name) != getattr(Recipe, name)]
+    others = recipe.later.items()
     training += "".join(f", {name} {value:.6g}" if name != "optimizer" else f", {value}" for name, value in others)
     notes = [*say.of_model(study), f"training: PEFT's configuration holds the adapter only, not {training}."]
     return values, notes

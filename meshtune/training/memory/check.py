@@ -17,9 +17,9 @@ from meshtune.errors import Fault, InputError
 from meshtune.space.hyperparameters import WHOLE
 from meshtune.space.space import Dimension, Space
 from meshtune.training.memory.formula import Batch, Memory, full_batch, predict, validating
-from meshtune.training.memory.packs import LEAST, PackSetting
+from meshtune.training.memory.packs import PackSetting
 from meshtune.training.memory.shape import Shape
-from meshtune.training.packed.limits import token_limit
+from meshtune.training.packed.limits import LEAST, token_limit
 from meshtune.training.packed.unpackable import unpackable_values
 from meshtune.training.recipe import Recipe, check_cut, recipe
 
@@ -269,7 +269,7 @@ def _written(space: Space, rank: int) -> str:
     entries = {name: json.dumps(value) for name, value in space.fixed.items()}
     for dimension in space.dimensions:
         parameter = dimension.parameter
-        if choices := dimension.values or parameter.choices:
+        if choices := dimension.listed:
             kept = [value for value in choices if dimension.name != "rank" or int(value) <= rank]
             entries[dimension.name] = json.dumps(kept)
             continue

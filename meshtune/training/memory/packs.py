@@ -37,10 +37,9 @@ from meshtune.training.memory.formula import (
 )
 from meshtune.training.memory.shape import Shape
 from meshtune.training.packed.label_head import CHUNK
-from meshtune.training.packed.limits import LOW_MULTIPLE, token_limit
+from meshtune.training.packed.limits import LEAST, LOW_MULTIPLE, token_limit
 from meshtune.training.recipe import Recipe
 
-LEAST = 256  # tokens of a pass: below, a core's products are not at their peak any more
 # What allocators lose to holes, as a factor of a pass: sizes differ between passes.
 CPU_SPARE, GPU_SPARE = 1.2, 1.1
 

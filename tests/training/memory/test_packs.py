@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, Lfm2Config, LlamaConfig, Qwen3_5T
 
 from meshtune.training.loss import GPU_TOKENS, Row
 from meshtune.training.memory.formula import Batch, batches_of, full_batch
-from meshtune.training.memory.packs import CPU_SPARE, LEAST, PackSetting
+from meshtune.training.memory.packs import CPU_SPARE, PackSetting
 from meshtune.training.memory.shape import measure
 from meshtune.training.packed.base import PackedBase, packed
 from meshtune.training.packed.changes import PassLimit
 from meshtune.training.packed.flat_adapter import FlatAdapter
-from meshtune.training.packed.limits import CPU_TOKENS
+from meshtune.training.packed.limits import CPU_TOKENS, LEAST
 from meshtune.training.packed.rows import Pass, Portion, lay_out
 from meshtune.training.packed.trainer import train_pack
 from meshtune.training.recipe import Recipe

@@ -10,9 +10,8 @@ from meshtune.config import presets
 from meshtune.config.sections import Interval, TrainingConfig
 from meshtune.training.memory.check import Setting, fewer_tokens, largest
 from meshtune.training.memory.formula import full_batch
-from meshtune.training.memory.packs import LEAST
 from meshtune.training.memory.shape import measure
-from meshtune.training.packed.limits import token_limit
+from meshtune.training.packed.limits import LEAST, token_limit
 from tests.training.memory.test_packs import LLAMA_8B
 
 SPACE = presets.build({"rank": Interval(low=4, high=64, power_of=2)}, lora=True)
