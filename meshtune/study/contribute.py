@@ -35,8 +35,14 @@ def contribute(
     refuse(_faults(study.config))
     assert study.config.model is not None
     complete = [trial for trial in Record(study.url, study.name).trials if math.isfinite(trial.loss)]
+    others_of = [_other_than_the_table(study.config, trial.hyperparameters) for trial in complete]
+    if complete and all(others_of):
+        what = "is not the default: the runs of the table have adapters on all linear layers, trained by AdamW"
+        refuse([Fault(what, key=key) for key in dict.fromkeys(key for keys in others_of for key in keys)])
     groups = dict[str, list[Any]]()
-    for trial in complete:
+    for trial, other in zip(complete, others_of, strict=True):
+        if other:
+            continue
         rest = {key: value for key, value in trial.hyperparameters.items() if key not in POINT}
         groups.setdefault(json.dumps(rest, sort_keys=True), []).append(trial)
     others, trials = max(groups.items(), key=lambda item: len(item[1]), default=("{}", []))
@@ -73,9 +79,11 @@ def _faults(config: StudyConfig) -> list[Fault]:
         return [Fault("has rounds, whose losses differ: name the folder of one of them", key="study")]
     if is_command(config.objective):
         return [Fault("searches a program, and the table is of LoRA fine-tunings", key="study")]
-    found = [] if config.training.target_modules == "all-linear" else ["target_modules"]
-    found += [key for key in ("use_rslora", "use_dora") if getattr(config.training, key)]
-    found += other_steps(config.training)
-    return [
-        Fault("is not the default: the runs of the table have adapters on all linear layers", key=key) for key in found
-    ]
+    return []
+
+
+def _other_than_the_table(config: StudyConfig, point: Mapping[str, Any]) -> list[str]:
+    """The keys, of the point or else of the section, by which a trial is none of the table's kind."""
+    given = {key: point.get(key, getattr(config.training, key)) for key in ("target_modules", "use_rslora", "use_dora")}
+    found = [] if given.pop("target_modules") == "all-linear" else ["target_modules"]
+    return [*found, *(key for key, value in given.items() if value), *other_steps(config.training, point)]

@@ -60,3 +60,27 @@ def test_what_cannot_be_compared_is_refused(study: Path, old: str, new: str, sai
     study.write_text(study.read_text().replace(old, new))
     with pytest.raises(InputError, match=f"{said}: is not the default"):
         contribute(study)
+
+
+def test_runs_of_another_optimizer_are_none_of_the_table(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """However many they are: their learning rates say nothing of AdamW's."""
+    path = lora_study(tmp_path / "lora", tiny_model_folder)
+    path.write_text(path.read_text().replace("learning_rate: {low", "optimizer: [muon, adamw], learning_rate: {low", 1))
+    path.write_text(path.read_text().replace("baseline: {", "baseline: {optimizer: muon, "))
+    prepare(path)
+    found = locate(path)
+    record = Record(found.url, found.name, presets.build(found.config.space, lora=True), fixed={})
+
+    def told(optimizer: str, rate: float) -> None:
+        point = {"rank": 4, "alpha": 32, "dropout": 0.0, "learning_rate": rate, "optimizer": optimizer}
+        trial = record.enqueue(point, origin="search", seed=0)
+        record.tell(Outcome(trial.number, 0, Ending.COMPLETE, 2.0), elapsed=1.0)
+
+    for rate in RATES[:3]:
+        told("muon", rate)
+    with pytest.raises(InputError, match="optimizer: is not the default"):
+        contribute(path)
+    for rate in RATES[:2]:
+        told("adamw", rate)
+    task, left = contribute(path)
+    assert ([run.learning_rate for run in task.runs], left) == (pytest.approx(RATES[:2]), 3)
