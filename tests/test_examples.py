@@ -148,12 +148,11 @@ def blocks_of_the_guide() -> list[tuple[str, bool]]:
 def test_the_python_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    program = (
-        'import json, sys\nprint(json.dumps({"loss": (float(sys.argv[1]) - 0.1) ** 2 + int(sys.argv[2]) / 100}))\n'
-    )
-    (tmp_path / "program.py").write_text(program)
-    shutil.copy(NOTEBOOK / "my_sampler.py", tmp_path)
     guide = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"<!-- program.py -->\n```text\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "program.py").write_text(program)
+    (sampler,) = re.findall(r"\]\(\.\./(examples/[a-z/_]+\.py)\)", guide)
+    shutil.copy(ROOT / sampler, tmp_path)
     (tmp_path / "study.yaml").write_text(
         re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)[0] + "budget: {trials: 3}\n"
     )

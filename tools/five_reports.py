@@ -48,7 +48,7 @@ else:
     losses = [1 / n + (math.log10(rate) + 3) ** 2 / 4 + abs(depth - 4) / 9 + 10 ** (-2 - seed % 3) for n in (1, 2, 3)]
     print(json.dumps({"loss": losses[-1], "losses": losses}))
 """
-METRIC = "def score(row, answer):\n    return float(len(answer.split()) <= 2 * len(row['response'].split()))\n"
+METRIC = "def score(row, answer):\n    return float(len(answer.split()) <= 2 * len(row['output'].split()))\n"
 
 
 def quickstart(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from meshtune.config.sections import MetricConfig, ModelConfig
 from meshtune.data import answers
 from meshtune.data.store import Rows, original_rows
 from meshtune.data.tokenizer import load_tokenizer
+from meshtune.errors import together
 from meshtune.objectives import metrics
 from meshtune.trial import DataRef
 
@@ -49,7 +51,6 @@ class Answering:
         from meshtune.training.generate import generate  # loads PEFT, which who plans a study has no need of
 
         functions = metrics.load(self.metrics)
-        tokenizer = load_tokenizer(self.model)
         validation = Rows.open(self.data, "validation")
         known = original_rows(Path(self.data.folder), "validation")
         numbers = spread(len(known), self.rows)
@@ -59,9 +60,7 @@ class Answering:
         prompts = [row[: original.answer_start] for row, original in zip(tokens, asked, strict=True)]
         given = generate(base, prompts, ends=ends, max_new_tokens=self.max_new_tokens, tick=tick)
 
-        def text(part: Any) -> str:
-            return str(tokenizer.decode(list(part), skip_special_tokens=True)).strip()
-
+        text = self._text()
         lines, made = list[dict[str, Any]](), self.made
         for number, original, row, prompt, reply in zip(numbers, asked, tokens, prompts, given, strict=True):
             tick()
@@ -71,6 +70,20 @@ class Answering:
             lines.append({**line, "scores": scores, "made": made})
         answers.write(to, lines)
         return {name: statistics.fmean(line["scores"][name] for line in lines) for name in functions} if lines else {}
+
+    def try_metrics(self) -> None:
+        """Score the first row's own answer, so that a metric that misreads the rows fails now and not after the search.
+
+        Raises InputError as `answer` does.
+        """
+        functions = metrics.load(self.metrics)
+        first = original_rows(Path(self.data.folder), "validation")[0]
+        reference = self._text()(Rows.open(self.data, "validation")[0][0][first.answer_start :])
+        together(partial(metrics.score, name, function, first.row, reference) for name, function in functions.items())
+
+    def _text(self) -> Callable[[Any], str]:
+        tokenizer = load_tokenizer(self.model)
+        return lambda part: str(tokenizer.decode(list(part), skip_special_tokens=True)).strip()
 
 
 def spread(count: int, wanted: int) -> list[int]:

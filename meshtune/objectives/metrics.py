@@ -32,7 +32,9 @@ def score(name: str, function: Score, row: Mapping[str, Any], answer: str) -> fl
     try:
         value = function(row, answer)
     except Exception as error:  # whatever the user's code raises is theirs to see
-        raise InputError(f"metric `{name}` failed on an answer: {last_words(error)}") from error
+        there = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
+        what = f"metric `{name}` failed on an answer: {last_words(error)}; the row has {there or 'no key'}"
+        raise InputError(what) from error
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -23,6 +23,7 @@ from meshtune.data.summary import Summary
 from meshtune.data.tokenizer import has_tokenizer
 from meshtune.errors import Fault, InputError, StudyMismatch, together
 from meshtune.objectives import measurements, metrics
+from meshtune.objectives.answers import Answering
 from meshtune.objectives.lora_spec import LoraSpec
 from meshtune.plan.goals import measured_quantities
 from meshtune.plan.locate import Located
@@ -130,6 +131,8 @@ def training_of(
 
     data = rows(study, sources, model, longest) if elsewhere is None else _rows_elsewhere(study, elsewhere, longest)
     answers = answered(config, data.summary.validation.rows)
+    if config.metrics and answers and elsewhere is None:
+        Answering(model, data.ref, config.metrics, answers, config.generation.max_new_tokens).try_metrics()
     found = measurements_of(study, model, answers) if elsewhere is None else None
     read = batches_of(Rows.open(data.ref, "train"), config.seed, _epochs(space, training))
     memory = _memory(space, model, training, at, read, baseline, card)

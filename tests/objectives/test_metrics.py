@@ -56,7 +56,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("return row['x']", "failed on an answer: KeyError: 'x' (metrics.py, line 2)"),
+        ("return row['x']", "failed on an answer: KeyError: 'x' (metrics.py, line 2); the row has output"),
         ("return 'high'", "must give a finite number, and gave 'high'"),
         ("return float('nan')", "must give a finite number"),
         ("return None", "must give a finite number, and gave None"),
@@ -65,7 +65,7 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
 def test_what_a_metric_may_give(tmp_path: Path, text: str, words: str) -> None:
     function = metrics.load(written(tmp_path, f"def score(row, answer):\n    {text}\n"))["exact"]
     with pytest.raises(InputError) as caught:
-        metrics.score("exact", function, {}, "an answer")
+        metrics.score("exact", function, {"output": "yes"}, "an answer")
     assert words in str(caught.value)
 
 

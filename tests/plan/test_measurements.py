@@ -135,3 +135,13 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(tmp_path:
     (tmp_path / "two" / "own.py").write_text("def score(row, answer): return 1.0")
     with pytest.raises(InputError, match=r"generation.rows: no row is answered, and own is measured on answers"):
         check(path)
+
+
+def test_a_metric_that_misreads_the_rows_is_refused_before_anything_is_trained(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    own = "metrics: {own: {file: own.py}}\nsampler: random\nbudget: {trials: 2}\n"
+    path = study(tmp_path, tiny_model_folder, own)
+    (tmp_path / "own.py").write_text("def score(row, answer): return float(row['respons'] == answer)")
+    with pytest.raises(InputError, match=r"`own` failed on an answer: KeyError: 'respons'.*the row has instruction,"):
+        check(path, overrides=("generation.rows=2",))
