@@ -56,10 +56,16 @@ class TrialFacts:
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """The study whose trials these are. `name`: of its folder; `folder`: where mirrors keep their files."""
+    """The study whose trials these are.
+
+    Attributes:
+        name: of its folder. folder: where mirrors keep their files.
+        key: tells it from other studies of that name on the same tracker; "": an earlier version showed it first.
+    """
 
     name: str
     folder: Path
+    key: str = ""
 
 
 class Mirror(Protocol):

@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from meshtune.config.sections import Tracker
 from meshtune.errors import InputError, MeshtuneError, need
@@ -70,8 +73,17 @@ def _mirror(study: StudyFacts, tracker: Tracker, *, artifacts: bool) -> Mirror:
     place = study.folder / FOLDER / tracker
     place.mkdir(parents=True, exist_ok=True)
     module = importlib.import_module(f"meshtune.study.mirrors.to_{tracker}")
-    made: Mirror = module.open_mirror(study, place, artifacts=artifacts)
+    made: Mirror = module.open_mirror(replace(study, key=_key(place)), place, artifacts=artifacts)
     return made
+
+
+def _key(place: Path) -> str:
+    """What tells the study from others of its name on that tracker: made once, before it is shown anything."""
+    path = place.with_suffix(".key")
+    if not path.exists():
+        shown_before = place.with_suffix(".json").exists()
+        whole_file.write(path, "" if shown_before else secrets.token_hex(8))
+    return path.read_text(encoding="utf-8")
 
 
 def behind(study: StudyFacts, trials: Iterable[TrialFacts], tracker: Tracker) -> int:

@@ -1,7 +1,8 @@
 """MLflow: an experiment for the study, a run for each trial below one of the study.
 
 Where: as MLFLOW_TRACKING_URI says, else a SQLite file in the study's folder. Runs are found by their tags, so that
-none is made twice; one that was cut short is deleted and made again.
+none is made twice, and none of another study of the same name is touched; one that was cut short is deleted and made
+again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from meshtune.study.mirrors.facts import StudyFacts, TrialFacts
 
-TRIAL, DIGEST = "meshtune.trial", "meshtune.digest"
+TRIAL, STUDY, DIGEST = "meshtune.trial", "meshtune.study", "meshtune.digest"
 WHOLE = "study"  # the trial's tag of the run above all
 BATCH = 900  # metrics at once; MLflow takes 1,000
 _ENDED = {"complete": "FINISHED", "stopped_early": "KILLED"}
@@ -30,13 +31,14 @@ class Mlflow:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{place / 'mlflow.db'}"
         self._client, self._artifacts = MlflowClient(tracking_uri=address), artifacts
+        self._key = study.key
         found = self._client.get_experiment_by_name(study.name)
         self._experiment = found.experiment_id if found else self._client.create_experiment(study.name)
         above = self._runs(WHOLE)
         if above:
             self._above = above[0].info.run_id
         else:
-            tags = {TRIAL: WHOLE, "mlflow.runName": study.name}
+            tags = {TRIAL: WHOLE, STUDY: self._key, "mlflow.runName": study.name}
             self._above = self._client.create_run(self._experiment, tags=tags).info.run_id
 
     def trial(self, facts: TrialFacts) -> None:
@@ -45,7 +47,8 @@ class Mlflow:
             if run.data.tags.get(DIGEST) == facts.digest:
                 return
             self._client.delete_run(run.info.run_id)
-        tags = {"mlflow.parentRunId": self._above, "mlflow.runName": f"trial {facts.number}", TRIAL: str(facts.number)}
+        tags = {"mlflow.parentRunId": self._above, "mlflow.runName": f"trial {facts.number}"}
+        tags |= {TRIAL: str(facts.number), STUDY: self._key}
         run_id = self._client.create_run(self._experiment, tags=tags).info.run_id
         now = int(time.time() * 1000)
         metrics = [Metric(name, float(value), now, 0) for name, value in facts.numbers.items()]
@@ -66,7 +69,8 @@ class Mlflow:
         """As `Mirror` says."""
 
     def _runs(self, label: str) -> list[Any]:
-        return list(self._client.search_runs([self._experiment], f"tags.`{TRIAL}` = '{label}'"))
+        found = self._client.search_runs([self._experiment], f"tags.`{TRIAL}` = '{label}'")
+        return [run for run in found if run.data.tags.get(STUDY, "") == self._key]
 
 
 def open_mirror(study: StudyFacts, place: Path, *, artifacts: bool) -> Mlflow:

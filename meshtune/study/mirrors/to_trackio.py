@@ -1,6 +1,7 @@
 """Trackio: a project for the study, a run for each trial. On this machine, or in a private Space (TRACKIO_SPACE_ID).
 
-A run that was there before is deleted, where it is on this machine; in a Space another one is made beside it.
+A run of the study that was there before is deleted, where it is on this machine; in a Space another one is made beside
+it. Of two studies with folders of one name, the runs are side by side.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from pathlib import Path
 import trackio
 
 from meshtune.study.mirrors.facts import StudyFacts, TrialFacts
+
+STUDY = "meshtune_study"
 
 
 class Trackio:
@@ -24,7 +27,13 @@ class Trackio:
         name = f"trial {facts.number}"
         for earlier in self._earlier(name):
             earlier.delete()
-        told = {"ending": facts.ending, "origin": facts.origin, "message": facts.message, "digest": facts.digest}
+        told = {
+            STUDY: self._study.key,
+            "ending": facts.ending,
+            "origin": facts.origin,
+            "message": facts.message,
+            "digest": facts.digest,
+        }
         run = trackio.init(
             self._study.name,
             name=name,
@@ -47,9 +56,10 @@ class Trackio:
 
     def _earlier(self, name: str) -> list[trackio.api.Run]:
         try:
-            return [run for run in trackio.Api().runs(self._study.name) if run.name == name]
+            runs = [run for run in trackio.Api().runs(self._study.name) if run.name == name]
         except ValueError:  # there is no such project yet
             return []
+        return [run for run in runs if (run.config or {}).get(STUDY, "") == self._study.key]
 
 
 def open_mirror(study: StudyFacts, place: Path, *, artifacts: bool) -> Trackio:

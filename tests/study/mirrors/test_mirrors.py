@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from meshtune.config.sections import Tracker
 from meshtune.errors import InputError
 from meshtune.plan.locate import existing
 from meshtune.study.mirrors.facts import TrialFacts, facts_of, trials_of
@@ -108,6 +109,41 @@ def test_mlflow_holds_one_run_a_trial_with_the_records_numbers(study: Path) -> N
     kept = {run.info.run_id for run in mlflow_runs(study, address).values()}
     assert whole in kept
     assert cut not in kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tracker", ["mlflow", "trackio"])
+def test_studies_of_one_name_on_one_tracker_leave_each_other_alone(tracker: Tracker, tmp_path: Path) -> None:
+    """In a process of its own, as below."""
+    program = (
+        "import os, sys\nfrom pathlib import Path\nfrom meshtune.study.mirrors.facts import StudyFacts, TrialFacts\n"
+        "from meshtune.study.mirrors.outbox import send\n"
+        "def show(folder, loss):\n"
+        "    facts = TrialFacts(0, {'rank': 8}, 'search', 'complete', 1.0, {}, {'loss': loss})\n"
+        "    list(send(StudyFacts('mine', Path(folder)), [facts], sys.argv[1], artifacts=False))\n"
+        "show('one', 1.0)\nshow('other', 2.0)\nshow('one', 3.0)\n"  # a promoted trial is shown anew
+        "if sys.argv[1] == 'mlflow':\n"
+        "    from mlflow.tracking import MlflowClient\n"
+        "    client = MlflowClient(os.environ['MLFLOW_TRACKING_URI'])\n"
+        "    runs = client.search_runs([client.get_experiment_by_name('mine').experiment_id])\n"
+        "    print(sorted(run.data.metrics['loss'] for run in runs if run.data.metrics))\n"
+        "else:\n"
+        "    from trackio.sqlite_storage import SQLiteStorage as S\n"
+        "    runs = [(run['name'], run['id']) for run in S.get_run_records('mine')]\n"
+        "    print(sorted(S.get_logs('mine', name, run_id=number)[0]['loss'] for name, number in runs))\n"
+    )
+    place = {"TRACKIO_DIR": str(tmp_path / "trackio"), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    for folder in ("one", "other"):
+        (tmp_path / folder).mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", program, tracker],
+        env={**os.environ, **place},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.splitlines()[-1] == "[2.0, 3.0]"
 
 
 @pytest.mark.slow
