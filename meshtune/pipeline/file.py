@@ -41,10 +41,14 @@ class Step:
         """The command line, for people."""
         return " ".join(["python" if self.command == "python" else "meshtune", *self.words])
 
+    def given(self, option: str) -> list[str]:
+        """The values of an option, each as a shell would give it; of a flag none."""
+        return _words({option: self.options.get(option)})[1::2]
+
     def digest(self, folder: Path, before: str) -> str:
         """What the step rests on: its words, the contents of the files that they name, and the steps before it."""
-        made = {self.options.get(key) for key in ("out", "folder", "figures")}  # what it writes itself
-        files = [folder / word for word in self.words if word and word not in made and (folder / word).is_file()]
+        made = [word for key in ("out", "folder", "figures") for word in self.given(key)]  # what it writes itself
+        files = [folder / word for word in self.words if word and word not in made and _is_file(folder / word)]
         contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         return hashlib.sha256(json.dumps([before, self.words, contents]).encode()).hexdigest()
 
@@ -89,29 +93,40 @@ def read(path: Path, *, scale: str | None = None, out: Path | None = None) -> Pi
     changes = (scales[scale] or {}) if scale is not None else {}
     out = (out or path.parent / "out" / (scale or "full")).absolute()
     names = [step.get("name") for step in steps]
-    for name in changes:
+    for name, change in changes.items():
         if name not in names:
             faults.append(Fault("there is no such step", path, None, f"scales.{scale}.{name}"))
+        if not isinstance(change, dict | None):
+            faults.append(Fault("changes of a step are a mapping of its options", path, None, f"scales.{scale}.{name}"))
+    refuse(faults)
     found = [
-        _step(step, changes.get(step.get("name")) or {}, out, path, document.lines.get(("steps", at)), faults)
-        for at, step in enumerate(steps)
+        _step(step, changes, out, path, document.lines.get(("steps", at)), faults) for at, step in enumerate(steps)
     ]
-    for name in {name for name in names if names.count(name) > 1}:
+    for name in {name for name in names if isinstance(name, str) and names.count(name) > 1}:
         faults.append(Fault(f"two steps have the name {name}", path, None, "steps"))
     refuse(faults)
     return Pipeline(path, out, tuple(step for step in found if step is not None and not step.skip))
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a word may be too long to be a name
+        return False
+
+
 def _step(
-    values: Mapping[str, Any], changes: Any, out: Path, path: Path, line: int | None, faults: list[Fault]
+    values: Mapping[str, Any],
+    changes_of: Mapping[str, Any],
+    out: Path,
+    path: Path,
+    line: int | None,
+    faults: list[Fault],
 ) -> Step | None:
     name = values.get("name")
     before = len(faults)
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         faults.append(Fault("a step needs a name of letters, digits, - and _", path, line, "name"))
-    if not isinstance(changes, Mapping):
-        faults.append(Fault("changes of a step are a mapping of its options", path, line, f"scales..{name}"))
-        changes = {}
     commands = [key for key in values if key in COMMANDS]
     if len(commands) != 1:
         given = f"given: {', '.join(commands)}" if commands else "none is given"
@@ -119,7 +134,7 @@ def _step(
     if len(faults) > before:
         return None
     merged = dict(values)
-    for key, value in changes.items():
+    for key, value in (changes_of.get(str(name)) or {}).items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = {**merged[key], **value} if both else value
     merged = _placed(merged, str(out))

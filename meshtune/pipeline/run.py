@@ -15,13 +15,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from meshtune.config.file import shown
 from meshtune.errors import Fault, InputError, MeshtuneError, StorageError, nearest, refuse
-from meshtune.pipeline.file import Pipeline, Step, text
+from meshtune.pipeline.file import Pipeline, Step
 from meshtune.plan.locate import locate
 from meshtune.study.check import check
 from meshtune.system import whole_file
@@ -115,28 +115,26 @@ def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
     return costs
 
 
-def _missing(pipeline: Pipeline, step: Step, made: Container[str]) -> list[Fault]:
+def _missing(pipeline: Pipeline, step: Step, made: Collection[str]) -> list[Fault]:
     """What a step reads that is not there, and that no step will have made."""
     if step.command not in READERS:
         return []
-    read = [*((step.command, study) for study in step.arguments), ("data", step.options.get("data"))]
+    read = [*((step.command, study) for study in step.arguments), *(("data", each) for each in step.given("data"))]
     return [
         Fault(f"{key} {given}: there is no such file or folder, and no step makes it", pipeline.path, None, step.name)
         for key, given in read
-        if given is not None and given not in made
-        for path in [pipeline.folder / str(given)]
+        if given not in made
+        for path in [pipeline.folder / given]
         if not path.exists() and not path.is_relative_to(pipeline.out)
     ]
 
 
-def _cost(pipeline: Pipeline, step: Step, made: Container[str]) -> str:
+def _cost(pipeline: Pipeline, step: Step, made: Collection[str]) -> str:
     """`made`: the studies' folders that steps will have made, which need not be there yet."""
     match step.command:
         case "tune":
-            given = dict(step.options.get("set") or {})
-            if given.get("warm_start") in made:  # there is no trial in it yet; `tune` itself checks it
-                del given["warm_start"]
-            overrides = (*(f"{key}={text(value)}" for key, value in given.items()),)
+            later = {f"warm_start={folder}" for folder in made}  # there is no trial in it yet; `tune` itself checks it
+            overrides = (*(word for word in step.given("set") if word not in later),)
             if "trials" in step.options:
                 overrides += (f"budget.trials={step.options['trials']}",)
             folder = step.options.get("folder")

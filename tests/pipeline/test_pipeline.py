@@ -100,6 +100,8 @@ def test_faults_of_all_steps_are_said_before_anything_runs(tmp_path: Path) -> No
         ("steps: [{name: a, tune: x}, {name: a, tune: x}]\n", "two steps have the name a"),
         ("steps: [{name: a, tune: x}]\nstpes: 1\n", "Did you mean `steps`?"),
         ("steps: [{name: a, tune: x}]\nscales: {small: {b: {trials: 1}}}\n", "there is no such step"),
+        ("steps: [{name: a, tune: x}]\nscales: {small: {a: 3}}\n", "scales.small.a: changes of a step are a mapping"),
+        ("steps: [{name: [a], tune: x}, {name: [a], tune: x}]\n", "a step needs a name of letters"),
     ],
 )
 def test_faults_of_the_form(tmp_path: Path, text: str, fault: str) -> None:
@@ -108,6 +110,22 @@ def test_faults_of_the_form(tmp_path: Path, text: str, fault: str) -> None:
     with pytest.raises(InputError) as refused:
         read(path, scale="small" if "small" in text else None)
     assert fault in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [
+        ("folder: a, set: [sampler.block_size=x, seed=2]", "sampler.block_size"),  # options that are repeated
+        ("folder: a, set: sampler.block_size=x", "sampler.block_size"),
+        (f"folder: a, set: {{description: {'long ' * 60}}}", "description: unknown key"),  # no file has such a name
+        ("folder: {a: b}, trials: x", "'--trials'"),
+        ("folder: a}, {name: b, evaluate: a, data: [there, here]", "data here: there is no such file"),
+    ],
+)
+def test_values_of_any_shape_are_read_or_refused(tmp_path: Path, step: str, fault: str) -> None:
+    path = pipeline(tmp_path, f"steps: [{{name: a, tune: study.yaml, {step}}}]\n")
+    with pytest.raises(InputError, match=re.escape(fault)):
+        run(read(path), usage=usage)
 
 
 def test_a_dry_run_says_costs_and_writes_nothing(tmp_path: Path) -> None:
