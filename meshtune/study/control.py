@@ -68,7 +68,7 @@ class Control:
     def stopped(self, record: Record, packs: Packs, worker: Worker) -> Iterator[Outcome]:
         """The ends of trials that wait and shall be stopped; those that run are told, and end by themselves."""
         for number, action in record.wishes.items():
-            if action != "stop" or record.trials[number].outcome is not None:
+            if action != "stop" or not record.goes(number):
                 continue
             pack = packs.running_with(number)
             if pack is None:
@@ -107,7 +107,7 @@ class Control:
         if why := refusal(record, request, typed(self.folder)):
             return Answer(request, False, why, number)
         assert number is not None
-        runs, pending = packs.running_with(number) is not None, record.trials[number].outcome is None
+        runs, pending = packs.running_with(number) is not None, record.goes(number)
         match request.action:
             case "stop" if runs:
                 words = "stops at its next step, unless it ends before"
@@ -151,9 +151,12 @@ def _enqueued(request: ControlRequest, trial: RecordedTrial) -> Answer:
 
 
 def _unfinished(record: Record, number: int) -> Outcome:
-    """The end of a trial that does not run, with what was measured of it at rungs in earlier runs."""
+    """The end of a trial that does not run, with what was measured of it at rungs in earlier runs; of one that had
+    thawed, how it stood before.
+    """
+    message = f"{STOPPED} while it waited"
+    if (stood := record.trials[number].final) is not None:
+        return replace(stood, message=message)
     rungs = tuple(sorted((tokens, each.loss) for (trial, tokens), each in record.decided.items() if trial == number))
     tokens, loss = rungs[-1] if rungs else (0, None)
-    return Outcome(
-        number, 1, Ending.STOPPED_EARLY, loss=loss, rungs=rungs, tokens=tokens, message=f"{STOPPED} while it waited"
-    )
+    return Outcome(number, 1, Ending.STOPPED_EARLY, loss=loss, rungs=rungs, tokens=tokens, message=message)

@@ -221,7 +221,7 @@ def refusal(record: Record, request: ControlRequest, study: str = "STUDY") -> st
     if request.trial is None or not 0 <= request.trial < len(record.trials):
         return f"there is no trial {request.trial}: {_numbers(record)}"
     trial = record.trials[request.trial]
-    if trial.final is None:
+    if trial.final is None or record.goes(trial.number):
         return None
     ending, name = trial.final.ending, f"trial {trial.number} has ended as {trial.final.ending}"
     if request.action == "stop":

@@ -17,7 +17,7 @@ from meshtune.record.requests import Action, ControlRequest
 from meshtune.samplers.interface import BESIDE_BLOCKS, Sampler
 from meshtune.study import requests
 from meshtune.study.control import Control, refuse_left
-from meshtune.study.loop import Answered, Promoted, Started, StudyEvent, TrialFinished, run
+from meshtune.study.loop import Answered, Frozen, Promoted, Started, StudyEvent, TrialFinished, run
 from meshtune.study.rounds import tune
 from meshtune.trial import AT_ONCE, Decision, Ending, Event, Outcome, Verdict
 from meshtune.workers.planner import Packing
@@ -438,3 +438,30 @@ def test_in_a_pack_one_is_stopped_and_later_trained_to_its_end(
     assert again.promoted.rungs[0] == stopped.outcome.rungs[0]  # it went on, and did not begin anew
     assert again.promoted.tokens == record.trials[3].final.tokens  # type: ignore[union-attr]
     assert not (tmp_path / "study" / "stopped" / "4").exists()
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_trial_that_has_thawed_is_stopped_and_stays_so(tmp_path: Path, runs: bool) -> None:
+    """It had ended once, as stopped by a rule: it was taken for over, and trained on to its end."""
+    record, worker = opened(tmp_path), Held()
+    record.enqueue({"x": 0.0, "k": 0}, origin="search", seed=0)
+    stood = Outcome(0, 1, Ending.STOPPED_EARLY, 1.5, rungs=((100, 1.5),), tokens=100)
+    record.tell(stood, elapsed=0.0, value=1.2)
+    record.thaw(0)
+    events = searching(tmp_path, record, worker, Budget(trials=2))
+    if runs:
+        until(events, Started)
+    leave(tmp_path, "stop", trial=0)
+    found = until(events, Frozen)
+    words = "stops at its next step, unless it ends before" if runs else "is stopped: it was waiting"
+    assert answers(found) == [f"trial 0 {words}"]
+    assert bool(worker.decisions) == runs
+    worker.released = {1}
+    list(events)
+    again = opened(tmp_path)
+    assert not again.thawing
+    assert not again.frozen
+    assert again.trials[0].outcome == stood
+    frozen = again.trials[0].frozen
+    assert frozen is not None
+    assert frozen.message == ("stopped on request" if runs else "stopped on request while it waited")
