@@ -19,7 +19,7 @@ from scipy import stats
 from meshtune.report import score_files
 from meshtune.selection.candidates import ScoreTable
 from meshtune.selection.ranks import correlation, rank_correlation
-from meshtune.selection.statistics import mean_interval
+from meshtune.selection.statistics import mean_interval, share_difference
 
 SCALES = ("small", "medium-0", "medium-1", "medium-2")
 LABELS = {"mads": "MADS", "tpe": "NNI-TPE"}
@@ -237,16 +237,26 @@ def best_scores(table: ScoreTable, best: int, benchmark: str) -> list[float]:
 
 
 def over(table: ScoreTable, best: int, benchmark: str, other: str) -> dict[str, float]:
-    """The mean of the best less another row's, with the items' noise of both.
+    """The mean of the best less another row's, with the items' noise of both: Newcombe's interval of two shares.
 
     The mean of several has at most the noise of one, since all answer the same items; that of the difference is less
     where the answers agree.
     """
     row = next(row for row in table.rows if row.name == other)
+    items = next(column.items for column in table.verdicts if column.name == benchmark)
     errors = [error for each in table.ranked[:best] if (error := each.errors[benchmark]) is not None]
-    difference = statistics.fmean(best_scores(table, best, benchmark)) - row.scores[benchmark]
-    half = 1.96 * math.hypot(statistics.fmean(errors), row.errors[benchmark] or 0.0)
-    return {"gap": difference, "low": difference - half, "high": difference + half}
+    mine, theirs = statistics.fmean(best_scores(table, best, benchmark)) / 100, row.scores[benchmark] / 100
+    sizes = _items(mine, statistics.fmean(errors), items), _items(theirs, row.errors[benchmark], items)
+    low, high = (100 * end for end in share_difference(mine, theirs, *sizes))
+    return {"gap": 100 * (mine - theirs), "low": low, "high": high}
+
+
+def _items(share: float, error: float | None, items: int | None) -> float:
+    """How many independent items have this standard error in points: fewer than were asked, for a mean of groups."""
+    if error:
+        return share * (1 - share) / (error / 100) ** 2
+    assert items is not None
+    return items
 
 
 def welch(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
@@ -277,8 +287,8 @@ def _all(found: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def interval(found: Mapping[str, float]) -> str:
-    if math.isnan(found["low"]):  # no spread at all
-        return f"{found['gap']:+.2f}"
+    if math.isnan(found["low"]):
+        return f"{found['gap']:+.2f} (no spread, so no interval)"
     return f"{found['gap']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
 
 

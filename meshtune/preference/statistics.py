@@ -164,12 +164,10 @@ def _between(residual: Scores, groups: Codes) -> tuple[float, int]:
 
 
 def _unanimous(mean: float, questions: int) -> Estimate:
-    far = 2 * ((1 - LEVEL) / 2) ** (1 / questions) - 1
+    other = 1 - ((1 - LEVEL) / 2) ** (1 / questions)  # the share of another vote that none of so many questions shows
     if mean == 0:
-        return Estimate(
-            0.0, None, None, min(far, 0.0) if questions > 1 else -1.0, max(-far, 0.0) if questions > 1 else 1.0
-        )
-    low, high = (far, 1.0) if mean > 0 else (-1.0, -far)
+        return Estimate(0.0, None, None, -other, other)  # all ties: what there may be is all won, or all lost
+    low, high = (1 - 2 * other, 1.0) if mean > 0 else (-1.0, 2 * other - 1)
     return Estimate(mean, None, None, low, high)
 
 

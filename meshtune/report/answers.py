@@ -14,7 +14,8 @@ from typing import Any
 from meshtune.data.answers import FOLDER
 from meshtune.data.answers import read as read_file
 from meshtune.report.trials import Status, number_of
-from meshtune.selection.statistics import Mean, mean_interval
+from meshtune.selection import comparisons
+from meshtune.selection.statistics import Mean, mean_interval, share_interval
 from meshtune.system.text import number
 
 SHOWN = 4  # rows side by side
@@ -69,7 +70,11 @@ def side_by_side(answers: Mapping[str, Sequence[Mapping[str, Any]]], shown: int 
 
 
 def metrics(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One row a metric: the mean with its standard error of each model, and best minus baseline with its interval."""
+    """One row a metric: the mean with its standard error of each model, and best minus baseline with its interval.
+
+    A metric that is 0 or 1 is a share of answers. Where all of them are alike it has Wilson's interval in place of an
+    error of zero, and the difference of two shares has the bounds of a paired one, however few answers differ.
+    """
     names = list(dict.fromkeys(name for lines in answers.values() for line in lines for name in line["scores"]))
     rows = []
     for metric in names:
@@ -77,25 +82,33 @@ def metrics(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str
             model: {line["row"]: float(line["scores"][metric]) for line in lines if metric in line["scores"]}
             for model, lines in answers.items()
         }
+        share = all(value in (0, 1) for values in scores.values() for value in values.values())
         means = {model: mean_interval(list(values.values())) for model, values in scores.items() if values}
         best, baseline = scores.get("best", {}), scores.get("baseline", {})
         pairs = [best[row] - baseline[row] for row in sorted(set(best) & set(baseline))]
-        difference = mean_interval(pairs) if pairs else None
-        cells = {model: _with_error(mean) for model, mean in means.items()}
-        rows.append({"metric": metric, "cells": cells, "difference": _with_interval(difference)})
+        cells = {model: _with_error(mean, share=share) for model, mean in means.items()}
+        rows.append({"metric": metric, "cells": cells, "difference": _difference(pairs, share=share)})
     return rows
 
 
-def _with_error(mean: Mean) -> str:
+def _with_error(mean: Mean, *, share: bool) -> str:
+    if share and mean.mean in (0, 1):
+        low, high = share_interval(mean.mean, mean.count)
+        return f"{mean.mean:.2f} [{low:.2f}, {high:.2f}]"
     if mean.count < 2 or mean.error == 0:
         return number(mean.mean, 4)
     digits = _decimals(mean.error)
     return f"{mean.mean:.{digits}f} ± {mean.error:.{digits}f}"
 
 
-def _with_interval(mean: Mean | None) -> str:
-    if mean is None:
+def _difference(pairs: Sequence[float], *, share: bool) -> str:
+    if not pairs:
         return ""
+    mean = mean_interval(pairs)
+    if share:
+        mended, broken = (sum(pair == side for pair in pairs) for side in (1, -1))
+        low, high = comparisons.interval(mended, broken, len(pairs))
+        return f"{mean.mean:+.2f} [{low:+.2f}, {high:+.2f}]"
     if mean.count < 2 or mean.error == 0:
         return f"{mean.mean:+.4g}"
     digits = _decimals(mean.error)

@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshtune.selection.candidates import Column, Scored, ScoreTable, highest, no_signal, pareto, statistics_of
+from meshtune.selection.statistics import share_interval
 
 PAGE = 45  # rows that one page of a paper holds
+ALIKE = "[..]: 95 % interval (Wilson) where all answers are alike: they have no standard error."
 META = ("title", "items", "measured", "chance", "digits")  # of a column, one row each
 DAGGER, LEFT, PLUS_MINUS = "\u2020", "\u2021", "\u00b1"
 _LATEX = {character: rf"\{character}" for character in "%_&#${}"} | {
@@ -61,11 +63,13 @@ def candidates(table: ScoreTable, more: Sequence[str] = ()) -> TextTable:
         cells = [Cell(row.name), Cell("" if row.rank is None else str(row.rank)), Cell(mark)]
         if with_loss:
             cells.append(Cell("" if row.loss is None else f"{row.loss:.4f}"))
-        rows.append((*cells, *(_score(row, column, top[column.name]) for column in table.columns)))
+        rows.append((*cells, *(_score(table, row, column, top[column.name]) for column in table.columns)))
     silent = [column.title for column in table.verdicts if no_signal(table, column)]
     errors = f"; {PLUS_MINUS}: standard error over items" if any(row.errors for row in table.rows) else ""
+    alike = any(_bounds(table, row, column) for row in table.rows for column in table.columns)
     notes = [
         f"*: Pareto-optimal among the ranked ones; {DAGGER}: the baseline{errors}.",
+        *([ALIKE] if alike else []),
         *_race(table),
         *(f"no signal in {title}: no candidate is above chance by two standard errors." for title in silent),
         *_measured(table),
@@ -84,17 +88,21 @@ def statistics(tables: Sequence[ScoreTable], best: int) -> TextTable:
         which = "best" if [row.rank for row in chosen] == list(range(1, len(chosen) + 1)) else "named"
         for column in table.verdicts if chosen else ():
             found = statistics_of(chosen, column)
-            numbers = (found.low, found.high, found.mean, found.deviation, found.error)
+            # Models that all score alike do not show that others would: an error of zero is none.
+            numbers = (found.low, found.high, found.mean, found.deviation, found.error or None)
             cells = [Cell("-" if number is None else f"{number:.2f}") for number in numbers]
             rows.append((Cell(f"{table.label}, {len(chosen)} {which}"), Cell(column.title), *cells))
     baselines = [(table, row) for table in tables for row in table.rows if row.baseline]
     for table, row in baselines[:1] if _same(baselines) else baselines:
         for column in table.verdicts:
             error = row.errors.get(column.name)
-            texts = ("", "", f"{row.scores[column.name]:.2f}", "", "" if error is None else f"{error:.2f}")
+            shown = _bounds(table, row, column) or ("" if error is None else f"{error:.2f}")
+            texts = ("", "", f"{row.scores[column.name]:.2f}", "", shown)
             rows.append((Cell(f"{row.name} {DAGGER}"), Cell(column.title), *map(Cell, texts)))
+    alike = any(_bounds(table, row, column) for table, row in baselines for column in table.verdicts)
     notes = (
         "st. d.: of a sample, over candidates. s. e.: of the mean over candidates; of the baseline, over items.",
+        *([ALIKE] if alike else []),
         "The candidates answered the same items, so their scores share those items' noise.",
     )
     head = ("candidates", "benchmark", "min", "max", "avg.", "st. d.", "s. e.")
@@ -171,12 +179,28 @@ def latex(table: TextTable) -> str:
     )
 
 
-def _score(row: Scored, column: Column, top: float | None) -> Cell:
+def _score(table: ScoreTable, row: Scored, column: Column, top: float | None) -> Cell:
     value, error = row.scores.get(column.name), row.errors.get(column.name)
     if value is None:
         return Cell("-")
-    text = f"{value:.{column.digits}f}" + ("" if error is None else f" {PLUS_MINUS} {error:.{column.digits}f}")
+    beside = _bounds(table, row, column) or (f"{PLUS_MINUS} {error:.{column.digits}f}" if error else "")
+    text = f"{value:.{column.digits}f} {beside}".rstrip()
     return Cell(text, row.rank is not None and row.left is None and round(value, column.digits) == top)
+
+
+def _bounds(table: ScoreTable, row: Scored, column: Column) -> str:
+    """The interval of a share of which all answers are alike, so that its error is zero; "" where that is not so.
+
+    A column beside a verdict is of the verdict's items; likelihoods and metrics of the user may be no shares. Of how
+    many items of a benchmark the answers are that left a race is not known here.
+    """
+    name, _, part = column.name.partition(":")
+    items = next((one.items for one in table.verdicts if one.name == name), None)
+    shares = part != "likelihood" and name != "metrics"
+    if not shares or items is None or row.left is not None or row.errors.get(column.name) != 0:
+        return ""
+    low, high = share_interval(row.scores[column.name] / 100, items)
+    return f"[{100 * low:.{column.digits}f}, {100 * high:.{column.digits}f}]"
 
 
 def _race(table: ScoreTable) -> list[str]:

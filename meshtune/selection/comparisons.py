@@ -42,7 +42,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betainccinv, ndtr
+from scipy.special import betainccinv, ndtr, ndtri
 
 from meshtune.selection.measured import POINTS, Array, Measure, Measured, Numbers, dense, item_weights
 from meshtune.selection.resampling import least_error, simultaneous, standardized
@@ -215,6 +215,12 @@ def _counts(away: Array, groups: Numbers) -> tuple[float, float, float, float]:
     mended, broken = (items * float(weights @ np.maximum(part, 0)) / step for part in (away, -away))
     size = max(items, mended + broken)
     return mended, broken, size, step * size / items
+
+
+def interval(mended: float, broken: float, items: float, level: float = 0.95) -> tuple[float, float]:
+    """Two-sided, of the share of items mended less the share broken: neither among a few items is no certainty."""
+    width = float(-ndtri((1 - level) / 2))
+    return float(lower_bound(mended, broken, items, width)), -float(lower_bound(broken, mended, items, width))
 
 
 def lower_bound(mended: ArrayLike, broken: ArrayLike, items: ArrayLike, width: float) -> Array:

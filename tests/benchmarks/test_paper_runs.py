@@ -89,6 +89,16 @@ def test_comparisons_are_counted_by_what_their_intervals_say(published: Path) ->
     assert paper_ours.verdict(published, "tuned") == "nothing yet"
 
 
+def test_no_right_answer_on_either_side_leaves_a_difference_open(published: Path) -> None:
+    path = published / "mads-candidates.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    at = lines[0].index("humaneval")
+    for line in lines[1:]:
+        line[at] = line[at] if line[0] == "items" else "0.00"
+    path.write_text("\n".join(map(",".join, lines)) + "\n")
+    assert "HumanEval +0.00 [-2.29, +2.29]" in paper_ours.said(published.parent, "tuned")  # Newcombe's, 0 of 164 twice
+
+
 def test_the_page_shows_ours_beside_the_papers_and_what_is_not_done(published: Path) -> None:
     page = paper_page.page("small", published)
     assert "Not done yet: mads-choice, tpe-choice, comparison, figure3." in page

@@ -66,6 +66,14 @@ def test_votes_that_are_all_the_same_have_an_interval() -> None:
     assert found.low == pytest.approx(2 * stats.binomtest(10, 10).proportion_ci(0.95).low - 1)
 
 
+def test_votes_that_are_all_ties_are_no_certainty() -> None:
+    """None of 30 questions shows a win: .025 is the chance of that where 11.6 % are won."""
+    thirty = np.repeat(np.arange(30), 2)
+    tied = statistics.clustered_mean(np.zeros(60), thirty, np.tile([0, 1], 30))
+    assert tied.low == pytest.approx(-0.1157, abs=5e-5)
+    assert tied.high == pytest.approx(0.1157, abs=5e-5)
+
+
 def test_the_test_by_question_is_all_sign_flips() -> None:
     scores = np.array([1.0, 1, 1, 0, -1, 1, 1, 1, 0, 0, 1, 1])
     questions = np.arange(12) % 6

@@ -37,9 +37,18 @@ def test_a_metric_is_a_mean_with_its_error_and_a_paired_difference() -> None:
     (row,) = answers.metrics({"baseline": base, "best": best})
     error = math.sqrt(1 / 3) / 2
     assert row["metric"] == "score"
-    assert row["cells"] == {"baseline": f"0.50 ± {error:.2f}", "best": "1"}
+    assert row["cells"] == {"baseline": f"0.50 ± {error:.2f}", "best": "1.00 [0.51, 1.00]"}
     assert row["difference"].startswith("+0.50 [")
     assert answers.metrics({"best": [line(0)]}) == []
+
+
+def test_none_right_of_20_on_both_sides_is_no_certainty() -> None:
+    both = {name: [line(row, right=0.0, length=7.0) for row in range(20)] for name in ("baseline", "best")}
+    right, length = answers.metrics(both)
+    assert right["cells"] == {"baseline": "0.00 [0.00, 0.16]", "best": "0.00 [0.00, 0.16]"}
+    assert right["difference"] == "+0.00 [-0.17, +0.17]"  # exact: .025 is the chance to see none of .17 in 20
+    assert length["cells"]["best"] == "7"  # no share: of such a number no width is known
+    assert length["difference"] == "+0"
 
 
 def test_what_is_no_answer_is_named_with_its_line(tmp_path: Path) -> None:

@@ -32,6 +32,32 @@ def paper(tmp_path: Path) -> list[ScoreTable]:
     ]
 
 
+def test_where_all_answers_are_alike_there_is_an_interval_in_place_of_an_error_of_zero(tmp_path: Path) -> None:
+    """Also where a file or an earlier version says that the error is zero; a likelihood may be no share."""
+    head = (
+        "rank,mmlu,mmlu:se,humaneval,humaneval:F1,humaneval:F1:se,humaneval:likelihood,humaneval:likelihood:se,default"
+    )
+    rows = "1,50,5,0,0,0,-0.4,0,0\n2,50,5,0,5,2,-0.4,0,1\nitems,100,,20,,,,,\n"
+    table = read(tmp_path, "alike.csv", f"{head}\n{rows}")
+    shown = benchmark_tables.candidates(table)
+    first, second = ([cell.text for cell in row[3:]] for row in shown.rows)
+    assert first == ["50.00 \u00b1 5.00", "0.00 [0.00, 16.11]", "0.00 [0.00, 16.11]", "-0.40"]
+    assert second == ["50.00 \u00b1 5.00", "0.00 [0.00, 16.11]", "5.00 \u00b1 2.00", "-0.40"]
+    assert benchmark_tables.ALIKE in shown.notes
+    statistics = benchmark_tables.statistics([table], 2)
+    assert [[cell.text for cell in row[5:]] for row in statistics.rows] == [
+        ["0.00", "-"],  # models that score alike: no error of their mean is known
+        ["0.00", "-"],
+        ["", "5.00"],
+        ["", "[0.00, 16.11]"],
+    ]
+    assert "& 0.00 {[}0.00, 16.11] &" in benchmark_tables.latex(shown)
+    some = replace(
+        table, rows=tuple(replace(row, scores={**row.scores, "humaneval": 5}, errors={}) for row in table.rows)
+    )
+    assert benchmark_tables.ALIKE not in benchmark_tables.candidates(some).notes
+
+
 @needs_paper
 def test_the_papers_table_1(paper: list[ScoreTable]) -> None:
     table = benchmark_tables.statistics(paper, 10)

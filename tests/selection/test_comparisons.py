@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from meshtune.selection.comparisons import GuardVerdict, lower_bound, margins
+from meshtune.selection.comparisons import GuardVerdict, interval, lower_bound, margins
 from meshtune.selection.decide import CandidateInfo, Settings, decide
 from meshtune.selection.measured import Measured, of_answers
 
@@ -38,6 +38,14 @@ def test_limiting_cases() -> None:
     counts = np.arange(10)
     assert (np.diff(lower_bound(5, counts, 100, WIDTH)) < 0).all()
     assert (np.diff(lower_bound(counts, 5, 100, WIDTH)) > 0).all()
+
+
+def test_an_interval_without_discordant_items_has_width() -> None:
+    low, high = interval(0, 0, 20)
+    assert low == -high
+    assert high == pytest.approx(1 - 0.025 ** (1 / 20))  # the share of which none among 20 has a chance of .025
+    assert interval(5, 2, 20) == tuple(-end for end in reversed(interval(2, 5, 20)))
+    assert interval(4, 0, 20)[0] > 0 > interval(3, 0, 20)[0]
 
 
 def test_answers_in_steps_and_items_of_unequal_weight() -> None:

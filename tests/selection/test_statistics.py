@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshtune.errors import InputError
-from meshtune.selection.statistics import mean_interval, paired_difference
+from meshtune.selection.statistics import mean_interval, paired_difference, share_difference, share_interval
 from meshtune.training.loss import mean_loss
 
 ROWS = st.lists(st.tuples(st.floats(0, 100), st.integers(1, 50)), min_size=2, max_size=30)
@@ -83,3 +83,21 @@ def test_one_value_has_no_interval_and_none_no_mean() -> None:
     assert mean_interval([1.0]).mean == 1.0
     with pytest.raises(InputError):
         mean_interval([])
+
+
+def test_a_share_has_the_interval_of_wilson_and_none_of_20_is_no_certainty() -> None:
+    from scipy import stats
+
+    for right, items in ((0, 20), (1, 20), (7, 20), (20, 20), (81, 263)):
+        wilson = stats.binomtest(right, items).proportion_ci(0.95, method="wilson")
+        assert share_interval(right / items, items) == pytest.approx((wilson.low, wilson.high), abs=1e-12)
+    assert share_interval(0, 20)[1] == pytest.approx(0.1611, abs=5e-5)
+
+
+def test_a_difference_of_shares_is_newcombes() -> None:
+    """The examples of his Table II (Statistics in Medicine 17, 1998, 873-890), method 10."""
+    examples = {(56, 70, 48, 80): (0.0524, 0.3339), (5, 56, 0, 29): (-0.0381, 0.1926), (10, 10, 0, 10): (0.6075, 1.0)}
+    for (mine, items, theirs, their_items), ends in examples.items():
+        found = share_difference(mine / items, theirs / their_items, items, their_items)
+        assert found == pytest.approx(ends, abs=5e-5)
+    assert share_difference(0, 0, 20, 20) == pytest.approx((-0.1611, 0.1611), abs=5e-5)
