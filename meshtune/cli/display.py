@@ -27,6 +27,7 @@ from meshtune.report.sentences import quantity, result_table, table_lines
 from meshtune.study.control import STOPPED
 from meshtune.study.loop import (
     Answered,
+    Dropped,
     Finished,
     Frozen,
     Opened,
@@ -92,6 +93,9 @@ class Display:
                 self._promoted(trial)
             case Thawed(trial):
                 say(self._console, f"trial {trial.number} goes on: it promises more than a new point")
+            case Dropped(trial):
+                what = "its state was dropped, since the limit of the disk is reached: it can only begin anew"
+                say(self._console, f"trial {trial.number}: {what}")
             case Retried(outcome):
                 self._panel.running.pop(outcome.trial, None)
                 self._console.print(
@@ -323,7 +327,7 @@ def _fields(event: StudyEvent) -> dict[str, Any]:
             return {"trial": request.trial, "attempt": request.attempt}
         case Running(progress):
             return dataclasses.asdict(progress)
-        case Thawed(trial):
+        case Thawed(trial) | Dropped(trial):
             return {"trial": trial.number}
         case TrialFinished(trial) | Promoted(trial) | Frozen(trial) if trial.final is not None:
             outcome = dataclasses.asdict(trial.final)

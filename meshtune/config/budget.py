@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
-from meshtune.config.values import PositiveReal, Real, Section
+from meshtune.config.values import PositiveReal, Real, Section, Size
 
 
 class BudgetConfig(Section):
@@ -113,6 +113,8 @@ class EarlyStoppingConfig(Section):
         promote: at most so many stopped trials are trained to the end before anything is chosen.
         value: of a stopped trial for the sampler: the loss that is predicted for its end, or none (`failed`).
         freeze: a trial that was stopped may go on later in the search, where it promises more than a new point.
+        disk: the states of such trials take at most so much, such as `20 GB`: of those that promise least they are
+            dropped. Null: no limit.
     """
 
     rule: Literal["none", "default", "median", "asha", "curve"] = "default"
@@ -124,3 +126,10 @@ class EarlyStoppingConfig(Section):
     promote: Annotated[int, Field(ge=0)] = 3
     value: Literal["predicted", "failed"] = "predicted"
     freeze: bool = False
+    disk: Size | None = None
+
+    @model_validator(mode="after")
+    def _frozen_states(self) -> Self:
+        if self.disk is not None and not self.freeze:
+            raise ValueError("`disk` limits what frozen trials keep: write `freeze: true` beside it, or remove `disk`")
+        return self

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
+from meshtune.space.goals import in_bytes
+
 Real = Annotated[float, Field(allow_inf_nan=False)]
 PositiveReal = Annotated[float, Field(allow_inf_nan=False, gt=0)]
 
@@ -22,6 +24,20 @@ def _scalar(value: Any) -> bool | int | float | str:
 
 
 Scalar = Annotated[bool | int | float | str, PlainValidator(_scalar)]
+
+
+def _size(value: Any) -> int:
+    """`20 GB` is 20,000,000,000 bytes."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([A-Za-z]+)\s*", value) if isinstance(value, str) else None
+    size = 0 if found is None else round(float(found[1]) * in_bytes(found[2], value.strip()))
+    if size <= 0:
+        raise ValueError(f"`{value}` is not allowed; a size above 0 is, such as `20 GB`, or a whole number of bytes")
+    return size
+
+
+Size = Annotated[int, PlainValidator(_size)]
 
 
 class Section(BaseModel):

@@ -10,11 +10,13 @@ import contextlib
 import math
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from meshtune.config.budget import FEWEST_FINISHED, BudgetConfig, EarlyStoppingConfig
@@ -33,7 +35,14 @@ from meshtune.system.text import duration, number
 from meshtune.training import machine
 from meshtune.training.chosen_trainer import why_not_packed
 from meshtune.training.memory import formula
-from meshtune.training.memory.check import Largest, Setting, describe, gigabytes, refuse_too_large
+from meshtune.training.memory.check import (
+    Largest,
+    Setting,
+    describe,
+    gigabytes,
+    largest_state,
+    refuse_too_large,
+)
 from meshtune.training.memory.packs import PackSetting
 from meshtune.training.memory.pilot import Pilot, measure
 from meshtune.training.models import load_model
@@ -244,6 +253,46 @@ def early_stopping_line(early: EarlyStoppingConfig, trials: int, validation: Sid
         + (f" ({low} to {high} % in replays of real curves)" if alike else "")
         + f"; rungs compute at most {round(tokens):,} tokens of validation a trial"
     )
+
+
+def disk_facts(plan: Plan, at: Setting, early: EarlyStoppingConfig, trials: int | None) -> dict[str, Any] | None:
+    """Bytes of the largest state that a frozen trial keeps, its rank, the limit, and how many are kept at most; None
+    where none freezes.
+    """
+    if plan.early is None or plan.early.state is None or not early.freeze:
+        return None
+    rank, size = largest_state(plan.space, at, early.rungs[-1])
+    most = None if trials is None else max(0, trials - max(early.startup, FEWEST_FINISHED))
+    counts = [count for count in (most, None if early.disk is None else early.disk // size) if count is not None]
+    return {"rank": rank, "state": size, "limit": early.disk, "kept": min(counts, default=None)}
+
+
+def disk_lines(facts: Mapping[str, Any], free: int | None) -> Iterator[str]:
+    """That in words, and where the disk has less `free` than they may take."""
+    size, limit, kept = facts["state"], facts["limit"], facts["kept"]
+    line = f"a frozen trial of rank {facts['rank']} keeps about {gigabytes(size)}"
+    if kept is None:
+        yield f"{line}; `early_stopping.disk` limits what they take together"
+        return
+    if limit is None:
+        most = f"at most {kept} are kept, {gigabytes(kept * size)}" if kept else "none is kept"
+        yield f"{line}; {most}; `early_stopping.disk` limits that"
+    else:
+        yield f"{line}; {gigabytes(limit)} hold {limit // size} of these, and what promises least is dropped first"
+    if limit is not None and limit < size:
+        yield "warning: not one of them fits into the limit, so such a trial cannot go on: raise `early_stopping.disk`"
+    needed = kept * size if limit is None else min(limit, max(kept, 1) * size)
+    if free is not None and free < needed:
+        yield f"warning: the study's disk has {gigabytes(free)} free, and they may take {gigabytes(needed)}"
+
+
+def free_disk(folder: Path) -> int | None:
+    """Bytes that are free where a folder is, or will be; None where that cannot be told."""
+    there = next((place for place in (folder.absolute(), *folder.absolute().parents) if place.exists()), folder)
+    try:
+        return shutil.disk_usage(there).free
+    except OSError:
+        return None
 
 
 def trainer_line(unpackable: str) -> str:

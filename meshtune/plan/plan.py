@@ -165,8 +165,18 @@ def _early_stopping(config: StudyConfig, training: TrainingPlan) -> EarlyStoppin
     section, data = config.early_stopping, training.data
     if section.rule == "none":
         return None
+    if section.disk is not None and training.own_trainer:
+        what = "how large the states of a trainer of one's own are is not known: leave it out"
+        raise InputError(Fault(what, key="early_stopping.disk"))
+    from meshtune.training.memory.formula import of_state
+
+    at = training.memory
+
+    def state(hyperparameters: Mapping[str, Any], validated: bool) -> int:
+        return of_state(at.shape, at.recipe(hyperparameters), validated=validated)
+
     trained, held_out = training.spec.training, data.validation.rows
-    return EarlyStopping(section, trained.epochs, data.train.tokens, held_out, trained, data.train.rows)
+    return EarlyStopping(section, trained.epochs, data.train.tokens, held_out, trained, data.train.rows, state)
 
 
 def _start(

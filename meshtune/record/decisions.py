@@ -2,7 +2,8 @@
 
 One note for what was decided together at rungs, one for each trial that joined a pack, and one for each that thawed:
 it had been stopped and told to the sampler, and trains on in the search. Where it stops again, a note of the thaw's
-number says how it stood; else its promotion's note says how it ended.
+number says how it stood; else its promotion's note says how it ended. One for each whose state was dropped, since the
+disk's limit left no room for it: it cannot thaw any more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ IN_PACK = "decided_in_pack"  # the note: of a study whose trials are stopped by 
 DECIDED = "decided"  # with a number: the note of one decision
 JOINED = "joined"  # with a number: the note of a trial that joined a pack
 THAWED = "thawed"  # with a number: the note of a trial that was stopped and goes on
+DROPPED = "dropped"  # with a number: the note of a trial whose state was dropped
 FROZEN = "frozen_again"  # with the number of a thaw: the note of how that trial stood when it was stopped again
 
 
@@ -61,6 +63,19 @@ class Thawed:
     seen: int
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """A trial that was stopped and whose state is given up: it can only begin anew.
+
+    Attributes:
+        tokens: of the rung that it was stopped at. seen: how many trials had ended when that was decided.
+    """
+
+    trial: int
+    tokens: int
+    seen: int
+
+
 def noted(decided: Sequence[Decided]) -> list[list[Any]]:
     """As plain values."""
     return [[*astuple(each)[:3], str(each.verdict), each.value] for each in decided]
@@ -83,6 +98,12 @@ def read_thawed(notes: Mapping[str, Any]) -> Iterator[Thawed]:
     """All that thawed, in its order."""
     for each in _each(notes, THAWED):
         yield Thawed(*each)
+
+
+def read_dropped(notes: Mapping[str, Any]) -> Iterator[Dropped]:
+    """All whose states were dropped, in their order."""
+    for each in _each(notes, DROPPED):
+        yield Dropped(*each)
 
 
 def _each(notes: Mapping[str, Any], kind: str) -> Iterator[Any]:

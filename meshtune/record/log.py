@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from meshtune.errors import InputError, MeshtuneError, SamplerError, StorageError, last_words
 from meshtune.record import decisions, requests
-from meshtune.record.decisions import Decided, Joined, Thawed
+from meshtune.record.decisions import Decided, Dropped, Joined, Thawed
 from meshtune.record.distributions import MOVED, as_moved, as_written, distributions, space_of
 from meshtune.record.earlier_trials import EarlierTrials, keep, kept
 from meshtune.record.reading import Trials
@@ -113,6 +113,7 @@ class Record(Trials):
             self.joined: list[Joined] = []
             for joined in decisions.read_joined(self.notes):
                 self._in_its_pack(joined)
+            self.drops = list(decisions.read_dropped(self.notes))
             self.thaws = list(decisions.read_thawed(self.notes))
             for number, thaw in enumerate(self.thaws):
                 if (stood := self.notes.get(f"{decisions.FROZEN}:{number}")) is not None:
@@ -238,6 +239,15 @@ class Record(Trials):
         thaw = Thawed(number, trial.final.rungs[-1][0], len(self._ended))
         self.note(f"{decisions.THAWED}:{len(self.thaws)}", list(dataclasses.astuple(thaw)))
         self.thaws.append(thaw)
+        return trial
+
+    def drop(self, number: int) -> RecordedTrial:
+        """Make durable that the state of a trial which was stopped, or stops, is given up, before it is."""
+        trial, stopping = self.trials[number], self.stopping
+        tokens = stopping[number].tokens if number in stopping else trial.final.rungs[-1][0] if trial.final else 0
+        dropped = Dropped(number, tokens, len(self._ended))
+        self.note(f"{decisions.DROPPED}:{len(self.drops)}", list(dataclasses.astuple(dropped)))
+        self.drops.append(dropped)
         return trial
 
     def freeze_again(self, outcome: Outcome) -> RecordedTrial:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from meshtune.record import decisions, requests
-from meshtune.record.decisions import Thawed
+from meshtune.record.decisions import Decided, Dropped, Thawed
 from meshtune.record.scoring import awaits, ranked, references
 from meshtune.record.trials import RecordedTrial
 from meshtune.space.goals import Goals, Quantities
 from meshtune.space.pareto import pareto
-from meshtune.trial import Ending
+from meshtune.trial import Ending, Verdict
 
 
 class Trials:
@@ -20,7 +20,8 @@ class Trials:
 
     Attributes:
         trials: by number. notes: small facts about the study. guidance: what the search goes by. answers: to what
-            people asked, by the request's number. thaws: of trials that had been stopped, in their order.
+            people asked, by the request's number. thaws: of trials that had been stopped, in their order. drops: of
+            their states. decided: at rungs, by trial and tokens.
     """
 
     trials: list[RecordedTrial]
@@ -28,6 +29,8 @@ class Trials:
     guidance: Goals
     answers: dict[str, requests.Answer]
     thaws: list[Thawed]
+    drops: list[Dropped]
+    decided: dict[tuple[int, int], Decided]
     _ended: list[int]  # in their order
 
     @property
@@ -51,10 +54,28 @@ class Trials:
 
     @property
     def frozen(self) -> list[RecordedTrial]:
-        """Trials that a rule has stopped, and that could go on: nobody asked for their end, and none trains."""
-        going, wishes = self.thawing, self.wishes
+        """Trials that a rule has stopped, and that could go on: nobody asked for their end, none trains, and their
+        states are not dropped.
+        """
+        out, wishes = self.thawing.keys() | self.dropped, self.wishes
         stopped = (t for t in self.finished if t.final is not None and t.final.ending is Ending.STOPPED_EARLY)
-        return [t for t in stopped if t.number not in going and wishes.get(t.number) != "stop"]
+        return [t for t in stopped if t.number not in out and wishes.get(t.number) != "stop"]
+
+    @property
+    def dropped(self) -> set[int]:
+        """Numbers of the trials whose states were given up."""
+        return {each.trial for each in self.drops}
+
+    @property
+    def stopping(self) -> dict[int, Decided]:
+        """Trials that were told to stop at a rung, each with that, and of which it is not recorded that they did."""
+        thawing, found = self.thawing, {}
+        for (number, tokens), decided in self.decided.items():
+            since = thawing[number].tokens if number in thawing else 0
+            goes = number in thawing or self.trials[number].outcome is None
+            if goes and decided.verdict is Verdict.STOPS and tokens > since:
+                found[number] = decided
+        return found
 
     def goes(self, number: int) -> bool:
         """Whether a trial is still to be trained in the search: it is pending, or has thawed."""

@@ -155,9 +155,14 @@ def _unit(word: str, whole: str, quantity: str) -> float:
         return 1.0
     if quantity != MEMORY:
         raise ValueError(f"`{word}` in `{whole}`: only {MEMORY} has a unit")
-    if word not in BYTES:
-        raise ValueError(f"`{word}` in `{whole}` is no unit; there are {', '.join(BYTES)}.{nearest(word, BYTES)}")
-    return float(BYTES[word])
+    return float(in_bytes(word, whole))
+
+
+def in_bytes(unit: str, whole: str) -> int:
+    """A unit of memory. Raises ValueError where there is none of that name; `whole`: what it stands in."""
+    if unit not in BYTES:
+        raise ValueError(f"`{unit}` in `{whole}` is no unit; there are {', '.join(BYTES)}.{nearest(unit, BYTES)}")
+    return BYTES[unit]
 
 
 @dataclass(frozen=True)

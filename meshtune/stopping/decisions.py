@@ -36,6 +36,8 @@ class EarlyStopping:
         epoch_tokens: of the training rows, padding left out. validation_rows: that there are; None: not known.
         training, training_rows: how trials train where hyperparameters do not say it, and on how many rows; None: not
             known.
+        state: bytes that a trial with these hyperparameters keeps when it is stopped, by whether an epoch was validated
+            by then; None: not known, and no disk is counted.
     """
 
     config: EarlyStoppingConfig
@@ -44,11 +46,12 @@ class EarlyStopping:
     validation_rows: int | None = None
     training: TrainingConfig | None = None
     training_rows: int = 0
+    state: Callable[[Mapping[str, Any], bool], int] | None = None
 
     def described(self) -> dict[str, Any]:
         """What must not change while a study goes on."""
         none = set() if self.config.freeze else {"freeze"}  # earlier versions had none
-        dumped = self.config.model_dump(mode="json", exclude={"promote", "value"} | none)
+        dumped = self.config.model_dump(mode="json", exclude={"promote", "value", "disk"} | none)
         return {**dumped, "told": self.config.value, "rule": self._rule, "startup": self._startup}  # records' own word
 
     def __str__(self) -> str:
@@ -181,7 +184,52 @@ class EarlyStopping:
             found += [(place, group[index].number) for place, index in enumerate(worth)]
         return [number for _, number in sorted(found) if number in frozen]
 
+    def drops(self, record: Record) -> list[int]:
+        """Numbers of the stopped trials whose states go, the least promising first, so that what is left is within the
+        disk's limit; those that stop now among them, and none that trains on or that a person wants finished.
+
+        By the figure that decides which of them thaw: the chance to become the best for each token that is left.
+        """
+        limit, state = self.config.disk, self.state
+        if limit is None or state is None:
+            return []
+        out = record.dropped
+        tokens = {number: each.tokens for number, each in record.stopping.items() if number not in out}
+        tokens |= {trial.number: trial.final.rungs[-1][0] for trial in record.frozen if trial.final is not None}
+        open_ = [number for number in tokens if record.wishes.get(number) != "finish"]
+        tokens |= {number: thaw.tokens for number, thaw in record.thawing.items() if number not in tokens}
+        sizes = {n: state(record.trials[n].hyperparameters, at >= self.epoch_tokens) for n, at in tokens.items()}
+        left, found = sum(sizes.values()) - limit, list[int]()
+        worth = self._worth(record) if left > 0 else {}
+        for number in sorted(open_, key=lambda number: (worth.get(number, (0.0, -math.inf)), -number)):
+            if left <= 0:
+                break
+            left -= sizes[number]
+            found.append(number)
+        return found
+
     # -- inside
+
+    def _worth(self, record: Record) -> dict[int, tuple[float, float]]:
+        """Of the trials that are stopped, or stop now: the chance to become the best for each token that is left, and
+        the last loss, its sign turned.
+        """
+        stopping, noise, found = record.stopping, _noise(record), dict[int, tuple[float, float]]()
+        out = record.thawing.keys() | stopping.keys()
+        groups = _groups([trial for trial in record.finished if trial.number not in out])
+        for number in stopping:
+            trial = record.trials[number]
+            groups.setdefault(_schedule(trial.hyperparameters), []).append(trial)
+        measured = {key: each.loss for key, each in record.decided.items() if key[0] in stopping}
+        for group in groups.values():
+            hyperparameters = group[0].hyperparameters
+            rules, rungs = self._rules(hyperparameters), self.rungs(hyperparameters)
+            now = _running(record, measured, hyperparameters, rungs)
+            curves = [now.get(t.number) or self._curves([t], rungs)[0] for t in group]
+            for trial, curve, worth in zip(group, curves, rules.worth(curves, noise), strict=True):
+                last = curve.rungs[-1] if curve.rungs else math.inf
+                found[trial.number] = worth / self.tokens(hyperparameters), -last
+        return found
 
     def _curves(self, trials: Sequence[RecordedTrial], rungs: Sequence[int]) -> list[Curve]:
         """Their losses as they ended in the search; whatever was promoted after it."""

@@ -142,14 +142,20 @@ class Stopping:
         """
         trained = [1.0 if curve.final is not None else self._share(curve) for curve in curves]
         new = 1 / (len(curves) + 1) / max(float(np.mean(trained)), 1e-9)
-        extrapolation = Extrapolation(curves, len(self.rungs))
-        found = []
-        for position in self.promising(curves, len(curves), noise):
-            chance = extrapolation.chance(curves[position], noise) or 0.0
-            worth = chance / (1 - self._share(curves[position]))
-            if worth > new:
-                found.append((-worth, curves[position].rungs, position))
+        worth = self.worth(curves, noise)
+        likely = self.promising(curves, len(curves), noise)
+        found = [(-worth[position], curves[position].rungs, position) for position in likely if worth[position] > new]
         return [position for *_, position in sorted(found)]
+
+    def worth(self, curves: Sequence[Curve], noise: float = 0.0) -> list[float]:
+        """Of each the chance to end below the best plus `noise`, over the share of its training that it has left; 0
+        where it has ended, or too little is known.
+        """
+        extrapolation = Extrapolation(curves, len(self.rungs))
+        return [
+            0.0 if curve.final is not None else (extrapolation.chance(curve, noise) or 0.0) / (1 - self._share(curve))
+            for curve in curves
+        ]
 
     def _share(self, curve: Curve) -> float:
         """Of a training, at the last rung that a curve reached."""

@@ -25,6 +25,7 @@ from meshtune.system.text import number, point
 
 if TYPE_CHECKING:
     from meshtune.plan.training import TrainingPlan
+    from meshtune.training.memory.check import Setting
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class _Forecast:
     """What was found about memory and time: lines for people (label, text), and plain values."""
 
     lines: tuple[tuple[str, str], ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=lambda: {"memory": None, "time": None})
+    facts: Mapping[str, Any] = field(default_factory=lambda: {"memory": None, "time": None, "disk": None})
 
 
 def check(
@@ -103,7 +104,10 @@ def _elsewhere(study: Located, device_like: Sequence[str]) -> tuple[str, dict[st
         if not lines:
             lines = _lines(study, plan, _Forecast(), here=False).splitlines()
             lines += _counted_with(study)
-            values = _facts(study, plan)
+            kept = list[tuple[str, str]]()
+            disk = _disk(study, plan, plan.training.memory, study.config.budget.trials, kept, here=False)
+            lines += (f"{label:<11}{text}" for label, text in kept)
+            values = {**_facts(study, plan), "disk": disk}
         lines += ["", *(f"{label:<10} {text}" for label, text in found.lines(study.config, len(plan.processes)))]
         allowed = plan.goals.allowed_share  # predicted memory depends on the card
         lines += (
@@ -168,6 +172,7 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     memory = forecast.memory_facts(largest, at)
     lines = [] if at.unpackable is None else [("trainer", forecast.trainer_line(at.unpackable))]
     lines.append(("memory", forecast.memory_line(largest, at)))
+    trials = config.budget.trials
     if elsewhere:
         lines.append(
             ("time", f"not measured: with `name: {config.worker.name}` trials run on other machines, which may be")
@@ -175,7 +180,8 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
         lines.append(("", "faster or slower than this one. For a forecast, run this on one of them, with"))
         lines.append(("", "--set 'worker={name: local}'"))
     if tried is None:
-        return _Forecast(tuple(lines), {"memory": memory, "time": None})
+        disk = _disk(study, plan, at, trials, lines)
+        return _Forecast(tuple(lines), {"memory": memory, "time": None, "disk": disk})
     measured = tried.measured
     memory["measured"] = forecast.measured_memory(tried)
     if memory["measured"] is not None:
@@ -204,7 +210,23 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
         early = config.early_stopping
         lines.append(("", forecast.early_stopping_line(early, expected.trials, training.data.validation)))
         facts["saved_at_most"] = forecast.most_saved(early, expected.trials)
-    return _Forecast(tuple(lines), {"memory": memory, "time": facts})
+    disk = _disk(study, plan, at, expected.trials, lines)
+    return _Forecast(tuple(lines), {"memory": memory, "time": facts, "disk": disk})
+
+
+def _disk(
+    study: Located, plan: Plan, at: Setting, trials: int | None, lines: list[tuple[str, str]], *, here: bool = True
+) -> dict[str, Any] | None:
+    """What frozen trials keep on the study's disk, as plain values; and its `lines`."""
+    from meshtune.plan import forecast
+
+    facts = forecast.disk_facts(plan, at, study.config.early_stopping, trials)
+    if facts is None:
+        return None
+    free = forecast.free_disk(study.folder) if here else None
+    texts = forecast.disk_lines(facts, free)
+    lines += [("" if number else "disk", text) for number, text in enumerate(texts)]
+    return {**facts, "free": free}
 
 
 def _facts(study: Located, plan: Plan) -> dict[str, Any]:

@@ -83,6 +83,10 @@ class Frozen(_OfTrial):
     """A trial that had thawed was stopped again, and how it stands is recorded."""
 
 
+class Dropped(_OfTrial):
+    """The state of a trial that was stopped, or stops, is given up for want of disk, which is recorded."""
+
+
 @dataclass(frozen=True)
 class Started:
     """A trial was submitted."""
@@ -129,6 +133,7 @@ StudyEvent = (
     | Promoted
     | Thawed
     | Frozen
+    | Dropped
     | Retried
     | Answered
     | Finished
@@ -209,6 +214,7 @@ class _Search:
     def events(self, stop: Callable[[], Stop | None]) -> Iterator[StudyEvent]:
         """The loop itself: propose, submit, wait for what comes and record it."""
         packs = self.packs
+        yield from self.make_room()
         while True:
             stopping = stop()
             yield from self.heed(ending=stopping is not None)
@@ -302,6 +308,14 @@ class _Search:
             self.packs.thaw(number)
             yield Thawed(trial)
 
+    def make_room(self) -> Iterator[StudyEvent]:
+        """Give up states of frozen trials until the disk's limit holds; recorded before any file goes, and before a
+        state more is made. What a kill cut short is done again as it was, since it follows from the record alone.
+        """
+        for number in () if self.early is None else self.early.drops(self.record):
+            self.holding()
+            yield Dropped(self.record.drop(number))
+
     def learn(self, number: int) -> None:
         """Have the sampler see how a trial stands that had thawed, where it can."""
         final = self.record.trials[number].final
@@ -339,6 +353,7 @@ class _Search:
         if isinstance(event, Rung):
             if self.early is not None and not suspended:  # else it asks again once it goes on
                 decision = _decision(self.record, self.early, event)
+                yield from self.make_room()
                 self.worker.decide(decision)
                 self.packs.decided(decision)
             return

@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+from meshtune.objectives import checkpoints
 from meshtune.record.log import Record
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.finals import Runner
@@ -19,6 +21,7 @@ from meshtune.study.loop import Promoted, Stage, StudyEvent
 from meshtune.trial import Ending, Outcome
 
 CHOSEN = "promoting"  # the note: which trials, and how many had ended when that was decided
+STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
 
 
 def promote(record: Record, early: EarlyStopping | None, runner: Runner) -> Iterator[StudyEvent]:
@@ -49,6 +52,18 @@ def promote(record: Record, early: EarlyStopping | None, runner: Runner) -> Iter
         trial = record.promote(event)
         record.note("elapsed", time.monotonic() - begun)
         yield Promoted(trial)
+
+
+def tidy_states(record: Record, early: EarlyStopping | None, folder: Path) -> None:
+    """Remove the states of stopped trials that nothing goes on from."""
+    if early is None:
+        return
+    kept = {trial.number for trial in record.pending} | set(early.promising(record, STATES * early.config.promote))
+    kept |= record.wishes.keys()  # what a person had stopped may have to be finished
+    if early.config.freeze:
+        kept |= {trial.number for trial in record.frozen} | record.thawing.keys()
+    kept -= {number for number in record.dropped if not record.goes(number)}
+    checkpoints.tidy_stopped(folder, kept)
 
 
 def wished(record: Record) -> list[int]:

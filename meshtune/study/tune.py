@@ -30,10 +30,10 @@ from meshtune.selection.recommended import recommended
 from meshtune.study import finals, float32_check
 from meshtune.study.control import Control
 from meshtune.study.gains import Gains
-from meshtune.study.loop import Finished, Opened, Promoted, Stage, StudyEvent, TrialFinished, run
+from meshtune.study.loop import Dropped, Finished, Frozen, Opened, Promoted, Stage, StudyEvent, TrialFinished, run
 from meshtune.study.mirrors import outbox
 from meshtune.study.mirrors.follow import Followers
-from meshtune.study.promotion import promote, wished
+from meshtune.study.promotion import promote, tidy_states, wished
 from meshtune.study.replicates import NOISE, replicate
 from meshtune.study.stop import forget, requested
 from meshtune.system import storage_url, whole_file
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from meshtune.training.memory.check import Setting
 
 LEAST_SHARE = 0.5  # of predicted activations that are counted, however little was measured
-STATES = 3  # times `promote`: of so many stopped trials the state is kept, since which of them lead may change
 
 
 def tune(
@@ -206,18 +205,16 @@ def _search(
         gains=_gains(config, plan, record),
         saved=study.folder / checkpoints.FOLDER if config.worker.name == "local" else None,
     )
+    states = study.folder / checkpoints.STOPPED
+    tidy_states(record, plan.early, states)
     with contextlib.closing(events):  # before the leases are given back
         for event in events:
+            if isinstance(event, Dropped | Frozen):
+                tidy_states(record, plan.early, states)
             if isinstance(event, TrialFinished | Promoted | Finished):  # the last too: one that ran again saved again
                 _drop_adapters(record, study.folder, config.training.keep_adapters)
                 _tidy(record, study.folder / checkpoints.FOLDER)
-                if plan.early is not None:
-                    pending = {trial.number for trial in record.pending}
-                    kept = pending | set(plan.early.promising(record, STATES * plan.early.config.promote))
-                    kept |= record.wishes.keys()  # what a person had stopped may have to be finished
-                    if plan.early.config.freeze:
-                        kept |= {trial.number for trial in record.frozen} | record.thawing.keys()
-                    checkpoints.tidy_stopped(study.folder / checkpoints.STOPPED, kept)
+                tidy_states(record, plan.early, states)
                 account.save()
             if isinstance(event, Finished):
                 finished = event

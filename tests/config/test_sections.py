@@ -376,6 +376,10 @@ def test_early_stopping_is_a_rule_or_a_mapping(tmp_path: Path) -> None:
     assert median.early_stopping == EarlyStoppingConfig(rule="median", keep=0.5)
     given = file.read(write(tmp_path, MINIMAL + "early_stopping: {rungs: [0.2, 0.6]}")).early_stopping
     assert (given.rule, given.rungs) == ("default", (0.2, 0.6))
+    for text, size in (("20 GB", 20 * 10**9), ("1.5GiB", 3 << 29), (".5 MB", 500_000), ("1000", 1000), ("null", None)):
+        limited = file.read(write(tmp_path, MINIMAL + f"early_stopping: {{freeze: true, disk: {text}}}"))
+        assert limited.early_stopping.disk == size
+        assert file.read(write(tmp_path, file.dump(limited))) == limited
 
 
 @pytest.mark.parametrize(
@@ -393,6 +397,11 @@ def test_early_stopping_is_a_rule_or_a_mapping(tmp_path: Path) -> None:
         ("early_stopping: {rows: 0}", "early_stopping.rows", "above 0"),
         ("early_stopping: {promote: -1}", "early_stopping.promote", "at least 0"),
         ("early_stopping: {value: lost}", "early_stopping.value", "predicted, failed"),
+        ("early_stopping: {freeze: true, disk: 20 gigs}", "early_stopping.disk", "`gigs` in `20 gigs` is no unit"),
+        ("early_stopping: {freeze: true, disk: 0 GB}", "early_stopping.disk", "a size above 0 is, such as `20 GB`"),
+        ("early_stopping: {freeze: true, disk: much}", "early_stopping.disk", "`much` is not allowed; a size above 0"),
+        ("early_stopping: {freeze: true, disk: true}", "early_stopping.disk", "a size above 0 is"),
+        ("early_stopping: {disk: 20 GB}", "early_stopping", "write `freeze: true` beside it"),
         ("stop_when: {}", "stop_when", "could end the search"),
         ("worker: {name: ray, autoscale: true}", "worker", "`autoscale` needs `processes`"),
         ("worker: {autoscale: true, processes: 2}", "worker", "`autoscale` is read where `name` is ray, not local"),

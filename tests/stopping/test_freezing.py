@@ -2,6 +2,10 @@
 
 import dataclasses
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +14,11 @@ import pytest
 from optuna.trial import TrialState
 
 from meshtune.record.log import Record
+from meshtune.stopping.decisions import EarlyStopping
 from meshtune.stopping.rules import Curve, Stopping
-from meshtune.trial import Ending, Outcome, Rung, Verdict
+from meshtune.study.loop import Dropped, Finished, Frozen, Promoted, StudyEvent, TrialFinished
+from meshtune.study.promotion import tidy_states
+from meshtune.trial import Ending, Event, Outcome, Rung, Verdict
 from meshtune.workers.planner import Packing
 from tests.stopping.test_decisions import TOKENS, early, log_of, opened
 from tests.stopping.test_in_pack import PAIRS, AtRungs, Killed, searched
@@ -168,3 +175,113 @@ def test_the_same_rung_is_not_asked_of_again_and_a_later_one_is(tmp_path: Path) 
     assert rules.decide(record, Rung(4, 2, ((4, 100, 9.0),))) == []
     (decided,) = rules.decide(record, Rung(4, 2, ((4, 150, 1.4),)))
     assert decided.verdict is Verdict.GOES_ON
+
+
+STATE = 100  # bytes that each of these trials keeps
+
+
+class Keeping(AtRungs):
+    """Keeps a file for each trial that stops, as an objective does."""
+
+    def __init__(self, folder: Path):
+        super().__init__(loss_at=crossing)
+        self.folder = folder
+
+    def events(self, timeout: float) -> list[Event]:
+        said = super().events(timeout)
+        for event in said:
+            if isinstance(event, Outcome) and event.ending is Ending.STOPPED_EARLY:
+                (self.folder / str(event.trial)).mkdir(parents=True, exist_ok=True)
+        return said
+
+
+def with_disk(states: int) -> EarlyStopping:
+    rules = early(rule="asha", keep=0.3, freeze=True, disk=states * STATE)
+    return dataclasses.replace(rules, state=lambda point, validated: STATE)
+
+
+def limited(folder: Path, moment: str = "", number: int = 0) -> Record:
+    """A study with room for three states, or gone on with; killed by a real SIGKILL at so manieth drop.
+
+    `moment`: "before" the drop is recorded, or "after" that and before the state is removed.
+    """
+    folder.mkdir(exist_ok=True)
+    rules, states, drops = with_disk(3), folder / "stopped", 0
+
+    def watch(record: Record, event: StudyEvent | None) -> None:
+        nonlocal drops
+        before = event is None and bool(rules.drops(record))
+        if (moment == "before" and before) or (moment == "after" and isinstance(event, Dropped)):
+            drops += 1
+            if drops == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(event, Dropped | Frozen | TrialFinished | Promoted | Finished):
+            tidy_states(record, rules, states)
+            assert len(list(states.glob("*"))) <= 3
+
+    return searched(folder, TRIALS, Keeping(states), rules=rules, packing=ALONE, watch=watch)
+
+
+def kept(folder: Path) -> set[int]:
+    return {int(place.name) for place in (folder / "stopped").glob("*")}
+
+
+def test_the_least_promising_states_are_dropped_and_never_thaw(tmp_path: Path) -> None:
+    """As many are kept as there is room for, of those that are frozen at the end."""
+    record = limited(tmp_path)
+    assert_whole(record)
+    assert record.drops
+    assert record.thaws
+    for dropped in record.drops:
+        assert not any(thaw.trial == dropped.trial and thaw.seen > dropped.seen for thaw in record.thaws)
+    assert len({dropped.trial for dropped in record.drops}) == len(record.drops)
+    assert kept(tmp_path) == {trial.number for trial in record.frozen}
+    assert 0 < len(kept(tmp_path)) <= 3
+    again = opened(tmp_path)
+    assert (again.drops, again.dropped) == (record.drops, record.dropped)
+
+
+def test_what_is_dropped_is_least_likely_to_win_for_its_tokens(tmp_path: Path) -> None:
+    """One that a person wants finished stays; nothing is dropped where there is room, or no limit."""
+    record = opened(tmp_path)
+    for number in range(8):
+        record.enqueue({"x": number / 10, "y": 0.0}, origin="search", seed=0)
+    for number in range(4):
+        rungs = ((100, 2.0 + number), (150, 1.5 + number))
+        record.tell(Outcome(number, 1, Ending.COMPLETE, 1.0 + number, rungs=rungs, tokens=TOKENS), elapsed=0.0)
+    for number, loss in ((4, 5.0), (5, 9.0), (6, 2.2)):
+        outcome = Outcome(number, 1, Ending.STOPPED_EARLY, loss, rungs=((100, loss),), tokens=100)
+        record.tell(outcome, elapsed=0.0, value=8.0)
+    assert with_disk(3).drops(record) == []
+    assert with_disk(2).drops(record) == [5]
+    assert with_disk(1).drops(record) == [5, 4]
+    record.decide(with_disk(2).decide(record, Rung(7, 1, ((7, 100, 7.0),))))
+    assert record.decided[7, 100].verdict is Verdict.STOPS
+    assert with_disk(2).drops(record) == [5, 7], "one that stops now is compared with the others"
+    record.drop(5)
+    record.drop(7)
+    assert with_disk(2).drops(record) == []
+    assert (record.drops[1].tokens, opened(tmp_path).dropped) == (100, {5, 7})
+    assert [trial.number for trial in record.frozen] == [4, 6]
+    record.thaw(6)
+    assert with_disk(1).drops(record) == [4], "what trains on keeps its state"
+    assert early(rule="asha", keep=0.3, freeze=True).drops(record) == []
+    assert "disk" not in with_disk(2).described(), "a study may go on with another limit"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_while_a_state_is_dropped(tmp_path: Path, moment: str) -> None:
+    """Before that is recorded, and between that and the removal: nothing is lost, and nothing is dropped twice."""
+    whole = limited(tmp_path / "whole")
+    for number in (1, len(whole.drops)):
+        folder = tmp_path / str(number)
+        code = f"import pathlib, {__name__} as test; test.limited(pathlib.Path({str(folder)!r}), {moment!r}, {number})"
+        killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert len(opened(folder).drops) == number - (moment == "before")
+        record = limited(folder)
+        assert log_of(record, attempts=False) == log_of(whole, attempts=False)
+        assert course(record) == course(whole)
+        assert record.drops == whole.drops
+        assert kept(folder) == kept(tmp_path / "whole")

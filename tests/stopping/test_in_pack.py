@@ -15,7 +15,7 @@ from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
 from meshtune.samplers.build import build
 from meshtune.stopping.decisions import EarlyStopping
-from meshtune.study.loop import run
+from meshtune.study.loop import StudyEvent, run
 from meshtune.trial import Decision, Ending, Event, Outcome, Request, Rung, Verdict
 from meshtune.workers.planner import Packing
 from tests.stopping.test_decisions import SPACE, START, TOKENS, early, log_of, loss_at, opened, stopped_of
@@ -137,9 +137,13 @@ def searched(
     rules: EarlyStopping | None = None,
     packing: Packing | None = None,
     asynchronous: bool = False,
+    watch: Callable[[Record, StudyEvent | None], None] = lambda record, event: None,
     **given: Any,
 ) -> Record:
-    """A study in blocks of 8 in one pack a process, run to so many trials, or gone on with."""
+    """A study in blocks of 8 in one pack a process, run to so many trials, or gone on with.
+
+    `watch`: sees each event, and None before anything is recorded.
+    """
     record, rules = opened(folder), rules or early(rule="asha")
     if not record.trials:
         record.note(IN_PACK, True)
@@ -154,8 +158,10 @@ def searched(
     )
     packing = packing or Packing(worker.places, 8, uneven=True)
     share = packing.share(8)
+    given = {"seed": 0, "packing": packing, "share": share, "early": rules, **given}
     try:
-        list(run(record, made, worker, Budget(trials), seed=0, packing=packing, share=share, early=rules, **given))
+        for event in run(record, made, worker, Budget(trials), **{"holding": lambda: watch(record, None), **given}):
+            watch(record, event)
     finally:
         made.close()
     return record

@@ -18,7 +18,16 @@ from meshtune.config.budget import BudgetConfig, EarlyStoppingConfig
 from meshtune.config.sections import Interval
 from meshtune.data.summary import SideSummary, Summary
 from meshtune.errors import InputError
-from meshtune.plan.forecast import AfterSearch, busy, early_stopping_line, forecast, most_saved, sooner, time_line
+from meshtune.plan.forecast import (
+    AfterSearch,
+    busy,
+    disk_lines,
+    early_stopping_line,
+    forecast,
+    most_saved,
+    sooner,
+    time_line,
+)
 from meshtune.plan.init import init
 from meshtune.space.space import expected_point
 from meshtune.study.check import check
@@ -355,3 +364,40 @@ def test_a_forecast_of_energy() -> None:
     assert (found.limited_by, found.trials) == ("kilowatt_hours", 10)
     assert found.kilowatt_hours == pytest.approx(200 * found.hours / 1000)
     assert "kWh" in time_line(SPEED, found, budget, 1)
+
+
+def test_what_frozen_trials_keep_on_the_disk(study: Path) -> None:
+    """At the space's largest rank; and where that is too much."""
+    freezing = ("early_stopping={freeze: true, rungs: [0.2]}", "budget.trials=8")
+    text, facts = check(study, overrides=freezing, measure=False)
+    disk = facts["disk"]
+    assert (disk["rank"], disk["limit"], disk["kept"]) == (256, None, 5)
+    assert disk["free"] > 0
+    weights = facts["memory"]["predicted"]["optimizer"] / 12 / facts["memory"]["pack"]
+    assert disk["state"] == 12 * weights
+    assert "disk       a frozen trial of rank 256 keeps about" in text
+    assert "at most 5 are kept" in text
+    later = check(study, overrides=(*freezing, "early_stopping.rungs=[0.2, 0.6]"), measure=False)[1]["disk"]
+    assert later["state"] == 16 * weights, "after an epoch of two the best weights are kept too"
+    limited = check(study, overrides=(*freezing, f"early_stopping.disk={2 * disk['state']}"), measure=False)
+    assert limited[1]["disk"]["kept"] == 2
+    assert "hold 2 of these, and what promises least is dropped first" in limited[0]
+    none = check(study, overrides=(*freezing, "early_stopping.disk=1 kB"), measure=False)[0]
+    assert "warning: not one of them fits into the limit" in none
+    assert check(study, measure=False)[1]["disk"] is None
+    own = ("training.trainer={import: 'tests.study.test_check:train'}", *freezing, "early_stopping.disk=1 GB")
+    with pytest.raises(InputError, match=r"early_stopping\.disk: how large the states of a trainer of one's own are"):
+        check(study, overrides=own, measure=False)
+
+
+def train(*, rungs: object = ()) -> None:
+    """A trainer of one's own, which is not called."""
+
+
+def test_a_disk_that_has_less_space_than_frozen_trials_may_take() -> None:
+    facts = {"rank": 64, "state": 2 * 10**9, "limit": 20 * 10**9, "kept": 10}
+    assert len(list(disk_lines(facts, 21 * 10**9))) == 1
+    _, warning = disk_lines(facts, 10**9)
+    assert warning == "warning: the study's disk has 1 GB free, and they may take 20 GB"
+    assert len(list(disk_lines({**facts, "limit": None, "kept": None}, 0))) == 1
+    assert "they may take 20 GB" in list(disk_lines({**facts, "limit": None}, 10**9))[1]

@@ -16,7 +16,7 @@ from meshtune.config.sections import ModelConfig, TrainingConfig, WorkerConfig
 from meshtune.errors import Fault, InputError
 from meshtune.space.hyperparameters import WHOLE
 from meshtune.space.space import Dimension, Space
-from meshtune.training.memory.formula import Batch, Memory, full_batch, predict, validating
+from meshtune.training.memory.formula import Batch, Memory, full_batch, of_state, predict, validating
 from meshtune.training.memory.packs import PackSetting
 from meshtune.training.memory.shape import Shape
 from meshtune.training.packed.limits import LEAST, token_limit
@@ -26,7 +26,7 @@ from meshtune.training.recipe import Recipe, check_cut, recipe
 POLL = 8  # trials of a usual block
 CLOSE = 0.85  # of what there is: from here on the prediction's error may decide
 _UPPER = ("rank", "batch_size", "dropout", "epochs")  # memory never falls with these
-_EACH = ("target_modules", "use_dora", "init_lora_weights")
+_EACH = ("target_modules", "use_dora", "init_lora_weights", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,18 @@ def largest(space: Space, setting: Setting) -> Largest:
     """The trial of the space that takes most memory."""
     point = max(_corners(space), key=lambda hyperparameters: setting.memory(hyperparameters).total)
     return Largest(point, setting.memory(point), setting.available)
+
+
+def largest_state(space: Space, setting: Setting, share: float) -> tuple[int, int]:
+    """Rank and bytes of the largest state that a trial of the space keeps where it is stopped; `share`: of its training
+    at which it is stopped at the latest.
+    """
+    found = []
+    for point in _corners(space):
+        made = setting.recipe(point)
+        found.append((of_state(setting.shape, made, validated=share * made.epochs >= 1), made.rank))
+    size, rank = max(found)
+    return rank, size
 
 
 def unpackable_space(space: Space, training: TrainingConfig, baseline: Mapping[str, Any] | None = None) -> str | None:

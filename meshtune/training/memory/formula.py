@@ -147,6 +147,16 @@ def adapter_parameters(shape: Shape, recipe: Recipe) -> int:
     return sum(recipe.rank * (linear.inputs + linear.outputs) for linear in targets) + magnitudes
 
 
+def of_state(shape: Shape, recipe: Recipe, *, validated: bool) -> int:
+    """Bytes on the disk of a trial that was stopped: weights in float32, the optimizer's moments, and where an epoch
+    was validated the best weights too.
+
+    AdamW has two moments in float32; of eight bits, two float32 scales for each 256 numbers beside them; Muon has one.
+    """
+    moments = {"adamw_8bit": 2 + 8 / 256, "muon": 4.0}.get(recipe.optimizer, 8.0)
+    return round(adapter_parameters(shape, recipe) * (4 * (1 + validated) + moments))
+
+
 def of_base(shape: Shape, dtype: str, quantization: str | None) -> int:
     """Bytes of the frozen base: in few bits its linear layers but for the output head, else all of it in its type."""
     own = BYTES.get(dtype, 4)

@@ -147,6 +147,20 @@ def test_an_8b_model(make_recipe: Callable[..., Recipe]) -> None:
     assert at(dropout=0.05).activations < at(device="cpu", dropout=0.05).activations  # a GPU's masks are bytes
 
 
+def test_what_a_stopped_trial_of_an_8b_model_keeps(make_recipe: Callable[..., Recipe]) -> None:
+    """At rank 64 on all linear layers, 167,772,160 parameters: 2 GB with AdamW, and less with other optimizers."""
+    shape = measure(on_meta(LLAMA_8B))
+
+    def at(*, validated: bool = False, **values: Any) -> int:
+        return formula.of_state(shape, make_recipe({"target_modules": "all-linear"}, **values), validated=validated)
+
+    assert at(rank=64) == 12 * 167_772_160 == 2_013_265_920
+    assert at(rank=64, validated=True) == 16 * 167_772_160
+    assert at(rank=64, optimizer="muon") == 8 * 167_772_160
+    assert at(rank=64, optimizer="adamw_8bit") == pytest.approx(6.03 * 167_772_160, rel=1e-3)
+    assert at(rank=128) == 2 * at(rank=64)
+
+
 def test_memory_grows_with_what_it_should(make_recipe: Callable[..., Recipe]) -> None:
     """And is less with checkpoints, where one layer is kept at a time."""
     shape = measure(on_meta(LLAMA_8B))

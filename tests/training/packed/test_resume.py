@@ -11,6 +11,8 @@ import torch
 from meshtune.testing.packs import losses, mean_difference, of
 from meshtune.training import saved_state, trainer
 from meshtune.training.loss import Row
+from meshtune.training.memory.formula import of_state
+from meshtune.training.memory.shape import measure
 from meshtune.training.packed.trainer import PackEvent, train, train_pack
 from meshtune.training.recipe import Recipe
 from meshtune.training.steps import Checkpoint, Diverged, Step, Suspended, Trained
@@ -51,6 +53,33 @@ def members(make_recipe: MakeRecipe) -> list[Recipe]:
         make_recipe({"gradient_accumulation": 1, "epochs": 1}, rank=8, dropout=0.1),
         make_recipe({"gradient_accumulation": 1, "epochs": 9, "lr_scheduler": "constant"}, learning_rate=1e30),
     ]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adamw_8bit"])
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_state_is_as_large_as_predicted(
+    base: Any,
+    train_rows: list[Row],
+    validation_rows: list[Row],
+    make_recipe: MakeRecipe,
+    tmp_path: Path,
+    optimizer: str,
+    validated: bool,
+) -> None:
+    """But for what does not grow with the adapter: some hundred bytes a tensor."""
+    recipes = [
+        make_recipe({"gradient_accumulation": 1, "epochs": 4}, optimizer=optimizer, rank=rank) for rank in (128, 256)
+    ]
+    found = []
+    for recipe in recipes:
+        folder = tmp_path / str(recipe.rank)
+        cut(base, (train_rows[:9], validation_rows[:4]), [recipe], folder, 9 if validated else 2)
+        values = torch.load(folder / saved_state.FILE, weights_only=True)
+        assert (values["members"][0]["best"] is not None) == validated
+        found.append((folder / saved_state.FILE).stat().st_size)
+    sizes = [of_state(measure(base), recipe, validated=validated) for recipe in recipes]
+    assert found[1] - found[0] == pytest.approx(sizes[1] - sizes[0], rel=0.06)
+    assert sizes[1] < found[1] < 1.1 * sizes[1] + 100_000
 
 
 def test_cut_at_every_look(
