@@ -16,7 +16,7 @@ from meshtune.plan.locate import locate
 from meshtune.study.loop import Finished, Stage
 from meshtune.study.status import status
 from meshtune.study.stop import stop
-from meshtune.study.tune import tune
+from meshtune.study.tune import made_folder, tune
 from meshtune.testing.processes import descendants, gone
 from tests.kill import command, command_study, meshtune, record_of, run, run_apart
 
@@ -331,3 +331,15 @@ def test_a_command_placeholder_that_nothing_fills_is_a_fault(tmp_path: Path) -> 
     refused = run(path)
     assert refused.returncode == 2
     assert "{why}" in refused.stderr
+
+
+def test_a_study_that_is_moved_away_while_it_runs_says_so_itself(tmp_path: Path) -> None:
+    """What tidies up found no folder, and its error took the place of the one that was raised."""
+    folder = tmp_path / "study"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(made_folder(folder))
+        stack.callback(folder.rename, tmp_path / "moved")
+    assert (tmp_path / "moved").is_dir()
+    with made_folder(folder):
+        pass
+    assert not folder.exists()
