@@ -188,7 +188,8 @@ def _done(pipeline: Pipeline, step: Step, digest: str) -> bool:
 def _execute(pipeline: Pipeline, step: Step, digest: str, lock: int, say: Callable[[str], None]) -> None:
     mark = _mark(pipeline, step)
     begun = {"digest": digest, "command": step.shown}
-    whole_file.write(mark, json.dumps(begun))
+    with whole_file.writing(mark):
+        whole_file.write(mark, json.dumps(begun))
     began = time.monotonic()
     program = [] if step.command == "python" else ["-m", "meshtune.cli.step"]
     with subprocess.Popen(
@@ -202,7 +203,8 @@ def _execute(pipeline: Pipeline, step: Step, digest: str, lock: int, say: Callab
         again = "the same command goes on there" if code in (75, 130) else "mend it, then run the same command again"
         raise StepFailed(f"the step {step.name} ended with exit code {code}: {again}", code)
     seconds = round(time.monotonic() - began, 1)
-    whole_file.write(mark, json.dumps({**begun, "ended": True, "seconds": seconds}))
+    with whole_file.writing(mark):
+        whole_file.write(mark, json.dumps({**begun, "ended": True, "seconds": seconds}))
     say(f"    done in {seconds:,.0f} s")
 
 
@@ -217,7 +219,7 @@ def _alone(out: Path) -> Iterator[int]:
     """One run at a time: a lock that a step holds too, so that the step of a killed run has ended before ours begin."""
     with whole_file.writing(out):
         (out / "steps").mkdir(parents=True, exist_ok=True)
-    lock = os.open(out / "steps" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(out / "steps" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         until = time.monotonic() + WAIT_SECONDS
         while True:

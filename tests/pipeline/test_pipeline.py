@@ -14,7 +14,7 @@ import typer
 
 from meshtune.cli.commands import app
 from meshtune.cli.run import usage as wrong_in
-from meshtune.errors import InputError
+from meshtune.errors import InputError, StorageError
 from meshtune.pipeline.file import read
 from meshtune.pipeline.run import StepFailed, run
 from tests.kill import command_study, meshtune
@@ -126,6 +126,16 @@ def test_values_of_any_shape_are_read_or_refused(tmp_path: Path, step: str, faul
     path = pipeline(tmp_path, f"steps: [{{name: a, tune: study.yaml, {step}}}]\n")
     with pytest.raises(InputError, match=re.escape(fault)):
         run(read(path), usage=usage)
+
+
+@pytest.mark.parametrize("taken", ["lock", "a.json"])
+def test_results_that_cannot_be_written_are_one_message(tmp_path: Path, taken: str) -> None:
+    """As on a disk that is read-only or full."""
+    (tmp_path / "script.py").touch()
+    made = read(pipeline(tmp_path, "steps: [{name: a, python: script.py}]\n"), out=tmp_path / "out")
+    (tmp_path / "out" / "steps" / taken / "in the way").mkdir(parents=True)
+    with pytest.raises(StorageError, match="cannot be written: Is a directory"):
+        run(made, usage=usage)
 
 
 def test_a_dry_run_says_costs_and_writes_nothing(tmp_path: Path) -> None:
