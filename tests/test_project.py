@@ -196,3 +196,22 @@ def test_what_the_pages_install_are_extras_of_a_clone() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (ROOT / "meshtune" / "py.typed").exists()
+
+
+def test_no_message_names_a_file_of_the_documentation() -> None:
+    """A wheel has no folder docs: messages name a page by its title, which is in the site's navigation."""
+    titles = set(re.findall(r"^ +- ([^:]+): docs/", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    named = 0
+    for path in (ROOT / "meshtune").rglob("*"):
+        if path.suffix == ".py":
+            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+            prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+            told = [str(node.value) for node in nodes if isinstance(node, ast.Constant) and id(node) not in prose]
+        else:
+            told = [path.read_text(encoding="utf-8")] if path.suffix == ".j2" else []
+        for text in told:
+            assert not re.search(r"docs/[a-z-]+\.md", text), path
+            pages = re.findall(r'page "([^"]+)"', text)
+            assert set(pages) <= titles, path
+            named += len(pages)
+    assert named

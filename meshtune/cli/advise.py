@@ -22,7 +22,8 @@ def advise(
     batch_size: Annotated[int | None, typer.Option(help="Rows a step, with gradient accumulation.")] = None,
     max_rank: Annotated[int | None, typer.Option(metavar="R", help="The largest rank that you allow.")] = None,
     priors: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Runs of your own (docs/priors.md); may be repeated.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Runs of your own, as `meshtune contribute` prints them; may be repeated."),
     ] = None,
     as_json: Json = False,
 ) -> None:

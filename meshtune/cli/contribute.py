@@ -23,4 +23,4 @@ def contribute(
     said = f"{len(task.runs)} trials"
     if left:
         said += f"; {left} are left out, since their other hyperparameters differ"
-    typer.echo(f"{said}. docs/priors.md says what the keys mean", err=True)
+    typer.echo(f'{said}. The documentation\'s page "Know before you search" says what the keys mean', err=True)

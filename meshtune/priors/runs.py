@@ -142,7 +142,7 @@ def read(path: Path) -> list[Task]:
         else:
             tasks.append(_task(value))
     if not tasks and not faults:
-        faults.append(Fault("holds no task; a line is one, see docs/priors.md", path))
+        faults.append(Fault("holds no task; a line is one, as `meshtune contribute STUDY` prints it", path))
     refuse(faults)
     return tasks
 

@@ -105,11 +105,13 @@ def pareto(rows: Sequence[Scored], columns: Sequence[Column]) -> set[str]:
 
 
 def highest(rows: Sequence[Scored], column: Column) -> float | None:
-    """The best score as it is shown, which rounding may share; None where nobody has one, or lower may be better."""
-    if not column.higher_is_better:
+    """The best score as it is shown, which rounding may share; None where nobody has one, where all of several have the
+    same, or where lower may be better.
+    """
+    known = [round(row.scores[column.name], column.digits) for row in rows if column.name in row.scores]
+    if not column.higher_is_better or (len(known) > 1 and min(known) == max(known)):
         return None
-    known = [row.scores[column.name] for row in rows if column.name in row.scores]
-    return max((round(value, column.digits) for value in known), default=None)
+    return max(known, default=None)
 
 
 def statistics_of(rows: Sequence[Scored], column: Column) -> Statistics:

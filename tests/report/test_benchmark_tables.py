@@ -111,6 +111,13 @@ def test_line_breaks_and_what_ends_a_field_stay_in_their_cell(tmp_path: Path) ->
     assert r"{[}x] & 2 & $\ast$ & \textbf{46.00} \\" in latex  # `\\` before a bracket would take it for its option
 
 
+def test_nothing_is_bold_where_all_candidates_have_the_same_score() -> None:
+    columns = (Column("mmlu", "mmlu"), Column("bbh", "bbh"))
+    rows = (Scored("1", 1, {"mmlu": 0.0, "bbh": 3.0}), Scored("2", 2, {"mmlu": 0.0, "bbh": 2.0}))
+    shown = benchmark_tables.candidates(ScoreTable("study", columns, rows))
+    assert [[cell.bold for cell in row[3:]] for row in shown.rows] == [[False, True], [False, False]]
+
+
 def test_metrics_of_the_user_have_no_bold_best() -> None:
     """What is better there is known to the study alone; they are of no Pareto set either."""
     columns = tuple(Column(name, name) for name in ("mmlu", "mmlu:likelihood", "metrics:edit_distance"))

@@ -24,7 +24,7 @@ _OF_TRL = ("model_name_or_path", "dataset_name", "datasets", "use_peft", "output
 _TEXT = """\
 # A study of the {tool} training in {name}: each trial runs {tool} itself, with other hyperparameters.
 # `meshtune check` finds every fault in this file; `meshtune tune` runs it, and continues it after any interruption.
-# What is commented out shows its default. docs/your-trainer.md explains every key.
+# What is commented out shows its default. The documentation's page "Tune what you already train" explains every key.
 
 objective:
   trainer: {trainer}
