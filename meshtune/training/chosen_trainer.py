@@ -106,7 +106,7 @@ def check_own(training: TrainingConfig, *, rungs: bool) -> None:
     """Refuse a trainer of one's own that is not there, or takes no `rungs` where they are needed. Raises InputError."""
     train = trainer_of(training)
     if rungs and not takes(train, "rungs"):
-        what = 'the trainer has no argument `rungs`, so it cannot be stopped early (page "Train" of the documentation); write none'
+        what = 'the trainer has no argument `rungs`, so it cannot be stopped early (page "Train"); write none'
         raise InputError(Fault(what, key="early_stopping"))
 
 
