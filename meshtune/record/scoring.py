@@ -12,6 +12,7 @@ from meshtune.space.goals import LOSS, Goals, GoalValues, Objective, Quantities,
 from meshtune.trial import Ending, Outcome
 
 NO_VALUE_YET = 1e6  # the value of an infeasible trial where nothing has completed yet
+ROUNDING = 1e-5  # of a loss: what float32 makes of the same weights in other passes is below it
 
 
 def references(notes: Mapping[str, Any], baseline: RecordedTrial | None) -> dict[str, Quantities]:
@@ -28,9 +29,11 @@ def references(notes: Mapping[str, Any], baseline: RecordedTrial | None) -> dict
 
 
 def worse_than_untuned(notes: Mapping[str, Any], trial: RecordedTrial) -> bool:
-    """Whether a complete trial's loss is above the untuned model's: its training did harm."""
+    """Whether a complete trial's loss is above the untuned model's by more than rounding: its training did harm."""
     untuned = (notes.get("untuned") or {}).get("loss")
-    return untuned is not None and math.isfinite(trial.loss) and trial.loss > untuned
+    if untuned is None or not math.isfinite(trial.loss) or math.isclose(trial.loss, untuned, rel_tol=ROUNDING):
+        return False
+    return bool(trial.loss > untuned)
 
 
 def awaits(baseline: RecordedTrial | None, guidance: Goals) -> bool:

@@ -36,6 +36,13 @@ def test_a_trial_that_did_harm_is_marked(tmp_path: Path, capsys: pytest.CaptureF
     assert [row["failed"] for row in rows] == [False, True, False]
 
 
+def test_what_learned_nothing_did_no_harm(tmp_path: Path) -> None:
+    """As where the only step is one of the warm-up: the losses differ by the last digits of float32."""
+    study = told_study(tmp_path, [(8.408172607421875, 1.0), (8.41, 1.0)])
+    Record(f"sqlite:///{study / 'study.db'}", "study").note("untuned", {"loss": 8.408165825737846, "quantities": {}})
+    assert status(study)["worse_than_untuned"] == [1]
+
+
 def test_where_trials_were_stopped_and_what_they_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line a trial; a promoted one saved nothing."""
     study = told_study(tmp_path, [(2.0, 1.0)])
