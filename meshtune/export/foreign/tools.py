@@ -77,6 +77,12 @@ class Read:
     left: tuple[Left, ...]
 
 
+_AS_A_PROGRAM = (
+    "write a study.yaml with `objective: {command: [python, train.py, ..]}` and its space"
+    ' (page "Come from another tool"), or its LoRA values into that of `meshtune init`'
+)
+
+
 def read(path: Path, *, data: bool = True) -> Read:
     """Read a file.
 
@@ -89,17 +95,18 @@ def read(path: Path, *, data: bool = True) -> Read:
     """
     if not path.is_file():
         raise InputError(Fault("there is no such file; give the YAML of an Axolotl or LLaMA-Factory training", path))
+    if path.suffix in (".py", ".ipynb"):
+        raise InputError(Fault(f"is a program, no file of settings: {_AS_A_PROGRAM}", path))
     document = yaml_file.read(path)
     tool = _tool(document.values)
     if tool is None:
-        raise InputError(
-            Fault(
-                "is neither Axolotl's (no `base_model`) nor LLaMA-Factory's (no `model_name_or_path` with "
-                "`finetuning_type` or `stage`): a TRL script's is tuned by `--keep-tool`, nothing else is read",
-                path,
-                1,
-            )
+        what = (
+            "is neither Axolotl's (no `base_model`) nor LLaMA-Factory's (no `model_name_or_path` with "
+            "`finetuning_type` or `stage`): a TRL script's is tuned by `--keep-tool`, nothing else is read"
         )
+        if {"program", "parameters"} <= document.values.keys():
+            what = f"is a sweep of Weights & Biases, which is not read: {_AS_A_PROGRAM}"
+        raise InputError(Fault(what, path, 1))
     keys = Keys(document, path)
     values = axolotl.read(keys) if tool == "axolotl" else llamafactory.read(keys)
     if not values["data"]["sources"]:

@@ -229,6 +229,10 @@ def test_all_faults_come_at_once(tmp_path: Path) -> None:
     [
         ("model: embedded\n", "is neither Axolotl's"),
         ("model_name_or_path: a/b\nlora_r: 4\n", "is neither Axolotl's"),
+        (
+            "program: train.py\nmethod: bayes\nparameters: {lr: {min: 0, max: 1}}\n",
+            "a sweep of Weights & Biases, .*command",
+        ),
         ("base_model: [\n", "is not YAML"),
         ("", "is empty"),
         ("base_model: a\nbase_model: b\n", "the key stands twice"),
@@ -239,6 +243,12 @@ def test_what_is_no_settings_file(tmp_path: Path, text: str, message: str) -> No
         foreign.read(put(tmp_path, text))
     with pytest.raises(InputError, match="no such file"):
         foreign.read(tmp_path / "none.yml")
+
+
+def test_a_script_is_told_to_be_tuned_as_a_program(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("from unsloth import FastLanguageModel\n")
+    with pytest.raises(InputError, match="is a program, no file of settings: write .*command"):
+        foreign.read(tmp_path / "train.py")
 
 
 def test_rows_that_are_not_found_are_needed_unless_others_are_given(tmp_path: Path) -> None:
