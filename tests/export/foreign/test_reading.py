@@ -247,7 +247,7 @@ def test_what_is_no_settings_file(tmp_path: Path, text: str, message: str) -> No
 
 def test_a_script_is_told_to_be_tuned_as_a_program(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("from unsloth import FastLanguageModel\n")
-    with pytest.raises(InputError, match="is a program, no file of settings: write .*command"):
+    with pytest.raises(InputError, match=r"is a program, no file of settings: write .*command"):
         foreign.read(tmp_path / "train.py")
 
 
