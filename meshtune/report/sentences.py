@@ -238,14 +238,34 @@ def beside_seed_noise(status: Mapping[str, Any]) -> str:
 
 
 def course(trial: Mapping[str, Any]) -> str:
-    """Where a trial joined a pack, and where it was stopped; empty where it did neither."""
+    """Where a trial joined a pack, where it was stopped, and what became of it then; empty where it did neither."""
     said = []
     if joined := trial.get("joined"):
         said.append(f"joined pack {joined['pack']} after {joined['tokens']:,} tokens of trial {joined['trial']}")
     if at := trial.get("stopped_at"):
         said += [f"stopped at rung {at['rung']} of {at['of']}"] if at["rung"] else []  # else on request, before any
-        said.append("promoted since" if trial["promoted"] else f"{trial['tokens_saved']:,} tokens saved")
+        later = trial.get("after_stop") or []
+        said += [_after_stop(each) for each in later if each["event"] != "ended"]
+        thawed = any(each["event"] == "went_on" for each in later)
+        if trial["promoted"]:
+            said.append(_after_stop(later[-1]) if thawed else "promoted since")
+        else:
+            said.append(f"{trial['tokens_saved']:,} tokens saved")
     return ", ".join(said)
+
+
+def _after_stop(event: Mapping[str, Any]) -> str:
+    """What became of a trial that had been stopped."""
+    match event["event"]:
+        case "went_on":
+            return f"went on after {event['trials']} trials"
+        case "froze":
+            return f"stopped again at rung {event['rung']}"
+        case "dropped":
+            return f"state dropped after {event['trials']} trials"
+    if event["ending"] != "complete" or event["loss"] is None:
+        return str(event["ending"]).replace("_", " ")
+    return f"finished at {event['loss']:.4f}"
 
 
 def usage(status: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -257,6 +277,10 @@ def usage(status: Mapping[str, Any]) -> list[tuple[str, str]]:
             f"; {count} stopped {'trial was' if count == 1 else 'trials were'} trained to the end" if count else ""
         )
         share = f"{100 * status['share_saved']:.0f} %"
+        if left := status.get("not_ended"):
+            dropped = len(status["dropped"])
+            trained += f"; risked: {left} {'was' if left == 1 else 'were'} not, and might have been better"
+            trained += f" ({dropped} cannot go on, for want of disk)" if dropped else ""
         facts.append(("tokens saved by stopping", f"{saved:,} ({share}){trained}"))
     if noise := status.get("seed_noise"):
         what = f"{number(noise['deviation'], 2)}, standard deviation of the {short_loss(status)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from meshtune.plan.budget import KILOWATT_HOUR
 from meshtune.plan.environment import versions
 from meshtune.plan.locate import Located, existing
 from meshtune.plan.sampler import REASON
+from meshtune.record import decisions
 from meshtune.record.distributions import described
 from meshtune.record.log import WARM_START, Record
 from meshtune.record.scoring import worse_than_untuned
@@ -195,7 +196,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         result["all"] = [
             {
                 **_trial(t),
-                **_course(t, saved),
+                **_course(record, t, saved),
                 **_goals_of_trial(record, t),
                 "worse_than_untuned": worse_than_untuned(record.notes, t),
             }
@@ -333,17 +334,21 @@ def usage(record: Record, baseline: float | None) -> dict[str, Any]:
     energy: kilowatt-hours, and the seconds in which they were taken: less than the study's where it was not metered
         from its start. None: it was not metered at all.
     tokens_saved: that the trials which stopped early would have been trained on further. share_saved: of all that
-        would have been without that. promoted: numbers of stopped trials that were trained to the end.
+        would have been without that. promoted: numbers of stopped trials that were trained to the end. not_ended: how
+        many were not, of which one might have been the best. dropped: those of them that cannot go on.
     seed_noise: of replicates of the best, with their `losses`; `above`: how far the baseline's loss lies above their
         mean, with its 95 % interval. None: none were made, or another trial is the best by now.
     """
     taken = record.notes.get(energy.NOTE)
     saved = sum(_saved(record).values())
+    stopped = {t.number for t in record.trials if t.final is not None and t.final.ending is Ending.STOPPED_EARLY}
     return {
         "energy": taken and {"kilowatt_hours": taken["joules"] / KILOWATT_HOUR, "seconds": taken["seconds"]},
         "tokens_saved": saved,
         "share_saved": saved / (saved + record.tokens) if saved else 0.0,
         "promoted": [trial.number for trial in record.trials if trial.promoted is not None],
+        "not_ended": len(stopped),
+        "dropped": sorted(record.dropped & stopped),
         "seed_noise": _noise(record, baseline),
     }
 
@@ -356,14 +361,32 @@ def _saved(record: Record) -> dict[int, int]:
     return {trial.number: max(0, whole.get(_epochs(trial), 0) - final.tokens) for trial, final in stopped}
 
 
-def _course(trial: RecordedTrial, saved: Mapping[int, int]) -> dict[str, Any]:
+def _course(record: Record, trial: RecordedTrial, saved: Mapping[int, int]) -> dict[str, Any]:
     """Fields of a trial: which pack it joined, and after which rung of which of its trials, None: it began with it;
-    at which rung it was stopped, of how many, whatever was promoted since, None: it was not; and the tokens saved.
+    at which rung it was stopped, of how many, whatever was promoted since, None: it was not; what came `after_stop`;
+    and the tokens saved.
     """
     stopped = trial.outcome is not None and trial.outcome.ending is Ending.STOPPED_EARLY
     at = {"rung": len(trial.outcome.rungs), "of": len(trial.thresholds)} if stopped and trial.outcome else None
     after = None if trial.joins is None else {"pack": trial.pack, "trial": trial.joins[0], "tokens": trial.joins[1]}
-    return {"stopped_at": at, "joined": after, "tokens_saved": saved.get(trial.number, 0)}
+    later = list(_after_stop(record, trial)) if stopped else []
+    return {"stopped_at": at, "joined": after, "after_stop": later, "tokens_saved": saved.get(trial.number, 0)}
+
+
+def _after_stop(record: Record, trial: RecordedTrial) -> Iterator[dict[str, Any]]:
+    """What became of a trial that had been stopped, in order: it `went_on` or was `dropped` after so many trials had
+    ended (`trials`), `froze` again at a `rung`, or `ended`, in which way and with which loss.
+    """
+    rungs = [tokens for tokens, _ in trial.thresholds]
+    for number, thaw in enumerate(record.thaws):
+        if thaw.trial != trial.number:
+            continue
+        yield {"event": "went_on", "trials": thaw.seen}
+        if (stood := record.notes.get(f"{decisions.FROZEN}:{number}")) is not None:
+            yield {"event": "froze", "rung": rungs.index(stood["rungs"][-1][0]) + 1}
+    yield from ({"event": "dropped", "trials": each.seen} for each in record.drops if each.trial == trial.number)
+    if trial.promoted is not None:
+        yield {"event": "ended", "ending": trial.promoted.ending.value, "loss": trial.promoted.loss}
 
 
 def _epochs(trial: RecordedTrial) -> Any:

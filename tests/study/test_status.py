@@ -78,6 +78,46 @@ def test_where_trials_were_stopped_and_what_they_joined(tmp_path: Path, capsys: 
     assert "stopped at rung 1 of 2" in Path(report([study])["page"]).read_text(encoding="utf-8")
 
 
+def test_the_course_of_trials_that_froze(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the record alone: where they stopped, went on, stopped again, were dropped, or finished."""
+    study = told_study(tmp_path, [(2.0, 1.0)])
+    record = Record(f"sqlite:///{study / 'study.db'}", "study", presets.recommended(), fixed=None)
+    first = len(record.trials)
+    for _ in range(3):
+        thresholds = ((1000, None), (2000, None))
+        record.enqueue(presets.RECOMMENDED_BASELINE, origin="search", seed=0, thresholds=thresholds)
+    rungs = ((1000, 3.0), (2000, 2.0))
+    whole = Outcome(first, 1, Ending.COMPLETE, loss=1.0, rungs=rungs, tokens=4000, extra={"perplexity": 1.0})
+    record.tell(whole, elapsed=1.0)
+    for number in (first + 1, first + 2):
+        stopped = Outcome(number, 1, Ending.STOPPED_EARLY, loss=3.0, rungs=rungs[:1], tokens=1000)
+        record.tell(stopped, elapsed=2.0, value=2.0)
+    ended = len(record.finished)
+    for number in (first + 1, first + 2):
+        record.thaw(number)
+        record.freeze_again(Outcome(number, 2, Ending.STOPPED_EARLY, loss=2.0, rungs=rungs, tokens=2000))
+    record.drop(first + 2)
+    record.thaw(first + 1)
+    record.promote(replace(whole, trial=first + 1, loss=0.9), learnt=True)
+    found = status(study, trials=True)
+    print_trials(found)
+    one, two = capsys.readouterr().out.splitlines()[first + 1 :]
+    again = f"went on after {ended} trials"
+    assert f"stopped at rung 1 of 2, {again}, stopped again at rung 2, {again}, finished at 0.9000" in one
+    assert f"stopped at rung 1 of 2, {again}, stopped again at rung 2, state dropped after {ended} trials, 2,000" in two
+    assert (found["not_ended"], found["dropped"], found["promoted"]) == (1, [first + 2], [first + 1])
+    shown = {trial["trial"]: trial for trial in found["all"]}
+    assert shown[first]["after_stop"] == []
+    assert shown[first + 2]["after_stop"] == [
+        {"event": "went_on", "trials": ended},
+        {"event": "froze", "rung": 2},
+        {"event": "dropped", "trials": ended},
+    ]
+    page = Path(report([study])["page"]).read_text(encoding="utf-8")
+    assert "finished at 0.9000" in page
+    assert "risked: 1 was not, and might have been better (1 cannot go on, for want of disk)" in page
+
+
 def test_who_was_given_up_is_said_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With why, and where to look: on screen, as plain values, and on the page, but on no public one."""
     study = told_study(tmp_path, [(2.0, 1.0)])
