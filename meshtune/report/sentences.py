@@ -77,7 +77,8 @@ def _verdict(status: Mapping[str, Any]) -> str:
         return "The baseline itself is the best point found: it was not beaten."
     name = baseline_name(status)
     if difference is None:
-        losses = f"{short_loss(status)} {number(best['loss'])}, the {name}'s is {number(baseline['loss'])}"
+        losses = f"{short_loss(status)} {number(best['loss'])}, the {name} "
+        losses += "has none" if baseline["loss"] is None else f"has {number(baseline['loss'])}"
         return f"Best: trial {best['trial']}, {losses} ({_unmeasured(status)})."
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     if low is None:

@@ -67,7 +67,9 @@ def test_a_verdict_that_is_early_or_of_a_program_says_so() -> None:
     early = status(-0.3, -0.1, best_against_baseline=None, state="stopped")
     assert "not yet measured on the test rows" in verdict(early)
     program = verdict({**early, "objective": "command"})
-    assert program.startswith("Best: trial 3, objective 1.8, the baseline's is 2 (measured once: where the program is")
+    assert program.startswith("Best: trial 3, objective 1.8, the baseline has 2 (measured once: where the program is")
+    without = {**early, "baseline": {**early["baseline"], "loss": None}}
+    assert "objective 1.8, the baseline has none (" in verdict({**without, "objective": "command"})
     out = io.StringIO()
     summary(Console(file=out, width=80), {**early, "objective": "command"})
     assert "objective" in out.getvalue()
