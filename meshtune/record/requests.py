@@ -44,10 +44,15 @@ class Answer:
 
 
 def parsed(fields: Mapping[str, Any]) -> ControlRequest:
-    """The request of plain values. Raises ValueError, TypeError or KeyError where they are none."""
+    """The request of plain values, whoever wrote them. Raises ValueError, TypeError or KeyError where they are none."""
     if fields["action"] not in ACTIONS:
         raise ValueError(f"unknown action: {fields['action']!r}")
-    return ControlRequest(**fields)
+    made = ControlRequest(**fields)
+    if not (isinstance(made.number, str) and type(made.trial) in (int, type(None))):
+        raise TypeError(f"no request: {fields!r}")
+    if not (isinstance(made.hyperparameters, Mapping) and (made.trial is not None or made.action == "enqueue")):
+        raise TypeError(f"no request: {fields!r}")
+    return made
 
 
 def read(notes: Mapping[str, Any]) -> dict[str, Answer]:
@@ -56,5 +61,5 @@ def read(notes: Mapping[str, Any]) -> dict[str, Answer]:
     for key in sorted(key for key in notes if key.startswith(f"{NOTE}:")):
         note = dict(notes[key])
         done, words = note.pop("done"), note.pop("answer")
-        found[note["number"]] = Answer(parsed(note), done, words, note["trial"])
+        found[note["number"]] = Answer(ControlRequest(**note), done, words, note["trial"])
     return found

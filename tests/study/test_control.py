@@ -465,3 +465,20 @@ def test_a_trial_that_has_thawed_is_stopped_and_stays_so(tmp_path: Path, runs: b
     frozen = again.trials[0].frozen
     assert frozen is not None
     assert frozen.message == ("stopped on request" if runs else "stopped on request while it waited")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"trial": 1.5}, {"trial": "1"}, {"trial": True}, {}, {"action": "enqueue", "hyperparameters": [1]}, {"number": 1}],
+)
+def test_a_file_that_is_no_request_ends_no_run(tmp_path: Path, fields: dict[str, object]) -> None:
+    """It is taken away; each run of the study would end at it."""
+    whole = {"number": "1", "action": "stop", "by": "x", "at": "y", **fields}
+    (tmp_path / requests.FOLDER).mkdir()
+    path = tmp_path / requests.FOLDER / "1.json"
+    path.write_text(json.dumps(whole))
+    record = opened(tmp_path)
+    list(searching(tmp_path, record, AtOnce(), Budget(trials=2)))
+    assert len(record.finished) == 2
+    assert not path.exists()
+    assert not record.answers
