@@ -28,6 +28,7 @@ from meshtune.record.distributions import distributions
 from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.build import build
 from meshtune.stopping.decisions import EarlyStopping
+from meshtune.study.ends import Ends
 from meshtune.trial import Ending, Outcome, Rung, Thresholds, Verdict
 
 EPOCH_TOKENS = 100_000  # of a made-up training: shares of it are told apart to a thousandth of a percent
@@ -236,7 +237,8 @@ def replayed(
     predicted = search.stopping is not None and search.stopping.value == "predicted"
     pruned: Literal["value", "failed"] = "value" if predicted else "failed"
     config = SamplerConfig(name=search.sampler)
-    sampler = build(config, log.space, x0=start, block_size=search.block, seed=seed, pruned=pruned)
+    ends = None if early is None else Ends(early, SPACE)
+    sampler = build(config, log.space, x0=start, block_size=search.block, seed=seed, pruned=pruned, ends=ends)
 
     def answer(trials: Sequence[RecordedTrial]) -> None:
         pack = course.pack(trials, shares)

@@ -16,7 +16,7 @@ from meshtune.errors import Fault, InputError, MissingExtra, extra, nearest, nee
 from meshtune.samplers.allowed import Allows
 from meshtune.samplers.gp.sampler import BatchGPSampler
 from meshtune.samplers.grid import GridSampler
-from meshtune.samplers.interface import BlockSampler, Knowledge, Sampler
+from meshtune.samplers.interface import BlockSampler, Ends, Knowledge, Sampler
 from meshtune.samplers.mads.sampler import MadsSampler
 from meshtune.samplers.nni.sampler import NniTPESampler
 from meshtune.samplers.optuna_samplers import Build, ForgetfulNSGAII, NumberedQMC, NumericCmaEs, RebuiltSampler, quiet
@@ -44,6 +44,7 @@ def build(
     known: Knowledge | None = None,
     pruned: Pruned = "failed",
     allows: Allows | None = None,
+    ends: Ends | None = None,
 ) -> Sampler:
     """The sampler of the config over these distributions; where that is `asynchronous`, so is every one that can be.
 
@@ -52,6 +53,7 @@ def build(
     two TPEs). `known`: what is known before any trial, for `mads` and `batch-gp`. `allows`: says of a point, by the
     names of the distributions, whether it may be proposed. `pruned`: what `mads` takes a trial for that was stopped
     early; `batch-gp` leaves out what has no value, instead of taking it for failed. Others read intermediate values.
+    `ends`: what trials that were stopped would have ended with, for `batch-gp`.
 
     Raises InputError on options that it does not know, MissingExtra where its library is not installed.
     """
@@ -79,7 +81,9 @@ def build(
     liar: dict[str, Any] = {"constant_liar": True} if lies else {}
     makers: dict[str, Callable[[], Sampler]] = {
         "mads": lambda: MadsSampler(**started, pruned=pruned, new_segment=new_segment, **options),
-        "batch-gp": lambda: BatchGPSampler(**started, pruned="value" if pruned == "value" else "left_out", **options),
+        "batch-gp": lambda: BatchGPSampler(
+            **started, pruned="value" if pruned == "value" else "left_out", ends=ends, **options
+        ),
         "tpe": rebuilt(lambda s, _: TPESampler(seed=s, **liar, **options)),
         "nni-tpe": lambda: NniTPESampler(**ours, earlier_trials=warm_start, allows=allows, **options),
         "nsga2": rebuilt(lambda s, _: ForgetfulNSGAII(seed=s, **options)),

@@ -9,7 +9,7 @@ import sys
 import threading
 import zlib
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, final
 
 import numpy as np
@@ -23,6 +23,10 @@ from meshtune.samplers.encoding import Encoding, Point
 
 FIXED = "fixed_params"  # Optuna's attribute of an enqueued trial
 BESIDE_BLOCKS = "beside_blocks"  # the record's attribute of a trial that a person enqueued: it is in no block
+
+
+End = tuple[float, float]  # what a trial that was stopped would have ended with, minimised, and its deviation
+Ends = Callable[[Sequence[FrozenTrial]], Mapping[int, End]]  # by number, of the pruned trials among a study's
 
 
 class Knowledge(Protocol):

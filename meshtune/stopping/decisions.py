@@ -266,13 +266,13 @@ def _groups(finished: Sequence[RecordedTrial]) -> dict[tuple[Any, ...], list[Rec
     groups: dict[tuple[Any, ...], list[RecordedTrial]] = {}
     for trial in finished:
         if trial.outcome and trial.outcome.rungs and trial.outcome.ending.feasible:
-            groups.setdefault(_schedule(trial.hyperparameters), []).append(trial)
+            groups.setdefault(schedule(trial.hyperparameters), []).append(trial)
     return groups
 
 
 def _alike(finished: Sequence[RecordedTrial], hyperparameters: Mapping[str, Any]) -> list[RecordedTrial]:
     """Of these trials those of the same schedule."""
-    return _groups(finished).get(_schedule(hyperparameters), [])
+    return _groups(finished).get(schedule(hyperparameters), [])
 
 
 def _noise(record: Record) -> float:
@@ -284,22 +284,24 @@ def _running(
     record: Record, losses: Mapping[tuple[int, int], float], hyperparameters: Mapping[str, Any], rungs: Sequence[int]
 ) -> dict[int, Curve]:
     """Curves of the same schedule so far, by trial, of losses by trial and tokens."""
-    schedule = _schedule(hyperparameters)
+    alike = schedule(hyperparameters)
     measured: dict[int, dict[int, float]] = {}
     for (trial, tokens), loss in sorted(losses.items()):
-        if _schedule(record.trials[trial].hyperparameters) == schedule:
+        if schedule(record.trials[trial].hyperparameters) == alike:
             measured.setdefault(trial, {})[tokens] = loss
-    return {trial: Curve(_in_a_row(found, rungs)) for trial, found in measured.items()}
+    return {trial: Curve(in_a_row(found, rungs)) for trial, found in measured.items()}
 
 
 def _losses(outcome: Outcome, rungs: Sequence[int]) -> tuple[float, ...]:
     """At these rungs, as far as it came. Earlier versions measured some more, which are left out."""
-    return _in_a_row(dict(outcome.rungs), rungs)
+    return in_a_row(dict(outcome.rungs), rungs)
 
 
-def _in_a_row(measured: Mapping[int, float], rungs: Sequence[int]) -> tuple[float, ...]:
+def in_a_row(measured: Mapping[int, float], rungs: Sequence[int]) -> tuple[float, ...]:
+    """Losses at the first rungs, up to the first at which nothing was measured."""
     return tuple(measured[tokens] for tokens in itertools.takewhile(measured.__contains__, rungs))
 
 
-def _schedule(hyperparameters: Mapping[str, Any]) -> tuple[Any, ...]:
+def schedule(hyperparameters: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What trials have in common whose losses at a rung can be compared."""
     return tuple(hyperparameters.get(name) for name in SCHEDULE)

@@ -35,7 +35,6 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, solve_triangular
-from scipy.optimize import minimize
 from scipy.special import ndtr, ndtri
 
 from meshtune.samplers.gp.model import matern
@@ -348,6 +347,11 @@ class Finals:
         """(c,): the losses below which each ends with this chance; .5 for the median."""
         return self.logarithm.back(self.mean + ndtri(share) * self.deviation)
 
+    @property
+    def spread(self) -> Array:
+        """(c,): the deviations as losses, at the medians."""
+        return (self.at(0.5) - self.logarithm.floor) * self.logarithm.scale * self.deviation
+
     def below(self, loss: float) -> Array:
         """(c,): the chance of each to end below a loss."""
         if loss == math.inf:
@@ -450,6 +454,8 @@ def fit(
         curves: of each trial what was measured, one at least, at ascending shares; finite.
         start: parameters of an earlier model, from which few steps are enough.
     """
+    from scipy.optimize import minimize  # a third of a second, for those who have something to fit
+
     shares = np.array(sorted({share for curve in curves for share, _ in curve} | {1.0}))
     logarithm = Logarithm.of(curves)
     seen = np.full((len(curves), len(shares)), np.nan)

@@ -29,6 +29,7 @@ from meshtune.samplers.interface import Sampler
 from meshtune.selection.recommended import recommended
 from meshtune.study import finals, float32_check
 from meshtune.study.control import Control
+from meshtune.study.ends import Ends
 from meshtune.study.gains import Gains
 from meshtune.study.loop import Dropped, Finished, Frozen, Opened, Promoted, Stage, StudyEvent, TrialFinished, run
 from meshtune.study.mirrors import outbox
@@ -155,6 +156,7 @@ def _sampler(plan: Plan, seed: int, *, new_segment: bool) -> Sampler:
         known=plan.known,
         pruned="value" if plan.early is not None and plan.early.config.value == "predicted" else "failed",
         allows=plan.goals.allows(plan.space),
+        ends=Ends(plan.early, plan.space) if plan.early is not None else None,
     )
 
 

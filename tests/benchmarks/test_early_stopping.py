@@ -22,6 +22,7 @@ from meshtune.record.decisions import IN_PACK
 from meshtune.record.log import Record
 from meshtune.samplers.build import build
 from meshtune.stopping.decisions import EarlyStopping
+from meshtune.study.ends import Ends
 from meshtune.study.loop import run
 from meshtune.trial import Decision, Event, Request, Verdict
 from meshtune.workers.planner import Packing
@@ -112,6 +113,7 @@ def test_a_replay_is_what_the_loop_does(
         block_size=2,
         seed=1,
         pruned="value" if value == "predicted" else "failed",
+        ends=Ends(early, space),
     )
     thresholds = early.measured(RECOMMENDED_BASELINE)
     record.enqueue(RECOMMENDED_BASELINE, origin="baseline", seed=1, thresholds=thresholds)

@@ -143,7 +143,7 @@ def believed(knows: Known | None, moved: float, count: int) -> float:
     rows = cube.at(np.random.default_rng(3).random((count + 200, len(cube))))
     losses = (known(RATES).product(cube.values(rows)) + 1.8 - moved) ** 2
     none = np.zeros((0, len(cube)))
-    seen = Observations(rows[:count], 2 + losses[:count], {}, tuple(range(count)), none, frozenset())
+    seen = Observations(rows[:count], 2 + losses[:count], np.zeros(count), {}, tuple(range(count)), none, frozenset())
     mean, _ = objective(cube, seen, "raw", {}, {})(rows[count:])
     return float(spearmanr(mean, losses[count:]).statistic)
 

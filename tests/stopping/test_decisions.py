@@ -20,6 +20,7 @@ from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.build import build
 from meshtune.stopping.decisions import EarlyStopping
+from meshtune.study.ends import Ends
 from meshtune.study.loop import run
 from meshtune.trial import Ending, Outcome, Request
 from meshtune.workers.planner import Packing
@@ -74,6 +75,7 @@ def searched(
         block_size=4,
         seed=0,
         pruned=pruned,  # type: ignore[arg-type]
+        ends=Ends(rules, SPACE) if rules else None,
     )
     list(
         run(record, made, AtOnce(trained, places), Budget(trials), seed=0, packing=Packing(2, uneven=True), early=rules)

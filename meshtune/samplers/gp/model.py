@@ -10,6 +10,9 @@ What is believed of a study is two processes over the same values of the objecti
 `raw` sees them as they are. A failed trial counts as the worst success. A fit goes on from an earlier one, which is
 part of the record, so that what is believed follows from the record alone.
 
+A value that is itself a prediction, as of a trial that was stopped early, has a deviation of its own, whose square is
+added to the noise of that value alone: what was stopped at once says less than what was seen to its end.
+
 Where something is known before any trial (`interface.Knowledge`), the process is one of what that leaves: the expected
 loss is the mean, times a factor of 1 give or take `FACTOR`, which is integrated out as the constant is. A prior that is
 wrong so loses its say as values come in.
@@ -59,12 +62,12 @@ class Likelihood:
 
     Args:
         features: (n, columns), and what is known beforehand behind them. columns: the variable of each column.
-        values: (n,), standardised.
+        values: (n,), standardised. unsure: (n,), variances of those that are predictions, beside the noise of all.
     """
 
-    def __init__(self, features: Array, columns: Indices, values: Array):
+    def __init__(self, features: Array, columns: Indices, values: Array, unsure: Array | float = 0.0):
         n, self._variables = len(values), int(columns.max()) + 1
-        self._values = values
+        self._values, self._unsure = values, unsure
         self._below = np.tril_indices(n, -1)
         features, trend = features[:, : len(columns)], features[:, len(columns) :]
         self._trend = trend @ trend.T
@@ -82,7 +85,7 @@ class Likelihood:
         correlation, slope = matern(weights @ self._squares)
         matrix = np.array(self._trend, order="F")
         matrix[self._below] += signal * correlation
-        matrix[np.diag_indices(n)] += signal + noise + JITTER
+        matrix[np.diag_indices(n)] += signal + noise + JITTER + self._unsure
         lower, failed = dpotrf(matrix, lower=1, overwrite_a=1)
         if failed:
             return 1e10, np.zeros_like(parameters)
@@ -107,20 +110,23 @@ class Likelihood:
         return float(value), gradient
 
 
-def fitted(features: Array, columns: Indices, values: Array, start: Array | None = None) -> tuple[Array, float]:
+def fitted(
+    features: Array, columns: Indices, values: Array, start: Array | None = None, unsure: Array | None = None
+) -> tuple[Array, float]:
     """The most likely parameters, and how likely they are: their negative log posterior.
 
-    `start`: earlier parameters, from which a few steps are enough.
+    `start`: earlier parameters, from which a few steps are enough. `unsure`: see `Likelihood`.
     """
     from scipy.optimize import minimize  # a third of a second, for those who have something to fit
 
     variables = int(columns.max()) + 1
     chosen = few(values, MOST_FITTED)
     features, values = features[chosen], values[chosen]
+    beside = 0.0 if unsure is None else unsure[chosen]
     first = np.log(_in_full(START, variables)) if start is None else start
     bounds = [BOUNDS[0]] * variables + list(BOUNDS[1:])
     found = minimize(
-        Likelihood(features, columns, values),
+        Likelihood(features, columns, values, beside),
         first,
         jac=True,
         method="L-BFGS-B",
@@ -149,6 +155,7 @@ class Process:
     Attributes:
         parameters: see `fitted`. columns: the variable of each feature. features: (n, columns), and what is known
             beforehand behind them. values: (n,). pending: features of points without a value yet.
+        unsure: (n,), variances of the values that are predictions, beside the noise of all; None: of none.
     """
 
     parameters: Array
@@ -156,6 +163,7 @@ class Process:
     features: Array
     values: Array
     pending: Array
+    unsure: Array | None = None
 
     def predict(self, features: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the noise-free value at points."""
@@ -207,7 +215,10 @@ class Process:
     def _lower(self) -> Array:
         points = np.concatenate([self.features, self.pending])
         matrix = self._kernel(points, points)
-        matrix[np.diag_indices(len(points))] += np.exp(self.parameters[-1]) + JITTER
+        diagonal = np.full(len(points), np.exp(self.parameters[-1]) + JITTER)
+        if self.unsure is not None:
+            diagonal[: len(self.unsure)] += self.unsure
+        matrix[np.diag_indices(len(points))] += diagonal
         return cast("Array", np.linalg.cholesky(matrix))
 
     @cached_property
@@ -281,12 +292,17 @@ class Belief:
 
 def compressed(values: Array) -> Array:
     """Values above the median drawn towards it; those below stay as they are."""
+    return _drawn(values)[0]
+
+
+def _drawn(values: Array) -> tuple[Array, Array]:
+    """The same, and the slopes there: what becomes of a small deviation."""
     median = float(np.median(values))
     unit = median - float(values.min())
     if unit <= 0:
-        return values
+        return values, np.ones(len(values))
     above = np.maximum(values - median, 0.0)
-    return np.where(above > 0, median + unit * np.log1p(above / unit), values)
+    return np.where(above > 0, median + unit * np.log1p(above / unit), values), 1 / (1 + above / unit)
 
 
 def objective(
@@ -296,8 +312,11 @@ def objective(
     success = np.isfinite(seen.objectives)
     values = np.where(success, seen.objectives, seen.objectives[success].max())
     trend = None if cube.known is None else Trend(cube, values, steady=view == "steady")
-    values = compressed(values) if view == "steady" else values
-    return _belief(cube, seen.rows, values, seen.pending, view, earlier, newly_fitted, trend)
+    deviations = seen.deviations
+    if view == "steady":
+        values, slopes = _drawn(values)
+        deviations = slopes * deviations
+    return _belief(cube, seen.rows, values, seen.pending, view, earlier, newly_fitted, trend, deviations)
 
 
 def constraint(
@@ -319,11 +338,13 @@ def _belief(
     earlier: Mapping[str, Fitted],
     newly_fitted: FittedByName,
     trend: Trend | None = None,
+    deviations: Array | None = None,
 ) -> Belief:
     scale = float(values.std()) or 1.0
     values = values - trend(rows) if trend else values
     shift = float(values.mean())
     standard = (values - shift) / scale
+    unsure = None if deviations is None or not deviations.any() else (deviations / scale) ** 2
     fit = earlier.get(name)
     known = len(values)
 
@@ -333,7 +354,7 @@ def _belief(
     if fit is not None and len(fit.parameters) != int(cube.columns.max()) + 3:  # of a search that knew more, or less
         fit = None
     if fit is None or known - fit.values >= max(1, min(3, known // EVERY)):
-        fit = newly_fitted[name] = _refitted(cube, partial(features, rows), standard, fit)
+        fit = newly_fitted[name] = _refitted(cube, partial(features, rows), standard, unsure, fit)
     kept = few(standard, MOST_KNOWN)
     process = Process(
         np.array(fit.parameters, dtype=np.float64),
@@ -341,6 +362,7 @@ def _belief(
         features(rows[kept], fit.logged),
         standard[kept],
         features(pending, fit.logged),
+        None if unsure is None else unsure[kept],
     )
     return Belief(cube, process, fit.logged, shift, scale, trend)
 
@@ -370,14 +392,20 @@ def _features(cube: Cube, rows: Array, logged: Sequence[int], trend: Trend | Non
     return found if trend is None else np.column_stack([found, FACTOR * trend(rows) / scale])
 
 
-def _refitted(cube: Cube, features: Callable[[Sequence[int]], Array], values: Array, earlier: Fitted | None) -> Fitted:
+def _refitted(
+    cube: Cube,
+    features: Callable[[Sequence[int]], Array],
+    values: Array,
+    unsure: Array | None,
+    earlier: Fitted | None,
+) -> Fitted:
     """Fitted on; wide variables change to their other scale where that is likelier, one a time once there is a fit."""
     logged = set(earlier.logged) if earlier else set()
     start = np.array(earlier.parameters, dtype=np.float64) if earlier else None
-    parameters, cost = fitted(features(sorted(logged)), cube.columns, values, start)
+    parameters, cost = fitted(features(sorted(logged)), cube.columns, values, start, unsure)
     for variable in cube.wide if earlier is None else cube.wide[len(values) % max(len(cube.wide), 1) :][:1]:
         other = logged ^ {variable}
-        found, its_cost = fitted(features(sorted(other)), cube.columns, values, start)
+        found, its_cost = fitted(features(sorted(other)), cube.columns, values, start, unsure)
         if its_cost < cost:
             logged, parameters, cost = other, found, its_cost
     return Fitted(tuple(parameters.tolist()), tuple(sorted(logged)), len(values))

@@ -10,7 +10,7 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.interface import given_params, note_of
+from meshtune.samplers.interface import End, given_params, note_of
 from meshtune.samplers.outcomes import LARGE, Outputs, TrialReader, WarmStart
 
 NOTE = "batch_gp"  # Optuna's system attribute with what a trial was lent: `{"trial", "space", "point", "fits"}`
@@ -24,12 +24,14 @@ class Observations:
 
     Attributes:
         rows: (n, variables), of finished trials and of the earlier study's. objectives: (n,), nan where it failed.
+        deviations: (n,), of the objectives that are predicted; 0 for those that were measured.
         constraints: by name (n,), feasible up to 0. numbers: of the trials; -1 for the earlier study's.
         pending: (p, variables). visited: points that have a trial here, failed ones and pending ones among them.
     """
 
     rows: Array
     objectives: Array
+    deviations: Array
     constraints: Mapping[str, Array]
     numbers: tuple[int, ...]
     pending: Array
@@ -55,8 +57,10 @@ def observed(
     but: int = -1,
     pruned: Pruned = "failed",
     warm: WarmStart | None = None,
+    ends: Mapping[int, End] | None = None,
 ) -> Observations:
-    """Read a study's trials, except number `but`. `space`: what notes call it.
+    """Read a study's trials, except number `but`. `space`: what notes call it. `ends`: by number what pruned trials
+    would have ended with, in place of their values.
 
     A trial without value counts as failed, unless another one of the same point has a value. A pruned trial is left out
     where `pruned` says so, and where its value would count but it has none: it was hopeless, which is not the worst.
@@ -73,6 +77,9 @@ def observed(
         outputs = reader.outputs(trial)
         if outputs is not None and abs(outputs[0]) >= LARGE:
             outputs = None
+        end = (ends or {}).get(trial.number)
+        if end is not None and trial.state is TrialState.PRUNED and outputs is not None:
+            outputs = (end[0], *outputs[1:])
         if outputs is not None or not _left_out(trial, pruned):
             answers.append((key, row, outputs, trial.number))
     if warm is not None:
@@ -86,10 +93,12 @@ def observed(
     valued = {key for key, _, outputs, _ in answers if outputs is not None}
     answers = [answer for answer in answers if answer[2] is not None or answer[0] not in valued]
     width = 1 + len(reader.constraints)
+    unsure = {number: deviation for number, (_, deviation) in (ends or {}).items()}
     table = np.array([outputs or (np.nan,) * width for _, _, outputs, _ in answers]).reshape(len(answers), width)
     return Observations(
         rows=_stacked([row for _, row, _, _ in answers], cube),
         objectives=table[:, 0],
+        deviations=np.array([unsure.get(number, 0.0) for _, _, _, number in answers]),
         constraints={name: table[:, 1 + index] for index, name in enumerate(reader.constraints)},
         numbers=tuple(number for _, _, _, number in answers),
         pending=_stacked(pending, cube),

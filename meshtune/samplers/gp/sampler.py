@@ -25,7 +25,7 @@ from meshtune.samplers.gp.acquisition import Score, best_point, log_feasible, lo
 from meshtune.samplers.gp.model import Fitted, FittedByName, constraint, objective
 from meshtune.samplers.gp.observations import NOTE, Observations, Pruned, observed
 from meshtune.samplers.gp.space import Array, Cube
-from meshtune.samplers.interface import BlockSampler, Knowledge, fixed_beside, given_params, note_of
+from meshtune.samplers.interface import BlockSampler, Ends, Knowledge, fixed_beside, given_params, note_of
 from meshtune.samplers.outcomes import TrialReader, Values, WarmStart, constraint_names
 
 N_STARTUP = 8
@@ -60,6 +60,8 @@ class BatchGPSampler(BlockSampler):
         pruned: `failed`; `left_out`, as if it had not been; or `value`: a pruned trial's value is what it would have
             ended with, and one without value is left out. Optuna's own pruners leave there what was reported last,
             which is no such value.
+        ends: of pruned trials that have a value, what they would have ended with and how sure that is, by what is known
+            when a point is proposed: in place of the value, which counts like a loss that was measured.
         seed: of all that is random; drawn where it is left out.
 
     Raises:
@@ -80,6 +82,7 @@ class BatchGPSampler(BlockSampler):
         a_priori: Callable[[dict[str, Any]], bool] | None = None,
         hidden_constraints: Collection[str] = (),
         pruned: Pruned = "failed",
+        ends: Ends | None = None,
         seed: int | None = None,
     ):
         check(
@@ -102,6 +105,7 @@ class BatchGPSampler(BlockSampler):
         self._a_priori = a_priori
         self._hidden = frozenset(hidden_constraints)
         self._pruned = pruned
+        self._ends = ends
         self._common = IntersectionSearchSpace()
 
     learns = True
@@ -168,6 +172,7 @@ class BatchGPSampler(BlockSampler):
             but=but,
             pruned=self._pruned,
             warm=self._warm,
+            ends=self._ends(trials) if self._ends and self._pruned == "value" else None,
         )
 
     def _left(self, study: Study, trials: Sequence[FrozenTrial]) -> int:

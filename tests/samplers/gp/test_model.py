@@ -4,7 +4,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
-from optuna.trial import create_trial
+from optuna.trial import TrialState, create_trial
 from scipy.optimize import approx_fprime
 from scipy.spatial.distance import cdist
 
@@ -54,9 +54,10 @@ def test_the_likelihood_is_that_of_a_mean_of_which_nothing_is_known(n: int) -> N
     assert np.diff(ours) == pytest.approx(np.diff(theirs), abs=1e-3)
 
 
-def test_its_gradient() -> None:
+@pytest.mark.parametrize("predicted", [0.0, 0.3])
+def test_its_gradient(predicted: float) -> None:
     features, values = data(12)
-    likelihood = Likelihood(features, COLUMNS, values)
+    likelihood = Likelihood(features, COLUMNS, values, predicted * (np.arange(12) % 2))
     parameters = np.log([0.4, 0.9, 1.3, 0.05])
     numeric = approx_fprime(parameters, lambda at: likelihood(at)[0], 1e-6)
     assert likelihood(parameters)[1] == pytest.approx(numeric, rel=1e-3, abs=1e-4)
@@ -77,6 +78,40 @@ def test_deviations_know_that_the_mean_is_estimated(pending: int) -> None:
     assert mean == pytest.approx(expected, abs=1e-4)
     assert deviation == pytest.approx(np.sqrt(variance), abs=1e-4)
     assert deviation.max() > np.exp(0.5 * parameters[2]), "far away it is less sure than if the mean were known"
+
+
+def test_values_that_are_predicted_have_noise_of_their_own() -> None:
+    features, values = data(8)
+    parameters, unsure = np.log([0.4, 0.9, 1.3, 0.05]), np.linspace(0, 2, 8)
+    at = np.random.default_rng(3).random((20, 2))
+    mean, deviation = Process(parameters, COLUMNS, features, values, np.empty((0, 2)), unsure).predict(at)
+    matrix, across = with_noise(features, parameters) + np.diag(unsure), kernel(features, at, parameters)
+    assert mean == pytest.approx(across.T @ np.linalg.solve(matrix, values), abs=1e-4)
+    variance = np.diag(kernel(at, at, parameters) - across.T @ np.linalg.solve(matrix, across))
+    assert deviation == pytest.approx(np.sqrt(variance), rel=1e-3)
+
+
+def test_a_prediction_weighs_the_less_the_less_sure_it_is() -> None:
+    """At a point that was stopped, the belief is near its prediction where that is sure, and near the others else."""
+    trials = [
+        create_trial(value=value, params={"x": x, "y": 0.0}, distributions=dict(PLANE), state=state)
+        for x, value, state in [
+            (-0.8, 1.0, TrialState.COMPLETE),
+            (-0.4, 0.9, TrialState.COMPLETE),
+            (0.0, 5.0, TrialState.PRUNED),
+            (0.4, 0.9, TrialState.COMPLETE),
+            (0.8, 1.0, TrialState.COMPLETE),
+        ]
+    ]
+    study = optuna.create_study()
+    study.add_trials(trials)
+    cube, reader = Cube(Encoding(PLANE)), TrialReader(tuple(study.directions), pruned="value")
+    means = []
+    for ends in (None, {2: (1.5, 1e-3)}, {2: (1.5, 3.0)}):
+        seen = observed(study.trials, cube, reader, space="", pruned="value", ends=ends)
+        mean, _ = objective(cube, seen, "raw", {}, {})(cube.rows([{"x": 0.0, "y": 0.0}]))
+        means.append(float(mean[0]))
+    assert means[0] > 3 > means[1] > 1.3 > means[2]
 
 
 def test_points_together_are_as_sure_as_each_alone() -> None:
