@@ -219,7 +219,7 @@ class EarlyStopping:
         groups = _groups([trial for trial in record.finished if trial.number not in out])
         for number in stopping:
             trial = record.trials[number]
-            groups.setdefault(_schedule(trial.hyperparameters), []).append(trial)
+            groups.setdefault(schedule(trial.hyperparameters), []).append(trial)
         measured = {key: each.loss for key, each in record.decided.items() if key[0] in stopping}
         for group in groups.values():
             hyperparameters = group[0].hyperparameters
