@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 KILOWATT_HOUR = 3.6e6  # joules
+EXHAUSTED = "the space is exhausted: every point of it was tried"  # which ends a search before its budget is spent
 
 
 @dataclass(frozen=True)

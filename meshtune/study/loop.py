@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from meshtune.plan.budget import Budget, Limit, Stop
+from meshtune.plan.budget import EXHAUSTED, Budget, Limit, Stop
 from meshtune.record.log import Record, no_rungs
 from meshtune.record.requests import Answer
 from meshtune.record.trials import RecordedTrial
@@ -226,7 +226,7 @@ class _Search:
                 yield from self.thaw()
                 count = yield from self.propose()
                 if not (count or packs.waiting or packs.running):
-                    limit = Limit("the space is exhausted: every point of it was tried", hold=True)
+                    limit = Limit(EXHAUSTED, hold=True)
             started = yield from self.submit(limit)
             if limit and not packs.running and (limit.hold or not packs.waiting):
                 if limit.hold:

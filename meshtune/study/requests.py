@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from meshtune.errors import Fault, InputError, StorageError, nearest, refuse
+from meshtune.plan.budget import EXHAUSTED
 from meshtune.plan.locate import Located, existing, typed
 from meshtune.record.distributions import space_of
 from meshtune.record.log import Record
@@ -288,7 +289,7 @@ def _ask(study: Located, record: Record, request: ControlRequest) -> Reply:
 def _needs(study: Located, record: Record, request: ControlRequest) -> str:
     """What a study whose budget is spent needs before its next run tries another point; "": nothing."""
     spent = record.notes.get("finished")
-    if request.action != "enqueue" or spent is None:
+    if request.action != "enqueue" or spent in (None, EXHAUSTED):
         return ""
     name, trials = typed((study.whole or study).folder), study.config.budget.trials
     room = f"`meshtune tune {name} --trials {len(record.trials) + len(waiting(study.folder))}`"

@@ -10,7 +10,7 @@ import pytest
 import meshtune
 from meshtune.config import presets
 from meshtune.errors import Fault, InputError
-from meshtune.plan.budget import Budget, Stop
+from meshtune.plan.budget import EXHAUSTED, Budget, Stop
 from meshtune.plan.locate import existing, locate
 from meshtune.record.log import Record
 from meshtune.record.requests import Action, ControlRequest
@@ -482,3 +482,12 @@ def test_a_file_that_is_no_request_ends_no_run(tmp_path: Path, fields: dict[str,
     assert len(record.finished) == 2
     assert not path.exists()
     assert not record.answers
+
+
+def test_an_exhausted_space_has_room_for_a_point_of_one_s_own(tmp_path: Path) -> None:
+    """Its budget is not spent: one that crashed, say, is tried again by the next run."""
+    study, record, request = locate(command_study(tmp_path)), opened(tmp_path), requests._made("enqueue")
+    record.note("finished", "20 trials are done")
+    assert "no room for another trial" in requests._needs(study, record, request)
+    record.note("finished", EXHAUSTED)
+    assert requests._needs(study, record, request) == ""
