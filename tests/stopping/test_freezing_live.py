@@ -9,6 +9,7 @@ import pytest
 
 from meshtune.errors import MeshtuneError
 from meshtune.record.log import Record
+from meshtune.study.check import check
 from meshtune.testing.processes import gone
 from meshtune.trial import Ending, Verdict
 from tests.here import trials_here
@@ -86,6 +87,23 @@ def test_killed_while_freezing_and_thawing(tiny_model_folder: Path, tmp_path: Pa
     assert run_apart(killed).returncode == 0
     assert record_of(killed) == record_of(calm)
     assert course(record_at(killed)) == course(whole)
+
+
+def test_frozen_trials_keep_no_more_than_the_disk_s_limit(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The states of real trials that are left are of those that could go on; what was dropped did not."""
+    path = study(tmp_path / "limited", tiny_model_folder, FREEZING)
+    state = check(path, measure=False)[1]["disk"]["state"]
+    path.write_text(path.read_text(encoding="utf-8").replace("freeze: true", f"freeze: true, disk: {2 * state}"))
+    with trials_here():
+        ended = run(path)
+    assert ended.returncode == 0, ended.stderr
+    record = record_at(path)
+    assert record.drops
+    assert "its state was dropped, since the limit of the disk is reached" in ended.stdout + ended.stderr
+    for dropped in record.drops:
+        assert not any(thaw.trial == dropped.trial and thaw.seen > dropped.seen for thaw in record.thaws)
+    left = {int(place.name) for place in (path.parent / "study" / "stopped").glob("[0-9]*")}
+    assert left == {trial.number for trial in record.frozen}
 
 
 def there(path: Path, kind: str) -> int:
