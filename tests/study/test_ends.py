@@ -1,11 +1,17 @@
 """What a sampler is told of trials that were stopped: an end and how sure it is, from the study's own trials."""
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
+from meshtune.plan.locate import locate
+from meshtune.plan.plan import build
 from meshtune.record.log import Record
+from meshtune.samplers import BatchGPSampler
+from meshtune.study import tune
 from meshtune.study.ends import Ends
 from tests.stopping.test_decisions import SPACE, early, loss_at, searched, stopped_of
 
@@ -54,3 +60,14 @@ def test_nothing_is_known_before_three_trials_have_reached_their_end(study: Reco
     complete = [trial for trial in study.mirror.trials if trial.state is TrialState.COMPLETE]
     assert Ends(RULES, SPACE)([*pruned, *complete[:2]]) == {}
     assert Ends(RULES, SPACE)([*pruned, *complete[:3]]).keys() == {trial.number for trial in pruned}
+
+
+def test_a_study_that_stops_early_gives_them_to_its_sampler(tmp_path: Path) -> None:
+    rows = [{"instruction": f"{n}: repeat", "input": "", "output": "word"} for n in range(24)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    study = "model: embedded\ndata: {sources: [{path: rows.jsonl}], validation: 4}\nearly_stopping: default\n"
+    (tmp_path / "study.yaml").write_text(study + "sampler: batch-gp\n", encoding="utf-8")
+    plan = build(locate(tmp_path / "study.yaml"))
+    sampler = tune._sampler(plan, 0, new_segment=False)
+    assert isinstance(sampler, BatchGPSampler)
+    assert isinstance(sampler._ends, Ends)
