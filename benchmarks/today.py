@@ -45,7 +45,7 @@ EVERY = 0.5  # seconds between two readings of the processor time
 
 
 def study(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Of a seed, as its YAML says it: the quickstart's data and space, and meshtune's defaults for all else."""
+    """Of a seed, as its YAML says it: the quickstart's data and space, and for all else what `meshtune init` writes."""
     shares = {"python-stdlib-describe": 0.7, "python-stdlib-signature": 0.3}
     held_out = max(2, options.rows // 5)
     return {
@@ -67,6 +67,7 @@ def study(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "budget": {"trials": options.trials},
         "worker": {"name": "local", "processes": options.cores},
         "generation": {"rows": 0},
+        "baseline": "advised",  # as `meshtune init` writes it
         "seed": seed,
     }
 
