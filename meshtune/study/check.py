@@ -17,7 +17,7 @@ from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Plan, build
 from meshtune.priors.advice import wrapped
 from meshtune.priors.known import Known
-from meshtune.space.space import Dimension
+from meshtune.space.space import Dimension, Space
 from meshtune.study.rounds import of_each
 from meshtune.study.tune import meter_of, refuse_unmetered
 from meshtune.system import storage_url
@@ -283,6 +283,9 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
         lines.append("data\n" + describe(plan.training.data))
         lines += [f"           made again, since {plan.training.damage}"] if plan.training.damage else []
         lines.append(f"training   {_training(plan.training)}")
+        if _learns_nothing(plan.training, plan.space):
+            text = "warning: its one step is warm-up, at a rate of 0, so nothing is learned: "
+            lines.append(f"           {text}take smaller batches, more rows or epochs, or `warmup_ratio: 0`")
     if isinstance(config.objective, TrainerObjectiveConfig):
         spec = plan.objective.spec
         lines.append(f"training   {' '.join(spec['command'])}, with the settings of {config.objective.config}")
@@ -359,7 +362,18 @@ def _training(training: TrainingPlan) -> str:
     a_step = keys.batch_size * keys.gradient_accumulation
     steps = -(-training.data.train.rows // a_step)
     epochs = keys.epochs
-    return f"{epochs} epoch{'s' if epochs > 1 else ''} of {steps} steps with {a_step} rows each"
+    return (
+        f"{epochs} epoch{'s' if epochs > 1 else ''} of {steps} step{'s' if steps > 1 else ''} with {a_step} rows each"
+    )
+
+
+def _learns_nothing(training: TrainingPlan, space: Space) -> bool:
+    """Whether each trial has a single step, which is the warm-up's first."""
+    names = ("epochs", "batch_size", "gradient_accumulation", "warmup_ratio")
+    held = {name: space.fixed.get(name, getattr(training.spec.training, name)) for name in names}
+    rows = training.data.train.rows
+    one_step = held["epochs"] == 1 and rows <= held["batch_size"] * held["gradient_accumulation"]
+    return one_step and held["warmup_ratio"] > 0 and not any(each.name in names for each in space.dimensions)
 
 
 def dimension(searched: Dimension) -> str:

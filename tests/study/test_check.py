@@ -197,6 +197,15 @@ def test_without_measuring(study: Path) -> None:
     assert facts["memory"]["measured"] is None
 
 
+@pytest.mark.parametrize(
+    ("keys", "warned"), [("epochs: 1", True), ("epochs: 1, warmup_ratio: 0", False), ("epochs: 2", False)]
+)
+def test_a_training_whose_one_step_is_warm_up(study: Path, keys: str, warned: bool) -> None:
+    study.write_text(study.read_text().replace("batch_size: 4", f"batch_size: 40, {keys}"))
+    lines, _ = check(study, measure=False)
+    assert ("its one step is warm-up" in lines) == warned
+
+
 def test_what_cannot_fit_is_a_fault(study: Path) -> None:
     """Before the model is loaded."""
     with pytest.raises(InputError, match=r"space: .*no rank fits|the largest rank that fits is") as caught:
