@@ -1,7 +1,8 @@
 """Put the race of `benchmarks.today` on its page, from the finished pieces of a folder: seeds with all sides.
 
 Writes docs/paper/today.json (a line a layout) and, from that, the part of docs/paper/plain-way.md and of README.md
-between `<!-- today -->` and `<!-- end of today -->`. README has a sentence only once three seeds are there.
+between `<!-- today -->` and `<!-- end of today -->`. README has a sentence only once three seeds are
+there, and all say the same.
 
     python -m benchmarks.today_page FOLDER [--trials 12] [--rows 60]
 """
@@ -59,6 +60,8 @@ def headline(found: list[dict[str, Any]]) -> str:
         return ""
     least = min(found, key=lambda of: float(of["processor_ratio"]))
     ratio, low, high = (least[f"processor_{name}"] for name in ("ratio", "low", "high"))
+    if low <= 1:  # no seed may say the opposite of a headline
+        return ""
     return (
         f"A search that people would write with Optuna, Trainer and PEFT needs {ratio} times the processor time "
         f"({low} to {high}, {least['seeds']} seeds) until its best loss that meshtune needs for as low a one "
