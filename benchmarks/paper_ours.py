@@ -260,7 +260,12 @@ def _items(share: float, error: float | None, items: int | None) -> float:
 
 
 def welch(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """The difference of two means with Welch's interval over models."""
+    """The difference of two means with Welch's interval over models; nan where the models of each side score alike."""
+    if max(mine) - min(mine) < 1e-9 and max(theirs) - min(theirs) < 1e-9:
+        return {
+            "gap": statistics.fmean(mine) - statistics.fmean(theirs),
+            **dict.fromkeys(("low", "high", "t", "p"), math.nan),
+        }
     test = stats.ttest_ind(mine, theirs, equal_var=False)
     low, high = test.confidence_interval(0.95)
     gap = statistics.fmean(mine) - statistics.fmean(theirs)
