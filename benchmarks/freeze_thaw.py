@@ -56,7 +56,7 @@ from meshtune.samplers.encoding import Encoding
 from meshtune.samplers.gp.acquisition import best_point, log_improvement, log_news
 from meshtune.samplers.gp.space import Array, Cube
 from meshtune.stopping.freeze_thaw import Factor, Measured, Model, fit
-from meshtune.stopping.places import decide
+from meshtune.stopping.places import LEAST, decide
 from meshtune.stopping.rules import Curve, Stopping
 from meshtune.trial import Ending, Outcome
 
@@ -112,8 +112,8 @@ class Run:
         return self.spent
 
 
-def thawed(surrogate: Curves, block: int, seed: int, trials: int, noise: float) -> Spent:
-    """A search by the model of points and curves."""
+def thawed(surrogate: Curves, block: int, seed: int, trials: int, noise: float, least: float = LEAST) -> Spent:
+    """A search by the model of points and curves; `least`: the chance under which a trial freezes."""
     run, cube = Run(Course(surrogate, seed), trials), Cube(Encoding(distributions(SPACE)))
     opening = _opening(seed, min(STARTUP, trials))
     run.begin(opening.pop(0))
@@ -129,7 +129,7 @@ def thawed(surrogate: Curves, block: int, seed: int, trials: int, noise: float) 
         curves = [run.measured(trial) for trial in range(count)]
         model = fit(cube.features(rows), cube.columns, curves, None if model is None else model.parameters)
         new = proposed(model, cube, rows, min(block, trials - count), [seed, count])
-        decision = decide(model, block, noise, cube.features(new))
+        decision = decide(model, block, noise, cube.features(new), least)
         if not decision.places:
             return run.close()
         for place in sorted(decision.places):
@@ -271,6 +271,13 @@ def searched(side: str, surrogate: Curves, block: int, seed: int, trials: int, n
     return pruned(surrogate, block, seed, trials, HyperbandPruner(steps[0], steps[-1], 3))
 
 
+def knowing(surrogate: Curves, reached: Sequence[float]) -> list[float]:
+    """Whole trainings to a target by who knows, where full searches reached it with so many: all trials end at the
+    first rung, but the baseline and the one that has the target.
+    """
+    return [1 + (each > 1) * (1 + surrogate.tokens[0] * (each - 2)) for each in reached]
+
+
 def replays(
     surrogate: Curves, task: str, block: int, sides: Sequence[str], seeds: Sequence[int], trials: int, noise: float
 ) -> Iterator[dict[str, Any]]:
@@ -280,12 +287,14 @@ def replays(
     where = f"{task}, blocks of {block}, {trials} trials, {len(seeds)} seeds"
     for name, deviation in (("a deviation", surrogate.deviation), ("a trial's own", surrogate.own)):
         theirs = [each.reached(each.best + deviation) / WHOLE for each in whole]
-        knowing = [1 + (reached > 1) * (1 + surrogate.tokens[0] * (reached - 2)) for reached in theirs]
         targets = [each.best + deviation for each in whole]
         for side, spent in found.items():
             ours = [each.reached(target) / WHOLE for each, target in zip(spent, targets, strict=True)]
             made = line(ours, theirs, f"to the best plus {name}: {side} | full search: {where}")
-            yield made | {"knowing": round(statistics.median(knowing), 2), "missed": sum(map(math.isinf, ours))}
+            yield made | {
+                "knowing": round(statistics.median(knowing(surrogate, theirs)), 2),
+                "missed": sum(map(math.isinf, ours)),
+            }
     for side, spent in found.items():
         ours, theirs = [each.total / WHOLE for each in spent], [each.total / WHOLE for each in whole]
         costs = [each.best - full.best for each, full in zip(spent, whole, strict=True)]

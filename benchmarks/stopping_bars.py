@@ -25,16 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-import freeze_thaw
 import optuna
-from freeze_thaw import Curves, searched, surrogate_of
+from freeze_thaw import Curves, knowing, searched, surrogate_of, thawed
 from learning_curves import TABLE
 from replay import WHOLE, Search, Spent, replayed
 
 from meshtune.config.budget import EarlyStoppingConfig
-from meshtune.stopping.places import decide
 
 NAME = "stopping_bars"
 BARS = (0.02, 0.05, 0.1, 0.2)
@@ -50,11 +47,7 @@ def sides(surrogate: Curves, block: int, trials: int) -> dict[str, Any]:
         return lambda seed: replayed(Search(sampler, block, config), surrogate, seed, trials)
 
     def model(bar: float) -> Any:
-        def run(seed: int) -> Spent:
-            with patch.object(freeze_thaw, "decide", partial(decide, least=bar)):
-                return searched("freeze-thaw", surrogate, block, seed, trials, 0.0)
-
-        return run
+        return lambda seed: thawed(surrogate, block, seed, trials, 0.0, bar)
 
     found: dict[str, Any] = {}
     for sampler in ("batch-gp", "tpe"):
@@ -94,11 +87,13 @@ def lines(surrogate: Curves, found: Mapping[str, Sequence[Spent]], where: str) -
         targets = [each.best + surrogate.deviation for each in whole]
         reached = [each.reached(target) / WHOLE for each, target in zip(spent, targets, strict=True)]
         theirs = [each.reached(target) / WHOLE for each, target in zip(whole, targets, strict=True)]
-        knowing = [1 + (each > 1) * (1 + surrogate.tokens[0] * (each - 2)) for each in theirs]
         middle = statistics.median(reached)
         made |= {"to_target": round(middle, 1) if math.isfinite(middle) else None}
         made |= {"missed": sum(map(math.isinf, reached)), "full_to_target": round(statistics.median(theirs), 1)}
-        made |= {"knowing": round(statistics.median(knowing), 1), "thaws": statistics.mean(x.thaws for x in spent)}
+        made |= {
+            "knowing": round(statistics.median(knowing(surrogate, theirs)), 1),
+            "thaws": statistics.mean(x.thaws for x in spent),
+        }
         yield made | {"setting": f"{name} | {FULL[0]}: {where}, {len(spent)} seeds"}
 
 
