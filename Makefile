@@ -28,7 +28,7 @@ build/lowest/installed: pyproject.toml constraints.txt constraints-lowest.txt
 	test -x build/lowest/bin/python || $(PYTHON) -m venv build/lowest
 	sed '/^torch==/d' constraints-lowest.txt > build/lowest/constraints.txt
 	grep '^torch==' constraints.txt >> build/lowest/constraints.txt
-	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt '.[train]' pytest pytest-xdist hypothesis
+	build/lowest/bin/python -m pip install --quiet --constraint build/lowest/constraints.txt '.[train,gpu]' pytest pytest-xdist hypothesis
 	build/lowest/bin/python -m pip install --quiet --no-deps $(EMBEDDED)
 	touch $@
 
