@@ -76,7 +76,7 @@ class Display:
         match event:
             case Stage(text):
                 self._panel.running.clear()
-                self._console.print(f"{text} ..", style="dim", markup=False)
+                say(self._console, f"{text} ..", style="dim")
             case Opened():
                 self._open(event)
             case Proposed(trial):
@@ -98,11 +98,8 @@ class Display:
                 say(self._console, f"trial {trial.number}: {what}")
             case Retried(outcome):
                 self._panel.running.pop(outcome.trial, None)
-                self._console.print(
-                    f"trial {outcome.trial}: attempt {outcome.attempt} crashed, trying again: {outcome.message}",
-                    style="yellow",
-                    markup=False,
-                )
+                words = f"attempt {outcome.attempt} crashed, trying again: {outcome.message}"
+                say(self._console, f"trial {outcome.trial}: {words}", style="yellow")
             case Answered(answer):
                 who = answer.request.by.partition(",")[0]
                 words = answer.words if answer.done else f"refused: {answer.words}"
@@ -114,7 +111,7 @@ class Display:
             case Finished(reason, complete):
                 self._panel.running.clear()
                 text = "search finished" if complete else "search stopped"
-                self._console.print(f"{text}: {reason}", markup=False)
+                say(self._console, f"{text}: {reason}")
 
     def read_again(self, record: Record, now: Mapping[str, Any]) -> None:
         """Of a run of another process: its record as it stands now, and what the run wrote last."""
@@ -164,9 +161,7 @@ class Display:
         for trial in record.pending:
             self._proposed(trial)
         continued = f", continuing after {done} finished trials" if done else ""
-        self._console.print(
-            f"study {opened.folder} ({opened.sampler}, {opened.slots} at once{continued})", markup=False, soft_wrap=True
-        )
+        say(self._console, f"study {opened.folder} ({opened.sampler}, {opened.slots} at once{continued})")
         if opened.why:
             say(self._console, f"sampler {opened.sampler}: {opened.why}")
         for text in opened.warnings:
@@ -226,7 +221,7 @@ class Display:
                 words += outcome.ending.advice
                 self._advised.add(outcome.ending)
             if words:
-                self._console.print(f"    {words.rstrip()}", markup=False, style="yellow", soft_wrap=True)
+                say(self._console, f"    {words.rstrip()}", style="yellow")
 
     def _promoted(self, trial: RecordedTrial) -> None:
         self._panel.running.pop(trial.number, None)

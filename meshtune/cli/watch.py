@@ -90,7 +90,7 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         say(console, f"{name}: {value}")
     if status["state"] == "finished":
         if lines := load_lines(status):
-            console.print("The best adapter, in plain PEFT:", highlight=False)
+            say(console, "The best adapter, in plain PEFT:")
             say(console, "    " + lines.replace("\n", "\n    "))
         say(console, verdict(status), style="bold")
         if status["order_checked"]:
@@ -121,7 +121,7 @@ def print_trials(status: dict[str, Any]) -> None:
         violated = ", ".join(f"violates {text}" for text, by in trial["violations"].items() if by > 0)
         what = point(trial["hyperparameters"]), course(trial), worse, guiding, violated, trial["message"]
         line = "  ".join(filter(None, (words, *what)))
-        console_for(stderr=False).print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+        say(console_for(stderr=False), line.rstrip())
 
 
 def _run(study: Located, view: Display | JsonLines, *, new_segment: bool, limit: str | None) -> None:

@@ -168,14 +168,14 @@ def _safe(decision: Decision, titles: Mapping[str, str]) -> str:
     if standing.verdict is GuardVerdict.KEPT:
         return f"It is shown to be within {margin} of {named} or better on every benchmark{worse}."
     open_ = [one for one in own if one.low <= -decision.settings.margin]
-    parts = [f"{titles.get(one.benchmark, one.benchmark)} against {one.reference} ({one.low:+.1f})" for one in open_]
+    parts = [f"{titles.get(one.benchmark, one.benchmark)} against {one.reference} ({one.low:+z.1f})" for one in open_]
     return f"It is not shown to be within {margin} of {named}: undecided on {_list(parts)}, lower bounds{worse}."
 
 
 def _gain(decision: Decision) -> str:
     parts = [
-        f"{one.raw:+.2f} points over {one.reference} as observed, {one.corrected:+.2f} corrected for having been chosen"
-        f" (95 % interval {one.low:+.2f} to {one.high:+.2f})"
+        f"{one.raw:+z.2f} points over {one.reference} as observed, {one.corrected:+z.2f} corrected for having been"
+        f" chosen (95 % interval {one.low:+z.2f} to {one.high:+z.2f})"
         for one in decision.gains
     ]
     return f"Its mean score is {_list(parts)}." if parts else "There is no other model to tell a gain over."
@@ -195,7 +195,7 @@ def _seeds(seeds: Seeds, titles: Mapping[str, str]) -> str:
 def _proxy(decision: Decision, order: str, titles: Mapping[str, str]) -> str:
     def over(found: tuple[Correlation, ...]) -> str:
         known = [one for one in found if one.value is not None]
-        shown = [f"{titles.get(one.benchmark, one.benchmark)} {one.value:+.2f}{_interval(one)}" for one in known]
+        shown = [f"{titles.get(one.benchmark, one.benchmark)} {one.value:+z.2f}{_interval(one)}" for one in known]
         return _list(shown)
 
     whole, top = decision.correlations, decision.correlations_top
@@ -218,7 +218,7 @@ def _proxy(decision: Decision, order: str, titles: Mapping[str, str]) -> str:
 
 
 def _interval(one: Correlation) -> str:
-    return "" if one.low is None else f" [{one.low:+.2f}, {one.high:+.2f}]"
+    return "" if one.low is None else f" [{one.low:+z.2f}, {one.high:+z.2f}]"
 
 
 def _points(number: float) -> str:

@@ -64,7 +64,7 @@ def verdict(pair: Mapping[str, Any], stamp: str) -> str:
     mean, low, high = (100 * pair["net"][key] for key in ("mean", "low", "high"))
     if high < 0:
         first, second, mean, low, high = second, first, -mean, -high, -low
-    interval = f"net preference {mean:+.1f} % [{low:+.1f}, {high:+.1f}]"
+    interval = f"net preference {mean:+z.1f} % [{low:+z.1f}, {high:+z.1f}]"
     if low > 0:
         text = f"{first} is preferred to {second}: {interval}"
     else:

@@ -327,7 +327,7 @@ def analysis_text(result: Mapping[str, Any]) -> str:
     strengths = (result["bradley_terry"] or {}).get("strengths", ())
     if strengths:
         stamp = f"{result['stamp']}. " if result["stamp"] else ""
-        each = (f"{one['name']} {one['value']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]" for one in strengths)
+        each = (f"{one['name']} {one['value']:+z.2f} [{one['low']:+z.2f}, {one['high']:+z.2f}]" for one in strengths)
         lines.append(f"{stamp}strength (Bradley-Terry, log odds): {', '.join(each)}.")
     lines += [f"not counted: {count} votes of {name}" for name, count in result["left_out"].items()]
     return "\n".join([*lines, f"wrote {result['files']['index.html']}"])

@@ -80,7 +80,7 @@ def _cell(value: Any) -> Any:
 def _percent(value: float | None, signed: bool = False) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:{'+' if signed else ''}.1f} %"
+    return f"{100 * value:{'+' if signed else ''}z.1f} %"
 
 
 def _number(value: float | None) -> str:
@@ -118,7 +118,7 @@ def figure(analysis: Mapping[str, Any]) -> str:
             {key: analysis[key] for key in ("stamp", "votes", "questions", "annotators")},
             rows=rows,
             height=_TOP + _ROW * len(rows) + 26,
-            ticks=[(_at(value, half), f"{100 * value:+.0f} %" if value else "0") for value in marks],
+            ticks=[(_at(value, half), f"{100 * value:+z.0f} %" if value else "0") for value in marks],
             zero=_at(0.0, half),
             width=WIDTH,
         )
@@ -134,10 +134,8 @@ def _row(pair: Mapping[str, Any], top: float) -> dict[str, Any]:
             label = f"{100 * part:.0f} %" if width > 34 else ""
             bars.append({"x": round(left, 1), "width": round(width, 1), "colour": colour, "ink": ink, "label": label})
         left += width
-    net = pair["net"]
-    words = (
-        f"net preference {100 * net['mean']:+.1f} % (95 % interval {100 * net['low']:+.1f} to {100 * net['high']:+.1f})"
-    )
+    mean, low, high = (100 * pair["net"][name] for name in ("mean", "low", "high"))
+    words = f"net preference {mean:+z.1f} % (95 % interval {low:+z.1f} to {high:+z.1f})"
     return {"top": top, "first": pair["first"], "second": pair["second"], "bars": bars, "words": words}
 
 

@@ -98,7 +98,7 @@ def _with_error(mean: Mean, *, share: bool) -> str:
     if mean.count < 2 or mean.error == 0:
         return number(mean.mean, 4)
     digits = _decimals(mean.error)
-    return f"{mean.mean:.{digits}f} ± {mean.error:.{digits}f}"
+    return f"{mean.mean:z.{digits}f} ± {mean.error:.{digits}f}"
 
 
 def _difference(pairs: Sequence[float], *, share: bool) -> str:
@@ -108,11 +108,11 @@ def _difference(pairs: Sequence[float], *, share: bool) -> str:
     if share:
         mended, broken = (sum(pair == side for pair in pairs) for side in (1, -1))
         low, high = comparisons.interval(mended, broken, len(pairs))
-        return f"{mean.mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+        return f"{mean.mean:+z.2f} [{low:+z.2f}, {high:+z.2f}]"
     if mean.count < 2 or mean.error == 0:
-        return f"{mean.mean:+.4g}"
+        return f"{mean.mean:+z.4g}"
     digits = _decimals(mean.error)
-    return f"{mean.mean:+.{digits}f} [{mean.low:+.{digits}f}, {mean.high:+.{digits}f}]"
+    return f"{mean.mean:+z.{digits}f} [{mean.low:+z.{digits}f}, {mean.high:+z.{digits}f}]"
 
 
 def _decimals(error: float) -> int:

@@ -71,7 +71,7 @@ def candidates(table: ScoreTable, more: Sequence[str] = ()) -> TextTable:
         f"*: Pareto-optimal among the ranked ones; {DAGGER}: the baseline{errors}.",
         *([ALIKE] if alike else []),
         *_race(table),
-        *(f"no signal in {title}: no candidate is above chance by two standard errors." for title in silent),
+        *(f"No signal in {title}: no candidate is above chance by two standard errors." for title in silent),
         *_measured(table),
         *more,
     ]

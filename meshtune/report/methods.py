@@ -120,7 +120,7 @@ def _evidence(status: Status) -> str:
     gain = f"{'lower' if sign > 0 else 'higher'} by {abs(difference['mean']):.4f}"
     if difference["low"] is not None:
         low, high = sorted(-sign * difference[key] for key in ("low", "high"))
-        gain += f" (95 % interval over rows {low:.4f} to {high:.4f})"
+        gain += f" (95 % interval over rows {low:z.4f} to {high:z.4f})"
     return f"{losses}, against {number(baseline['test_loss'])} of the baseline: {gain}."
 
 

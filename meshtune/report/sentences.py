@@ -84,7 +84,7 @@ def _verdict(status: Mapping[str, Any]) -> str:
     if low is None:
         side = "below" if mean <= 0 else "above"
         return f"The best is {abs(mean):.4f} {side} the {name} in test loss: one row is too few for an interval."
-    evidence = f"95 % interval of the gain {-high:+.4f} to {-low:+.4f}, {rows} unseen rows"
+    evidence = f"95 % interval of the gain {-high:+z.4f} to {-low:+z.4f}, {rows} unseen rows"
     if rows < FEW:
         side = "below" if mean <= 0 else "above"
         what = f"Only {rows} test rows, too few to tell: on them the best is {abs(mean):.4f} {side} the {name}"
@@ -214,9 +214,9 @@ def agreement(found: Mapping[str, Any]) -> str:
     points, rho, low, high = (found[key] for key in ("points", "rho", "low", "high"))
     of = f"of {points} {'point' if points == 1 else 'points'} in rounds {one} and {other}"
     if rho is None or low is None:
-        shown = "" if rho is None else f" {rho:+.2f}"
+        shown = "" if rho is None else f" {rho:+z.2f}"
         return f"rank correlation{shown} {of}: too few to tell whether round {one} stands for round {other}"
-    evidence = f"rank correlation {rho:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) {of}"
+    evidence = f"rank correlation {rho:+z.2f} (95 % interval {low:+z.2f} to {high:+z.2f}) {of}"
     if low > 0:
         return f"{evidence}: round {one} stands for round {other}, as far as these points tell"
     if high < 0:
@@ -233,7 +233,7 @@ def beside_seed_noise(status: Mapping[str, Any]) -> str:
     beyond = "above the baseline" if high < 0 else "below the baseline, beyond seed noise"
     if low <= 0 <= high:
         beyond = f"{'below' if mean >= 0 else 'above'} the baseline, not beyond seed noise"
-    interval = f"95 % interval {low:+.4f} to {high:+.4f}"
+    interval = f"95 % interval {low:+z.4f} to {high:+z.4f}"
     found = f"its {loss_name(status)} is on average {abs(mean):.4f} {beyond} ({interval})"
     return f"Over {noise['count']} other seeds {found}."
 
@@ -297,7 +297,7 @@ def usage(status: Mapping[str, Any]) -> list[tuple[str, str]]:
 def gain_of_best(difference: Mapping[str, Any]) -> str:
     """By how much the best is lower, with its 95 % interval, which that of a single row does not have."""
     mean, low, high = (difference[key] for key in ("mean", "low", "high"))
-    return f"{-mean:+.4f}" if low is None else f"{-mean:+.4f} [{-high:+.4f}, {-low:+.4f}]"
+    return f"{-mean:+z.4f}" if low is None else f"{-mean:+z.4f} [{-high:+z.4f}, {-low:+z.4f}]"
 
 
 def loss_name(status: Mapping[str, Any]) -> str:

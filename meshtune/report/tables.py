@@ -139,8 +139,8 @@ def result(status: Status) -> list[ResultRow]:
             note=point(entry["hyperparameters"]) if entry.get("hyperparameters") else "no adapter",
             validation=loss(entry["loss"]),
             test=loss(entry.get("test_loss")),
-            gain=f"{-difference['mean']:+.4f}" if difference else "",
-            interval=f"{-difference['high']:+.4f} to {-difference['low']:+.4f}" if difference and bounded else "",
+            gain=f"{-difference['mean']:+z.4f}" if difference else "",
+            interval=f"{-difference['high']:+z.4f} to {-difference['low']:+z.4f}" if difference and bounded else "",
         )
         rows.append(row)
     return rows
@@ -336,7 +336,7 @@ def interval(mean: Mean | None, *, signed: bool = False) -> str:
     """A mean and, where there are several values, its 95 % interval."""
     if mean is None:
         return NONE
-    form = "{:+.4f}" if signed else "{:.4f}"
+    form = "{:+z.4f}" if signed else "{:z.4f}"
     if mean.count == 1:
         return form.format(mean.mean)
     return f"{form.format(mean.mean)} [{form.format(mean.low)}, {form.format(mean.high)}]"
@@ -372,7 +372,7 @@ def _amount(mean: Mean | None) -> str:
 def _gain(difference: float, base: float) -> str:
     """A difference in percent of what it is compared with; as it is where that is not above zero."""
     if base > 0:
-        return f"{100 * difference / base:.1f} %"
+        return f"{100 * difference / base:z.1f} %"
     return f"{difference:.4f}" if abs(difference) < 1e5 else number(difference)
 
 

@@ -99,7 +99,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     difference = found["difference"]
     low_end, high_end = difference["low"], difference["high"]
     certain = low_end is not None and (high_end < 0 or low_end > 0)
-    interval = "" if low_end is None else f" (95 % interval {low_end:+.4f} to {high_end:+.4f})"
+    interval = "" if low_end is None else f" (95 % interval {low_end:+z.4f} to {high_end:+z.4f})"
     what = "" if certain else ", which is within noise"
     return (
         f"{again}, {_words(found['best'])} is better than {names[0]}, the best in {low}, by"

@@ -22,13 +22,13 @@ def number(value: Any, digits: int = 5) -> str:
         if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
             mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
             return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
-        return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+        return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:z.{digits}g}"
     return str(value)
 
 
 def percent(share: float) -> str:
     """A share in percent, to two digits and without the sign `%`; 0 for what is below 0.005 %, a loss among it."""
-    return f"{100 * share:.2g}" if share >= 5e-5 else "0"
+    return f"{float(f'{100 * share:.2g}'):,.12g}" if share >= 5e-5 else "0"
 
 
 def duration(seconds: float) -> str:

@@ -3,22 +3,25 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+import meshtune
 from meshtune.cli.display import Display, JsonLines, print_rows, summary
 from meshtune.cli.live import BARS, Panel, RunningTrial, sparkline
 from meshtune.cli.watch import print_status
 from meshtune.config import presets
 from meshtune.record.log import Record
-from meshtune.report.sentences import load_lines, usage, verdict
-from meshtune.study.loop import Finished, Opened, Proposed, Running, Stage, Started, TrialFinished
-from meshtune.system.text import duration, number, point
+from meshtune.report.sentences import gain_of_best, load_lines, usage, verdict
+from meshtune.study.loop import Finished, Opened, Proposed, Retried, Running, Stage, Started, TrialFinished
+from meshtune.system.text import duration, number, percent, point
 from meshtune.trial import Ending, Outcome, Progress, Request
 
+SOURCES = sorted(Path(meshtune.__file__).parent.rglob("*.py"))
 BASELINE = {"trial": 0, "loss": 2.0, "test_loss": 2.1, "hyperparameters": {"rank": 16, "learning_rate": 2e-4}}
 BEST = {"trial": 3, "loss": 1.8, "test_loss": 1.9, "hyperparameters": {"rank": 64, "learning_rate": 4.33e-4}}
 
@@ -209,10 +212,29 @@ def test_three_lines_load_the_adapter() -> None:
         (16, "16"),
         (4.33e-4, "4.33e-4"),
         (1.5e6, "1.5e6"),
+        (-0.0, "0"),
     ],
 )
 def test_numbers(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.13, "110"), (0.996, "100"), (0.61, "61"), (0.025, "2.5"), (2.4e-4, "0.024"), (12.34, "1,200"), (-0.1, "0")],
+)
+def test_percents(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_no_zero_has_a_minus_sign() -> None:
+    """A gain within rounding is none, and so are the ends of its interval."""
+    tiny = {"mean": 1e-6, "low": -1e-6, "high": 3e-6, "rows": 50}
+    assert gain_of_best(tiny) == "+0.0000 [+0.0000, +0.0000]"
+    assert "interval of the gain +0.0000 to +0.0000" in verdict(status(0, 0, best_against_baseline=tiny))
+    formats = [(path, found) for path in SOURCES for found in re.findall(r":\+[.\d{}a-z]*", path.read_text("utf-8"))]
+    assert formats
+    assert [(path.name, found) for path, found in formats if not found.startswith(":+z")] == []
 
 
 def test_words() -> None:
@@ -229,6 +251,31 @@ def test_a_file_gets_lines_and_no_control_codes() -> None:
         view.show(Running(Progress(0, 1, step=1, steps=4, training_loss=2.5)))
         view.show(Finished("4 trials are done", complete=True))
     assert out.getvalue() == "preparing the data ..\nsearch finished: 4 trials are done\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])  # where colours are forced, a file is taken for a terminal
+def test_sentences_stand_whole_on_one_line(terminal: bool) -> None:
+    """However narrow it is: logs are searched by line, and a terminal wraps by itself."""
+    sentence = (
+        "another 20 trials are expected to gain 0.024 % of the loss, which is less than the 0.1 % that was asked for"
+    )
+    crashed = Outcome(7, 1, Ending.CRASHED, message=sentence)
+    out = io.StringIO()
+    console = Console(file=out, width=80, force_terminal=terminal, no_color=True)
+    view = Display(console)
+    for event in (Stage(sentence), Retried(crashed), Finished(sentence, complete=True)):
+        view.show(event)
+    found = {**status(-0.3, -0.1), "folder": "/studies/a", "state": "finished", "reason": sentence, "trials": {}}
+    print_status({**found, "objective": "lora", "order_checked": None, "expected_gain": TO_GAIN}, console)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in out.getvalue().splitlines()]
+    assert lines[:4] == [
+        f"{sentence} ..",
+        f"trial 7: attempt 1 crashed, trying again: {sentence}",
+        f"search finished: {sentence}",
+        f"/studies/a: finished ({sentence}); trials: none",
+    ]
+    assert lines[-2] == verdict({**found, "expected_gain": TO_GAIN})
+    assert lines[-1] == "next: meshtune report /studies/a  (one page with all of it)"
 
 
 class Clock:

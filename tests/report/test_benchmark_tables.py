@@ -167,4 +167,6 @@ def test_no_signal(tmp_path: Path) -> None:
     sure = replace(sure, columns=(replace(sure.columns[0], chance=25), sure.columns[1]))
     assert not no_signal(sure, sure.columns[0])
     assert "MMLU (no signal)" in benchmark_tables.candidates(known).head
+    sentence = "No signal in MMLU: no candidate is above chance by two standard errors."
+    assert sentence in benchmark_tables.candidates(known).notes
     assert "MMLU" in benchmark_tables.candidates(sure).head

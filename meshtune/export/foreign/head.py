@@ -37,7 +37,7 @@ def rounded(study: ForeignStudy, notes: list[str], tool: str) -> int:
     alpha = study.recipe.alpha
     whole = max(1, math.floor(alpha + 0.5))
     if whole != alpha:
-        change = f"{100 * (whole / alpha - 1):+.3g} %"
+        change = f"{100 * (whole / alpha - 1):+z.3g} %"
         notes.append(
             f"alpha: {tool} takes whole numbers: {alpha:.6g} is rounded to {whole}; the scale changes {change}."
         )
