@@ -100,8 +100,8 @@ def training(schedule: str) -> TrainingConfig:
     )
 
 
-def rows(task: Task, folder: Path, data: Path) -> PreparedData:
-    """The prepared rows of a task, made or found in a folder of its own under `folder`."""
+def rows(task: Task, folder: Path, data: Path, count: int = ROWS, validation: int = VALIDATION) -> PreparedData:
+    """The prepared rows of a task, so many in all, made or found in a folder of its own under `folder`."""
     own = folder / task.name
     path = own / "pairs.jsonl"
     if not path.exists():
@@ -111,8 +111,8 @@ def rows(task: Task, folder: Path, data: Path) -> PreparedData:
     config = DataConfig.model_validate(
         {
             "sources": [{"path": str(path), "format": "prompt-completion"}],
-            "rows": ROWS,
-            "validation": VALIDATION,
+            "rows": count,
+            "validation": validation,
             "test": 0,
             "max_length": task.longest,
         }
