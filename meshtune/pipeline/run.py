@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from meshtune.config.file import shown
 from meshtune.errors import Fault, InputError, MeshtuneError, StorageError, nearest, refuse
+from meshtune.pipeline import mark
 from meshtune.pipeline.file import Pipeline, Step
 from meshtune.plan.locate import locate
 from meshtune.study.check import check
@@ -175,23 +174,20 @@ def _written(pipeline: Pipeline, step: Step) -> list[Path]:
 
 
 def _done(pipeline: Pipeline, step: Step, digest: str) -> bool:
-    try:
-        mark: Mapping[str, Any] = json.loads(_mark(pipeline, step).read_text())
-    except (OSError, ValueError):
-        return False
+    known = mark.read(_mark(pipeline, step))
     there = all(path.exists() for path in _written(pipeline, step))
     # A preference study is made whole or not at all, and a second one in its place is refused.
-    ended = mark.get("ended") or (step.command == "prefer create" and "out" in step.options)
-    return bool(there and ended and mark.get("digest") == digest)
+    ended = known.get("ended") or (step.command == "prefer create" and "out" in step.options)
+    return bool(there and ended and known.get("digest") == digest)
 
 
 def _execute(pipeline: Pipeline, step: Step, digest: str, lock: int, say: Callable[[str], None]) -> None:
-    mark = _mark(pipeline, step)
-    begun = {"digest": digest, "command": step.shown}
-    with whole_file.writing(mark):
-        whole_file.write(mark, json.dumps(begun))
-    began = time.monotonic()
-    program = [] if step.command == "python" else ["-m", "meshtune.cli.step"]
+    path = _mark(pipeline, step)
+    before = mark.read(path).get("processor_seconds", 0.0)
+    begun = {"digest": digest, "command": step.shown, "processor_seconds": before}
+    mark.write(path, begun)
+    began, used = time.monotonic(), mark.children()
+    program = [] if step.command == "python" else ["-m", "meshtune.cli.step", str(path)]
     with subprocess.Popen(
         [sys.executable, *program, *step.words],
         cwd=pipeline.folder,
@@ -199,12 +195,13 @@ def _execute(pipeline: Pipeline, step: Step, digest: str, lock: int, say: Callab
         pass_fds=(lock,),  # and the next run waits for it
     ) as child:
         code = _wait(child)
+    used = mark.children() - used
     if code:
+        mark.write(path, begun, more=used)
         again = "the same command goes on there" if code in (75, 130) else "mend it, then run the same command again"
         raise StepFailed(f"the step {step.name} ended with exit code {code}: {again}", code)
     seconds = round(time.monotonic() - began, 1)
-    with whole_file.writing(mark):
-        whole_file.write(mark, json.dumps({**begun, "ended": True, "seconds": seconds}))
+    mark.write(path, {**begun, "ended": True, "seconds": seconds}, more=used)
     say(f"    done in {seconds:,.0f} s")
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -180,3 +181,43 @@ def test_a_step_that_fails_ends_the_run_with_its_exit_code(tmp_path: Path) -> No
         run(made, usage=usage)
     assert failed.value.exit_code == 7
     assert finished(tmp_path / "out") == {"a": False}
+
+
+def test_the_processor_time_of_a_step_is_that_of_all_its_starts_and_their_children(tmp_path: Path) -> None:
+    (tmp_path / "burns.py").write_text(
+        "import pathlib, subprocess, sys, time\n"
+        "while time.process_time() < 0.4:\n    pass\n"
+        "if not sys.argv[1:]:\n"
+        "    subprocess.run([sys.executable, __file__, 'child'], check=True)\n"
+        "    began, again = pathlib.Path('began'), pathlib.Path('began').exists()\n"
+        "    began.touch()\n"
+        "    sys.exit(0 if again else 7)\n"
+    )
+    out = tmp_path / "out"
+    made = read(pipeline(tmp_path, "steps: [{name: a, python: burns.py}]\n"), out=out)
+    with pytest.raises(StepFailed):
+        run(made, usage=usage)
+    assert processor_seconds(out / "steps" / "a.json") >= 0.8
+    run(made, usage=usage)
+    assert finished(out) == {"a": True}
+    assert processor_seconds(out / "steps" / "a.json") >= 1.6
+
+
+def test_a_step_whose_run_is_killed_notes_its_processor_time_itself(tmp_path: Path) -> None:
+    pipeline(tmp_path, trials=100_000)
+    mark, study = tmp_path / "a.json", tmp_path / "study"
+    mark.write_text('{"digest": "d", "processor_seconds": 100.0}')
+    program = [sys.executable, "-m", "meshtune.cli.step", str(mark), "tune", str(tmp_path / "study.yaml")]
+    with subprocess.Popen([*program, "--folder", str(study)], stdin=subprocess.PIPE) as step:
+        while not (study / "study.db").exists():
+            assert step.poll() is None
+            time.sleep(0.02)
+        assert step.stdin is not None
+        step.stdin.close()  # as the end of `meshtune run` does
+        assert step.wait() == 75
+    assert processor_seconds(mark) > 100
+    assert json.loads(mark.read_text())["digest"] == "d"
+
+
+def processor_seconds(mark: Path) -> float:
+    return float(json.loads(mark.read_text())["processor_seconds"])
