@@ -1,19 +1,18 @@
 """Which keys of the training pay: pairs of trainings of the embedded model that differ by one key, on two tasks.
 
-Points are those of `setting.py` whose rank is 4 to 16 and whose product of learning rate and alpha is .006 to .025: the
+Points are those of `setting.py` whose rank is 4 to 16 and whose product of learning rate and alpha is .015 to .035: the
 better part of `recommended`. Each is trained as it is and with each key of `KEYS` changed, on the same rows in the same
-order, by the packed trainer, all trainings of a point in one pack. Where a key may well need another rate it has two a
-point, and its better one is compared with the better one of two of the default's; batch sizes, and what a rate should
-not feel, have the point's rate alone. LoRA+ has the default's two rates for B, and slower ones for A: to first order
-the adapter's product then moves alike. Muon's rates are four times AdamW's, which was the ratio of the best ones for
-rank 16 and alpha 32 on `embedded`.
+order, by the packed trainer, at two rates: the point's and twice as much. The better one of a key is compared with the
+better one of the default's, so that a key does not pay by learning faster at a rate that was too low. LoRA+ has these
+rates for B, and slower ones for A: to first order the adapter's product then moves alike. Muon's rates are four times
+AdamW's, which was the ratio of the best ones for rank 16 and alpha 32 on `embedded`.
 
 `--report` prints for each task and key: the mean over points of the paired difference of final validation loss (below
 0: the key pays), its 95 % interval (Student's t over points), at how many points it is lower, and the tokens of a
 training as a share of the default's. `another seed` is no key: its interval shows what the seed alone does. The seed
-deviation is that of one training's loss.
+deviation is that of the better one of two trainings.
 
-What it does not say: anything of larger models or longer trainings (a training has 16 steps of 2 rows), nor of other
+What it does not say: anything of larger models or longer trainings (a training has 24 steps of 2 rows), nor of other
 rows, since all points of a task have the same ones. It may be killed at any time and started again; a pack that was not
 finished is made again.
 
@@ -54,36 +53,39 @@ from meshtune.training.loss import RowSet
 TABLE = Path(__file__).with_name("what-pays.jsonl")
 FOLDER = cache_folder() / "benchmark-what-pays"
 TASKS = ("embedded", "dolly-hh")
-ROWS, VALIDATION = 52, 20  # rows in all, those of validation
-RANKS, PRODUCTS = (2, 4), (0.006, 0.025)  # powers of two; rate x alpha
+ROWS, VALIDATION = 80, 32  # rows in all, those of validation
+RANKS, PRODUCTS = (2, 4), (0.015, 0.035)  # powers of two; rate x alpha
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SECTION = {"epochs": 1, "batch_size": 2, "lr_scheduler": "cosine", "precision": "bfloat16"}
 
 
+RATES = (1, 2)  # factors of a point's rate
+PACK = 8  # trainings at once
+
+
 @dataclass(frozen=True)
 class Key:
-    """One change. `rates`: factors of the point's rate; `against`: of the default's, whose best it is paired with."""
+    """One change. `slower`: what its rates are divided by; below 1 they are higher."""
 
     name: str
     changed: dict[str, Any] = field(default_factory=dict)
-    rates: tuple[float, ...] = (1,)
-    against: tuple[float, ...] = (1,)
+    slower: float = 1
     seed: int = 0
 
 
-DEFAULT = Key("default", rates=(1, 2))
+DEFAULT = Key("default")
 SEED = Key("another seed", seed=1)
 KEYS = (
     SEED,
-    Key("lora_plus_ratio 4", {"lora_plus_ratio": 4}, (1 / 4, 1 / 2), (1, 2)),
-    Key("lora_plus_ratio 16", {"lora_plus_ratio": 16}, (1 / 16, 1 / 8), (1, 2)),
+    Key("lora_plus_ratio 4", {"lora_plus_ratio": 4}, slower=4),
+    Key("lora_plus_ratio 16", {"lora_plus_ratio": 16}, slower=16),
     Key("neftune_alpha 5", {"neftune_alpha": 5}),
     Key("weight_decay .1", {"weight_decay": 0.1}),
     Key("optimizer adamw_8bit", {"optimizer": "adamw_8bit"}),
-    Key("optimizer muon", {"optimizer": "muon"}, (4, 8), (1, 2)),
+    Key("optimizer muon", {"optimizer": "muon"}, slower=1 / 4),
     Key("batch_size half", {"batch_size": 1}),
     Key("batch_size double", {"batch_size": 4}),
-    Key("target_modules attention", {"target_modules": ATTENTION}, (1, 2), (1, 2)),
+    Key("target_modules attention", {"target_modules": ATTENTION}),
     Key("epochs 2", {"epochs": 2}),
 )
 
@@ -129,18 +131,20 @@ def header(prepared: dict[str, PreparedData]) -> dict[str, Any]:
     }
 
 
-def train(base: Any, rows: Sequence[RowSet], task: str, point: int) -> list[dict[str, Any]]:
-    """All trainings of a point in one pack: a line of the table each. The loss is null where one diverged."""
+def train(base: Any, rows: Sequence[RowSet], point: int, pack: Sequence[tuple[Key, float]]) -> list[dict[str, Any]]:
+    """Keys at factors of a point's rate: a line of the table each. The loss is null where one diverged."""
     from meshtune.training.packed.trainer import train_pack
     from meshtune.training.recipe import recipe
     from meshtune.training.steps import Diverged, Step
 
     at = presets.recommended().decode(setting.parameters(point))
-    all_ = [(key, rate) for key in (DEFAULT, *KEYS) for rate in key.rates]
+    rates = [at["learning_rate"] * factor / key.slower for key, factor in pack]
     recipes = [
-        recipe(section(key), {**at, "learning_rate": rate * at["learning_rate"]}, key.seed) for key, rate in all_
+        recipe(section(key), {**at, "learning_rate": rate}, key.seed)
+        for (key, _), rate in zip(pack, rates, strict=True)
     ]
-    lines = [{"task": task, "point": point, "key": key.name, "rate": rate, "loss": None} for key, rate in all_]
+    start = {"loss": None, "tokens": 0}
+    lines: list[dict[str, Any]] = [{"key": key.name, "factor": factor, **start} for key, factor in pack]
     for number, event in train_pack(base, *rows, recipes, at="last"):
         if isinstance(event, Step):
             lines[number] |= {"steps": event.step, "tokens": event.tokens}
@@ -161,29 +165,34 @@ def make_table(table: Path, data: Path, count: int) -> None:
     torch.set_num_threads(1)
     PackedBase.row_losses = make_short.rounded  # type: ignore[method-assign]
     prepared = {name: tasks.rows(tasks.TASKS[name], FOLDER, data, ROWS, VALIDATION) for name in TASKS}
-    done = pairs_of(setting.lines(table, header(prepared), "name another with --table"))
+    lines = setting.lines(table, header(prepared), "name another with --table")
+    done = {(line["task"], line["point"], line["key"], line["factor"]) for line in lines}
     base = load_model(setting.MODEL, "cpu")
     for point, task in itertools.product(points()[:count], TASKS):
-        if all((task, point, key.name) in done for key in KEYS):
-            continue
-        begun = time.process_time()
+        each = itertools.product((DEFAULT, *KEYS), RATES)
+        left = [(key, factor) for key, factor in each if (task, point, key.name, factor) not in done]
         sides = Rows.open(prepared[task].ref, "train"), Rows.open(prepared[task].ref, "validation")
-        lines = train(base, sides, task, point)
-        with table.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{json.dumps(line)}\n" for line in lines))
-        print(f"{time.strftime('%X')} {task} {point}: {time.process_time() - begun:.0f} s", file=sys.stderr, flush=True)
+        for pack in (left[at : at + PACK] for at in range(0, len(left), PACK)):
+            begun = time.process_time()
+            made = [{"task": task, "point": point, **line} for line in train(base, sides, point, pack)]
+            with table.open("a", encoding="utf-8") as file:
+                file.write("".join(f"{json.dumps(line)}\n" for line in made))
+            took = time.process_time() - begun
+            print(f"{time.strftime('%X')} {task} {point}: {len(pack)} in {took:.0f} s", file=sys.stderr, flush=True)
 
 
 def pairs_of(lines: Sequence[dict[str, Any]]) -> dict[tuple[str, int, str], Pair]:
-    """By task, point and key; a key without all its trainings has none. A training that diverged is worse than any."""
-    found = {(line["task"], line["point"], line["key"], line["rate"]): line for line in lines}
+    """By task, point and key, where all trainings of both are there. One that diverged is worse than any."""
+    found: dict[tuple[str, int, str], dict[float, dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault((line["task"], line["point"], line["key"]), {})[line["factor"]] = line
+    whole = {place: list(own.values()) for place, own in found.items() if own.keys() == {*RATES}}
     pairs = {}
-    for (task, point), key in itertools.product(sorted({place[:2] for place in found}), KEYS):
-        sides = [(key.name, rate) for rate in key.rates], [(DEFAULT.name, rate) for rate in key.against]
-        if all((task, point, *side) in found for side in (*sides[0], *sides[1])):
-            changed, default = ([found[task, point, *side] for side in each] for each in sides)
-            tokens = statistics.fmean(line.get("tokens", math.nan) for line in changed) / default[0]["tokens"]
-            pairs[task, point, key.name] = Pair(_best(changed), _best(default), tokens)
+    for (task, point, key), changed in whole.items():
+        default = whole.get((task, point, DEFAULT.name))
+        if key != DEFAULT.name and default is not None:
+            tokens = [max(line["tokens"] for line in side) for side in (changed, default)]
+            pairs[task, point, key] = Pair(_best(changed), _best(default), tokens[0] / (tokens[1] or math.nan))
     return pairs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,46 +20,40 @@ def benchmarks_are_modules() -> Iterator[None]:
         yield
 
 
-def lines(losses: dict[tuple[int, str, float], float | None]) -> list[dict[str, Any]]:
-    """Of a table, by point, key and rate."""
+def lines(losses: dict[tuple[int, str], tuple[float | None, ...]]) -> list[dict[str, Any]]:
+    """Of a table: by point and key the losses at the first rates."""
     return [
-        {
-            "task": "embedded",
-            "point": point,
-            "key": key,
-            "rate": rate,
-            "loss": loss,
-            "tokens": 200 if "2" in key else 100,
-        }
-        for (point, key, rate), loss in losses.items()
+        {"task": "embedded", "point": point, "key": key, "factor": factor, "loss": loss, "tokens": tokens}
+        for (point, key), each in losses.items()
+        for tokens in [200 if key == "epochs 2" else 100]
+        for factor, loss in zip((1, 2), each, strict=False)
     ]
 
 
-def test_a_key_is_paired_with_as_many_rates_of_the_default() -> None:
-    """The better one of each side; one rate against one; a key whose trainings are not all there has no pair."""
+def test_a_key_is_paired_with_the_default_at_its_better_rate() -> None:
+    """The better one of each side; a key whose trainings are not all there has no pair, nor one without a default."""
     import what_pays
 
-    muon = "optimizer muon"
     found = what_pays.pairs_of(
         lines(
             {
-                (4, "default", 1): 2.5,
-                (4, "default", 2): 2.4,
-                (4, muon, 4): 2.6,
-                (4, muon, 8): 2.3,
-                (4, "epochs 2", 1): 2.2,
-                (14, "default", 1): 2.5,
-                (14, "default", 2): None,
-                (14, muon, 4): None,
-                (14, muon, 8): 2.7,
-                (14, "lora_plus_ratio 4", 1 / 4): 2.0,
+                (4, "default"): (2.5, 2.4),
+                (4, "optimizer muon"): (2.6, 2.3),
+                (4, "epochs 2"): (2.2, 2.5),
+                (14, "default"): (2.5, None),
+                (14, "optimizer muon"): (None, 2.7),
+                (14, "lora_plus_ratio 4"): (2.0,),
+                (18, "default"): (2.5,),
+                (18, "optimizer muon"): (2.5, 2.5),
             }
         )
     )
-    assert set(found) == {("embedded", 4, muon), ("embedded", 4, "epochs 2"), ("embedded", 14, muon)}
-    assert found["embedded", 4, muon] == what_pays.Pair(2.3, 2.4, 1)
-    assert found["embedded", 4, "epochs 2"] == what_pays.Pair(2.2, 2.5, 2)
-    assert found["embedded", 14, muon].difference == pytest.approx(0.2)  # of what diverged, the other rate
+    assert set(found) == {
+        ("embedded", point, key) for point, key in ((4, "optimizer muon"), (4, "epochs 2"), (14, "optimizer muon"))
+    }
+    assert found["embedded", 4, "optimizer muon"] == what_pays.Pair(2.3, 2.4, 1)
+    assert found["embedded", 4, "epochs 2"] == what_pays.Pair(2.2, 2.4, 2)
+    assert found["embedded", 14, "optimizer muon"].difference == pytest.approx(0.2)  # of the rates that did not diverge
 
 
 def test_the_interval_is_students() -> None:
@@ -79,19 +74,17 @@ def test_the_report_says_by_task_what_a_key_does() -> None:
 
     table = lines(
         {
-            (4, "default", 1): 2.5,
-            (4, "default", 2): 2.4,
-            (4, "epochs 2", 1): 2.4,
-            (14, "default", 1): 2.5,
-            (14, "default", 2): 2.6,
-            (14, "epochs 2", 1): 2.2,
-            (4, "another seed", 1): 2.5,
-            (14, "another seed", 1): 2.46,
+            (4, "default"): (2.5, 2.4),
+            (4, "epochs 2"): (2.4, 2.3),
+            (4, "another seed"): (2.5, 2.4),
+            (14, "default"): (2.5, 2.6),
+            (14, "epochs 2"): (2.2, 2.4),
+            (14, "another seed"): (2.46, 2.6),
         }
     )
     report = list(what_pays.report(table))
     assert "| epochs 2 | embedded | -0.2000 | -1.4706 to +1.0706 | 2 of 2 | 2.00 |" in report
-    assert report[-1].strip() == "embedded: the default's loss is 2.500 in the mean; seed deviation 0.0200."
+    assert report[-1].strip() == "embedded: the default's loss is 2.450 in the mean; seed deviation 0.0200."
 
 
 def test_points_are_of_the_better_part() -> None:
@@ -100,8 +93,10 @@ def test_points_are_of_the_better_part() -> None:
     import what_pays
 
     chosen = what_pays.points()
-    assert chosen[:6] == [4, 14, 18, 24, 52, 62]
-    assert all(0.006 <= setting.parameters(point)["step"] <= 0.025 for point in chosen)
+    assert len(chosen) >= 8
+    for point in chosen:
+        assert 2 <= setting.parameters(point)["rank_log2"] <= 4
+        assert 0.015 <= setting.parameters(point)["step"] <= 0.035
 
 
 @pytest.mark.slow
@@ -114,15 +109,18 @@ def test_a_pack_trains_each_key_as_it_says(tiny_model_folder: Path, monkeypatch:
     from tests.training.conftest import make_rows
 
     rows, base = (make_rows(8, 1), make_rows(4, 2)), load_model(ModelConfig(name=str(tiny_model_folder)), "cpu")
-    made = what_pays.train(base, rows, "embedded", 4)
-    at = {(line["key"], line["rate"]): line for line in made}
-    assert len(at) == sum(len(key.rates) for key in (what_pays.DEFAULT, *what_pays.KEYS))
-    default = at["default", 1]
+    pack = [(key, factor) for key in (what_pays.DEFAULT, *what_pays.KEYS) for factor in what_pays.RATES]
+    made = [{"task": "embedded", "point": 4, **line} for line in what_pays.train(base, rows, 4, pack)]
+    at = {line["key"]: line for line in made if line["factor"] == 1}
+    default = at["default"]
     assert (default["steps"], default["tokens"]) == (4, sum(len(tokens) for tokens, _ in rows[0]))
-    assert [at[f"batch_size {name}", 1]["steps"] for name in ("half", "double")] == [8, 2]
-    assert (at["epochs 2", 1]["steps"], at["epochs 2", 1]["tokens"]) == (8, 2 * default["tokens"])
-    other = [line["loss"] for (key, rate), line in at.items() if (key, rate) != ("default", 1)]
-    assert None not in other
-    unlike = [line["key"] for line in made if line["loss"] != default["loss"]]
-    assert set(unlike) >= {key.name for key in what_pays.KEYS} - {"weight_decay .1", "optimizer adamw_8bit"}
+    assert [at[f"batch_size {name}"]["steps"] for name in ("half", "double")] == [8, 2]
+    assert (at["epochs 2"]["steps"], at["epochs 2"]["tokens"]) == (8, 2 * default["tokens"])
+    assert all(math.isfinite(line["loss"]) for line in made)
+    unlike = {key for key, line in at.items() if line["loss"] != default["loss"]}
+    alike = {"weight_decay .1", "optimizer adamw_8bit"}
+    alike |= {name for name in at if "lora_plus" in name}  # to first order: B has the default's rate
+    assert unlike >= at.keys() - alike - {"default"}
+    quick = [(dataclasses.replace(key, slower=1), 1) for key in what_pays.KEYS if "lora_plus" in key.name]
+    assert default["loss"] not in [line["loss"] for line in what_pays.train(base, rows, 4, quick)]
     assert set(what_pays.pairs_of(made)) == {("embedded", 4, key.name) for key in what_pays.KEYS}
