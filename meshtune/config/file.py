@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,14 @@ class _Sources:
 def _option(text: str) -> str:
     """An override as it was given, but for a password in it."""
     key, equals, value = text.partition("=")
-    return f"--set {key}{equals}{storage_url.shown(value)}"
+    shown = storage_url.hidden if key.rpartition(".")[2] == "storage" else storage_url.shown
+    return f"--set {key}{equals}{shown(value)}"
+
+
+def storage_option(overrides: Sequence[str]) -> str | None:
+    """The override that gave the study's storage, as it may be shown; None where there is none."""
+    given = [text for text in overrides if text.partition("=")[0] == "storage"]
+    return _option(given[-1]) if given else None
 
 
 def _config(document: Document, file: Path | None, folder: Path, overrides: Sequence[str]) -> StudyConfig:
@@ -236,6 +244,20 @@ def _put(values: dict[str, Any], parts: Sequence[str], value: Any) -> Place:
         else:
             inside = inside[step]
     return tuple(place)
+
+
+def named_files(config: StudyConfig) -> list[Path]:
+    """What a config names by its paths, but for its model and its folders: data, metrics, a sampler, a tool's settings.
+
+    Not each of them need be there, or be a file.
+    """
+    values = config.model_dump(mode="json")
+    found = []
+    for inside in (values, *values["rounds"]):
+        for key in (*_PATHS, *_MAYBE_PATHS):
+            texts = [section[last] for section, last in _holding(inside, key.split("."))]
+            found += [Path(re.sub(r"(\.py):.*", r"\1", text)) for text in texts if isinstance(text, str)]
+    return found
 
 
 # Keys whose values are paths; `*` is every item. Then those whose values may be, and which of them are.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,12 @@ class Step:
         """The values of an option, each as a shell would give it; of a flag none."""
         return _words({option: self.options.get(option)})[1::2]
 
-    def digest(self, folder: Path, before: str) -> str:
-        """What the step rests on: its words, the contents of the files that they name, and the steps before it."""
+    def digest(self, folder: Path, before: str, named: Iterable[Path] = ()) -> str:
+        """What the step rests on: its words, the contents of the files that they name and of `named`, and the steps
+        before it."""
         made = [word for key in ("out", "folder", "figures") for word in self.given(key)]  # what it writes itself
         files = [folder / word for word in self.words if word and word not in made and _is_file(folder / word)]
-        contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        contents = [_content(path) for path in (*files, *filter(_is_file, named))]
         return hashlib.sha256(json.dumps([before, self.words, contents]).encode()).hexdigest()
 
 
@@ -106,6 +107,11 @@ def read(path: Path, *, scale: str | None = None, out: Path | None = None) -> Pi
         faults.append(Fault(f"two steps have the name {name}", path, None, "steps"))
     refuse(faults)
     return Pipeline(path, out, tuple(step for step in found if step is not None and not step.skip))
+
+
+def _content(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_file(path: Path) -> bool:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from meshtune.config.file import shown
+from meshtune.config.file import named_files, shown
 from meshtune.errors import Fault, InputError, MeshtuneError, StorageError, nearest, refuse
 from meshtune.pipeline import mark
 from meshtune.pipeline.file import Pipeline, Step
@@ -62,7 +62,7 @@ def run(
     ran, before = list[str](), ""
     with contextlib.nullcontext() if dry else _alone(pipeline.out) as lock:
         for number, step in enumerate(pipeline.steps):
-            before = step.digest(pipeline.folder, before)
+            before = _digest(pipeline, step, before)
             head = f"[{number + 1}/{len(pipeline.steps)}] {step.name}"
             done = _done(pipeline, step, before)
             if done and (number < at or start is None):
@@ -92,7 +92,7 @@ def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
     told = True  # whether all that steps make is known from their options
     for step in pipeline.steps:
         told &= step.command != "python" and (step.command != "tune" or "folder" in step.options)
-        before = step.digest(pipeline.folder, before)
+        before = _digest(pipeline, step, before)
         if _done(pipeline, step, before):
             costs[step.name] = "done before"
             continue
@@ -133,9 +133,7 @@ def _cost(pipeline: Pipeline, step: Step, made: Collection[str]) -> str:
     match step.command:
         case "tune":
             later = {f"warm_start={folder}" for folder in made}  # there is no trial in it yet; `tune` itself checks it
-            overrides = (*(word for word in step.given("set") if word not in later),)
-            if "trials" in step.options:
-                overrides += (f"budget.trials={step.options['trials']}",)
+            overrides = tuple(word for word in _overrides(step) if word not in later)
             folder = step.options.get("folder")
             path = pipeline.folder / step.arguments[0]
             located = locate(path, overrides=overrides, folder=folder and Path(folder))
@@ -161,6 +159,21 @@ def _cost(pipeline: Pipeline, step: Step, made: Collection[str]) -> str:
             return "trains or writes one adapter"
         case _:
             return "seconds; nothing is trained"
+
+
+def _overrides(step: Step) -> tuple[str, ...]:
+    """What a `tune` changes of its study.yaml."""
+    trials = step.options.get("trials")
+    return (*step.given("set"), *([f"budget.trials={trials}"] if trials is not None else []))
+
+
+def _digest(pipeline: Pipeline, step: Step, before: str) -> str:
+    """What the step rests on; of a search also the files that its study.yaml names."""
+    named: list[Path] = []
+    if step.command == "tune" and step.arguments:
+        with contextlib.suppress(InputError):  # its faults are said with those of all steps
+            named = named_files(locate(pipeline.folder / step.arguments[0], overrides=_overrides(step)).config)
+    return step.digest(pipeline.folder, before, named)
 
 
 def _mark(pipeline: Pipeline, step: Step) -> Path:

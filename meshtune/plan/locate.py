@@ -24,7 +24,7 @@ DATABASE = "study.db"
 
 @dataclass(frozen=True)
 class Located:
-    """A study: its config and its folder. `source` is the YAML that was read.
+    """A study: its config and its folder. `source` is the YAML that was read, `storage_option` is `file`'s.
 
     Where the config has `rounds`, these are studies of their own in folders inside; `whole` is what a round is one of,
     and `number` its place in it, from 1.
@@ -35,6 +35,7 @@ class Located:
     config: StudyConfig
     whole: Located | None = None
     number: int = 0
+    storage_option: str | None = None
 
     @property
     def name(self) -> str:
@@ -53,7 +54,12 @@ class Located:
     def url(self) -> str:
         """The Optuna storage of the record; all rounds share one. Raises InputError, as `storage_url.resolved`."""
         storage = self.config.storage
-        return f"sqlite:///{self._database}" if storage is None else storage_url.resolved(storage)
+        return f"sqlite:///{self._database}" if storage is None else storage_url.resolved(storage, self.storage_place)
+
+    @property
+    def storage_place(self) -> Path | str:
+        """Where the storage was given: on the command line, or in the file."""
+        return self.storage_option or self.source
 
     @property
     def started(self) -> bool:
@@ -69,7 +75,7 @@ class Located:
         for index in range(len(self.config.rounds)):
             folder = self.folder / config_rounds.name(index + 1)
             config = file.round_config(self.config, index, self.folder)
-            found.append(Located(self.source, folder, config, self, index + 1))
+            found.append(Located(self.source, folder, config, self, index + 1, self.storage_option))
         return tuple(found)
 
     @property
@@ -89,9 +95,9 @@ def locate(path: Path, *, overrides: tuple[str, ...] = (), folder: Path | None =
     if folder is None and (found := _round(source, overrides)) is not None:
         return found
     config = file.read(source, overrides)
-    if folder is None and source.name == EFFECTIVE and _is_own(source, config):
-        return Located(source, source.parent.absolute(), config)
-    return Located(source, file.study_folder(source, config, folder).absolute(), config)
+    own = folder is None and source.name == EFFECTIVE and _is_own(source, config)
+    place = source.parent if own else file.study_folder(source, config, folder)
+    return Located(source, place.absolute(), config, storage_option=file.storage_option(overrides))
 
 
 def locate_values(values: Mapping[str, Any], *, overrides: tuple[str, ...] = (), folder: Path | None = None) -> Located:
@@ -161,7 +167,8 @@ def _round(source: Path, overrides: tuple[str, ...]) -> Located | None:
     named = source.name == EFFECTIVE and re.fullmatch(r"round\d+", folder.name) is not None
     if not named or not (around / EFFECTIVE).is_file() or (folder / DATABASE).exists():
         return None
-    whole = Located(around / EFFECTIVE, around, file.read(around / EFFECTIVE, overrides))
+    config, option = file.read(around / EFFECTIVE, overrides), file.storage_option(overrides)
+    whole = Located(around / EFFECTIVE, around, config, storage_option=option)
     return next((each for each in whole.rounds if each.folder == folder), None)
 
 

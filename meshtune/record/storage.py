@@ -54,7 +54,7 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     A server that was there and restarts is waited for. Raises StorageLost where it does not come back, and InputError
     where the URL is none of a database that can be had here.
     """
-    arguments = _engine_arguments(_parsed(url))
+    arguments = _engine_arguments(parsed(url))
     try:
         storage = optuna.storages.RDBStorage(url, engine_kwargs=arguments)
     except (sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):  # another study makes the tables just now
@@ -68,20 +68,21 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
 
 def connections(url: str) -> sqlalchemy.Engine:
     """PostgreSQL's connections for statements of our own, each ended with its use."""
-    arguments = {"connect_args": _engine_arguments(_parsed(url))["connect_args"], "poolclass": sqlalchemy.NullPool}
+    arguments = {"connect_args": _engine_arguments(parsed(url))["connect_args"], "poolclass": sqlalchemy.NullPool}
     engine = sqlalchemy.create_engine(url, **arguments)
     sqlalchemy.event.listen(engine, "connect", _limited)
     return engine
 
 
-def _parsed(url: str) -> sqlalchemy.URL:
+def parsed(url: str, place: Path | str | None = None) -> sqlalchemy.URL:
+    """Its parts. Raises InputError where it is none of a database that is known; `place`: where it was given."""
     try:
-        parsed = sqlalchemy.make_url(url)
-        parsed.get_dialect()
-        return parsed
+        parts = sqlalchemy.make_url(url)
+        parts.get_dialect()
+        return parts
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: of a port
         what = f"`{shown(url)}` is no URL of a database; one such as postgresql://user@host/name is needed"
-        raise InputError(Fault(what, key="storage")) from error
+        raise InputError(Fault(what, place, key="storage")) from error
 
 
 def _attend(engine: sqlalchemy.Engine) -> None:

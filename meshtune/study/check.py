@@ -17,6 +17,7 @@ from meshtune.plan.locate import Located, locate
 from meshtune.plan.plan import Plan, build
 from meshtune.priors.advice import wrapped
 from meshtune.priors.known import Known
+from meshtune.record.storage import parsed
 from meshtune.space.space import Dimension, Space
 from meshtune.study.rounds import of_each
 from meshtune.study.tune import meter_of, refuse_unmetered
@@ -254,11 +255,13 @@ def _storage(study: Located) -> list[str]:
     url = study.config.storage
     if url is None:
         return []
-    storage_url.resolved(url)  # a variable that is not set is better known now
+    parsed(study.url, study.storage_place)  # a variable that is not set, and another's scheme, are better known now
     lines = [f"storage    {storage_url.shown(url)}"]
-    if storage_url.secret(url) and study.source.is_file() and study.source.stat().st_mode & 0o077:
-        what = "others can read the password in it: `chmod 600` it, or write ${NAME} of a variable in its place"
-        lines.append(f"           {study.source}: {what}")
+    instead = "write ${NAME} of a variable in its place"
+    if storage_url.secret(url) and study.storage_option:
+        lines.append(f"           --set storage: others can read a password on a command line: {instead}")
+    elif storage_url.secret(url) and study.source.is_file() and study.source.stat().st_mode & 0o077:
+        lines.append(f"           {study.source}: others can read the password in it: `chmod 600` it, or {instead}")
     return lines
 
 

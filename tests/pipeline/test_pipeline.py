@@ -15,6 +15,7 @@ import typer
 
 from meshtune.cli.commands import app
 from meshtune.cli.run import usage as wrong_in
+from meshtune.config.file import named_files, parse
 from meshtune.errors import InputError, StorageError
 from meshtune.pipeline.file import read
 from meshtune.pipeline.run import StepFailed, run
@@ -171,6 +172,29 @@ def test_killed_twice_it_goes_on_and_then_knows_what_is_done(tmp_path: Path) -> 
     assert run(made, usage=usage, start="page") == ["page"]
     path.write_text(STEPS.replace("page.html", "other.html"))
     assert run(read(path, out=out), usage=usage) == ["page"]  # its arguments have changed
+
+
+def test_a_search_is_done_again_where_a_file_that_its_study_names_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from optuna.samplers import RandomSampler as Mine\n")
+    path, out = (
+        pipeline(tmp_path, "steps: [{name: search, tune: study.yaml, folder: '{out}/a'}]\n", trials=2),
+        tmp_path / "o",
+    )
+    study = (tmp_path / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(study.replace("name: tpe", "import: mine.py:Mine"))
+    made = read(path, out=out)
+    assert run(made, usage=usage) == ["search"]
+    assert run(made, usage=usage) == []
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write("# otherwise\n")
+    assert run(made, usage=usage) == ["search"]
+
+
+def test_the_data_are_among_the_files_that_a_study_names(tmp_path: Path) -> None:
+    sources = [{"path": "rows.jsonl"}, {"embedded": "python-stdlib-describe"}]
+    values = {"model": "embedded", "data": {"sources": sources, "validation": {"path": "held.jsonl"}}}
+    named = named_files(parse({**values, "sampler": {"import": "mine.py:Mine"}}, tmp_path))
+    assert {tmp_path / name for name in ("rows.jsonl", "held.jsonl", "mine.py")} == set(named)
 
 
 def test_a_step_that_fails_ends_the_run_with_its_exit_code(tmp_path: Path) -> None:

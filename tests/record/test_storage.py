@@ -4,6 +4,7 @@ And its password stands nowhere where others read.
 """
 
 import gc
+import re
 import sqlite3
 import subprocess
 import time
@@ -110,6 +111,31 @@ def test_check_says_who_can_read_a_password(tmp_path: Path) -> None:
         text, _ = check(path)
         assert "\nstorage    postgresql://me:***@host/db\n" in text
         assert ("others can read the password in it" in text) is readable
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("postgresql://me:hunter2", "postgresql://me:***"),
+        ("postgresql://me:hunter2@host:5x/db", "postgresql://me:***@host:5x/db"),
+        ("postgresql://me:hunt@er2@host/db", "postgresql://me:***@host/db"),
+        ("postgresql//me:hunter2@host/db", "***"),
+        ("foo://me:hunter2@host/db", "foo://me:***@host/db"),
+        ("postgresql://me:${NOT_SET}@host/db", "postgresql://me:${NOT_SET}@host/db"),
+    ],
+)
+def test_a_storage_of_the_command_line_is_named_without_its_password(tmp_path: Path, given: str, shown: str) -> None:
+    path = command_study(tmp_path)
+    with pytest.raises(InputError) as refused:
+        check(path, overrides=(f"storage={given}",))
+    assert str(refused.value).startswith(f"--set storage={shown}: storage: ")
+    assert not {"study.yaml", "hunter2", "er2"} & set(re.split(r"[^\w.]", str(refused.value)))
+
+
+def test_check_blames_no_file_for_a_password_of_the_command_line(tmp_path: Path) -> None:
+    text, _ = check(command_study(tmp_path), overrides=("storage=postgresql://me:pw@host/db",))
+    assert "--set storage: others can read a password on a command line" in text
+    assert "study.yaml: others" not in text
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:pw@host:5x/db", "foo://me:pw@host/db"])

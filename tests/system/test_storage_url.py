@@ -1,7 +1,7 @@
 import pytest
 
 from meshtune.errors import InputError
-from meshtune.system.storage_url import fault, resolved, secret, shown
+from meshtune.system.storage_url import fault, hidden, resolved, secret, shown
 
 
 def test_variables_are_read_where_the_url_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,10 +25,29 @@ def test_no_password_is_shown(password: str) -> None:
 
 
 def test_what_needs_no_secrecy() -> None:
+    for url in (
+        "sqlite:///C:/b.db",
+        "postgresql://me@host:5432/db",
+        "postgresql://me@[::1]:5432/db",
+        "mysql://h:${P}/d",
+    ):
+        assert (shown(url), hidden(url), fault(url)) == (url, url, None)
     for url in ("sqlite:////a/b.db", "postgresql://me@host/db", "postgresql://me:${PW}@host/db", "${URL}"):
         assert (shown(url), secret(url), fault(url)) == (url, False, None)
     assert not secret(None)
     assert secret("postgresql://me@host/db?password=pw")
+
+
+@pytest.mark.parametrize("url", ["me:pw@host/db", "postgresql:me:pw", "postgresql//me:pw@host/db", "'me:pw@host'"])
+def test_of_what_is_no_url_nothing_is_shown(url: str) -> None:
+    assert hidden(url) == "***"
+    assert "pw" not in str(fault(url))
+
+
+def test_what_stands_for_a_port_may_be_a_password() -> None:
+    for url in ("postgresql://me:pw", "postgresql://me:p w/db"):
+        assert shown(url) == hidden(url) == "postgresql://me:***"
+        assert str(fault(url)).startswith("behind the host's colon is no port")
 
 
 def test_what_is_no_url_is_said() -> None:
