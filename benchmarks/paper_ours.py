@@ -24,6 +24,7 @@ from meshtune.selection.statistics import mean_interval, share_difference
 SCALES = ("small", "medium-0", "medium-1", "medium-2")
 LABELS = {"mads": "MADS", "tpe": "NNI-TPE"}
 PIECES = ("round1", "mads", "tpe", "mads-scores", "tpe-scores", "mads-choice", "tpe-choice", "comparison", "figure3")
+PIECES += ("today",)
 FOR, AGAINST, OPEN = "for", "against", "open"  # what an interval says of a claim
 LEVEL = 0.05
 EQUAL = 0.01  # nats: what another seed moves a loss by, in short trainings of this model (suspicions: .005, both ways)

@@ -1,9 +1,10 @@
 """Publishes what a scale of examples/tribes2024 has come to, under docs/paper/SCALE/, and its page docs/paper/SCALE.md.
 
-    python -m benchmarks.paper_runs SCALE [--out FOLDER] [--to FOLDER] [--killed N] [--processor SECONDS]
+    python -m benchmarks.paper_runs SCALE [--out FOLDER] [--to FOLDER] [--killed N] [--processor SECONDS] [--add]
 
 Reads the results' folder of `meshtune run` (out/SCALE beside the pipeline) at any time: steps that are not done yet are
-named as missing. Writes `facts.json` (everything that the pages say of the runs), the tables of scores, the public
+named as missing. With `--add`, what has been published before stays, and steps that are done here are added to it.
+Writes `facts.json` (everything that the pages say of the runs), the tables of scores, the public
 reports and the figures. Refuses to publish a path or the name of this machine, or a row of the benchmarks or questions.
 """
 
@@ -42,8 +43,8 @@ DRAWN = {"figure1": "history", "figure2a": "parallel", "figure2b": "parallel"}
 WINDOW = 40  # characters of a row that must not stand in what is published
 
 
-def publish(out: Path, to: Path, scale: str, more: dict[str, Any]) -> None:
-    """Everything but the page. `more`: facts that the results' folder does not hold."""
+def publish(out: Path, to: Path, scale: str, more: dict[str, Any], *, add: bool = False) -> None:
+    """Everything but the page. `more`: facts that the results' folder does not hold. `add`: to what stands there."""
     done = {path.stem: json.loads(path.read_text()) for path in sorted((out / "steps").glob("*.json"))}
     ended = {name: mark for name, mark in done.items() if mark.get("ended")}
     if not ended:
@@ -53,6 +54,7 @@ def publish(out: Path, to: Path, scale: str, more: dict[str, Any]) -> None:
         "scale": scale,
         "date": f"{datetime.datetime.fromtimestamp(latest, datetime.UTC):%Y-%m-%d}",
         "steps": {name: mark["seconds"] for name, mark in ended.items()},
+        "processor": {name: mark["processor_seconds"] for name, mark in ended.items() if "processor_seconds" in mark},
         "begun": sorted(done.keys() - ended.keys()),
         "studies": {name: study(out / name) for name in STUDIES if name in ended},
         "choices": {name: choice(out / name) for name in SEARCHES if f"{name}-choice" in ended},
@@ -65,12 +67,26 @@ def publish(out: Path, to: Path, scale: str, more: dict[str, Any]) -> None:
             facts["best"] = json.loads((newest_scores(out / name).parent / "scores.json").read_text())["best"]
     if "figure3" in ended:
         facts["votes"] = preferred(out / "votes.jsonl")
-    shutil.rmtree(to, ignore_errors=True)
-    to.mkdir(parents=True)
+    if "today" in ended:
+        facts["today"] = {**study(out / "today"), "date": facts["date"]}
+    if "today-choice" in ended:
+        facts["today"]["choice"] = choice(out / "today")
+    if add:
+        facts = added(json.loads((to / "facts.json").read_text(encoding="utf-8")), facts)
+    else:
+        shutil.rmtree(to, ignore_errors=True)
+        to.mkdir(parents=True)
     for name in ended:
         copy(name, out, to)
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     (to / "facts.json").write_text(re.sub(r"\[\s+([^][{}]*?)\s+\]", _in_one_line, text) + "\n", encoding="utf-8")
+
+
+def added(stored: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Facts with those of more steps. What the stored ones say of all steps together stays: date, kills, time."""
+    joined = {key: {**stored.get(key, {}), **new[key]} for key in ("steps", "processor", "studies", "choices")}
+    begun = sorted({*stored["begun"], *new["begun"]} - joined["steps"].keys())
+    return {**new, **stored, **joined, "begun": begun, **{key: new[key] for key in ("today",) if key in new}}
 
 
 def study(folder: Path) -> dict[str, Any]:
@@ -191,14 +207,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, action="append", default=[], help="files of which no row may be published")
     parser.add_argument("--killed", type=int, default=0, help="how often the run was killed on its way")
     parser.add_argument("--processor", type=float, help="seconds of processor time that it took in all")
+    parser.add_argument("--add", action="store_true", help="to what has been published of this scale")
     given = parser.parse_args()
     out = (given.out or EXAMPLE / "out" / given.scale).absolute()
     to, page = given.to / given.scale, given.to / f"{given.scale}.md"
     more = {"killed": given.killed, "processor_seconds": given.processor}
-    publish(out, to, given.scale, more)
+    publish(out, to, given.scale, more, add=given.add)
     page.write_text(paper_page.page(given.scale, to), encoding="utf-8")
     secret = [platform.node(), str(Path.home()), str(ROOT), str(out), *map(str, out.parents[:-2])]
-    studies = [path for name in STUDIES for path in (out / name / "data").glob("*.jsonl")]
+    studies = [path for name in (*STUDIES, "today") for path in (out / name / "data").glob("*.jsonl")]
     check(to, page, [word for word in secret if len(word) > 3], [*given.data, EXAMPLE / "data", out / "data", *studies])
     if given.to == paper_claims.PAPER:
         in_navigation(given.scale)

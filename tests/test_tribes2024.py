@@ -51,6 +51,9 @@ def published(out: Path, to: Path) -> None:
     assert facts["mads_less_tpe"]["rows"] == 4
     for whose in ("ours", "the paper's"):
         assert f"Statistics of the best candidates, in points ({whose})" in page
+    assert facts["processor"].keys() == facts["steps"].keys()
+    assert facts["today"]["trials"]["complete"] == 3
+    assert "## Today's way" in page
     for name in ("figure1", "figure2a", "figure2b", "figure3"):
         assert f"(smoke/{name}.svg)" in page
         assert (to / "smoke" / f"{name}.svg").is_file()

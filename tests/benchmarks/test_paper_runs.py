@@ -101,7 +101,7 @@ def test_no_right_answer_on_either_side_leaves_a_difference_open(published: Path
 
 def test_the_page_shows_ours_beside_the_papers_and_what_is_not_done(published: Path) -> None:
     page = paper_page.page("small", published)
-    assert "Not done yet: mads-choice, tpe-choice, comparison, figure3." in page
+    assert "Not done yet: mads-choice, tpe-choice, comparison, figure3, today." in page
     assert page.count("Statistics of the best candidates, in points (ours)") == 1
     assert page.count("Statistics of the best candidates, in points (the paper's)") == 1
     assert page.count("(the paper's)\n") == page.count("(ours)\n") == 3
@@ -126,3 +126,47 @@ def test_a_row_of_the_data_or_a_path_is_not_published(tmp_path: Path) -> None:
     page.write_text("see /place/of/somebody/out")
     with pytest.raises(SystemExit, match="must not be published"):
         paper_runs.check(folder, page, ["/place/of/somebody"], [])
+
+
+def test_todays_way_is_counted_by_tokens_until_the_papers_best_losses(published: Path) -> None:
+    """MADS needs 10 trials of 10 tokens to its best, TPE 5 of its 6; today's third trial is as low as both."""
+    facts = json.loads((published / "facts.json").read_text())
+    for name in (*facts["studies"], "today"):
+        each = facts["studies"].get(name) or study(name)
+        each |= {
+            "tokens": 60,
+            "elapsed_seconds": 60.0,
+            "against_untuned": each["against_baseline"],
+            "date": "2026-12-02",
+        }
+        for one in each["all"]:
+            one["tokens"] = 10
+    facts["studies"]["mads"]["all"][4]["loss"] = facts["studies"]["mads"]["best"]["loss"] = 1.45
+    facts["today"] = each
+    facts["processor"] = {"today": 80.0}
+    each["all"][2]["loss"] = each["best"]["loss"] = 1.4
+    (published / "facts.json").write_text(json.dumps(facts))
+    page = paper_page.page("small", published)
+    assert "| the paper's: MADS, both rounds | 1.45 | 110 | 120 | 30 | 25.0 % |" in page
+    assert "| the paper's: NNI's TPE | 1.5 | 50 | 60 | 30 | 50.0 % |" in page
+    assert "until their best loss, is reached.**" in page
+    assert "not scored | 60 s | 80 s |" in page
+    each["all"][2]["loss"] = each["best"]["loss"] = 1.46
+    (published / "facts.json").write_text(json.dumps(facts))
+    page = paper_page.page("small", published)
+    assert "| 1.45 | 110 | 120 | never so low | - |" in page
+    assert "until their best loss, is missed.**" in page
+
+
+def test_steps_are_added_to_what_is_published() -> None:
+    stored = {"date": "2026-12-01", "killed": 3, "begun": ["questions", "today"], "steps": {"round1": 1.0}}
+    stored |= {"studies": {"round1": {"seed": 0}}, "choices": {"mads": {"chosen": None}}}
+    new = {"date": "2026-12-02", "killed": 0, "begun": [], "steps": {"today": 2.0}, "processor": {"today": 4.0}}
+    found = paper_runs.added(stored, {**new, "studies": {}, "choices": {}, "today": {"seed": 0}})
+    assert found == {
+        **stored,
+        "begun": ["questions"],
+        "steps": {"round1": 1.0, "today": 2.0},
+        "processor": {"today": 4.0},
+        "today": {"seed": 0},
+    }
