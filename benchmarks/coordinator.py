@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -198,20 +198,24 @@ def ray_tune(trials: int) -> float:
     return (time.perf_counter() - begun) / trials
 
 
-def decisions(repeats: int) -> None:
-    """Milliseconds of the decision upon eight trials at a rung, without writing it down."""
+def decisions(repeats: int, rule: Literal["default", "model"]) -> None:
+    """Milliseconds of the decision upon eight trials at a rung, without writing it down; that of a model without the
+    fit, which is made anew when a trial has ended.
+    """
     rungs, tokens, losses = (0.1, 0.15, 0.3, 0.5, 0.7, 0.85), 1000, np.random.default_rng(0)
-    config = EarlyStoppingConfig(rungs=rungs, freeze=True, disk=2 * 10**9)
-    rules = EarlyStopping(config, 1, tokens, state=lambda point, validated: 10**8)
+    config = EarlyStoppingConfig(rule=rule, rungs=rungs, freeze=True, disk=2 * 10**9)
+    space = presets.recommended()
+    rules = EarlyStopping(config, 1, tokens, space=space, state=lambda point, validated: 10**8)
     taken = dict[str, list[float]](ours=[], theirs=[])
     with tempfile.TemporaryDirectory() as folder:
-        record = Record(f"sqlite:///{folder}/study.db", "study", presets.recommended(), fixed={})
+        record = Record(f"sqlite:///{folder}/study.db", "study", space, fixed={})
         pruner = optuna.pruners.MedianPruner()
         study = optuna.create_study(storage=f"sqlite:///{folder}/theirs.db", pruner=pruner)
         start = presets.RECOMMENDED_BASELINE
         thresholds = rules.measured(start)
         for number in range(100 + repeats * 8):
-            record.enqueue(start, origin="search", seed=0, thresholds=thresholds)
+            point = {**start, "learning_rate": 10 ** losses.uniform(-4.5, -3)}
+            record.enqueue(point, origin="search", seed=0, thresholds=thresholds)
             trial = study.ask()
             end, reached = losses.normal(2, 0.1), 6 if number % 3 == 0 else 1 + number % 5
             curve = [(at, end + losses.normal(1 - at / tokens, 0.05)) for at, _ in thresholds]
@@ -231,6 +235,7 @@ def decisions(repeats: int) -> None:
                 continue
             asked = range(number - 7, number + 1)
             rung = Rung(asked[0], 1, tuple((each, thresholds[0][0], losses.normal(2.9, 0.1)) for each in asked))
+            rules.promising(record)  # fits, since a trial has ended
             begun = time.process_time()
             decided = rules.decide(record, rung)
             spent = time.process_time() - begun
@@ -248,7 +253,11 @@ def decisions(repeats: int) -> None:
     mine, other = (statistics.median(taken[which]) for which in ("ours", "theirs"))
     ratios = [b / a for a, b in zip(taken["ours"], taken["theirs"], strict=True)]
     printed(
-        "coordinator_decision", mine, other, ratios, "processor ms for eight trials at a rung, 100 trials at 6 rungs"
+        "coordinator_decision",
+        mine,
+        other,
+        ratios,
+        f"processor ms for eight trials at a rung, 100 trials at 6 rungs, by the rule {rule}",
     )
 
 
@@ -299,7 +308,8 @@ def main() -> None:
     if given.side:
         side({"ours": ours, "theirs": theirs}[given.side], given.url, given.folder)
         return
-    decisions(10)
+    decisions(10, "default")
+    decisions(10, "model")
     if given.decision:
         return
     sizes = [size for size in (100, 500, 1000) if size <= given.trials] or [given.trials]

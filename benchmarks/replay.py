@@ -231,7 +231,7 @@ def replayed(
 ) -> Spent:
     """A search of so many trials, the baseline first, then what is promoted."""
     course, log, spent = Course(surrogate, seed), Log(noise), Spent()
-    early = None if search.stopping is None else EarlyStopping(search.stopping, EPOCHS, EPOCH_TOKENS)
+    early = None if search.stopping is None else EarlyStopping(search.stopping, EPOCHS, EPOCH_TOKENS, space=SPACE)
     shares = () if search.stopping is None else search.stopping.rungs
     start = SPACE.encode(presets.RECOMMENDED_BASELINE)
     predicted = search.stopping is not None and search.stopping.value == "predicted"

@@ -1,10 +1,11 @@
 """How sure a rule must be before it stops a trial: tokens saved and loss, over a grid of bars, beside other tools.
 
-Searches replayed as in `freeze_thaw.py`, batch-gp and TPE: the rule `curve`, which stops a trial whose chance to be the
-best is under 2, 5, 10 or 20 % (`confidence`), with a tenth that always goes on (`keep: .1`), without freezing and with
-it, where the same bar decides what may thaw; `default` with half and a quarter that go on; the model of points and
-curves, which freezes under the same four chances; and TPE with Optuna's SuccessiveHalving and Hyperband. All beside
-batch-gp's full search, and TPE's own beside TPE's.
+Searches replayed as in `freeze_thaw.py`, batch-gp and TPE: the rule `curve`, which stops a trial whose chance to be
+the best is under 2, 5, 10 or 20 % (`confidence`), with a tenth that always goes on (`keep: .1`), without freezing and
+with it, where the same bar decides what may thaw, and with its usual numbers (`as it is`); the rule `model`, which
+freezes and thaws by the model of points and curves; `default` with half and a quarter that go on; that model with the
+same four bars, where it gives places and new points too (`model`); and TPE with Optuna's SuccessiveHalving and
+Hyperband. All beside batch-gp's full search, and TPE's own beside TPE's.
 
 Prints a JSON line for each table, size of blocks and setting: whole trainings of both (ratio: the median of theirs /
 ours by seed, with quartiles), the share `saved` and the `cost` in deviations between seeds with standard errors, over
@@ -58,6 +59,8 @@ def sides(surrogate: Curves, block: int, trials: int) -> dict[str, Any]:
                 found[f"curve {bar:g}, {sampler}{also}"] = stopped(sampler, "curve", bar, 0.1, freeze)
             for keep in (0.5, 0.25):
                 found[f"default, keep {keep:g}, {sampler}{also}"] = stopped(sampler, "default", 0.1, keep, freeze)
+        found[f"curve as it is, {sampler}"] = stopped(sampler, "curve", 0.1, 0.5, False)
+        found[f"rule model, {sampler}"] = stopped(sampler, "model", 0.02, 0.5, True)
     found |= {f"model {bar:g}": model(bar) for bar in BARS}
     for pruner in ("SuccessiveHalving", "Hyperband"):
         found[f"tpe with Optuna's {pruner}"] = partial(_pruned, pruner, surrogate, block, trials)

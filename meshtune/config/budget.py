@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -108,16 +109,19 @@ class EarlyStoppingConfig(Section):
         rungs: shares of a trial's tokens after which it is measured and goes on or ends.
         startup: trials that reach their end before any is stopped; fewer than 3, as older files have, count as 3.
         keep: share of those that reached a rung which goes on from it whatever the rule says.
-        confidence: of the rule `curve`, that a trial which it stops would not have become the best.
+            Not of `model`.
+        confidence: of the rules `curve` and `model`, that a trial which they stop would not have become the best. Of
+            `model` it is .98 unless another one is given.
         rows: validation rows that a rung is measured on.
         promote: at most so many stopped trials are trained to the end before anything is chosen.
         value: of a stopped trial for the sampler: the loss that is predicted for its end, or none (`failed`).
-        freeze: a trial that was stopped may go on later in the search, where it promises more than a new point.
+        freeze: a trial that was stopped may go on later in the search, where it promises more than a new point; with
+            `model`, of which it is true unless it is given, where the rule would not stop it any more.
         disk: the states of such trials take at most so much, such as `20 GB`: of those that promise least they are
             dropped. Null: no limit.
     """
 
-    rule: Literal["none", "default", "median", "asha", "curve"] = "default"
+    rule: Literal["none", "default", "median", "asha", "curve", "model"] = "default"
     rungs: Rungs = (0.1, 0.15, 0.3, 0.5, 0.7)
     startup: PositiveInt = FEWEST_FINISHED
     keep: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -127,6 +131,13 @@ class EarlyStoppingConfig(Section):
     value: Literal["predicted", "failed"] = "predicted"
     freeze: bool = False
     disk: Size | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_model(cls, values: Any) -> Any:
+        """The numbers that this rule was measured with."""
+        by_model = isinstance(values, Mapping) and values.get("rule") == "model"
+        return {"confidence": 0.98, "freeze": True, **values} if by_model else values
 
     @model_validator(mode="after")
     def _frozen_states(self) -> Self:

@@ -232,10 +232,11 @@ def after_search(config: StudyConfig) -> AfterSearch:
 def most_saved(early: EarlyStoppingConfig, trials: int) -> float:
     """The share of the tokens of so many trials that early stopping saves at most, before promotions.
 
-    That is where trials come in no order of worth: of those at a rung a share goes on, and the first few end. A search
-    that gets better saves less, since more of its trials are among the best there.
+    That is where trials come in no order of worth: of those at a rung a share goes on (by `model`
+    none has to), and the first few end. A search that gets better saves less, since more of its trials are among the
+    best there.
     """
-    goes_on = max(early.keep, 0.5) if early.rule == "median" else early.keep
+    goes_on = {"median": max(early.keep, 0.5), "model": 0.0}.get(early.rule, early.keep)
     shares = [*early.rungs, 1.0]
     spent = shares[0] + sum(goes_on**k * (shares[k] - shares[k - 1]) for k in range(1, len(shares)))
     stoppable = max(0, trials - max(early.startup, FEWEST_FINISHED))

@@ -98,7 +98,7 @@ def build(study: Located, elsewhere: Elsewhere | None = None) -> Plan:
             baseline = presets.baseline(config.space, given, lora=True, training=config.training)
         known = known_beforehand(config, space, training, recorded, baseline or {})
         objective = ObjectiveSpec("lora", training.spec.model_dump(mode="json"))
-        early = _early_stopping(config, training)
+        early = _early_stopping(config, training, space)
     goals = goals_of(config, space, None if training is None else training.memory)
     start = _start(space, baseline, goals, objective)
     trained = None if tool is None else tool.fingerprint
@@ -161,7 +161,7 @@ def _program(study: Located, section: CommandObjectiveConfig, space: Space) -> O
     return ObjectiveSpec("command", fields)
 
 
-def _early_stopping(config: StudyConfig, training: TrainingPlan) -> EarlyStopping | None:
+def _early_stopping(config: StudyConfig, training: TrainingPlan, space: Space) -> EarlyStopping | None:
     section, data = config.early_stopping, training.data
     if section.rule == "none":
         return None
@@ -176,7 +176,8 @@ def _early_stopping(config: StudyConfig, training: TrainingPlan) -> EarlyStoppin
         return of_state(at.shape, at.recipe(hyperparameters), validated=validated)
 
     trained, held_out = training.spec.training, data.validation.rows
-    return EarlyStopping(section, trained.epochs, data.train.tokens, held_out, trained, data.train.rows, state)
+    rows = data.train.rows
+    return EarlyStopping(section, trained.epochs, data.train.tokens, held_out, trained, rows, space, state)
 
 
 def _start(

@@ -83,7 +83,7 @@ class ToolPlan:
         if config.early_stopping.rule == "none":
             return None
         if config.early_stopping.freeze:
-            why = "trials of other tools start over where they go on, so nothing is saved: leave it out"
+            why = "trials of other tools start over where they go on, so nothing is saved: write `freeze: false`"
             raise InputError(Fault(why, key="early_stopping.freeze"))
         name = self.section.trainer
         passes = tools.epochs(name, self.values)
@@ -95,7 +95,8 @@ class ToolPlan:
         if what is not None or passes is None:
             raise InputError(Fault(f"{what}; or write none", key="early_stopping"))
         searched = any(dimension.name == "epochs" for dimension in space.dimensions)
-        return EarlyStopping(config.early_stopping, 1, round(trainer.PER_EPOCH * (1 if searched else passes)))
+        epoch = round(trainer.PER_EPOCH * (1 if searched else passes))
+        return EarlyStopping(config.early_stopping, 1, epoch, space=space)
 
 
 def refuse_missing(program: str, directory: str) -> None:

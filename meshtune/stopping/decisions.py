@@ -1,4 +1,5 @@
-"""Early stopping in a study: which trials are compared, and what the rules of `meshtune.stopping.rules` say of them.
+"""Early stopping in a study: which trials are compared, and what the rules of `meshtune.stopping.rules`, or the model
+of points and curves, say of them.
 
 Only trials of one schedule are compared: those that train on the same tokens in the same way, whatever is adapted. A
 decision is made when a trial stands at a rung, from all that has been measured by then: trials that have ended, those
@@ -11,15 +12,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from meshtune.config.budget import FEWEST_FINISHED, EarlyStoppingConfig
 from meshtune.config.sections import TrainingConfig
 from meshtune.record.decisions import IN_PACK, Decided
+from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
+from meshtune.samplers.encoding import Encoding
+from meshtune.samplers.gp.space import Cube
+from meshtune.space.space import Space
+from meshtune.stopping.freeze_thaw import Measured, Model, fit, updated
+from meshtune.stopping.places import chances
 from meshtune.stopping.rules import Curve, Rule, Stopping
 from meshtune.trial import Ending, Outcome, Rung, Thresholds, Verdict
 
@@ -36,6 +45,7 @@ class EarlyStopping:
         epoch_tokens: of the training rows, padding left out. validation_rows: that there are; None: not known.
         training, training_rows: how trials train where hyperparameters do not say it, and on how many rows; None: not
             known.
+        space: of the points that the rule `model` sees; None: another rule decides.
         state: bytes that a trial with these hyperparameters keeps when it is stopped, by whether an epoch was validated
             by then; None: not known, and no disk is counted.
     """
@@ -46,7 +56,10 @@ class EarlyStopping:
     validation_rows: int | None = None
     training: TrainingConfig | None = None
     training_rows: int = 0
+    space: Space | None = None
     state: Callable[[Mapping[str, Any], bool], int] | None = None
+    _fitted: dict[Any, tuple[Any, Model]] = field(default_factory=dict, compare=False, repr=False)  # by schedule
+    _last: dict[Any, tuple[Any, dict[int, _End]]] = field(default_factory=dict, compare=False, repr=False)  # likewise
 
     def described(self) -> dict[str, Any]:
         """What must not change while a study goes on."""
@@ -106,6 +119,8 @@ class EarlyStopping:
             if (trial, tokens) not in record.decided and record.goes(trial)
         }
         running = {key: each.loss for key, each in record.decided.items() if record.goes(key[0])} | new
+        if self._rule == "model":
+            return self._by_model(record, new, running)
         thawing, found = record.thawing, []
         ended = [trial for trial in record.finished if trial.number not in thawing]
         for (number, tokens), loss in new.items():
@@ -159,6 +174,9 @@ class EarlyStopping:
         `promote`.
         """
         limit = self.config.promote if limit is None else limit
+        if self._rule == "model":
+            stopped = [t.number for t in record.finished if t.outcome and t.outcome.ending is Ending.STOPPED_EARLY]
+            return self._likely(record, stopped)[:limit]
         found, noise = [], _noise(record)
         for group in _groups(record.finished).values():
             rules = self._rules(group[0].hyperparameters)
@@ -169,13 +187,16 @@ class EarlyStopping:
         return [number for _, number in sorted(found)[:limit]]
 
     def thaws(self, record: Record, free: Callable[[int], bool]) -> list[int]:
-        """Numbers of the frozen trials that promise more than a new point, the most promising first.
+        """Numbers of the frozen trials that promise more than a new point, or, by the rule `model`, that it would not
+        stop any more; the most promising first.
 
         `free`: says of a number whether that trial may go on now.
         """
         frozen = {trial.number for trial in record.frozen if free(trial.number)} if self.config.freeze else set[int]()
         if not frozen:
             return []
+        if self._rule == "model":
+            return self._likely(record, frozen)
         thawing, found = record.thawing, []
         ended = [trial for trial in record.finished if trial.number not in thawing]
         for group in _groups(ended).values():
@@ -210,6 +231,74 @@ class EarlyStopping:
 
     # -- inside
 
+    def _by_model(
+        self, record: Record, new: Mapping[tuple[int, int], float], running: Mapping[tuple[int, int], float]
+    ) -> list[Decided]:
+        """A trial goes on while its chance is at least 1 - `confidence`."""
+        ends, found = dict[Any, Mapping[int, _End] | None](), list[Decided]()
+        for (number, tokens), loss in new.items():
+            hyperparameters = record.trials[number].hyperparameters
+            alike = schedule(hyperparameters)
+            if alike not in ends:
+                now = _running(record, running, hyperparameters, self.rungs(hyperparameters))
+                ends[alike] = self._ends(record, hyperparameters, now)
+            known = ends[alike]
+            end = None if known is None else known.get(number, _End(0.0, None))  # its loss is infinite
+            if end is None or end.chance >= 1 - self.config.confidence:
+                found.append(Decided(number, tokens, loss, Verdict.GOES_ON))
+            else:
+                value = end.loss if self.config.value == "predicted" else None
+                found.append(Decided(number, tokens, loss, Verdict.STOPS, value))
+        return found
+
+    def _likely(self, record: Record, numbers: Collection[int]) -> list[int]:
+        """Of these trials those that the model would not stop, the likeliest first."""
+        found = list[tuple[float, int]]()
+        for group in _groups(record.finished).values():
+            if any(trial.number in numbers for trial in group):
+                hyperparameters = group[0].hyperparameters
+                now = _now(record, hyperparameters, self.rungs(hyperparameters))
+                ends = self._ends(record, hyperparameters, now) or {}
+                found += [(-end.chance, number) for number, end in ends.items() if number in numbers]
+        return [number for chance, number in sorted(found) if -chance >= 1 - self.config.confidence]
+
+    def _ends(
+        self, record: Record, hyperparameters: Mapping[str, Any], running: Mapping[int, Curve]
+    ) -> dict[int, _End] | None:
+        """What the model says of the trials of this schedule that have not come to their end; None while too few have.
+
+        `running`: curves of those that train. Parameters are fitted to the trials that have ended, so that they are the
+        same however often they are asked for, and are kept until another one ends. So is the answer, while nothing else
+        is known.
+        """
+        assert self.space is not None
+        rungs, shares = self.rungs(hyperparameters), self.shares(hyperparameters)
+        ended = _alike([t for t in record.finished if t.number not in {*record.thawing, *running}], hyperparameters)
+        curves = dict(zip((trial.number for trial in ended), self._curves(ended, rungs), strict=True)) | dict(running)
+        known = {number: _measured(curves[number], shares) for number in sorted(curves)}
+        known = {number: curve for number, curve in known.items() if curve}
+        finished = np.array([curves[number].final is not None for number in known], dtype=bool)
+        if finished.sum() < self._startup:
+            return None
+        cube = Cube(Encoding(distributions(self.space)))
+        points = cube.features(cube.rows([record.trials[number].params for number in known]))
+        at = [place for place, number in enumerate(known) if number not in running]
+        curves_at = [known[number] for number in known if number not in running]
+        fitted_to = points[at].tobytes(), curves_at
+        alike, noise = schedule(hyperparameters), _noise(record)
+        seen = points.tobytes(), known, at, noise
+        if alike in self._last and self._last[alike][0] == seen:
+            return self._last[alike][1]
+        if alike not in self._fitted or self._fitted[alike][0] != fitted_to:
+            self._fitted[alike] = fitted_to, fit(points[at], cube.columns, curves_at)
+        model = updated(self._fitted[alike][1], points, list(known.values()))
+        finals = model.final()
+        likely = chances(finals, finished, model.best - noise).tolist()
+        losses = np.maximum(finals.at(0.5), math.nextafter(model.best, math.inf)).tolist()
+        found = zip(known, likely, losses, finished.tolist(), strict=True)
+        self._last[alike] = seen, {number: _End(chance, loss) for number, chance, loss, done in found if not done}
+        return self._last[alike][1]
+
     def _worth(self, record: Record) -> dict[int, tuple[float, float]]:
         """Of the trials that are stopped, or stop now: the chance to become the best for each token that is left, and
         the last loss, its sign turned.
@@ -226,7 +315,13 @@ class EarlyStopping:
             rules, rungs = self._rules(hyperparameters), self.rungs(hyperparameters)
             now = _running(record, measured, hyperparameters, rungs)
             curves = [now.get(t.number) or self._curves([t], rungs)[0] for t in group]
-            for trial, curve, worth in zip(group, curves, rules.worth(curves, noise), strict=True):
+            if self._rule == "model":
+                ends = self._ends(record, hyperparameters, _now(record, hyperparameters, rungs)) or {}
+                chance = [ends[t.number].chance if t.number in ends else 0.0 for t in group]
+                worths = [each / (1 - rules.share(curve)) for each, curve in zip(chance, curves, strict=True)]
+            else:
+                worths = rules.worth(curves, noise)
+            for trial, curve, worth in zip(group, curves, worths, strict=True):
                 last = curve.rungs[-1] if curve.rungs else math.inf
                 found[trial.number] = worth / self.tokens(hyperparameters), -last
         return found
@@ -243,19 +338,35 @@ class EarlyStopping:
         return found
 
     @property
-    def _rule(self) -> Rule:
+    def _rule(self) -> Rule | Literal["model"]:
         rule = self.config.rule
         assert rule != "none"
         return DEFAULT if rule == "default" else rule
 
     def _rules(self, hyperparameters: Mapping[str, Any]) -> Stopping:
         config, shares = self.config, self.shares(hyperparameters)
-        return Stopping(self._rule, shares, startup=self._startup, keep=config.keep, confidence=config.confidence)
+        rule = DEFAULT if self._rule == "model" else self._rule  # of which only predictions would be asked
+        return Stopping(rule, shares, startup=self._startup, keep=config.keep, confidence=config.confidence)
 
     @property
     def _startup(self) -> int:
         """With fewer, nothing could be predicted for what was stopped."""
         return max(self.config.startup, FEWEST_FINISHED)
+
+
+class _End(NamedTuple):
+    """Of a trial's end: the chance that it is the lowest, by more than the noise, and the loss, above the best; None
+    where it cannot be predicted.
+    """
+
+    chance: float
+    loss: float | None
+
+
+def _measured(curve: Curve, shares: Sequence[float]) -> tuple[Measured, ...]:
+    """A curve as the model sees it; nothing where a loss is infinite."""
+    found = [*zip(shares, curve.rungs, strict=False), *([] if curve.final is None else [(1.0, curve.final)])]
+    return tuple(found) if all(math.isfinite(loss) for _, loss in found) else ()
 
 
 def _groups(finished: Sequence[RecordedTrial]) -> dict[tuple[Any, ...], list[RecordedTrial]]:
@@ -290,6 +401,12 @@ def _running(
         if schedule(record.trials[trial].hyperparameters) == alike:
             measured.setdefault(trial, {})[tokens] = loss
     return {trial: Curve(in_a_row(found, rungs)) for trial, found in measured.items()}
+
+
+def _now(record: Record, hyperparameters: Mapping[str, Any], rungs: Sequence[int]) -> dict[int, Curve]:
+    """Curves of the same schedule of all trials that train, as far as the record has them."""
+    measured = {key: each.loss for key, each in record.decided.items() if record.goes(key[0])}
+    return _running(record, measured, hyperparameters, rungs)
 
 
 def _losses(outcome: Outcome, rungs: Sequence[int]) -> tuple[float, ...]:

@@ -34,7 +34,8 @@ from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg import cho_solve
+from scipy.linalg.lapack import dtrtrs
 from scipy.special import ndtr, ndtri
 
 from meshtune.samplers.gp.model import matern
@@ -164,6 +165,14 @@ def _own_decay(shares: Array, bend: float) -> Array:
     return cast("Array", left / (left[0, 0] or 1.0))
 
 
+def _solved(lower: Array, rows: Array, *, transposed: bool = False) -> Array:
+    """L^-1 rows, or L'^-1 rows, by LAPACK itself: SciPy's checks take longer than solves as small as these."""
+    found, singular = dtrtrs(lower.T, rows, lower=0, trans=0 if transposed else 1)
+    if singular:
+        raise np.linalg.LinAlgError(f"the factor has a zero at {singular}")
+    return cast("Array", found)
+
+
 class Halves(NamedTuple):
     """Of rows (n, T, c): L^-1 rows (n, T, c), Q' of that (2n, c), and the inner factor's inverse of that (2n, c)."""
 
@@ -207,14 +216,14 @@ class Factor:
         self.span, self.inside = np.zeros((n, size, 2)), np.zeros((n, 2, 2))  # Q and U of each trial
         for members, at in curves.patterns:
             lower = cast("Array", np.linalg.cholesky(self.own[np.ix_(at, at)]))
-            span, inside = np.linalg.qr(solve_triangular(lower, self.decay[at], lower=True))
+            span, inside = np.linalg.qr(_solved(lower, self.decay[at]))
             self._lower.append(lower)
             self.span[members, : len(at), : span.shape[1]] = span
             self.inside[members, : len(inside)] = inside
         between = np.eye(2 * n)
         for variance, kernel, loading in zip((p.end, p.course), (self.end, self.course), self.loadings, strict=True):
             between += variance * np.kron(kernel, np.ones((2, 2))) * np.outer(loading, loading)
-        self.between = np.linalg.cholesky(between)
+        self.between = cast("Array", np.linalg.cholesky(between))
         prior = np.linalg.inv(LEVEL + STEPS * np.eye(size))
         self._known = self.halves(curves.known)
         gram = self._known.products(self._known)
@@ -241,14 +250,14 @@ class Factor:
         for (members, at), lower in zip(self.curves.patterns, self._lower, strict=True):
             block = rows[np.ix_(members, at)]
             flat = block.transpose(1, 0, 2).reshape(len(at), -1)
-            solved = solve_triangular(lower, flat, lower=True, check_finite=False)
+            solved = _solved(lower, flat)
             white[members, : len(at)] = solved.reshape(len(at), len(members), -1).transpose(1, 0, 2)
         within = np.einsum("itr,itc->irc", self.span, white).reshape(len(self.between), -1)
-        return Halves(white, within, solve_triangular(self.between, within, lower=True, check_finite=False))
+        return Halves(white, within, _solved(self.between, within))
 
     def solved(self, rows: Halves) -> Array:
         """K^-1 rows, (n, T, c)."""
-        inner = solve_triangular(self.between, rows.solved, lower=True, trans=1, check_finite=False) - rows.within
+        inner = _solved(self.between, rows.solved, transposed=True) - rows.within
         return self.unwhitened(rows.white + self.span @ inner.reshape(len(rows.white), 2, -1))
 
     def unwhitened(self, white: Array) -> Array:
@@ -256,7 +265,7 @@ class Factor:
         found = np.zeros_like(white)
         for (members, at), lower in zip(self.curves.patterns, self._lower, strict=True):
             flat = white[members, : len(at)].transpose(1, 0, 2).reshape(len(at), -1)
-            solved = solve_triangular(lower, flat, lower=True, trans=1, check_finite=False)
+            solved = _solved(lower, flat, transposed=True)
             found[np.ix_(members, at)] = solved.reshape(len(at), len(members), -1).transpose(1, 0, 2)
         return found
 
@@ -268,17 +277,16 @@ class Factor:
         of_known = self._known.products(halves)
         left = np.eye(len(self.mean))[:, -1:] - of_known[1:]
         mean = self.mean[-1] + of_known[0] - self.mean @ of_known[1:]
-        return mean, halves, solve_triangular(self.sure, left, lower=True)
+        return mean, halves, _solved(self.sure, left)
 
     def gradient(self) -> Array:
         """Of `badness`, by the logarithms of the parameters."""
         p, curves, (n, size) = self.parameters, self.curves, self.curves.seen.shape
         solved = self.solved(self._known)
-        of_mean = solve_triangular(self.sure, solved[:, :, 1:].reshape(n * size, size).T, lower=True)
+        of_mean = _solved(self.sure, solved[:, :, 1:].reshape(n * size, size).T)
         of_mean = of_mean.T.reshape(n, size, size)
         residual = solved[:, :, 0] - solved[:, :, 1:] @ self.mean
         inverse = cho_solve((self.between, True), np.eye(2 * n), check_finite=False)
-        found = []
         by_kernel = []
         for k, loading in enumerate(self.loadings):
             seen, mean = residual @ self.decay[:, k], self.decay[:, k] @ of_mean
@@ -308,8 +316,8 @@ class Factor:
         for (members, at), lower in zip(curves.patterns, self._lower, strict=True):
             span = self.span[members[0], : len(at)]
             inner = span @ (each[:, :, members].sum(2) - len(members) * np.eye(2)) @ span.T
-            half = solve_triangular(lower, inner + len(members) * np.eye(len(at)), lower=True, trans=1)
-            by_own[np.ix_(at, at)] += solve_triangular(lower, half.T, lower=True, trans=1)
+            half = _solved(lower, inner + len(members) * np.eye(len(at)), transposed=True)
+            by_own[np.ix_(at, at)] += _solved(lower, half.T, transposed=True)
         by_own *= 0.5
         found += [
             p.own * by_own.sum(),
@@ -425,8 +433,8 @@ class Model:
         if q:
             near = _kernel(pending, features, curves.columns, p) - halves.first(q).products(halves)
             near += unsure[:, :q].T @ unsure
-            lower = np.linalg.cholesky(near[:, :q] + p.own * np.eye(q))
-            variance -= (solve_triangular(lower, near, lower=True) ** 2).sum(0)
+            lower = cast("Array", np.linalg.cholesky(near[:, :q] + p.own * np.eye(q)))
+            variance -= (_solved(lower, near) ** 2).sum(0)
         return mean[q:], np.sqrt(np.maximum(variance[q:], 1e-12))
 
     def _across(self, end: Array, own: Array) -> Array:
@@ -456,13 +464,8 @@ def fit(
     """
     from scipy.optimize import minimize  # a third of a second, for those who have something to fit
 
-    shares = np.array(sorted({share for curve in curves for share, _ in curve} | {1.0}))
     logarithm = Logarithm.of(curves)
-    seen = np.full((len(curves), len(shares)), np.nan)
-    for row, curve in zip(seen, curves, strict=True):
-        for share, loss in curve[-1:] if len(curves) > MOST_WHOLE and curve[-1][0] == 1 else curve:
-            row[np.searchsorted(shares, share)] = logarithm(np.array(loss))
-    known = Curves(points, columns, shares, seen)
+    known = _known(points, columns, curves, logarithm)
     variables = int(columns.max()) + 1
     medians = np.log([LENGTH * math.sqrt(variables / 4)] * variables + list(MEDIANS))
     spreads = np.array([LENGTH_SPREAD] * variables + list(SPREADS))
@@ -481,3 +484,17 @@ def fit(
         options={"maxiter": FIRST_STEPS if start is None else NEXT_STEPS},
     )
     return Model(known, Parameters.of(found.x), logarithm)
+
+
+def updated(model: Model, points: Array, curves: Sequence[Sequence[Measured]]) -> Model:
+    """The same parameters, with what is known of these trials by now: nothing is fitted anew while they run."""
+    return Model(_known(points, model.curves.columns, curves, model.logarithm), model.parameters, model.logarithm)
+
+
+def _known(points: Array, columns: Indices, curves: Sequence[Sequence[Measured]], logarithm: Logarithm) -> Curves:
+    shares = np.array(sorted({share for curve in curves for share, _ in curve} | {1.0}))
+    seen = np.full((len(curves), len(shares)), np.nan)
+    for row, curve in zip(seen, curves, strict=True):
+        for share, loss in curve[-1:] if len(curves) > MOST_WHOLE and curve[-1][0] == 1 else curve:
+            row[np.searchsorted(shares, share)] = logarithm(np.array(loss))
+    return Curves(points, columns, shares, seen)

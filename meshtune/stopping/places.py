@@ -1,4 +1,4 @@
-"""Which trials train next: places of a pack's next segment, by the model of points and curves.
+"""Which trials train on, by the model of points and curves: the chance of each, and places of a pack's next segment.
 
 A decision follows from the model alone, so from the curves that it was fitted to. Frozen is not stopped: a trial stays
 among those that may get a place, at every later decision. Nothing freezes before three trials have ended: until then
@@ -11,13 +11,23 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meshtune.config.budget import FEWEST_FINISHED
 from meshtune.samplers.gp.space import Array
-from meshtune.stopping.freeze_thaw import Model
+from meshtune.stopping.freeze_thaw import Finals, Model
 
 LEAST = 0.02  # chance below which a trial freezes
 DRAWS = 512  # joint ones of a decision
+
+
+def chances(finals: Finals, finished: NDArray[np.bool_], limit: float, draws: int = DRAWS) -> Array:
+    """Of each trial (n,) the chance to be the one that ends lowest of all, and below `limit`, by joint draws; 0 for
+    those that have finished. So two that can only win where the other one does too share their chance.
+    """
+    drawn = np.where(finished, math.inf, finals.draws(draws))
+    lowest = drawn.argmin(1)[drawn.min(1) < limit]
+    return np.bincount(lowest, minlength=len(finished)) / draws
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class Stopping:
         All that are `promising` can. A new point is the best of n + 1 with the chance of one in n + 1, as where they
         come in no order of worth, and takes as many tokens as those so far did in the mean.
         """
-        trained = [1.0 if curve.final is not None else self._share(curve) for curve in curves]
+        trained = [1.0 if curve.final is not None else self.share(curve) for curve in curves]
         new = 1 / (len(curves) + 1) / max(float(np.mean(trained)), 1e-9)
         worth = self.worth(curves, noise)
         likely = self.promising(curves, len(curves), noise)
@@ -153,11 +153,11 @@ class Stopping:
         """
         extrapolation = Extrapolation(curves, len(self.rungs))
         return [
-            0.0 if curve.final is not None else (extrapolation.chance(curve, noise) or 0.0) / (1 - self._share(curve))
+            0.0 if curve.final is not None else (extrapolation.chance(curve, noise) or 0.0) / (1 - self.share(curve))
             for curve in curves
         ]
 
-    def _share(self, curve: Curve) -> float:
+    def share(self, curve: Curve) -> float:
         """Of a training, at the last rung that a curve reached."""
         return self.rungs[len(curve.rungs) - 1] if curve.rungs else 0.0
 

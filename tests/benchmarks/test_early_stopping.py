@@ -83,26 +83,31 @@ class Answers:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "value"),
+    ("sampler", "value", "rule"),
     [
-        ("mads", "predicted"),
-        ("mads", "failed"),
-        ("tpe", "predicted"),
-        ("batch-gp", "predicted"),
-        ("batch-gp", "failed"),
+        ("mads", "predicted", "asha"),
+        ("mads", "failed", "asha"),
+        ("tpe", "predicted", "asha"),
+        ("batch-gp", "predicted", "asha"),
+        ("batch-gp", "failed", "asha"),
+        ("tpe", "predicted", "model"),
     ],
 )
 def test_a_replay_is_what_the_loop_does(
-    surrogate: Any, tmp_path: Path, sampler: Literal["mads", "tpe", "batch-gp"], value: Literal["predicted", "failed"]
+    surrogate: Any,
+    tmp_path: Path,
+    sampler: Literal["mads", "tpe", "batch-gp"],
+    value: Literal["predicted", "failed"],
+    rule: Literal["asha", "model"],
 ) -> None:
     """Same points, decisions, stops and tokens as the record has after a run of the real loop."""
     from replay import EPOCH_TOKENS, EPOCHS, Course, Search, replayed
 
     rungs = (0.15, 0.3, 0.5)
-    config = EarlyStoppingConfig(rule="asha", rungs=rungs, startup=3, value=value)
+    config = EarlyStoppingConfig(rule=rule, rungs=rungs, startup=3, value=value, freeze=False)
     spent = replayed(Search(sampler, 2, config), surrogate, seed=1, trials=16)
 
-    space, early = recommended(), EarlyStopping(config, EPOCHS, EPOCH_TOKENS)
+    space, early = recommended(), EarlyStopping(config, EPOCHS, EPOCH_TOKENS, space=recommended())
     record = Record(f"sqlite:///{tmp_path / 'study.db'}", "study", space, fixed={})
     start = space.encode(RECOMMENDED_BASELINE)
     record.note(IN_PACK, True)

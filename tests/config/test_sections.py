@@ -376,6 +376,10 @@ def test_early_stopping_is_a_rule_or_a_mapping(tmp_path: Path) -> None:
     assert median.early_stopping == EarlyStoppingConfig(rule="median", keep=0.5)
     given = file.read(write(tmp_path, MINIMAL + "early_stopping: {rungs: [0.2, 0.6]}")).early_stopping
     assert (given.rule, given.rungs) == ("default", (0.2, 0.6))
+    by_model = file.read(write(tmp_path, MINIMAL + "early_stopping: model")).early_stopping
+    assert (by_model.confidence, by_model.freeze) == (0.98, True)
+    given = file.read(write(tmp_path, MINIMAL + "early_stopping: {rule: model, confidence: 0.9, freeze: false}"))
+    assert (given.early_stopping.confidence, given.early_stopping.freeze) == (0.9, False)
     for text, size in (("20 GB", 20 * 10**9), ("1.5GiB", 3 << 29), (".5 MB", 500_000), ("1000", 1000), ("null", None)):
         limited = file.read(write(tmp_path, MINIMAL + f"early_stopping: {{freeze: true, disk: {text}}}"))
         assert limited.early_stopping.disk == size

@@ -52,7 +52,7 @@ def trained(request: Request) -> Outcome:
 
 
 def early(**values: Any) -> EarlyStopping:
-    return EarlyStopping(EarlyStoppingConfig(**values), epochs=2, epoch_tokens=TOKENS // 2)
+    return EarlyStopping(EarlyStoppingConfig(**values), epochs=2, epoch_tokens=TOKENS // 2, space=SPACE)
 
 
 def opened(folder: Path) -> Record:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from meshtune.samplers.gp.model import matern
 from meshtune.stopping import freeze_thaw
-from meshtune.stopping.freeze_thaw import Curves, Factor, Measured, Model, Parameters, fit
+from meshtune.stopping.freeze_thaw import Curves, Factor, Measured, Model, Parameters, fit, updated
 
 Array = NDArray[np.float64]
 SHARES = (0.1, 0.15, 0.3, 0.5, 0.7, 1.0)
@@ -189,6 +189,18 @@ def test_of_many_trials_those_that_ended_are_seen_by_their_end() -> None:
     points, curves, _ = study(104, seed=5, stopped=3)
     seen = np.isfinite(fit(points, np.arange(2), curves).curves.seen).sum(1)
     assert seen.tolist() == [3] * 3 + [1] * 101
+
+
+def test_parameters_serve_for_what_is_measured_later() -> None:
+    """With the curves that they were fitted to, it is the same model; a further loss is seen."""
+    points, curves, _ = study(12, seed=0, stopped=6)
+    model = fit(points, np.arange(2), curves)
+    again = updated(model, points, curves)
+    assert (again.final().mean == model.final().mean).all()
+    whole = study(12, seed=0, stopped=0)[1]
+    later = updated(model, points, [whole[0], *curves[1:]])
+    assert later.parameters == model.parameters
+    assert later.finished.sum() == model.finished.sum() + 1
 
 
 def test_a_category_has_one_length_and_trials_may_have_no_rungs() -> None:

@@ -25,6 +25,8 @@ from tests.stopping.test_in_pack import PAIRS, AtRungs, Killed, searched
 
 ALONE = Packing(1)
 TRIALS = 25
+ASHA = early(rule="asha", keep=0.3, freeze=True)
+MODEL = early(rule="model", confidence=0.8)
 
 
 def crossing(hyperparameters: Mapping[str, Any], share: float) -> float:
@@ -40,8 +42,8 @@ def worker(places: int = 1, **given: Any) -> AtRungs:
 def freezing(folder: Path, worker: AtRungs, trials: int = TRIALS, **given: Any) -> Record:
     """A study in which stopped trials may thaw, or gone on with."""
     folder.mkdir(exist_ok=True)
-    given = {"sampler": "tpe", "packing": ALONE, **given}
-    return searched(folder, trials, worker, rules=early(rule="asha", keep=0.3, freeze=True), **given)
+    given = {"sampler": "tpe", "packing": ALONE, "rules": ASHA, **given}
+    return searched(folder, trials, worker, **given)
 
 
 def course(record: Record) -> list[tuple[Any, ...]]:
@@ -66,10 +68,21 @@ def assert_whole(record: Record, count: int = TRIALS) -> None:
         assert len(trial.final.rungs) > len(trial.outcome.rungs) or trial.final.ending is Ending.COMPLETE
 
 
-@pytest.mark.parametrize(("packing", "asynchronous"), [(ALONE, False), (PAIRS, False), (Packing(2), True)])
-def test_what_froze_goes_on_where_it_promises_more(tmp_path: Path, packing: Packing, asynchronous: bool) -> None:
+@pytest.mark.parametrize(
+    ("rules", "packing", "asynchronous"),
+    [
+        (ASHA, ALONE, False),
+        (ASHA, PAIRS, False),
+        (ASHA, Packing(2), True),
+        (MODEL, ALONE, False),
+        (MODEL, PAIRS, False),
+    ],
+)
+def test_what_froze_goes_on_where_it_promises_more(
+    tmp_path: Path, rules: EarlyStopping, packing: Packing, asynchronous: bool
+) -> None:
     """Blocks do not wait for it; samplers see how it stands; all of it is there when the record is opened again."""
-    record = freezing(tmp_path, worker(packing.processes), packing=packing, asynchronous=asynchronous)
+    record = freezing(tmp_path, worker(packing.processes), rules=rules, packing=packing, asynchronous=asynchronous)
     assert_whole(record)
     assert record.thaws
     for number in {thaw.trial for thaw in record.thaws}:
@@ -118,20 +131,20 @@ def test_mads_keeps_what_it_was_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["unsent", "sent", "worker"])
+@pytest.mark.parametrize(("rules", "how"), [*((ASHA, how) for how in ("unsent", "sent", "worker")), (MODEL, "sent")])
 def test_killed_at_any_question_with_one_process_the_record_is_that_of_an_undisturbed_study(
-    tmp_path: Path, how: str
+    tmp_path: Path, rules: EarlyStopping, how: str
 ) -> None:
     running = worker()
-    whole = freezing(tmp_path / "whole", running)
+    whole = freezing(tmp_path / "whole", running, rules=rules)
     thawed = {thaw.trial for thaw in whole.thaws}
     of_thawed = [n for n, rung in enumerate(running.asked) if len(rung.losses) == 1 and rung.losses[0][0] in thawed]
     for number in of_thawed[-4:]:
         folder = tmp_path / str(number)
         try:
-            record = freezing(folder, worker(number=number, how=how))
+            record = freezing(folder, worker(number=number, how=how), rules=rules)
         except Killed:
-            record = freezing(folder, worker())
+            record = freezing(folder, worker(), rules=dataclasses.replace(rules, _fitted={}, _last={}))
         assert log_of(record, attempts=False) == log_of(whole, attempts=False)
         assert course(record) == course(whole)
 

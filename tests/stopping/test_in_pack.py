@@ -168,7 +168,7 @@ def searched(
 
 
 @pytest.mark.parametrize(
-    ("rule", "sampler"), [("asha", "batch-gp"), ("asha", "tpe"), ("median", "tpe"), ("curve", "tpe")]
+    ("rule", "sampler"), [("asha", "batch-gp"), ("asha", "tpe"), ("median", "tpe"), ("curve", "tpe"), ("model", "tpe")]
 )
 def test_a_block_that_is_one_pack_is_stopped_by_what_it_measures(tmp_path: Path, rule: str, sampler: str) -> None:
     """None before three have finished; each with a value that a sampler can use."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meshtune.stopping.freeze_thaw import fit
-from meshtune.stopping.places import decide
+from meshtune.stopping.places import chances, decide
 from tests.stopping.test_freeze_thaw import study
 
 
@@ -55,6 +55,24 @@ def test_a_frozen_trial_is_thawed_where_the_one_that_beat_it_is_not_there() -> N
     better = [*curves, [(share, loss - 0.3) for share, loss in curves[(leader + 1) % 16]]]
     near = np.concatenate([points, points[leader : leader + 1]])
     assert decide(fit(near, np.arange(2), better), places=1).freezes == (leader,)
+
+
+def test_two_that_can_only_win_where_the_other_does_too_share_their_chance() -> None:
+    """The leader, measured at three rungs, and the same again: alone it is the lowest of those that train for sure."""
+    points, curves, ends = study(16, seed=4, stopped=0)
+    leader = int(ends.argmin())
+    curves[leader] = curves[leader][:3]
+    alone, both = (
+        fit(np.concatenate([points, points[[leader] * more]]), np.arange(2), [*curves, *[curves[leader]] * more])
+        for more in (0, 1)
+    )
+    one = chances(alone.final(), alone.finished, np.inf)
+    assert one.tolist() == [float(trial == leader) for trial in range(16)]
+    two = chances(both.final(), both.finished, np.inf, draws=4096)
+    assert two[leader] == pytest.approx(0.5, abs=0.1)
+    assert two[leader] + two[16] == pytest.approx(1)
+    assert 0 < chances(alone.final(), alone.finished, alone.best)[leader] < 1
+    assert chances(both.final(), both.finished, both.best - 10).sum() == 0
 
 
 def test_of_two_that_are_as_likely_the_one_that_is_nearly_done_goes_first() -> None:

@@ -349,6 +349,7 @@ def test_what_early_stopping_saves_at_most() -> None:
     assert most_saved(early.model_copy(update={"keep": 1.0}), 50) == pytest.approx(0)
     median = early.model_copy(update={"rule": "median", "keep": 0.1})
     assert most_saved(median, 103) == pytest.approx(most_saved(early, 103))
+    assert most_saved(early.model_copy(update={"rule": "model"}), 103) == pytest.approx(100 * 0.9 / 103)
     validation = SideSummary(rows=20, distinct=20, by_source=(20,), tokens=400, label_tokens=100)
     text = early_stopping_line(early, 103, validation)
     assert "at most 77 % of these tokens (36 to 61 % in replays of real curves)" in text
