@@ -136,7 +136,7 @@ def crash_lines(status: Mapping[str, Any]) -> list[str]:
         words = trials[0]["message"] or "it left no words"
         listed = ", ".join(str(each["trial"]) for each in trials[:CRASHES])
         listed += f" and {len(trials) - CRASHES} more" if len(trials) > CRASHES else ""
-        who = f"trial {listed} crashed {how} and was" if alone else f"trials {listed} crashed {how} and were"
+        who = f"Trial {listed} crashed {how} and was" if alone else f"Trials {listed} crashed {how} and were"
         lines.append(f"{who} given up: {words}")
     if more := sum(len(trials) for trials in list(alike.values())[CRASHES:]):
         lines.append(f"and {more} more {'trial' if more == 1 else 'trials'} crashed")

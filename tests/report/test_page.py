@@ -141,6 +141,33 @@ def everything(status: dict[str, Any]) -> StudyContent:
     return StudyContent(held, {"model": "embedded"}, None, {}, (), selection, response)
 
 
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_the_course_of_a_trial_pushes_no_loss_out_of_sight(
+    browser: Any, tmp_path: Path, status: dict[str, Any], size: tuple[int, int]
+) -> None:
+    """However often it was stopped and went on: it stands on several lines. And code in the lead is code."""
+    later = [{"event": "went_on", "trials": 17}, {"event": "froze", "rung": 2}] * 3
+    course = {
+        "ending": "stopped_early",
+        "stopped_at": {"rung": 1, "of": 3},
+        "after_stop": later,
+        "tokens_saved": 80_000,
+    }
+    trials = [{**trial, **course} if trial["trial"] == 5 else trial for trial in status["all"]]
+    other = {**status["best"], "trial": 7, "expected": 2.3, "deviation": 0.01}
+    content = StudyContent(
+        {**status, "all": trials, "recommended": other}, {"model": "embedded"}, None, {}, (), None, None
+    )
+    path = tmp_path / "page.html"
+    path.write_text(study_page(content, csv="trials.csv"), encoding="utf-8")
+    page = opened(browser, path, size)
+    ending = page.locator("table.sortable tbody tr:nth-child(6) td:nth-child(3)")
+    assert ending.inner_text().count("went on after 17 trials") == 3
+    assert ending.bounding_box()["width"] < 300
+    assert page.locator(".lead code").inner_text() == "--trial recommended"
+    page.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [WIDE, PHONE])

@@ -133,8 +133,8 @@ def test_who_was_given_up_is_said_at_the_end(tmp_path: Path, capsys: pytest.Capt
     assert [entry.get("would_again", False) for entry in found["crashed"]] == [False, True, *[False] * 5]
     print_status(found)
     *_, alike, other, last = capsys.readouterr().out.splitlines()
-    assert alike == f"trials 1, 2, 3, 4, 6 and 1 more crashed in 3 attempts and were given up: {whys[1]}"
-    assert other == "trial 5 crashed in 3 attempts and was given up: it left no words"
+    assert alike == f"Trials 1, 2, 3, 4, 6 and 1 more crashed in 3 attempts and were given up: {whys[1]}"
+    assert other == "Trial 5 crashed in 3 attempts and was given up: it left no words"
     assert f"{study.name}/logs; points of all trials: `meshtune status" in last
     for public in (False, True):
         page = Path(report([study], public=public)["page"]).read_text(encoding="utf-8")
