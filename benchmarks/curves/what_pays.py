@@ -2,15 +2,15 @@
 
 Points are those of `setting.py` whose rank is 4 to 16 and whose product of learning rate and alpha is .015 to .035: the
 better part of `recommended`. Each is trained as it is and with each key of `KEYS` changed, on the same rows in the same
-order, by the packed trainer, at two rates: the point's and twice as much. The better one of a key is compared with the
-better one of the default's, so that a key does not pay by learning faster at a rate that was too low. LoRA+ has these
-rates for B, and slower ones for A: to first order the adapter's product then moves alike. Muon's rates are four times
-AdamW's, which was the ratio of the best ones for rank 16 and alpha 32 on `embedded`.
+order, by the packed trainer, at three rates: the point's, twice and four times as much. The best one of a key is
+compared with the best one of the default's, so that a key does not pay by learning faster at a rate that was too low.
+LoRA+ has these rates for B, and slower ones for A: to first order the adapter's product then moves alike. Muon's rates
+are four times AdamW's, which was the ratio of the best ones for rank 16 and alpha 32 on `embedded`.
 
 `--report` prints for each task and key: the mean over points of the paired difference of final validation loss (below
 0: the key pays), its 95 % interval (Student's t over points), at how many points it is lower, and the tokens of a
 training as a share of the default's. `another seed` is no key: its interval shows what the seed alone does. The seed
-deviation is that of the better one of two trainings.
+deviation is that of the best one of three trainings.
 
 What it does not say: anything of larger models or longer trainings (a training has 24 steps of 2 rows), nor of other
 rows, since all points of a task have the same ones. It may be killed at any time and started again; a pack that was not
@@ -59,7 +59,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SECTION = {"epochs": 1, "batch_size": 2, "lr_scheduler": "cosine", "precision": "bfloat16"}
 
 
-RATES = (1, 2)  # factors of a point's rate
+RATES = (1, 2, 4)  # factors of a point's rate
 PACK = 8  # trainings at once
 
 
