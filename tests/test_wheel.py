@@ -75,7 +75,9 @@ def test_the_archives_hold_the_package_and_what_it_reads(released: Path) -> None
     (archive,) = released.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         inside = {name.split("/", 1)[1] for name in tar.getnames()}
-    assert set(package.stdout.split()) | {"LICENSE", "NOTICE", "README.md", "CHANGELOG.md"} <= inside
+    assert set(package.stdout.split()) <= inside
+    pages = {"LICENSE", "NOTICE", "README.md", "CHANGELOG.md", "CITATION.cff"}
+    assert {name.split("/")[0] for name in inside} == pages | {"meshtune", "pyproject.toml", "PKG-INFO", ".gitignore"}
     assert wheel(released).name == f"meshtune-{meshtune.__version__}-py3-none-any.whl"
 
 

@@ -98,8 +98,7 @@ def _row(keyed: Mapping[str, object], name: str, number: int, item: object) -> R
     needed = (shape.prompt, shape.response) if shape else (CHATS[name],)
     missing = [key for key in needed if key not in keyed]
     if missing:
-        hint = nearest(missing[0], (str(key) for key in keyed))
-        return f"lacks {listed(missing)}, which rows of the format {name} need.{hint}"
+        return f"lacks {listed(missing)}, which rows of the format {name} need.{_slip(missing[0], keyed)}"
     if shape is None:
         return conversation(keyed, CHATS[name], number, item)
     texts = []
@@ -112,6 +111,12 @@ def _row(keyed: Mapping[str, object], name: str, number: int, item: object) -> R
             return f"`{key}` {NO_TEXT}"
         texts.append(text)
     return Row(texts[0], texts[1], texts[2], verbatim=shape.context is None, line=number, item=item)
+
+
+def _slip(key: str, given: Iterable[object]) -> str:
+    """What to rename, where one of the given keys looks like a slip of `key`."""
+    match = difflib.get_close_matches(key, map(str, given), n=1)
+    return f" Rename `{match[0]}` to `{key}`." if match else ""
 
 
 # Names of speakers, as they are met, and the role that templates know. `developer` is OpenAI's newer word for system.
@@ -202,8 +207,7 @@ def _turns(given: list[Any], key: str) -> tuple[list[dict[str, Any]], set[int]]:
 def _turn(turn: Mapping[str, Any], where: str) -> dict[str, Any]:
     speaker, said = ("from", "value") if "from" in turn and "role" not in turn else ("role", "content")
     if speaker not in turn:
-        hint = nearest(speaker, (str(name) for name in turn))
-        raise _Fault(f"{where} says neither `role` nor `from`.{hint}")
+        raise _Fault(f"{where} says neither `role` nor `from`.{_slip(speaker, turn)}")
     name = turn[speaker]
     if not isinstance(name, str) or name not in _ROLES:
         allowed = _ALLOWED[speaker]

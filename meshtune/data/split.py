@@ -209,7 +209,7 @@ def split(
             raise InputError(
                 f"no row is left for `data.{name}`: {together} stay on one side, and of the {len(members):,} groups "
                 f"that {len(sources):,} rows make, none is left that fits into {count:,} rows (the smallest has "
-                f"{min(map(len, members)):,}). Ask for more rows, or remove repeats."
+                f"{min(map(len, members)):,}). Raise `data.{name}`, give more rows, or remove repeats."
             )
         free = left
         sides.append(np.sort(np.concatenate(taken)) if taken else np.empty(0, dtype=np.int64))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshtune._version import __version__
+from meshtune.data.embedded import PUBLISHED
 from meshtune.report.sentences import loss_name
 from meshtune.report.trials import Status, searched
 from meshtune.system.text import duration, number, point
@@ -76,7 +77,8 @@ def _search(status: Status) -> str:
     names = [PAPERS_NAMES.get(name, name.replace("_", " ")) for name in searched(status)]
     listed = ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1] if names else "the hyperparameters"
     sampler = str(status["sampler"])
-    of = f" of LoRA adapters for the model {status['model']}" if status.get("model") else ""
+    model = f"{PUBLISHED}, of which a 4-bit copy was used" if status.get("model") == "embedded" else status.get("model")
+    of = f" of LoRA adapters for the model {model}," if model else ""
     version = status["versions"].get("meshtune", __version__)
     how = CALLED.get(sampler, f"the sampler {sampler}")
     seed = f", seed {status['seed']}" if status["seed"] is not None else ""

@@ -49,7 +49,7 @@ def test_every_bad_row_is_a_fault_with_its_line() -> None:
     name, rows, faults = parse(enumerate([good, *bad, good], 1), "auto", PLACE)
     assert (name, [row.line for row in rows]) == ("alpaca", [1, 6])
     assert [str(fault) for fault in faults] == [
-        "rows.jsonl:2: lacks `output`, which rows of the format alpaca need. Did you mean `outptu`?",
+        "rows.jsonl:2: lacks `output`, which rows of the format alpaca need. Rename `outptu` to `output`.",
         "rows.jsonl:3: a row must be an object with named values, not a list",
         "rows.jsonl:4: `output` must be text, not a number",
         "rows.jsonl:5: `output` holds half of a surrogate pair, which is no text; remove it",
@@ -182,7 +182,7 @@ def test_a_source_that_mixes_formats_and_a_row_that_fits_two() -> None:
     assert len(rows) == 1
     assert [str(fault) for fault in faults] == [
         "chats.jsonl:2: lacks `messages`, which rows of the format messages need.",
-        "chats.jsonl:3: lacks `messages`, which rows of the format messages need. Did you mean `message`?",
+        "chats.jsonl:3: lacks `messages`, which rows of the format messages need. Rename `message` to `messages`.",
     ]
     both = {"messages": HELLO, "prompt": "Hi?", "completion": "Ho!"}
     assert "fit prompt-completion and messages: name one with `format:`" in chat_message(both)

@@ -78,6 +78,8 @@ def test_the_methods_paragraph_says_what_the_status_says(status: dict[str, Any],
     assert "@article{audet2022algorithm" in page
     for given in ({**status, "best": None}, {**status, "best_against_baseline": None, "model": None}):
         assert methods.paragraph(given, None)
+    copy = "for the model HuggingFaceTB/SmolLM2-135M-Instruct, of which a 4-bit copy was used,"
+    assert copy in methods.paragraph({**status, "model": "embedded"}, None)
     point = {"lora_plus_ratio": 2.0, "neftune_alpha": 5}
     given = {**status, "all": [{**one, "hyperparameters": point} for one in status["all"]]}
     given["space"] = [{"name": name} for name in point]
