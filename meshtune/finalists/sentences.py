@@ -150,7 +150,7 @@ def _sure(decision: Decision, facts: Mapping[str, CandidateInfo]) -> str:
         text += f"; {min(cheap, key=lambda name: facts[name].cost or 0.0)} is the cheapest of these"
     if decision.runner_up is not None and decision.items_known:
         more = decision.items_to_separate
-        needs = "no realistic number of items" if more is None else f"about {more:,} more items"
+        needs = "no realistic number of items" if more is None else f"about {int(float(f'{more:.2g}')):,} more items"
         text += f"; {needs} would separate it from {decision.runner_up}" if more != 0 else ""
     return f"{text}."
 
@@ -168,8 +168,11 @@ def _safe(decision: Decision, titles: Mapping[str, str]) -> str:
     if standing.verdict is GuardVerdict.KEPT:
         return f"It is shown to be within {margin} of {named} or better on every benchmark{worse}."
     open_ = [one for one in own if one.low <= -decision.settings.margin]
-    parts = [f"{titles.get(one.benchmark, one.benchmark)} against {one.reference} ({one.low:+z.1f})" for one in open_]
-    return f"It is not shown to be within {margin} of {named}: undecided on {_list(parts)}, lower bounds{worse}."
+    parts = [
+        f"{titles.get(one.benchmark, one.benchmark)} against {one.reference} (lower bound {one.low:+z.1f})"
+        for one in open_
+    ]
+    return f"It is not shown to be within {margin} of {named}: undecided on {_list(parts)}{worse}."
 
 
 def _gain(decision: Decision) -> str:

@@ -138,7 +138,9 @@ def test_no_text_on_two_sides_and_no_row_lost(data: st.DataObject) -> None:
 
 
 def test_a_side_that_repeats_leave_empty_is_a_fault() -> None:
-    with pytest.raises(InputError, match=r"equal texts stay on one side, and of the 2 groups.* Raise `data\.validation`"):
+    with pytest.raises(
+        InputError, match=r"equal texts stay on one side, and of the 2 groups.* Raise `data\.validation`"
+    ):
         split(np.zeros(30, np.int64), np.repeat([0, 1], 15), 5, 0, np.random.default_rng(0))
 
 

@@ -1,6 +1,7 @@
 """A decision: known truths, ties, damaged adapters, the paper's table, what is left out and refused."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,10 @@ def test_how_many_items_would_do_is_not_said_where_they_are_not_known() -> None:
         measured = Measured(("a", "b"), (of_scores("x", "X", [45.0, 45.5], [1.0, 1.0], items),))
         decision = decide(measured, facts, Settings(draws=200))
         assert ("would separate it from a" in sentences.sentences(decision, facts, {})[1]) is said
+        if said:  # to two digits: it is a guess
+            (more,) = re.findall(r"about ([\d,]+) more items", sentences.sentences(decision, facts, {})[1])
+            assert len(more.replace(",", "").rstrip("0")) <= 2
+            assert len(str(decision.items_to_separate).rstrip("0")) > 2
 
 
 def test_the_correlation_over_those_that_can_be_chosen_is_called_that() -> None:
