@@ -219,7 +219,8 @@ class _Search:
             stopping = stop()
             yield from self.heed(ending=stopping is not None)
             limit, count = self.reached(), 0
-            used = limit is not None and not packs.waiting and not packs.running
+            left = packs.waiting or packs.running or self.record.pending or self.record.thawing  # or it was suspended
+            used = limit is not None and not left
             if stopping and not used:  # what was asked while the last trials ran ends nothing early
                 limit = Limit(stopping.reason, hold=True)
             if limit is None:

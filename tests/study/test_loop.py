@@ -208,21 +208,22 @@ def test_a_stop_while_the_last_trials_run_leaves_a_finished_search(tmp_path: Pat
     assert events[-1] == Finished("8 trials are done", complete=True)
 
 
-def test_a_suspension_tells_what_ended_in_time_and_keeps_the_rest_pending(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", [8, 2], ids=["with more to propose", "once all are proposed"])
+def test_a_suspension_tells_what_ended_in_time_and_keeps_the_rest_pending(tmp_path: Path, trials: int) -> None:
     record, worker = opened(tmp_path), Suspended()
     asked = iter([None])  # then it comes, while two run
 
     def stop() -> Stop | None:
         return next(asked, Stop("SIGTERM came", seconds=20))
 
-    events = events_of(record, worker, sampler("random"), Budget(trials=8), stop=stop)
+    events = events_of(record, worker, sampler("random"), Budget(trials=trials), stop=stop)
     assert events[-1] == Finished("SIGTERM came", complete=False)
     assert worker.grace == 20
     assert [trial.number for trial in record.finished] == [0]
     again, second = opened(tmp_path), AtOnce()
     assert again.elapsed >= again.trials[0].elapsed > 0
-    events_of(again, second, sampler("random"), Budget(trials=8))
-    assert [request.trial for request in second.submitted] == list(range(1, 8))
+    events_of(again, second, sampler("random"), Budget(trials=trials))
+    assert [request.trial for request in second.submitted] == list(range(1, trials))
 
 
 def test_nothing_is_proposed_or_told_where_another_holds_the_study(tmp_path: Path) -> None:
