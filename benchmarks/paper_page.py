@@ -179,6 +179,9 @@ def today(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         "one, the space and the sampler (batch-gp) are `meshtune`'s own, and adapters are on all linear layers, so a "
         f"token takes more time. It ran on {ours['date']}, with {100 * share:.0f} % of the tokens of MADS's two rounds."
     )
+    trials, planned = (each["trials"]["complete"] for each in (ours, studies["tpe"]))
+    if trials < planned:
+        yield f"So far it has {trials} of its {planned} trials."
     titles = ("way", "trials", "tokens", "best loss", "its test loss", "best less untuned, test rows", "scores")
     lines = [
         f"| {' | '.join((*titles, 'time of search', 'processor time'))} |",

@@ -151,10 +151,13 @@ def test_todays_way_is_counted_by_tokens_until_the_papers_best_losses(published:
     assert "| the paper's: NNI's TPE | 1.5 | 50 | 60 | 30 | 50.0 % |" in page
     assert "until their best loss, is reached.**" in page
     assert "not scored | 60 s | 80 s |" in page
+    assert "So far it has" not in page
     each["all"][2]["loss"] = each["best"]["loss"] = 1.46
+    each["trials"] |= {"complete": 4}
     (published / "facts.json").write_text(json.dumps(facts))
     page = paper_page.page("small", published)
     assert "| 1.45 | 110 | 120 | never so low | - |" in page
+    assert "So far it has 4 of its 6 trials." in page
     assert "until their best loss, is missed.**" in page
 
 
