@@ -124,7 +124,8 @@ def test_the_quickstart_runs_to_its_end(trainer: Path) -> None:
     assert "2 trials are done" in page.read_text(encoding="utf-8")
     (load,) = re.findall(r"The best adapter, in plain PEFT:\n((?:    .*\n)+)", said)
     counted = "print(sum(weights.numel() for weights in model.parameters()))"
-    assert int(run(bin_ / "python", "-c", textwrap.dedent(load) + counted, at=trainer).split()[-1]) > 130e6
+    told = run(bin_ / "python", "-c", textwrap.dedent(load) + counted, at=trainer)
+    assert int(re.findall(r"^(\d+)$", told, re.MULTILINE)[0]) > 130e6
 
 
 def test_readmes_way_from_data_to_a_plain_model(trainer: Path) -> None:
