@@ -218,7 +218,8 @@ def report(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
         if own := [pair for (at, _, name), pair in pairs.items() if (at, name) == (task, key.name)]:
             mean, low, high = interval([pair.difference for pair in own])
             lower = sum(pair.difference < 0 for pair in own)
-            cells = f"{mean:+.4f} | {low:+.4f} to {high:+.4f} | {lower} of {len(own)} | {own[0].tokens:.2f}"
+            spread = "-" if math.isnan(low) else f"{low:+.4f} to {high:+.4f}"
+            cells = f"{mean:+.4f} | {spread} | {lower} of {len(own)} | {own[0].tokens:.2f}"
             yield f"| {key.name} | {task} | {cells} |"
     for task in TASKS:
         if own := [pair for (at, _, name), pair in pairs.items() if (at, name) == (task, SEED.name)]:
