@@ -18,6 +18,7 @@ from meshtune.system.text import duration, number, point
 NAMES = {"round1": "round one, MADS", "mads": "round two, MADS", "tpe": "round two, NNI's TPE"}
 PAPERS = "the paper's: MADS, both rounds"
 AIM = 1 / 4  # of the tokens of the paper's way
+Ways = Mapping[str, tuple[Sequence[str], Sequence[Mapping[str, Any]]]]  # by name: files and searches
 TABLE_3 = {"rank": "2^(r+1), r = 1..8", "dropout": "0 for d = 1, else 10^(d-6), d = 2..6", "alpha": "itself, 1..64"}
 TABLE_3 |= {"learning_rate": "10^lr, lr = -6..-3"}
 
@@ -167,7 +168,7 @@ def today(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     ours, studies = facts.get("today"), facts["studies"]
     if ours is None or set(NAMES) - studies.keys():
         return
-    ways = {
+    ways: Ways = {
         PAPERS: (["round1", "mads"], [studies["round1"], studies["mads"]]),
         "the paper's: NNI's TPE": (["tpe"], [studies["tpe"]]),
         "today's": (["today"], [ours]),
@@ -182,6 +183,26 @@ def today(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     trials, planned = (each["trials"]["complete"] for each in (ours, studies["tpe"]))
     if trials < planned:
         yield f"So far it has {trials} of its {planned} trials."
+    yield _ways(folder, facts, ways)
+    yield (
+        "Scores are of the model with the lowest loss of the last search. Test rows are the same for all. A search "
+        "shares its machine with whatever else runs there: read processor time where it is known."
+    )
+    if "choice" in ours:
+        yield f"The choice among today's models. {' '.join(ours['choice']['said'])}"
+    table, shares = _until_papers_best(ways, ours)
+    yield table
+    reached = "reached" if shares[0] <= AIM else "missed"
+    yield (
+        "Trials count in the order in which they were proposed. **The aim, at most a quarter of the tokens of MADS's "
+        f"two rounds until their best loss, is {reached}.** It is one seed. What is advised rests on known runs, "
+        "shorter trainings of the embedded model among them, so the start may be better here than elsewhere. How much "
+        "of the lead is due to the layers is not measured."
+    )
+
+
+def _ways(folder: Path, facts: Mapping[str, Any], ways: Ways) -> str:
+    """A table of losses, scores, tokens and time."""
     titles = ("way", "trials", "tokens", "best loss", "its test loss", "best less untuned, test rows", "scores")
     lines = [
         f"| {' | '.join((*titles, 'time of search', 'processor time'))} |",
@@ -201,13 +222,11 @@ def today(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
             duration(sum(used)) if all(used) else "not known",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    yield "\n".join(lines)
-    yield (
-        "Scores are of the model with the lowest loss of the last search. Test rows are the same for all. A search "
-        "shares its machine with whatever else runs there: read processor time where it is known."
-    )
-    if "choice" in ours:
-        yield f"The choice among today's models. {' '.join(ours['choice']['said'])}"
+    return "\n".join(lines)
+
+
+def _until_papers_best(ways: Ways, ours: Mapping[str, Any]) -> tuple[str, list[float]]:
+    """A table of the tokens until the best loss of each other way, and today's as shares of all that the way had."""
     titles = ("until the best loss of", "loss", "its own tokens", "its tokens in all", "today's tokens", "share of all")
     lines = [f"| {' | '.join(titles)} |", "|---|---:|---:|---:|---:|---:|"]
     shares = []
@@ -221,14 +240,7 @@ def today(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         said = ["never so low", "-"] if needed is None else [f"{needed:,}", f"{100 * shares[-1]:.1f} %"]
         own = f"{_tokens_until(target, searches):,}"
         lines.append(f"| {name} | {' | '.join([number(target), own, f'{whole:,}', *said])} |")
-    yield "\n".join(lines)
-    reached = "reached" if shares[0] <= AIM else "missed"
-    yield (
-        "Trials count in the order in which they were proposed. **The aim, at most a quarter of the tokens of MADS's "
-        f"two rounds until their best loss, is {reached}.** It is one seed. What is advised rests on known runs, "
-        "shorter trainings of the embedded model among them, so the start may be better here than elsewhere. How much "
-        "of the lead is due to the layers is not measured."
-    )
+    return "\n".join(lines), shares
 
 
 def _tokens_until(loss: float, searches: Sequence[Mapping[str, Any]]) -> int | None:

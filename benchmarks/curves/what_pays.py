@@ -57,8 +57,6 @@ ROWS, VALIDATION = 80, 32  # rows in all, those of validation
 RANKS, PRODUCTS = (2, 4), (0.015, 0.035)  # powers of two; rate x alpha
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 SECTION = {"epochs": 1, "batch_size": 2, "lr_scheduler": "cosine", "precision": "bfloat16"}
-
-
 RATES = (1, 2, 4)  # factors of a point's rate
 PACK = 8  # trainings at once
 

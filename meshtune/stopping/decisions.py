@@ -118,7 +118,7 @@ class EarlyStopping:
             for trial, tokens, loss in sorted(rung.losses)
             if (trial, tokens) not in record.decided and record.goes(trial)
         }
-        running = {key: each.loss for key, each in record.decided.items() if record.goes(key[0])} | new
+        running = _measured_so_far(record) | new
         if self._rule == "model":
             return self._by_model(record, new, running)
         thawing, found = record.thawing, []
@@ -405,8 +405,12 @@ def _running(
 
 def _now(record: Record, hyperparameters: Mapping[str, Any], rungs: Sequence[int]) -> dict[int, Curve]:
     """Curves of the same schedule of all trials that train, as far as the record has them."""
-    measured = {key: each.loss for key, each in record.decided.items() if record.goes(key[0])}
-    return _running(record, measured, hyperparameters, rungs)
+    return _running(record, _measured_so_far(record), hyperparameters, rungs)
+
+
+def _measured_so_far(record: Record) -> dict[tuple[int, int], float]:
+    """Losses at the rungs that trials which train have passed."""
+    return {key: each.loss for key, each in record.decided.items() if record.goes(key[0])}
 
 
 def _losses(outcome: Outcome, rungs: Sequence[int]) -> tuple[float, ...]:
