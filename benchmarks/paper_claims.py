@@ -202,6 +202,7 @@ def written() -> dict[str, str]:
         "suspicions": suspicions.written(),
         "overview": overview(),
         "pieces": paper_ours.pieces(PAPER),
+        "today's way": paper_ours.today(PAPER),
         **{f"ours: {claim}": paper_ours.said(PAPER, claim) for claim in paper_ours.CLAIMS},
     }
 

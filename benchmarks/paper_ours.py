@@ -21,12 +21,13 @@ from meshtune.selection.candidates import ScoreTable
 from meshtune.selection.ranks import correlation, rank_correlation
 from meshtune.selection.statistics import mean_interval, share_difference
 
-SCALES = ("small", "medium-0", "medium-1", "medium-2")
+SCALES = ("small", "small-1", "small-2", "medium-0", "medium-1", "medium-2")
 LABELS = {"mads": "MADS", "tpe": "NNI-TPE"}
 PIECES = ("round1", "mads", "tpe", "mads-scores", "tpe-scores", "mads-choice", "tpe-choice", "comparison", "figure3")
 PIECES += ("today",)
 FOR, AGAINST, OPEN = "for", "against", "open"  # what an interval says of a claim
 LEVEL = 0.05
+AIM = 1 / 4  # of the tokens of MADS's two rounds, until their best loss
 EQUAL = 0.01  # nats: what another seed moves a loss by, in short trainings of this model (suspicions: .005, both ways)
 
 
@@ -72,6 +73,42 @@ def pieces(paper: Path) -> str:
         name = f"[`{scale}`]({scale}.md)" if run else f"`{scale}`"
         lines.append(f"| {name} | {', '.join(seeds)} | {' | '.join(cells)} | {run.facts['date'] if run else ''} |")
     return "\n".join(lines)
+
+
+def today(paper: Path) -> str:
+    """Today's way beside MADS's two rounds: a line a scale that has both, and the median of the seeds of a size."""
+    titles = ("scale", "seed", "MADS's best", "its tokens in all", "today's best", "its tokens in all")
+    lines = [f"| {' | '.join(titles)} | until MADS's best | share |", "|---|" + "---:|" * 7]
+    shares = dict[str, list[float]]()
+    for run in filter(None, (read(paper / scale) for scale in SCALES)):
+        ours, rounds = run.facts.get("today"), [run.study(name) for name in ("round1", "mads")]
+        theirs = [each for each in rounds if each is not None]
+        if ours is None or len(theirs) < len(rounds):
+            continue
+        target, whole = min(each["best"]["loss"] for each in theirs), sum(each["tokens"] for each in theirs)
+        needed = tokens_until(target, [ours])
+        shares.setdefault(run.scale.split("-")[0], []).append(math.inf if needed is None else needed / whole)
+        said_ = ["never", "-"] if needed is None else [f"{needed:,}", f"{100 * needed / whole:.1f} %"]
+        best = f"{ours['best']['loss']:.4f}"
+        cells = [run.scale, str(ours["seed"]), f"{target:.4f}", f"{whole:,}", best, f"{ours['tokens']:,}", *said_]
+        lines.append(f"| {' | '.join(cells)} |")
+    for size, found in shares.items():
+        share = statistics.median(found)
+        reached = "reached" if share <= AIM else "missed"
+        text = "never reached" if math.isinf(share) else f"{100 * share:.1f} %"
+        seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
+        lines.append(f"\n`{size}`, median of {seeds}: {text}. The aim, at most {100 * AIM:.0f} %, is {reached}.")
+    return "\n".join(lines)
+
+
+def tokens_until(loss: float, searches: Sequence[Mapping[str, Any]]) -> int | None:
+    """Tokens of the searches, one after the other, up to the first trial with a loss as low; None: there is none."""
+    tokens = 0
+    for trial in (trial for each in searches for trial in each["all"]):
+        tokens += trial["tokens"]
+        if trial["ending"] == "complete" and trial["loss"] <= loss:
+            return tokens
+    return None
 
 
 def said(paper: Path, claim: str) -> str:
