@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from meshtune.data import answers
 from meshtune.errors import need
 from meshtune.report.sentences import result_table, verdict
-from meshtune.system.text import number, point
+from meshtune.system.text import counted, number, point
 
 if TYPE_CHECKING:
     import pandas
@@ -132,7 +132,7 @@ def score_frame(folder: Path) -> pandas.DataFrame:
 def in_words(folder: Path, status: Values) -> str:
     """A study in a line: where it lives, where it stands, and what it found."""
     ended = status["trials"]["proposed"] - status["trials"]["pending"]
-    parts = [str(status["state"]), f"{ended} trials"]
+    parts = [str(status["state"]), counted(ended, "trial")]
     if best := status["best"]:
         parts.append(f"best {number(best['loss'])} (trial {best['trial']}: {point(best['hyperparameters'])})")
     if status["baseline"] is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
@@ -16,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from meshtune.cli.display import QUIET
+from meshtune.system.text import counted
 from meshtune.trial import Progress as TrialProgress
 
 if TYPE_CHECKING:
@@ -50,10 +54,15 @@ class BarView:
 
 
 class EvaluateView(BarView):
-    """Shows what `evaluate` reports: a bar for each benchmark, a line at its end. `show` is the callback."""
+    """Shows what `evaluate` reports: a bar for each benchmark, a line at its end. `show` is the callback.
 
-    def __init__(self, console: Console):
+    Elsewhere than on a terminal, which has no bars, a line after a minute without one says how far the answers are.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
         super().__init__(console, MofNCompleteColumn())
+        self._clock = clock
+        self._said = clock()
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._ended: set[tuple[str, str]] = set()
 
@@ -69,7 +78,13 @@ class EvaluateView(BarView):
         if event.done == event.total and name not in self._ended:
             self._ended.add(name)
             self._bar.update(self._tasks[name], visible=False)
-            self._print(f"{event.candidate}: {event.benchmark}, {event.total:,} answers")
+            self._print(f"{event.candidate}: {event.benchmark}, {counted(event.total, 'answer')}")
+        elif not self._console.is_terminal and self._clock() - self._said >= QUIET:
+            self._print(f"    {event.candidate}: {event.benchmark}, {event.done:,} of {counted(event.total, 'answer')}")
+
+    def _print(self, text: str) -> None:
+        super()._print(text)
+        self._said = self._clock()
 
 
 class TrainView(BarView):

@@ -194,6 +194,7 @@ def mirror(
     from meshtune.plan.locate import existing
     from meshtune.study.mirrors.outbox import PACKAGES
     from meshtune.study.mirrors.outbox import mirror as run
+    from meshtune.system.text import counted
 
     wanted: list[Tracker] = []
     for name in to or ():
@@ -202,7 +203,9 @@ def mirror(
             raise InputError(f"`--to {name}` is not allowed; known trackers: {', '.join(PACKAGES)}")
         wanted.append(tracker)
     for shown, tracker, sent in run(existing(study), wanted):
-        typer.echo(f"{shown}: {tracker}: {sent} trials sent" if sent else f"{shown}: {tracker}: has all trials")
+        typer.echo(
+            f"{shown}: {tracker}: {counted(sent, 'trial')} sent" if sent else f"{shown}: {tracker}: has all trials"
+        )
 
 
 @app.command()

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from meshtune.system.text import duration, number
+from meshtune.system.text import counted, duration, number
 from meshtune.trial import Progress
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -123,7 +123,7 @@ class Panel:
         text = Text()
         if self.history:
             text.append(sparkline(self.history[-HISTORY:], best=self.best) + "\n", style="green")
-        parts = [f"{self.done}/{self.total} trials" if self.total else f"{self.done} trials"]
+        parts = [f"{self.done}/{counted(self.total, 'trial')}" if self.total else counted(self.done, "trial")]
         if self.members > 1:
             parts.append(f"block {self.block}: {self.ended} of {self.members}")
         if self.best is not None:

@@ -24,6 +24,7 @@ from meshtune.pipeline.file import Pipeline, Step
 from meshtune.plan.locate import locate
 from meshtune.study.check import check
 from meshtune.system import whole_file
+from meshtune.system.text import counted
 
 READERS = ("evaluate", "select", "report", "train", "export")  # of studies
 WAIT_SECONDS = 120.0  # for the step of a killed run to save where it is
@@ -143,11 +144,11 @@ def _cost(pipeline: Pipeline, step: Step, made: Collection[str]) -> str:
                 f"{value:,} {key.replace('_', ' ')}" for key, value in budget.items() if key != "price_per_hour"
             )
             epochs = located.config.training.epochs
-            of = f", {epochs} epoch{'s' if epochs != 1 else ''} each" if located.config.model is not None else ""
+            of = f", {counted(epochs, 'epoch')} each" if located.config.model is not None else ""
             return f"trains {limits}{of}; `meshtune check` measures the time"
         case "evaluate":
             models = " and ".join(f"{step.options[key]} {key}" for key in ("best", "worst") if key in step.options)
-            items = f"{step.options['limit']} items" if "limit" in step.options else "all items"
+            items = counted(int(step.options["limit"]), "item") if "limit" in step.options else "all items"
             return f"asks {models or 'the candidates'}, the baseline and the untuned model {items} of each benchmark"
         case "prefer create":
             count = step.options.get("sample", "all")

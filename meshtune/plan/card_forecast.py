@@ -24,7 +24,7 @@ from meshtune.plan.forecast import REPLAYED
 from meshtune.plan.plan import Plan
 from meshtune.plan.training import TrainingPlan
 from meshtune.space.space import Parameter, Space
-from meshtune.system.text import number
+from meshtune.system.text import counted, number
 from meshtune.training.memory import speed
 from meshtune.training.memory.cards import Cards
 from meshtune.training.memory.check import Largest, Setting, describe, gigabytes, largest, ranks, refuse_too_large
@@ -298,7 +298,7 @@ def _by_rank(fitting: Mapping[int, int]) -> str:
 
 def _packs(sizes: Sequence[int]) -> str:
     counts = {size: sizes.count(size) for size in dict.fromkeys(sizes)}
-    return " and ".join(f"{count} pack{'s' if count > 1 else ''} of {size}" for size, count in counts.items())
+    return " and ".join(f"{counted(count, 'pack')} of {size}" for size, count in counts.items())
 
 
 def _processes(count: int) -> str:

@@ -31,7 +31,7 @@ from meshtune.plan.energy import Meter
 from meshtune.plan.plan import Plan
 from meshtune.plan.training import TrainingPlan
 from meshtune.space.space import expected_point
-from meshtune.system.text import duration, number
+from meshtune.system.text import counted, duration, number
 from meshtune.training import machine
 from meshtune.training.chosen_trainer import why_not_packed
 from meshtune.training.memory import formula
@@ -98,7 +98,7 @@ class AfterSearch:
 
     def __str__(self) -> str:
         counts = ((self.promotions, "promotion"), (self.replicates, "replicate"))
-        return " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts if count)
+        return " and ".join(counted(count, name) for count, name in counts if count)
 
 
 @dataclass(frozen=True)
@@ -369,12 +369,14 @@ def time_line(
     rank: int | None = None,
 ) -> str:
     """Seconds a trial (of this rank) and hours for the budget, with what comes after it, their energy and price."""
-    of = f" of {budget.trials}" if budget.trials is not None and expected.trials < budget.trials else ""
+    trials = counted(expected.trials, "trial")
+    if budget.trials is not None and expected.trials < budget.trials:
+        trials = f"{expected.trials} of {counted(budget.trials, 'trial')}"
     on = f" on {processes} processes" if processes > 1 else ""
     of_rank = "" if rank is None else f" of rank {rank}, the space's mean"
     about = f"about {duration(expected.seconds_a_trial)} a trial{of_rank} ({number(measured.training, 3)} tokens/s)"
     on = f" in packs of {measured.pack}{on}" if measured.pack > 1 else on
-    line = f"{about}, {expected.trials}{of} trials{on}: about {duration(expected.hours * 3600)}"
+    line = f"{about}, {trials}{on}: about {duration(expected.hours * 3600)}"
     if expected.afterwards:
         line += f", at most {duration(expected.afterwards)} of it for {after} at the end"
     if expected.kilowatt_hours is not None:

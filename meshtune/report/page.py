@@ -28,7 +28,7 @@ from meshtune.report.trials import Status, complete, failed
 from meshtune.study import float32_check
 from meshtune.system import yaml_file
 from meshtune.system.templates import templates
-from meshtune.system.text import duration, number, point
+from meshtune.system.text import counted, duration, number, point
 
 SIDES = ("train", "validation", "test")
 WIDE, NARROW, BESIDE = 1016, 354, 330  # pixels of drawings: a whole page, a phone, one of three in a row
@@ -326,7 +326,7 @@ def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts += [("sampler", str(status["sampler"])), ("seed", str(status["seed"]))]
     if warm := status.get("warm_start"):
         values = "their values as they are" if warm["values"] == "as_is" else "their values shifted"
-        known = f"{warm['complete']} trials of {warm['study']}, {values}"
+        known = f"{counted(warm['complete'], 'trial')} of {warm['study']}, {values}"
         facts.append(("known from the start", known + (f"; {warm['failed']} failed" if warm["failed"] else "")))
     budget = {key: value for key, value in status["budget"].items() if value is not None}
     facts += [(f"budget, {key.replace('_', ' ')}", number(value)) for key, value in budget.items()]

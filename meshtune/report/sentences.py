@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshtune.data.summary import FEW
-from meshtune.system.text import duration, number, percent, point
+from meshtune.system.text import counted, duration, number, percent, point
 
 CRASHES = 5  # ways to crash that are told of, and trials of each that are named
 
@@ -204,7 +204,7 @@ def round_lines(status: Mapping[str, Any]) -> list[str]:
     if lines:
         whole = status["all_rounds"]
         tokens = f", {whole['tokens']:,} tokens" if whole["tokens"] else ""
-        lines.append(f"all rounds: {whole['trials']} trials, {duration(whole['elapsed_seconds'])}{tokens}")
+        lines.append(f"all rounds: {counted(whole['trials'], 'trial')}, {duration(whole['elapsed_seconds'])}{tokens}")
     return lines + [agreement(each) for each in status.get("agreement", ())]
 
 
@@ -259,11 +259,11 @@ def _after_stop(event: Mapping[str, Any]) -> str:
     """What became of a trial that had been stopped."""
     match event["event"]:
         case "went_on":
-            return f"went on after {event['trials']} trials"
+            return f"went on after {counted(event['trials'], 'trial')}"
         case "froze":
             return f"stopped again at rung {event['rung']}"
         case "dropped":
-            return f"state dropped after {event['trials']} trials"
+            return f"state dropped after {counted(event['trials'], 'trial')}"
     if event["ending"] != "complete" or event["loss"] is None:
         return str(event["ending"]).replace("_", " ")
     return f"finished at {event['loss']:.4f}"

@@ -28,7 +28,7 @@ from meshtune.report.sentences import (
 )
 from meshtune.report.trials import Status, Trial, columns, feasible, number_of, ranked
 from meshtune.selection.statistics import Mean
-from meshtune.system.text import duration, number, point
+from meshtune.system.text import counted, duration, number, point
 from meshtune.trial import Ending
 
 NONE = "-"
@@ -209,7 +209,7 @@ def cost_of_best(status: Status) -> str:
     ended = [trial for trial in status["all"] if trial["ending"]]
     place = sum((trial["elapsed"] or 0.0) <= best["elapsed"] for trial in ended)
     time = f"{duration(best['elapsed'])} of {duration(status['elapsed_seconds'])}"
-    return f"Trial {best['trial']}, the best, was there after {place} of {len(ended)} trials, {time}."
+    return f"Trial {best['trial']}, the best, was there after {place} of {counted(len(ended), 'trial')}, {time}."
 
 
 def quantities(status: Status) -> list[dict[str, Any]]:

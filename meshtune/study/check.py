@@ -22,7 +22,7 @@ from meshtune.space.space import Dimension, Space
 from meshtune.study.rounds import of_each
 from meshtune.study.tune import meter_of, refuse_unmetered
 from meshtune.system import storage_url
-from meshtune.system.text import number, point
+from meshtune.system.text import counted, number, point
 
 if TYPE_CHECKING:
     from meshtune.plan.training import TrainingPlan
@@ -312,7 +312,7 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
     if plan.training is not None and plan.training.measurements is not None:
         lines += ("           on " + text for text in plan.training.measurements.chosen.lines())
     place = plan.processes[0]
-    threads = f" with {place.threads} thread{'s' if place.threads > 1 else ''}" if place.threads else ""
+    threads = f" with {counted(place.threads, 'thread')}" if place.threads else ""
     at_once = plan.packing.at_once(plan.block_size)
     devices = f", {place.devices} devices a trial" if place.devices > 1 else ""
     devices += ", the base's layers cut over them" if place.sharded else ""
@@ -364,10 +364,7 @@ def _training(training: TrainingPlan) -> str:
     keys = training.spec.training
     a_step = keys.batch_size * keys.gradient_accumulation
     steps = -(-training.data.train.rows // a_step)
-    epochs = keys.epochs
-    return (
-        f"{epochs} epoch{'s' if epochs > 1 else ''} of {steps} step{'s' if steps > 1 else ''} with {a_step} rows each"
-    )
+    return f"{counted(keys.epochs, 'epoch')} of {counted(steps, 'step')} with {counted(a_step, 'row')} each"
 
 
 def _learns_nothing(training: TrainingPlan, space: Space) -> bool:

@@ -9,6 +9,11 @@ from typing import Any
 SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
 
+def counted(count: int, what: str) -> str:
+    """`1 trial`, `12 trials`; `what` is a noun whose plural has an s."""
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
+
+
 def point(hyperparameters: Mapping[str, Any]) -> str:
     """Hyperparameters in one short line."""
     return " ".join(f"{SHORT.get(name, name)} {number(value, 3)}" for name, value in hyperparameters.items())

@@ -18,7 +18,7 @@ from meshtune.config import presets
 from meshtune.record.log import Record
 from meshtune.report.sentences import gain_of_best, load_lines, usage, verdict
 from meshtune.study.loop import Finished, Opened, Proposed, Retried, Running, Stage, Started, TrialFinished
-from meshtune.system.text import duration, number, percent, point
+from meshtune.system.text import counted, duration, number, percent, point
 from meshtune.trial import Ending, Outcome, Progress, Request
 
 SOURCES = sorted(Path(meshtune.__file__).parent.rglob("*.py"))
@@ -240,6 +240,7 @@ def test_no_zero_has_a_minus_sign() -> None:
 def test_words() -> None:
     assert point({"alpha": 7584.4}) == "alpha 7584"
     assert point({"rank": 8, "learning_rate": 1e-5, "lr_scheduler": "cosine"}) == "rank 8 lr 1e-5 lr_scheduler cosine"
+    assert [counted(count, "trial") for count in (0, 1, 1200)] == ["0 trials", "1 trial", "1,200 trials"]
     assert [duration(seconds) for seconds in (5, 89, 600, 7200)] == ["5 s", "89 s", "10 min", "2.0 h"]
 
 
