@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, refuse
+from meshtune.errors import Fault, noting, refuse
 from meshtune.priors.effects import (
     CENTRE,
     EFFECTS,
@@ -143,8 +143,13 @@ def advise(
             step, with gradient accumulation.
         max_rank: the largest allowed. priors: a team's own tables of runs (docs/priors.md).
     """
-    facts = _facts(model, hidden_size, family, rows, steps, batch_size, max_rank)
-    table = shipped() if not priors else with_own(shipped(), [Path(path) for path in priors])
+    faults = list[Fault]()
+    table = shipped()
+    with noting(faults):
+        facts = _facts(model, hidden_size, family, rows, steps, batch_size, max_rank)
+    with noting(faults):
+        table = with_own(table, [Path(path) for path in priors]) if priors else table
+    refuse(faults)
     return advice(table, facts, max_rank=max_rank)
 
 
@@ -252,7 +257,7 @@ def _trials(order: Sequence[Place], draws: Sequence[Effects], ranks: Sequence[in
         best = [min(b, relative_loss(draw, place[0] * ALPHA, place[1])) for b, draw in zip(best, draws, strict=True)]
         if sum(b - f for b, f in zip(best, floor, strict=True)) <= SMALL * len(draws):
             return number
-    return len(order)
+    return MOST_TRIALS + 1  # also where there are fewer places than that, as with small ranks
 
 
 def wrapped(text: str) -> list[str]:
@@ -328,10 +333,11 @@ def _facts(
         faults.append(Fault(f"`{batch_size}` is more than the {rows} rows: give at most so many", key="batch_size"))
     if model is None and hidden_size is None:
         faults.append(Fault("is needed, or `model`, whose config has it", key="hidden_size"))
-    refuse(faults)
     if model is not None:
-        size, kind = model_facts(str(model))
-        hidden_size, family = hidden_size or size, family or kind
+        with noting(faults):
+            size, kind = model_facts(str(model))
+            hidden_size, family = hidden_size or size, family or kind
+    refuse(faults)
     assert hidden_size is not None
     batch_size = batch_size or (min(CENTRE.batch_size, rows) if rows else CENTRE.batch_size)
     steps = steps or (math.ceil(rows / batch_size) if rows else CENTRE.steps)

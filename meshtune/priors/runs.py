@@ -36,6 +36,7 @@ FACTS = ("model", "family", "hidden_size", "rows", "steps", "batch_size", "data"
 MAY = ("layers", "parameters", "instruct", "tokens")  # further facts, where they are known
 RUN = ("rank", "alpha", "dropout", "learning_rate", "loss")
 MOST = {"hidden_size": 131_072, "rank": 65_536}
+MOST_OF_ANY = 10**15  # rows, steps, parameters and tokens: more is a slip, and far more no float can hold
 FEWEST_RUNS = 2
 
 
@@ -195,10 +196,10 @@ def _faults(value: Any) -> list[tuple[str, str]]:
 
 def size_fault(key: str, value: Any) -> str | None:
     """What is wrong with a size, or None."""
-    most = MOST.get(key, math.inf)
+    most = MOST.get(key, MOST_OF_ANY)
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
         return None
-    up_to = f" and at most {most:,}" if most < math.inf else ""
+    up_to = f" and at most {most:,}" if key in MOST or (isinstance(value, int) and value > most) else ""
     return f"`{value}` is not allowed; a whole number of at least 1{up_to} is"
 
 

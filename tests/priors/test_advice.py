@@ -88,6 +88,28 @@ def test_what_is_wrong_is_said_at_once() -> None:
         advise(family="llama")
 
 
+@pytest.mark.parametrize("name", ["rows", "steps", "batch_size", "max_rank"])
+def test_sizes_that_no_float_can_hold_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="at most 1,000,000,000,000,000 is"):
+        advise(**{"hidden_size": 4096, "family": "llama", "steps": 780, name: 10**400})
+
+
+def test_faults_of_sizes_of_the_model_and_of_tables_are_said_together(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(InputError) as raised:
+        advise(str(tmp_path / "none"), rows=0, priors=[tmp_path / "empty.jsonl", tmp_path / "missing.jsonl"])
+    said = str(raised.value)
+    assert all(part in said for part in ("rows: `0`", "model: there is no folder", "empty.jsonl: holds no task"))
+    assert "missing.jsonl: the table of runs cannot be read" in said
+
+
+@pytest.mark.parametrize("rank", [1, 8])
+def test_few_places_to_try_are_not_said_to_be_enough(rank: int) -> None:
+    found = advise(hidden_size=4096, family="qwen3", steps=1, batch_size=128, max_rank=rank)
+    assert found.trials == advice.MOST_TRIALS + 1
+    assert "left after 24 trials" in found.to_gain()
+
+
 def test_a_teams_own_runs_count(tmp_path: Path) -> None:
     shape: effects.Effects = (-0.9, -3.5, 1.0, 0.05, 0.002)  # its best rates are ten times higher
     task = {
