@@ -204,10 +204,10 @@ def size_fault(key: str, value: Any) -> str | None:
 
 
 def _run_faults(runs: Any) -> list[tuple[str, str]]:
-    if not isinstance(runs, list) or len(runs) < FEWEST_RUNS:
-        return [("runs", f"a list of at least {FEWEST_RUNS} runs is needed: they are compared with each other")]
     found = list[tuple[str, str]]()
-    for index, run in enumerate(runs):
+    if not isinstance(runs, list) or len(runs) < FEWEST_RUNS:
+        found.append(("runs", f"a list of at least {FEWEST_RUNS} runs is needed: they are compared with each other"))
+    for index, run in enumerate(runs if isinstance(runs, list) else []):
         if not isinstance(run, dict) or run.keys() != set(RUN):
             found.append((f"runs.{index}", f"a run has exactly the keys {', '.join(RUN)}"))
             continue

@@ -43,13 +43,14 @@ def test_all_faults_of_a_file_are_said_at_once(tmp_path: Path) -> None:
         json.dumps({key: value for key, value in TASK.items() if key != "steps"} | {"stpes": 3}),
         json.dumps({**TASK, "family": "lama", "hidden_size": 0, "batch_size": True, "rows": None, "model": " "}),
         json.dumps({**TASK, "runs": [{**TASK["runs"][0], "rank": 1.5, "loss": float("nan")}, {"rank": 8}]}),
-        json.dumps({**TASK, "runs": TASK["runs"][:1]}),
+        json.dumps({**TASK, "runs": [{**TASK["runs"][0], "dropout": 2}]}),
+        json.dumps({**TASK, "runs": {"rank": 8}}),
     ]
     path.write_text("\n".join(bad))
     with pytest.raises(InputError) as raised:
         runs.read_all([path, tmp_path / "none.jsonl"])
     text = str(raised.value)
-    assert [fault.line for fault in raised.value.faults] == [1, 2, 3, 3, 4, 4, 4, 4, 5, 5, 5, 6, None]
+    assert [fault.line for fault in raised.value.faults] == [1, 2, 3, 3, 4, 4, 4, 4, 5, 5, 5, 6, 6, 7, None]
     for part in ("Did you mean `steps`?", "steps: is missing", "Did you mean `llama`?", "runs.0.rank: `1.5`"):
         assert part in text
     assert "cannot be read" in text
