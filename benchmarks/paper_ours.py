@@ -11,6 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from meshtune.report import score_files
 from meshtune.selection.candidates import ScoreTable
 from meshtune.selection.ranks import correlation, rank_correlation
 from meshtune.selection.statistics import mean_interval, share_difference
+from meshtune.system.text import counted
 
 SCALES = ("small", "small-1", "small-2", "medium-0", "medium-1", "medium-2")
 LABELS = {"mads": "MADS", "tpe": "NNI-TPE"}
@@ -77,27 +79,41 @@ def pieces(paper: Path) -> str:
 
 def today(paper: Path) -> str:
     """Today's way beside MADS's two rounds: a line a scale that has both, and the median of the seeds of a size."""
-    titles = ("scale", "seed", "MADS's best", "its tokens in all", "today's best", "its tokens in all")
-    lines = [f"| {' | '.join(titles)} | until MADS's best | share |", "|---|" + "---:|" * 7]
+    titles = (
+        "scale",
+        "seed",
+        "MADS's best",
+        "on test rows",
+        "its tokens",
+        "today's best",
+        "on test rows",
+        "its tokens",
+    )
+    lines = [f"| {' | '.join(titles)} | until MADS's best | share |", "|---|" + "---:|" * 9]
     shares = dict[str, list[float]]()
     for run in filter(None, (read(paper / scale) for scale in SCALES)):
         ours, rounds = run.facts.get("today"), [run.study(name) for name in ("round1", "mads")]
         theirs = [each for each in rounds if each is not None]
         if ours is None or len(theirs) < len(rounds):
             continue
-        target, whole = min(each["best"]["loss"] for each in theirs), sum(each["tokens"] for each in theirs)
-        needed = tokens_until(target, [ours])
+        best, whole = (
+            min((each["best"] for each in theirs), key=itemgetter("loss")),
+            sum(map(itemgetter("tokens"), theirs)),
+        )
+        needed = tokens_until(best["loss"], [ours])
         shares.setdefault(run.scale.split("-")[0], []).append(math.inf if needed is None else needed / whole)
         said_ = ["never", "-"] if needed is None else [f"{needed:,}", f"{100 * needed / whole:.1f} %"]
-        best = f"{ours['best']['loss']:.4f}"
-        cells = [run.scale, str(ours["seed"]), f"{target:.4f}", f"{whole:,}", best, f"{ours['tokens']:,}", *said_]
+        cells = [run.scale, str(ours["seed"])]
+        for found, tokens in ((best, whole), (ours["best"], ours["tokens"])):
+            cells += [f"{found['loss']:.4f}", f"{found['test_loss']:.4f}", f"{tokens:,}"]
+        cells += said_
         lines.append(f"| {' | '.join(cells)} |")
-    for size, found in shares.items():
-        share = statistics.median(found)
+    for size, each in shares.items():
+        share = statistics.median(each)
         reached = "reached" if share <= AIM else "missed"
         text = "never reached" if math.isinf(share) else f"{100 * share:.1f} %"
-        seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
-        lines.append(f"\n`{size}`, median of {seeds}: {text}. The aim, at most {100 * AIM:.0f} %, is {reached}.")
+        lines.append(f"\n`{size}`, median of {counted(len(each), 'seed')}: {text}.")
+        lines[-1] += f" The aim, at most {100 * AIM:.0f} %, is {reached}."
     return "\n".join(lines)
 
 

@@ -21,14 +21,16 @@ pytestmark = pytest.mark.slow
 FREEZING = (
     "early_stopping: {rule: asha, rungs: [0.2, 0.4], rows: 10, keep: 0.1, confidence: 0.99, promote: 0, freeze: true}\n"
 )
+BY_MODEL = "early_stopping: {rule: model, rungs: [0.2, 0.4, 0.6], rows: 10, confidence: CONFIDENCE, promote: 0}\n"
+AGAIN, TO_ITS_END = (BY_MODEL.replace("CONFIDENCE", share) for share in ("0.9", "0.8"))  # how trials thaw then
 
 
-def study(folder: Path, model: Path, further: str = "", sampler: str = "random") -> Path:
+def study(folder: Path, model: Path, further: str = "", sampler: str = "random", block: int = 4) -> Path:
     """One process that trains one trial after the other. Dropout and rates that are high until they fall at the end
     have the curves cross, so that some of what was stopped looks good again. 17 trials are a baseline and four blocks.
     """
     path = lora_study(folder, model)
-    text = path.read_text(encoding="utf-8").replace("mads, block_size: 6", f"{sampler}, block_size: 4")
+    text = path.read_text(encoding="utf-8").replace("mads, block_size: 6", f"{sampler}, block_size: {block}")
     text = text.replace("batch_size: 4", "batch_size: 4, lr_scheduler: wsd").replace("trials: 20", "trials: 17")
     text = text.replace(
         "low: 1e-4, high: 1e-1, log: true}", "low: 6e-3, high: 3e-2, log: true}, dropout: {low: 0, high: 0.5}"
@@ -44,11 +46,14 @@ def record_at(path: Path) -> Record:
     return Record(f"sqlite:///{path.parent / 'study' / 'study.db'}", "study")
 
 
-def test_what_thawed_has_the_losses_of_a_trial_that_ran_through(tiny_model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rules", "block"), [(FREEZING, 4), (TO_ITS_END, 1)], ids=["asha", "model"])
+def test_what_thawed_has_the_losses_of_a_trial_that_ran_through(
+    tiny_model_folder: Path, tmp_path: Path, rules: str, block: int
+) -> None:
     """Bitwise: with the same pack, threads and device. No state is left once it has ended."""
     with trials_here():
-        for name, further in (("plain", ""), ("freezing", FREEZING)):
-            ended = run(study(tmp_path / name, tiny_model_folder, further))
+        for name, further in (("plain", ""), ("freezing", rules)):
+            ended = run(study(tmp_path / name, tiny_model_folder, further, block=block))
             assert ended.returncode == 0, ended.stderr
     plain, freezing = (record_at(tmp_path / name / "study.yaml") for name in ("plain", "freezing"))
     thawed = {thaw.trial for thaw in freezing.thaws}
@@ -65,11 +70,12 @@ def test_what_thawed_has_the_losses_of_a_trial_that_ran_through(tiny_model_folde
     assert freezing.tokens < plain.tokens
 
 
-def test_killed_while_freezing_and_thawing(tiny_model_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rules", "block"), [(FREEZING, 4), (AGAIN, 1)], ids=["asha", "model"])
+def test_killed_while_freezing_and_thawing(tiny_model_folder: Path, tmp_path: Path, rules: str, block: int) -> None:
     """The record of an undisturbed study, and the same course: one process. Killed where the first trial stops, and
     where trials have thawed: the coordinator; the worker, and the coordinator that went on; the coordinator.
     """
-    calm, killed = (study(tmp_path / name, tiny_model_folder, FREEZING) for name in ("calm", "killed"))
+    calm, killed = (study(tmp_path / name, tiny_model_folder, rules, block=block) for name in ("calm", "killed"))
     assert run(calm).returncode == 0
     whole = record_at(calm)
     assert len(whole.thaws) >= 2
