@@ -25,7 +25,7 @@ from meshtune.record.distributions import distributions
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
 from meshtune.samplers.encoding import Encoding
-from meshtune.samplers.gp.space import Cube
+from meshtune.samplers.gp.space import Array, Cube, Indices
 from meshtune.space.space import Space
 from meshtune.stopping.freeze_thaw import Measured, Model, fit, updated
 from meshtune.stopping.places import chances
@@ -229,6 +229,17 @@ class EarlyStopping:
             found.append(number)
         return found
 
+    def fitted(
+        self, alike: tuple[Any, ...], points: Array, columns: Indices, curves: Sequence[tuple[Measured, ...]]
+    ) -> Model:
+        """The model of these trials of one schedule; the last one is kept, since whoever proposes asks for the same as
+        what has just been decided by.
+        """
+        fitted_to = points.tobytes(), list(curves)
+        if alike not in self._fitted or self._fitted[alike][0] != fitted_to:
+            self._fitted[alike] = fitted_to, fit(points, columns, curves)
+        return self._fitted[alike][1]
+
     # -- inside
 
     def _by_model(
@@ -284,14 +295,11 @@ class EarlyStopping:
         points = cube.features(cube.rows([record.trials[number].params for number in known]))
         at = [place for place, number in enumerate(known) if number not in running]
         curves_at = [known[number] for number in known if number not in running]
-        fitted_to = points[at].tobytes(), curves_at
         alike, noise = schedule(hyperparameters), _noise(record)
         seen = points.tobytes(), known, at, noise
         if alike in self._last and self._last[alike][0] == seen:
             return self._last[alike][1]
-        if alike not in self._fitted or self._fitted[alike][0] != fitted_to:
-            self._fitted[alike] = fitted_to, fit(points[at], cube.columns, curves_at)
-        model = updated(self._fitted[alike][1], points, list(known.values()))
+        model = updated(self.fitted(alike, points[at], cube.columns, curves_at), points, list(known.values()))
         finals = model.final()
         likely = chances(finals, finished, model.best - noise).tolist()
         losses = np.maximum(finals.at(0.5), math.nextafter(model.best, math.inf)).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -14,7 +15,7 @@ from meshtune.samplers.gp.space import Cube
 from meshtune.samplers.interface import End
 from meshtune.space.space import Space
 from meshtune.stopping.decisions import EarlyStopping, in_a_row, schedule
-from meshtune.stopping.freeze_thaw import Measured, fit
+from meshtune.stopping.freeze_thaw import Measured
 
 Known = tuple[FrozenTrial, tuple[Measured, ...]]  # a trial and its curve
 
@@ -34,7 +35,7 @@ class Ends:
 
     def __call__(self, trials: Sequence[FrozenTrial]) -> Mapping[int, End]:
         """None of a schedule of which fewer than three trials have reached their end."""
-        groups: dict[tuple[object, ...], list[Known]] = {}
+        groups: dict[tuple[Any, ...], list[Known]] = {}
         for trial in trials:
             if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not self._cube.encoding.has(trial.params):
                 continue
@@ -44,8 +45,8 @@ class Ends:
         seen = [(trial.number, curve) for group in groups.values() for trial, curve in group]
         if seen != self._seen:
             found = dict[int, End]()
-            for group in groups.values():
-                found |= self._of_one_schedule(group)
+            for alike, group in groups.items():
+                found |= self._of_one_schedule(alike, group)
             self._seen, self._found = seen, found
         return self._found
 
@@ -59,11 +60,11 @@ class Ends:
             curve.append((1.0, trial.values[0]))
         return tuple(curve) if all(math.isfinite(loss) for _, loss in curve) else ()
 
-    def _of_one_schedule(self, known: Sequence[Known]) -> dict[int, End]:
+    def _of_one_schedule(self, alike: tuple[Any, ...], known: Sequence[Known]) -> dict[int, End]:
         stopped = [trial.state is TrialState.PRUNED for trial, _ in known]
         if not any(stopped) or len(known) - sum(stopped) < FEWEST_FINISHED:
             return {}
         features = self._cube.features(self._cube.rows([trial.params for trial, _ in known]))
-        finals = fit(features, self._cube.columns, [curve for _, curve in known]).final()
+        finals = self._early.fitted(alike, features, self._cube.columns, [curve for _, curve in known]).final()
         ends = zip(known, finals.at(0.5).tolist(), finals.spread.tolist(), stopped, strict=True)
         return {trial.number: (loss, spread) for (trial, _), loss, spread, unfinished in ends if unfinished}

@@ -32,6 +32,17 @@ def test_the_true_ends_are_mostly_within_two_deviations(study: Record) -> None:
     assert sum(miss < 2 for miss in misses) >= 0.8 * len(misses)
 
 
+def test_what_was_fitted_to_decide_serves_to_propose(study: Record) -> None:
+    """One fit of the same trials, whoever asks first, and the answer of who decided nothing."""
+    rules = early(rule="model")
+    found = Ends(rules, SPACE)(study.mirror.trials)
+    fitted = dict(rules._fitted)
+    assert fitted
+    rules.promising(study)
+    assert all(rules._fitted[alike] is known for alike, known in fitted.items())
+    assert found == Ends(early(rule="model"), SPACE)(study.mirror.trials)
+
+
 def test_the_later_a_trial_was_stopped_the_surer_is_its_end(study: Record) -> None:
     """Of one that reached its end, had it been stopped at each of its rungs."""
     *others, last = [trial for trial in study.mirror.trials if trial.state is TrialState.COMPLETE]
