@@ -37,6 +37,12 @@ class Step:
         return [*([] if self.command == "python" else self.command.split()), *self.arguments, *_words(self.options)]
 
     @property
+    def bound(self) -> list[str]:
+        """The same with each value bound to its option, by which a flag that was given a value is found."""
+        pairs = [option if value is None else f"{option}={value}" for option, value in _pairs(self.options)]
+        return [*self.command.split(), *self.arguments, *pairs]
+
+    @property
     def shown(self) -> str:
         """The command line, for people."""
         return " ".join(["python" if self.command == "python" else "meshtune", *self.words])
@@ -70,6 +76,8 @@ class Pipeline:
 
 def read(path: Path, *, scale: str | None = None, out: Path | None = None) -> Pipeline:
     """Read a pipeline. Raises InputError with all faults of its form."""
+    if not path.exists():
+        raise InputError(Fault("there is no such file; a pipeline is a YAML file with a list of steps", path))
     document = yaml_file.read(path)
     path = path.absolute()
     faults = [
@@ -99,7 +107,7 @@ def read(path: Path, *, scale: str | None = None, out: Path | None = None) -> Pi
             faults.append(Fault("there is no such step", path, None, f"scales.{scale}.{name}"))
         if not isinstance(change, dict | None):
             faults.append(Fault("changes of a step are a mapping of its options", path, None, f"scales.{scale}.{name}"))
-    refuse(faults)
+    changes = {name: change for name, change in changes.items() if isinstance(change, dict)}
     found = [
         _step(step, changes, out, path, document.lines.get(("steps", at)), faults) for at, step in enumerate(steps)
     ]
@@ -123,7 +131,7 @@ def _is_file(path: Path) -> bool:
 
 def _step(
     values: Mapping[str, Any],
-    changes_of: Mapping[str, Any],
+    changes_of: Mapping[str, Mapping[str, Any]],
     out: Path,
     path: Path,
     line: int | None,
@@ -140,14 +148,21 @@ def _step(
     if len(faults) > before:
         return None
     merged = dict(values)
-    for key, value in (changes_of.get(str(name)) or {}).items():
+    for key, value in changes_of.get(str(name), {}).items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = {**merged[key], **value} if both else value
     merged = _placed(merged, str(out))
     arguments = merged[commands[0]]
     words = arguments if isinstance(arguments, list) else [] if arguments is None else [arguments]
     options = {key: value for key, value in merged.items() if key not in ("name", "skip", commands[0])}
-    return Step(str(name), commands[0], tuple(map(text, words)), options, merged.get("skip") is True)
+    skip = merged.get("skip", False)
+    if not isinstance(skip, bool):
+        faults.append(Fault(f"skip is true or false, not {text(skip)}", path, line, str(name)))
+    for unknown in sorted(
+        {found for word in (*words, *options.values()) for found in re.findall(r"^\{\w+\}", str(word))}
+    ):
+        faults.append(Fault(f"{unknown} stands for nothing; {OUT} is the folder of the results", path, line, str(name)))
+    return Step(str(name), commands[0], tuple(map(text, words)), options, skip is True)
 
 
 def _placed(value: Any, out: str) -> Any:
@@ -160,20 +175,22 @@ def _placed(value: Any, out: str) -> Any:
 
 
 def _words(options: Mapping[str, Any]) -> list[str]:
+    return [word for pair in _pairs(options) for word in pair if word is not None]
+
+
+def _pairs(options: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     """Options as a shell would give them: true is a flag, a list is repeated, a mapping is KEY=VALUE for each key."""
-    found: list[str] = []
+    found: list[tuple[str, str | None]] = []
     for key, value in options.items():
         option = "--" + key.replace("_", "-")
         if value is None or value is False:
             continue
         if value is True:
-            found.append(option)
+            found.append((option, None))
         elif isinstance(value, Mapping):
-            found += [word for name, inner in value.items() for word in (option, f"{name}={text(inner)}")]
+            found += [(option, f"{name}={text(inner)}") for name, inner in value.items()]
         else:
-            found += [
-                word for inner in (value if isinstance(value, list) else [value]) for word in (option, text(inner))
-            ]
+            found += [(option, text(inner)) for inner in (value if isinstance(value, list) else [value])]
     return found
 
 

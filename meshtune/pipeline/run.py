@@ -27,6 +27,7 @@ from meshtune.system import whole_file
 from meshtune.system.text import counted
 
 READERS = ("evaluate", "select", "report", "train", "export")  # of studies
+MAKERS = ("train", "export")  # of the folder that their second argument names
 WAIT_SECONDS = 120.0  # for the step of a killed run to save where it is
 Usage = Callable[[Sequence[str]], str | None]  # what is wrong with a command line
 
@@ -69,7 +70,7 @@ def run(
             if done and (number < at or start is None):
                 say(f"{head}: done")
                 continue
-            if number < at and not dry:
+            if number < at:
                 raise InputError(f"--from {start}: the step {step.name} before it is not done; leave out --from")
             say(f"{head}: {costs[step.name]}\n    {step.shown}")
             if not dry:
@@ -90,9 +91,11 @@ def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
     """What each step costs, in words. Raises InputError with the faults of all steps."""
     faults, costs, before = list[Fault](), dict[str, str](), ""
     made = {str(step.options.get("folder")) for step in pipeline.steps if step.command == "tune"}
+    written = list[Path]()
     told = True  # whether all that steps make is known from their options
     for step in pipeline.steps:
         told &= step.command != "python" and (step.command != "tune" or "folder" in step.options)
+        there, written = written, [*written, *_made(pipeline, step)]  # by the steps before it
         before = _digest(pipeline, step, before)
         if _done(pipeline, step, before):
             costs[step.name] = "done before"
@@ -101,7 +104,7 @@ def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
             script = pipeline.folder / (step.arguments or ("",))[0]
             wrong = None if script.is_file() else f"there is no script {script}"
         else:
-            wrong = usage(step.words)
+            wrong = usage(step.bound)
         if wrong:
             faults.append(Fault(wrong, pipeline.path, None, step.name))
             continue
@@ -110,22 +113,27 @@ def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
         except InputError as error:
             faults += [Fault(f"{fault}", pipeline.path, None, step.name) for fault in error.faults]
         if told:
-            faults += _missing(pipeline, step, made)
+            faults += _missing(pipeline, step, there)
     refuse(faults)
     return costs
 
 
-def _missing(pipeline: Pipeline, step: Step, made: Collection[str]) -> list[Fault]:
-    """What a step reads that is not there, and that no step will have made."""
+def _missing(pipeline: Pipeline, step: Step, made: Collection[Path]) -> list[Fault]:
+    """What a step reads that is not there, and that no step before it will have made."""
     if step.command not in READERS:
         return []
-    read = [*((step.command, study) for study in step.arguments), *(("data", each) for each in step.given("data"))]
+    studies = step.arguments[:1] if step.command in MAKERS else step.arguments
+    read = [*((step.command, study) for study in studies), *(("data", each) for each in step.given("data"))]
     return [
-        Fault(f"{key} {given}: there is no such file or folder, and no step makes it", pipeline.path, None, step.name)
+        Fault(
+            f"{key} {given}: there is no such file or folder, and no step before it makes it",
+            pipeline.path,
+            None,
+            step.name,
+        )
         for key, given in read
-        if given not in made
         for path in [pipeline.folder / given]
-        if not path.exists() and not path.is_relative_to(pipeline.out)
+        if not path.exists() and not any(path.is_relative_to(each) for each in made)
     ]
 
 
@@ -158,6 +166,8 @@ def _cost(pipeline: Pipeline, step: Step, made: Collection[str]) -> str:
             return f"two models answer {count} questions"
         case "train" | "export":
             return "trains or writes one adapter"
+        case "python":
+            return "runs a script, whose cost is not known"
         case _:
             return "seconds; nothing is trained"
 
@@ -185,6 +195,14 @@ def _written(pipeline: Pipeline, step: Step) -> list[Path]:
     """The files and folders that the step was told to write."""
     told = [step.options[key] for key in ("out", "folder", "figures") if isinstance(step.options.get(key), str)]
     return [pipeline.folder / each for each in told]
+
+
+def _made(pipeline: Pipeline, step: Step) -> list[Path]:
+    """What the step writes, also where an argument says so."""
+    return [
+        *_written(pipeline, step),
+        *(pipeline.folder / each for each in step.arguments[1:] if step.command in MAKERS),
+    ]
 
 
 def _done(pipeline: Pipeline, step: Step, digest: str) -> bool:

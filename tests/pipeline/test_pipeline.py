@@ -77,6 +77,10 @@ def test_faults_of_all_steps_are_said_before_anything_runs(tmp_path: Path) -> No
         "  - {name: scores, evaluate: '{out}/a', data: benchmarks}\n"
         "  - {name: choice, select: '{out}/a'}\n"
         "  - {name: other, select: elsewhere}\n"
+        "  - {name: early, report: '{out}/b', out: '{out}/page.html'}\n"
+        "  - {name: later, tune: study.yaml, folder: '{out}/b'}\n"
+        "  - {name: model, train: ['{out}/b', model]}\n"
+        "  - {name: merged, export: [model, '{out}/merged'], merge: maybe}\n"
         "  - {name: c, python: missing.py}\n"
         "  - {name: made, select: by_the_script}\n"
     )
@@ -88,8 +92,11 @@ def test_faults_of_all_steps_are_said_before_anything_runs(tmp_path: Path) -> No
     assert "--worts" in said
     assert "missing.py" in said
     assert "data benchmarks: there is no such file or folder" in said
-    assert "select elsewhere: there is no such file or folder, and no step makes it" in said
-    assert said.count("no step makes it") == 2
+    assert "select elsewhere: there is no such file or folder, and no step before it makes it" in said
+    assert "out/b: there is no such file or folder" in said  # a later step makes it
+    assert "merged: Option '--merge' does not take a value" in said
+    assert "train model" not in said  # that is what the step writes
+    assert said.count("no step before it makes it") == 3
     assert not (tmp_path / "out").exists()
 
 
@@ -103,6 +110,9 @@ def test_faults_of_all_steps_are_said_before_anything_runs(tmp_path: Path) -> No
         ("steps: [{name: a, tune: x}]\nstpes: 1\n", "Did you mean `steps`?"),
         ("steps: [{name: a, tune: x}]\nscales: {small: {b: {trials: 1}}}\n", "there is no such step"),
         ("steps: [{name: a, tune: x}]\nscales: {small: {a: 3}}\n", "scales.small.a: changes of a step are a mapping"),
+        ("steps: [{name: a, tune: x, skip: 'yes'}]\n", "skip is true or false, not yes"),
+        ("steps: [{name: a, tune: x, folder: '{outt}/a'}]\n", "{outt} stands for nothing; {out} is the folder"),
+        ("steps: [{name: a}]\nscales: {small: {b: {trials: 1}}}\n", "none is given"),
         ("steps: [{name: [a], tune: x}, {name: [a], tune: x}]\n", "a step needs a name of letters"),
     ],
 )
@@ -146,6 +156,17 @@ def test_a_dry_run_says_costs_and_writes_nothing(tmp_path: Path) -> None:
     assert run(made, usage=usage, dry=True, say=said.append) == []
     assert "5 trials" in said[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pipeline_that_is_not_there_is_named_as_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such file; a pipeline is a YAML file"):
+        read(tmp_path / "pipline.yaml")
+
+
+def test_a_dry_run_from_a_step_is_refused_as_the_run_would_be(tmp_path: Path) -> None:
+    made = read(pipeline(tmp_path), out=tmp_path / "out")
+    with pytest.raises(InputError, match="the step first before it is not done"):
+        run(made, usage=usage, start="page", dry=True)
 
 
 @pytest.mark.slow
