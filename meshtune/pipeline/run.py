@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from meshtune.config.file import named_files, shown
-from meshtune.errors import Fault, InputError, MeshtuneError, StorageError, nearest, refuse
+from meshtune.errors import Fault, InputError, Interrupted, MeshtuneError, StorageError, nearest, refuse
 from meshtune.pipeline import mark
 from meshtune.pipeline.file import Pipeline, Step
 from meshtune.plan.locate import locate
@@ -58,6 +59,7 @@ def run(
     Raises:
         InputError: faults of any step; nothing has run.
         StepFailed: a step ended badly, or stopped before its end (exit code 75); the same call goes on.
+        Interrupted: Ctrl-C came, and the step that ran has ended all the same; the same call goes on.
     """
     costs = _costs(pipeline, usage)
     at = _first(pipeline, start)
@@ -226,8 +228,10 @@ def _execute(pipeline: Pipeline, step: Step, digest: str, lock: int, say: Callab
         stdin=subprocess.PIPE,  # it ends with us
         pass_fds=(lock,),  # and the next run waits for it
     ) as child:
-        code = _wait(child)
+        code, interrupted = _wait(child)
     used = mark.children() - used
+    if code == -signal.SIGINT:  # a script that does nothing on Ctrl-C
+        code = Interrupted.exit_code
     if code:
         mark.write(path, begun, more=used)
         again = "the same command goes on there" if code in (75, 130) else "mend it, then run the same command again"
@@ -235,12 +239,18 @@ def _execute(pipeline: Pipeline, step: Step, digest: str, lock: int, say: Callab
     seconds = round(time.monotonic() - began, 1)
     mark.write(path, {**begun, "ended": True, "seconds": seconds}, more=used)
     say(f"    done in {seconds:,.0f} s")
+    if interrupted:
+        raise Interrupted(f"interrupted: the step {step.name} is done; the same command goes on behind it")
 
 
-def _wait(child: subprocess.Popen[bytes]) -> int:
+def _wait(child: subprocess.Popen[bytes]) -> tuple[int, bool]:
+    """The exit code, and whether we were interrupted meanwhile."""
+    interrupted = False
     while True:
-        with contextlib.suppress(KeyboardInterrupt):  # the terminal has told the step too, which saves where it is
-            return child.wait()
+        try:
+            return child.wait(), interrupted
+        except KeyboardInterrupt:  # the terminal has told the step too, which saves where it is
+            interrupted = True
 
 
 @contextlib.contextmanager

@@ -169,6 +169,33 @@ def test_a_dry_run_from_a_step_is_refused_as_the_run_would_be(tmp_path: Path) ->
         run(made, usage=usage, start="page", dry=True)
 
 
+@pytest.mark.parametrize("told", ["the run alone", "its group"])
+def test_an_interrupted_run_begins_no_further_step(tmp_path: Path, told: str) -> None:
+    """A script that is told too ends at once; one that is not ends well."""
+    (tmp_path / "script.py").write_text(
+        "import sys, time\nfrom pathlib import Path\nPath(sys.argv[1] + '.begun').touch()\n"
+        "while not Path('go').exists():\n    time.sleep(0.02)\n"
+    )
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("steps: [{name: a, python: [script.py, a]}, {name: b, python: [script.py, b]}]\n")
+    command, out = meshtune("run", path), tmp_path / "out" / "full"
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    while not (tmp_path / "a.begun").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    (os.kill if told == "the run alone" else os.killpg)(process.pid, signal.SIGINT)
+    if told == "the run alone":
+        (tmp_path / "go").touch()
+    said = process.communicate()[1].decode()
+    assert process.returncode == 130, said
+    assert "the same command goes on" in said
+    assert "mend it" not in said
+    assert finished(out) == {"a": told == "the run alone"}
+    (tmp_path / "go").touch()
+    subprocess.run(command, check=True, capture_output=True)
+    assert finished(out) == {"a": True, "b": True}
+
+
 @pytest.mark.slow
 def test_killed_twice_it_goes_on_and_then_knows_what_is_done(tmp_path: Path) -> None:
     path, out = pipeline(tmp_path), tmp_path / "out"

@@ -208,9 +208,10 @@ class BatchGPSampler(BlockSampler):
         shares = (cells + rng.random((size, len(cube)))) / size
         row = cube.at(shares)[number % size, :]
         rng = np.random.default_rng([self._seed, number, 2])
+        taken = observations.visited.union(cube.keys(observations.rows))  # an earlier study of this seed began so, too
         for _ in range(TRIES):
             row[list(fixed)] = list(fixed.values())
-            if cube.keys(row[None])[0] not in observations.visited and self._allowed(cube, row[None]).all():
+            if cube.keys(row[None])[0] not in taken and self._allowed(cube, row[None]).all():
                 return row
             row = cube.at(rng.random((1, len(cube))))[0, :]
         return self._kept(cube, row, observations, rng, fixed)

@@ -167,6 +167,14 @@ def test_known_points_take_the_opening_away() -> None:
     assert bowl(study.ask(dict(PLANE)).params) < 0.1
 
 
+def test_an_opening_with_the_seed_of_the_earlier_study_is_not_the_same_again() -> None:
+    earlier = search(optuna.create_study(), BatchGPSampler(PLANE, seed=5), PLANE, 4, lambda _, p: bowl(dict(p)))
+    sampler = BatchGPSampler(PLANE, seed=5, warm_start=earlier)
+    study = search(optuna.create_study(), sampler, PLANE, 4, lambda _, p: bowl(dict(p)))
+    points = [tuple(trial.params.values()) for trial in (*earlier.trials, *study.trials)]
+    assert len(set(points)) == 8
+
+
 def test_known_points_of_another_fidelity_are_moved() -> None:
     earlier = search(optuna.create_study(), BatchGPSampler(PLANE, seed=5), PLANE, 20, lambda _, p: bowl(dict(p)))
     sampler = BatchGPSampler(PLANE, seed=6, block_size=4, warm_start=earlier, warm_start_values="shifted")
