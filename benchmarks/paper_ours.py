@@ -79,42 +79,41 @@ def pieces(paper: Path) -> str:
 
 def today(paper: Path) -> str:
     """Today's way beside MADS's two rounds: a line a scale that has both, and the median of the seeds of a size."""
-    titles = (
-        "scale",
-        "seed",
-        "MADS's best",
-        "on test rows",
-        "its tokens",
-        "today's best",
-        "on test rows",
-        "its tokens",
-    )
-    lines = [f"| {' | '.join(titles)} | until MADS's best | share |", "|---|" + "---:|" * 9]
+    of_both = [f"{whose} | on test rows | its tokens" for whose in ("MADS's best", "today's best")]
+    lines = [f"| scale | seed | {' | '.join(of_both)} | until MADS's best | share |", "|---|" + "---:|" * 9]
     shares = dict[str, list[float]]()
     for run in filter(None, (read(paper / scale) for scale in SCALES)):
         ours, rounds = run.facts.get("today"), [run.study(name) for name in ("round1", "mads")]
         theirs = [each for each in rounds if each is not None]
         if ours is None or len(theirs) < len(rounds):
             continue
-        best, whole = (
-            min((each["best"] for each in theirs), key=itemgetter("loss")),
-            sum(map(itemgetter("tokens"), theirs)),
-        )
-        needed = tokens_until(best["loss"], [ours])
-        shares.setdefault(run.scale.split("-")[0], []).append(math.inf if needed is None else needed / whole)
-        said_ = ["never", "-"] if needed is None else [f"{needed:,}", f"{100 * needed / whole:.1f} %"]
+        best, whole = min((each["best"] for each in theirs), key=itemgetter("loss")), tokens_of(theirs)
+        needed, share = until_best(theirs, ours)
+        shares.setdefault(run.scale.split("-")[0], []).append(share)
         cells = [run.scale, str(ours["seed"])]
         for found, tokens in ((best, whole), (ours["best"], ours["tokens"])):
             cells += [f"{found['loss']:.4f}", f"{found['test_loss']:.4f}", f"{tokens:,}"]
-        cells += said_
+        cells += ["never", "-"] if needed is None else [f"{needed:,}", f"{100 * share:.1f} %"]
         lines.append(f"| {' | '.join(cells)} |")
     for size, each in shares.items():
         share = statistics.median(each)
         reached = "reached" if share <= AIM else "missed"
         text = "never reached" if math.isinf(share) else f"{100 * share:.1f} %"
-        lines.append(f"\n`{size}`, median of {counted(len(each), 'seed')}: {text}.")
-        lines[-1] += f" The aim, at most {100 * AIM:.0f} %, is {reached}."
+        median = f"`{size}`, median of {counted(len(each), 'seed')}: {text}"
+        lines.append(f"\n{median}. The aim, at most {100 * AIM:.0f} %, is {reached}.")
     return "\n".join(lines)
+
+
+def until_best(theirs: Sequence[Mapping[str, Any]], ours: Mapping[str, Any]) -> tuple[int | None, float]:
+    """Tokens that a search needed until the best loss of others, and these as a share of all of theirs; None and
+    infinite where it never came so low.
+    """
+    needed = tokens_until(min(each["best"]["loss"] for each in theirs), [ours])
+    return needed, math.inf if needed is None else needed / tokens_of(theirs)
+
+
+def tokens_of(searches: Sequence[Mapping[str, Any]]) -> int:
+    return sum(each["tokens"] for each in searches)
 
 
 def tokens_until(loss: float, searches: Sequence[Mapping[str, Any]]) -> int | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import paper_claims, paper_ours
-from benchmarks.paper_ours import AIM, LABELS, PIECES
+from benchmarks.paper_ours import AIM, LABELS, PIECES, tokens_of, tokens_until, until_best
 from meshtune.report import benchmark_tables, score_files
 from meshtune.selection.candidates import ScoreTable, pareto
 from meshtune.system.text import duration, number, point
@@ -172,7 +171,7 @@ def today(folder: Path, facts: Mapping[str, Any]) -> Iterator[str]:
         **({"the paper's: NNI's TPE": (["tpe"], [studies["tpe"]])} if "tpe" in studies else {}),
         "today's": (["today"], [ours]),
     }
-    share = ours["tokens"] / sum(each["tokens"] for each in ways[PAPERS][1])
+    share = ours["tokens"] / tokens_of(ways[PAPERS][1])
     yield "## Today's way"
     yield (
         "`today.yaml` has the model, rows, splits, prompt, batches and epochs of round two. The start is the advised "
@@ -214,7 +213,7 @@ def _ways(folder: Path, facts: Mapping[str, Any], ways: Ways) -> str:
         cells = [
             name,
             str(sum(each["trials"]["complete"] for each in searches)),
-            f"{sum(each['tokens'] for each in searches):,}",
+            f"{tokens_of(searches):,}",
             *(number(best["best"][key]) for key in ("loss", "test_loss")),
             difference(best["against_untuned"]),
             _scores_of_best(folder / f"{files[-1]}-candidates.csv"),
@@ -234,12 +233,11 @@ def _until_papers_best(ways: Ways, ours: Mapping[str, Any]) -> tuple[str, list[f
         if searches == [ours]:
             continue
         target = min(each["best"]["loss"] for each in searches)
-        whole = sum(each["tokens"] for each in searches)
-        needed = paper_ours.tokens_until(target, [ours])
-        shares.append(math.inf if needed is None else needed / whole)
-        said = ["never so low", "-"] if needed is None else [f"{needed:,}", f"{100 * shares[-1]:.1f} %"]
-        own = f"{paper_ours.tokens_until(target, searches):,}"
-        lines.append(f"| {name} | {' | '.join([number(target), own, f'{whole:,}', *said])} |")
+        needed, share = until_best(searches, ours)
+        shares.append(share)
+        said = ["never so low", "-"] if needed is None else [f"{needed:,}", f"{100 * share:.1f} %"]
+        own, whole = (f"{tokens:,}" for tokens in (tokens_until(target, searches), tokens_of(searches)))
+        lines.append(f"| {name} | {' | '.join([number(target), own, whole, *said])} |")
     return "\n".join(lines), shares
 
 
