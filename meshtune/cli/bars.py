@@ -18,12 +18,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from meshtune.cli.display import QUIET
 from meshtune.system.text import counted
 from meshtune.trial import Progress as TrialProgress
 
 if TYPE_CHECKING:
     from meshtune.evaluation.run import AnswerProgress
+
+QUIET = 60.0  # seconds without a line in a file, after which one says how far it is
 
 
 class BarView:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from meshtune.cli.bars import QUIET
 from meshtune.cli.live import Panel, RunningTrial
 from meshtune.plain_text import escaped
 from meshtune.record.log import Record
@@ -44,7 +45,6 @@ from meshtune.study.loop import (
 from meshtune.system.text import duration, point
 from meshtune.trial import Ending
 
-QUIET = 60.0  # seconds without a line in a file, after which one says where the running trials are
 SHOWN = 4  # running trials in such a line
 
 

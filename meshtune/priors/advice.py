@@ -143,12 +143,12 @@ def advise(
             step, with gradient accumulation.
         max_rank: the largest allowed. priors: a team's own tables of runs (docs/priors.md).
     """
-    faults = list[Fault]()
-    table = shipped()
+    faults, table = list[Fault](), shipped()
     with noting(faults):
         facts = _facts(model, hidden_size, family, rows, steps, batch_size, max_rank)
     with noting(faults):
-        table = with_own(table, [Path(path) for path in priors]) if priors else table
+        if priors:
+            table = with_own(table, [Path(path) for path in priors])
     refuse(faults)
     return advice(table, facts, max_rank=max_rank)
 
