@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meshtune.system.text import counted
+
 FEW = 30  # rows below which an interval over rows means little
 
 
@@ -139,7 +141,7 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
     found = []
     for name in ("validation", "test"):
         side = summary[name]
-        rows = f"{side['rows']:,} {name} {'row' if side['rows'] == 1 else 'rows'}"
+        rows = counted(side["rows"], f"{name} row")
         use = "the search chooses by luck" if name == "validation" else "an interval over them says little"
         if 0 < side["rows"] < FEW:
             found.append(f"only {rows}: {use}; give at least {FEW} (`data.{name}`)")

@@ -9,7 +9,7 @@ from meshtune._version import __version__
 from meshtune.data.embedded import PUBLISHED
 from meshtune.report.sentences import loss_name
 from meshtune.report.trials import Status, searched
-from meshtune.system.text import duration, number, point
+from meshtune.system.text import counted, duration, number, point
 
 # As in CITATION.cff, which no installed package has; a test holds them together.
 TITLE, AUTHORS, YEAR = "meshtune", "The meshtune developers", 2026
@@ -87,7 +87,7 @@ def _search(status: Status) -> str:
 
 def _trials(status: Status) -> str:
     count, done = len(status["all"]), status["trials"]["complete"]
-    words = f"The search made {count} {'trial' if count == 1 else 'trials'}, of which {done} completed"
+    words = f"The search made {counted(count, 'trial')}, of which {done} completed"
     words += f", within {duration(status['elapsed_seconds'])}"
     tokens = f" and {status['tokens']:,} training tokens" if status["tokens"] else ""
     stopped = sum(trial["ending"] == "stopped_early" for trial in status["all"])

@@ -337,7 +337,7 @@ def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:
         if machine["gpus"]:
             facts.append(("GPUs", "; ".join(machine["gpus"])))
         count = machine["threads"]
-        threads = f", {count} {'thread' if count == 1 else 'threads'} each" if count else ""
+        threads = f", {counted(count, 'thread')} each" if count else ""
         facts.append(("processes", f"{len(machine['devices'])} x {', '.join(devices)}{threads}"))
         if len(status["ran_on"]) > 1:
             facts.append(("before that", f"{len(status['ran_on']) - 1} other machines or versions"))

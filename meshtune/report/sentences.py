@@ -118,8 +118,9 @@ def harm(status: Mapping[str, Any]) -> str:
     if not count:
         return ""
     complete = status["trials"].get("complete", 0)
-    trials = "trial" if complete == 1 else "trials"
-    which = f"{count} of {complete} complete {trials} {'is' if count == 1 else 'are'} worse than the untuned model"
+    which = (
+        f"{count} of {counted(complete, 'complete trial')} {'is' if count == 1 else 'are'} worse than the untuned model"
+    )
     return f"{which}: lower the upper bound of the learning rate or of the scale (alpha / rank)"
 
 
@@ -139,7 +140,7 @@ def crash_lines(status: Mapping[str, Any]) -> list[str]:
         who = f"Trial {listed} crashed {how} and was" if alone else f"Trials {listed} crashed {how} and were"
         lines.append(f"{who} given up: {words}")
     if more := sum(len(trials) for trials in list(alike.values())[CRASHES:]):
-        lines.append(f"and {more} more {'trial' if more == 1 else 'trials'} crashed")
+        lines.append(f"and {counted(more, 'more trial')} crashed")
     return lines
 
 
@@ -152,7 +153,7 @@ def without_feasible(status: Mapping[str, Any]) -> str:
     if not count:
         return ""
     each = ", ".join(f"`{one['text']}` is kept by {one['kept']}" for one in measured)
-    return f"None of {count} complete {'trial' if count == 1 else 'trials'} keeps all constraints ({each})."
+    return f"None of {counted(count, 'complete trial')} keeps all constraints ({each})."
 
 
 def goal_lines(status: Mapping[str, Any]) -> list[str]:
@@ -200,7 +201,7 @@ def round_lines(status: Mapping[str, Any]) -> list[str]:
         if best := each["best"]:
             found = f", best {number(best['loss'])} (trial {best['trial']}: {point(best['hyperparameters'])})"
         count = each["trials"]["proposed"]
-        lines.append(f"{each['name']}: {state}, {count} {'trial' if count == 1 else 'trials'}{found}")
+        lines.append(f"{each['name']}: {state}, {counted(count, 'trial')}{found}")
     if lines:
         whole = status["all_rounds"]
         tokens = f", {whole['tokens']:,} tokens" if whole["tokens"] else ""
@@ -212,7 +213,7 @@ def agreement(found: Mapping[str, Any]) -> str:
     """Whether two rounds put the same points in the same order, and how sure that is."""
     one, other = found["rounds"]
     points, rho, low, high = (found[key] for key in ("points", "rho", "low", "high"))
-    of = f"of {points} {'point' if points == 1 else 'points'} in rounds {one} and {other}"
+    of = f"of {counted(points, 'point')} in rounds {one} and {other}"
     if rho is None or low is None:
         shown = "" if rho is None else f" {rho:+z.2f}"
         return f"rank correlation{shown} {of}: too few to tell whether round {one} stands for round {other}"
@@ -349,7 +350,7 @@ def _metrics(status: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> 
     scored = status.get("metrics", {}).get(key, {})
     count = max((each["items"] for each in scored.values()), default=0)
     listed = ", ".join(f"{metric} {number(each['mean'], 4)}" for metric, each in scored.items())
-    return f"{listed} (means of {count} {'answer' if count == 1 else 'answers'})" if listed else ""
+    return f"{listed} (means of {counted(count, 'answer')})" if listed else ""
 
 
 def table_lines(titles: Sequence[str], rows: Sequence[ResultRow], width: int | None = None) -> list[str]:

@@ -80,7 +80,7 @@ def _headline(status: Status) -> tuple[str, str]:
         title = "The advice was already the best" if status.get("advised") else "The baseline was not beaten"
         if len(status["all"]) == 1:
             return f"Only the {baseline_name(status)} was tried", "So there is nothing to compare it with."
-        return title, f"It is itself the best of {count} complete {_plural(count, 'trial')}."
+        return title, f"It is itself the best of {counted(count, 'complete trial')}."
     name = baseline_name(status)
     if difference is None:
         if only_by_seed(status):
@@ -98,7 +98,7 @@ def _headline(status: Status) -> tuple[str, str]:
         return f"The best beats the {name} by {gain} in validation loss", words
     mean, low, high, rows = (difference[key] for key in ("mean", "low", "high", "rows"))
     base = baseline["test_loss"]
-    unseen = f"{rows:,} {_plural(rows, 'row')} that the search never saw"
+    unseen = f"{counted(rows, 'row')} that the search never saw"
     if low is None:
         return "One test row is too few to tell", f"The interval needs at least two; there is {unseen}."
     evidence = f"95 % interval {_gain(-high, base)} to {_gain(-low, base)}, on {unseen}."
@@ -267,7 +267,7 @@ def comparison_headline(groups: Sequence[Group]) -> tuple[str, str]:
     (first, lowest), rest = known[0], known[1:]
     if not rest:
         count = len(first.studies)
-        return f"{first.label}: {interval(lowest)}", f"The best loss of {count} {_plural(count, 'study', 'studies')}."
+        return f"{first.label}: {interval(lowest)}", f"The best loss of {counted(count, 'study', 'studies')}."
     second, next_ = rest[0]
     title = f"{first.label} found the lowest loss, {lowest.mean:.4f}"
     words = f"{second.label} comes next with {next_.mean:.4f}. "
@@ -374,10 +374,6 @@ def _gain(difference: float, base: float) -> str:
     if base > 0:
         return f"{100 * difference / base:z.1f} %"
     return f"{difference:.4f}" if abs(difference) < 1e5 else number(difference)
-
-
-def _plural(count: int, word: str, words: str = "") -> str:
-    return word if count == 1 else words or f"{word}s"
 
 
 def _sentence(words: str) -> str:

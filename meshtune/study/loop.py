@@ -26,6 +26,7 @@ from meshtune.study.control import Control, finishing, worded
 from meshtune.study.deaths import Deaths
 from meshtune.study.gains import Gains
 from meshtune.study.packs import Packs, full_disk
+from meshtune.system.text import counted
 from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
 from meshtune.workers.planner import Packing, Points
@@ -236,7 +237,7 @@ class _Search:
                 return
             grace = stopping.seconds if stopping else None
             if grace is not None:
-                yield Stage(f"suspending {packs.running} running {'trial' if packs.running == 1 else 'trials'}")
+                yield Stage(f"suspending {counted(packs.running, 'running trial')}")
                 self.worker.suspend(grace)
             more = self.sampler.asynchronous and (count > 0 or started)  # a process may be free, or a pack made ahead
             arrived = self.worker.events(WAIT_SECONDS if grace is None and not more else 0)

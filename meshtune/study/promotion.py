@@ -18,6 +18,7 @@ from meshtune.record.log import Record
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.finals import Runner
 from meshtune.study.loop import Promoted, Stage, StudyEvent
+from meshtune.system.text import counted
 from meshtune.trial import Ending, Outcome
 
 CHOSEN = "promoting"  # the note: which trials, and how many had ended when that was decided
@@ -43,7 +44,7 @@ def promote(record: Record, early: EarlyStopping | None, runner: Runner) -> Iter
     if not trials:
         return
     why = "may be the best" if likely else "shall be finished"
-    yield Stage(f"training {_count(len(trials))} to the end that stopped early and {why}")
+    yield Stage(f"training {counted(len(trials), 'trial')} to the end that stopped early and {why}")
     requests = [dataclasses.replace(trial.request(runner.threads, runner.timeout), promote=True) for trial in trials]
     for event in runner.gather(requests, any_ending=True):
         if not isinstance(event, Outcome):
@@ -71,7 +72,3 @@ def wished(record: Record) -> list[int]:
     asked = [record.trials[number] for number, action in record.wishes.items() if action == "finish"]
     stopped = (trial for trial in asked if trial.outcome and trial.outcome.ending is Ending.STOPPED_EARLY)
     return [trial.number for trial in stopped if trial.promoted is None]
-
-
-def _count(trials: int) -> str:
-    return f"{trials} {'trial' if trials == 1 else 'trials'}"

@@ -9,9 +9,9 @@ from typing import Any
 SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
 
-def counted(count: int, what: str) -> str:
-    """`1 trial`, `12 trials`; `what` is a noun whose plural has an s."""
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
+def counted(count: int, one: str, several: str = "") -> str:
+    """`1 trial`, `12 trials`; `several`: the plural, where it is not made by an s."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def point(hyperparameters: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from meshtune.config.sections import WorkerConfig
 from meshtune.errors import Fault, InputError
 from meshtune.system.machine import cores, visible_gpus
+from meshtune.system.text import counted
 
 BLOCK = 8  # trials of a block where nothing says otherwise: a MADS poll in four dimensions
 ROUNDS = 6  # blocks of a search, at least: races of five (40 trials in blocks of 8) are in docs/decisions
@@ -117,7 +118,7 @@ def program_specs(config: WorkerConfig, nodes: Nodes | None = None) -> list[Proc
 def refuse_fewer(wanted: int, there: int, kind: str) -> None:
     """Raise InputError where a trial is to take more devices than a machine has."""
     if wanted > there:
-        has = f"there is 1 {kind}" if there == 1 else f"there are {there} {kind}s"
+        has = f"there {'is' if there == 1 else 'are'} {counted(there, kind)}"
         what = f"a trial is to take {wanted} devices, and {has}: give at most {max(1, there)}"
         raise InputError(Fault(what, key="worker.devices_per_trial"))
 

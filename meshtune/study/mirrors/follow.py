@@ -21,6 +21,7 @@ from meshtune.plan.locate import Located, existing
 from meshtune.study.mirrors.facts import facts_of, trials_of
 from meshtune.study.mirrors.outbox import behind, send
 from meshtune.system import child_start
+from meshtune.system.text import counted
 
 LOOK_SECONDS, LONGEST_SECONDS = 3.0, 60.0  # between looks; between attempts on a tracker that is down
 SHARE = 20  # of a look's time that passes before the next one, so that a large record is not always read
@@ -87,7 +88,7 @@ def left_behind(study: Located, trackers: Sequence[Tracker]) -> list[str]:
     found = []
     for tracker in trackers:
         if count := behind(facts, trials, tracker):
-            trials_are = "1 trial is" if count == 1 else f"{count} trials are"
+            trials_are = f"{counted(count, 'trial')} {'is' if count == 1 else 'are'}"
             log = study.folder / "logs" / f"mirror-{tracker}.log"
             found.append(
                 f"{tracker}: {trials_are} not there yet (see {log}); `meshtune mirror {study.folder}` sends them"
