@@ -30,7 +30,8 @@ REPORTABLE = (Ending.DIVERGED, Ending.OUT_OF_MEMORY, Ending.TIMED_OUT, Ending.IN
 POLL_SECONDS = 1.0
 LARGEST = 1e100  # of numbers that a program gives: samplers square them
 MOST_TOKENS = 1e15
-SHOWN = 300  # characters of a program's result in a message
+SHOWN = 300  # characters of a program's result, or of a line of it, in a message
+TAIL = 100_000  # bytes of a log in which the reason of an end is looked for
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ class CommandObjective:
         if word != "exit":
             return ended(Ending.CRASHED, f"the program cannot be started: {rest}" if rest else "it was killed")
         if rest != "0":
-            return ended(Ending.CRASHED, f"exit code {rest}: {last_words(err)} (see {err})")
+            return ended(Ending.CRASHED, f"exit code {rest}: {last_words(out, err)}")
         found = last_object(out)
         if found is None:
             return ended(Ending.CRASHED, f'printed no JSON object such as {{"{self.spec.result}": 1.23}} (see {out})')
@@ -269,7 +270,18 @@ def _whole(digits: str) -> int | float:
     return int(digits) if len(digits) <= 300 else float(digits)
 
 
-def last_words(path: Path, lines: int = 3) -> str:
-    """The last lines of a log, for a message."""
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
-    return " | ".join(text.splitlines()[-lines:]) or "it said nothing"
+def last_words(out: Path, err: Path, lines: int = 3) -> str:
+    """The last lines of what a program printed, for a message, and where more is: its errors, else its output."""
+    for path in (err, out):
+        if words := [line.strip() for line in tail(path).splitlines() if line.strip()]:
+            return f"{' | '.join(line[-SHOWN:] for line in words[-lines:])} (see {path})"
+    return f"it said nothing (see {err})"
+
+
+def tail(path: Path) -> str:
+    """The end of a log, which may be long; "" where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        return file.read().decode("utf-8", errors="replace")

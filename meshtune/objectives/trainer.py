@@ -19,9 +19,9 @@ from typing import Any
 
 from meshtune.config.sections import ToolName
 from meshtune.objectives import tools, trainer_log
-from meshtune.objectives.command import LARGEST, Program, last_words, name_of
+from meshtune.objectives.command import LARGEST, POLL_SECONDS, Program, last_words, name_of
 from meshtune.objectives.decisions import Decisions
-from meshtune.objectives.trainer_log import Log
+from meshtune.objectives.trainer_log import Log, Reader
 from meshtune.system import yaml_file
 from meshtune.trial import AT_ONCE, Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 
@@ -131,17 +131,19 @@ class _Trial:
     """One trial while its program runs: what its logs said, its rungs, and how it ended."""
 
     def __init__(self, request: Request, output: Path, program: Program, decisions: Decisions):
-        self._request, self._output, self._program, self._decisions = request, output, program, decisions
-        self.log = Log()
+        self._request, self._program, self._decisions = request, program, decisions
+        self.log, self._reader = Log(), Reader(output, program.out, program.err)
         self.rungs: list[tuple[int, float]] = []
         self.ending: str | None = None  # as the program's guard says it, or `stopped`
-        self._stamp: tuple[Any, ...] = ()
+        self._behind = False  # whether more is printed than was read
 
     def run(self, suspended: Any) -> Iterator[Progress | Rung]:
         """Follow the program until it has ended, is to end, or is suspended."""
         while self.ending is None and not suspended():
-            self.ending = self._program.wait()
+            self.ending = self._program.wait(0.0 if self._behind else POLL_SECONDS)
             yield from self._look()
+            while self.ending is not None and self._behind:
+                yield from self._look()
             by_hand = self._decisions.of(self._request.trial, AT_ONCE) is Verdict.STOPS
             if self.ending is None and (by_hand or self._stops()):
                 self.ending = "stopped"
@@ -156,15 +158,9 @@ class _Trial:
             self._end()
 
     def _look(self) -> Iterator[Progress | Rung]:
-        """Read the logs where they have changed."""
-        stamp = tuple(
-            (path.stat().st_size, path.stat().st_mtime_ns)
-            for path in (self._program.out, self._program.err, *sorted(self._output.glob("**/trainer_*.json*")))
-            if path.is_file()
-        )
+        """Read the logs on."""
         request, before = self._request, len(self.log.evaluations)
-        if stamp != self._stamp:
-            self._stamp, self.log = stamp, trainer_log.read(self._output, self._program.out, self._program.err)
+        self._behind, self.log = self._reader.read(), self._reader.log
         new = [one for one in self.log.evaluations[before:] if math.isfinite(one.loss)]
         loss = new[-1].loss if new else None
         yield Progress(request.trial, request.attempt, 0, 0, self.log.epoch, self.log.training_loss, loss)
@@ -219,7 +215,7 @@ class _Trial:
             if line := trainer_log.out_of_memory(out, err):
                 return ended(Ending.OUT_OF_MEMORY, line)
             killed = " (killed, perhaps by the system for want of memory)" if rest in ("-9", "137") else ""
-            return ended(Ending.CRASHED, f"exit code {rest}{killed}: {last_words(err)} (see {err})")
+            return ended(Ending.CRASHED, f"exit code {rest}{killed}: {last_words(out, err)}")
         if not evaluations:
             what = "neither its output folder nor what it printed has an `eval_loss`: is it evaluated?"
             return ended(Ending.CRASHED, f"{what} (see {out})", retry=False)

@@ -304,6 +304,9 @@ def test_names_of_the_space_are_keys() -> None:
         ("{'eval_loss': '1.2', 'epo", []),  # half written
         ("{'eval_other_loss': '1.2', 'epoch': '1'} eval_loss = 1.5", []),
         ('{"eval_loss": 1.5, "epoch": 2}', [1.5]),
+        ("{'loss': 2, 'epoch': 0.5} {'eval_loss': 1.5, 'epoch': inf} {'eval_loss': 1.4, 'epoch': nan}", [1.5, 1.4]),
+        ("{" + "'loss' " * 2000 + "\n{'eval_loss': 1.5, 'epoch': 2}", [1.5]),
+        ("{'eval_loss': 1.5, 'epoch': 2, 'x': '" + "x" * trainer_log.ENTRY + "'}", []),  # none is so long
     ],
 )
 def test_printed_lines(tmp_path: Path, text: str, losses: list[float]) -> None:
@@ -319,3 +322,59 @@ def test_what_is_printed_only_follows_what_is_exact(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_text("{half")
     (tmp_path / "out").write_text("{'eval_loss': '1.235', 'epoch': '1'}\n{'eval_loss': '1.1', 'epoch': '2'}\n")
     assert [one.loss for one in trainer_log.read(tmp_path, tmp_path / "out").evaluations] == [1.23456, 1.1]
+
+
+def test_what_grows_is_read_once(tmp_path: Path) -> None:
+    """A tool may print megabytes a second; entries that are cut in two, and bytes that are no text, change nothing."""
+    out = tmp_path / "out"
+    reader, first, entry = (
+        trainer_log.Reader(tmp_path, out),
+        b"{'loss': 2.0, 'epoch': 1}",
+        b"{'eval_loss': 1.5, 'epoch': 1}",
+    )
+    out.write_bytes(b"\xff\xfe\x00" + first + entry[:9])
+    assert not reader.read()
+    assert (reader.log.training_loss, reader.log.evaluations) == (2.0, ())
+    out.write_bytes(b"\xff\xfe\x00" + first.replace(b"2.0", b"nan") + entry + b"\xc3")
+    assert not reader.read()
+    assert [one.loss for one in reader.log.evaluations] == [1.5]
+    assert not reader.log.broken  # the changed bytes are not read again
+
+
+def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
+    """So that a sign of life comes between them."""
+    out, entry = tmp_path / "out", b"{'eval_loss': 1.5, 'epoch': 1}"
+    out.write_bytes(b"x" * (trainer_log.PIECE - 7) + entry + b"x" * trainer_log.PIECE + entry)
+    reader = trainer_log.Reader(tmp_path, out)
+    assert [reader.read(), len(reader.log.evaluations)] == [True, 0]
+    assert [reader.read(), len(reader.log.evaluations)] == [True, 1]
+    assert [reader.read(), len(reader.log.evaluations)] == [False, 2]
+    assert len(trainer_log.read(tmp_path, out).evaluations) == 2
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"log_history": [{"1": ', "[1]", '{"log_history": 7}', "\0"])
+def test_a_damaged_state_is_passed_over(tmp_path: Path, text: str) -> None:
+    (tmp_path / "trainer_state.json").write_text(text)
+    (tmp_path / "checkpoint-1" / "trainer_state.json").mkdir(parents=True)
+    (tmp_path / "out").write_text("{'eval_loss': '1.5', 'epoch': '1'}")
+    assert [one.loss for one in trainer_log.read(tmp_path, tmp_path / "out").evaluations] == [1.5]
+
+
+def test_numbers_that_nothing_can_compute_with_are_left_out(tmp_path: Path) -> None:
+    entry = "{'eval_loss': 1.5, 'epoch': 1, 'num_tokens': 1%s, 'eval_x': 1e300, 'eval_\\x1b': 2, 5: 1}"
+    (tmp_path / "out").write_text(entry.replace(", 5: 1", "") % ("0" * 30) + entry % "")
+    (found,) = trainer_log.read(tmp_path, tmp_path / "out").evaluations
+    assert (found.tokens, dict(found.extra)) == (0, {"eval_\\x1b": 2.0})
+
+
+def test_bars_without_line_feeds_are_lines(tmp_path: Path) -> None:
+    """As bars are, which only return the carriage; what is shown of a log is short."""
+    bars = "".join(f"\r{n}%|##  | {n}/9" for n in range(9))
+    (tmp_path / "err").write_text(f"{bars}\rtorch.OutOfMemoryError: CUDA{bars}")
+    assert trainer_log.out_of_memory(tmp_path / "err") == "torch.OutOfMemoryError: CUDA"
+    one = objective(tmp_path)
+    (tmp_path / "tool.py").write_text("import sys; print('no such file: rows'); sys.exit(3)")
+    out = tmp_path / "logs" / "trial-3.out"
+    assert outcome(one).message == f"exit code 3: no such file: rows (see {out})"  # nothing is in its errors
+    (tmp_path / "tool.py").write_text("import sys; sys.stderr.write('x' * 500_000); sys.exit(3)")
+    assert len(outcome(one).message) < 500 + len(str(out))
