@@ -1,12 +1,13 @@
-"""Should the rates of a smaller model's study be moved for a larger one of its family?
+"""Should the rates of a smaller model's study be moved for a larger one?
 
 On pairs of models in the table that ships, `priors/runs.jsonl`: the smaller one's best rate at its largest rank, as it
 is, and moved by the model behind `meshtune advise`, without the two in it (the scales of its parts were fitted to all).
 The excess is how far the loss of the larger model lies above the best of its grid, interpolated at its largest rank, in
 % of the loss; beside it is the constant, 3e-4.
 
-Two kinds of pairs: sizes (the same data and steps, another hidden size of the same family) and lengths (the embedded
-model on the same kind of data with more steps). Prints both, and JSON lines.
+Kinds of pairs: sizes (the same data and steps, another hidden size of the same family; then of one generation, and of
+strangers: two families, or two generations of one) and lengths (the embedded model on the same kind of data with more
+steps). Prints them, and JSON lines.
 
     python benchmarks/small_to_large.py
 """
@@ -32,11 +33,13 @@ def pairs(tasks: list[Task]) -> Iterator[tuple[str, Task, Task]]:
     for small in tasks:
         for large in tasks:
             one, other = small.facts, large.facts
-            if one.root != other.root or not all(any(run.alpha == ALPHA for run in t.runs) for t in (small, large)):
+            if not all(any(run.alpha == ALPHA for run in t.runs) for t in (small, large)):
                 continue
             if small.data == large.data and one.steps == other.steps and one.hidden_size < other.hidden_size:
-                yield "sizes", small, large
-            if one.hidden_size == other.hidden_size and one.steps < other.steps:
+                if one.root == other.root:
+                    yield "sizes", small, large
+                yield f"sizes, {'one generation' if one.family == other.family else 'strangers'}", small, large
+            if one.root == other.root and one.hidden_size == other.hidden_size and one.steps < other.steps:
                 yield "lengths", small, large
 
 

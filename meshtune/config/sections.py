@@ -286,8 +286,7 @@ class WarmStartConfig(Section):
 
     `as_is`: its values stand as they are. `shifted`: its best few are evaluated again, and the others move with them.
     `again`: so many of its best are the first trials after the baseline, whatever the sampler.
-    `rates`: `moved`: where its model is of another size of the same family, learning rates are moved as is known of
-    others; or `as_is`.
+    `rates`: `moved`: where its model is of another size, learning rates are moved as is known of others; or `as_is`.
     """
 
     study: str

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from meshtune._version import __version__
 from meshtune.data.summary import warnings
+from meshtune.plan.warm_start import rates_said
 from meshtune.report import answers as answered
 from meshtune.report import drawing, figures, mattered, methods, tables
 from meshtune.report.benchmark_tables import TextTable
@@ -327,7 +328,9 @@ def _how(status: Status, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     if warm := status.get("warm_start"):
         values = "their values as they are" if warm["values"] == "as_is" else "their values shifted"
         known = f"{counted(warm['complete'], 'trial')} of {warm['study']}, {values}"
-        facts.append(("known from the start", known + (f"; {warm['failed']} failed" if warm["failed"] else "")))
+        rates, *why = rates_said(warm)
+        known = ", ".join(filter(None, [known, rates])) + (f"; {warm['failed']} failed" if warm["failed"] else "")
+        facts.append(("known from the start", ". ".join([known, *why])))
     budget = {key: value for key, value in status["budget"].items() if value is not None}
     facts += [(f"budget, {key.replace('_', ' ')}", number(value)) for key, value in budget.items()]
     if status["ran_on"]:
