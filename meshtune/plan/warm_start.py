@@ -34,8 +34,8 @@ class WarmStart:
 
     Attributes:
         trials: what the sampler is given, Optuna's finished trials. values: as `WarmStartConfig.values`.
-        facts: `study` (where they come from), `values`, `complete`, `failed` and `outside` (numbers of trials), and what
-            became of their rates, see `rates_said`.
+        facts: `study` (where they come from), `values`, `complete`, `failed` and `outside` (numbers of trials), and
+            what became of their rates, see `rates_said`.
         again: so many of the best are evaluated again.
     """
 
@@ -73,8 +73,8 @@ class WarmStart:
 def rates_said(facts: Mapping[str, Any]) -> list[str]:
     """What became of the rates of earlier trials, empty where nothing did; and a sentence where little is known of it.
 
-    Of `rates_times`, the factor by which they were moved; of `families`, of both models, where these are not known to be
-    one; and of `unknown`, a model whose size is not known here.
+    Of `rates_times`, the factor by which they were moved; of `families`, of both models, where these are not known to
+    be one; and of `unknown`, a model whose size is not known here.
     """
     times, families, unknown = (facts.get(key) for key in ("rates_times", "families", "unknown"))
     said = [f"their learning rates times {times:.3g} for a model of another size" if times else ""]

@@ -48,6 +48,7 @@ SMALL = 1e-3  # a gain, as a share of the loss, that is not worth a search
 MOST_TRIALS = 24
 WIDTH = 100  # of a line of text, behind its label
 FAR = math.log10(2)  # decades outside of what is known, from where on no model is trusted with the start
+FARTHEST = 3.0  # decades outside of what is known: a gain may be anything from there on
 MOST_PASSES = 2.5  # over the rows; 1 and 2 are known
 BELOW, ABOVE, APART = 0.8, 0.6, 0.1  # decades of the product around the expected peak, where points are tried
 
@@ -197,11 +198,25 @@ Place = tuple[float, int]  # learning rate, rank
 
 
 def expected(table: Table, facts: Facts) -> Predicted:
-    """The effects that are expected of a task; the further outside of what is known, the less sure."""
-    predicted = predict(table.known, facts, table.centres, table.scales)
-    wider = 1.0 + sum(_outside(table, facts, name)[0] for name in _SIZES)
-    one, two, three, four, five = (wider * deviation for deviation in predicted.deviations)
-    return Predicted(predicted.means, (one, two, three, four, five))
+    """The effects that are expected of a task. Far outside of what is known they are those of sizes at FAR; the further
+    outside, the less sure they are, up to FARTHEST.
+    """
+    edge = predict(table.known, _held(table, facts, FAR), table.centres, table.scales)
+    there = predict(table.known, _held(table, facts, FARTHEST), table.centres, table.scales)
+    away = [_outside(table, facts, name)[0] for name in _SIZES]
+    wider = 1.0 + sum(min(each, FARTHEST) for each in away)
+    one, two, three, four, five = (wider * deviation for deviation in there.deviations)
+    return Predicted(edge.means, (one, two, three, four, five))
+
+
+def _held(table: Table, facts: Facts, most: float) -> Facts:
+    """Facts with sizes at most so many decades outside of what is known."""
+    sizes = dict[str, Any]()
+    for name in _SIZES:
+        away, low, high = _outside(table, facts, name)
+        if away > most:
+            sizes[name] = round(low * 10**-most) or 1 if getattr(facts, name) < low else round(high * 10**most)
+    return replace(facts, **sizes)
 
 
 def candidates(predicted: Predicted, ranks: Sequence[int]) -> list[Place]:
@@ -306,10 +321,11 @@ def _rests_on(table: Table, facts: Facts, alike: int) -> str:
         for away, low, high in [_outside(table, facts, name)]
         if away > 0
     ]
+    held = "; the points are those for twice or half the nearest known, and less sure" if _far(table, facts) else ""
     passes = facts.steps * facts.batch_size / facts.rows if facts.rows else 1.0
     if passes > MOST_PASSES:
         far.append(f"passes over the rows {passes:.3g}, known 1 to 2")
-    return "; ".join([", ".join(parts), *([f"outside what is known: {'; '.join(far)}"] if far else [])])
+    return "; ".join([", ".join(parts), *([f"outside what is known: {'; '.join(far)}{held}"] if far else [])])
 
 
 def _facts(

@@ -198,10 +198,10 @@ def begun(path: Path, space: Space) -> list[RecordedTrial]:
         (4096, "qwen3", "", True, "size"),
         (4096, "qwen3", ", rates: as_is", False, "start"),
         (1024, "qwen3", "", False, "start"),
-        (4096, "qwen3_5", "", True, "(qwen3 there, qwen3.5 here), and by size alone they gained 0.05 % of the loss on 175 "
-         "pairs of such models"),
-        (4096, "llama", "", True, "(qwen3 there, llama here), and by size alone they gained 0.05 % of the loss on 175 "
-         "pairs of such models"),
+        (4096, "qwen3_5", "", True, "(qwen3 there, qwen3.5 here), and by size alone they gained 0.05 % of the loss "
+         "on 175 pairs of such models"),
+        (4096, "llama", "", True, "(qwen3 there, llama here), and by size alone they gained 0.05 % of the loss "
+         "on 175 pairs of such models"),
         (1024, "strange", "", False, "are used from the start. Rates may differ: the two models are not known to be of "
          "one family and generation (qwen3 there, unknown here)"),
         (1024, "strange", ", rates: as_is", False, "start"),

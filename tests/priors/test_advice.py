@@ -3,14 +3,18 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from meshtune import priors
 from meshtune.cli.commands import app
+from meshtune.config import presets
 from meshtune.errors import InputError
 from meshtune.priors import advice, advise, effects, runs
 from tools.fit_priors import table
@@ -78,6 +82,56 @@ def test_outside_of_what_is_known_it_says_so_and_is_less_sure() -> None:
     assert outside.gain[2] - outside.gain[1] > inside.gain[2] - inside.gain[1]
     many = advise(hidden_size=4096, family="llama", rows=100, steps=780, batch_size=64)
     assert "passes over the rows 499" in many.rests_on
+
+
+MOST = {"hidden_size": runs.MOST["hidden_size"], "steps": runs.MOST_OF_ANY, "batch_size": runs.MOST_OF_ANY}
+SHIPPED = advice.shipped()
+ENDS = {
+    name: [end(getattr(task.facts, name) for task in SHIPPED.known) for end in (min, max)] for name in MOST
+}  # of what is known
+
+
+def sizes(most: int) -> st.SearchStrategy[int]:
+    """From 1 to the most, alike on a log scale."""
+    return st.floats(0, 1).map(lambda share: min(most, round(most**share)))
+
+
+def away(facts: runs.Facts, share: float) -> runs.Facts:
+    """Facts moved by this share of their way, on a log scale, back to the nearest known sizes (1: there)."""
+    moved = {}
+    for name, (low, high) in ENDS.items():
+        value = getattr(facts, name)
+        moved[name] = round(value * (min(max(value, low), high) / value) ** share)
+    return replace(facts, **moved)
+
+
+FACTS = st.builds(
+    runs.Facts,
+    family=st.sampled_from(["llama", "qwen3", "qwen3.5", "kimi-k2", "gpt-oss", "smollm2", "other"]),
+    rows=st.none(),
+    **{name: sizes(most) for name, most in MOST.items()},
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(facts=FACTS, rank=sizes(runs.MOST["rank"]).filter(lambda rank: rank >= 4))
+def test_whatever_the_sizes_the_points_lie_in_the_recommended_space(facts: runs.Facts, rank: int) -> None:
+    found = advice.advice(SHIPPED, facts, max_rank=rank)
+    (step,) = (each.parameter for each in presets.recommended().dimensions if each.name == "step")
+    for point in (found.start, *found.portfolio):
+        assert step.low <= point["learning_rate"] * point["alpha"] <= step.high
+        assert 4 <= point["rank"] <= min(rank, 128)
+    mean, low, high = found.gain
+    assert 0 <= low <= mean <= high < 1
+    far = any(not low <= 2 * getattr(facts, name) <= 4 * high for name, (low, high) in ENDS.items())
+    assert ("the points are those for twice or half the nearest known, and less sure" in found.rests_on) == far
+
+
+@settings(max_examples=60, deadline=None)
+@given(facts=FACTS, share=st.floats(0, 1))
+def test_the_interval_is_never_narrower_further_outside(facts: runs.Facts, share: float) -> None:
+    far, near = (advice.advice(SHIPPED, each).gain for each in (facts, away(facts, share)))
+    assert far[2] - far[1] >= (near[2] - near[1]) * (1 - 1e-9)
 
 
 def test_what_is_wrong_is_said_at_once() -> None:
