@@ -96,6 +96,8 @@ def print_status(status: dict[str, Any], console: Console | None = None) -> None
         if status["order_checked"]:
             say(console, float32_check.sentence(status["order_checked"]))
         say(console, _next(status))
+    if status.get("noted") and status["state"] != "running":
+        say(console, status["noted"]["message"], style="yellow")
     for text in (crashed := crash_lines(status)):
         say(console, text, style="yellow")
     if crashed:

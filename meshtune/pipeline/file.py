@@ -19,6 +19,7 @@ from meshtune.system import yaml_file
 
 COMMANDS = ("tune", "evaluate", "select", "report", "train", "export", "prefer create", "prefer analyze", "python")
 OUT = "{out}"  # stands for the folder of the results
+_STUDY = {"model", "data", "objective", "space", "budget", "rounds"}  # keys by which a study.yaml is known
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,13 @@ def read(path: Path, *, scale: str | None = None, out: Path | None = None) -> Pi
     """Read a pipeline. Raises InputError with all faults of its form."""
     if not path.exists():
         raise InputError(Fault("there is no such file; a pipeline is a YAML file with a list of steps", path))
+    if path.is_dir():
+        study = f"; `meshtune tune {path}` runs the study in it" if (path / "study.yaml").is_file() else ""
+        raise InputError(Fault(f"is a folder; a pipeline is a YAML file with a list of steps{study}", path))
     document = yaml_file.read(path)
+    if "steps" not in document.values and _STUDY & document.values.keys():
+        what = f"is a study, and no pipeline, which is a list of steps: `meshtune tune {path}` runs it"
+        raise InputError(Fault(what, path))
     path = path.absolute()
     faults = [
         Fault(f"unknown key; there are steps and scales{nearest(key, ('steps', 'scales'))}", path, None, key)

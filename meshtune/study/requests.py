@@ -14,6 +14,7 @@ import os
 import platform
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from meshtune.space.hyperparameters import LORA
 from meshtune.space.space import Space, derive
 from meshtune.system import whole_file, yaml_file
 from meshtune.system.lease import Holder, holder
+from meshtune.system.text import counted
 from meshtune.trial import Ending
 
 FOLDER = "requests"
@@ -268,6 +270,11 @@ def _ask(study: Located, record: Record, request: ControlRequest) -> Reply:
     """Refuse what the record forbids; else leave the request, and wait a little for the answer."""
     if why := refusal(record, request, typed(study.folder)):
         raise InputError(why)
+    if request.action == "enqueue" and any(
+        other is not None and other.action == "enqueue" and other.hyperparameters == request.hyperparameters
+        for _, other in waiting(study.folder)
+    ):
+        raise InputError(f"this point is noted already: {_command(study, record)} tries it")
     path = study.folder / FOLDER / f"{request.number}.json"
     try:
         path.parent.mkdir(exist_ok=True)
@@ -291,8 +298,32 @@ def _needs(study: Located, record: Record, request: ControlRequest) -> str:
     spent = record.notes.get("finished")
     if request.action != "enqueue" or spent in (None, EXHAUSTED):
         return ""
+    return (
+        f", but the search has ended ({spent}), so that there is no room for another trial: "
+        f"{_command(study, record)} tries it"
+    )
+
+
+def _command(study: Located, record: Record) -> str:
+    """The command whose run takes up what lies there, with room for each point that is to be tried."""
     name, trials = typed((study.whole or study).folder), study.config.budget.trials
-    room = f"`meshtune tune {name} --trials {len(record.trials) + len(waiting(study.folder))}`"
+    points = sum(request is not None and request.action == "enqueue" for _, request in waiting(study.folder))
+    if not points or record.notes.get("finished") in (None, EXHAUSTED):
+        return f"`meshtune tune {name}`"
     if trials is None or len(record.trials) < trials:
-        room = "raise its budget and run `meshtune tune`, which"
-    return f", but the search has ended ({spent}), so that there is no room for another trial: {room} tries it"
+        return "raise its budget and run `meshtune tune`, which"
+    return f"`meshtune tune {name} --trials {len(record.trials) + points}`"
+
+
+def noted(study: Located, record: Record) -> dict[str, Any] | None:
+    """The requests that no run has answered yet, and in words what to run so that they are; None: there are none."""
+    found = [
+        {"request": each.number, "action": each.action, "trial": each.trial, "by": each.by, "at": each.at}
+        for _, each in waiting(study.folder)
+        if each is not None and each.number not in record.answers
+    ]
+    if not found:
+        return None
+    counts = Counter(each["action"] for each in found)
+    what = f"noted: {counted(len(found), 'request')} ({', '.join(f'{n} {action}' for action, n in counts.items())})"
+    return {"requests": found, "message": f"{what}: {_command(study, record)} has the answers"}

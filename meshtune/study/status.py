@@ -26,7 +26,7 @@ from meshtune.selection.recommended import recommended
 from meshtune.selection.statistics import against_replicates
 from meshtune.space.goals import LOSS, Quantities
 from meshtune.space.space import Dimension
-from meshtune.study import finals, float32_check, gains
+from meshtune.study import finals, float32_check, gains, requests
 from meshtune.study.replicates import DONE as REPLICATES
 from meshtune.study.replicates import NOISE
 from meshtune.study.rounds import agreement, limit_reached
@@ -128,6 +128,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `order_checked`: whether the finalists' order holds in float32 (`float32_check.checked`); None: that is not asked.
     `objectives`, `constraints`, `quantities` and `pareto`: see `_goals`; best, recommended, baseline, untuned and
     trials have their `quantities` too.
+    `noted`: what was asked of trials and has no answer yet (`requests.noted`); None: nothing.
     `crashed`: of each trial that was given up its number, `attempts` and `message`.
     `worse_than_untuned`: numbers of the complete trials whose loss is above the untuned model's; trials have it too.
     `metrics`: means of the user's metrics by model (`untuned`, `trial-3`). `trials` adds `all`: every trial, in trial
@@ -174,6 +175,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
         **_made_with(record),
         "worse_than_untuned": [t.number for t in record.complete if worse_than_untuned(record.notes, t)],
         "order_checked": float32_check.checked(record, study.folder),
+        "noted": requests.noted(study, record),
         "crashed": [_crash(trial) for trial in record.trials if trial.final and trial.final.ending is Ending.CRASHED],
     }
     if found:

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from meshtune.errors import LeaseLost, StudyBusy
+from meshtune.system import whole_file
 
 NAME = "lease.json"
 BEAT_SECONDS = 15.0
@@ -116,7 +117,8 @@ def elsewhere(folder: Path) -> Holder | None:
 @contextlib.contextmanager
 def lease(folder: Path, *, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS) -> Iterator[Lease]:
     """Hold the study in `folder`; the holder touches the lease every `beat` seconds, and one that did not for `stale`
-    seconds is taken for dead. Raises StudyBusy where another living coordinator holds it.
+    seconds is taken for dead. Raises StudyBusy where another living coordinator holds it, StorageError where the
+    lease cannot be written.
     """
     me = this_process()
     _take(folder, folder / NAME, me, stale)
@@ -139,8 +141,9 @@ def _beat(held: Lease, seconds: float, ended: threading.Event) -> None:
 
 def _take(folder: Path, path: Path, me: Holder, stale: float) -> None:
     mine = folder / f"lease.{me.host}.{me.pid}.{secrets.token_hex(4)}"
-    mine.write_text(json.dumps(asdict(me)), encoding="utf-8")
     try:
+        with whole_file.writing(mine):
+            mine.write_text(json.dumps(asdict(me)), encoding="utf-8")
         for _ in range(10):
             if _placed(mine, path):
                 return
@@ -150,7 +153,8 @@ def _take(folder: Path, path: Path, me: Holder, stale: float) -> None:
             _remove_dead(path, found, mine)
         raise StudyBusy(f"{folder}: other coordinators are taking the study over at this moment. Try again.")
     finally:
-        mine.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first fault is the one that is reported
+            mine.unlink()
 
 
 def _placed(mine: Path, path: Path) -> bool:

@@ -83,6 +83,8 @@ def _text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(Fault("there is no such file; `meshtune init FOLDER` writes one", path)) from error
+    except IsADirectoryError as error:
+        raise InputError(Fault("is a folder: name the YAML file in it", path)) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(Fault("is not UTF-8 text: save it as UTF-8", path, line)) from error

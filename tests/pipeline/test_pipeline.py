@@ -163,6 +163,18 @@ def test_a_pipeline_that_is_not_there_is_named_as_one(tmp_path: Path) -> None:
         read(tmp_path / "pipline.yaml")
 
 
+def test_a_study_in_place_of_a_pipeline_is_pointed_to_its_own_command(tmp_path: Path) -> None:
+    path = command_study(tmp_path)
+    with pytest.raises(InputError, match=f"is a study, and no pipeline, .*: `meshtune tune {path}` runs it") as error:
+        read(path)
+    assert len(error.value.faults) == 1
+    with pytest.raises(InputError, match=f"is a folder; a pipeline is a YAML file .*; `meshtune tune {tmp_path}` runs"):
+        read(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"is a folder; a pipeline is a YAML file with a list of steps$"):
+        read(tmp_path / "empty")
+
+
 def test_a_dry_run_from_a_step_is_refused_as_the_run_would_be(tmp_path: Path) -> None:
     made = read(pipeline(tmp_path), out=tmp_path / "out")
     with pytest.raises(InputError, match="the step first before it is not done"):

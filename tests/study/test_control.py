@@ -380,6 +380,12 @@ def test_from_the_command_line_and_from_python(tmp_path: Path, monkeypatch: pyte
         study.trial(0).finish()
     with pytest.raises(InputError, match="x: 9 is outside -5 to 5"):
         study.enqueue(like=0, x=9)
+    twice = command("enqueue", path, "--like", 0, "--set", "x=1.75")
+    name = requests.typed(path.parent / "study")
+    assert twice.stderr == f"meshtune: this point is noted already: `meshtune tune {name} --trials 7` tries it\n"
+    shown = command("status", path).stdout.splitlines()[-1]
+    assert shown == f"noted: 3 requests (3 enqueue): `meshtune tune {name} --trials 7` has the answers"
+    assert [one["action"] for one in study.status()["noted"]["requests"]] == ["enqueue"] * 3
     went_on = run_study(path, "--trials", 6)
     assert went_on.returncode == 0
     lines = [line for line in went_on.stderr.splitlines() if line.startswith("enqueue, asked by ")]
@@ -390,6 +396,8 @@ def test_from_the_command_line_and_from_python(tmp_path: Path, monkeypatch: pyte
     ]
     enqueued = {trial["trial"]: trial for trial in study.status()["all"] if trial["origin"] == "enqueued"}
     assert {number: trial["hyperparameters"]["x"] for number, trial in enqueued.items()} == {4: 1.25, 5: 1.75}
+    assert study.status()["noted"] is None
+    assert "noted" not in command("status", path).stdout
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from meshtune.errors import LeaseLost, StudyBusy
+from meshtune.errors import LeaseLost, StorageError, StudyBusy
 from meshtune.system.lease import NAME, elsewhere, holder, lease
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom meshtune.system.lease import lease\n"
@@ -217,4 +218,15 @@ def test_of_many_that_take_over_a_dead_lease_at_once_one_wins(tmp_path: Path) ->
         thread.join()
     assert len(won) == 1
     assert len(lost) == 7
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_there(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file may hold a byte
+    try:
+        with pytest.raises(StorageError, match=f"{tmp_path}/lease.* cannot be written: "), lease(tmp_path):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []

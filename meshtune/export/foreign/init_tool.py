@@ -77,7 +77,8 @@ def init_tool(path: Path, folder: Path) -> Path:
         StorageError: the folder cannot be written.
     """
     if not path.is_file():
-        raise InputError(Fault("there is no such file; give the settings of a training", path))
+        wrong = "is a folder" if path.is_dir() else "there is no such file"
+        raise InputError(Fault(f"{wrong}; give the YAML file of a training's settings", path))
     values = yaml_file.read_as_tools(path)
     name = tool_of(values)
     if name is None:

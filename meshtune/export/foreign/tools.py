@@ -94,7 +94,8 @@ def read(path: Path, *, data: bool = True) -> Read:
             meshtune cannot train with: all faults at once, with their lines.
     """
     if not path.is_file():
-        raise InputError(Fault("there is no such file; give the YAML of an Axolotl or LLaMA-Factory training", path))
+        wrong = "is a folder" if path.is_dir() else "there is no such file"
+        raise InputError(Fault(f"{wrong}; give the YAML of an Axolotl or LLaMA-Factory training", path))
     if path.suffix in (".py", ".ipynb"):
         raise InputError(Fault(f"is a program, no file of settings: {_AS_A_PROGRAM}", path))
     document = yaml_file.read(path)

@@ -209,3 +209,14 @@ def test_what_cannot_be_kept_has_one_message(tmp_path: Path, own: str, words: st
     assert words in str(error.value)
     assert len(error.value.faults) == 1
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_no_file_says_which_one_is_wanted(tmp_path: Path, there: bool) -> None:
+    if there:
+        (tmp_path / "own").mkdir()
+    wrong = "is a folder" if there else "there is no such file"
+    with pytest.raises(InputError, match=f"own: {wrong}; give the YAML of an Axolotl or LLaMA-Factory training"):
+        init_from(tmp_path / "own", tmp_path / "new", None, None)
+    with pytest.raises(InputError, match=f"own: {wrong}; give the YAML file of a training's settings"):
+        init_tool(tmp_path / "own", tmp_path / "new")
