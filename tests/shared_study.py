@@ -1,11 +1,12 @@
 """A study that MADS searches in several ways, and what is asked of its trials.
 
-As a program, one process of several: python -m tests.shared_study URL STUDY SPACE SEED TRIALS [hold].
+As a program, one process of several: python -m tests.shared_study URL STUDY SPACE SEED TRIALS [hold | PROCESSES].
 """
 
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -46,6 +47,21 @@ def hold(trial: optuna.Trial) -> float:
     raise AssertionError("not killed")
 
 
+def met(processes: int) -> Callable[[optuna.Trial], float]:
+    """The first trial of each process ends when so many processes have begun one."""
+
+    def meet(trial: optuna.Trial) -> float:
+        loss = objective(trial)
+        while (
+            len({note(other)["by"] for other in trial.study.get_trials(deepcopy=False) if NOTE in other.system_attrs})
+            < processes
+        ):
+            time.sleep(0.05)
+        return loss
+
+    return meet
+
+
 def note(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs[NOTE])
 
@@ -64,7 +80,8 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = MadsSampler(search_space=SPACES[space], seed=int(seed))
     study = optuna.load_study(study_name=name, storage=url, sampler=sampler)
-    study.optimize(hold if rest else objective, n_trials=int(trials))
+    how = objective if not rest else hold if rest == ["hold"] else met(int(rest[0]))
+    study.optimize(how, n_trials=int(trials))
 
 
 if __name__ == "__main__":
