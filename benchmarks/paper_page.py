@@ -29,7 +29,7 @@ def page(scale: str, folder: Path) -> str:
         f"# The paper's recipe at the scale `{scale}`",
         "Written by `python -m benchmarks.paper_runs`. [The paper's claims](claims.md) says what follows from it.",
         *how(facts),
-        *([f"Not done yet: {', '.join(missing)}."] if missing else []),
+        *([f"Left out at this scale, or not done yet: {', '.join(missing)}."] if missing else []),
         "## What the searches found",
         *searches(facts),
         *scored(folder, facts),

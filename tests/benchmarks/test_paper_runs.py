@@ -120,7 +120,7 @@ def test_no_right_answer_on_either_side_leaves_a_difference_open(published: Path
 
 def test_the_page_shows_ours_beside_the_papers_and_what_is_not_done(published: Path) -> None:
     page = paper_page.page("small", published)
-    assert "Not done yet: mads-choice, tpe-choice, comparison, figure3, today." in page
+    assert "or not done yet: mads-choice, tpe-choice, comparison, figure3, today." in page
     assert page.count("Statistics of the best candidates, in points (ours)") == 1
     assert page.count("Statistics of the best candidates, in points (the paper's)") == 1
     assert page.count("(the paper's)\n") == page.count("(ours)\n") == 3
