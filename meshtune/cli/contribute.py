@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from meshtune.cli.options import Folder, Study
+from meshtune.system.text import counted
 
 
 def contribute(
@@ -20,7 +21,7 @@ def contribute(
 
     task, left = run(study, folder=folder, data=data, licence=licence)
     print(task.line())
-    said = f"{len(task.runs)} trials"
+    said = counted(len(task.runs), "trial")
     if left:
-        said += f"; {left} are left out, since their other hyperparameters differ"
+        said += f"; {left} left out, as their other hyperparameters differ"
     typer.echo(f'{said}. The documentation\'s page "Know before you search" says what the keys mean', err=True)

@@ -20,6 +20,7 @@ from meshtune.data.rows import Conversation
 from meshtune.data.sources import identity, load_all
 from meshtune.data.summary import Summary
 from meshtune.errors import Fault, InputError, StudyMismatch, refuse
+from meshtune.system.text import counted
 from meshtune.trial import DataRef
 
 # Settings that data of meshtune 0.1 do not name: they were made with these.
@@ -168,7 +169,7 @@ def _made(
     """The data themselves: everything is read before the tokenizer is loaded, which takes long."""
     file_sides = _file_sides(data)
     sources = load_all([*data.sources, *file_sides.values()])
-    report(f"read {sum(len(source.rows) for source in sources):,} rows")
+    report(f"read {counted(sum(len(source.rows) for source in sources), 'row')}")
     loader = tokenizer.load_tokenizer(tokens_like or model)
     maker = prompts.build(
         data.prompt,

@@ -16,6 +16,7 @@ from meshtune.data.embedded import PUBLISHED
 from meshtune.errors import InputError
 from meshtune.export.chosen import choose
 from meshtune.export.takeaway import FACTS, read_facts
+from meshtune.system.text import counted
 
 _CONFIG, _BASE = "adapter_config.json", "base_model_name_or_path"
 
@@ -78,5 +79,5 @@ def as_text(result: Mapping[str, Any]) -> str:
     to = f"to the {kind} repository {result['repository']}"
     head = f"sent {to}: {result['commit']}" if result["commit"] else f"dry run, nothing was sent; {to} would go"
     lines = [f"warning: {text}" for text in result["warnings"]]
-    lines += [f"{head} ({len(result['files'])} files, {total:,} bytes)"]
+    lines += [f"{head} ({counted(len(result['files']), 'file')}, {total:,} bytes)"]
     return "\n".join([*lines, *(f"  {file['bytes']:>13,}  {file['path']}" for file in result["files"])])

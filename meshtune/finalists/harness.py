@@ -13,6 +13,7 @@ from meshtune.finalists.ask import Report, candidate_of, load_base
 from meshtune.finalists.candidates import ListedCandidate
 from meshtune.selection.candidates import Column
 from meshtune.space.goals import BENCHMARKS
+from meshtune.system.text import counted
 
 if TYPE_CHECKING:
     from meshtune.evaluation.scoring import Scores
@@ -66,6 +67,6 @@ def scored(
     for name in found.names:
         first, digest = found_scores[asked[0].name][name]
         subset = "" if found.chosen[name] is None else f", chosen with seed {settings.seed}"
-        measured = f"{name}: {first.items:,} items asked{subset} ({digest})"
+        measured = f"{name}: {counted(first.items, 'item')} asked{subset} ({digest})"
         columns.append(Column(name, name, first.items, measured, 100 * first.chance))
     return columns, results

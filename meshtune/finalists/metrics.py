@@ -19,6 +19,7 @@ from meshtune.record.log import Record
 from meshtune.selection.candidates import Column
 from meshtune.selection.statistics import Mean
 from meshtune.study import finals
+from meshtune.system.text import counted
 from meshtune.trial import DataRef
 
 ROWS = 64  # validation rows, where the config does not say
@@ -64,7 +65,7 @@ def _answer(
     check(candidates, base)
     answering = Answering(model, ref, study.config.metrics, rows, study.config.generation.max_new_tokens)
     for one, candidate in zip(missing, candidates, strict=True):
-        report(f"{candidate.name}: answering {rows} validation rows")
+        report(f"{candidate.name}: answering {counted(rows, 'validation row')}")
         with on(base, candidate) as adapted:
             answering.answer(adapted, _file(study, one), lambda: None)
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from meshtune.system.text import counted
+
 KILOWATT_HOUR = 3.6e6  # joules
 EXHAUSTED = "the space is exhausted: every point of it was tried"  # which ends a search before its budget is spent
 
@@ -84,11 +86,11 @@ class Budget:
     ) -> Limit | None:
         """The limit that is reached by so many proposals, search seconds, tokens and joules, and by the losses."""
         if self.hours is not None and elapsed >= self.hours * 3600:
-            return Limit(f"{self.hours:g} hours are spent", hold=True)
+            return Limit(f"the budget of {counted(self.hours, 'hour')} is spent", hold=True)
         if self.tokens is not None and tokens >= self.tokens:
-            return Limit(f"{self.tokens:,} tokens are spent", hold=True)
+            return Limit(f"the budget of {counted(self.tokens, 'token')} is spent", hold=True)
         if self.kilowatt_hours is not None and joules >= self.kilowatt_hours * KILOWATT_HOUR:
-            return Limit(f"{self.kilowatt_hours:g} kilowatt-hours are spent", hold=True)
+            return Limit(f"the budget of {counted(self.kilowatt_hours, 'kilowatt-hour')} is spent", hold=True)
         if (limit := self.stop_when.reached(losses)) is not None:
             return limit
         if self.trials_left(proposed) == 0:

@@ -98,7 +98,7 @@ def _rows(data: Mapping[str, Any] | None) -> str:
     if data is None:
         return ""
     train, validation, test = (data["summary"][side]["rows"] for side in ("train", "validation", "test"))
-    tested = f", and {test:,} rows were kept for the test" if test else ""
+    tested = f", and {test:,} more the test loss" if test else ""
     return f"Adapters were trained on {train:,} rows; {validation:,} others gave the validation loss{tested}."
 
 

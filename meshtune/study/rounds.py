@@ -28,6 +28,7 @@ from meshtune.study.loop import Finished, Opened, Stage, StudyEvent
 from meshtune.study.progress import written
 from meshtune.study.stop import forget, requested
 from meshtune.system.lease import lease
+from meshtune.system.text import counted
 
 Made = TypeVar("Made")
 Key = tuple[tuple[str, Any], ...]
@@ -133,9 +134,9 @@ def limit_reached(whole: Located, records: Sequence[Record]) -> str | None:
     """The limit of all rounds together that is reached, in words, or None."""
     hours, tokens = whole.config.budget.hours, whole.config.budget.tokens
     if hours is not None and hours * 3600 - sum(record.elapsed for record in records) < 1e-6:
-        return f"{hours:g} hours are spent"
+        return f"the budget of {counted(hours, 'hour')} is spent"
     if tokens is not None and sum(record.tokens for record in records) >= tokens:
-        return f"{tokens:,} tokens are spent"
+        return f"the budget of {counted(tokens, 'token')} is spent"
     return None
 
 

@@ -9,9 +9,10 @@ from typing import Any
 SHORT = {"learning_rate": "lr", "weight_decay": "wd"}
 
 
-def counted(count: int, one: str, several: str = "") -> str:
-    """`1 trial`, `12 trials`; `several`: the plural, where it is not made by an s."""
-    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+def counted(count: float, one: str, several: str = "") -> str:
+    """`1 trial`, `1,200 trials`, `0.5 hours`; `several`: the plural, where it is not made by an s."""
+    said = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{said} {one if count == 1 else several or f'{one}s'}"
 
 
 def point(hyperparameters: Mapping[str, Any]) -> str:

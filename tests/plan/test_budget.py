@@ -12,7 +12,7 @@ def test_the_first_limit_ends_it() -> None:
     budget = Budget(trials=10, hours=1.0, tokens=1000)
     assert budget.reached(proposed=9, elapsed=3599, tokens=999) is None
     assert "10 trials" in budget.reached(proposed=10, elapsed=0, tokens=0).reason  # type: ignore[union-attr]
-    assert "1 hours" in budget.reached(proposed=0, elapsed=3600, tokens=0).reason  # type: ignore[union-attr]
+    assert "1 hour is" in budget.reached(proposed=0, elapsed=3600, tokens=0).reason  # type: ignore[union-attr]
     assert "1,000 tokens" in budget.reached(proposed=0, elapsed=0, tokens=1000).reason  # type: ignore[union-attr]
 
 

@@ -253,7 +253,7 @@ def test_tokens_and_hours_end_it(tmp_path: Path) -> None:
     record = opened(tmp_path)
     events = events_of(record, AtOnce(costly, places=1), sampler("random", 1), Budget(trials=50, tokens=300))
     assert len(record.finished) == 3
-    assert events[-1] == Finished("300 tokens are spent", complete=True)
+    assert events[-1] == Finished("the budget of 300 tokens is spent", complete=True)
     events = events_of(record, AtOnce(), sampler("random", 1), Budget(hours=record.elapsed / 3600))
     assert len(record.finished) == 3
     assert isinstance(events[-1], Finished)
@@ -439,7 +439,7 @@ def test_kilowatt_hours_end_it(tmp_path: Path) -> None:
     made = sampler("random")
     joules = iter(range(0, 10**9, 10**6))  # a million each time it is asked
     loop = run(record, made, AtOnce(), Budget(kilowatt_hours=1.0), seed=0, joules=lambda: next(joules))
-    assert list(loop)[-1] == Finished("1 kilowatt-hours are spent", complete=True)
+    assert list(loop)[-1] == Finished("the budget of 1 kilowatt-hour is spent", complete=True)
     made.close()
 
 

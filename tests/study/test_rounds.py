@@ -196,9 +196,12 @@ def test_hours_and_tokens_outside_are_of_all_rounds(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("budget: {trials: 40}", "budget: {trials: 40, hours: 0.0001}"))
     events = list(tune(locate(path)))
     ended = [event.reason for event in events if isinstance(event, Finished)]
-    assert ended == ["0.0001 hours are spent", "0.0001 hours are spent: round 2 has not begun"]
+    assert ended == [
+        "the budget of 0.0001 hours is spent",
+        "the budget of 0.0001 hours is spent: round 2 has not begun",
+    ]
     told = status(path)
-    assert (told["state"], told["reason"]) == ("finished", "0.0001 hours are spent")
+    assert (told["state"], told["reason"]) == ("finished", "the budget of 0.0001 hours is spent")
     list(tune(locate(path, overrides=("budget.hours=1",))))
     assert [each["state"] for each in status(path)["rounds"]] == ["finished", "finished"]
 
@@ -211,7 +214,8 @@ def test_a_round_without_a_limit_of_its_own_keeps_those_of_all(tmp_path: Path) -
         .replace("budget: {trials: 6}", "budget: {trials: 6, hours: null}")
     )
     events = list(tune(locate(path)))
-    assert next(event.reason for event in events if isinstance(event, Finished)) == "0.0001 hours are spent"
+    ended = next(event.reason for event in events if isinstance(event, Finished))
+    assert ended == "the budget of 0.0001 hours is spent"
 
 
 def test_a_round_that_found_nothing_says_what_the_next_one_needs(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from meshtune.export.foreign import head as say
 from meshtune.export.foreign.training import ForeignStudy, Source
+from meshtune.system.text import counted
 
 
 def write(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
@@ -95,8 +96,8 @@ def write_peft(study: ForeignStudy) -> tuple[dict[str, Any], list[str]]:
         "init_lora_weights": recipe.init_lora_weights,
         "bias": "none",
     }
-    training = f"learning rate {recipe.learning_rate:.6g}, {recipe.epochs} epochs, batches of {recipe.batch_size}"
-    training += f" x {recipe.gradient_accumulation}, {recipe.lr_scheduler} schedule"
+    training = f"learning rate {recipe.learning_rate:.6g}, {counted(recipe.epochs, 'epoch')}"
+    training += f", batches of {recipe.batch_size} x {recipe.gradient_accumulation}, {recipe.lr_scheduler} schedule"
     others = recipe.later.items()
     training += "".join(f", {name} {value:.6g}" if name != "optimizer" else f", {value}" for name, value in others)
     notes = [*say.of_model(study), f"training: PEFT's configuration holds the adapter only, not {training}."]
