@@ -129,10 +129,11 @@ def read(path: Path) -> list[Task]:
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         refuse([Fault(f"the table of runs cannot be read: {why}", path)])
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not any(line.lstrip().startswith("{") for _, line in lines):
+        refuse([Fault("holds no task; a line is one, a JSON object, as `meshtune contribute STUDY` prints it", path)])
     faults, tasks = list[Fault](), list[Task]()
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in lines:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -142,8 +143,6 @@ def read(path: Path) -> list[Task]:
             faults += [Fault(message, path, number, key) for key, message in wrong]
         else:
             tasks.append(_task(value))
-    if not tasks and not faults:
-        faults.append(Fault("holds no task; a line is one, as `meshtune contribute STUDY` prints it", path))
     refuse(faults)
     return tasks
 

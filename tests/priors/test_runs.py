@@ -56,11 +56,12 @@ def test_all_faults_of_a_file_are_said_at_once(tmp_path: Path) -> None:
     assert "cannot be read" in text
 
 
-@pytest.mark.parametrize("text", ["", "\n \n"])
+@pytest.mark.parametrize("text", ["", "\n \n", "rank,loss\n8,1.2\n"])
 def test_a_table_without_tasks_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text(text)
-    with pytest.raises(InputError, match="holds no task"):
+    with pytest.raises(InputError, match="holds no task") as raised:
         runs.read(tmp_path / "runs.jsonl")
+    assert len(raised.value.faults) == 1
 
 
 @pytest.mark.parametrize(
