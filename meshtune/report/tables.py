@@ -269,10 +269,13 @@ def comparison_headline(groups: Sequence[Group]) -> tuple[str, str]:
         count = len(first.studies)
         return f"{first.label}: {interval(lowest)}", f"The best loss of {counted(count, 'study', 'studies')}."
     second, next_ = rest[0]
-    title = f"{first.label} found the lowest loss, {lowest.mean:.4f}"
+    mean = " on average" if first.seeds > 1 else ""
+    title = f"{first.label} found the lowest loss{mean}, {lowest.mean:.4f}"
     words = f"{second.label} comes next with {next_.mean:.4f}. "
-    if first.seeds < 2 or second.seeds < 2:
-        return title, words + "With one seed each, the order may be an accident: run several seeds."
+    single = [group.label for group in (first, second) if group.seeds < 2]
+    if single:
+        each = f"of {single[0]}" if len(single) == 1 else "each"
+        return title, words + f"With one seed {each}, the order may be an accident: run several seeds."
     apart = lowest.high < next_.low
     said = "do not overlap" if apart else "overlap: the order may be an accident"
     return title, words + f"Their 95 % intervals over seeds {said}."

@@ -91,6 +91,32 @@ def test_tables_and_the_history_fit_a_phone(browser: Any, page_of: Path) -> None
     page.close()
 
 
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_what_goes_on_below_has_a_shadow_at_its_lower_edge(
+    browser: Any, tmp_path: Path, many: dict[str, Any], size: tuple[int, int]
+) -> None:
+    """In a long answer and the table of trials; at the end of either there is none."""
+    path = tmp_path / "page.html"
+    path.write_text(study_page(StudyContent(many, {}, None, {}, (), None, None), csv="trials.csv"), encoding="utf-8")
+    page = opened(browser, path, size)
+    page.evaluate(
+        "document.querySelector('main').insertAdjacentHTML('afterbegin', "
+        "`<div class='answer best'><div class='text'>${'a line of an answer\\n'.repeat(60)}</div></div>`)"
+    )
+    page.add_style_tag(
+        content="* { color: #0000 !important; border-color: #0000 !important } td { background: none !important }"
+    )
+    for name, inset in ((".text", 10), (".scroll.tall", size[0] // 2)):
+        box = page.locator(name).first
+        box.scroll_into_view_if_needed()
+        frame = box.bounding_box()
+        edge = {"x": frame["x"] + inset, "y": frame["y"] + frame["height"] - 5, "width": 2, "height": 3}
+        before = page.screenshot(clip=edge)
+        box.evaluate("(one) => one.scrollTo(0, one.scrollHeight)")
+        assert page.screenshot(clip=edge) != before
+    page.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("trials", "failures"), [(1, 0.0), (1, 1.0), (30, 0.3), (30, 1.0)])
 def test_any_number_of_trials_with_failures(browser: Any, tmp_path: Path, trials: int, failures: float) -> None:

@@ -156,6 +156,9 @@ def test_the_comparison_says_who_is_ahead_and_how_sure_it_is(status: dict[str, A
     assert "do not overlap" in words
     assert "accident" in tables.comparison_headline(grouped(studies("tpe", 0.5, 0) + studies("mads", 0, 0.4)))[1]
     assert "several seeds" in tables.comparison_headline(grouped(studies("tpe", 1.0) + studies("mads", 0.0)))[1]
+    title, words = tables.comparison_headline(grouped(studies("tpe", 1.0) + studies("mads", 0.0, 0.1)))
+    assert title.startswith("mads found the lowest loss on average, ")
+    assert "With one seed of tpe, " in words
     one_row = grouped([Compared("a", {**moved(0, 0), "best_against_baseline": ONE_ROW}, {}, None)])
     assert tables.comparison(one_row)[0]["gain"] == "+0.2000"
     (repeats,) = grouped([*studies("mads", 0.2), *studies("mads", 0.4)])
