@@ -281,7 +281,9 @@ def usage(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         share = f"{100 * status['share_saved']:.0f} %"
         if left := status.get("not_ended"):
             dropped = len(status["dropped"])
-            trained += f"; risked: {left} {'was' if left == 1 else 'were'} not, and might have been better"
+            trained += (
+                f"; risked: {counted(left, 'stopped trial')} not trained to the end, which might have been better"
+            )
             trained += f" ({dropped} cannot go on, for want of disk)" if dropped else ""
         facts.append(("tokens saved by stopping", f"{saved:,} ({share}){trained}"))
     if noise := status.get("seed_noise"):

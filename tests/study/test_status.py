@@ -115,7 +115,7 @@ def test_the_course_of_trials_that_froze(tmp_path: Path, capsys: pytest.CaptureF
     ]
     page = Path(report([study])["page"]).read_text(encoding="utf-8")
     assert "finished at 0.9000" in page
-    assert "risked: 1 was not, and might have been better (1 cannot go on, for want of disk)" in page
+    assert "risked: 1 stopped trial not trained to the end, which might have been better (1 cannot go on, for" in page
 
 
 def test_who_was_given_up_is_said_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
