@@ -120,7 +120,10 @@ def test_nothing_that_a_program_started_outlives_its_trial(tmp_path: Path, then:
 def test_an_attempt_begins_once_the_one_before_is_gone(tmp_path: Path) -> None:
     """As where worker and guard of that one were killed at once."""
     mark = {guard.MARK: f"{tmp_path}/trial-3"}
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, **mark}) as before:
+    wait = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
+    with subprocess.Popen(wait, env={**os.environ, **mark}, stdout=subprocess.PIPE) as before:
+        assert before.stdout is not None
+        before.stdout.readline()  # before it runs, nothing can be read of its environment
         state = f"open('/proc/{before.pid}/stat').read().rpartition(')')[2].split()[0]"
         outcome = run(tmp_path, f"print('{{\"loss\": ' + str(ord({state})) + '}}')")
     assert outcome.loss == ord("Z")  # it had ended, and nobody had waited for it

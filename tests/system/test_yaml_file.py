@@ -99,7 +99,7 @@ def test_all_faults_are_reported_at_once() -> None:
 def test_missing_unreadable_and_foreign_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such file; `meshtune init"):
         yaml_file.read(tmp_path / "none.yaml")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder: name the YAML file in it"):
         yaml_file.read(tmp_path)
     path = tmp_path / "latin.yaml"
     path.write_bytes("a: 1\nb: Grün".encode("latin-1"))
