@@ -274,7 +274,8 @@ def _ask(study: Located, record: Record, request: ControlRequest) -> Reply:
         other is not None and other.action == "enqueue" and other.hyperparameters == request.hyperparameters
         for _, other in waiting(study.folder)
     ):
-        raise InputError(f"this point is noted already: {_command(study, record)} tries it")
+        by = "the running study" if holder((study.whole or study).folder) else _command(study, record)
+        raise InputError(f"this point is noted already: {by} tries it")
     path = study.folder / FOLDER / f"{request.number}.json"
     try:
         path.parent.mkdir(exist_ok=True)

@@ -19,6 +19,7 @@ from meshtune.study import requests
 from meshtune.study.control import Control, refuse_left
 from meshtune.study.loop import Answered, Frozen, Promoted, Started, StudyEvent, TrialFinished, run
 from meshtune.study.rounds import tune
+from meshtune.system.lease import lease
 from meshtune.trial import AT_ONCE, Decision, Ending, Event, Outcome, Verdict
 from meshtune.workers.planner import Packing
 from tests.conftest import WORDS
@@ -383,6 +384,8 @@ def test_from_the_command_line_and_from_python(tmp_path: Path, monkeypatch: pyte
     twice = command("enqueue", path, "--like", 0, "--set", "x=1.75")
     name = requests.typed(path.parent / "study")
     assert twice.stderr == f"meshtune: this point is noted already: `meshtune tune {name} --trials 7` tries it\n"
+    with lease(path.parent / "study"), pytest.raises(InputError, match="noted already: the running study tries it"):
+        study.enqueue(like=0, x=1.75)
     shown = command("status", path).stdout.splitlines()[-1]
     assert shown == f"noted: 3 requests (3 enqueue): `meshtune tune {name} --trials 7` has the answers"
     assert [one["action"] for one in study.status()["noted"]["requests"]] == ["enqueue"] * 3
