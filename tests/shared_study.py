@@ -50,12 +50,12 @@ def hold(trial: optuna.Trial) -> float:
 def met(processes: int) -> Callable[[optuna.Trial], float]:
     """The first trial of each process ends when so many processes have begun one."""
 
+    def begun(study: optuna.Study) -> set[str]:
+        return {note(trial)["by"] for trial in study.get_trials(deepcopy=False) if NOTE in trial.system_attrs}
+
     def meet(trial: optuna.Trial) -> float:
         loss = objective(trial)
-        while (
-            len({note(other)["by"] for other in trial.study.get_trials(deepcopy=False) if NOTE in other.system_attrs})
-            < processes
-        ):
+        while len(begun(trial.study)) < processes:
             time.sleep(0.05)
         return loss
 

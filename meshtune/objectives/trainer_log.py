@@ -95,14 +95,6 @@ class Reader:
         return Log(tuple(found), epoch, losses[-1] if losses else None, any(one.broken for one in trained))
 
 
-def read(output: Path, *printed: Path) -> Log:
-    """All that stands in a trial's output folder and in what it printed."""
-    reader = Reader(output, *printed)
-    while reader.read():
-        continue
-    return reader.log
-
-
 def out_of_memory(*printed: Path) -> str | None:
     """The line that says that memory ran out, the last one; None: none does."""
     lines = [line.strip() for path in printed for line in tail(path).splitlines() if _OUT_OF_MEMORY.search(line)]

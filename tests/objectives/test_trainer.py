@@ -18,6 +18,7 @@ import yaml
 from meshtune.config.sections import ToolName
 from meshtune.objectives import tools, trainer_log
 from meshtune.objectives.trainer import TrainerObjective, TrainerSpec
+from meshtune.objectives.trainer_log import Log, Reader
 from meshtune.testing.objectives import ObjectiveContract
 from meshtune.trial import AT_ONCE, Decision, Ending, Outcome, Progress, Request, Rung, Verdict
 
@@ -295,6 +296,14 @@ def test_names_of_the_space_are_keys() -> None:
     assert found[1] == "`init_lora_weights` of the space has no key of LLaMA-Factory"
 
 
+def read(output: Path, *printed: Path) -> Log:
+    """All that stands in a trial's output folder and in what it printed."""
+    reader = Reader(output, *printed)
+    while reader.read():
+        continue
+    return reader.log
+
+
 @pytest.mark.parametrize(
     ("text", "losses"),
     [
@@ -311,7 +320,7 @@ def test_names_of_the_space_are_keys() -> None:
 )
 def test_printed_lines(tmp_path: Path, text: str, losses: list[float]) -> None:
     (tmp_path / "out").write_text(text)
-    found = trainer_log.read(tmp_path / "none", tmp_path / "out", tmp_path / "missing")
+    found = read(tmp_path / "none", tmp_path / "out", tmp_path / "missing")
     assert repr([one.loss for one in found.evaluations]) == repr(losses)
 
 
@@ -321,14 +330,14 @@ def test_what_is_printed_only_follows_what_is_exact(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(json.dumps({"log_history": history}))
     (tmp_path / "trainer_state.json").write_text("{half")
     (tmp_path / "out").write_text("{'eval_loss': '1.235', 'epoch': '1'}\n{'eval_loss': '1.1', 'epoch': '2'}\n")
-    assert [one.loss for one in trainer_log.read(tmp_path, tmp_path / "out").evaluations] == [1.23456, 1.1]
+    assert [one.loss for one in read(tmp_path, tmp_path / "out").evaluations] == [1.23456, 1.1]
 
 
 def test_what_grows_is_read_once(tmp_path: Path) -> None:
     """A tool may print megabytes a second; entries that are cut in two, and bytes that are no text, change nothing."""
     out = tmp_path / "out"
     reader, first, entry = (
-        trainer_log.Reader(tmp_path, out),
+        Reader(tmp_path, out),
         b"{'loss': 2.0, 'epoch': 1}",
         b"{'eval_loss': 1.5, 'epoch': 1}",
     )
@@ -345,11 +354,11 @@ def test_a_long_log_is_read_in_pieces(tmp_path: Path) -> None:
     """So that a sign of life comes between them."""
     out, entry = tmp_path / "out", b"{'eval_loss': 1.5, 'epoch': 1}"
     out.write_bytes(b"x" * (trainer_log.PIECE - 7) + entry + b"x" * trainer_log.PIECE + entry)
-    reader = trainer_log.Reader(tmp_path, out)
+    reader = Reader(tmp_path, out)
     assert [reader.read(), len(reader.log.evaluations)] == [True, 0]
     assert [reader.read(), len(reader.log.evaluations)] == [True, 1]
     assert [reader.read(), len(reader.log.evaluations)] == [False, 2]
-    assert len(trainer_log.read(tmp_path, out).evaluations) == 2
+    assert len(read(tmp_path, out).evaluations) == 2
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"log_history": [{"1": ', "[1]", '{"log_history": 7}', "\0"])
@@ -357,13 +366,13 @@ def test_a_damaged_state_is_passed_over(tmp_path: Path, text: str) -> None:
     (tmp_path / "trainer_state.json").write_text(text)
     (tmp_path / "checkpoint-1" / "trainer_state.json").mkdir(parents=True)
     (tmp_path / "out").write_text("{'eval_loss': '1.5', 'epoch': '1'}")
-    assert [one.loss for one in trainer_log.read(tmp_path, tmp_path / "out").evaluations] == [1.5]
+    assert [one.loss for one in read(tmp_path, tmp_path / "out").evaluations] == [1.5]
 
 
 def test_numbers_that_nothing_can_compute_with_are_left_out(tmp_path: Path) -> None:
     entry = "{'eval_loss': 1.5, 'epoch': 1, 'num_tokens': 1%s, 'eval_x': 1e300, 'eval_\\x1b': 2, 5: 1}"
     (tmp_path / "out").write_text(entry.replace(", 5: 1", "") % ("0" * 30) + entry % "")
-    (found,) = trainer_log.read(tmp_path, tmp_path / "out").evaluations
+    (found,) = read(tmp_path, tmp_path / "out").evaluations
     assert (found.tokens, dict(found.extra)) == (0, {"eval_\\x1b": 2.0})
 
 

@@ -92,9 +92,8 @@ def test_four_processes_share_one_study(
         seen = [number for number, end in ends if end is not None and end < trial.datetime_start]
         assert note(trial)["segment"] >= max(seen, default=0)
     runners = [{note(t)["by"] for t in lent if note(t)["segment"] == opener.number} for opener in openers]
-    assert (
-        max(map(len, runners)) > 1
-    )  # and a segment is shared: the first one, as each process waits for the others' first trials
+    # And a segment is shared, as each process waits for the others' first trials.
+    assert max(map(len, runners)) > 1
     assert len({note(trial)["by"] for trial in done}) == 4
 
     # As good as one process, by a wide margin: random points are worth 8 in the mean.
