@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import mmap
 import os
 import selectors
 import subprocess
@@ -32,6 +33,8 @@ LARGEST = 1e100  # of numbers that a program gives: samplers square them
 MOST_TOKENS = 1e15
 SHOWN = 300  # characters of a program's result, or of a line of it, in a message
 TAIL = 100_000  # bytes of a log in which the reason of an end is looked for
+READ = 2**20  # bytes of a log that are read at once
+INDENT = 1000  # white space before a result, at most
 
 
 @dataclass(frozen=True)
@@ -251,18 +254,27 @@ def fill(spec: CommandSpec, request: Request) -> list[str]:
 
 
 def last_object(path: Path) -> tuple[int, dict[str, Any]] | None:
-    """The last line of a file that is a JSON object: its number, from 1, and the object."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number in range(len(lines), 0, -1):
-        line = lines[number - 1]
-        if line.lstrip().startswith("{"):
-            try:
-                value = json.loads(line, parse_int=_whole)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict):
-                return number, value
+    """The last line of a file that is a JSON object: its number, from 1, and the object. It reads from the end on."""
+    if not path.stat().st_size:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        end = len(text)
+        while end >= 0:
+            begin = text.rfind(b"\n", 0, end) + 1
+            if text[begin : min(end, begin + INDENT)].lstrip().startswith(b"{"):
+                with contextlib.suppress(ValueError, RecursionError):
+                    value = json.loads(text[begin:end].decode("utf-8", errors="replace"), parse_int=_whole)
+                    if isinstance(value, dict):
+                        return _lines(path, begin) + 1, value
+            end = begin - 1
     return None
+
+
+def _lines(path: Path, size: int) -> int:
+    """How many lines end in so many first bytes of a file."""
+    with path.open("rb") as file:
+        blocks = iter(lambda: file.read(min(READ, size - file.tell())), b"")
+        return sum(block.count(b"\n") for block in blocks)
 
 
 def _whole(digits: str) -> int | float:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,22 @@ def test_broken_json_lines_are_skipped(tmp_path: Path) -> None:
     assert last_object(tmp_path / "out") == (1, {"loss": 1})
     (tmp_path / "out").write_text('{"loss": 1}\n{"a": ' + "[" * 100_000 + "\n")
     assert last_object(tmp_path / "out") == (1, {"loss": 1})
+
+
+def test_a_flood_of_output_is_not_read_into_memory(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        file.write(b"begun\n\n")
+        file.seek(2**28)  # a line of zeros, which takes no room on the disk
+        file.write(b'\n  {"loss": 1}\r\n{"loss": 2\nended')
+    tracemalloc.start()
+    try:
+        assert last_object(out) == (4, {"loss": 1})
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    out.write_text("")
+    assert last_object(out) is None
 
 
 DIGITS = "1" + "0" * 400
