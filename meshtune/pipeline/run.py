@@ -64,7 +64,7 @@ def run(
     costs = _costs(pipeline, usage)
     at = _first(pipeline, start)
     ran, before = list[str](), ""
-    with contextlib.nullcontext() if dry else _alone(pipeline.out) as lock:
+    with contextlib.nullcontext() if dry else _alone(pipeline.out, say) as lock:
         for number, step in enumerate(pipeline.steps):
             before = _digest(pipeline, step, before)
             head = f"[{number + 1}/{len(pipeline.steps)}] {step.name}"
@@ -254,23 +254,32 @@ def _wait(child: subprocess.Popen[bytes]) -> tuple[int, bool]:
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[int]:
-    """One run at a time: a lock that a step holds too, so that the step of a killed run has ended before ours begin."""
-    with whole_file.writing(out):
-        (out / "steps").mkdir(parents=True, exist_ok=True)
-        lock = os.open(out / "steps" / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+def _alone(out: Path, say: Callable[[str], None]) -> Iterator[int]:
+    """One run at a time, which begins when the step of a killed run has ended. Yields the lock that steps hold."""
+    held = list[int]()
     try:
-        until = time.monotonic() + WAIT_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise StorageError(
-                        f"{out}: another run of this pipeline is at work; wait for it or end it"
-                    ) from None
-                time.sleep(0.2)
-        yield lock
+        for name in ("run", "lock"):  # the first is ours alone: whoever holds it is a run
+            with whole_file.writing(out):
+                (out / "steps").mkdir(parents=True, exist_ok=True)
+                held.append(os.open(out / "steps" / name, os.O_RDWR | os.O_CREAT, 0o644))
+            _lock(held[-1], out, 0.0 if name == "run" else WAIT_SECONDS, say)
+        yield held[-1]
     finally:
-        os.close(lock)
+        for each in held:
+            os.close(each)
+
+
+def _lock(file: int, out: Path, seconds: float, say: Callable[[str], None]) -> None:
+    """Lock the file, if it comes free within so many seconds. Raises StorageError."""
+    until, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                who = "the step of a killed run" if seconds else "another run of this pipeline"
+                raise StorageError(f"{out}: {who} is at work; wait for it or end it") from None
+        if not told:
+            say("waiting for the step of a killed run to end ..")
+        told = True
+        time.sleep(0.2)

@@ -208,6 +208,33 @@ def test_an_interrupted_run_begins_no_further_step(tmp_path: Path, told: str) ->
     assert finished(out) == {"a": True, "b": True}
 
 
+def test_a_second_run_is_refused_at_once_and_one_after_a_kill_says_that_it_waits(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import time\nfrom pathlib import Path\nPath('begun').touch()\n"
+        "while not Path('go').exists():\n    time.sleep(0.02)\n"
+        "with Path('ends').open('a') as file:\n    file.write('end')\n"
+    )
+    path = pipeline(tmp_path, "steps: [{name: a, python: script.py}]\n")
+    first = subprocess.Popen(meshtune("run", path), stderr=subprocess.DEVNULL)
+    while not (tmp_path / "begun").exists():
+        assert first.poll() is None
+        time.sleep(0.02)
+    said = list[str]()
+    with pytest.raises(StorageError, match="another run of this pipeline is at work; wait for it or end it"):
+        run(read(path), usage=usage, say=said.append)
+    assert said == []  # it has not waited
+    first.kill()
+    first.wait()
+
+    def say(text: str) -> None:
+        said.append(text)
+        (tmp_path / "go").touch()
+
+    assert run(read(path), usage=usage, say=say) == ["a"]
+    assert said[0] == "waiting for the step of a killed run to end .."
+    assert (tmp_path / "ends").read_text() == "endend"  # one after the other
+
+
 @pytest.mark.slow
 def test_killed_twice_it_goes_on_and_then_knows_what_is_done(tmp_path: Path) -> None:
     path, out = pipeline(tmp_path), tmp_path / "out"
