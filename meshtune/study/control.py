@@ -21,6 +21,7 @@ from meshtune.record.requests import Answer, ControlRequest
 from meshtune.record.trials import RecordedTrial
 from meshtune.study.packs import Packs
 from meshtune.study.requests import refusal, waiting
+from meshtune.system.text import counted
 from meshtune.trial import AT_ONCE, Decision, Ending, Outcome, Thresholds, Verdict
 from meshtune.workers.interface import Worker
 
@@ -89,7 +90,8 @@ class Control:
         why = refusal(record, request)
         if why is None and (reached := limit()) is not None:
             more = f"`meshtune tune {typed(self.folder)} --trials N`"
-            why = f"there is no room for another trial ({reached.reason}): raise the budget, such as by {more}"
+            spent = reached.reason if reached.hold else f"the budget of {counted(len(record.trials), 'trial')} is spent"
+            why = f"there is no room for another trial ({spent}): raise the budget, such as by {more}"
         if why is None and not self.allowed(request.hyperparameters):
             why = "the point does not keep the constraints that are known before training"
         if why is not None:

@@ -209,7 +209,7 @@ def test_a_full_budget_has_no_room(tmp_path: Path) -> None:
     leave(tmp_path, "enqueue", hyperparameters={"x": 0.5, "k": 1})
     (words,) = answers(until(events, Answered))
     assert words.startswith(
-        "there is no room for another trial (4 trials are done): raise the budget, such as by `meshtune"
+        "there is no room for another trial (the budget of 4 trials is spent): raise the budget, such as by `meshtune"
     )
     assert len(record.trials) == 4
 
