@@ -127,7 +127,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
     `energy`, `tokens_saved`, `share_saved`, `promoted`, `seed_noise`: see `usage`.
     `order_checked`: whether the finalists' order holds in float32 (`float32_check.checked`); None: that is not asked.
     `objectives`, `constraints`, `quantities` and `pareto`: see `_goals`; best, recommended, baseline, untuned and
-    trials have their `quantities` too.
+    trials have their `quantities` too. The `adapter` of best, recommended and baseline is None where none is kept.
     `noted`: what was asked of trials and has no answer yet (`requests.noted`); None: nothing.
     `crashed`: of each trial that was given up its number, `attempts` and `message`.
     `worse_than_untuned`: numbers of the complete trials whose loss is above the untuned model's; trials have it too.
@@ -142,7 +142,7 @@ def of_record(study: Located, record: Record, *, trials: bool = False) -> dict[s
 
     def of_trial(trial: RecordedTrial, **more: Any) -> dict[str, Any]:
         loss = trial.final.loss if trial.final is not None else None
-        adapter = trial.final.adapter if trial.final is not None else None
+        adapter = finals.adapters_of(record, study.folder, [trial]).get(finals.name_of(trial))
         of_it = {"hyperparameters": dict(trial.hyperparameters), "trial": trial.number, "adapter": adapter, **more}
         return entry(finals.name_of(trial), loss, trial.quantities, **of_it)
 

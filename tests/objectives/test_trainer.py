@@ -46,7 +46,7 @@ def log(step, **entry):
 def save(step):
     folder = out if step is None else f"{out}/checkpoint-{step}"
     os.makedirs(folder, exist_ok=True)
-    open(f"{folder}/adapter_config.json", "w").write("{}")
+    open(f"{folder}/{'config' if do == 'whole' else 'adapter_config'}.json", "w").write("{}")
     if step is not None:
         json.dump({"log_history": history, "global_step": step}, open(f"{folder}/trainer_state.json", "w"))
 

@@ -74,6 +74,10 @@ def made_study(
         record.propose(made, seed=seed)
     if finished:
         record.note("finished", f"{trials} trials are done")
+    if record.best is not None:
+        adapter = study / "adapters" / f"{record.best.number}"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_config.json").write_text("{}")
     _prepared(study, folder.parent)
     if test_rows and record.best is not None:
         _measured(study, record, test_rows, chance)

@@ -12,6 +12,7 @@ from meshtune.errors import InputError, StudyMismatch
 from meshtune.export.export import export
 from meshtune.plan import plan
 from meshtune.plan.locate import locate
+from meshtune.report.sentences import load_lines
 from meshtune.study.status import status
 from meshtune.study.tune import tune
 from meshtune.workers.planner import program_specs
@@ -50,6 +51,17 @@ def test_a_study(tmp_path: Path) -> None:
         assert (made["lora_r"], made["extra"]) == tuple(trial["hyperparameters"][n] for n in ("rank", "extra"))
     with pytest.raises(InputError, match=r"saved them itself: the best adapter is .*trial-\d/output"):
         export(path, tmp_path / "out")
+
+
+def test_what_is_no_adapter_is_not_said_to_be_one(tmp_path: Path) -> None:
+    for what, adapter in (("nothing", True), ("whole", False)):
+        (tmp_path / what).mkdir()
+        path = written(tmp_path / what, {"do": what}, budget={"trials": 2})
+        list(tune(locate(path)))
+        found = status(path, trials=True)
+        assert (found["best"]["adapter"] is not None) == adapter
+        assert all((path.parent / "study" / trial["adapter"]).is_dir() for trial in found["all"])  # they stay there
+        assert (load_lines(found) is not None) == adapter
 
 
 def test_its_file_must_not_change(tmp_path: Path) -> None:
