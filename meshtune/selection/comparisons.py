@@ -36,6 +36,7 @@ have the same mean and the same variance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -98,8 +99,9 @@ def guard(
     away = away.reshape(len(drawn), -1)
     width = simultaneous(np.concatenate([away.max(axis=1), (-away).max(axis=1)]), level)
     apart = np.stack([margins(measure, mine, theirs, width) for measure in measured.measures], axis=1)
-    low = difference - np.maximum(width * error, apart[:, :, 0])
-    high = difference + np.maximum(width * error, apart[:, :, 1])
+    most = np.array([most_apart(measure) for measure in measured.measures])
+    low = np.maximum(difference - np.maximum(width * error, apart[:, :, 0]), -most)
+    high = np.minimum(difference + np.maximum(width * error, apart[:, :, 1]), most)
     verdicts = {}
     for name in candidates:
         own = [number for number, pair in enumerate(pairs) if pair[0] == name]
@@ -141,6 +143,7 @@ def gain(
     least: float = 0.0,
     level: float = 0.95,
     margins: Callable[[float], tuple[float, float]] = lambda _: (0.0, 0.0),
+    most: float = math.inf,
 ) -> Gain:
     """The gain of candidate number `chosen` over a reference.
 
@@ -149,7 +152,7 @@ def gain(
             resampled ones, (draws, candidates).
         score: mean score of the reference. drawn_reference: (draws,). least: a standard error that no difference is
             below. margins: how far the chosen one's bounds lie below and above the gain at the least, from their width
-            in standard errors.
+            in standard errors. most: that two mean scores can be apart.
     """
     differences = scores - score
     moved = drawn - drawn_reference[:, None]
@@ -158,7 +161,7 @@ def gain(
     raw, half = float(differences[chosen]), width * float(errors[chosen])
     below, above = (max(half, least_half) for least_half in margins(width))
     luck = float(scores[chosen] - _posterior_means(scores, _own_errors(drawn, least))[chosen])
-    return Gain(reference, raw, raw - luck, raw - below, raw + above)
+    return Gain(reference, raw, raw - luck, max(raw - below, -most), min(raw + above, most))
 
 
 def _own_errors(drawn: Array, least: float) -> Array:
@@ -181,6 +184,11 @@ def _posterior_means(scores: Array, errors: Array) -> Array:
         weights = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
     shares = likelihood * weights
     return np.asarray(shares @ places / shares.sum(axis=1))
+
+
+def most_apart(measure: Measure) -> float:
+    """How far two scores can be apart at most, in points: with few seeds the bounds alone would lie beyond it."""
+    return math.inf if measure.by_errors else POINTS
 
 
 _HALVINGS = 50

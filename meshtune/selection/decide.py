@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from scipy.special import ndtri
 
 from meshtune.errors import InputError
-from meshtune.selection.comparisons import MARGIN, Comparison, Gain, GuardVerdict, gain, guard, margins
+from meshtune.selection.comparisons import MARGIN, Comparison, Gain, GuardVerdict, gain, guard, margins, most_apart
 from meshtune.selection.measured import FEWEST_ITEMS, Array, Measured
 from meshtune.selection.ranks import Correlation, correlation
 from meshtune.selection.resampling import (
     DRAWS,
+    LEVEL,
     Seeds,
     chance_best,
     confidence_set,
@@ -164,9 +166,9 @@ def decide(
     if not benchmarks:
         return _nothing(choosable, left_out, settings, paired=measured.paired)
     check(settings.rule, benchmarks)
-    draws = resample(counted, settings.draws, settings.seed)
-    if seeds is not None:
-        draws = draws + seeds.draws(counted, settings.draws, settings.seed)
+    of_items = resample(counted, settings.draws, settings.seed)
+    of_seeds = np.zeros_like(of_items) if seeds is None else seeds.draws(counted, settings.draws, settings.seed)
+    draws = of_items + of_seeds
     guarded = guard(counted, draws, choosable, references, settings.margin)
     eligible = [name for name in choosable if guarded.verdicts[name] in settings.allowed]
     if all(facts[name].left is not None for name in eligible):
@@ -189,7 +191,7 @@ def decide(
         pareto=front,
         comparisons=guarded.comparisons,
         gains=_gains(counted, draws, weights, choosable, chosen, references),
-        items_to_separate=_separate(counted, draws, weights, chosen, runner_up),
+        items_to_separate=_separate(counted, of_items, of_seeds, weights, chosen, runner_up),
         items_known=all(measure.items is not None for measure in counted.measures),
         correlations=_correlations(counted, ranked, facts),
         correlations_top=_correlations(counted, choosable, facts) if len(choosable) < len(ranked) else (),
@@ -312,6 +314,7 @@ def _gains(
                     drawn[:, other],
                     least,
                     margins=partial(_margins, counted, weights, mine, other),
+                    most=max(most_apart(measure) for measure in counted.measures),
                 )
             )
     return tuple(found)
@@ -330,15 +333,23 @@ def _least(counted: Measured, weights: Array) -> float:
 
 
 def _separate(
-    counted: Measured, draws: Array, weights: Array, chosen: str | None, runner_up: Standing | None
+    counted: Measured,
+    of_items: Array,
+    of_seeds: Array,
+    weights: Array,
+    chosen: str | None,
+    runner_up: Standing | None,
 ) -> int | None:
+    """The effects of seeds have Student's t, whose standard deviation need not exist: their width is a quantile's."""
     sizes = [measure.items for measure in counted.measures]
     if chosen is None or runner_up is None or any(size is None for size in sizes):
         return None
     first, second = (counted.names.index(name) for name in (chosen, runner_up.name))
     difference = float((counted.scores[first] - counted.scores[second]) @ weights)
-    error = math.hypot(float(((draws[:, first] - draws[:, second]) @ weights).std()), _least(counted, weights))
-    return items_to_separate(difference, error, sum(size or 0 for size in sizes))
+    apart, moved = ((draws[:, first] - draws[:, second]) @ weights for draws in (of_items, of_seeds))
+    error = math.hypot(float(apart.std()), _least(counted, weights))
+    lasting = float(np.quantile(np.abs(moved), LEVEL) / ndtri((1 + LEVEL) / 2))
+    return items_to_separate(difference, error, sum(size or 0 for size in sizes), lasting=lasting)
 
 
 def _correlations(counted: Measured, names: Sequence[str], facts: dict[str, CandidateInfo]) -> tuple[Correlation, ...]:

@@ -230,13 +230,17 @@ def confidence_set(merits: Array, chosen: int, level: float = LEVEL) -> NDArray[
     return np.asarray(may)
 
 
-def items_to_separate(difference: float, error: float, items: int, level: float = LEVEL) -> int | None:
+def items_to_separate(
+    difference: float, error: float, items: int, level: float = LEVEL, *, lasting: float = 0.0
+) -> int | None:
     """How many more items would show a difference of this size at `level`, two-sided, four times in five.
 
-    `error`: the standard error of the difference on the present `items`. 0 where they do already; None where no number
-    would (there is no difference) or more than a thousand times the present items are needed.
+    `error`: the standard error of the difference on the present `items`. `lasting`: what more items do not lower, such
+    as that of seeds. 0 where they do already; None where no number would, or more than a thousand times the present
+    items are needed.
     """
     needed = float(ndtri((1 + level) / 2) + ndtri(POWER))
-    if abs(difference) < SAME or abs(difference) * math.sqrt(1000) < needed * error:
+    room = (difference / needed) ** 2 - lasting**2
+    if abs(difference) < SAME or room <= 0 or 1000 * room < error**2:
         return None
-    return max(0, math.ceil(items * ((needed * error / difference) ** 2 - 1)))
+    return max(0, math.ceil(items * (error**2 / room - 1)))

@@ -159,6 +159,9 @@ def test_items_to_separate() -> None:
     assert items_to_separate(0.0, 1.0, 100) is None
     assert items_to_separate(0.0, 0.0, 100) is None
     assert items_to_separate(0.01, 1.0, 100) is None
+    half = 1 / (1.959964 + 0.841621) / 2**0.5
+    assert items_to_separate(1.0, 1.0, 100, lasting=half) == 1470  # half of the room is left: twice as many in all
+    assert items_to_separate(1.0, 1e-9, 100, lasting=2**0.5 * half) is None  # seeds alone are as wide
 
 
 def test_what_is_alone_was_not_chosen() -> None:

@@ -96,6 +96,28 @@ def test_a_decision_is_less_sure_where_seeds_move_scores() -> None:
     assert "Not covered" in " ".join(told.notes(before, {}))
 
 
+def test_more_items_do_not_lower_the_noise_of_seeds() -> None:
+    one = world("one best", 7, items=200)
+    names, kinds = one.measured.names, [measure.name for measure in one.measured.measures]
+    found = []
+    for own in (0.0, 0.5, 8.0):
+        seeds = Seeds(names[:-1], (), 4, dict.fromkeys(kinds, own), dict.fromkeys(kinds, 0.0), 1000)
+        found.append(decide(one.measured, one.facts, Settings(draws=1000), seeds=seeds).items_to_separate)
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0] < found[1]
+    assert found[2] is None
+
+
+def test_few_seeds_do_not_put_scores_further_apart_than_scores_can_be() -> None:
+    one = world("one best", 7, items=100)
+    effects = {measure.name: 20.0 for measure in one.measured.measures}
+    seeds = Seeds(("0", "base"), one.measured.names[1:-1], 2, effects, effects, 1)
+    decision = decide(one.measured, one.facts, Settings(draws=400), references=["base"], seeds=seeds)
+    assert {(each.low, each.high) for each in decision.comparisons} == {(-100.0, 100.0)}
+    assert [(each.low, each.high) for each in decision.gains] == [(-100.0, 100.0)]
+
+
 def test_who_left_a_race_is_compared_and_never_chosen() -> None:
     one = world("spread", 3, items=400)
     before = decide(one.measured, one.facts, Settings(draws=300), references=["base"])
