@@ -11,6 +11,7 @@ import typer
 
 from meshtune.cli.options import Folder, Json
 from meshtune.errors import Fault, refuse
+from meshtune.plan.locate import typed
 
 Number = TypeVar("Number", int, float)
 
@@ -95,6 +96,10 @@ def select(
         typer.echo(f"- {note}", err=True)
     if done.folder is not None:
         typer.echo(f"wrote {done.folder}", err=True)
+        number = next((one["trial"] for one in done.values["candidates"] if one["name"] == done.decision.chosen), None)
+        if number is not None:
+            command = f"meshtune export {typed(done.folder.parent)} OUT --trial {number}"
+            typer.echo(f"next: {command}  (the chosen adapter; without --trial: that of the lowest loss)", err=True)
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from meshtune.errors import InputError
 from meshtune.finalists.evaluate import evaluate
 from meshtune.finalists.select import Selected, select
 from meshtune.finalists.stored_scores import of_study
-from meshtune.plan.locate import locate
+from meshtune.plan.locate import locate, typed
 from meshtune.report.write import report
 from meshtune.selection.decide import Settings
 from tests.evaluation.made import make_bbh, make_mmlu
@@ -154,6 +154,13 @@ def test_of_a_study(study: Path) -> None:
     with (study / "selection" / "candidates.csv").open() as file:
         assert next(row["name"] for row in csv.DictReader(file)) == best
     assert _same(select(study, QUICK), done)
+
+
+def test_the_command_says_how_to_take_what_is_chosen(study: Path) -> None:
+    chosen = select(study, QUICK).decision.chosen
+    assert chosen is not None
+    export = f"export {typed(study)} OUT --trial {re.sub('[^0-9]', '', chosen)}  ("
+    assert export in run(str(study), "--draws", "200").stderr
 
 
 def _same(one: Selected, other: Selected) -> bool:
