@@ -64,7 +64,7 @@ def prepare(
     settings = _settings(data, model, seed)
     held, damage = _held(folder)
     if held is not None:
-        _check_same(held["settings"], settings, folder)
+        _check_same(held["settings"], settings, data, folder)
         memory_length = Summary.from_dict(held["summary"]).max_length  # nothing else must differ from what was there
     if not (folder / store.MANIFEST).exists() or damage is not None:
         made = _made(data, model, seed, report or (lambda message: None), memory_length, tokens_like)
@@ -84,7 +84,7 @@ def prepare(
         }
         store.write(folder, made.sides, manifest, texts, anew=damage is not None)
     # Also after writing: another process may have been faster, with settings of its own.
-    _check_same(store.read_manifest(folder)["settings"], settings, folder)
+    _check_same(store.read_manifest(folder)["settings"], settings, data, folder)
     return replace(load(folder), damage=damage)
 
 
@@ -148,14 +148,25 @@ def _settings(data: DataConfig, model: ModelConfig, seed: int) -> dict[str, Any]
     return settings
 
 
-def _check_same(held: dict[str, Any], settings: dict[str, Any], folder: Path) -> None:
+def _check_same(held: dict[str, Any], settings: dict[str, Any], data: DataConfig, folder: Path) -> None:
     held = {**{f"data.{key}": default for key, default in _LATER.items()}, **held}
     keys = [key for key in sorted({**held, **settings}) if held.get(key) != settings.get(key)]
     if not keys:
         return
-    faults = [Fault(f"was {held.get(key, 'absent')}, is now {settings.get(key, 'absent')}", key=key) for key in keys]
-    advice = "The prepared data were made with other settings: write these back, or begin another study (`--folder`)."
+    files = {key: source.path for key, source in _by_key(data) if source.path is not None}
+    faults = [
+        Fault(f"{files[key]} holds other rows than the study began with", key=key)
+        if key in files and _format(held.get(key)) == _format(settings[key])
+        else Fault(f"was {held.get(key, 'absent')}, is now {settings.get(key, 'absent')}", key=key)
+        for key in keys
+    ]
+    advice = "The prepared data were made from what was: bring it back, or begin another study (`--folder`)."
     raise StudyMismatch([*faults, Fault(advice, folder)])
+
+
+def _format(identified: str | None) -> str:
+    """The format in what `_settings` says of a source."""
+    return (identified or "").rpartition(" as ")[2]
 
 
 def _made(

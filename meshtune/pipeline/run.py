@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from meshtune.system.text import counted
 
 READERS = ("evaluate", "select", "report", "train", "export")  # of studies
 MAKERS = ("train", "export")  # of the folder that their second argument names
+VOTES = "prefer create"  # what it makes is never replaced: people have voted in it
 WAIT_SECONDS = 120.0  # for the step of a killed run to save where it is
 Usage = Callable[[Sequence[str]], str | None]  # what is wrong with a command line
 
@@ -69,7 +71,7 @@ def run(
             before = _digest(pipeline, step, before)
             head = f"[{number + 1}/{len(pipeline.steps)}] {step.name}"
             done = _done(pipeline, step, before)
-            if done and (number < at or start is None):
+            if done and (number < at or start is None or step.command == VOTES):
                 say(f"{head}: done")
                 continue
             if number < at:
@@ -116,6 +118,7 @@ def _costs(pipeline: Pipeline, usage: Usage) -> dict[str, str]:
             faults += [Fault(f"{fault}", pipeline.path, None, step.name) for fault in error.faults]
         if told:
             faults += _missing(pipeline, step, there)
+        faults += _in_the_way(pipeline, step)
     refuse(faults)
     return costs
 
@@ -137,6 +140,34 @@ def _missing(pipeline: Pipeline, step: Step, made: Collection[Path]) -> list[Fau
         for path in [pipeline.folder / given]
         if not path.exists() and not any(path.is_relative_to(each) for each in made)
     ]
+
+
+def _in_the_way(pipeline: Pipeline, step: Step) -> list[Fault]:
+    """What stands where the step would write a folder of its own, and must not be replaced or put aside."""
+    if step.command not in (*MAKERS, VOTES):
+        return []
+    own = mark.read(_mark(pipeline, step)).get("made", ()) if step.command in MAKERS else ()
+    what = (
+        "a preference study of other models or questions"
+        if step.command == VOTES
+        else "something that this step did not make"
+    )
+    return [
+        Fault(f"{path}: {what} stands there, and is not replaced: move it away", pipeline.path, None, step.name)
+        for path in _made(pipeline, step)
+        if str(path) not in own and path.exists() and not (path.is_dir() and not any(path.iterdir()))
+    ]
+
+
+def _put_aside(pipeline: Pipeline, step: Step, say: Callable[[str], None]) -> None:
+    """Where `train` or `export` made its folder before: keep that beside the new one. Raises StorageError."""
+    for path in _made(pipeline, step) if step.command in MAKERS else ():
+        if path.exists():
+            aside = path.with_name(f"{path.name}.before")
+            with whole_file.writing(aside):
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+            say(f"    what {step.name} made before is now {aside}")
 
 
 def _cost(pipeline: Pipeline, step: Step, made: Collection[str]) -> str:
@@ -193,32 +224,27 @@ def _mark(pipeline: Pipeline, step: Step) -> Path:
     return pipeline.out / "steps" / f"{step.name}.json"
 
 
-def _written(pipeline: Pipeline, step: Step) -> list[Path]:
-    """The files and folders that the step was told to write."""
-    told = [step.options[key] for key in ("out", "folder", "figures") if isinstance(step.options.get(key), str)]
-    return [pipeline.folder / each for each in told]
-
-
 def _made(pipeline: Pipeline, step: Step) -> list[Path]:
-    """What the step writes, also where an argument says so."""
-    return [
-        *_written(pipeline, step),
-        *(pipeline.folder / each for each in step.arguments[1:] if step.command in MAKERS),
-    ]
+    """The files and folders that the step was told to write, by an option or by an argument."""
+    told = [step.options[key] for key in ("out", "folder", "figures") if isinstance(step.options.get(key), str)]
+    return [pipeline.folder / each for each in (*told, *(step.arguments[1:] if step.command in MAKERS else ()))]
 
 
 def _done(pipeline: Pipeline, step: Step, digest: str) -> bool:
     known = mark.read(_mark(pipeline, step))
-    there = all(path.exists() for path in _written(pipeline, step))
+    there = all(path.exists() for path in _made(pipeline, step))
     # A preference study is made whole or not at all, and a second one in its place is refused.
-    ended = known.get("ended") or (step.command == "prefer create" and "out" in step.options)
+    ended = known.get("ended") or (step.command == VOTES and "out" in step.options)
     return bool(there and ended and known.get("digest") == digest)
 
 
 def _execute(pipeline: Pipeline, step: Step, digest: str, lock: int, say: Callable[[str], None]) -> None:
+    refuse(_in_the_way(pipeline, step))  # a script may have changed what the step rests on
     path = _mark(pipeline, step)
     before = mark.read(path).get("processor_seconds", 0.0)
-    begun = {"digest": digest, "command": step.shown, "processor_seconds": before}
+    _put_aside(pipeline, step, say)
+    made = [str(each) for each in _made(pipeline, step)]
+    begun = {"digest": digest, "command": step.shown, "made": made, "processor_seconds": before}
     mark.write(path, begun)
     began, used = time.monotonic(), mark.children()
     program = [] if step.command == "python" else ["-m", "meshtune.cli.step", str(path)]

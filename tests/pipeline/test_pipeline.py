@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from meshtune.config.file import named_files, parse
 from meshtune.errors import InputError, StorageError
 from meshtune.pipeline.file import read
 from meshtune.pipeline.run import StepFailed, run
+from tests.export.test_settings import tiny_study
 from tests.kill import command_study, meshtune
 
 usage = partial(wrong_in, typer.main.get_command(app))
@@ -233,6 +235,48 @@ def test_a_second_run_is_refused_at_once_and_one_after_a_kill_says_that_it_waits
     assert run(read(path), usage=usage, say=say) == ["a"]
     assert said[0] == "waiting for the step of a killed run to end .."
     assert (tmp_path / "ends").read_text() == "endend"  # one after the other
+
+
+def test_a_preference_study_is_never_replaced(tmp_path: Path) -> None:
+    for name, text in (("q", "text"), ("a", "red"), ("b", "blue")):
+        lines = [{"question_id": n, "text": f"{text} {n}", "model_id": name} for n in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    made = read(
+        pipeline(
+            tmp_path,
+            "steps: [{name: people, prefer create: [], questions: q.jsonl, answers: [a.jsonl, b.jsonl], "
+            "out: '{out}/people'}]\n",
+        )
+    )
+    assert run(made, usage=usage) == ["people"]
+    assert run(made, usage=usage, start="people") == []  # people may have voted in it
+    with (tmp_path / "q.jsonl").open("a") as file:
+        file.write("\n")
+    for _ in range(2):  # it is not taken for the new one afterwards
+        with pytest.raises(InputError, match="people: a preference study of other models or questions stands there"):
+            run(made, usage=usage)
+
+
+@pytest.mark.slow
+def test_a_model_is_exported_again_and_what_was_before_is_kept(tmp_path: Path, tiny_model_folder: Path) -> None:
+    study = tiny_study(tiny_model_folder, tmp_path, learning_rate="{low: 1e-3, high: 1e-2}", baseline="common")
+    text = f"steps: [{{name: model, export: [{study}, settings], config: axolotl}}]\n"
+    path, folder = pipeline(tmp_path / "run", text), tmp_path / "run" / "settings"
+    assert run(read(path), usage=usage) == ["model"]
+    assert run(read(path), usage=usage) == []
+    shutil.rmtree(folder)
+    assert run(read(path), usage=usage) == ["model"]  # what it wrote has gone
+    (folder / "mine").touch()
+    path.write_text(text.replace("axolotl", "trl"))
+    assert run(read(path), usage=usage) == ["model"]
+    assert (tmp_path / "run" / "settings.before" / "mine").is_file()
+    assert not (folder / "mine").exists()
+    assert run(read(path), usage=usage, start="model") == ["model"]
+    (tmp_path / "run" / "other").mkdir()
+    (tmp_path / "run" / "other" / "mine").touch()
+    path.write_text(text.replace("settings", "other"))
+    with pytest.raises(InputError, match="other: something that this step did not make stands there"):
+        run(read(path), usage=usage)
 
 
 @pytest.mark.slow
