@@ -20,6 +20,7 @@ from meshtune.finalists.candidates import ListedCandidate
 from meshtune.selection import feasible, racing
 from meshtune.selection.measured import POINTS
 from meshtune.selection.rules import Rule, RuleName
+from meshtune.system.text import counted
 
 if TYPE_CHECKING:
     from meshtune.evaluation.adapters import Candidate
@@ -80,8 +81,9 @@ class Race:
         who += f"cannot win, by the study's constraints: {', '.join(self.barred)}; " if self.barred else ""
         missed = 100 * sum(each.chance for each in self.left.values())
         return (
-            f"race by {self.rule} in {self.rounds} rounds, {asked:,} of {most:,} items: {who}the predicted chance"
-            f" that scoring everybody would choose one that left is {missed:.1f} % (at most {100 * self.error:g} %)"
+            f"race by {self.rule} in {counted(self.rounds, 'round')}, {asked:,} of {most:,} items: {who}the predicted"
+            f" chance that scoring everybody would choose one that left is {missed:.1f} %"
+            f" (at most {100 * self.error:g} %)"
         )
 
     @property

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from meshtune.cli.commands import app
 from meshtune.errors import InputError
 from meshtune.finalists.evaluate import Evaluated, evaluate
+from meshtune.finalists.race import Race
 from meshtune.finalists.select import select
 from meshtune.selection.decide import Settings
 from meshtune.selection.rules import DEFAULT, Rule
@@ -65,6 +66,11 @@ def only_asked(study: Path, done: Evaluated) -> None:
         used = done.race.ids[benchmark][: len(done.race.of(name)[benchmark])]
         kept = [line for line in lines if line["item"] in used]
         path.write_text("\n".join(map(json.dumps, [head, *kept])) + "\n")
+
+
+def test_a_race_of_one_round_says_so() -> None:
+    race = Race("mean_rank", 0.05, 0, 1, {"mmlu": [0, 1]}, {"mmlu": ["a/0", "a/1"]}, {"mmlu": 2})
+    assert race.sentence.startswith("race by mean_rank in 1 round, 2 of 2 items: nobody left;")
 
 
 def test_who_cannot_be_the_best_leaves(study: Path, scored: Path) -> None:

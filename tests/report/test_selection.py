@@ -34,6 +34,9 @@ def test_the_choice_is_on_the_page(folder: Path, status: dict[str, Any]) -> None
     assert all(sentence.replace("'", "&#39;") in page for sentence in choice["sentences"])
     assert "figure-chances" in page
     assert "figure-pareto" in page
+    assert "when the items are drawn again" in page
+    seeds = StudyContent(status, {}, None, {}, selection={**choice, "seeds": {"trainings": 3}})
+    assert "when the items and seeds are drawn again" in study_page(seeds, csv="trials.csv")
     bars = figures.chances(choice).data
     assert sum(sum(trace.x) for trace in bars) == pytest.approx(100)
     points = {trace.name: list(trace.text) for trace in figures.benchmarks(choice).data}
