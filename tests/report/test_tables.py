@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from typing import Any
 
 import pytest
@@ -121,6 +122,7 @@ def test_endings_come_with_their_advice(status: dict[str, Any]) -> None:
     for row in rows:
         assert row["advice"] == Ending(row["name"].replace(" ", "_")).advice
     assert any("logs" in row["last"] for row in rows)
+    assert re.findall("`(.*?)`", Ending.STOPPED_EARLY.advice) == ["keep", "confidence"]  # the rule model has no `keep`
     assert not any(row["last"] for row in tables.endings(status, messages=False))
 
 
