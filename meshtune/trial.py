@@ -55,7 +55,7 @@ class Ending(StrEnum):
 
 _ADVICE = {
     Ending.COMPLETE: "Trained and validated to the end; its loss counts.",
-    Ending.STOPPED_EARLY: "Stopped at a rung: others promised more. To stop fewer raise `keep` (rule model: `confidence`).",
+    Ending.STOPPED_EARLY: "Others promised more at a rung. To stop fewer raise `keep` (rule model: `confidence`).",
     Ending.DIVERGED: "The loss was not finite; lower the upper bound of the rate or of the scale (alpha / rank).",
     Ending.OUT_OF_MEMORY: "The device's memory was too small; lower the largest rank, batch_size or max_length.",
     Ending.TIMED_OUT: "Not finished within the trial's timeout; raise `budget.trial_hours` or train on fewer rows.",
