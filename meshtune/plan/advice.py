@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from meshtune.config.sections import StudyConfig
 from meshtune.errors import Fault, InputError
 from meshtune.priors import Advice, advise
+from meshtune.priors.advice import MAX_RANK, RANKS
 from meshtune.priors.known import Known
 from meshtune.priors.model_facts import model_facts
 from meshtune.space.space import Space
@@ -62,7 +63,7 @@ def advice_for(config: StudyConfig, space: Space, training: TrainingPlan | None)
         rows=rows,
         steps=-(-rows // batch_size) * keys.epochs,
         batch_size=min(batch_size, rows),
-        max_rank=largest_rank(space),
+        ranks=ranks_of(space),
         priors=[Path(path) for path in config.priors],
     )
 
@@ -111,10 +112,13 @@ def _start(found: Advice, space: Space) -> dict[str, Any]:
     return start
 
 
-def largest_rank(space: Space) -> int | None:
-    """Of a space; None where it has none."""
+def ranks_of(space: Space) -> tuple[int, ...]:
+    """Those of a space that may be advised; none where it names no rank. Of an interval the powers of two."""
     for dimension in space.dimensions:
         if dimension.name == "rank":
-            return int(max(dimension.values) if dimension.values else dimension.decode(dimension.parameter.high))
+            if dimension.values:
+                return tuple(sorted(int(rank) for rank in dimension.values))
+            low, high = (int(dimension.decode(end)) for end in (dimension.parameter.low, dimension.parameter.high))
+            return tuple(rank for rank in RANKS if low <= rank <= high) or (min(high, max(low, MAX_RANK)),)
     rank = space.fixed.get("rank")
-    return rank if isinstance(rank, int) else None
+    return (rank,) if isinstance(rank, int) else ()

@@ -133,6 +133,7 @@ def advise(
     steps: int | None = None,
     batch_size: int | None = None,
     max_rank: int | None = None,
+    ranks: Sequence[int] | None = None,
     priors: Sequence[Path | str] = (),
 ) -> Advice:
     """The advice for a LoRA fine-tuning. Raises InputError that holds everything wrong with what is given.
@@ -142,7 +143,8 @@ def advise(
             family. hidden_size, family: in place of `model`; see `runs.FAMILIES`.
         rows: of the training data. steps: of the optimizer; without them one pass over the rows. batch_size: rows a
             step, with gradient accumulation.
-        max_rank: the largest allowed. priors: a team's own tables of runs (docs/priors.md).
+        max_rank: the largest allowed. ranks: those that may be chosen, in place of powers of two. priors: a team's own
+            tables of runs (docs/priors.md).
     """
     faults, table = list[Fault](), shipped()
     with noting(faults):
@@ -151,7 +153,7 @@ def advise(
         if priors:
             table = with_own(table, [Path(path) for path in priors])
     refuse(faults)
-    return advice(table, facts, max_rank=max_rank)
+    return advice(table, facts, max_rank=max_rank, ranks=ranks or RANKS)
 
 
 @cache
@@ -170,9 +172,10 @@ def with_own(table: Table, paths: Sequence[Path]) -> Table:
     return replace(table, known=(*table.known, *known), models=(*table.models, *(task.model for task in tasks)))
 
 
-def advice(table: Table, facts: Facts, *, max_rank: int | None = None) -> Advice:
-    """The advice of a table."""
-    ranks = tuple(rank for rank in RANKS if rank <= (max_rank or MAX_RANK)) or (max_rank or MAX_RANK,)
+def advice(table: Table, facts: Facts, *, max_rank: int | None = None, ranks: Sequence[int] = RANKS) -> Advice:
+    """The advice of a table, with one of these ranks, but for a `max_rank` below all of them."""
+    most = max_rank or max(MAX_RANK, min(ranks))
+    ranks = tuple(rank for rank in ranks if rank <= most) or (most,)
     predicted = expected(table, facts)
     alike = sum(known.facts.family == facts.family != "other" for known in table.known)
     points = candidates(predicted, ranks)
@@ -220,8 +223,9 @@ def _held(table: Table, facts: Facts, most: float) -> Facts:
 
 
 def candidates(predicted: Predicted, ranks: Sequence[int]) -> list[Place]:
-    """Points around the peak, at the largest rank and at a quarter and a sixteenth of it."""
-    few = [rank for rank in (max(ranks), max(ranks) // 4, max(ranks) // 16) if rank in ranks] or [max(ranks)]
+    """Points around the peak, at the largest rank and those next to a quarter and a sixteenth of it."""
+    parts = [max(ranks) / part for part in (1, 4, 16) if max(ranks) / part >= min(ranks)]
+    few = dict.fromkeys(min(ranks, key=lambda rank: abs(math.log(rank / part))) for part in parts)
     steps = range(round(-BELOW / APART), round(ABOVE / APART) + 1)
     peak, tilt = predicted.means[EFFECTS.index("peak")], predicted.means[EFFECTS.index("tilt")]
     return [

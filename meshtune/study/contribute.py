@@ -69,7 +69,7 @@ def contribute(
 
 def _facts(size: int, family: str, rows: int, config: StudyConfig, others: Mapping[str, Any]) -> Facts:
     training = config.training
-    batch = others.get("batch_size", training.batch_size) * training.gradient_accumulation
+    batch = min(rows, others.get("batch_size", training.batch_size) * training.gradient_accumulation)
     steps = math.ceil(rows / batch) * others.get("epochs", training.epochs)
     return Facts(family, size, rows, steps, batch)
 

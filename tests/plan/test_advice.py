@@ -7,7 +7,7 @@ import pytest
 
 from meshtune.config import file
 from meshtune.errors import InputError
-from meshtune.plan.advice import FIRST, advice_for, largest_rank
+from meshtune.plan.advice import FIRST, advice_for, ranks_of
 from meshtune.plan.locate import locate
 from meshtune.plan.plan import build
 from meshtune.record.log import Record
@@ -35,6 +35,28 @@ def test_check_prints_it_with_ranks_of_the_space(tiny_model_folder: Path, tmp_pa
     assert lines.index("\nbaseline ") < lines.index("\nadvice ") < lines.index("\nsampler ")
 
 
+@pytest.mark.parametrize(
+    ("rank", "ranks"),
+    [
+        *[("[8, 24]", {8, 24}), ("12", {12}), ("{low: 20, high: 30}", {30}), ("{low: 200, high: 300}", {200})],
+        *[("{low: 8, high: 100}", {8, 16, 64}), ("[300, 400]", {300}), ("[2, 4]", {2, 4})],
+    ],
+)
+def test_ranks_outside_the_space_are_not_advised(
+    rank: str, ranks: set[int], tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    path = advised_study(tmp_path / "lora", tiny_model_folder)
+    path.write_text(path.read_text().replace("rank: {low: 2, high: 16, power_of: 2}", f"rank: {rank}"))
+    plan = build(study := locate(path))
+    found = advice_for(study.config, plan.space, plan.training)
+    assert found is not None
+    assert {found.start["rank"]} <= {point["rank"] for point in (found.start, *found.portfolio)} <= ranks
+    assert found.start["rank"] == max(ranks)
+    assert plan.baseline is not None
+    assert plan.baseline["rank"] == max(ranks)
+    assert plan.start is not None, "the baseline is a trial of the search"
+
+
 def test_files_of_ones_own_lie_beside_the_study_and_their_faults_are_said(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -60,7 +82,7 @@ def test_there_is_none_for_adapters_of_another_kind(override: str, tiny_model_fo
     study = locate(lora_study(tmp_path / "lora", tiny_model_folder), overrides=(override,))
     plan = build(study)
     assert advice_for(study.config, plan.space, plan.training) is None
-    assert largest_rank(plan.space) == 16
+    assert ranks_of(plan.space) == (4, 8, 16)
 
 
 def test_the_advised_baseline_is_its_start_and_stays_on_a_resume(tiny_model_folder: Path, tmp_path: Path) -> None:

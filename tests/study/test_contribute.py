@@ -49,6 +49,12 @@ def test_it_can_be_read_as_a_prior_and_names_nothing_of_the_user(study: Path, tm
     assert advise(hidden_size=32, family="other", priors=[tmp_path / "ours.jsonl"]).portfolio
 
 
+def test_a_step_has_at_most_all_rows(study: Path) -> None:
+    study.write_text(study.read_text().replace("batch_size: 4", "batch_size: 64"))
+    task, _ = contribute(study)
+    assert (task.facts.batch_size, task.facts.steps) == (40, 3)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
