@@ -93,12 +93,14 @@ def statistics(tables: Sequence[ScoreTable], best: int) -> TextTable:
             cells = [Cell("-" if number is None else f"{number:.2f}") for number in numbers]
             rows.append((Cell(f"{table.label}, {len(chosen)} {which}"), Cell(column.title), *cells))
     baselines = [(table, row) for table in tables for row in table.rows if row.baseline]
-    for table, row in baselines[:1] if _same(baselines) else baselines:
+    one = len(tables) == 1 or _same(baselines)
+    for table, row in baselines[:1] if one else baselines:
+        name = f"{row.name} {DAGGER}" if one else f"{table.label}, {row.name} {DAGGER}"
         for column in table.verdicts:
             error = row.errors.get(column.name)
             shown = _bounds(table, row, column) or ("" if error is None else f"{error:.2f}")
             texts = ("", "", f"{row.scores[column.name]:.2f}", "", shown)
-            rows.append((Cell(f"{row.name} {DAGGER}"), Cell(column.title), *map(Cell, texts)))
+            rows.append((Cell(name), Cell(column.title), *map(Cell, texts)))
     alike = any(_bounds(table, row, column) for table, row in baselines for column in table.verdicts)
     notes = (
         "st. d.: of a sample, over candidates. s. e.: of the mean over candidates; of the baseline, over items.",

@@ -6,6 +6,7 @@ The verdict, the recommendation, goals, rounds and usage. Nothing is computed or
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,8 @@ def to_gain(status: Mapping[str, Any]) -> str:
     found = status.get("expected_gain")
     if found is None:
         return ""
-    mean, low, high = (percent(found[name]) for name in ("mean", "low", "high"))
+    most = math.inf if status.get("objective") == "command" else 1.0  # the losses of other trainers do not fall below 0
+    mean, low, high = (percent(min(found[name], most)) for name in ("mean", "low", "high"))
     what = short_loss(status)
     return f"Another {found['trials']} trials would be expected to gain {mean} % of the {what} ({low} to {high} %)."
 

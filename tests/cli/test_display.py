@@ -55,6 +55,8 @@ def few(rows: int) -> dict[str, Any]:
         (status(-0.3, -0.1, advised=True), "The best beats the advised baseline by 0.2000"),
         (status(-0.3, -0.1, seed_noise=LUCKY), "does not beat the baseline beyond the noise of seeds: its test loss"),
         (status(-0.3, -0.1, expected_gain=TO_GAIN), "Another 20 trials would be expected to gain 0 % of the loss (0 t"),
+        (status(-0.3, -0.1, expected_gain={**TO_GAIN, "high": 1.2}), "of the loss (0 to 100 %)"),
+        (status(-0.3, -0.1, expected_gain={**TO_GAIN, "high": 1.2}, objective="command"), "(0 to 120 %)"),
         (status(-0.3, -0.1, best=None), "No trial completed"),
         (status(-0.3, -0.1, best_against_baseline=None), "no test rows"),
         (status(-0.3, -0.1, baseline=None), "Best: trial 3, loss 1.8"),

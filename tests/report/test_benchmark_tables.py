@@ -51,6 +51,12 @@ def test_where_all_answers_are_alike_there_is_an_interval_in_place_of_an_error_o
         ["", "5.00"],
         ["", "[0.00, 16.11]"],
     ]
+    other = replace(
+        table, label="other", rows=tuple(replace(row, scores={**row.scores, "mmlu": 9}) for row in table.rows)
+    )
+    for tables, names in (([table], ["2"]), ([table, table], ["2"]), ([table, other], ["alike, 2", "other, 2"])):
+        last = [row[0].text for row in benchmark_tables.statistics(tables, 2).rows][-2 * len(names) :: 2]
+        assert last == [f"{name} {benchmark_tables.DAGGER}" for name in names]
     assert "& 0.00 {[}0.00, 16.11] &" in benchmark_tables.latex(shown)
     some = replace(
         table, rows=tuple(replace(row, scores={**row.scores, "humaneval": 5}, errors={}) for row in table.rows)
