@@ -192,5 +192,5 @@ def last_words(error: BaseException) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """` Did you mean X?` for the known word nearest to `word`, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(word[:100], list(known), n=1, cutoff=0.6)  # its time grows with the square
     return f" Did you mean `{match[0]}`?" if match else ""

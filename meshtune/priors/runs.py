@@ -7,7 +7,6 @@ what each key means. The table that ships, `runs.jsonl`, and a team's own files 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,8 +35,10 @@ FACTS = ("model", "family", "hidden_size", "rows", "steps", "batch_size", "data"
 MAY = ("layers", "parameters", "instruct", "tokens")  # further facts, where they are known
 RUN = ("rank", "alpha", "dropout", "learning_rate", "loss")
 MOST = {"hidden_size": 131_072, "rank": 65_536}
+BETWEEN = {"learning_rate": (1e-12, 1e3), "alpha": (1e-6, 1e6), "loss": (1e-9, 1e6)}  # more or less is a slip
 MOST_OF_ANY = 10**15  # rows, steps, parameters and tokens: more is a slip, and far more no float can hold
 FEWEST_RUNS = 2
+LONGEST = 60  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _joined(family: str, generation: str) -> str:
 def unknown_family(name: str) -> str:
     """The message for a family that is none."""
     return (
-        f"unknown family `{name}`; there are {', '.join(FAMILIES)}, or with a generation, such as qwen3."
+        f"unknown family `{_shown(name)}`; there are {', '.join(FAMILIES)}, or with a generation, such as qwen3."
         f"{nearest(name.lower(), FAMILIES)}"
     )
 
@@ -125,26 +126,31 @@ def unknown_family(name: str) -> str:
 def read(path: Path) -> list[Task]:
     """The tasks of a table. Raises InputError that holds every fault of the file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         refuse([Fault(f"the table of runs cannot be read: {why}", path)])
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not any(line.lstrip().startswith("{") for _, line in lines):
+    lines = {number: _parsed(line) for number, line in enumerate(text.split("\n"), 1) if line.strip()}
+    if not any(isinstance(value, dict) for value in lines.values()) and (len(lines) != 1 or text.lstrip()[0] != "{"):
         refuse([Fault("holds no task; a line is one, a JSON object, as `meshtune contribute STUDY` prints it", path)])
     faults, tasks = list[Fault](), list[Task]()
-    for number, line in lines:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            faults.append(Fault(f"is no JSON object ({error}); a line holds one task", path, number))
-            continue
-        if wrong := _faults(value):
+    for number, value in lines.items():
+        if isinstance(value, Exception):
+            faults.append(Fault(f"is no JSON object ({value}); a line holds one task", path, number))
+        elif wrong := _faults(value):
             faults += [Fault(message, path, number, key) for key, message in wrong]
         else:
             tasks.append(_task(value))
     refuse(faults)
     return tasks
+
+
+def _parsed(line: str) -> Any:
+    """The value of a line, or why it has none."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return error
 
 
 def read_all(paths: Iterable[Path]) -> list[Task]:
@@ -174,14 +180,16 @@ def _faults(value: Any) -> list[tuple[str, str]]:
         return [("", "is no JSON object; a line holds one task")]
     known = (*FACTS, *MAY, "runs")
     found = [
-        (str(key), f"is no key of a task; there are {', '.join(known)}.{nearest(str(key), known)}")
+        (_shown(key), f"is no key of a task; there are {', '.join(known)}.{nearest(str(key), known)}")
         for key in value
         if key not in known
     ]
     found += [(key, "is missing") for key in (*FACTS, "runs") if key not in value]
     for key in ("model", "data", "source", "licence"):
         if key in value and not (isinstance(value[key], str) and value[key].strip()):
-            found.append((key, f"`{value[key]}` is not allowed; text is"))
+            found.append((key, f"`{_shown(value[key])}` is not allowed; text is"))
+    if not isinstance(value.get("instruct"), bool | None):
+        found.append(("instruct", f"`{_shown(value['instruct'])}` is not allowed; true or false is"))
     if "family" in value and (not isinstance(value["family"], str) or family_of(value["family"]) is None):
         found.append(("family", unknown_family(str(value["family"]))))
     sizes = ("hidden_size", "rows", "steps", "batch_size", "layers", "parameters", "tokens")
@@ -199,7 +207,15 @@ def size_fault(key: str, value: Any) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most:
         return None
     up_to = f" and at most {most:,}" if key in MOST or (isinstance(value, int) and value > most) else ""
-    return f"`{value}` is not allowed; a whole number of at least 1{up_to} is"
+    return f"`{_shown(value)}` is not allowed; a whole number of at least 1{up_to} is"
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: its beginning, where it is long."""
+    if isinstance(value, int) and abs(value) >= 10**LONGEST:  # Python writes none of more than 4,300 digits
+        return f"a number of more than {LONGEST} digits"
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}.."
 
 
 def _run_faults(runs: Any) -> list[tuple[str, str]]:
@@ -217,10 +233,13 @@ def _run_faults(runs: Any) -> list[tuple[str, str]]:
 def _run_fault(key: str, value: Any) -> str | None:
     if key == "rank":
         return size_fault(key, value)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if key == "dropout":
-        return None if number and 0 <= value <= 1 else f"`{value}` is not allowed; a number from 0 to 1 is"
-    return None if number and value > 0 else f"`{value}` is not allowed; a number above 0 is"
+        return None if number and 0 <= value <= 1 else f"`{_shown(value)}` is not allowed; a number from 0 to 1 is"
+    low, high = BETWEEN[key]
+    if number and low <= value <= high:
+        return None
+    return f"`{_shown(value)}` is not allowed; a number from {low:g} to {high:g} is"
 
 
 def sources(tasks: Sequence[Task]) -> list[str]:

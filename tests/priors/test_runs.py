@@ -56,12 +56,54 @@ def test_all_faults_of_a_file_are_said_at_once(tmp_path: Path) -> None:
     assert "cannot be read" in text
 
 
-@pytest.mark.parametrize("text", ["", "\n \n", "rank,loss\n8,1.2\n"])
+PRETTY = json.dumps(TASK, indent=1)
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "rank,loss\n8,1.2\n", f"[{json.dumps(TASK)}]", PRETTY, "null", "\0"])
 def test_a_table_without_tasks_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "runs.jsonl").write_text(text)
     with pytest.raises(InputError, match="holds no task") as raised:
         runs.read(tmp_path / "runs.jsonl")
     assert len(raised.value.faults) == 1
+
+
+def test_what_editors_write_is_read(tmp_path: Path) -> None:
+    """A mark of the byte order, another system's ends of lines, and a separator inside a name, which ends no line."""
+    line = json.dumps({**TASK, "model": "a\u2028b"}, ensure_ascii=False)
+    (tmp_path / "runs.jsonl").write_bytes(f"\ufeff{line}\r\n\r\n{line}\r\n".encode())
+    assert [task.model for task in runs.read(tmp_path / "runs.jsonl")] == ["a\u2028b"] * 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"family": "x" * 10**6}, f"unknown family `{'x' * 60}..`; there are"),
+        ({"x" * 10**6: 1}, f"{'x' * 60}..: is no key of a task"),
+        ({"model": ["x" * 10**6]}, f"`['{'x' * 58}..` is not allowed; text is"),
+        ({"instruct": "maybe"}, "instruct: `maybe` is not allowed; true or false is"),
+        ({"steps": 10**400}, "`a number of more than 60 digits` is not allowed"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_short_message(wrong: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "runs.jsonl").write_text(json.dumps({**TASK, **wrong}))
+    with pytest.raises(InputError) as raised:
+        runs.read(tmp_path / "runs.jsonl")
+    assert said in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("learning_rate", (1e300, 1e-320, 10**400)), ("alpha", (1e300, 1e-320)), ("loss", (1e308, 0))]
+)
+def test_what_no_training_has_is_refused(key: str, values: tuple[float, ...], tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    bad = [json.dumps({**TASK, "runs": [TASK["runs"][0], {**TASK["runs"][1], key: value}]}) for value in values]
+    path.write_text("\n".join(bad))
+    with pytest.raises(InputError) as raised:
+        runs.read(path)
+    assert [(fault.line, fault.key) for fault in raised.value.faults] == [
+        (number, f"runs.1.{key}") for number in range(1, len(values) + 1)
+    ]
 
 
 @pytest.mark.parametrize(
