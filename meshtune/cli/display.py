@@ -115,10 +115,10 @@ class Display:
 
     def read_again(self, record: Record, now: Mapping[str, Any]) -> None:
         """Of a run of another process: its record as it stands now, and what the run wrote last."""
-        first, self._record, self._slots = self._record is None, record, now.get("slots", 1)
+        first, self._record = self._record is None, record
         panel = self._panel
-        if first:
-            panel.total, panel.price = now.get("trials"), now.get("price")
+        if now:  # else the run has not begun to write, or has ended
+            panel.total, panel.price, self._slots = now.get("trials"), now.get("price"), now.get("slots", 1)
         self._begun = self._clock() - record.elapsed if first else self._begun
         running = {int(number): known for number, known in now.get("running", {}).items()}
         for number in panel.running.keys() - running.keys():

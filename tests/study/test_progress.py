@@ -95,7 +95,10 @@ def test_the_view_from_outside_shows_devices_packs_and_losses(tmp_path: Path) ->
         view = Display(Console(file=out, width=140))
         seen = read(study)
         assert seen is not None
+        view.read_again(record, {})  # watched before the run, which goes on after a kill, has begun to write
+        assert view._panel.total is None
         view.read_again(record, seen)
+        assert view._panel.total == 4
         for known in seen["running"].values():
             view.show(Running(Progress(**known["progress"])))
         Console(file=out, width=140).print(view._drawn())
