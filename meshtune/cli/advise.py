@@ -23,7 +23,7 @@ def advise(
     max_rank: Annotated[int | None, typer.Option(metavar="R", help="The largest rank that you allow.")] = None,
     priors: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Runs of your own, by `meshtune contribute`; repeatable."),
+        typer.Option(metavar="FILE", help="Runs of your own, by `meshtune contribute`; repeatable.", readable=False),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -36,13 +36,15 @@ app.add_typer(prefer.app)
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="Where to write study.yaml.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write study.yaml.", readable=False)],
     recipe: Annotated[str | None, typer.Option(help="default, quickstart or tribes2024.")] = None,
     model: Annotated[str | None, typer.Option(help="embedded, a Hugging Face id, a folder or a .gguf file.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A file of instruction rows.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A file of instruction rows.", readable=False)] = None,
     from_file: Annotated[
         Path | None,
-        typer.Option("--from", help="An Axolotl, LLaMA-Factory or TRL YAML: its values become the baseline."),
+        typer.Option(
+            "--from", help="An Axolotl, LLaMA-Factory or TRL YAML: its values become the baseline.", readable=False
+        ),
     ] = None,
     keep_tool: Annotated[
         bool, typer.Option("--keep-tool", help="With --from: each trial runs that tool itself, with its own file.")
@@ -220,7 +222,7 @@ def prepare(study: Study, folder: Folder = None, override: Set = None, as_json: 
 @app.command()
 def train(
     study: Study,
-    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.", readable=False)],
     trial: Trial = "best",
     all_data: Annotated[
         bool, typer.Option("--all-data", help="Train on the validation and test rows too; no loss is measured.")
@@ -260,8 +262,8 @@ def train(
 
 @app.command()
 def export(
-    study: Annotated[Path, typer.Argument(help="A study, or a folder that `train` wrote.")],
-    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    study: Annotated[Path, typer.Argument(help="A study, or a folder that `train` wrote.", readable=False)],
+    out: Annotated[Path, typer.Argument(help="A folder that does not exist yet.", readable=False)],
     trial: Trial = "best",
     merge: Annotated[bool, typer.Option("--merge", help="The full model, with the adapter in its weights.")] = False,
     config: Annotated[
@@ -310,12 +312,15 @@ def export(
 
 @app.command()
 def report(
-    studies: Annotated[list[Path], typer.Argument(help="A study, or several to compare.", metavar="STUDY..")],
+    studies: Annotated[
+        list[Path], typer.Argument(help="A study, or several to compare.", metavar="STUDY..", readable=False)
+    ],
     folder: Folder = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The page (default: report/index.html in the study's folder; of several: meshtune-report.html)."
+            help="The page (default: report/index.html in the study's folder; of several: meshtune-report.html).",
+            readable=False,
         ),
     ] = None,
     public: Annotated[
@@ -326,6 +331,7 @@ def report(
         typer.Option(
             help="A folder for every figure (SVG, PNG) and table (CSV, LaTeX), a methods paragraph and BibTeX.",
             metavar="DIR",
+            readable=False,
         ),
     ] = None,
     as_json: Json = False,
@@ -352,7 +358,7 @@ app.command("run")(run_pipeline)
 
 @app.command()
 def quickstart(
-    folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("meshtune-quickstart"),
+    folder: Annotated[Path, typer.Argument(help="Where to put it.", readable=False)] = Path("meshtune-quickstart"),
     trials: Trials = None,
     override: Set = None,
     as_json: JsonLines = False,
@@ -439,6 +445,11 @@ def run(importing: object) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        print(f"meshtune: {error.filename} cannot be read or written: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise

@@ -15,14 +15,14 @@ from meshtune.space.goals import BENCHMARKS
 
 def evaluate(
     studies: Annotated[
-        list[Path] | None, typer.Argument(help="A study, or several to compare.", metavar="STUDY..")
+        list[Path] | None, typer.Argument(help="A study, or several to compare.", metavar="STUDY..", readable=False)
     ] = None,
     benchmarks: Annotated[
         list[str] | None,
         typer.Option("--benchmarks", metavar="NAME,..", help=f"{', '.join(BENCHMARKS)}; or tasks of the harness."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="A folder of benchmark files (default: the Hugging Face hub).")
+        Path | None, typer.Option(help="A folder of benchmark files (default: the Hugging Face hub).", readable=False)
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="A fixed subset of so many items of each benchmark.")] = None,
     best: Annotated[int | None, typer.Option(min=0, help="Trials with the lowest loss.")] = None,
@@ -31,7 +31,9 @@ def evaluate(
         str | None, typer.Option(metavar="N,N,..", help="These trials, in place of the best and worst.")
     ] = None,
     protocol: Annotated[str | None, typer.Option(help="instruct-eval or harness.")] = None,
-    tasks: Annotated[Path | None, typer.Option(help="A folder of your own YAML tasks, for the harness.")] = None,
+    tasks: Annotated[
+        Path | None, typer.Option(help="A folder of your own YAML tasks, for the harness.", readable=False)
+    ] = None,
     paper_decoding: Annotated[
         bool, typer.Option("--paper-decoding", help="Sample at temperature 0.1, as the paper did.")
     ] = False,
@@ -46,13 +48,15 @@ def evaluate(
         str, typer.Option(help="The best by what, for --race: mean_rank, ideal_point, weighted_sum, lexicographic.")
     ] = "mean_rank",
     scores: Annotated[
-        list[Path] | None, typer.Option("--scores", metavar="CSV", help="Tables of these scores, without a study.")
+        list[Path] | None,
+        typer.Option("--scores", metavar="CSV", help="Tables of these scores, without a study.", readable=False),
     ] = None,
     unsafe_no_sandbox: Annotated[
         bool, typer.Option("--unsafe-no-sandbox", help="Run code that models wrote with all your rights.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="A folder for the tables; a single study keeps its own in any case.")
+        Path | None,
+        typer.Option(help="A folder for the tables; a single study keeps its own in any case.", readable=False),
     ] = None,
     folder: Folder = None,
     as_json: Json = False,

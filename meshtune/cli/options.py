@@ -7,8 +7,12 @@ from typing import Annotated
 
 import typer
 
-Study = Annotated[Path, typer.Argument(help="A study.yaml, a study's folder, or a folder that holds one study.")]
-Folder = Annotated[Path | None, typer.Option("--folder", help="The study's folder (default: beside the YAML).")]
+Study = Annotated[
+    Path, typer.Argument(help="A study.yaml, a study's folder, or a folder that holds one study.", readable=False)
+]
+Folder = Annotated[
+    Path | None, typer.Option("--folder", help="The study's folder (default: beside the YAML).", readable=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 JsonLines = Annotated[
     bool, typer.Option("--json", help="Events as JSON lines on standard error, the result as one object on output.")

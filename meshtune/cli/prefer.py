@@ -17,17 +17,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Where = Annotated[Path, typer.Argument(help="The preference study's folder, or the study that it belongs to.")]
+Where = Annotated[
+    Path, typer.Argument(help="The preference study's folder, or the study that it belongs to.", readable=False)
+]
 
 
 @app.command()
 def create(
-    questions: Annotated[Path, typer.Option(help="Questions as JSON lines, such as Vicuna's.")],
-    study: Annotated[Path | None, typer.Argument(help="The study whose models answer (not with --answers).")] = None,
+    questions: Annotated[Path, typer.Option(help="Questions as JSON lines, such as Vicuna's.", readable=False)],
+    study: Annotated[
+        Path | None, typer.Argument(help="The study whose models answer (not with --answers).", readable=False)
+    ] = None,
     a: Annotated[str, typer.Option("--a", metavar="N|best|baseline|untuned", help="One model.")] = "best",
     b: Annotated[str, typer.Option("--b", metavar="N|best|baseline|untuned", help="The other one.")] = "baseline",
     answers: Annotated[
-        list[Path] | None, typer.Option(help="A file of one model's answers as JSON lines; give two or more.")
+        list[Path] | None,
+        typer.Option(help="A file of one model's answers as JSON lines; give two or more.", readable=False),
     ] = None,
     sample: Annotated[int | None, typer.Option(help="So many questions, drawn with the seed; all by default.")] = None,
     annotators: Annotated[int, typer.Option(help="How many people.")] = 10,
@@ -38,7 +43,9 @@ def create(
     simulated: Annotated[
         bool, typer.Option("--simulated", help="The votes will be of programs: all results are stamped.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="A new folder (default: preference/ in the study's).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder (default: preference/ in the study's).", readable=False)
+    ] = None,
     folder: Folder = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample, the orders, the sides, and drawn answers.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut.")] = 512,
@@ -94,12 +101,16 @@ def serve(
 
 @app.command()
 def analyze(
-    study: Annotated[Path, typer.Argument(help="The preference study, its study, or a file of votes as JSON lines.")],
+    study: Annotated[
+        Path, typer.Argument(help="The preference study, its study, or a file of votes as JSON lines.", readable=False)
+    ],
     close: Annotated[bool, typer.Option("--close", help="Close the study first: it takes no more votes.")] = False,
     origin: Annotated[
         str | None, typer.Option(help="people, simulated or 'model judgements', where there are several.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where to write (default: analysis/ in the study's folder).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write (default: analysis/ in the study's folder).", readable=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What the votes say: preference with its interval, tests, agreement, tables, the figure."""

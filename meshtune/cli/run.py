@@ -12,7 +12,9 @@ import typer
 
 def run(
     context: typer.Context,
-    pipeline: Annotated[Path, typer.Argument(help="A YAML file with a list of steps.", metavar="PIPELINE")],
+    pipeline: Annotated[
+        Path, typer.Argument(help="A YAML file with a list of steps.", metavar="PIPELINE", readable=False)
+    ],
     scale: Annotated[str | None, typer.Option(help="One of the scales that the file names.")] = None,
     start: Annotated[
         str | None, typer.Option("--from", metavar="STEP", help="Do this step and those after it again.")
@@ -21,7 +23,8 @@ def run(
         bool, typer.Option("--dry-run", help="Find the faults, say the costs, and run nothing.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="The folder of the results (default: out/SCALE beside the file).")
+        Path | None,
+        typer.Option(help="The folder of the results (default: out/SCALE beside the file).", readable=False),
     ] = None,
 ) -> None:
     """Run several commands in order; run again, it goes on where it was."""

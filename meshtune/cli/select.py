@@ -17,9 +17,12 @@ Number = TypeVar("Number", int, float)
 
 
 def select(
-    study: Annotated[Path | None, typer.Argument(help="A study that `evaluate` has scored.", metavar="STUDY")] = None,
+    study: Annotated[
+        Path | None, typer.Argument(help="A study that `evaluate` has scored.", metavar="STUDY", readable=False)
+    ] = None,
     scores: Annotated[
-        Path | None, typer.Option("--scores", metavar="CSV", help="Choose from a file of scores, without a study.")
+        Path | None,
+        typer.Option("--scores", metavar="CSV", help="Choose from a file of scores, without a study.", readable=False),
     ] = None,
     items: Annotated[
         list[str] | None, typer.Option(metavar="NAME=N", help="Items of a benchmark of that file; may be repeated.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,7 +130,7 @@ def create_aside(url: str, name: str, attributes: Mapping[str, Any], directions:
     Optuna makes its tables one by one, also when it only means to read: a reader that met a half-made file would make
     the rest of it, and the writer would fail on what is there already.
     """
-    path = sqlalchemy.make_url(url).database if url.startswith("sqlite:///") else None
+    path = _file(url)
     if path is None or Path(path).exists():
         return
     aside = Path(f"{path}.part")
@@ -220,10 +221,17 @@ def storage_errors(url: str = "the study's storage") -> Iterator[None]:
                 f"{shown(url)}: the database went away, or did not answer in time ({why}). What was recorded is safe;"
                 " once it is up, run the same command again."
             ) from error
+        if (path := _file(url)) is not None and os.path.exists(path) and not os.access(path, os.R_OK):
+            raise StorageError(f"{path} cannot be read: Permission denied") from error
         raise StorageError(
             f"{shown(url)}: cannot be read or written ({cause}). Is the disk full, the folder writable, the database"
             " up? What was recorded is safe; run the same command again."
         ) from error
+
+
+def _file(url: str) -> str | None:
+    """The file that an SQLite URL names."""
+    return sqlalchemy.make_url(url).database if url.startswith(_FILE) else None
 
 
 @contextlib.contextmanager

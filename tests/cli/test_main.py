@@ -1,13 +1,16 @@
-"""What the command line does where its output cannot be written."""
+"""What the command line does where it may not read, or its output cannot be written."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from typer.testing import CliRunner
 
+from meshtune.cli import prefer
 from meshtune.cli.commands import app
 from meshtune.errors import InputError
 from tests.kill import command_study, meshtune
@@ -58,3 +61,38 @@ cli.main()
     given = [sys.executable, "-c", program, "check", command_study(tmp_path)]
     done = subprocess.run(given, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "meshtune: interrupted\n")
+
+
+def test_a_folder_or_record_without_permission_is_one_line(tmp_path: Path) -> None:
+    as_user = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if as_user and shutil.which("setpriv") is None:
+        pytest.skip("root may read everything, and there is no setpriv")
+    study = command_study(tmp_path / "closed")
+    (tmp_path / "open").mkdir()
+    shutil.copy(study, tmp_path / "open" / "study.yaml")
+    (tmp_path / "open" / "study.db").touch(mode=0)
+    study.parent.chmod(0)
+    try:
+        for folder, names in (("closed", "closed/study.yaml"), ("open", "open/study.db")):
+            ended = subprocess.run(
+                [*as_user, *meshtune("status", folder)], cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            assert ended.returncode == 2
+            assert ended.stderr.count("\n") == 1
+            assert f"{names} cannot be read" in ended.stderr
+            assert ended.stderr.endswith("Permission denied\n")
+    finally:
+        study.parent.chmod(0o700)
+
+
+def test_every_path_is_read_by_the_command_itself_and_not_by_typer() -> None:
+    commands = [*app.registered_commands, *prefer.app.registered_commands]
+    paths = [
+        (command.callback.__name__, name, hint.__metadata__[0].readable)
+        for command in commands
+        if command.callback is not None
+        for name, hint in get_type_hints(command.callback, include_extras=True).items()
+        if hasattr(hint, "__metadata__") and "Path" in str(hint.__origin__)
+    ]
+    assert len(paths) > 30
+    assert [path for path in paths if path[2]] == []
