@@ -49,7 +49,7 @@ MOST_TRIALS = 24
 WIDTH = 100  # of a line of text, behind its label
 FAR = math.log10(2)  # decades outside of what is known, from where on no model is trusted with the start
 FARTHEST = 3.0  # decades outside of what is known: a gain may be anything from there on
-MOST_PASSES = 2.5  # over the rows; 1 and 2 are known
+ROUND = 1.25  # passes over the rows are as many as are known up to this factor: a last step may have few rows
 BELOW, ABOVE, APART = 0.8, 0.6, 0.1  # decades of the product around the expected peak, where points are tried
 
 Point = dict[str, Any]
@@ -202,11 +202,14 @@ Place = tuple[float, int]  # learning rate, rank
 
 def expected(table: Table, facts: Facts) -> Predicted:
     """The effects that are expected of a task. Far outside of what is known they are those of sizes at FAR; the further
-    outside, the less sure they are, up to FARTHEST.
+    outside, the less sure they are, up to FARTHEST. With more passes over the rows than are known they are half as sure
+    at once, and then as with sizes.
     """
     edge = predict(table.known, _held(table, facts, FAR), table.centres, table.scales)
     there = predict(table.known, _held(table, facts, FARTHEST), table.centres, table.scales)
     away = [_outside(table, facts, name)[0] for name in _SIZES]
+    passes, most = _passes(table, facts)
+    away += [1.0, math.log10(passes / most)] if passes > ROUND * most else []
     wider = 1.0 + sum(min(each, FARTHEST) for each in away)
     one, two, three, four, five = (wider * deviation for deviation in there.deviations)
     return Predicted(edge.means, (one, two, three, four, five))
@@ -302,6 +305,15 @@ def _outside(table: Table, facts: Facts, name: str) -> tuple[float, int, int]:
     return max(0.0, math.log10(value / high), math.log10(low / value)), low, high
 
 
+def _passes(table: Table, facts: Facts) -> tuple[float, float]:
+    """Over the rows, and the most that are known; one where the rows are not given."""
+    passes, *known = (
+        each.steps * each.batch_size / each.rows if each.rows else 1.0
+        for each in (facts, *(task.facts for task in table.known))
+    )
+    return passes, max(known)
+
+
 def _far(table: Table, facts: Facts) -> bool:
     return any(_outside(table, facts, name)[0] > FAR for name in _SIZES)
 
@@ -326,9 +338,9 @@ def _rests_on(table: Table, facts: Facts, alike: int) -> str:
         if away > 0
     ]
     held = "; the points are those for twice or half the nearest known, and less sure" if _far(table, facts) else ""
-    passes = facts.steps * facts.batch_size / facts.rows if facts.rows else 1.0
-    if passes > MOST_PASSES:
-        far.append(f"passes over the rows {passes:.3g}, known 1 to 2")
+    passes, most = _passes(table, facts)
+    if passes > ROUND * most:
+        far.append(f"passes over the rows {passes:,.3g}, known 1 to {most:.3g}")
     return "; ".join([", ".join(parts), *([f"outside what is known: {'; '.join(far)}{held}"] if far else [])])
 
 

@@ -136,6 +136,33 @@ def test_the_interval_is_never_narrower_further_outside(facts: runs.Facts, share
     assert far[2] - far[1] >= (near[2] - near[1]) * (1 - 1e-4)
 
 
+@settings(max_examples=60, deadline=None)
+@given(facts=FACTS, rows=st.lists(sizes(runs.MOST_OF_ANY), min_size=2, max_size=2))
+@example(runs.Facts("qwen3", 4096, None, 780, 128), [99_840, 39_936]).via("2.5 passes, beyond which it widens")
+def test_the_interval_is_never_narrower_with_more_passes(facts: runs.Facts, rows: list[int]) -> None:
+    few, many = (advice.advice(SHIPPED, replace(facts, rows=each)) for each in sorted(rows, reverse=True))
+    assert many.gain[2] - many.gain[1] >= (few.gain[2] - few.gain[1]) * (1 - 1e-4)
+
+
+def test_more_passes_than_are_known_widen_the_interval_until_ones_own_table_has_as_many(tmp_path: Path) -> None:
+    def width(epochs: int, **own: Any) -> float:
+        found = advise(hidden_size=4096, family="qwen3", rows=9_984, steps=78 * epochs, batch_size=128, **own)
+        assert ("passes over the rows" in found.rests_on) == (epochs > 2 and not own)
+        return found.gain[2] - found.gain[1]
+
+    def kept(epochs: int) -> float:  # the same steps, in one pass
+        found = advise(hidden_size=4096, family="qwen3", rows=9_984 * epochs, steps=78 * epochs, batch_size=128)
+        return found.gain[2] - found.gain[1]
+
+    assert width(2) == kept(2)
+    assert 1.5 * kept(3) < width(3) < kept(3) + 0.5
+    assert width(6) / kept(6) > width(3) / kept(3) > 1
+    own = [task for task in runs.read(runs.SHIPPED) if task.facts.family == "qwen3"][:1]
+    text = json.dumps({**json.loads(own[0].line()), "rows": own[0].facts.rows // 3})
+    (tmp_path / "ours.jsonl").write_text(text)
+    assert width(3, priors=[tmp_path / "ours.jsonl"]) < width(3)
+
+
 def test_what_is_wrong_is_said_at_once() -> None:
     with pytest.raises(InputError) as raised:
         advise(hidden_size=0, family="lama", rows=10, batch_size=16, steps=-1, max_rank=0)
