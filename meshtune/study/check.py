@@ -332,7 +332,8 @@ def _lines(study: Located, plan: Plan, expected: _Forecast, here: bool = True, *
     if plan.early is not None:
         lines.append(f"stopping   {plan.early}")
     budget = config.budget.model_dump(exclude_none=True, exclude={"price_per_hour"})
-    lines.append("budget     " + ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in budget.items()))
+    limits = (counted(value, name.removesuffix("s").replace("_", " ")) for name, value in budget.items())
+    lines.append(f"budget     {', '.join(limits)}")
     if config.stop_when is not None:
         when = config.stop_when.model_dump(exclude_defaults=True)
         lines.append("stop when  " + ", ".join(_until(name, value) for name, value in when.items()))

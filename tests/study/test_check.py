@@ -228,7 +228,9 @@ def test_a_model_that_cannot_be_had_is_one_message(tmp_path: Path) -> None:
 
 def test_a_program_has_no_such_lines(tmp_path: Path) -> None:
     """Its memory and time are its own affair."""
-    lines, facts = check(command_study(tmp_path, trials=3))
+    path = command_study(tmp_path, trials=3)
+    lines, facts = check(path, overrides=("budget.trials=1", "budget.hours=1"))
+    assert "budget     1 trial, 1 hour\n" in f"{lines}\n"
     assert (facts["memory"], facts["time"]) == (None, None)
     assert "memory" not in lines
 
