@@ -23,7 +23,9 @@ def advise(
     max_rank: Annotated[int | None, typer.Option(metavar="R", help="The largest rank that you allow.")] = None,
     priors: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Runs of your own, by `meshtune contribute`; repeatable.", readable=False),
+        typer.Option(
+            metavar="FILE", help="Runs of your own, by `meshtune contribute`; may be repeated.", readable=False
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
