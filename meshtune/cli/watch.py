@@ -165,9 +165,10 @@ def _words(reason: str, suspended: list[int], study: Located) -> str:
     if suspended:
         numbers = ", ".join(map(str, suspended))
         trials = f"Trial {numbers} was" if len(suspended) == 1 else f"Trials {numbers} were"
-        again = "goes on there, from their last checkpoint or, where there is none, from the start"
+        them, whose = ("it", "its") if len(suspended) == 1 else ("them", "their")
+        again = f"goes on with {them} from {whose} last checkpoint, or from the start where there is none"
         if is_command(study.config.objective):
-            again = "starts the program again for " + ("it" if len(suspended) == 1 else "them")
+            again = f"starts the program again for {them}"
         kept = f" {trials} running: the next run {again}."
     # The folder's own study.yaml holds what was overridden; it is written once the study has begun.
     begun = (study.folder / EFFECTIVE).is_file()

@@ -10,9 +10,10 @@ from typing import get_type_hints
 import pytest
 from typer.testing import CliRunner
 
-from meshtune.cli import prefer
+from meshtune.cli import prefer, watch
 from meshtune.cli.commands import app
 from meshtune.errors import InputError
+from meshtune.plan.locate import locate
 from tests.kill import command_study, meshtune
 
 
@@ -96,3 +97,11 @@ def test_every_path_is_read_by_the_command_itself_and_not_by_typer() -> None:
     ]
     assert len(paths) > 30
     assert [path for path in paths if path[2]] == []
+
+
+def test_what_an_interrupted_run_goes_on_with_is_one_trial_or_several(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("model: embedded\ndata: {sources: [{embedded: python-stdlib-describe}]}\nbudget: {trials: 2}\n")
+    study = locate(path)
+    assert "Trial 1 was running: the next run goes on with it from its last" in watch._words("interrupted", [1], study)
+    assert "Trials 1, 2 were running: the next run goes on with them from their" in watch._words("so", [1, 2], study)
