@@ -42,7 +42,7 @@ def no_advice(config: StudyConfig, space: Space, *, fetched: bool = True) -> str
     try:
         model_facts(name)
     except InputError as error:
-        what = " ".join(error.faults[0].message.partition(";")[0].split())
+        what = " ".join(error.faults[0].message.split())
         return what if fetched or Path(name).exists() else None
     return None
 

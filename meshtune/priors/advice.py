@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from meshtune.errors import Fault, noting, refuse
+from meshtune.errors import Fault, InputError, noting, refuse
 from meshtune.priors.effects import (
     CENTRE,
     EFFECTS,
@@ -366,9 +366,12 @@ def _facts(
     if model is None and hidden_size is None:
         faults.append(Fault("is needed, or `model`, whose config has it", key="hidden_size"))
     if model is not None:
-        with noting(faults):
+        try:
             size, kind = model_facts(str(model))
             hidden_size, family = hidden_size or size, family or kind
+        except InputError as error:
+            instead = "give the hidden size and the family in its place, or fetch the model first"
+            faults += [replace(fault, message=f"{fault.message}; {instead}") for fault in error.faults]
     refuse(faults)
     assert hidden_size is not None
     batch_size = batch_size or (min(CENTRE.batch_size, rows) if rows else CENTRE.batch_size)

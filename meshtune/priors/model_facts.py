@@ -14,22 +14,21 @@ from meshtune.priors.runs import family_of
 
 EMBEDDED = (576, "smollm2")
 EMBEDDED_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_GIVE = "give the hidden size and the family in its place"
 
 
 def model_facts(name: str) -> tuple[int, str]:
-    """Hidden size and family, `other` where it is none of `runs.FAMILIES`. Raises InputError."""
+    """Hidden size and family, `other` where it is none of `runs.FAMILIES`. Raises InputError, which says why not."""
     if name == "embedded":
         return EMBEDDED
     path = _config(name)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(Fault(f"the model's config cannot be read ({error}); {_GIVE}", path, key="model")) from error
+        raise InputError(Fault(f"the model's config cannot be read ({error})", path, key="model")) from error
     inner = config.get("text_config", config) if isinstance(config, dict) else {}
     size = _first(inner, config)
     if size is None:
-        raise InputError(Fault(f"the model's config has no hidden size; {_GIVE}", path, key="model"))
+        raise InputError(Fault("the model's config has no hidden size", path, key="model"))
     return size, _family(name, config)
 
 
@@ -58,7 +57,7 @@ def _config(name: str) -> Path:
     if path.is_dir():
         return path / "config.json"
     if path.is_file() or path.suffix == ".gguf":
-        raise InputError(Fault(f"`{name}` is no folder with a config.json; {_GIVE}", key="model"))
+        raise InputError(Fault(f"`{name}` is no folder with a config.json", key="model"))
     root = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     hub = Path(os.environ.get("HF_HUB_CACHE", root / "hub"))
     found = sorted(
@@ -67,5 +66,5 @@ def _config(name: str) -> Path:
     )
     if not found:
         what = f"there is no folder `{name}`, and the hub's cache on this machine has no such model"
-        raise InputError(Fault(f"{what}; {_GIVE}, or fetch the model first", key="model"))
+        raise InputError(Fault(what, key="model"))
     return found[-1]

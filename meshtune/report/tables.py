@@ -23,6 +23,7 @@ from meshtune.report.sentences import (
     models,
     only_by_seed,
     quantity,
+    short_loss,
     to_gain,
     without_feasible,
 )
@@ -80,7 +81,8 @@ def _headline(status: Status) -> tuple[str, str]:
         title = "The advice was already the best" if status.get("advised") else "The baseline was not beaten"
         if len(status["all"]) == 1:
             return f"Only the {baseline_name(status)} was tried", "So there is nothing to compare it with."
-        return title, f"It is itself the best of {counted(count, 'complete trial')}."
+        others = f"None of {count} complete trials has a better {short_loss(status)}."
+        return title, others if count > 1 else "No other trial completed."
     name = baseline_name(status)
     if difference is None:
         if only_by_seed(status):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,11 @@ def contribute(
     runs = [Run(**{key: trial.hyperparameters[key] for key in POINT}, loss=trial.loss) for trial in trials]
     summary = load(study.folder / "data").summary
     name = study.config.model.name
-    size, family = model_facts(name)
+    try:
+        size, family = model_facts(name)
+    except InputError as error:
+        instead = "a line has the model's hidden size and family, so bring its config.json to where it was"
+        raise InputError([replace(fault, message=f"{fault.message}; {instead}") for fault in error.faults]) from error
     local = name != "embedded" and Path(name).exists()
     public = EMBEDDED_NAME if name == "embedded" else name
     task = Task(

@@ -182,7 +182,10 @@ def test_faults_of_sizes_of_the_model_and_of_tables_are_said_together(tmp_path: 
     with pytest.raises(InputError) as raised:
         advise(str(tmp_path / "none"), rows=0, priors=[tmp_path / "empty.jsonl", tmp_path / "missing.jsonl"])
     said = str(raised.value)
-    assert all(part in said for part in ("rows: `0`", "model: there is no folder", "empty.jsonl: holds no task"))
+    assert all(
+        part in said
+        for part in ("rows: `0`", "model: there is no folder", "; give the hidden size", "empty.jsonl: holds no task")
+    )
     assert "missing.jsonl: the table of runs cannot be read" in said
 
 

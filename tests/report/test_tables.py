@@ -28,6 +28,9 @@ def status_with(low: float = -0.3, high: float = -0.1, **changed: Any) -> dict[s
     return {**given, "best": BEST, "baseline": BASELINE, "best_against_baseline": difference, **changed}
 
 
+NONE_BETTER = "None of 4 complete trials has a better loss"
+
+
 @pytest.mark.parametrize(
     ("given", "verdict", "evidence"),
     [
@@ -38,9 +41,9 @@ def status_with(low: float = -0.3, high: float = -0.1, **changed: Any) -> dict[s
             "5.0 % lower; 95 % interval -5.0 % to 15.0",
         ),
         (status_with(0.1, 0.3), "worse than the baseline by 10.0 %", "5.0 % to 15.0 %"),
-        (status_with(best=BASELINE), "The baseline was not beaten", "best of 4 complete trials"),
+        (status_with(best=BASELINE), "The baseline was not beaten", NONE_BETTER),
         (status_with(best=BASELINE, all=[{}]), "Only the baseline was tried", "nothing to compare it with"),
-        (status_with(best=BASELINE, advised=True), "The advice was already the best", "best of 4 complete trials"),
+        (status_with(best=BASELINE, advised=True), "The advice was already the best", NONE_BETTER),
         (status_with(advised=True), "The best beats the advised baseline by 10.0 %", "95 % interval"),
         (status_with(-0.3, 0.1, advised=True), "does not beat the advised baseline beyond noise", "95 % interval"),
         (status_with(seed_noise=LUCKY), "does not beat the baseline beyond the noise of seeds", "10.0 % lower"),

@@ -55,6 +55,19 @@ def test_a_step_has_at_most_all_rows(study: Path) -> None:
     assert (task.facts.batch_size, task.facts.steps) == (40, 3)
 
 
+def test_a_model_whose_size_is_not_known_is_one_message(study: Path) -> None:
+    model = locate(study).config.model
+    assert model is not None
+    text = study.read_text()
+    for name, why in (("gone", "no folder `gone`"), ("gone.gguf", "gone.gguf` is no folder")):
+        study.write_text(text.replace(model.name, name))
+        with pytest.raises(
+            InputError, match=f"{why}.*; a line has the model's hidden size.* to where it was"
+        ) as raised:
+            contribute(study)
+        assert len(raised.value.faults) == 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
