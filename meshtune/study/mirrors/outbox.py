@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from meshtune.config.sections import Tracker
-from meshtune.errors import InputError, MeshtuneError, need
+from meshtune.errors import InputError, MeshtuneError, StorageError, need
 from meshtune.plan.locate import Located
 from meshtune.study.mirrors.facts import Mirror, StudyFacts, TrialFacts, facts_of, parts, trials_of
 from meshtune.system import whole_file
@@ -52,8 +52,9 @@ class Cursor:
     def shown(self, trial: TrialFacts) -> None:
         """Written at once."""
         self._shown[str(trial.number)] = trial.digest
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        whole_file.write(self._path, json.dumps(self._shown))
+        with whole_file.writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            whole_file.write(self._path, json.dumps(self._shown))
 
 
 def send(study: StudyFacts, trials: Iterable[TrialFacts], tracker: Tracker, *, artifacts: bool) -> Iterator[TrialFacts]:
@@ -71,9 +72,11 @@ def send(study: StudyFacts, trials: Iterable[TrialFacts], tracker: Tracker, *, a
 
 def _mirror(study: StudyFacts, tracker: Tracker, *, artifacts: bool) -> Mirror:
     place = study.folder / FOLDER / tracker
-    place.mkdir(parents=True, exist_ok=True)
+    with whole_file.writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        key = _key(place)
     module = importlib.import_module(f"meshtune.study.mirrors.to_{tracker}")
-    made: Mirror = module.open_mirror(replace(study, key=_key(place)), place, artifacts=artifacts)
+    made: Mirror = module.open_mirror(replace(study, key=key), place, artifacts=artifacts)
     return made
 
 
@@ -99,7 +102,7 @@ def mirror(study: Located, wanted: Sequence[Tracker] = ()) -> list[tuple[str, Tr
 
     Raises:
         InputError: no tracker is named. MissingExtra: one is not installed.
-        MeshtuneError: a tracker does not take it; what was sent stays.
+        MeshtuneError: a tracker does not take it; what was sent stays. StorageError: the study's folder does not.
     """
     options = study.config.report_to
     trackers = wanted or options.trackers
@@ -115,6 +118,8 @@ def mirror(study: Located, wanted: Sequence[Tracker] = ()) -> list[tuple[str, Tr
             try:
                 for _ in send(facts, trials, tracker, artifacts=options.artifacts):
                     sent += 1
+            except StorageError:
+                raise  # the study's folder, which is none of the tracker's
             except Exception as error:  # a tracker's own
                 left = behind(facts, trials, tracker)
                 raise MeshtuneError(

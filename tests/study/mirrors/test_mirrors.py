@@ -242,6 +242,10 @@ def test_bad_input_gets_one_message(study: Path, monkeypatch: pytest.MonkeyPatch
     ended = command("mirror", study, "--to", "mlflow")
     assert ended.returncode == 1
     assert f"{TRIALS} of {TRIALS} trials are not there yet; run the same again once it answers" in ended.stderr
+    (existing(study).folder / "mirrors" / "tensorboard").write_text("")
+    ended = command("mirror", study, "--to", "tensorboard")
+    assert ended.returncode == 2
+    assert " ".join(ended.stderr.split()).endswith("mirrors/tensorboard cannot be written: File exists")
 
 
 @pytest.fixture(scope="module")
