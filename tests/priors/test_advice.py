@@ -113,7 +113,7 @@ FACTS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(facts=FACTS, rank=sizes(runs.MOST["rank"]).filter(lambda rank: rank >= 4))
 def test_whatever_the_sizes_the_points_lie_in_the_recommended_space(facts: runs.Facts, rank: int) -> None:
     found = advice.advice(SHIPPED, facts, max_rank=rank)
@@ -127,7 +127,7 @@ def test_whatever_the_sizes_the_points_lie_in_the_recommended_space(facts: runs.
     assert ("the points are those for twice or half the nearest known, and less sure" in found.rests_on) == far
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(facts=FACTS, share=st.floats(0, 1))
 @example(facts=runs.Facts("qwen3.5", 19, None, 1911, 1), share=0.125)
 def test_the_interval_is_never_narrower_further_outside(facts: runs.Facts, share: float) -> None:
@@ -136,7 +136,7 @@ def test_the_interval_is_never_narrower_further_outside(facts: runs.Facts, share
     assert far[2] - far[1] >= (near[2] - near[1]) * (1 - 1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(facts=FACTS, rows=st.lists(sizes(runs.MOST_OF_ANY), min_size=2, max_size=2))
 @example(runs.Facts("qwen3", 4096, None, 780, 128), [99_840, 39_936]).via("2.5 passes, beyond which it widens")
 def test_the_interval_is_never_narrower_with_more_passes(facts: runs.Facts, rows: list[int]) -> None:
