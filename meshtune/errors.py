@@ -22,6 +22,7 @@ from typing import TypeVar
 from meshtune.plain_text import clean
 
 T = TypeVar("T")
+SHOWN = 50  # faults of one message
 
 
 class MeshtuneError(Exception):
@@ -61,7 +62,7 @@ class Fault:
 
 
 class InputError(MeshtuneError):
-    """The input is wrong: all its faults at once. Nothing was written."""
+    """The input is wrong: all its faults at once, of which the message shows the first 50. Nothing was written."""
 
     exit_code = 2
 
@@ -70,7 +71,10 @@ class InputError(MeshtuneError):
             faults = Fault(faults)
         faults = (faults,) if isinstance(faults, Fault) else faults
         self.faults: tuple[Fault, ...] = tuple(fault.clean for fault in faults)
-        super().__init__("\n".join(str(fault) for fault in self.faults))
+        lines = [str(fault) for fault in self.faults[:SHOWN]]
+        if len(self.faults) > SHOWN:
+            lines.append(f"and {len(self.faults) - SHOWN:,} more faults: mend these first")
+        super().__init__("\n".join(lines))
 
 
 def refuse(faults: Sequence[Fault]) -> None:

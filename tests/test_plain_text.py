@@ -35,3 +35,9 @@ def test_errors_hold_neither() -> None:
     error = InputError([fault])
     assert str(error) == "--set storage=x://me:***@h: a\\x1b: `postgresql://me:***@h`"
     assert "pw" not in repr(error.faults)
+
+
+def test_a_message_shows_the_first_faults_and_counts_the_rest() -> None:
+    error = InputError([Fault("wrong", "rows.jsonl", line) for line in range(1, 1053)])
+    assert str(error).splitlines()[-2:] == ["rows.jsonl:50: wrong", "and 1,002 more faults: mend these first"]
+    assert len(error.faults) == 1052

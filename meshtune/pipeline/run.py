@@ -150,7 +150,7 @@ def _in_the_way(pipeline: Pipeline, step: Step) -> list[Fault]:
     what = (
         "a preference study of other models or questions"
         if step.command == VOTES
-        else "something that this step did not make"
+        else "something that this step is not known to have made"
     )
     return [
         Fault(f"{path}: {what} stands there, and is not replaced: move it away", pipeline.path, None, step.name)

@@ -275,7 +275,7 @@ def test_a_model_is_exported_again_and_what_was_before_is_kept(tmp_path: Path, t
     (tmp_path / "run" / "other").mkdir()
     (tmp_path / "run" / "other" / "mine").touch()
     path.write_text(text.replace("settings", "other"))
-    with pytest.raises(InputError, match="other: something that this step did not make stands there"):
+    with pytest.raises(InputError, match="other: something that this step is not known to have made stands there"):
         run(read(path), usage=usage)
 
 
