@@ -45,7 +45,9 @@ EVERY = 0.5  # seconds between two readings of the processor time
 
 
 def study(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """Of a seed, as its YAML says it: the quickstart's data and space, and for all else what `meshtune init` writes."""
+    """Of a seed, as its YAML says it: the quickstart's data and space, and for all else what `meshtune init` writes,
+    but for early stopping: measuring at rungs would take as long as so short a training.
+    """
     shares = {"python-stdlib-describe": 0.7, "python-stdlib-signature": 0.3}
     held_out = max(2, options.rows // 5)
     return {

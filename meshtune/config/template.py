@@ -46,6 +46,7 @@ class TemplateValues:
     advised: bool = True  # the baseline; False: a point of one's own is put in its place
     no_advice: str = ""  # why it is common in place of advised
     trials: int = 30
+    early_stopping: str = "model"
     processes: str = "null"
     sampler: str = "auto"
     benchmarks: str = "[]"
@@ -72,6 +73,7 @@ QUICKSTART = TemplateValues(
     batch_size=4,
     space=SMALL_SPACE,
     trials=12,
+    early_stopping="none",  # measuring at rungs would take as long as so short a training
     processes="2",
 )
 
@@ -97,6 +99,7 @@ TRIBES = TemplateValues(
     at="last",
     space="tribes2024-128",
     trials=50,
+    early_stopping="none",
     sampler="mads",
     benchmarks="[mmlu, bbh, drop, humaneval]",
     best=10,

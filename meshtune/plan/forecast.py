@@ -51,6 +51,8 @@ from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged
 
 REPLAYED = (0.36, 0.61)  # shares of tokens that the default rule saved (docs/decisions/2026-12-02-long-curves.md)
+BY_MODEL = (0.18, 0.45)  # and the rule `model` (docs/decisions/2026-12-02-rule-model.md)
+MUCH = 0.1  # of a trial's time, from which measuring at rungs may take more than early stopping saves
 LONG = 0.5  # hours of a study on CPUs from which a smaller one is proposed
 
 BUSY = """
@@ -176,7 +178,7 @@ def forecast(
     """What the budget comes to at these speeds, with all processes busy, and packs full but for the last.
 
     No trial is taken to stop early: with early stopping this is the most that it takes. `watts`: of the whole machine
-    while it trains. `measuring`: tokens that are computed to measure a trial beside its loss.
+    while it trains. `measuring`: tokens that are computed to measure a trial beside its loss, at rungs too.
     """
     a_trial = epochs * (data.train.tokens / measured.training + data.validation.tokens / measured.validation)
     a_trial += measuring / measured.validation
@@ -243,17 +245,31 @@ def most_saved(early: EarlyStoppingConfig, trials: int) -> float:
     return stoppable * (1 - spent) / trials
 
 
-def early_stopping_line(early: EarlyStoppingConfig, trials: int, validation: SideSummary) -> str:
-    """What is saved at most, what was saved in replays, and what measuring takes."""
-    tokens = min(early.rows, validation.rows) * validation.tokens / max(1, validation.rows) * len(early.rungs)
-    usual = EarlyStoppingConfig()
-    alike = early.rule in ("default", "asha") and (early.rungs, early.keep) == (usual.rungs, usual.keep)
-    low, high = (f"{100 * share:.0f}" for share in REPLAYED)
-    return (
+def rung_tokens(early: EarlyStoppingConfig, validation: SideSummary) -> int:
+    """Tokens of validation that a trial's rungs compute, if it passes all of them."""
+    if early.rule == "none":
+        return 0
+    return round(min(early.rows, validation.rows) * validation.tokens / max(1, validation.rows) * len(early.rungs))
+
+
+def early_stopping_lines(early: EarlyStoppingConfig, trials: int, tokens: int, share: float) -> Iterator[str]:
+    """What is saved at most, what was saved in replays, and what measuring at rungs takes: `tokens` of validation a
+    trial, and a `share` of its time.
+    """
+    usual = EarlyStoppingConfig(rule=early.rule)
+    alike = all(getattr(early, key) == getattr(usual, key) for key in ("rungs", "keep", "confidence", "freeze"))
+    replayed = {"default": REPLAYED, "asha": REPLAYED, "model": BY_MODEL}.get(early.rule) if alike else None
+    low, high = (f"{100 * part:.0f}" for part in replayed or (0, 0))
+    yield (
         f"early stopping saves at most {100 * most_saved(early, trials):.0f} % of these tokens"
-        + (f" ({low} to {high} % in replays of real curves)" if alike else "")
-        + f"; rungs compute at most {round(tokens):,} tokens of validation a trial"
+        + (f" ({low} to {high} % in replays of real curves)" if replayed else "")
+        + f"; rungs compute at most {tokens:,} tokens of validation, {100 * share:.0f} % of a trial's time"
     )
+    if share > MUCH:
+        yield (
+            "warning: that may be more than it saves: lower `early_stopping.rows`, leave out rungs, or write "
+            "`early_stopping: none`"
+        )
 
 
 def disk_facts(plan: Plan, at: Setting, early: EarlyStoppingConfig, trials: int | None) -> dict[str, Any] | None:

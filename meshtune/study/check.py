@@ -188,6 +188,7 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     if memory["measured"] is not None:
         lines.append(("", forecast.measured_line(memory["measured"])))
     processes, after = len(plan.processes), forecast.after_search(config)
+    rungs = forecast.rung_tokens(config.early_stopping, training.data.validation)
     expected = forecast.forecast(
         measured,
         training.data,
@@ -197,7 +198,7 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
         loading=tried.loading,
         after=after,
         watts=tried.watts,
-        measuring=forecast.measuring_tokens(training),
+        measuring=forecast.measuring_tokens(training) + rungs,
     )
     searched = any(dimension.name == "rank" for dimension in plan.space.dimensions)
     rank = tried.point.rank if searched else None
@@ -209,7 +210,8 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     facts = forecast.time_facts(measured, expected)
     if config.early_stopping.rule != "none":
         early = config.early_stopping
-        lines.append(("", forecast.early_stopping_line(early, expected.trials, training.data.validation)))
+        share = rungs / measured.validation / expected.seconds_a_trial
+        lines += [("", text) for text in forecast.early_stopping_lines(early, expected.trials, rungs, share)]
         facts["saved_at_most"] = forecast.most_saved(early, expected.trials)
     disk = _disk(study, plan, at, expected.trials, lines)
     return _Forecast(tuple(lines), {"memory": memory, "time": facts, "disk": disk})

@@ -22,9 +22,10 @@ from meshtune.plan.forecast import (
     AfterSearch,
     busy,
     disk_lines,
-    early_stopping_line,
+    early_stopping_lines,
     forecast,
     most_saved,
+    rung_tokens,
     sooner,
     time_line,
 )
@@ -353,10 +354,16 @@ def test_what_early_stopping_saves_at_most() -> None:
     assert most_saved(median, 103) == pytest.approx(most_saved(early, 103))
     assert most_saved(early.model_copy(update={"rule": "model"}), 103) == pytest.approx(100 * 0.9 / 103)
     validation = SideSummary(rows=20, distinct=20, by_source=(20,), tokens=400, label_tokens=100)
-    text = early_stopping_line(early, 103, validation)
+    tokens = rung_tokens(early, validation)
+    assert (tokens, rung_tokens(early.model_copy(update={"rule": "none"}), validation)) == (2000, 0)
+    (text,) = early_stopping_lines(early, 103, tokens, 0.04)
     assert "at most 77 % of these tokens (36 to 61 % in replays of real curves)" in text
-    assert "2,000 tokens of validation a trial" in text
-    assert "replays" not in early_stopping_line(median, 103, validation)
+    assert "2,000 tokens of validation, 4 % of a trial's time" in text
+    (of_model,) = early_stopping_lines(EarlyStoppingConfig(rule="model"), 103, tokens, 0.04)
+    assert "(18 to 45 % in replays of real curves)" in of_model
+    text, warning = early_stopping_lines(median, 103, tokens, 0.11)
+    assert "replays" not in text
+    assert warning.startswith("warning: that may be more than it saves: lower `early_stopping.rows`")
 
 
 def test_a_forecast_of_what_comes_at_the_end() -> None:
