@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.paper_claims import PAGE
-from meshtune.plan.forecast import BY_MODEL
+from meshtune.plan.forecast import REPLAYED
 from meshtune.study.check import check
 from meshtune.training.memory.cards import cards
 from meshtune.training.memory.speed import LAUNCH, LAUNCHES, SHARE
@@ -72,7 +72,7 @@ def table() -> str:
     found, scores = hours(), minutes()
     lines = ["| | GPU hours |", "|---|---:|"]
     lines += [f"| an evaluation, by `check`, {way} | {each:.1f} |" for way, each in found.items()]
-    low, high = (next(iter(found.values())) * (1 - share) for share in reversed(BY_MODEL))
+    low, high = (next(iter(found.values())) * (1 - share) for share in reversed(REPLAYED["model"]))
     lines.append(f"| the first of these, stopped early as in replays | {low:.1f} to {high:.1f} |")
     lines.append(f"| an evaluation, by the authors' logs of a later experiment | {LOGGED:.1f} |")
     lines.append(f"| an evaluation, by the paper | {PAPER:.1f} |")

@@ -26,15 +26,10 @@ from typing import Any
 
 import meshtune
 from benchmarks.curves import setting
+from benchmarks.today import SPACE
 from meshtune.system import whole_file
 
 VALIDATION, TEST = 16, 64
-SPACE = {
-    "rank": {"low": 4, "high": 32, "power_of": 2},
-    "scale": {"low": 0.25, "high": 32, "log": True},
-    "dropout": [0, 0.05, 0.1],
-    "step": {"low": 1e-3, "high": 1, "log": True},
-}
 
 
 def study(folder: Path, seed: int, rule: str, tokens: int | None) -> dict[str, Any]:

@@ -40,6 +40,12 @@ from meshtune.system import whole_file
 
 HERE = Path(__file__).parent
 SIDES = ("ours", "plain-threads", "plain-processes")
+SPACE = {  # the quickstart's
+    "rank": {"low": 4, "high": 32, "power_of": 2},
+    "scale": {"low": 0.25, "high": 32, "log": True},
+    "dropout": [0, 0.05, 0.1],
+    "step": {"low": 1e-3, "high": 1, "log": True},
+}
 EPOCHS, BATCH = 2, 4  # two, so that the plain way's pruner has something to stop
 EVERY = 0.5  # seconds between two readings of the processor time
 
@@ -60,12 +66,7 @@ def study(options: argparse.Namespace, seed: int) -> dict[str, Any]:
             "test": 0,
         },
         "training": {"epochs": EPOCHS, "batch_size": BATCH},
-        "space": {
-            "rank": {"low": 4, "high": 32, "power_of": 2},
-            "scale": {"low": 0.25, "high": 32, "log": True},
-            "dropout": [0, 0.05, 0.1],
-            "step": {"low": 1e-3, "high": 1, "log": True},
-        },
+        "space": SPACE,
         "budget": {"trials": options.trials},
         "worker": {"name": "local", "processes": options.cores},
         "generation": {"rows": 0},

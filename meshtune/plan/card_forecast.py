@@ -20,7 +20,7 @@ from meshtune.config.sections import StudyConfig
 from meshtune.data.store import Rows
 from meshtune.errors import InputError
 from meshtune.plan import forecast
-from meshtune.plan.forecast import BY_MODEL
+from meshtune.plan.forecast import REPLAYED, replayed
 from meshtune.plan.plan import Plan
 from meshtune.plan.training import TrainingPlan
 from meshtune.space.space import Parameter, Space
@@ -89,11 +89,10 @@ class CardForecast:
             return
         yield "time", self._time(config, processes)
         yield "GPU hours", self._gpu_hours()
-        low, high = BY_MODEL
+        low, high = REPLAYED["model"]
         own = next(iter(self.gpu_hours.values()))
         stopped = f"{number(own * (1 - high), 2)} to {number(own * (1 - low), 2)}"
-        saved = f"{100 * low:.0f} to {100 * high:.0f} % saved"
-        yield "", f"early_stopping: model, as in replays of real curves ({saved}): {stopped}"
+        yield "", f"early_stopping: model, as in replays of real curves ({replayed('model')} saved): {stopped}"
         if self.left_out:
             yield "", f"without the {number(100 * self.left_out, 2)} % of the space's points that do not fit"
         assumed = f"{100 * speed.SHARE:.0f} % of the card's peak and {speed.LAUNCHES} launches a layer"
@@ -264,8 +263,7 @@ def _expected(
         processes=len(plan.processes),
         loading=at.memory(points[0]).base / speed.LOADING,
         after=forecast.after_search(config),
-        measuring=forecast.measuring_tokens(training)
-        + forecast.rung_tokens(config.early_stopping, training.data.validation),
+        measuring=forecast.measuring_tokens(config, training),
     )
 
 

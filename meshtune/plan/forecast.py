@@ -50,8 +50,9 @@ from meshtune.training.packed.limits import token_limit
 from meshtune.training.recipe import Recipe, recipe
 from meshtune.training.steps import Diverged
 
-REPLAYED = (0.36, 0.61)  # shares of tokens that the default rule saved (docs/decisions/2026-12-02-long-curves.md)
-BY_MODEL = (0.18, 0.45)  # and the rule `model` (docs/decisions/2026-12-02-rule-model.md)
+_ASHA = (0.36, 0.61)  # docs/decisions/2026-12-02-long-curves.md
+# Shares of tokens that rules saved in replays of real curves; of `model`: docs/decisions/2026-12-02-rule-model.md.
+REPLAYED = {"default": _ASHA, "asha": _ASHA, "model": (0.18, 0.45)}
 MUCH = 0.1  # of a trial's time, from which measuring at rungs may take more than early stopping saves
 LONG = 0.5  # hours of a study on CPUs from which a smaller one is proposed
 
@@ -217,11 +218,12 @@ def forecast(
     )
 
 
-def measuring_tokens(training: TrainingPlan) -> int:
-    """Tokens that are computed to measure a trial beside its loss, those of answers left out."""
-    if training.measurements is None:
-        return 0
-    return measurements.computed(training.measurements.chosen, training.spec.model)
+def measuring_tokens(config: StudyConfig, training: TrainingPlan) -> int:
+    """Tokens that are computed to measure a trial beside its loss, at rungs too, those of answers left out."""
+    tokens = rung_tokens(config.early_stopping, training.data.validation)
+    if training.measurements is not None:
+        tokens += measurements.computed(training.measurements.chosen, training.spec.model)
+    return tokens
 
 
 def after_search(config: StudyConfig) -> AfterSearch:
@@ -252,18 +254,22 @@ def rung_tokens(early: EarlyStoppingConfig, validation: SideSummary) -> int:
     return round(min(early.rows, validation.rows) * validation.tokens / max(1, validation.rows) * len(early.rungs))
 
 
+def replayed(rule: str) -> str:
+    """What a rule saved in replays, such as `18 to 45 %`."""
+    low, high = REPLAYED[rule]
+    return f"{100 * low:.0f} to {100 * high:.0f} %"
+
+
 def early_stopping_lines(early: EarlyStoppingConfig, trials: int, tokens: int, share: float) -> Iterator[str]:
     """What is saved at most, what was saved in replays, and what measuring at rungs takes: `tokens` of validation a
     trial, and a `share` of its time.
     """
     usual = EarlyStoppingConfig(rule=early.rule)
     alike = all(getattr(early, key) == getattr(usual, key) for key in ("rungs", "keep", "confidence", "freeze"))
-    replayed = {"default": REPLAYED, "asha": REPLAYED, "model": BY_MODEL}.get(early.rule) if alike else None
-    low, high = (f"{100 * part:.0f}" for part in replayed or (0, 0))
+    known = f" ({replayed(early.rule)} in replays of real curves)" if alike and early.rule in REPLAYED else ""
     yield (
-        f"early stopping saves at most {100 * most_saved(early, trials):.0f} % of these tokens"
-        + (f" ({low} to {high} % in replays of real curves)" if replayed else "")
-        + f"; rungs compute at most {tokens:,} tokens of validation, {100 * share:.0f} % of a trial's time"
+        f"early stopping saves at most {100 * most_saved(early, trials):.0f} % of these tokens{known}"
+        f"; rungs compute at most {tokens:,} tokens of validation, {100 * share:.0f} % of a trial's time"
     )
     if share > MUCH:
         yield (

@@ -188,7 +188,6 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     if memory["measured"] is not None:
         lines.append(("", forecast.measured_line(memory["measured"])))
     processes, after = len(plan.processes), forecast.after_search(config)
-    rungs = forecast.rung_tokens(config.early_stopping, training.data.validation)
     expected = forecast.forecast(
         measured,
         training.data,
@@ -198,7 +197,7 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
         loading=tried.loading,
         after=after,
         watts=tried.watts,
-        measuring=forecast.measuring_tokens(training) + rungs,
+        measuring=forecast.measuring_tokens(config, training),
     )
     searched = any(dimension.name == "rank" for dimension in plan.space.dimensions)
     rank = tried.point.rank if searched else None
@@ -210,6 +209,7 @@ def _forecast(study: Located, plan: Plan, measure: bool, meter: Meter | None) ->
     facts = forecast.time_facts(measured, expected)
     if config.early_stopping.rule != "none":
         early = config.early_stopping
+        rungs = forecast.rung_tokens(early, training.data.validation)
         share = rungs / measured.validation / expected.seconds_a_trial
         lines += [("", text) for text in forecast.early_stopping_lines(early, expected.trials, rungs, share)]
         facts["saved_at_most"] = forecast.most_saved(early, expected.trials)
