@@ -57,7 +57,7 @@ class Written:
             case Opened():
                 self._opened, self._running, self._stage = event, {}, ""
             case Stage(text):
-                self._stage = text
+                self._stage, self._running = text, {}
             case Started(request):
                 self._running[request.trial] = {"progress": {}, "losses": [], "pack": request.pack}
             case Running(progress):

@@ -356,6 +356,8 @@ def _before(plan: Plan, record: Record, runner: finals.Runner, trials: int | Non
             extra = {**event.extra, **plan.goals.known(baseline)}
             note = {**dataclasses.asdict(event), "extra": extra, "row_losses": [], "hyperparameters": dict(baseline)}
             record.note("baseline", note)
+    if requests:
+        yield Stage("searching")
 
 
 def _again(plan: Plan, record: Record, seed: int, trials: int | None) -> None:

@@ -1,5 +1,7 @@
 """What is measured beside the trials ends early where it is asked to, and is made up for by the next run."""
 
+import contextlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +17,8 @@ from meshtune.record.log import Record
 from meshtune.report.write import report
 from meshtune.study import finals
 from meshtune.study.finals import Runner
-from meshtune.study.loop import Running, StudyEvent
+from meshtune.study.loop import Finished, Running, StudyEvent
+from meshtune.study.progress import read, written
 from meshtune.study.status import of_record
 from meshtune.study.tune import tune
 from meshtune.trial import Ending, Outcome, Request
@@ -129,6 +132,15 @@ def searched(tiny_model_folder: Path, tmp_path: Path) -> Located:
 def run(study: Located) -> None:
     with trials_here():
         list(tune(study))
+
+
+def test_what_was_measured_is_not_shown_while_the_search_runs(searched: Located) -> None:
+    with trials_here(), contextlib.closing(written(tune(searched))) as events:
+        before = list(itertools.takewhile(lambda event: not isinstance(event, Finished), events))
+        now = read(searched)
+    assert {event.progress.trial for event in before if isinstance(event, Running)}
+    assert now is not None
+    assert (now["stage"], now["running"]) == ("searching", {})
 
 
 def test_the_recommended_trial_is_measured_on_the_test_rows_too(searched: Located) -> None:
