@@ -10,7 +10,11 @@ as on a device that a small batch starves. The same searches three times:
 
 Time is in trainings of one trial alone. What is printed at the end are medians of the ratio of times to joining's.
 
-    python benchmarks/freed_places.py [--trials 60] [--seeds 6] [--samplers random batch-gp]
+With `--thaws` the rule is `model`, packs hold a block, and what is compared is where frozen trials thaw: in places that
+come free in packs, as studies do, or each alone in a process, as soon as one is free. Beside the times stands the best
+loss, ours less theirs: its mean over seeds, and half of its 95 % interval.
+
+    python benchmarks/freed_places.py [--thaws] [--trials 60] [--seeds 6] [--samplers random batch-gp]
 """
 
 from __future__ import annotations
@@ -24,12 +28,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import optuna
 from learning_curves import Surrogate, Table
 from optimizer_plot import interval
 from replay import EPOCH_TOKENS, EPOCHS, SPACE, WHOLE, Course
+from scipy.stats import t as student
 
 from meshtune.config import presets
 from meshtune.config.budget import EarlyStoppingConfig
@@ -49,6 +55,7 @@ TABLE = Path(__file__).with_name("curves") / "embedded.jsonl"
 MEMBERS = 4
 CELLS = ((1, True), (2, True), (2, False), (4, False))  # processes, whether asynchronous; blocks of two packs each
 HOW = ("joining", "within packs", "empty")
+THAWS = (8, 16)  # trials of a block, which is a pack
 
 
 class Within(Packing):
@@ -63,11 +70,17 @@ class Within(Packing):
 
 @dataclass
 class Member:
-    """A trial that trains, or waits in its pack. `begun`: when; None: it waits."""
+    """A trial that trains, or waits in its pack. `begun`: when, or when it would have; None: it waits. `rung`: how many
+    it has passed.
+    """
 
     request: Request
     begun: float | None = None
     rung: int = 0
+
+    def __post_init__(self) -> None:
+        if self.request.thaws:
+            self.rung = len(self.request.decided)
 
 
 class Pack:
@@ -83,7 +96,7 @@ class Pack:
         """When one of it comes to a rung or to its end; those for whom there is a place begin."""
         training = [member for member in self.members.values() if member.begun is not None]
         for member in [m for m in self.members.values() if m.begun is None][: max(0, self.width - len(training))]:
-            member.begun = self.now
+            member.begun = self.now - (self.shares[member.rung - 1] if member.rung else 0.0)
         return min(m.begun + [*self.shares, 1.0][m.rung] for m in self.members.values() if m.begun is not None)
 
     def events(self) -> list[Event]:
@@ -164,13 +177,23 @@ class Simulated:
         """Nothing is held."""
 
 
-def searched(how: str, sampler: str, processes: int, block: int, asynchronous: bool, seed: int, trials: int) -> float:
-    """The time that a search takes."""
-    config = EarlyStoppingConfig(rule="asha")
-    early = EarlyStopping(config, EPOCHS, EPOCH_TOKENS)
+def searched(
+    how: str,
+    sampler: str,
+    processes: int,
+    block: int,
+    asynchronous: bool,
+    seed: int,
+    trials: int,
+    rule: Literal["asha", "model"] = "asha",
+    members: int = MEMBERS,
+) -> tuple[float, float]:
+    """The time that a search takes, and the best loss."""
+    config = EarlyStoppingConfig(rule=rule)
+    early = EarlyStopping(config, EPOCHS, EPOCH_TOKENS, space=SPACE)
     worker = Simulated(processes, Course(Surrogate(Table.read(TABLE)), seed), config.rungs)
     kind = Within if how == "within packs" else Packing
-    packing = kind(processes, MEMBERS, exact=True, uneven=True)
+    packing = kind(processes, members, exact=True, uneven=True)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").exists() else None) as folder:
         record = Record(f"sqlite:///{folder}/study.db", "study", SPACE, fixed={})
         record.note(IN_PACK, True)
@@ -180,6 +203,8 @@ def searched(how: str, sampler: str, processes: int, block: int, asynchronous: b
         x0, space = SPACE.encode(start), distributions(SPACE)
         made = build(named, space, x0=x0, block_size=block, seed=seed, pruned="value")
         given = {"packing": packing, "share": packing.share(block), "early": early}
+        if how == "alone":
+            given["share"] = 1  # of use without blocks alone, but for this
         packs.LONGEST, usual = (0 if how != "joining" else packs.LONGEST), packs.LONGEST
         try:
             list(run(record, made, worker, Budget(trials), seed=seed, **given))  # type: ignore[arg-type]
@@ -187,7 +212,7 @@ def searched(how: str, sampler: str, processes: int, block: int, asynchronous: b
             packs.LONGEST = usual
             made.close()
     assert len(record.finished) == trials
-    return worker.now
+    return worker.now, min(record.losses_in_search)
 
 
 def main() -> None:
@@ -196,25 +221,47 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--samplers", nargs="+", default=["random", "batch-gp"])
+    parser.add_argument("--thaws", action="store_true")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
+    if given.thaws:
+        for sampler, block in itertools.product(given.samplers, THAWS):
+            thawing(sampler, block, given.trials, given.seeds)
+        return
     for sampler, (processes, asynchronous) in itertools.product(given.samplers, CELLS):
         block = 2 * processes * MEMBERS
         where = f"{sampler}, {'asynchronous' if asynchronous else 'in blocks'} of {block}, {processes} processes"
         own = sampler, processes, block, asynchronous
         compared = [how for how in HOW if not (asynchronous and how == "within packs")]  # a pack is what a process gets
-        times = {how: np.array([searched(how, *own, s, given.trials) for s in range(given.seeds)]) for how in compared}
+        times = {
+            how: np.array([searched(how, *own, s, given.trials)[0] for s in range(given.seeds)]) for how in compared
+        }
         for other in compared[1:]:
             what = f"packs of {MEMBERS}, asha, {given.trials} trials, {given.seeds} seeds: joining | {other}"
             printed(times["joining"], times[other], f"{where}, {what}")
 
 
-def printed(ours: np.ndarray, theirs: np.ndarray, setting: str) -> None:
+def thawing(sampler: str, block: int, trials: int, seeds: int) -> None:
+    """The line of where frozen trials thaw."""
+    found = np.array(
+        [
+            [searched(how, sampler, 1, block, False, seed, trials, "model", block) for how in ("joining", "alone")]
+            for seed in range(seeds)
+        ]
+    )
+    worse = found[:, 0, 1] - found[:, 1, 1]
+    half = student.ppf(0.975, seeds - 1) * worse.std(ddof=1) / math.sqrt(seeds)
+    what = f"{sampler}, packs of a block of {block}, model, {trials} trials, {seeds} seeds: thawed in places | alone"
+    printed(found[:, 0, 0], found[:, 1, 0], what, loss=worse.mean(), loss_half=half)
+
+
+def printed(ours: np.ndarray, theirs: np.ndarray, setting: str, **more: float) -> None:
     """A JSON line."""
     low, high = interval(theirs / ours)
     found = [np.median(ours), np.median(theirs), np.median(theirs / ours), low, high]
     values = {k: round(float(x), 3) for k, x in zip(("ours", "theirs", "ratio", "low", "high"), found, strict=True)}
+    values |= {key: round(float(value), 4) for key, value in more.items()}
     print(json.dumps({"name": "freed_places", **values, "setting": setting}), flush=True)
 
 

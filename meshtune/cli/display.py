@@ -140,6 +140,7 @@ class Display:
         if self._record is None:
             return
         packs = {n: self._record.trials[n].pack for n in self._panel.running if 0 <= n < len(self._record.trials)}
+        packs |= {n: each.pack for n, each in self._record.thawing_in.items() if n in packs}
         shared = Counter(packs.values())
         for number, trial in self._panel.running.items():
             trial.pack = packs[number] if number in packs and shared[packs[number]] > 1 else None

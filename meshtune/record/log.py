@@ -30,7 +30,15 @@ from meshtune.record.earlier_trials import EarlierTrials, keep, kept
 from meshtune.record.reading import Trials
 from meshtune.record.rows import NumberTaken, write_proposal, write_tell
 from meshtune.record.scoring import scored_outcome
-from meshtune.record.storage import create_aside, lasting, loaded, open_storage, quiet, storage_errors
+from meshtune.record.storage import (
+    create_aside,
+    lasting,
+    loaded,
+    open_storage,
+    quiet,
+    refuse_missing,
+    storage_errors,
+)
 from meshtune.record.trials import LEARNT, RecordedTrial, read_outcome, read_trial, refuse_changed, written_tell
 from meshtune.space import goals
 from meshtune.space.goals import Goals, Quantities
@@ -85,6 +93,8 @@ class Record(Trials):
         with storage_errors(url), quiet():
             if fixed is not None and not begun:
                 create_aside(url, name, {"fixed": json.loads(json.dumps(fixed))}, directions)
+            else:
+                refuse_missing(url)
             storage = self._backend = open_storage(url)
             if fence is not None:
                 sqlalchemy.event.listen(storage.engine, "commit", fence)
@@ -118,6 +128,11 @@ class Record(Trials):
             for number, thaw in enumerate(self.thaws):
                 if (stood := self.notes.get(f"{decisions.FROZEN}:{number}")) is not None:
                     self._stands(thaw.trial, frozen=read_outcome(stood))
+            if fixed is not None:  # to be written to: what a kill cut short is done
+                there = {(each.trial, each.pack) for each in self.joined}
+                for taken in decisions.read_taken(self.notes):
+                    if (taken.trial, taken.pack) not in there:
+                        self._take(taken)
 
     # -- reading
 
@@ -221,15 +236,23 @@ class Record(Trials):
         self._ended.append(trial.number)
         return finished
 
-    def decide(self, decided: Sequence[Decided]) -> None:
-        """Make durable what becomes of trials at rungs, before anything is done about it."""
-        number = sum(key.startswith(f"{decisions.DECIDED}:") for key in self.notes)
-        self.note(f"{decisions.DECIDED}:{number}", decisions.noted(decided))
+    def decide(self, decided: Sequence[Decided], takes: Callable[[], Sequence[Joined]] = tuple) -> Sequence[Joined]:
+        """Make durable what becomes of trials at rungs, before anything is done about it.
+
+        `takes`: asked with that known, which frozen trials take places there. They thaw and join, and are returned.
+        """
         self.decided.update({(each.trial, each.tokens): each for each in decided})
+        taken = takes()
+        number = sum(key.startswith(f"{decisions.DECIDED}:") for key in self.notes)
+        self.note(f"{decisions.DECIDED}:{number}", decisions.noted(decided, taken))
+        for each in taken:
+            self._take(each)
+        return taken
 
     def join(self, joined: Joined) -> None:
         """Make durable that a trial joins a pack that runs, before it does."""
-        self.note(f"{decisions.JOINED}:{len(self.joined)}", [joined.trial, joined.pack, *joined.after])
+        thaw = [] if joined.thaw is None else [joined.thaw]
+        self.note(f"{decisions.JOINED}:{len(self.joined)}", [joined.trial, joined.pack, *joined.after, *thaw])
         self._in_its_pack(joined)
 
     def thaw(self, number: int) -> RecordedTrial:
@@ -252,7 +275,7 @@ class Record(Trials):
 
     def freeze_again(self, outcome: Outcome) -> RecordedTrial:
         """Make durable how a thawed trial stands that was stopped again."""
-        last = max(number for number, thaw in enumerate(self.thaws) if thaw.trial == outcome.trial)
+        last = self.last_thaws[outcome.trial]
         self.note(f"{decisions.FROZEN}:{last}", {**dataclasses.asdict(outcome), "row_losses": []})
         return self._stands(outcome.trial, frozen=outcome)
 
@@ -372,8 +395,14 @@ class Record(Trials):
 
     def _in_its_pack(self, joined: Joined) -> None:
         self.joined.append(joined)
-        trial = self.trials[joined.trial]
-        self.trials[joined.trial] = dataclasses.replace(trial, pack=joined.pack, joins=joined.after)
+        if joined.thaw is None:
+            self._stands(joined.trial, pack=joined.pack, joins=joined.after)
+
+    def _take(self, taken: Joined) -> None:
+        """A frozen trial thaws, if it has not, and joins a pack."""
+        if taken.trial not in self.thawing:
+            self.thaw(taken.trial)
+        self.join(dataclasses.replace(taken, thaw=self.last_thaws[taken.trial]))
 
     def _write_proposal(self, number: int, written: FrozenTrial) -> int:
         """Make a trial under its number; the id in the storage. It may be there: the answer was lost, not the write."""

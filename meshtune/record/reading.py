@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from meshtune.record import decisions, requests
-from meshtune.record.decisions import Decided, Dropped, Thawed
+from meshtune.record.decisions import Decided, Dropped, Joined, Thawed
 from meshtune.record.scoring import awaits, ranked, references
 from meshtune.record.trials import RecordedTrial
 from meshtune.space.goals import Goals, Quantities
@@ -21,7 +21,8 @@ class Trials:
     Attributes:
         trials: by number. notes: small facts about the study. guidance: what the search goes by. answers: to what
             people asked, by the request's number. thaws: of trials that had been stopped, in their order. drops: of
-            their states. decided: at rungs, by trial and tokens.
+            their states. joined: trials that joined packs which ran, in their order. decided: at rungs, by trial and
+            tokens.
     """
 
     trials: list[RecordedTrial]
@@ -30,6 +31,7 @@ class Trials:
     answers: dict[str, requests.Answer]
     thaws: list[Thawed]
     drops: list[Dropped]
+    joined: list[Joined]
     decided: dict[tuple[int, int], Decided]
     _ended: list[int]  # in their order
 
@@ -51,6 +53,17 @@ class Trials:
             if f"{decisions.FROZEN}:{number}" not in self.notes and self.trials[thaw.trial].promoted is None:
                 found[thaw.trial] = thaw
         return found
+
+    @property
+    def last_thaws(self) -> dict[int, int]:
+        """Numbers of the thaws, by trial; of its last, where it has thawed again."""
+        return {thaw.trial: number for number, thaw in enumerate(self.thaws)}
+
+    @property
+    def thawing_in(self) -> dict[int, Joined]:
+        """Trials that were thawed, have not stopped or ended since, and joined a pack for it."""
+        thawing, last = self.thawing, self.last_thaws
+        return {each.trial: each for each in self.joined if each.trial in thawing and each.thaw == last[each.trial]}
 
     @property
     def frozen(self) -> list[RecordedTrial]:

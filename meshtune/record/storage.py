@@ -142,6 +142,13 @@ def create_aside(url: str, name: str, attributes: Mapping[str, Any], directions:
     aside.replace(path)
 
 
+def refuse_missing(url: str) -> None:
+    """Raise InputError where a SQLite file is not there, which opening it would make."""
+    path = _file(url)
+    if path is not None and not Path(path).exists():
+        raise InputError(f"{shown(url).removeprefix(_FILE)}: there is no study's record here (yet)")
+
+
 def loaded(storage: optuna.storages.RDBStorage, url: str, name: str) -> optuna.Study:
     """Open a study that is there. Raises InputError where it is not."""
     try:

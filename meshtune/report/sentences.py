@@ -262,7 +262,8 @@ def _after_stop(event: Mapping[str, Any]) -> str:
     """What became of a trial that had been stopped."""
     match event["event"]:
         case "went_on":
-            return f"went on after {counted(event['trials'], 'trial')}"
+            where = "" if event.get("pack") is None else f" in pack {event['pack']}"
+            return f"went on after {counted(event['trials'], 'trial')}{where}"
         case "froze":
             return f"stopped again at rung {event['rung']}"
         case "dropped":

@@ -22,7 +22,7 @@ from meshtune.errors import LeaseLost, StorageError
 from meshtune.objectives import checkpoints
 from meshtune.record.log import Record
 from meshtune.record.trials import RecordedTrial
-from meshtune.trial import Ending, Outcome
+from meshtune.trial import Ending, Outcome, Request
 
 STARTED = "started_again"  # the note: by pending trial its starts that nothing came of, and when it had saved last
 
@@ -67,13 +67,14 @@ class Deaths:
             elif told := self._record.tell(outcome, elapsed=self._record.elapsed):
                 yield told
 
-    def starting(self, pack: Sequence[int]) -> None:
+    def starting(self, pack: Sequence[Request]) -> None:
         """Make durable that these trials are started, where they were left pending."""
-        again = [trial for trial in pack if trial in self._left and self._record.goes(trial)]
+        trials = [request.trial for request in pack]
+        again = [trial for trial in trials if trial in self._left and self._record.goes(trial)]
         if self._saved is None or not again:
             return
         for trial in again:
-            folders = {checkpoints.name_of([trial]), checkpoints.name_of(pack)}
+            folders = {checkpoints.name_of([trial]), checkpoints.of_pack(pack)}
             places = [self._saved / name for name in folders]
             places.append(self._saved.parent / checkpoints.STOPPED / checkpoints.name_of([trial]))  # of one that thawed
             saved = max(map(checkpoints.saved_at, places))

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from meshtune.plan.budget import EXHAUSTED, Budget, Limit, Stop
+from meshtune.record.decisions import Joined
 from meshtune.record.log import Record, no_rungs
 from meshtune.record.requests import Answer
 from meshtune.record.trials import RecordedTrial
@@ -25,7 +26,7 @@ from meshtune.stopping.decisions import EarlyStopping
 from meshtune.study.control import Control, finishing, worded
 from meshtune.study.deaths import Deaths
 from meshtune.study.gains import Gains
-from meshtune.study.packs import Packs, full_disk
+from meshtune.study.packs import Pack, Packs, full_disk
 from meshtune.system.text import counted
 from meshtune.trial import Decision, Ending, Event, Outcome, Progress, Request, Rung, Verdict
 from meshtune.workers.interface import Worker
@@ -168,23 +169,13 @@ def _at_once(count: int, share: int, packs: Packs, worker: Worker) -> int:
     return 0 if packs.waiting else min(count, packs.free)
 
 
-def _decision(record: Record, early: EarlyStopping, rung: Rung) -> Decision:
-    """What becomes of trials at a rung, in the record before anybody hears of it; as it stands there, if it does."""
-    if decided := [finishing(record, each) for each in early.decide(record, rung)]:
-        record.decide(decided)
-    verdicts = []
-    for trial, tokens, _ in rung.losses:
-        known = record.decided.get((trial, tokens))  # else it has ended, and runs again for its pack's sake
-        verdicts.append((trial, tokens, Verdict.GOES_ON if known is None else known.verdict))
-    return Decision(rung.pack, rung.attempt, tuple(verdicts))
-
-
 @dataclass
 class _Search:
     """A search while it runs; its fields are what `run` was given.
 
     Attributes:
         packs: that wait and run. begun: on the clock, when the search would have begun had it never been interrupted.
+        ending: whether the run was asked to stop.
     """
 
     record: Record
@@ -205,6 +196,7 @@ class _Search:
     deaths: Deaths
     packs: Packs = field(init=False)
     begun: float = field(init=False)
+    ending: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.begun = time.monotonic() - self.record.elapsed
@@ -218,7 +210,8 @@ class _Search:
         yield from self.make_room()
         while True:
             stopping = stop()
-            yield from self.heed(ending=stopping is not None)
+            self.ending = stopping is not None
+            yield from self.heed()
             limit, count = self.reached(), 0
             left = packs.waiting or packs.running or self.record.pending or self.record.thawing  # or it was suspended
             used = limit is not None and not left
@@ -265,11 +258,11 @@ class _Search:
             return limit
         return self.gains.reached(waits=bool(self.record.pending) and not self.sampler.asynchronous)
 
-    def heed(self, *, ending: bool) -> Iterator[StudyEvent]:
-        """Do what people asked of single trials, or say why not; `ending`: the run was asked to stop."""
+    def heed(self) -> Iterator[StudyEvent]:
+        """Do what people asked of single trials, or say why not."""
         if self.control is None:
             return
-        for answer, trial in self.control.answers(self.record, self.packs, self.reached, ending=ending):
+        for answer, trial in self.control.answers(self.record, self.packs, self.reached, ending=self.ending):
             if trial is not None:
                 self.packs.add(trial)
                 yield Proposed(trial)
@@ -281,7 +274,7 @@ class _Search:
     def propose(self) -> Generator[StudyEvent, None, int]:
         """Record what may be proposed now, and let it wait in packs; gives how many trials it is."""
         record, sampler, count = self.record, self.sampler, 0
-        if self.packs.thawed and self.worker.free() <= len(self.packs.waiting):
+        if self.packs.thawed(alone=sampler.asynchronous) and self.worker.free() <= len(self.packs.waiting):
             return 0  # what comes of it is known first
         if not record.awaits_baseline:  # against which trials are judged: its block is its own
             count = min(sampler.available(record.mirror), self.budget.trials_left(len(record.trials)))
@@ -299,10 +292,13 @@ class _Search:
     def thaw(self) -> Iterator[StudyEvent]:
         """Have frozen trials go on that promise more than new points, while processes are free; recorded first.
 
-        Before packs that were made ahead, but behind those of an open block.
+        Before packs that were made ahead, but behind those of an open block. Where a process trains several at once
+        they are left for the places that come free in its next pack, unless it would stand idle.
         """
         first = [pack for pack in self.packs.waiting if pack.begun or not self.sampler.asynchronous]
         if self.early is None or (free := self.worker.free() - len(first)) <= 0:
+            return
+        if self.share > 1 and not self.record.awaits_baseline and self.sampler.available(self.record.mirror):
             return
         for number in self.early.thaws(self.record, lambda number: not self.packs.holds(number))[:free]:
             self.holding()
@@ -331,7 +327,7 @@ class _Search:
         while self.packs.ready and self.worker.free() and not (limit and limit.hold):
             pack, width = self.packs.start(self.packing)
             requests = pack.requests(record, self.threads, self.timeout, width)
-            self.deaths.starting(pack.trials)
+            self.deaths.starting(requests)
             self.worker.submit(requests)
             started = True
             yield from (Started(request) for request in requests if record.goes(request.trial))
@@ -344,20 +340,49 @@ class _Search:
         if self.packs.waiting and self.packs.free:
             self.holding()
             for pack, trial in self.packs.joins(self.packing):
-                request = pack.request(self.record, trial, self.threads, self.timeout, pack.places)
-                if self.worker.join(pack.trials[0], request):
-                    yield Started(request)
-                else:
-                    self.packs.missed(trial)
+                yield from self.join(pack, trial)
+
+    def join(self, pack: Pack, trial: int) -> Iterator[StudyEvent]:
+        """Have a trial evaluated with a pack that runs."""
+        request = pack.request(self.record, trial, self.threads, self.timeout, pack.places)
+        if self.worker.join(pack.trials[0], request):
+            yield Started(request)
+        else:
+            self.packs.missed(trial)
+
+    def decide(self, early: EarlyStopping, rung: Rung) -> Iterator[StudyEvent]:
+        """Answer what becomes of trials at a rung, and which frozen ones take the places that come free there; in the
+        record before anybody hears of it, and as it stands there, if it does.
+
+        Frozen ones take places nowhere else: where nothing is computed meanwhile, a resume has them join as they did.
+        """
+        record, packs = self.record, self.packs
+        decided = [finishing(record, each) for each in early.decide(record, rung)]
+        verdicts = {(trial, tokens): Verdict.GOES_ON for trial, tokens, _ in rung.losses}  # of one that had ended too
+        verdicts |= {key: known.verdict for key in verdicts if (known := record.decided.get(key)) is not None}
+        verdicts |= {(each.trial, each.tokens): each.verdict for each in decided}
+        decision = Decision(rung.pack, rung.attempt, tuple((*key, verdict) for key, verdict in verdicts.items()))
+        pack = packs.decided(decision)
+
+        def taking() -> list[Joined]:
+            if pack is None or self.ending or self.reached() is not None:
+                return []
+            frozen = partial(early.thaws, record, lambda number: not packs.holds(number))
+            return list(packs.taking(pack, frozen, self.packing))
+
+        for each in record.decide(decided, taking) if decided else ():
+            assert pack is not None
+            packs.take(pack, each.trial)
+            yield Thawed(record.trials[each.trial])
+            yield from self.join(pack, each.trial)
+        yield from self.make_room()
+        self.worker.decide(decision)
 
     def hear(self, event: Event, *, suspended: bool) -> Iterator[StudyEvent]:
         """Answer a question, pass a progress on, or record how a trial ended."""
         if isinstance(event, Rung):
             if self.early is not None and not suspended:  # else it asks again once it goes on
-                decision = _decision(self.record, self.early, event)
-                yield from self.make_room()
-                self.worker.decide(decision)
-                self.packs.decided(decision)
+                yield from self.decide(self.early, event)
             return
         pending = self.record.goes(event.trial)  # else it runs again for its pack's sake
         if isinstance(event, Progress):

@@ -9,13 +9,14 @@ its epochs and ranks, so that none of the last ones to start keeps a whole block
 Where trials of a pack that runs have been stopped, trials that wait take their places, while others of it go on; so
 do trials of packs that have not begun. The record says so before the pack hears of it.
 
-A trial that thaws is a pack by itself: the one that it was stopped in is over.
+A trial that thaws takes a place that came free at a rung of a pack that runs, or is a pack by itself: the one that it
+was stopped in is over.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,22 +91,32 @@ class Pack:
     ) -> Request:
         """Of one of its trials. The timeout of a trial alone becomes that of all of them together."""
         allowed = None if timeout is None else timeout * len(self.trials)
-        trial = record.trials[number]
+        trial, joins = record.trials[number], _joins(record, self, number)
         request = trial.request(threads, allowed)
-        if self.thawed:
-            request = replace(request, thaws=True, pack=number)
+        thaws = None if joins is None else joins.thaw
+        thaws = record.last_thaws[number] if self.thawed else thaws
+        if thaws is not None:
+            request = replace(request, thaws=True, pack=self.number)
         shared: dict[str, Any] = {"attempt": self.attempt, "width": width, "pass_tokens": record.pass_tokens}
-        joins = trial.joins if len(self.trials) > 1 else None
-        return replace(request, **shared, joins=joins, **_asking(record, request))
+        after = joins.after if joins is not None and len(self.trials) > 1 else None
+        return replace(request, **shared, joins=after, **_asking(record, request, thaws))
 
 
-def _asking(record: Record, request: Request) -> dict[str, Any]:
-    """Whether a request asks at its rungs, with what is decided already; the baseline is trained to its end."""
+def _joins(record: Record, pack: Pack, number: int) -> Joined | None:
+    """Where a trial joined a pack; None: it began with it."""
+    return next((each for each in record.joined if (each.trial, each.pack) == (number, pack.number)), None)
+
+
+def _asking(record: Record, request: Request, thaws: int | None) -> dict[str, Any]:
+    """Whether a request asks at its rungs, with what is decided already; the baseline is trained to its end.
+
+    `thaws`: the number of the thaw with which it goes on.
+    """
     asks = bool(record.notes.get(IN_PACK)) and record.trials[request.trial].origin == "search"
     known = (record.decided.get((request.trial, tokens)) for tokens, _ in request.thresholds)
     decided = tuple((each.tokens, each.verdict) for each in known if each is not None)
-    if request.thaws:  # past the rungs at which it was stopped
-        at = record.thawing[request.trial].tokens
+    if thaws is not None:  # past the rungs at which it was stopped
+        at = record.thaws[thaws].tokens
         decided = tuple((tokens, Verdict.GOES_ON if tokens <= at else verdict) for tokens, verdict in decided)
     if record.wishes.get(request.trial) == "stop":
         decided = ((AT_ONCE, Verdict.STOPS), *decided)
@@ -123,17 +134,21 @@ class Packs:
         self._record = record
         self.waiting: deque[Pack] = deque()
         self._running: dict[int, Pack] = {}
-        for number in dict.fromkeys(trial.pack for trial in record.pending):
+        joined = record.thawing_in
+        for number in dict.fromkeys([*(t.pack for t in record.pending), *(each.pack for each in joined.values())]):
             began = [trial.number for trial in record.trials if trial.pack == number and trial.joins is None]
             members = began + [each.trial for each in record.joined if each.pack == number]
             told = {trial: record.trials[trial].outcome for trial in members}
             takes_down = any(each is not None and each.ending is Ending.CRASHED and each.lost for each in told.values())
             if alone.isdisjoint(members) and not takes_down:
                 self.waiting.append(Pack(number, members, begun=True))
-            else:  # without the one at fault
-                pending = [trial for trial in members if told[trial] is None]
-                self.waiting.extend(Pack(trial, [trial], alone=trial in alone, begun=True) for trial in pending)
-        for number in record.thawing:
+                continue
+            for trial in filter(record.goes, members):  # without the one at fault
+                if trial in joined:
+                    self.thaw(trial, alone=trial in alone)
+                else:
+                    self.waiting.append(Pack(trial, [trial], alone=trial in alone, begun=True))
+        for number in record.thawing.keys() - joined.keys():
             self.thaw(number, alone=number in alone)
 
     @property
@@ -160,10 +175,10 @@ class Packs:
         attempt = 1 if final is None else final.attempt + 1
         self.waiting.append(Pack(number, [number], attempt, alone=alone, thawed=True, begun=True))
 
-    @property
-    def thawed(self) -> bool:
-        """Whether a trial that has thawed waits or runs."""
-        return any(pack.thawed for pack in [*self.waiting, *self._running.values()])
+    def thawed(self, *, alone: bool) -> bool:
+        """Whether a trial that has thawed waits or runs; `alone`: as a pack by itself."""
+        packs = [*self.waiting, *self._running.values()]
+        return any(pack.thawed for pack in packs) or (not alone and bool(self._record.thawing_in))
 
     def holds(self, number: int) -> bool:
         """Whether a trial is, or was, of a pack that waits or runs."""
@@ -183,12 +198,14 @@ class Packs:
         pack.begun, pack.places = True, len(began) if width is None else width
         return pack, width
 
-    def decided(self, decision: Decision) -> None:
-        """Trials that are told to stop leave their places."""
+    def decided(self, decision: Decision) -> Pack | None:
+        """Trials that are told to stop leave their places. Gives their pack; None: it is over."""
         for pack in self._packs():
             if (pack.trials[0], pack.attempt) == (decision.pack, decision.attempt):
                 pack.stops |= {trial for trial, _, verdict in decision.verdicts if verdict is Verdict.STOPS}
                 pack.rung = decision.verdicts[-1][:2]
+                return pack
+        return None
 
     @property
     def free(self) -> int:
@@ -202,10 +219,31 @@ class Packs:
                 assert pack.rung is not None
                 self._record.join(Joined(trial, pack.number, pack.rung))
                 self._leave(trial)
-                pack.trials.append(trial)
-                pack.awaited.add(trial)
-                self._running[trial] = pack
+                self.take(pack, trial)
                 yield pack, trial
+
+    def taking(self, pack: Pack, frozen: Callable[[], list[int]], packing: Packing) -> Iterator[Joined]:
+        """Frozen trials, in their order, that take places which came free in a pack at a rung and for which no trial
+        waits that has not begun, where there is memory for them.
+        """
+        free = pack.free - sum(len(other.trials) for other in self.waiting if not other.begun)
+        points = [self._record.trials[number].hyperparameters for number in pack.left]
+        for number in frozen() if free > 0 else ():
+            points.append(self._record.trials[number].hyperparameters)
+            if not packing.fit_together(points):
+                points.pop()
+                continue
+            assert pack.rung is not None
+            yield Joined(number, pack.number, pack.rung)
+            free -= 1
+            if not free:
+                return
+
+    def take(self, pack: Pack, trial: int) -> None:
+        """A trial is one of a pack that runs."""
+        pack.trials.append(trial)
+        pack.awaited.add(trial)
+        self._running[trial] = pack
 
     def missed(self, trial: int) -> None:
         """It could not join any more: that attempt of its pack is over, and it is trained in the next one."""
@@ -229,7 +267,8 @@ class Packs:
             return
         attempt, crashes = pack.attempt + 1, pack.crashes + pack.at_fault
         if crashes + 1 >= attempts and pack.at_fault and len(pack.trials) > 1:
-            alone = [Pack(trial, [trial], attempt, crashes, begun=True) for trial in sorted(pack.crashed)]
+            thaws = self._record.thawing
+            alone = [Pack(n, [n], attempt, crashes, begun=True, thawed=n in thaws) for n in sorted(pack.crashed)]
             self.waiting.extendleft(reversed(alone))
         else:
             self.waiting.appendleft(Pack(pack.number, pack.trials, attempt, crashes, begun=True, thawed=pack.thawed))

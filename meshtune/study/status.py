@@ -377,13 +377,15 @@ def _course(record: Record, trial: RecordedTrial, saved: Mapping[int, int]) -> d
 
 def _after_stop(record: Record, trial: RecordedTrial) -> Iterator[dict[str, Any]]:
     """What became of a trial that had been stopped, in order: it `went_on` or was `dropped` after so many trials had
-    ended (`trials`), `froze` again at a `rung`, or `ended`, in which way and with which loss.
+    ended (`trials`), the former in another `pack` (None: alone), `froze` again at a `rung`, or `ended`, in which way
+    and with which loss.
     """
     rungs = [tokens for tokens, _ in trial.thresholds]
+    packs = {each.thaw: each.pack for each in record.joined}
     for number, thaw in enumerate(record.thaws):
         if thaw.trial != trial.number:
             continue
-        yield {"event": "went_on", "trials": thaw.seen}
+        yield {"event": "went_on", "trials": thaw.seen, "pack": packs.get(number)}
         if (stood := record.notes.get(f"{decisions.FROZEN}:{number}")) is not None:
             yield {"event": "froze", "rung": rungs.index(stood["rungs"][-1][0]) + 1}
     yield from ({"event": "dropped", "trials": each.seen} for each in record.drops if each.trial == trial.number)

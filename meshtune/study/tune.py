@@ -388,7 +388,8 @@ def _drop_adapters(record: Record, folder: Path, keep: int) -> None:
 
 def _tidy(record: Record, folder: Path) -> None:
     """Remove checkpoints that nothing goes on from, and their folder once it is empty."""
-    checkpoints.tidy(folder, {number for trial in record.pending for number in (trial.number, trial.pack)})
+    going = {number for trial in record.pending for number in (trial.number, trial.pack)}
+    checkpoints.tidy(folder, going | {each.pack for each in record.thawing_in.values()})
     with contextlib.suppress(OSError):
         folder.rmdir()
 

@@ -219,6 +219,13 @@ def test_reading_what_is_not_there(tmp_path: Path) -> None:
         Record(f"sqlite:///{tmp_path / 'study.db'}", "other")
 
 
+def test_a_reader_makes_no_file(tmp_path: Path) -> None:
+    """It would be in the way of the study that begins there."""
+    with pytest.raises(InputError, match="no study's record here"):
+        Record(f"sqlite:///{tmp_path / 'study.db'}", "study")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_record_reads_as_optuna_does(tmp_path: Path) -> None:
     record = opened(tmp_path)
     for number in range(4):

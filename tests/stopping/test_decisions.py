@@ -55,8 +55,8 @@ def early(**values: Any) -> EarlyStopping:
     return EarlyStopping(EarlyStoppingConfig(**values), epochs=2, epoch_tokens=TOKENS // 2, space=SPACE)
 
 
-def opened(folder: Path) -> Record:
-    return Record(f"sqlite:///{folder / 'study.db'}", "study", SPACE, fixed={})
+def opened(folder: Path, **given: Any) -> Record:
+    return Record(f"sqlite:///{folder / 'study.db'}", "study", SPACE, fixed={}, **given)
 
 
 def searched(

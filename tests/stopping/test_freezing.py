@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from meshtune.record.log import Record
 from meshtune.stopping.decisions import EarlyStopping
 from meshtune.stopping.rules import Curve, Stopping
-from meshtune.study.loop import Dropped, Finished, Frozen, Promoted, StudyEvent, TrialFinished
+from meshtune.study.loop import Dropped, Finished, Frozen, Promoted, StudyEvent, Thawed, TrialFinished
 from meshtune.study.promotion import tidy_states
 from meshtune.trial import Ending, Event, Outcome, Rung, Verdict
 from meshtune.workers.planner import Packing
@@ -24,6 +24,7 @@ from tests.stopping.test_decisions import TOKENS, early, log_of, opened
 from tests.stopping.test_in_pack import PAIRS, AtRungs, Killed, searched
 
 ALONE = Packing(1)
+EIGHT, FOUR = Packing(1, 8, uneven=True), Packing(1, 4, uneven=True)
 TRIALS = 25
 ASHA = early(rule="asha", keep=0.3, freeze=True)
 MODEL = early(rule="model", confidence=0.8)
@@ -76,6 +77,7 @@ def assert_whole(record: Record, count: int = TRIALS) -> None:
         (ASHA, Packing(2), True),
         (MODEL, ALONE, False),
         (MODEL, PAIRS, False),
+        (ASHA, EIGHT, False),
     ],
 )
 def test_what_froze_goes_on_where_it_promises_more(
@@ -144,9 +146,79 @@ def test_killed_at_any_question_with_one_process_the_record_is_that_of_an_undist
         try:
             record = freezing(folder, worker(number=number, how=how), rules=rules)
         except Killed:
-            record = freezing(folder, worker(), rules=dataclasses.replace(rules, _fitted={}, _last={}))
+            record = freezing(folder, worker(), rules=again(rules))
         assert log_of(record, attempts=False) == log_of(whole, attempts=False)
         assert course(record) == course(whole)
+
+
+@pytest.mark.parametrize(("packing", "asynchronous", "count"), [(EIGHT, False, 33), (FOUR, True, 49)])
+def test_where_trials_are_packed_what_froze_takes_a_place_that_comes_free(
+    tmp_path: Path, packing: Packing, asynchronous: bool, count: int
+) -> None:
+    """None trains alone while there are further points; its pack stays the one that it began in."""
+    running = worker()
+    record = freezing(tmp_path, running, count, packing=packing, asynchronous=asynchronous)
+    assert_whole(record, count)
+    thawed = [joined for joined in record.joined if joined.thaw is not None]
+    assert thawed
+    assert [(each.trial, each.tokens) for each in record.thaws] == [
+        (each.trial, record.thaws[each.thaw].tokens) for each in thawed
+    ]
+    requests = [request for request in running.joined if request.thaws]
+    assert [(r.trial, r.joins, r.pack) for r in requests] == [(j.trial, j.after, j.pack) for j in thawed]
+    for request, joined in zip(requests, thawed, strict=True):
+        trial = record.trials[joined.trial]
+        assert trial.pack < joined.pack
+        assert record.decided[joined.after].verdict is not None
+        assert all(verdict is Verdict.GOES_ON for _, verdict in request.decided)
+        assert trial.outcome is not None
+        assert [tokens for tokens, _ in request.decided] == [tokens for tokens, _ in trial.outcome.rungs]
+    assert sum(map(len, running.submitted)) + len(running.joined) == count + len(thawed)
+    assert opened(tmp_path).joined == record.joined
+
+
+def test_what_froze_gets_no_place_where_a_trial_waits_or_memory_is_short(tmp_path: Path) -> None:
+    fits = early(rule="asha", keep=0.3, freeze=True)
+    tight = Packing(1, 8, uneven=True, fits=lambda points: len(points) < 2)
+    record = freezing(tmp_path, worker(), 33, packing=tight, rules=fits)
+    assert_whole(record, 33)
+    assert not any(joined.thaw is not None for joined in record.joined)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rules", "packing"), [(ASHA, EIGHT), (early(rule="model", confidence=0.95), FOUR)])
+def test_killed_at_any_write_while_what_froze_takes_a_place(
+    tmp_path: Path, rules: EarlyStopping, packing: Packing
+) -> None:
+    """Before the decision is written, between its notes, and after: the record is that of an undisturbed study."""
+    count, marks = 0, list[int]()
+
+    def fence(_: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == killed_at:
+            raise Killed
+
+    def watch(record: Record, event: StudyEvent | None) -> None:
+        if isinstance(event, Thawed) and record.thawing_in:
+            marks.append(count)
+
+    killed_at = 0
+    whole = freezing(tmp_path / "whole", worker(), 33, rules=rules, packing=packing, fence=fence, watch=watch)
+    assert marks
+    for killed_at in sorted({mark + by for mark in (marks[0], marks[-1]) for by in range(-4, 3)}):
+        count, folder = 0, tmp_path / str(killed_at)
+        with pytest.raises(Killed):
+            freezing(folder, worker(), 33, rules=again(rules), packing=packing, fence=fence)
+        record = freezing(folder, worker(), 33, rules=again(rules), packing=packing)
+        assert log_of(record, attempts=False) == log_of(whole, attempts=False)
+        assert course(record) == course(whole)
+        assert record.joined == whole.joined
+
+
+def again(rules: EarlyStopping) -> EarlyStopping:
+    """With nothing fitted yet."""
+    return dataclasses.replace(rules, _fitted={}, _last={})
 
 
 def test_a_thawed_trial_that_keeps_crashing_is_no_other_s_fault(tmp_path: Path) -> None:

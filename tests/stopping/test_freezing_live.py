@@ -21,23 +21,27 @@ pytestmark = pytest.mark.slow
 FREEZING = (
     "early_stopping: {rule: asha, rungs: [0.2, 0.4], rows: 10, keep: 0.1, confidence: 0.99, promote: 0, freeze: true}\n"
 )
+MORE_RUNGS = FREEZING.replace("[0.2, 0.4]", "[0.2, 0.4, 0.6, 0.8]").replace("keep: 0.1", "keep: 0.3")
 BY_MODEL = "early_stopping: {rule: model, rungs: [0.2, 0.4, 0.6], rows: 10, confidence: CONFIDENCE, promote: 0}\n"
 AGAIN, TO_ITS_END = (BY_MODEL.replace("CONFIDENCE", share) for share in ("0.9", "0.8"))  # how trials thaw then
 
 
-def study(folder: Path, model: Path, further: str = "", sampler: str = "random", block: int = 4) -> Path:
-    """One process that trains one trial after the other. Dropout and rates that are high until they fall at the end
+def study(folder: Path, model: Path, further: str = "", sampler: str = "random", block: int = 4, pack: int = 1) -> Path:
+    """One process that trains so many trials at once. Dropout and rates that are high until they fall at the end
     have the curves cross, so that some of what was stopped looks good again. 17 trials are a baseline and four blocks.
+    Of packs there are more, since trials thaw in one alone of which others go on.
     """
     path = lora_study(folder, model)
     text = path.read_text(encoding="utf-8").replace("mads, block_size: 6", f"{sampler}, block_size: {block}")
-    text = text.replace("batch_size: 4", "batch_size: 4, lr_scheduler: wsd").replace("trials: 20", "trials: 17")
+    text = text.replace("batch_size: 4", "batch_size: 4, lr_scheduler: wsd").replace(
+        "trials: 20", f"trials: {17 if pack == 1 else 25}"
+    )
     text = text.replace(
         "low: 1e-4, high: 1e-1, log: true}", "low: 6e-3, high: 3e-2, log: true}, dropout: {low: 0, high: 0.5}"
     )
     text = text.replace("learning_rate: 1e-3", "learning_rate: 1e-2")
     text = text.replace("metrics: {exact: {file: metrics.py}}\n", "").replace("rows: 4", "rows: 0")
-    worker = "worker: {name: local, processes: 1, threads: 1, pack: 1, attempts: 10}\n"
+    worker = f"worker: {{name: local, processes: 1, threads: 1, pack: {pack}, attempts: 10}}\n"
     path.write_text(text[: text.index("worker: ")] + worker + further, encoding="utf-8")
     return path
 
@@ -70,15 +74,40 @@ def test_what_thawed_has_the_losses_of_a_trial_that_ran_through(
     assert freezing.tokens < plain.tokens
 
 
-@pytest.mark.parametrize(("rules", "block"), [(FREEZING, 4), (AGAIN, 1)], ids=["asha", "model"])
-def test_killed_while_freezing_and_thawing(tiny_model_folder: Path, tmp_path: Path, rules: str, block: int) -> None:
+def test_what_thawed_in_another_pack_has_its_losses_too(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """To 1e-5: it is computed beside others. None is trained alone while there are further points."""
+    with trials_here():
+        for name, further, pack in (("plain", "", 1), ("freezing", MORE_RUNGS, 8)):
+            path = study(tmp_path / name, tiny_model_folder, further, "random", 8, pack)
+            ended = run(path, "--trials", "25")
+            assert ended.returncode == 0, ended.stderr
+    plain, freezing = (record_at(tmp_path / name / "study.yaml") for name in ("plain", "freezing"))
+    thawed = {joined.trial for joined in freezing.joined if joined.thaw is not None}
+    assert thawed
+    for number in thawed:
+        found: Any = freezing.trials[number].final
+        wanted: Any = plain.trials[number].outcome
+        assert freezing.trials[number].params == plain.trials[number].params
+        assert found.losses == pytest.approx(wanted.losses[: len(found.losses)], abs=1e-5)
+        assert found.ending is Ending.STOPPED_EARLY or found.tokens == wanted.tokens
+
+
+@pytest.mark.parametrize(
+    ("rules", "block", "pack"), [(FREEZING, 4, 1), (AGAIN, 1, 1), (MORE_RUNGS, 8, 8)], ids=["asha", "model", "packed"]
+)
+def test_killed_while_freezing_and_thawing(
+    tiny_model_folder: Path, tmp_path: Path, rules: str, block: int, pack: int
+) -> None:
     """The record of an undisturbed study, and the same course: one process. Killed where the first trial stops, and
     where trials have thawed: the coordinator; the worker, and the coordinator that went on; the coordinator.
     """
-    calm, killed = (study(tmp_path / name, tiny_model_folder, rules, block=block) for name in ("calm", "killed"))
+    calm, killed = (
+        study(tmp_path / name, tiny_model_folder, rules, "random", block, pack) for name in ("calm", "killed")
+    )
     assert run(calm).returncode == 0
     whole = record_at(calm)
     assert len(whole.thaws) >= 2
+    assert pack == 1 or any(joined.thaw is not None for joined in whole.joined)
     marks = iter((("stopped", 1), ("thawed", 1), ("thawed", 1), ("thawed", 2)))
 
     def wait(chance: random.Random) -> float:
@@ -93,6 +122,7 @@ def test_killed_while_freezing_and_thawing(tiny_model_folder: Path, tmp_path: Pa
     assert run_apart(killed).returncode == 0
     assert record_of(killed) == record_of(calm)
     assert course(record_at(killed)) == course(whole)
+    assert record_at(killed).joined == whole.joined
 
 
 def test_frozen_trials_keep_no_more_than_the_disk_s_limit(tiny_model_folder: Path, tmp_path: Path) -> None:

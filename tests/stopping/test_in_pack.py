@@ -116,6 +116,8 @@ class AtRungs:
         for each in self.packs:
             if each.name == (pack, request.attempt) and not self.over:
                 each.left[request.trial], each.at[request.trial] = request, 0
+                if request.joins and each.rungs[each.at[request.joins[0]] :][:1] == [request.joins[1]]:
+                    each.held[request.trial] = request.joins  # the pack still stands there
                 each.verdicts.update({(request.trial, tokens): verdict for tokens, verdict in request.decided})
                 self.joined.append(request)
                 return True
@@ -138,13 +140,14 @@ def searched(
     packing: Packing | None = None,
     asynchronous: bool = False,
     watch: Callable[[Record, StudyEvent | None], None] = lambda record, event: None,
+    fence: Callable[[Any], None] | None = None,
     **given: Any,
 ) -> Record:
     """A study in blocks of 8 in one pack a process, run to so many trials, or gone on with.
 
-    `watch`: sees each event, and None before anything is recorded.
+    `watch`: sees each event, and None before anything is recorded. `fence`: as `Record` has it.
     """
-    record, rules = opened(folder), rules or early(rule="asha")
+    record, rules = opened(folder, fence=fence), rules or early(rule="asha")
     if not record.trials:
         record.note(IN_PACK, True)
         record.enqueue(START, origin="baseline", seed=0, thresholds=rules.measured(START))

@@ -98,18 +98,19 @@ def test_the_course_of_trials_that_froze(tmp_path: Path, capsys: pytest.CaptureF
         record.freeze_again(Outcome(number, 2, Ending.STOPPED_EARLY, loss=2.0, rungs=rungs, tokens=2000))
     record.drop(first + 2)
     record.thaw(first + 1)
+    record.join(Joined(first + 1, 0, (0, 1000), thaw=2))
     record.promote(replace(whole, trial=first + 1, loss=0.9), learnt=True)
     found = status(study, trials=True)
     print_trials(found)
     one, two = capsys.readouterr().out.splitlines()[first + 1 :]
     again = f"went on after {ended} trials"
-    assert f"stopped at rung 1 of 2, {again}, stopped again at rung 2, {again}, finished at 0.9000" in one
+    assert f"stopped at rung 1 of 2, {again}, stopped again at rung 2, {again} in pack 0, finished at 0.9000" in one
     assert f"stopped at rung 1 of 2, {again}, stopped again at rung 2, state dropped after {ended} trials, 2,000" in two
     assert (found["not_ended"], found["dropped"], found["promoted"]) == (1, [first + 2], [first + 1])
     shown = {trial["trial"]: trial for trial in found["all"]}
     assert shown[first]["after_stop"] == []
     assert shown[first + 2]["after_stop"] == [
-        {"event": "went_on", "trials": ended},
+        {"event": "went_on", "trials": ended, "pack": None},
         {"event": "froze", "rung": 2},
         {"event": "dropped", "trials": ended},
     ]

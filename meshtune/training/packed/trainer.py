@@ -231,6 +231,7 @@ class TrainingPack:
         for values in state["history"]:
             yield number, replace(Step(*values), earlier=saved["seconds"])
         yield number, member.progress()
+        self._save()  # what it is stopped with again takes the place of what it came with
 
     def _take_in(self) -> None:
         """What joins waits behind the others."""
