@@ -204,7 +204,7 @@ for outcome in run(points):
     spec = spec.model_copy(update={"data": prepare(few, spec.model, 0, tmp_path / "data").ref})
     # Each takes some 90 MB: 16 bytes a parameter, the best epoch's copy, and what is kept for the backward pass.
     points = [{**OTHER, "rank": 4096, "alpha": 4096.0, "learning_rate": rate} for rate in (1e-4, 2e-4, 3e-4, 4e-4)]
-    arguments = [json.dumps(spec.model_dump(mode="json")), json.dumps(points), str(220 << 20)]
+    arguments = [json.dumps(spec.model_dump(mode="json")), json.dumps(points), str(240 << 20)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     told = subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True, env=environment

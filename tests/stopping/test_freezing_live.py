@@ -3,7 +3,7 @@
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,20 +22,18 @@ FREEZING = (
     "early_stopping: {rule: asha, rungs: [0.2, 0.4], rows: 10, keep: 0.1, confidence: 0.99, promote: 0, freeze: true}\n"
 )
 MORE_RUNGS = FREEZING.replace("[0.2, 0.4]", "[0.2, 0.4, 0.6, 0.8]").replace("keep: 0.1", "keep: 0.3")
-BY_MODEL = "early_stopping: {rule: model, rungs: [0.2, 0.4, 0.6], rows: 10, confidence: CONFIDENCE, promote: 0}\n"
-AGAIN, TO_ITS_END = (BY_MODEL.replace("CONFIDENCE", share) for share in ("0.9", "0.8"))  # how trials thaw then
+BY_MODEL = (
+    "early_stopping: {rule: model, rungs: [0.1, 0.2, 0.3, 0.4, 0.6, 0.8], rows: 10, confidence: 0.9, promote: 0}\n"
+)
 
 
-def study(folder: Path, model: Path, further: str = "", sampler: str = "random", block: int = 4, pack: int = 1) -> Path:
+def study(folder: Path, model: Path, further: str = "", block: int = 4, pack: int = 1, trials: int = 17) -> Path:
     """One process that trains so many trials at once. Dropout and rates that are high until they fall at the end
     have the curves cross, so that some of what was stopped looks good again. 17 trials are a baseline and four blocks.
-    Of packs there are more, since trials thaw in one alone of which others go on.
     """
     path = lora_study(folder, model)
-    text = path.read_text(encoding="utf-8").replace("mads, block_size: 6", f"{sampler}, block_size: {block}")
-    text = text.replace("batch_size: 4", "batch_size: 4, lr_scheduler: wsd").replace(
-        "trials: 20", f"trials: {17 if pack == 1 else 25}"
-    )
+    text = path.read_text(encoding="utf-8").replace("mads, block_size: 6", f"random, block_size: {block}")
+    text = text.replace("batch_size: 4", "batch_size: 4, lr_scheduler: wsd").replace("trials: 20", f"trials: {trials}")
     text = text.replace(
         "low: 1e-4, high: 1e-1, log: true}", "low: 6e-3, high: 3e-2, log: true}, dropout: {low: 0, high: 0.5}"
     )
@@ -50,27 +48,31 @@ def record_at(path: Path) -> Record:
     return Record(f"sqlite:///{path.parent / 'study' / 'study.db'}", "study")
 
 
-@pytest.mark.parametrize(("rules", "block"), [(FREEZING, 4), (TO_ITS_END, 1)], ids=["asha", "model"])
+@pytest.mark.parametrize(("rules", "block", "trials"), [(FREEZING, 4, 17), (BY_MODEL, 1, 25)], ids=["asha", "model"])
 def test_what_thawed_has_the_losses_of_a_trial_that_ran_through(
-    tiny_model_folder: Path, tmp_path: Path, rules: str, block: int
+    tiny_model_folder: Path, tmp_path: Path, rules: str, block: int, trials: int
 ) -> None:
     """Bitwise: with the same pack, threads and device. No state is left once it has ended."""
     with trials_here():
-        for name, further in (("plain", ""), ("freezing", rules)):
-            ended = run(study(tmp_path / name, tiny_model_folder, further, block=block))
+        for name, further in (("plain", rules.replace("rows: 10", "rows: 10, startup: 25")), ("freezing", rules)):
+            ended = run(study(tmp_path / name, tiny_model_folder, further, block, trials=trials))
             assert ended.returncode == 0, ended.stderr
     plain, freezing = (record_at(tmp_path / name / "study.yaml") for name in ("plain", "freezing"))
+    assert all(trial.final and trial.final.ending is Ending.COMPLETE for trial in plain.trials)
     thawed = {thaw.trial for thaw in freezing.thaws}
-    ended_so = [trial for trial in freezing.trials if trial.number in thawed and trial.promoted]
-    assert ended_so
-    for trial in ended_so:
-        found: Any = trial.promoted
-        wanted: Any = plain.trials[trial.number].outcome
-        assert trial.params == plain.trials[trial.number].params
-        assert found.ending is Ending.COMPLETE
-        assert (found.loss, found.losses, found.tokens) == (wanted.loss, wanted.losses, wanted.tokens)
+    assert thawed
+    for number in thawed:
+        trial = freezing.trials[number]
+        before, found, wanted = (cast(Any, each) for each in (trial.outcome, trial.final, plain.trials[number].outcome))
+        assert trial.params == plain.trials[number].params
+        assert found.tokens > before.tokens
+        assert (found.losses, found.rungs) == (wanted.losses[: len(found.losses)], wanted.rungs[: len(found.rungs)])
+        if trial.promoted:
+            assert found.ending is Ending.COMPLETE
+            assert (found.loss, found.losses, found.tokens) == (wanted.loss, wanted.losses, wanted.tokens)
     kept = tmp_path / "freezing" / "study" / "stopped"
-    assert not {int(place.name) for place in kept.glob("[0-9]*")} & {trial.number for trial in ended_so}
+    ended_so = {number for number in thawed if freezing.trials[number].promoted}
+    assert not {int(place.name) for place in kept.glob("[0-9]*")} & ended_so
     assert freezing.tokens < plain.tokens
 
 
@@ -78,8 +80,7 @@ def test_what_thawed_in_another_pack_has_its_losses_too(tiny_model_folder: Path,
     """To 1e-5: it is computed beside others. None is trained alone while there are further points."""
     with trials_here():
         for name, further, pack in (("plain", "", 1), ("freezing", MORE_RUNGS, 8)):
-            path = study(tmp_path / name, tiny_model_folder, further, "random", 8, pack)
-            ended = run(path, "--trials", "25")
+            ended = run(study(tmp_path / name, tiny_model_folder, further, 8, pack, trials=25))
             assert ended.returncode == 0, ended.stderr
     plain, freezing = (record_at(tmp_path / name / "study.yaml") for name in ("plain", "freezing"))
     thawed = {joined.trial for joined in freezing.joined if joined.thaw is not None}
@@ -93,17 +94,17 @@ def test_what_thawed_in_another_pack_has_its_losses_too(tiny_model_folder: Path,
 
 
 @pytest.mark.parametrize(
-    ("rules", "block", "pack"), [(FREEZING, 4, 1), (AGAIN, 1, 1), (MORE_RUNGS, 8, 8)], ids=["asha", "model", "packed"]
+    ("rules", "block", "pack", "trials"),
+    [(FREEZING, 4, 1, 17), (BY_MODEL, 1, 1, 25), (MORE_RUNGS, 8, 8, 25)],
+    ids=["asha", "model", "packed"],
 )
 def test_killed_while_freezing_and_thawing(
-    tiny_model_folder: Path, tmp_path: Path, rules: str, block: int, pack: int
+    tiny_model_folder: Path, tmp_path: Path, rules: str, block: int, pack: int, trials: int
 ) -> None:
     """The record of an undisturbed study, and the same course: one process. Killed where the first trial stops, and
     where trials have thawed: the coordinator; the worker, and the coordinator that went on; the coordinator.
     """
-    calm, killed = (
-        study(tmp_path / name, tiny_model_folder, rules, "random", block, pack) for name in ("calm", "killed")
-    )
+    calm, killed = (study(tmp_path / n, tiny_model_folder, rules, block, pack, trials) for n in ("calm", "killed"))
     assert run(calm).returncode == 0
     whole = record_at(calm)
     assert len(whole.thaws) >= 2
